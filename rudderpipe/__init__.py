@@ -1,0 +1,34 @@
+"""RudderStack events from applications that run as many processes: what an application imports."""
+
+from rudderpipe.client import Client
+from rudderpipe.errors import (
+    EventError,
+    EventTooLarge,
+    JobUnreadable,
+    QueueError,
+    QueueUnavailable,
+    RingError,
+    RingFull,
+    RingUnavailable,
+    RudderpipeError,
+    SettingsError,
+)
+from rudderpipe.settings import RedisAddress, Settings
+from rudderpipe.version import VERSION as __version__
+
+__all__ = [
+    "Client",
+    "EventError",
+    "EventTooLarge",
+    "JobUnreadable",
+    "QueueError",
+    "QueueUnavailable",
+    "RedisAddress",
+    "RingError",
+    "RingFull",
+    "RingUnavailable",
+    "RudderpipeError",
+    "Settings",
+    "SettingsError",
+    "__version__",
+]

@@ -1,0 +1,40 @@
+"""What an answer of the data plane means for the events that were posted."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+REASON_CHARACTERS = 200
+TOO_MANY = 429
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """``delivered``; ``retry``: the same request may succeed later; ``refused``: it never will.
+
+    ``status`` is 0 when there was no answer. ``reason`` is for people, bounded, and holds nothing that was sent.
+    """
+
+    kind: Literal["delivered", "retry", "refused"]
+    status: int
+    reason: str
+
+
+def of_answer(status: int, body: bytes) -> Outcome:
+    """2xx is delivered; 5xx and 429 may succeed later; everything else, redirects included, never will.
+
+    Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
+    """
+    text = " ".join(body[: REASON_CHARACTERS * 4].decode("utf-8", "replace").split())[:REASON_CHARACTERS]
+    reason = f"status {status}: {text}" if text else f"status {status}"
+    if 200 <= status < 300:
+        return Outcome("delivered", status, reason)
+    if status == TOO_MANY or 500 <= status < 600:
+        return Outcome("retry", status, reason)
+    return Outcome("refused", status, reason)
+
+
+def of_failure(reason: str) -> Outcome:
+    """No answer, or half of one: it may have been handled, and the server tells repeated events by their ids."""
+    return Outcome("retry", 0, reason[:REASON_CHARACTERS])

@@ -1,0 +1,120 @@
+"""Every error that rudderpipe raises, in one tree.
+
+A full ring is not an error (a call answers ``False``), nor is what the data plane said (an ``Outcome``). No message
+ever holds an event's payload, a write key or a password; the facts are attributes, and every error pickles.
+"""
+
+from __future__ import annotations
+
+
+class RudderpipeError(Exception):
+    """The base of all errors of rudderpipe."""
+
+
+# What the caller wrote.
+
+
+class SettingsError(RudderpipeError):
+    """A setting is unknown, of the wrong type, or out of bounds; ``field`` names it."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"setting {self.field}: {self.reason}"
+
+
+class EventError(RudderpipeError):
+    """A call's message cannot be sent; ``field`` is the argument or the path of the value, such as ``items[3]``."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.reason}"
+
+
+class EventTooLarge(EventError):
+    """An event's JSON is larger than any request could carry."""
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        RudderpipeError.__init__(self, size_bytes, limit_bytes)
+        self.field = "event"
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        self.reason = f"its JSON has {size_bytes:,} bytes, the limit is {limit_bytes:,}"
+
+
+# The ring.
+
+
+class RingError(RudderpipeError):
+    """The base of the errors of the shared memory."""
+
+
+class RingUnavailable(RingError):
+    """The ring cannot be made or mapped; ``name`` is its segment, ``reason`` says what to do."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"ring {self.name}: {self.reason}"
+
+
+class RingFull(RingError):
+    """An event was refused while ``when_full`` is ``"raise"``; ``reason`` is the counter it was counted under."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the event was refused: {self.reason}"
+
+
+# The queue.
+
+
+class QueueError(RudderpipeError):
+    """The base of the errors of the Redis queue."""
+
+
+class QueueUnavailable(QueueError):
+    """Redis does not answer or refuses; ``address`` has no password in it."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address = address
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"redis at {self.address}: {self.reason}"
+
+
+class QueueBehind(QueueError):
+    """Redis holds events of the ring that this flusher thought were still to be added; ``read`` says how far."""
+
+    def __init__(self, read: dict[int, int]) -> None:
+        super().__init__(read)
+        self.read = read
+
+    def __str__(self) -> str:
+        return f"{len(self.read)} blocks were read further than known"
+
+
+class JobUnreadable(QueueError):
+    """A job's data is not what a RudderStack SDK writes; ``reason`` is what the failed set will show."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

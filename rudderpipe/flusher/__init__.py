@@ -1,0 +1,1 @@
+"""The process that takes events out of the ring."""

@@ -1,0 +1,120 @@
+"""``python -m rudderpipe.flusher``: parses, wires, runs, returns an exit code."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+
+import msgspec
+
+from rudderpipe import program, service
+from rudderpipe.clock import Clock
+from rudderpipe.duty import run
+from rudderpipe.errors import QueueUnavailable, RingUnavailable, SettingsError
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
+from rudderpipe.flusher.spool import Spool
+from rudderpipe import locks
+from rudderpipe.ring import keeper
+from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.settings import Settings
+from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
+
+RESTART_S = 1.0
+logger = logging.getLogger("rudderpipe.flusher")
+
+
+class SenderKeeper:
+    """Keeps one sender running beside the flusher; a sender that ends is followed by another after a second."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self._payload = msgspec.json.encode(settings)
+        self._log = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
+        self._clock = clock
+        self._child: subprocess.Popen[bytes] | None = None
+        self._next_s = float("-inf")
+
+    def look_after(self) -> None:
+        """Start the sender when it is not there."""
+        if self._child is not None and self._child.poll() is not None:
+            logger.warning("sender ended, starting another exit_code=%d", self._child.returncode)
+            self._child = None
+        now_s = self._clock.monotonic_s()
+        if self._child is None and now_s >= self._next_s:
+            self._next_s = now_s + RESTART_S
+            self._child = program.start(
+                "rudderpipe.sender", self._payload, "--managed", "--log", str(self._log), log=self._log
+            )
+
+
+def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
+    """Be the flusher of the pipe's ring until it ends or we are told to stop; an exit code."""
+    ring = open_ring(
+        settings.pipe_name, settings.runtime_dir, settings.ring_bytes, settings.max_internal_queue_size, clock
+    )
+    if not keeper.take(ring, clock):
+        logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
+        return EXIT_RUNNING
+    sink = make_sink(settings, ring, clock)
+    sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
+    flusher = Flusher(
+        ring, sink, settings, clock, lingers=lingers, look_after=sender.look_after if sender else lambda: None
+    )
+    logger.info("serving ring=%s", ring.segment.name)
+    run(flusher, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
+    logger.info("left ring=%s", ring.segment.name)
+    return EXIT_OK
+
+
+def make_sink(settings: Settings, ring: Ring, clock: Clock) -> Sink:
+    """The queue, or without one the data plane."""
+    if settings.redis is not None:
+        return QueueSink(settings, ring, clock)
+    directory = locks.runtime_dir(settings.runtime_dir)
+    return DirectSink(settings, ring, Spool(directory / f"{settings.pipe_name}.failed.ndjson"), clock)
+
+
+def check(settings: Settings, clock: Clock) -> int:
+    """Whether Redis lets us in; says on standard error why not."""
+    from rudderpipe.queue.queue import Queue
+
+    try:
+        Queue(settings, clock).ping()
+    except QueueUnavailable as error:
+        print(error.reason, file=sys.stderr)  # noqa: T201  # the answer to who asked
+        return EXIT_UNAVAILABLE
+    return EXIT_OK
+
+
+def main() -> int:
+    """The program; returns an exit code."""
+    parser = service.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
+    parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
+    parser.add_argument("--check", action="store_true", help="only see whether Redis can be reached")
+    arguments = parser.parse_args()
+    clock, stop = Clock(), StopFlag()
+    try:
+        settings = service.settings_of(arguments)
+        settings.require("write_key", "data_plane_url")
+        if arguments.check:
+            return check(settings, clock)
+        if arguments.detach:
+            service.detach()
+        stop.install()
+        service.log_to(arguments)
+        while True:
+            code = serve(settings, stop, clock, lingers=arguments.detach)
+            # A managed flusher goes on with the ring that took the place of one that was removed.
+            if code != EXIT_OK or stop.raised or arguments.detach:
+                return code
+    except SettingsError as error:
+        print(f"rudderpipe.flusher: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
+        return EXIT_USAGE
+    except RingUnavailable as error:
+        logger.error("%s", error)
+        return EXIT_UNAVAILABLE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

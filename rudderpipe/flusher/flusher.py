@@ -1,0 +1,181 @@
+"""One duty cycle of the flusher: see what is in the ring, and hand what is due to the sink."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.flusher.sink import Sink
+from rudderpipe.ring import keeper
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.reclaim import Reclaimer
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+from rudderpipe.throttle import ThrottledLog
+
+CUTS_AT_ONCE = 50
+BYTES_AT_ONCE = 4 << 20
+HOUSEKEEPING_S = 0.25
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+
+logger = logging.getLogger("rudderpipe.flusher")
+
+
+class Flusher:
+    """Only for the process that holds the flusher's lock.
+
+    ``lingers`` (autostarted): ends by itself, and removes the ring, once it is empty and has had no producer for
+    ``linger_s``. ``look_after`` is called a few times a second, to keep a sender running.
+    """
+
+    def __init__(
+        self,
+        ring: Ring,
+        sink: Sink,
+        settings: Settings,
+        clock: Clock,
+        *,
+        lingers: bool = False,
+        look_after: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._ring = ring
+        self._sink = sink
+        self._settings = settings
+        self._clock = clock
+        self._lingers = lingers
+        self._look_after = look_after
+        self._log = ThrottledLog(logger, clock)
+        self._consumer = Consumer(ring)
+        self._reclaimer = Reclaimer(ring)
+        self._held: list[Cut] = []
+        self._freed: list[int] = []
+        self._living = 0
+        self._tickets = -1
+        self._forced = False
+        self._ended = False
+        self._kept_house_s = float("-inf")
+        self._retry_at_s = float("-inf")
+        self._retry_s = RETRY_MIN_S
+        now_s = clock.monotonic_s()
+        self._waiting_since_s = self._busy_at_s = now_s
+
+    def work(self) -> int:
+        """Move what is due; how many events left the ring."""
+        now_s = self._clock.monotonic_s()
+        keeper.beat(self._ring, self._clock)
+        self._consumer.refresh()
+        self._freed += self._consumer.tidy()
+        if now_s - self._kept_house_s >= HOUSEKEEPING_S:
+            self._kept_house_s = now_s
+            self._reclaimer.work()
+            self._living = self._reclaimer.living()
+            self._look_after()
+        if self._living:
+            self._busy_at_s = now_s
+        if now_s < self._retry_at_s:
+            return 0
+        if not self._held:
+            self._collect(now_s)
+        if not self._held:
+            return 0
+        self._busy_at_s = now_s
+        return self._settle(now_s)
+
+    def _collect(self, now_s: float) -> None:
+        events, size = self._consumer.pending()
+        if not events:
+            self._waiting_since_s = now_s
+            self._forced = False
+            return
+        tickets = sum(
+            self._ring.words[self._ring.layout.slot(slot) + at.S_TICKET] for slot in self._ring.slots_in_use()
+        )
+        self._forced = self._forced or tickets != self._tickets or not self._living
+        self._tickets = tickets
+        settings = self._settings
+        waited_ms = (now_s - self._waiting_since_s) * 1000
+        everything = self._forced or waited_ms >= settings.flush_interval_ms or size >= settings.max_batch_bytes
+        if not everything and events < settings.flush_at:
+            return
+        taken = 0
+        while len(self._held) < CUTS_AT_ONCE and taken < BYTES_AT_ONCE:
+            if events < settings.flush_at and not everything:
+                break
+            cut = self._consumer.cut(settings.flush_at, settings.max_batch_bytes)
+            if cut is None:
+                break
+            self._held.append(cut)
+            events -= cut.count
+            taken += len(cut.data)
+        self._waiting_since_s = now_s
+
+    def _settle(self, now_s: float) -> int:
+        try:
+            settled = self._sink.settle(self._held, self._freed)
+        except QueueBehind as behind:
+            logger.warning("an earlier answer of redis was lost, going on from what it has blocks=%d", len(behind.read))
+            self._consumer.read_to(behind.read)
+            self._consumer.rewind()
+            self._held = []
+            return 0
+        except QueueUnavailable as error:
+            if not self._ring.words[at.H_DOWN_MS]:
+                self._ring.words[at.H_DOWN_MS] = self._clock.time_ms()
+            self._log.warning("queue", f"events stay in the ring: {error}")
+            self._retry_at_s = now_s + self._retry_s
+            self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+            return 0
+        self._ring.words[at.H_DOWN_MS] = 0
+        self._retry_s = RETRY_MIN_S
+        self._freed = []
+        moved = self._consumer.release(self._held[:settled])
+        self._held = self._held[settled:]
+        return moved
+
+    def finished(self) -> bool:
+        """True once the ring has ended: by lingering, or because it was removed and is drained."""
+        if self._ended:
+            return True
+        empty = not self._held and not self._consumer.pending()[0]
+        if not empty or self._living:
+            return False
+        idle_s = self._clock.monotonic_s() - self._busy_at_s
+        removed = not self._ring.segment.is_linked()
+        if removed or (self._lingers and idle_s >= self._settings.linger_s):
+            self._ended = self._end()
+        return self._ended
+
+    def _end(self) -> bool:
+        if not self._ring.try_close():
+            return False
+        try:
+            self._sink.ended(self._ring)
+        except QueueUnavailable:
+            logger.warning("the ended ring's positions stay in redis until they expire")
+        return True
+
+    def drain(self, deadline_s: float) -> None:
+        """Hand over everything that is committed now, due or not; what is left stays in the ring."""
+        while not self._ended and self._clock.monotonic_s() < deadline_s:
+            self._forced = True
+            done = self.work()
+            if not self._held and not self._consumer.pending()[0]:
+                break
+            if not done:
+                self._clock.sleep(0.01)
+        left = self._consumer.pending()[0] + sum(cut.count for cut in self._held)
+        if left:
+            logger.warning("stopping, events stay in the ring for the next flusher events=%d", left)
+        elif not self._ended:
+            self._reclaimer.work()
+            self._consumer.refresh()
+            self._consumer.tidy()
+            self._reclaimer.work()
+            self._end()
+
+    def close(self) -> None:
+        """Give connections back. The lock goes with the process."""
+        self._sink.close()

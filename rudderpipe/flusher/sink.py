@@ -1,0 +1,121 @@
+"""Where the flusher puts batches: into the queue, or, in direct mode, to the data plane."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from rudderpipe.clock import Clock, iso_ms
+from rudderpipe.flusher.spool import Spool
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+
+logger = logging.getLogger("rudderpipe.flusher")
+
+
+class Sink(Protocol):
+    """Takes batches for good, in order."""
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:
+        """Take the first of these; how many were taken (0: none yet, offer them again).
+
+        Raises ``QueueUnavailable``, or ``QueueBehind`` when some were taken before without our knowing.
+        """
+
+    def ended(self, ring: Ring) -> None:
+        """The ring is empty and gone."""
+
+    def close(self) -> None:
+        """Give connections back."""
+
+
+class QueueSink:
+    """Every batch becomes a job."""
+
+    def __init__(self, settings: Settings, ring: Ring, clock: Clock) -> None:
+        from rudderpipe.queue import job
+        from rudderpipe.queue.queue import Queue
+
+        self._build = job.build
+        self._queue = Queue(settings, clock)
+        self._write_key = settings.write_key
+        self._ring = ring
+        self._clock = clock
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:
+        """All or none, in one script."""
+        epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
+        marks: dict[int, tuple[int, int]] = {}
+        for cut in cuts:
+            for mark in cut.marks:
+                start, _ = marks.get(mark.sequence, (mark.start, 0))
+                marks[mark.sequence] = (start, mark.end)
+        batches = [(self._build(cut.data, self._write_key, sent_at, epoch), cut.count) for cut in cuts]
+        self._queue.add(epoch, batches, marks, freed)
+        self._ring.words[at.H_QUEUED] += sum(cut.count for cut in cuts)
+        return len(cuts)
+
+    def ended(self, ring: Ring) -> None:
+        """Forget the ring's positions when nothing of it is in the queue any more."""
+        counts = self._queue.counts(ring.segment.epoch)
+        if not counts.events_queued and not counts.events_failed:
+            self._queue.forget_ring(ring.segment.epoch)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._queue.close()
+
+
+class DirectSink:
+    """Every batch is delivered from here, with the sender's rules; what is refused goes to the spool."""
+
+    def __init__(self, settings: Settings, ring: Ring, spool: Spool, clock: Clock) -> None:
+        from rudderpipe.delivery import backoff, request
+        from rudderpipe.delivery.post import DataPlane
+
+        self._plane = DataPlane(settings)
+        self._body = request.body
+        self._before_retry_s = backoff.before_retry_s
+        self._settings = settings
+        self._words = ring.words
+        self._spool = spool
+        self._clock = clock
+        self._attempts = 0
+        self._not_before_s = float("-inf")
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:  # noqa: ARG002  # nothing to forget here
+        """One attempt to deliver the first."""
+        if self._clock.monotonic_s() < self._not_before_s:
+            return 0
+        events = self._spool.split(cuts[0].data)
+        outcome = self._plane.post(self._body(events, iso_ms(self._clock.time_ms())), self._settings.write_key)
+        self._attempts += 1
+        if outcome.kind == "retry" and self._attempts < self._settings.max_attempts:
+            wait_s = self._before_retry_s(self._attempts)
+            self._not_before_s = self._clock.monotonic_s() + wait_s
+            logger.warning("attempt failed attempt=%d next_in_s=%g %s", self._attempts, wait_s, outcome.reason)
+            return 0
+        if outcome.kind == "delivered":
+            self._words[at.H_DELIVERED] += cuts[0].count
+        else:
+            logger.error(
+                "batch failed events=%d attempts=%d %s spool=%s",
+                cuts[0].count,
+                self._attempts,
+                outcome.reason,
+                self._spool.path,
+            )
+            self._spool.keep(cuts[0].data)
+            self._words[at.H_FAILED] += cuts[0].count
+        self._attempts = 0
+        return 1
+
+    def ended(self, ring: Ring) -> None:
+        """Nothing is kept elsewhere."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._plane.close()

@@ -1,0 +1,130 @@
+"""One pipe as a client uses it: events in, what happens when it is full, and seeing that somebody drains it."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import msgspec
+
+from rudderpipe import locks, program
+from rudderpipe.clock import Clock
+from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
+from rudderpipe.ring import account, keeper
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.settings import Settings
+from rudderpipe.throttle import ThrottledLog
+
+UNDRAINED_MS = 30_000
+BLOCK_STEP_S = 0.002
+FLUSH_STEP_S = 0.005
+
+logger = logging.getLogger("rudderpipe")
+
+
+class Pipe:
+    """The producer's end of the pipe that these settings name."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._log = ThrottledLog(logger, clock)
+        self._told_undrained = False
+        self.producer = Producer(self._open_ring, self._look_around, clock)
+
+    def _open_ring(self) -> Ring:
+        settings = self.settings
+        return open_ring(
+            settings.pipe_name, settings.runtime_dir, settings.ring_bytes, settings.max_internal_queue_size, self._clock
+        )
+
+    def refused(self, reason: str, data: bytes) -> bool:
+        """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
+
+        Raises ``EventTooLarge``, and ``RingFull`` when ``when_full`` is ``"raise"``.
+        """
+        self.producer.catch_up()
+        if reason == "too_large":
+            self.producer.count_refused(reason)
+            raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
+        if self.settings.when_full == "block" and reason != "closed":
+            left = self._block(data)
+            if left is None:
+                return True
+            reason = left
+        self.producer.count_refused(reason)
+        trouble = self.producer.trouble if reason == "ring" else None
+        self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
+        if self.settings.when_full == "raise":
+            raise trouble or RingFull(reason)
+        return False
+
+    def _block(self, data: bytes) -> str | None:
+        deadline_s = self._clock.monotonic_s() + self.settings.block_timeout_ms / 1000
+        while True:
+            self._clock.sleep(BLOCK_STEP_S)
+            reason = self.producer.append(data)
+            if reason is None or self._clock.monotonic_s() >= deadline_s:
+                return reason
+            self.producer.catch_up()
+
+    def _look_around(self, ring: Ring) -> None:
+        """See that there is a flusher, and start one where that is ours to do."""
+        program.reap()
+        if self.settings.autostart and keeper.may_start(ring, self._clock):
+            log = locks.runtime_dir(self.settings.runtime_dir) / f"{self.settings.pipe_name}.log"
+            payload = msgspec.json.encode(self.settings)
+            try:
+                program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)
+            except OSError as error:
+                self._log.warning("start", f"the flusher cannot be started: {error.strerror}")
+        self._tell_undrained(ring)
+
+    def _tell_undrained(self, ring: Ring) -> None:
+        words, now_ms = ring.words, self._clock.time_ms()
+        since_ms = words[at.H_HEARTBEAT_MS] or words[at.H_CREATED_MS]
+        if self._told_undrained or now_ms - since_ms < UNDRAINED_MS:
+            return
+        waiting = account.read(ring).in_ring
+        if waiting:
+            self._told_undrained = True
+            logger.error(
+                "no flusher has drained the ring for %d s: %d events wait in it ring=%s autostart=%s",
+                (now_ms - since_ms) // 1000,
+                waiting,
+                ring.segment.name,
+                self.settings.autostart,
+            )
+
+    def flush(self, timeout_s: float) -> bool:
+        """Have everything that the pipe holds now taken out of the ring, and wait for it; False when it took longer.
+
+        Out of the ring means: in Redis, or in direct mode delivered or given up.
+        """
+        ring = self.producer.ring
+        if ring is None:
+            try:
+                ring = find(self.settings.pipe_name, self.settings.runtime_dir)
+            except RingUnavailable as error:
+                self._log.warning("ring", f"cannot flush: {error}")
+                return False
+            if ring is None:
+                return True
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        targets = account.accepted_by_slot(ring)
+        ring = self.producer.ask_flush() or ring
+        while True:
+            drained = account.drained_by_slot(ring)
+            if all(drained.get(slot, 0) >= target for slot, target in targets.items()):
+                return True
+            self._look_around(ring)
+            left_s = deadline_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                return False
+            time.sleep(min(FLUSH_STEP_S, left_s))
+
+    def shut(self) -> None:
+        """Give the slot up: later events are refused, and what is in the ring is drained without us."""
+        self.producer.leave()

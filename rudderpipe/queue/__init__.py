@@ -1,0 +1,1 @@
+"""The Bull queue in Redis."""

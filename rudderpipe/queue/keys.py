@@ -1,0 +1,29 @@
+"""Bull's key names and their Redis types (``queue.js`` toKey of Bull 4.16), and the few of our own beside them."""
+
+from __future__ import annotations
+
+
+class Keys:
+    """The keys of one queue; all share the hash tag of the prefix, so a Redis Cluster keeps them in one slot."""
+
+    def __init__(self, prefix: str, queue_name: str) -> None:
+        tagged = prefix if prefix.startswith("{") and prefix.endswith("}") else f"{{{prefix}}}"
+        self.base = f"{tagged}:{queue_name}:"
+        # Bull's.
+        self.id = f"{self.base}id"  # string: the last job's number
+        self.wait = f"{self.base}wait"  # list: next at the tail
+        self.paused = f"{self.base}paused"  # list: takes the place of wait while meta-paused exists
+        self.meta_paused = f"{self.base}meta-paused"  # string
+        self.active = f"{self.base}active"  # list: newest at the head
+        self.delayed = f"{self.base}delayed"  # sorted set
+        self.priority = f"{self.base}priority"  # sorted set
+        self.completed = f"{self.base}completed"  # sorted set, by finishedOn
+        self.failed = f"{self.base}failed"  # sorted set, by finishedOn
+        self.stalled = f"{self.base}stalled"  # set
+        # Ours.
+        self.account = f"{self.base}account"  # hash: queued, delivered, failed: events, over all rings
+        self.failed_events = f"{self.base}account:failed"  # hash: failed job -> "<epoch>:<events>"
+
+    def ring(self, epoch: int) -> str:
+        """Hash of one ring: block sequence -> events added, and queued, delivered, failed of its events."""
+        return f"{self.base}ring:{epoch:016x}"

@@ -1,0 +1,71 @@
+--[[
+  add_jobs: add jobs at the end of the line, and remember how far the ring they came from has been read.
+
+  One script, because a flusher killed between the two would add the same events again, or lose them.
+
+  KEYS[1] id        STRING  the last job's number; grows by the number of jobs
+  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains the new ids at the head
+  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[4] meta      STRING  exists while the queue is paused; read
+  KEYS[5] ring      HASH    block sequence -> events added; gains the new positions; made when missing
+  KEYS[6] account   HASH    events over all rings; field queued grows
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  whom Bull's listeners take for the producer
+  ARGV[3] now_ms    integer milliseconds since 1970, the flusher's clock
+  ARGV[4] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
+  ARGV[5] marks     msgpack [[sequence, from, to], ...]: these jobs hold events from..to of that block
+  ARGV[6] freed     msgpack [sequence, ...]: blocks that are free again, whose positions may go
+  ARGV[7] jobs      msgpack [[data, events], ...], oldest first, at most 1000
+
+  Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis knows another
+            position than `from` for one of the blocks: an earlier call had run although its answer was lost
+  Promises  no event of a ring is in two jobs, however often its flusher dies
+  Costs     O(jobs + marks), plus the size of the jobs
+  Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
+]]
+local id, wait, paused, meta, ring, account = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, token, now_ms, keep_ms, marks, freed, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+
+local behind = {false}
+marks = cmsgpack.unpack(marks)
+for _, mark in ipairs(marks) do
+  local known = redis.call("HGET", ring, mark[1])
+  if known and tonumber(known) ~= mark[2] then
+    behind[#behind + 1] = mark[1]
+    behind[#behind + 1] = tonumber(known)
+  end
+end
+if #behind > 1 then
+  return behind
+end
+
+local line = wait
+if redis.call("EXISTS", meta) == 1 then
+  line = paused
+end
+local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
+jobs = cmsgpack.unpack(jobs)
+local last = redis.call("INCRBY", id, #jobs)
+local number = last - #jobs
+local events = 0
+for _, job in ipairs(jobs) do
+  number = number + 1
+  local job_id = string.format("%.0f", number)
+  redis.call("HSET", prefix .. job_id, "name", "__default__", "data", job[1], "opts", opts,
+    "timestamp", now_ms, "delay", "0", "priority", "0")
+  redis.call("LPUSH", line, job_id)
+  redis.call("PUBLISH", prefix .. "waiting@" .. token, job_id)
+  events = events + job[2]
+end
+
+for _, mark in ipairs(marks) do
+  redis.call("HSET", ring, mark[1], mark[3])
+end
+for _, sequence in ipairs(cmsgpack.unpack(freed)) do
+  redis.call("HDEL", ring, sequence)
+end
+redis.call("HINCRBY", ring, "queued", events)
+redis.call("PEXPIRE", ring, keep_ms)
+redis.call("HINCRBY", account, "queued", events)
+return {last - #jobs + 1, last}

@@ -1,0 +1,54 @@
+--[[
+  fail_job: put a job that will not be tried again by itself into the failed set, with its reason.
+
+  One script, because a job between `active` and `failed` would be in neither.
+
+  KEYS[1] active    LIST    ids of jobs being attempted; loses that id
+  KEYS[2] failed    ZSET    failed jobs by time; gains that id
+  KEYS[3] stalled   SET     ids suspected of being stalled; loses that id
+  KEYS[4] account   HASH    events over all rings; queued becomes failed
+  KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for the day the job is retried
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender whose lock it is
+  ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
+  ARGV[4] id        string  the job
+  ARGV[5] reason    string  for people
+  ARGV[6] data      string  the job's data with its attempts at 0; "" leaves it as it is
+  ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when no ring of ours made the job
+  ARGV[8] events    integer how many events the job holds
+
+  Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
+  Promises  a failed job keeps its data, and a retry by any tool of Bull really tries again
+  Costs     O(active)
+  Same as   Bull 4.16.5 saveStacktrace-1 and moveToFinished-9; unlike them attemptsMade is 0 afterwards
+]]
+local active, failed, stalled, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, token, now_ms, id, reason, data, epoch, events =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+
+local key = prefix .. id
+local holder = redis.call("GET", key .. ":lock")
+if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
+  return 0
+end
+redis.call("DEL", key .. ":lock")
+redis.call("SREM", stalled, id)
+redis.call("ZADD", failed, now_ms, id)
+redis.call("HSET", key, "failedReason", reason, "finishedOn", now_ms, "attemptsMade", "0",
+  "stacktrace", cjson.encode({reason}))
+if data ~= "" then
+  redis.call("HSET", key, "data", data)
+end
+if epoch ~= "" then
+  redis.call("HSET", counted, id, epoch .. ":" .. events)
+  redis.call("HINCRBY", account, "queued", -events)
+  local ring = prefix .. "ring:" .. epoch
+  if redis.call("EXISTS", ring) == 1 then
+    redis.call("HINCRBY", ring, "queued", -events)
+    redis.call("HINCRBY", ring, "failed", events)
+  end
+  redis.call("HINCRBY", account, "failed", events)
+end
+redis.call("PUBLISH", prefix .. "failed", '{"jobId":"' .. id .. '","val":' .. cjson.encode(reason) .. '}')
+return 1

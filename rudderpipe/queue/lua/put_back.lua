@@ -1,0 +1,41 @@
+--[[
+  put_back: jobs that a stopping sender has not finished are first in line again.
+
+  One script, because a job between `active` and `wait` would be in neither.
+
+  KEYS[1] wait      LIST    ids of waiting jobs, next at the tail; gains those ids at the tail
+  KEYS[2] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[3] meta      STRING  exists while the queue is paused; read
+  KEYS[4] active    LIST    ids of jobs being attempted; loses those ids
+  KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender whose locks they are
+  ARGV[3] ids       msgpack [id, ...], in the order in which they should run
+
+  Returns   how many were put back; a job whose lock another sender has is left alone
+  Promises  nothing overtakes them, and their attempts stay counted
+  Costs     O(ids * active)
+  Same as   nothing in Bull; its workers leave such a job to the stalled check
+]]
+local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, token, ids = ARGV[1], ARGV[2], ARGV[3]
+
+local line = wait
+if redis.call("EXISTS", meta) == 1 then
+  line = paused
+end
+local back = 0
+ids = cmsgpack.unpack(ids)
+for number = #ids, 1, -1 do
+  local id = ids[number]
+  local holder = redis.call("GET", prefix .. id .. ":lock")
+  if (not holder or holder == token) and redis.call("LREM", active, -1, id) == 1 then
+    redis.call("DEL", prefix .. id .. ":lock")
+    redis.call("SREM", stalled, id)
+    redis.call("RPUSH", line, id)
+    redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+    back = back + 1
+  end
+end
+return back

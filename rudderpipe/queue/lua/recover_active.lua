@@ -1,0 +1,43 @@
+--[[
+  recover_active: the jobs that a dead sender left active are first in line again, oldest first, attempts at 0.
+
+  One script, because a job between `active` and `wait` would be in neither.
+
+  KEYS[1] wait      LIST    ids of waiting jobs, next at the tail; gains those ids at the tail
+  KEYS[2] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[3] meta      STRING  exists while the queue is paused; read
+  KEYS[4] active    LIST    ids of jobs being attempted, newest at the head; loses its head
+  KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender that takes over
+  ARGV[3] max_jobs  integer at most so many in this call, 1 to 5000; newest first, so the last call moves the oldest
+
+  Returns   how many were recovered; fewer than max_jobs when none is left
+  Promises  only for the one sender of a queue: it takes locks away without asking
+  Costs     O(max_jobs)
+  Same as   rudder-sdk-node 3 createPersistenceQueue, which removes and adds the one active job in two steps
+]]
+local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, token, max_jobs = ARGV[1], ARGV[2], ARGV[3]
+
+local line = wait
+if redis.call("EXISTS", meta) == 1 then
+  line = paused
+end
+local recovered = 0
+for _ = 1, tonumber(max_jobs) do
+  local id = redis.call("LPOP", active)
+  if not id then
+    break
+  end
+  redis.call("DEL", prefix .. id .. ":lock")
+  redis.call("SREM", stalled, id)
+  if redis.call("EXISTS", prefix .. id) == 1 then
+    redis.call("HSET", prefix .. id, "attemptsMade", "0")
+  end
+  redis.call("RPUSH", line, id)
+  redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+  recovered = recovered + 1
+end
+return recovered

@@ -1,0 +1,37 @@
+--[[
+  retry_later: count an attempt that came to nothing, and keep the jobs locked while their sender waits.
+
+  One script, because an attempt that is counted without a lock could be another sender's.
+
+  KEYS[1] stalled   SET     ids suspected of being stalled; loses those ids
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender whose locks they are
+  ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
+  ARGV[4] attempts  integer 1 to count one, 0 to renew the locks only
+  ARGV[5] ids       msgpack [id, ...]
+
+  Returns   for each job 1, or 0 when another sender has its lock: nothing is changed then
+  Promises  attemptsMade is the number of attempts, whoever made them
+  Costs     O(ids)
+  Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike it, a lock that merely lapsed is taken again
+]]
+local stalled = KEYS[1]
+local prefix, token, lock_ms, attempts, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local held = {}
+for number, id in ipairs(cmsgpack.unpack(ids)) do
+  local key = prefix .. id
+  local holder = redis.call("GET", key .. ":lock")
+  if holder and holder ~= token then
+    held[number] = 0
+  else
+    redis.call("SET", key .. ":lock", token, "PX", lock_ms)
+    redis.call("SREM", stalled, id)
+    if attempts == "1" then
+      redis.call("HINCRBY", key, "attemptsMade", 1)
+    end
+    held[number] = 1
+  end
+end
+return held

@@ -1,0 +1,239 @@
+"""The queue's operations, typed: each is one script, and so one step that cannot be cut in two."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import JobUnreadable, QueueBehind
+from rudderpipe.queue import job as jobs
+from rudderpipe.queue.connect import connect, translated
+from rudderpipe.queue.job import Job
+from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.scripts import Scripts
+from rudderpipe.settings import Settings
+
+LOCK_MS = 30_000
+RING_KEEP_MS = 30 * 24 * 3600 * 1000
+RECOVER_AT_ONCE = 1000
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """A job that this sender holds the lock of; ``job`` is None when its data cannot be read, for ``trouble``."""
+
+    id: str
+    data: bytes
+    attempts_made: int
+    job: Job | None
+    trouble: str = ""
+
+    @property
+    def attempts(self) -> int:
+        """Attempts made so far, by whichever SDK."""
+        return self.attempts_made + (self.job.attempts if self.job else 0)
+
+    @property
+    def events(self) -> int:
+        """How many events it holds, as far as that can be read."""
+        return len(self.job.events) if self.job else 0
+
+    @property
+    def epoch(self) -> str:
+        """Its ring's epoch in hexadecimal; empty when no ring of ours made it."""
+        return f"{self.job.epoch:016x}" if self.job and self.job.epoch else ""
+
+
+class QueueCounts(msgspec.Struct, frozen=True):
+    """Jobs by state, and events as the account has them (of one ring, or of all)."""
+
+    waiting: int
+    active: int
+    delayed: int
+    failed: int
+    completed: int
+    paused: bool
+    events_queued: int
+    events_delivered: int
+    events_failed: int
+
+
+class Queue:
+    """One Bull queue. Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.place = settings.redis_place
+        self.keys = Keys(settings.prefix, settings.queue_name)
+        self._clock = clock
+        self._client = connect(settings)
+        self._scripts = Scripts(self._client)
+        self._token = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+    def ping(self) -> None:
+        """Whether Redis is there and lets us in."""
+        with translated(self.place):
+            self._client.ping()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def add(
+        self, epoch: int, batches: Sequence[tuple[bytes, int]], marks: dict[int, tuple[int, int]], freed: Sequence[int]
+    ) -> None:
+        """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
+
+        Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost.
+        """
+        keys = self.keys
+        answer = self._call(
+            "add_jobs",
+            [keys.id, keys.wait, keys.paused, keys.meta_paused, keys.ring(epoch), keys.account],
+            keys.base,
+            self._token,
+            self._clock.time_ms(),
+            RING_KEEP_MS,
+            _pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
+            _pack(freed),
+            _pack(batches),
+        )
+        if answer[0] is None:
+            raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
+
+    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
+        """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
+        keys = self.keys
+        answer = self._call(
+            "take_jobs",
+            [keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account, keys.failed_events],
+            keys.base,
+            self._token,
+            LOCK_MS,
+            self._clock.time_ms(),
+            max_jobs,
+            max_bytes,
+        )
+        return [_taken(job_id.decode(), fields) for job_id, fields in answer]
+
+    def complete(self, done: Sequence[Taken]) -> int:
+        """Remove delivered jobs; how many were still ours."""
+        keys = self.keys
+        answer = self._call(
+            "complete_jobs",
+            [keys.active, keys.stalled, keys.account],
+            keys.base,
+            self._token,
+            _pack([(taken.id, taken.epoch, taken.events) for taken in done]),
+        )
+        return sum(answer)
+
+    def fail(self, taken: Taken, reason: str) -> bool:
+        """Put a job into the failed set; False when it was not ours any more."""
+        keys = self.keys
+        inner = taken.job is not None and taken.job.attempts
+        answer = self._call(
+            "fail_job",
+            [keys.active, keys.failed, keys.stalled, keys.account, keys.failed_events],
+            keys.base,
+            self._token,
+            self._clock.time_ms(),
+            taken.id,
+            reason,
+            jobs.without_attempts(taken.data) if inner else b"",
+            taken.epoch,
+            taken.events,
+        )
+        return bool(answer)
+
+    def retry_later(self, tried: Sequence[Taken]) -> int:
+        """Count an attempt of each and keep them locked; how many are still ours."""
+        return self._hold(tried, counted=True)
+
+    def renew(self, held: Sequence[Taken]) -> int:
+        """Keep jobs locked; how many are still ours."""
+        return self._hold(held, counted=False)
+
+    def _hold(self, held: Sequence[Taken], *, counted: bool) -> int:
+        answer = self._call(
+            "retry_later",
+            [self.keys.stalled],
+            self.keys.base,
+            self._token,
+            LOCK_MS,
+            int(counted),
+            _pack([taken.id for taken in held]),
+        )
+        return sum(answer)
+
+    def put_back(self, held: Sequence[Taken]) -> int:
+        """Jobs not finished are first in line again, in their order; how many were still ours."""
+        keys = self.keys
+        return int(
+            self._call(
+                "put_back",
+                [keys.wait, keys.paused, keys.meta_paused, keys.active, keys.stalled],
+                keys.base,
+                self._token,
+                _pack([taken.id for taken in held]),
+            )
+        )
+
+    def recover(self) -> int:
+        """Jobs that a dead sender left active are first in line again. Only for the one sender of a queue."""
+        keys, total = self.keys, 0
+        while True:
+            recovered = self._call(
+                "recover_active",
+                [keys.wait, keys.paused, keys.meta_paused, keys.active, keys.stalled],
+                keys.base,
+                self._token,
+                RECOVER_AT_ONCE,
+            )
+            total += recovered
+            if recovered < RECOVER_AT_ONCE:
+                return total
+
+    def counts(self, epoch: int | None = None) -> QueueCounts:
+        """The queue at one moment; the events are those of one ring when its epoch is given."""
+        keys = self.keys
+        with translated(self.place), self._client.pipeline(transaction=True) as pipe:
+            pipe.llen(keys.wait)
+            pipe.llen(keys.paused)
+            pipe.llen(keys.active)
+            pipe.zcard(keys.delayed)
+            pipe.zcard(keys.failed)
+            pipe.zcard(keys.completed)
+            pipe.exists(keys.meta_paused)
+            pipe.hmget(keys.account if epoch is None else keys.ring(epoch), "queued", "delivered", "failed")
+            wait, paused, active, delayed, failed, completed, is_paused, events = pipe.execute()
+        queued, delivered, gone = (int(number or 0) for number in events)
+        return QueueCounts(
+            wait + paused, active, delayed, failed, completed, bool(is_paused), queued, delivered, gone
+        )
+
+    def forget_ring(self, epoch: int) -> None:
+        """The ring has ended, and nothing of it is queued: its positions are of no use any more."""
+        with translated(self.place):
+            self._client.delete(self.keys.ring(epoch))
+
+    def _call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        with translated(self.place):
+            return self._scripts.call(name, keys, *arguments)
+
+
+def _taken(job_id: str, fields: list[bytes]) -> Taken:
+    values = dict(zip(fields[::2], fields[1::2], strict=True))
+    made = values.get(b"attemptsMade", b"0")
+    attempts_made = int(made) if made.isdigit() else 0
+    data = values.get(b"data")
+    if data is None:
+        return Taken(job_id, b"", attempts_made, None, "the job has no data")
+    try:
+        return Taken(job_id, data, attempts_made, jobs.read(data))
+    except JobUnreadable as error:
+        return Taken(job_id, data, attempts_made, None, error.reason)

@@ -1,0 +1,26 @@
+"""The Lua scripts of ``lua/``, one per transition, ready to be called on one Redis client."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import redis
+
+NAMES = ("add_jobs", "take_jobs", "complete_jobs", "fail_job", "retry_later", "put_back", "recover_active")
+
+
+def source(name: str) -> str:
+    """The text of one script; raises ``FileNotFoundError`` when the package is not whole."""
+    return (files("rudderpipe.queue") / "lua" / f"{name}.lua").read_text()
+
+
+class Scripts:
+    """Calls a script by its name; a script that Redis has forgotten is loaded again by the client."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._scripts = {name: client.register_script(source(name)) for name in NAMES}
+
+    def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        """Run one script."""
+        return self._scripts[name](keys=keys, args=arguments)

@@ -1,0 +1,1 @@
+"""The shared memory between an application's processes and the flusher."""

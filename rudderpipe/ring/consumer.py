@@ -1,0 +1,227 @@
+"""The flusher's side of the ring: see what is committed, take it in order, release it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Events ``start`` to ``end`` of one tenancy of a block."""
+
+    sequence: int
+    start: int
+    end: int
+
+
+class Cut(msgspec.Struct, frozen=True):
+    """Events taken from the ring: their JSON with commas in between, and where they lay."""
+
+    data: bytes
+    count: int
+    marks: tuple[Mark, ...]
+
+
+class _Block:
+    """One tenancy of a block that is not free, as far as it has been taken."""
+
+    __slots__ = ("base", "count_at", "entry", "index", "limit", "offset", "read", "sequence", "slot", "start", "taken")
+
+    def __init__(self, ring: Ring, sequence: int, index: int) -> None:
+        words, layout = ring.words, ring.layout
+        header = layout.block(index)
+        self.index = index
+        self.sequence = sequence
+        self.count_at = header + at.B_COUNT
+        self.slot = words[header + at.B_SLOT]
+        self.base = words[header + at.B_BASE]
+        self.start = layout.start(index)
+        run = min(max(1, words[header + at.B_RUN]), layout.blocks - index)
+        self.limit = self.start + run * at.BLOCK_BYTES
+        self.entry = self.limit // at.ENTRY - 1
+        word = words[layout.read + index]
+        self.read = word & ((1 << at.READ_BITS) - 1) if word >> at.READ_BITS == sequence else 0
+        self.taken = self.read
+        self.offset = self.start
+
+
+class Consumer:
+    """What one flusher reads. ``cut`` hands out events without releasing them; ``release`` or ``rewind`` follows."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self._blocks: dict[int, _Block] = {}
+        self.refresh()
+        for block in self._blocks.values():
+            self._store(block, block.read)  # a predecessor may have died between the two stores
+
+    def refresh(self) -> None:
+        """See blocks that were claimed, forget those that are free again."""
+        found = self.ring.blocks_in_use()
+        words, layout = self.ring.words, self.ring.layout
+        blocks = {}
+        for sequence, index in found:
+            head = words[layout.block(index) + at.B_HEAD]
+            if head:
+                if not self._is_member(sequence, head - 1):
+                    self._release_orphan(sequence, index)
+                continue
+            known = self._blocks.get(sequence)
+            blocks[sequence] = known if known is not None else self._begin(sequence, index)
+        self._blocks = blocks
+
+    def _begin(self, sequence: int, index: int) -> _Block:
+        block = _Block(self.ring, sequence, index)
+        self._seek(block)
+        return block
+
+    def _is_member(self, sequence: int, head: int) -> bool:
+        words, layout = self.ring.words, self.ring.layout
+        return (
+            head < layout.blocks
+            and words[layout.sequence + head] == sequence
+            and words[layout.released + head] != sequence
+        )
+
+    def _release_orphan(self, sequence: int, index: int) -> None:
+        ring = self.ring
+        if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # a claim under way is not an orphan yet
+            return
+        try:
+            head = ring.words[ring.layout.block(index) + at.B_HEAD]
+            if ring.words[ring.layout.sequence + index] == sequence and not self._is_member(sequence, head - 1):
+                ring.words[ring.layout.released + index] = sequence
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
+
+    def pending(self) -> tuple[int, int]:
+        """Events committed and not yet handed out, and about how many bytes they have."""
+        words, entries = self.ring.words, self.ring.segment.entries
+        events = size = 0
+        for block in self._blocks.values():
+            count = words[block.count_at]
+            if count > block.taken:
+                events += count - block.taken
+                size += max(0, entries[block.entry - count + 1] - block.offset)
+        return events, size
+
+    def cut(self, max_events: int, max_bytes: int) -> Cut | None:
+        """The oldest events, as many as fit (one at the least); None when there are none.
+
+        Blocks are read in the order of their claims, so the events of a thread stay in order.
+        """
+        parts: list[memoryview] = []
+        marks: list[Mark] = []
+        count = size = 0
+        words, memory = self.ring.words, self.ring.segment.memory
+        for block in self._blocks.values():
+            there = min(words[block.count_at] - block.taken, max_events - count)
+            if there <= 0:
+                continue
+            there, end = self._fitting(block, there, max_bytes - size, must=count == 0)
+            if there == 0:
+                if end < 0:
+                    continue  # damaged, and passed over
+                break
+            parts.append(memory[block.offset : end])
+            marks.append(Mark(block.sequence, block.taken, block.taken + there))
+            size += end - block.offset
+            count += there
+            block.taken += there
+            block.offset = end
+            if count >= max_events:
+                break
+        if not count:
+            return None
+        data = b"".join(parts)
+        return Cut(data[:-1], count, tuple(marks))
+
+    def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
+        """How many of the next events fit into so many bytes, and where they end; (0, -1) from a damaged block."""
+        entries, first = self.ring.segment.entries, block.entry - block.taken
+        end = entries[first - there + 1]
+        if not block.offset < end <= block.limit:
+            self._pass_over(block)
+            return 0, -1
+        if end - block.offset <= room + 1:  # the last comma does not travel
+            return there, end
+        low, high = 0, there
+        while high - low > 1:
+            middle = (low + high) // 2
+            if entries[first - middle + 1] - block.offset <= room + 1:
+                low = middle
+            else:
+                high = middle
+        if low == 0:
+            if not must:
+                return 0, 0
+            low = 1
+        end = entries[first - low + 1]
+        if not block.offset < end <= block.limit:
+            self._pass_over(block)
+            return 0, -1
+        return low, end
+
+    def _pass_over(self, block: _Block) -> None:
+        """Count what a damaged block claims to hold as corrupt, and go on with the next."""
+        words = self.ring.words
+        count = words[block.count_at]
+        words[at.H_CORRUPT] += max(0, count - block.read)
+        block.taken = count
+        self._store(block, count)
+
+    def _seek(self, block: _Block) -> None:
+        entries = self.ring.segment.entries
+        block.offset = entries[block.entry - block.taken + 1] if block.taken else block.start
+
+    def release(self, cuts: Iterable[Cut]) -> int:
+        """The sink has these events for good: give their room back. Returns how many they were."""
+        self.read_to({mark.sequence: mark.end for cut in cuts for mark in cut.marks})
+        return sum(cut.count for cut in cuts)
+
+    def rewind(self) -> None:
+        """The sink has none of what was handed out since the last release: hand it out again."""
+        for block in self._blocks.values():
+            block.taken = block.read
+            self._seek(block)
+
+    def read_to(self, positions: dict[int, int]) -> None:
+        """The sink has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
+        for sequence, end in positions.items():
+            block = self._blocks.get(sequence)
+            if block is not None and block.read < end <= self.ring.words[block.count_at]:
+                self._store(block, end)
+                if block.taken < end:
+                    block.taken = end
+                    self._seek(block)
+
+    def _store(self, block: _Block, read: int) -> None:
+        words, layout = self.ring.words, self.ring.layout
+        drained_at = layout.drained + block.slot
+        block.read = read
+        # Order: READ, then DRAINED from it, then ROOM, which makes refused producers look at the sums again.
+        words[layout.read + block.index] = block.sequence << at.READ_BITS | read
+        if block.slot < layout.slots and block.base + read > words[drained_at]:
+            words[at.H_ROOM] += block.base + read - words[drained_at]
+            words[drained_at] = block.base + read
+
+    def tidy(self) -> list[int]:
+        """Free the blocks that are sealed and read to the end; their sequences."""
+        words, layout = self.ring.words, self.ring.layout
+        freed = []
+        for sequence, block in list(self._blocks.items()):
+            header = layout.block(block.index)
+            # Order: sealed before count: after the seal the count is final.
+            if words[header + at.B_SEALED] != sequence or words[block.count_at] != block.read:
+                continue
+            run = words[header + at.B_RUN]
+            words[layout.released + block.index] = sequence
+            for member in range(block.index + 1, min(block.index + run, layout.blocks)):
+                words[layout.released + member] = sequence
+            del self._blocks[sequence]
+            freed.append(sequence)
+        return freed

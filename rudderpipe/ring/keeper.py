@@ -1,0 +1,58 @@
+"""Exactly one flusher per ring: its lock, its heartbeat, and who may start it when it is gone."""
+
+from __future__ import annotations
+
+import os
+
+from rudderpipe import liveness
+from rudderpipe.clock import Clock
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+
+FRESH_MS = 2_000
+"""A heartbeat younger than this needs no second look."""
+START_MS = 10_000
+"""How long a flusher that was started has to take its lock before another one is."""
+TAKE_TIMEOUT_S = 2.0
+
+
+def take(ring: Ring, clock: Clock) -> bool:
+    """Become the flusher of this ring, for life; False when another one is.
+
+    Tries for a moment: a producer that looks whether the lock is free holds it for an instant.
+    """
+    deadline_s = clock.monotonic_s() + TAKE_TIMEOUT_S
+    while not ring.locks.try_lock(at.LOCK_FLUSHER):
+        if clock.monotonic_s() > deadline_s:
+            return False
+        clock.sleep(0.01)
+    words, pid = ring.words, os.getpid()
+    words[at.H_PID_START_MS] = int(liveness.started_s(pid) * 1000)
+    words[at.H_PID] = pid
+    beat(ring, clock)
+    return True
+
+
+def beat(ring: Ring, clock: Clock) -> None:
+    """Say that the flusher is there."""
+    ring.words[at.H_HEARTBEAT_MS] = clock.time_ms()
+
+
+def is_kept(ring: Ring, clock: Clock) -> bool:
+    """Whether a flusher has the ring. Never asked by the flusher itself."""
+    age_ms = clock.time_ms() - ring.words[at.H_HEARTBEAT_MS]
+    return 0 <= age_ms < FRESH_MS or ring.locks.is_held(at.LOCK_FLUSHER)
+
+
+def may_start(ring: Ring, clock: Clock) -> bool:
+    """True for the one process that should start a flusher now."""
+    if is_kept(ring, clock) or not ring.locks.lock(at.LOCK_CLAIM, 0.005):
+        return False
+    try:
+        now_ms = clock.time_ms()
+        if 0 <= now_ms - ring.words[at.H_START_MS] < START_MS:
+            return False
+        ring.words[at.H_START_MS] = now_ms
+        return True
+    finally:
+        ring.locks.release(at.LOCK_CLAIM)

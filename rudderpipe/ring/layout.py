@@ -1,0 +1,149 @@
+"""Where every byte of the ring is, who writes it, and in which order; no behaviour but arithmetic.
+
+The segment, in order (offsets for the default 32 MiB; all words are u64, host order, aligned)::
+
+    0        HEADER         4,096 bytes, 512 words, below
+    4,096    GRANTED        one word a slot    events the slot's producer was ever allowed to append
+             DRAINED        one word a slot    events of the slot that left the ring
+             SLOTS          16 words a slot    below
+             SEQUENCE       one word a block   the block's present tenancy; 0 before the first
+             RELEASED       one word a block   the last tenancy that ended: equal to SEQUENCE = the block is FREE
+             READ           one word a block   tenancy << 24 | events of it that left the ring
+             BLOCK HEADERS  8 words a block    below
+    (page)   BLOCKS         65,536 bytes each
+
+    HEADER, in words of 8 bytes
+      0  magic        1  version      2  segment bytes   3  blocks          made once, before magic, which is last
+      4  slots        5  epoch        6  cap (events)    7  created ms
+      8  lock file's inode
+     16  next sequence  17  cursor    18  slots ever used  19  start ms     producers, under the claim lock
+     20  refused for want of a slot
+     32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
+     36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
+     40  closed       41  sink down since ms
+
+    SLOT, 16 words                              BLOCK HEADER, 8 words (one cache line)
+      0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
+      2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
+      4..11  refused, by reason                   2  slot     whose it is
+                                                  3  base     events of the slot before this block
+                                                  4  run      blocks in a row that this one stands for
+                                                  5  head     for the later blocks of a run: index of the first + 1
+
+    BLOCK (or run of them), a slotted page
+      +------------------------------------------------------------------+
+      | {event},{event},{event},     -->      free      <--  end2 end1 end0|
+      +------------------------------------------------------------------+
+      event bytes grow from the front, each followed by one comma; from the back, u32: the byte of the segment at which
+      each event ends, comma included
+
+ROOM grows whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
+at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up.
+
+One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
+flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 20 are written under the claim lock; DRAINED,
+RELEASED, READ and words 32 to 47 are the flusher's. All are stored through ``memoryview.cast("Q")``: one aligned
+store (``struct.pack_into`` writes byte by byte and is seen torn).
+
+Order of stores, and what a kill in between leaves:
+
+append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
+claim    next sequence, cursor | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
+         last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
+         releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
+drain    (sink has it) READ | DRAINED | ROOM. Cut in between: DRAINED is set again, from base + READ.
+release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
+         tenancy that ended. READ needs no reset: it names its tenancy.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+MAGIC = 0x3145504950445552  # "RUDPIPE1", little end first
+VERSION = 1
+BLOCK_BYTES = 65_536
+SLOTS = 256
+WORD = 8
+ENTRY = 4  # bytes of an end offset
+READ_BITS = 24
+EVENT_MAX_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request
+COMMA = ord(",")
+
+# Header words.
+H_MAGIC, H_VERSION, H_BYTES, H_BLOCKS, H_SLOTS, H_EPOCH, H_CAP, H_CREATED_MS, H_LOCK_INODE = range(9)
+H_NEXT, H_CURSOR, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 21)
+H_PID, H_PID_START_MS, H_HEARTBEAT_MS, H_ROOM, H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT, H_CLOSED, H_DOWN_MS = range(
+    32, 42
+)
+HEADER_WORDS = 512
+
+# Slot words.
+S_PID, S_START_MS, S_TICKET, S_LEFT = range(4)
+S_REFUSED = 4
+SLOT_WORDS = 16
+
+# Why an event was refused; the order is the counters' in a slot.
+REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed")
+
+# Block header words.
+B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD = range(6)
+BLOCK_WORDS = 8
+
+# Bytes of the lock file, each a lock of its own.
+LOCK_CLAIM = 0
+LOCK_FLUSHER = 1
+LOCK_OWNER = 2  # somebody who wants the pipe for himself alone
+LOCK_SLOT = 16  # + slot
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The positions for one size; indices count words of 8 bytes from the start of the segment."""
+
+    blocks: int
+    slots: int
+    granted: int
+    drained: int
+    slot0: int
+    sequence: int
+    released: int
+    read: int
+    block0: int
+    data: int
+    """Byte offset of the first block."""
+    size_bytes: int
+
+    def slot(self, slot: int) -> int:
+        """Index of a slot's first word."""
+        return self.slot0 + slot * SLOT_WORDS
+
+    def block(self, block: int) -> int:
+        """Index of a block header's first word."""
+        return self.block0 + block * BLOCK_WORDS
+
+    def start(self, block: int) -> int:
+        """Byte offset of a block."""
+        return self.data + block * BLOCK_BYTES
+
+
+def for_blocks(blocks: int, slots: int = SLOTS) -> Layout:
+    """The layout of a segment of so many blocks."""
+    granted = HEADER_WORDS
+    drained = granted + slots
+    slot0 = drained + slots
+    sequence = slot0 + slots * SLOT_WORDS
+    released = sequence + blocks
+    read = released + blocks
+    block0 = -(-(read + blocks) // BLOCK_WORDS) * BLOCK_WORDS
+    data = -(-(block0 + blocks * BLOCK_WORDS) * WORD // BLOCK_BYTES) * BLOCK_BYTES
+    return Layout(
+        blocks, slots, granted, drained, slot0, sequence, released, read, block0, data, data + blocks * BLOCK_BYTES
+    )
+
+
+def for_bytes(size_bytes: int, slots: int = SLOTS) -> Layout:
+    """The largest layout that fits into so many bytes (1 MiB at least)."""
+    blocks = size_bytes // BLOCK_BYTES
+    while for_blocks(blocks, slots).size_bytes > size_bytes:
+        blocks -= 1
+    return for_blocks(blocks, slots)

@@ -1,0 +1,324 @@
+"""A process's side of the ring: claim a slot and blocks, append events."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from _thread import allocate_lock
+
+from rudderpipe import forks, liveness
+from rudderpipe.clock import Clock
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+
+GRANT_MAX = 64
+CLAIM_TIMEOUT_S = 0.005
+RETRY_S = 1.0
+"""How long a ring that could not be opened is left alone."""
+LOOK_S = 1.0
+"""How often to look around. A grant that lasted longer is followed by one of 1, so that a slow producer looks too."""
+ASIDE_MAX = 64
+
+
+class Producer:
+    """Appends events for one process, from any of its threads; a forked child becomes a producer of its own.
+
+    ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then about
+    once a second while there are events: the place for seeing whether there is a flusher.
+    """
+
+    def __init__(self, open_ring: Callable[[], Ring], look_around: Callable[[Ring], None], clock: Clock) -> None:
+        self._open_ring = open_ring
+        self._look_around = look_around
+        self._clock = clock
+        self._aside: deque[bytes | Callable[[], None]] = deque()
+        self.ring: Ring | None = None
+        self.trouble: RingUnavailable | None = None
+        """Why the ring could not be opened the last time; None when it could."""
+        self._closed = False
+        self.forget()
+        forks.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: slot, block and lock are the parent's."""
+        self._lock = threading.RLock()
+        self._busy = False
+        self._aside.clear()
+        self._refused_at_room = -1
+        self._open_again_at_s = self._granted_at_s = self._looked_at_s = float("-inf")
+        self._appetite = 1
+        self._drop_slot()
+
+    def _drop_slot(self) -> None:
+        self._slot = -1
+        self._block = -1
+        self._sequence = 0
+        self._base = 0
+        self._at = self._limit = 0
+        """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
+        self._count = self._count_limit = 0
+        """Events in the block; how many there may be before more must be granted."""
+
+    def append(self, data: bytes) -> str | None:
+        """Append one event's JSON; None when it was accepted, else the reason why not (one of ``REFUSALS``).
+
+        Never waits for another process, but for a few ms at the most when it has to claim a block. May be called
+        from a signal handler or a destructor in the middle of itself.
+        """
+        if not forks.PAGE[0]:
+            forks.renew()
+        lock = self._lock
+        size = len(data)
+        try:
+            # Order: try before acquire, as an exception raised by a signal handler may fall between the two; release
+            # then raises RuntimeError if it fell before.
+            lock.acquire()
+            if self._busy:
+                return self._set_aside(data)
+            self._busy = True
+            try:
+                at_byte, count = self._at, self._count
+                end = at_byte + size
+                if count >= self._count_limit or end + 4 * count >= self._limit:
+                    reason = self._prepare(size)
+                    if reason is not None:
+                        return reason
+                    at_byte, count = self._at, self._count
+                    end = at_byte + size
+                self._memory[at_byte:end] = data
+                self._memory[end] = at.COMMA
+                self._entries[self._entry - count] = end = end + 1
+                self._at = end
+                self._count = count + 1
+            finally:
+                self._busy = False
+            # Order: release and acquire are the fence between the event and the count that shows it. Another thread
+            # may append in between: what it wrote is whole too, and the count stored is the one of all of them.
+            lock.release()
+            lock.acquire()
+            self._words[self._counted] = self._count
+        finally:
+            try:
+                lock.release()
+            except RuntimeError:
+                pass
+        if self._aside:
+            self.catch_up()
+        return None
+
+    def _set_aside(self, data: bytes) -> str | None:
+        # Only in a call from within a call. It is kept here until the outer one has ended.
+        if len(self._aside) >= ASIDE_MAX:
+            return "busy"
+        self._aside.append(data)
+        return None
+
+    def catch_up(self) -> None:
+        """Do what had to wait for the end of an append: calls from within it, and looking around, which may log."""
+        while self._aside:
+            task = self._aside.popleft()
+            if not isinstance(task, bytes):
+                task()
+            elif self.append(task) is not None:
+                self._aside.appendleft(task)
+                return
+
+    def _prepare(self, size: int) -> str | None:
+        """Slot, grant and a block with room; a reason when one of them cannot be had."""
+        if self._closed:
+            return "closed"
+        if size > at.EVENT_MAX_BYTES:
+            return "too_large"
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_at_s >= LOOK_S and self.ring is not None and not self.ring.is_current:
+            self.ring = None
+            self._seal()
+            self._drop_slot()
+        if self._slot < 0 and not self._enter(now_s):
+            return "busy" if self.trouble is None else "ring"
+        ring = self.ring
+        assert ring is not None
+        if now_s - self._looked_at_s >= LOOK_S:
+            self._looked_at_s = now_s
+            self._aside.append(partial(self._look_around, ring))
+        granted = self._count < self._count_limit
+        if not granted and self._words[at.H_ROOM] == self._refused_at_room:
+            return "full"
+        if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+            return "busy"
+        try:
+            if not granted and not self._grant(ring, now_s):
+                return "full"
+            if self._at + size + 4 * self._count >= self._limit and not self._claim(ring, size):
+                return "no_block"
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
+        return None
+
+    def count_refused(self, reason: str) -> None:
+        """Count an event that its caller was told is refused."""
+        with self._lock:
+            if self._slot >= 0:
+                self._words[self._slot_at + at.S_REFUSED + at.REFUSALS.index(reason)] += 1
+
+    def _enter(self, now_s: float) -> bool:
+        """Open the ring and take a slot."""
+        if now_s < self._open_again_at_s:
+            return False
+        try:
+            if self.ring is None or not self.ring.is_current:
+                self.ring = self._open_ring()
+            ring = self.ring
+            entered = ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S)
+            if not entered:
+                self.trouble = None
+                return False
+            try:
+                slot = self._take_slot(ring)
+            finally:
+                ring.locks.release(at.LOCK_CLAIM)
+            if slot < 0:
+                raise RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
+        except RingUnavailable as error:
+            self.trouble = error
+            self._open_again_at_s = now_s + RETRY_S
+            return False
+        self.trouble = None
+        self._slot = slot
+        self._slot_at = ring.layout.slot(slot)
+        self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
+        self._base = ring.words[ring.layout.drained + slot]
+        self._refused_at_room = -1
+        return True
+
+    def _take_slot(self, ring: Ring) -> int:
+        """Under the claim lock."""
+        words, layout = ring.words, ring.layout
+        if not ring.is_current:
+            return -1
+        for slot in range(layout.slots):
+            mine = layout.slot(slot)
+            if words[mine + at.S_PID] or not ring.locks.try_lock(at.LOCK_SLOT + slot):
+                continue
+            pid = os.getpid()
+            words[mine + at.S_START_MS] = int(liveness.started_s(pid) * 1000)
+            words[mine + at.S_LEFT] = 0
+            words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
+            words[mine + at.S_PID] = pid  # Order: last, the slot is taken now
+            return slot
+        words[at.H_NO_SLOT] += 1
+        return -1
+
+    def _grant(self, ring: Ring, now_s: float) -> bool:
+        """Under the claim lock: allow ourselves some events of the cap."""
+        words, layout = ring.words, ring.layout
+        room = words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        used = words[at.H_SLOTS_USED]
+        out = sum(words[layout.granted : layout.granted + used].tolist())
+        back = sum(words[layout.drained : layout.drained + used].tolist())
+        free = ring.segment.cap - (out - back)
+        if free <= 0:
+            self._refused_at_room = room
+            return False
+        grant = self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
+        if free < 4 * used * grant:
+            grant = max(1, min(grant, free // (4 * len(ring.slots_in_use()))))
+        self._granted_at_s = now_s
+        words[layout.granted + self._slot] += grant
+        self._count_limit += grant
+        return True
+
+    def _claim(self, ring: Ring, size: int) -> bool:
+        """Under the claim lock: take the next free block, or as many in a row as the event needs."""
+        words, layout = ring.words, ring.layout
+        run = -(-(size + 1 + at.ENTRY) // at.BLOCK_BYTES)
+        first = self._find_free(ring, run)
+        if first < 0:
+            return False
+        for block in range(first, first + run):
+            if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
+                return False
+        sequence = words[at.H_NEXT]
+        words[at.H_NEXT] = sequence + 1
+        words[at.H_CURSOR] = (first + run) % layout.blocks
+        base = self._base + self._count
+        for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
+            mine = layout.block(block)
+            words[mine + at.B_COUNT] = 0
+            words[mine + at.B_SLOT] = self._slot
+            words[mine + at.B_BASE] = base
+            words[mine + at.B_RUN] = run if block == first else 0
+            words[mine + at.B_HEAD] = 0 if block == first else first + 1
+            _fence()
+            words[layout.sequence + block] = sequence
+        self._seal()
+        self._block, self._sequence, self._base = first, sequence, base
+        self._count_limit -= self._count
+        self._count = 0
+        self._counted = layout.block(first) + at.B_COUNT
+        self._at = layout.start(first)
+        end = self._at + run * at.BLOCK_BYTES
+        self._limit = end - at.ENTRY
+        self._entry = end // at.ENTRY - 1
+        return True
+
+    @staticmethod
+    def _find_free(ring: Ring, run: int) -> int:
+        words, layout = ring.words, ring.layout
+        block, in_a_row = words[at.H_CURSOR], 0
+        for _ in range(layout.blocks + run):
+            if block == layout.blocks:
+                block, in_a_row = 0, 0
+            free = words[layout.sequence + block] == words[layout.released + block]
+            in_a_row = in_a_row + 1 if free else 0
+            block += 1
+            if in_a_row == run:
+                return block - run
+        return -1
+
+    def _seal(self) -> None:
+        """Say that the block gets no more events."""
+        if self._block >= 0:
+            self._words[self._counted] = self._count
+            self._words[self._counted - at.B_COUNT + at.B_SEALED] = self._sequence
+
+    def ask_flush(self) -> Ring | None:
+        """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
+        if not forks.PAGE[0]:
+            forks.renew()
+        with self._lock:
+            if self._busy or (self._slot < 0 and not (self._closed or self._enter(self._clock.monotonic_s()))):
+                return None
+            if self._slot >= 0:
+                self._words[self._slot_at + at.S_TICKET] += 1
+            return self.ring
+
+    def leave(self) -> None:
+        """Give the slot up; the flusher takes what is left. Later appends are refused."""
+        if not forks.PAGE[0]:
+            forks.renew()
+        with self._lock:
+            if self._busy:  # a signal handler in the middle of an append: when that has ended
+                self._aside.append(self.leave)
+                return
+            self._closed = True
+            if self._slot < 0 or self.ring is None:
+                return
+            self._seal()
+            self._words[self.ring.layout.granted + self._slot] -= self._count_limit - self._count
+            self._words[self._slot_at + at.S_LEFT] = 1
+            self.ring.locks.unlock(at.LOCK_SLOT + self._slot)
+            self._drop_slot()
+
+
+def _fence() -> None:
+    """Release, then acquire: no store below is seen before one above."""
+    lock = allocate_lock()
+    with lock:
+        pass
+    with lock:
+        pass

@@ -1,0 +1,126 @@
+"""A pipe's ring as this process sees it: its segment, its locks, and the way to both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rudderpipe import liveness
+from rudderpipe.clock import Clock
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import layout as at
+from rudderpipe import locks
+from rudderpipe.ring import segment
+from rudderpipe.locks import LockFile
+from rudderpipe.ring.segment import Segment
+
+OPEN_TIMEOUT_S = 5.0
+
+
+class Ring:
+    """What producer, consumer and observers share."""
+
+    def __init__(self, memory: Segment, lock_file: LockFile) -> None:
+        self.segment = memory
+        self.locks = lock_file
+        self.layout = memory.layout
+        self.words = memory.words
+
+    @property
+    def is_current(self) -> bool:
+        """False when the flusher has closed this ring, or somebody removed it: it is drained, but takes no more."""
+        return not self.words[at.H_CLOSED] and self.segment.is_linked() and self.locks.is_current()
+
+    def slots_in_use(self) -> list[int]:
+        """The slots that have a producer, dead or alive."""
+        words, layout = self.words, self.layout
+        return [slot for slot in range(words[at.H_SLOTS_USED]) if words[layout.slot(slot) + at.S_PID]]
+
+    def blocks_in_use(self) -> list[tuple[int, int]]:
+        """(sequence, block) of what is not free, oldest first."""
+        layout = self.layout
+        sequences = self.words[layout.sequence : layout.released].tolist()
+        released = self.words[layout.released : layout.read].tolist()
+        if sequences == released:
+            return []
+        return sorted(
+            (sequence, block)
+            for block, (sequence, gone) in enumerate(zip(sequences, released, strict=True))
+            if sequence != gone
+        )
+
+    def try_close(self) -> bool:
+        """End the ring and remove its segment and lock file, unless a producer has a slot. Only the flusher."""
+        if not self.locks.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
+            return False
+        try:
+            if self.slots_in_use() or self.blocks_in_use():
+                return False
+            # Order: closed first; who claims a slot after us sees it and opens another ring.
+            self.words[at.H_CLOSED] = 1
+            if self.segment.is_linked():
+                segment.remove(self.segment.name)
+            if self.locks.is_current():
+                self.locks.remove()
+            return True
+        finally:
+            self.locks.release(at.LOCK_CLAIM)
+
+
+@contextmanager
+def _claimed(path: Path) -> Iterator[LockFile]:
+    """The claim lock of the lock file that is there now."""
+    while True:
+        lock_file = locks.shared(path)
+        if not lock_file.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
+            raise RingUnavailable(path.stem, f"another process has held its lock for {OPEN_TIMEOUT_S:.0f} s")
+        try:
+            if lock_file.is_current():
+                yield lock_file
+                return
+        finally:
+            lock_file.release(at.LOCK_CLAIM)
+
+
+def find(pipe: str, runtime_dir: str | None) -> Ring | None:
+    """The ring of that pipe if there is one; makes nothing but the runtime directory and the lock file."""
+    name = segment.segment_name(pipe)
+    directory = locks.runtime_dir(runtime_dir)
+    if name not in segment.names() and not (directory / f"{pipe}.lock").exists():
+        return None
+    with _claimed(directory / f"{pipe}.lock") as lock_file:
+        memory = segment.attach(name)
+        if memory is None:
+            lock_file.remove()
+            return None
+        _adopt(memory, lock_file)
+        return Ring(memory, lock_file)
+
+
+def open_ring(pipe: str, runtime_dir: str | None, size_bytes: int, cap: int, clock: Clock) -> Ring:
+    """The ring of that pipe, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``."""
+    name = segment.segment_name(pipe)
+    with _claimed(locks.runtime_dir(runtime_dir) / f"{pipe}.lock") as lock_file:
+        memory = segment.attach(name)
+        if memory is None:
+            memory = segment.create(name, size_bytes, cap, lock_file.inode, clock)
+        else:
+            _adopt(memory, lock_file)
+        return Ring(memory, lock_file)
+
+
+def _adopt(memory: Segment, lock_file: LockFile) -> None:
+    """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
+    words, layout = memory.words, memory.layout
+    if words[at.H_LOCK_INODE] == lock_file.inode:
+        return
+    owners = [(words[at.H_PID], words[at.H_PID_START_MS])]
+    for slot in range(words[at.H_SLOTS_USED]):
+        base = layout.slot(slot)
+        owners.append((words[base + at.S_PID], words[base + at.S_START_MS]))
+    if any(pid and liveness.is_alive(pid, start_ms / 1000) for pid, start_ms in owners):
+        reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
+        memory.close()
+        raise RingUnavailable(memory.name, reason)
+    words[at.H_LOCK_INODE] = lock_file.inode

@@ -1,0 +1,238 @@
+"""The shared memory itself: make, map, check, reserve and remove it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.layout import Layout
+
+_PREFIX = "rudderpipe"
+_MACOS_NAME_LIMIT = 30
+_patching = threading.Lock()
+
+
+def segment_name(pipe: str) -> str:
+    """The segment's name: readable where the system allows (macOS takes 30 characters)."""
+    name = f"{_PREFIX}-{os.getuid()}-{pipe}"
+    if sys.platform != "linux" and len(name) > _MACOS_NAME_LIMIT:
+        return f"{_PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name
+
+
+class _Shared(SharedMemory):
+    """Shared memory that outlives the process: never unlinked behind our back, quiet at interpreter exit."""
+
+    def __del__(self) -> None:
+        """Leave the mapping to the kernel: views of it may still be in use."""
+
+    def unlink(self) -> None:
+        """Never from within: the standard library unlinks another's segment when mapping it fails."""
+
+
+@contextmanager
+def _untracked() -> Iterator[None]:
+    """Keep the resource tracker out: it unlinks what other processes still use, and it is a process of its own.
+
+    From 3.13 there is ``track=False``. Before, registering starts the tracker, so it must not even be asked.
+    """
+    with _patching:
+        original = resource_tracker.register
+
+        def register(name: str, rtype: str) -> None:
+            if not name.lstrip("/").startswith(_PREFIX):
+                original(name, rtype)
+
+        resource_tracker.register = register
+        try:
+            yield
+        finally:
+            resource_tracker.register = original
+
+
+def _open(name: str, size_bytes: int = 0) -> _Shared:
+    if sys.version_info >= (3, 13):
+        return _Shared(name, create=size_bytes > 0, size=size_bytes, track=False)
+    with _untracked():
+        return _Shared(name, create=size_bytes > 0, size=size_bytes)
+
+
+class Segment:
+    """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as u32 of the same memory."""
+
+    def __init__(self, name: str, shared: _Shared, layout: Layout) -> None:
+        self.name = name
+        self.layout = layout
+        self._shared = shared
+        self.memory = memoryview(shared.buf)[: layout.size_bytes]
+        self.words = self.memory.cast("Q")
+        self.entries = self.memory.cast("I")
+        found = os.fstat(self._fd)
+        self._identity = (found.st_dev, found.st_ino)
+
+    @property
+    def _fd(self) -> int:
+        return self._shared._fd  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
+
+    @property
+    def epoch(self) -> int:
+        """The random number that tells this ring from an earlier one of the same name."""
+        return self.words[at.H_EPOCH]
+
+    @property
+    def cap(self) -> int:
+        """Events that the ring may hold."""
+        return self.words[at.H_CAP]
+
+    def reserve(self, start: int, size_bytes: int) -> bool:
+        """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
+        if not hasattr(os, "posix_fallocate"):
+            return True  # macOS backs shared memory with swap
+        found = os.fstat(self._fd)
+        if (found.st_dev, found.st_ino) != self._identity:
+            return False  # somebody closed our descriptor and got its number
+        try:
+            os.posix_fallocate(self._fd, start, size_bytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
+                return False
+            raise
+        return True
+
+    def is_linked(self) -> bool:
+        """False when the segment's name was removed, by us or by somebody else."""
+        try:
+            return os.fstat(self._fd).st_nlink > 0
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Unmap; nothing of the segment may be used afterwards."""
+        self.entries.release()
+        self.words.release()
+        self.memory.release()
+        self._shared.close()
+
+
+def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) -> Segment:
+    """Make the segment. Only under the claim lock. Raises ``RingUnavailable``."""
+    layout = at.for_bytes(size_bytes)
+    try:
+        segment = Segment(name, _open(name, layout.size_bytes), layout)
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "made")) from error
+    if not segment.reserve(0, layout.data + at.BLOCK_BYTES):
+        segment.close()
+        remove(name)
+        need = layout.data + at.BLOCK_BYTES
+        raise RingUnavailable(name, f"no room for the first {need:,} bytes in shared memory ({_room()}): enlarge it")
+    words = segment.words
+    for index, value in (
+        (at.H_VERSION, at.VERSION),
+        (at.H_BYTES, layout.size_bytes),
+        (at.H_BLOCKS, layout.blocks),
+        (at.H_SLOTS, layout.slots),
+        (at.H_EPOCH, int.from_bytes(os.urandom(8), "big") >> 1 | 1),
+        (at.H_CAP, cap),
+        (at.H_CREATED_MS, clock.time_ms()),
+        (at.H_LOCK_INODE, lock_inode),
+        (at.H_NEXT, 1),
+        (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is whole
+    ):
+        words[index] = value
+    return segment
+
+
+def attach(name: str) -> Segment | None:
+    """Map the segment of that name; None when there is none, or only one whose maker died at it (removed here).
+
+    Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or not a ring of this version.
+    """
+    try:
+        shared = _open(name)
+    except FileNotFoundError:
+        return None
+    except ValueError:  # nothing in it yet: mmap refuses an empty file
+        remove(name)
+        return None
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "mapped")) from error
+    try:
+        return _checked(name, shared)
+    except RingUnavailable:
+        shared.close()
+        raise
+
+
+def _checked(name: str, shared: _Shared) -> Segment | None:
+    found = os.fstat(shared._fd)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name for it
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o600:
+        raise RingUnavailable(name, "belongs to another user or can be read by others: remove it or choose another pipe")
+    head = bytes(shared.buf[: at.HEADER_WORDS * at.WORD])
+    words = memoryview(head).cast("Q")
+    if words[at.H_MAGIC] == 0:
+        shared.close()
+        remove(name)
+        return None
+    if words[at.H_MAGIC] != at.MAGIC:
+        raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
+    if words[at.H_VERSION] != at.VERSION:
+        raise RingUnavailable(
+            name, f"has layout {words[at.H_VERSION]}, this is layout {at.VERSION}: let the older version drain it first"
+        )
+    layout = at.for_blocks(words[at.H_BLOCKS], words[at.H_SLOTS]) if words[at.H_BLOCKS] < 1 << 24 else None
+    if layout is None or layout.size_bytes != words[at.H_BYTES] or layout.size_bytes > shared.size:
+        raise RingUnavailable(name, "has a damaged header: remove it")
+    return Segment(name, shared, layout)
+
+
+def remove(name: str) -> None:
+    """Unlink the name; processes that have it mapped keep their mapping."""
+    try:
+        if sys.platform == "linux":
+            os.unlink(f"/dev/shm/{name}")  # noqa: PTH108, S108  # where shm_open keeps it
+        else:
+            import _posixshmem  # noqa: PLC0415
+
+            _posixshmem.shm_unlink(f"/{name}")
+    except FileNotFoundError:
+        pass
+
+
+def names() -> list[str]:
+    """The segments of this user, where the system can list them (Linux)."""
+    prefix = f"{_PREFIX}-{os.getuid()}-"
+    try:
+        return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108
+    except OSError:
+        return []
+
+
+def _room() -> str:
+    try:
+        found = os.statvfs("/dev/shm")  # noqa: S108  # where shm_open keeps it
+    except OSError:
+        return "its size is unknown"
+    return f"{found.f_bavail * found.f_frsize:,} of {found.f_blocks * found.f_frsize:,} bytes free"
+
+
+def _reason(error: OSError, done: str) -> str:
+    hints = {
+        errno.ENOENT: "there is no /dev/shm: mount a tmpfs there",
+        errno.EACCES: "permission denied",
+        errno.EROFS: "/dev/shm is read-only",
+        errno.ENOSPC: f"shared memory is full ({_room()})",
+        errno.EMFILE: "too many open files",
+    }
+    return f"shared memory cannot be {done}: {hints.get(error.errno or 0, error.strerror or type(error).__name__)}"

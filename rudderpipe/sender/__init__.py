@@ -1,0 +1,1 @@
+"""The process that delivers what is in the queue."""

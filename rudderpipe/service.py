@@ -1,0 +1,54 @@
+"""What the flusher's and the sender's command lines have in common: arguments, settings, logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import os
+import sys
+from pathlib import Path
+
+from rudderpipe import settings as settings_module
+from rudderpipe.settings import Settings
+
+LOG_BYTES = 1 << 20
+FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+
+
+def parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """The arguments of a managed process."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m rudderpipe.{program}",
+        description=f"{purpose} Settings come from RUDDERPIPE_* variables and the file; secrets never from arguments.",
+    )
+    made.add_argument("--config", metavar="FILE", help="a TOML file of settings (also RUDDERPIPE_CONFIG)")
+    made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (autostart)")
+    made.add_argument("--log", type=Path, help="log to this file, at most 2 MiB, instead of standard error")
+    made.add_argument("--verbose", action="store_true", help="log what goes well, too")
+    return made
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Raises ``SettingsError``."""
+    if arguments.stdin:
+        return settings_module.from_json(sys.stdin.buffer.read())
+    return settings_module.load(config=arguments.config)
+
+
+def detach() -> None:
+    """Become nobody's child; the process that was started ends here, its settings having been read."""
+    if os.fork():
+        os._exit(0)
+
+
+def log_to(arguments: argparse.Namespace) -> logging.Logger:
+    """Set up logging, which only our own programs do, and return the logger."""
+    handler: logging.Handler = logging.StreamHandler()
+    if arguments.log:
+        handler = logging.handlers.RotatingFileHandler(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logger = logging.getLogger("rudderpipe")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if arguments.verbose or arguments.log else logging.WARNING)
+    return logger

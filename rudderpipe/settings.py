@@ -1,0 +1,210 @@
+"""All settings: one frozen value, checked once, from arguments, the environment and a TOML file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from rudderpipe.errors import SettingsError
+
+ENVIRONMENT_PREFIX = "RUDDERPIPE_"
+CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
+EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
+
+Count = Annotated[int, Meta(ge=1)]
+Bytes = Annotated[int, Meta(ge=1024, le=EVENT_LIMIT_BYTES)]
+Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where Redis is, when it is given as a mapping; ``unix_socket_path`` takes the place of host and port."""
+
+    host: str = "localhost"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 6379
+    db: Annotated[int, Meta(ge=0)] = 0
+    username: str | None = None
+    password: str | None = None
+    ssl: bool = False
+    unix_socket_path: str | None = None
+
+    def __repr__(self) -> str:
+        return f"RedisAddress({self.place})"
+
+    @property
+    def place(self) -> str:
+        """For people and for the pipe's name: no user, no password."""
+        return f"{self.unix_socket_path or f'{self.host}:{self.port}'}/{self.db}"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """Every setting of rudderpipe; see ``docs/settings.md`` for when to raise and when to lower one.
+
+    Explicit arguments beat the environment (``RUDDERPIPE_`` and the name in upper case), which beats the file.
+    """
+
+    # where events go
+    write_key: str = ""
+    data_plane_url: str = ""
+    gzip: bool = True
+    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    proxy_url: str | None = None
+    ca_file: str | None = None
+    # batches
+    flush_at: Annotated[int, Meta(ge=1, le=10_000)] = 20
+    flush_interval_ms: Milliseconds = 20_000
+    max_internal_queue_size: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000
+    max_batch_bytes: Bytes = 460_800
+    # the queue
+    redis: str | RedisAddress | None = None
+    queue_name: Name = "rudderEventsQueue"
+    prefix: Name = "rudder"
+    is_multi_processor: bool = False
+    max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
+    max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 1
+    max_request_bytes: Bytes = 460_800
+    # the ring and the processes
+    pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    runtime_dir: str | None = None
+    ring_bytes: Annotated[int, Meta(ge=1 << 20, le=(1 << 32) - 65_536)] = 32 << 20
+    autostart: bool | str = True
+    when_full: Literal["drop", "block", "raise"] = "drop"
+    block_timeout_ms: Milliseconds = 1_000
+    shutdown_timeout_s: Seconds = 10.0
+    linger_s: Seconds = 5.0
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in msgspec.structs.asdict(self).items() if k not in ("write_key", "redis", "proxy_url")}
+        return f"Settings({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    def __post_init__(self) -> None:
+        if self.autostart not in (True, False, "flusher"):
+            raise SettingsError("autostart", 'must be true, false or "flusher"')
+        if self.data_plane_url:
+            _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
+            if "@" in urlsplit(self.data_plane_url).netloc:
+                raise SettingsError("data_plane_url", "holds a user name; only the write key identifies the source")
+        if self.proxy_url is not None:
+            _check_url("proxy_url", self.proxy_url, ("http", "https"))
+        if isinstance(self.redis, str):
+            _check_url("redis", self.redis, ("redis", "rediss", "unix"))
+
+    @property
+    def redis_place(self) -> str:
+        """Where Redis is, without user and password; empty in direct mode."""
+        if not isinstance(self.redis, str):
+            return self.redis.place if self.redis else ""
+        url = urlsplit(self.redis)
+        if url.scheme == "unix":
+            db = re.search(r"(?:^|&)db=(\d+)", url.query)
+            return f"{unquote(url.path)}/{db.group(1) if db else 0}"
+        return f"{url.hostname or 'localhost'}:{url.port or 6379}/{url.path.strip('/') or 0}"
+
+    @property
+    def pipe_name(self) -> str:
+        """The explicit name, else one derived from write key, data plane and queue; reveals none of them."""
+        if self.pipe:
+            return self.pipe
+        parts = [self.write_key, self.data_plane_url.rstrip("/")]
+        if self.redis is not None:
+            parts += [self.redis_place, self.queue_name, self.prefix]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    def require(self, *fields: str) -> None:
+        """Raise ``SettingsError`` for the first of these that was not given."""
+        for field in fields:
+            if not getattr(self, field):
+                raise SettingsError(field, f"is missing: give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}")
+
+
+def load(
+    explicit: Mapping[str, Any] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    config: str | os.PathLike[str] | None = None,
+) -> Settings:
+    """The settings from all three sources; an explicit ``None`` counts as not given.
+
+    ``environment`` is ``os.environ`` unless given; the file is ``config`` or the one that ``RUDDERPIPE_CONFIG`` names.
+    Raises ``SettingsError``, which names the setting.
+    """
+    environment = os.environ if environment is None else environment
+    config = config or environment.get(CONFIG_VARIABLE)
+    merged: dict[str, Any] = _from_file(Path(config)) if config else {}
+    merged |= _from_environment(environment)
+    merged |= {name: value for name, value in (explicit or {}).items() if value is not None}
+    return _convert(merged)
+
+
+def from_json(text: bytes) -> Settings:
+    """The settings that a parent process hands to its child on standard input."""
+    return msgspec.json.decode(text, type=Settings)
+
+
+def _convert(values: dict[str, Any]) -> Settings:
+    for name in values:
+        if name not in Settings.__struct_fields__:
+            raise SettingsError(name, f"is unknown; known are {', '.join(sorted(Settings.__struct_fields__))}")
+    try:
+        return msgspec.convert(values, Settings)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at `$")
+        raise SettingsError(path.strip("`.[]") or "?", reason) from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found = {}
+    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    for name, type_ in types.items():
+        text = environment.get(ENVIRONMENT_PREFIX + name.upper())
+        if text is None:
+            continue
+        if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
+            type_ = bool  # noqa: PLW2901  # the union with str would keep the text
+        if name == "redis":
+            type_ = str  # noqa: PLW2901  # a URL; only arguments and files can hold a mapping
+        try:
+            found[name] = msgspec.convert(text.strip(), type_, strict=False)
+        except msgspec.ValidationError as error:
+            raise SettingsError(name, f"{error} (from {ENVIRONMENT_PREFIX}{name.upper()})") from None
+    return found
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    if sys.version_info < (3, 11):
+        try:
+            import tomli as tomllib
+        except ImportError:
+            raise SettingsError("config", "a TOML file needs Python 3.11 or the extra rudderpipe[toml]") from None
+    else:
+        import tomllib
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SettingsError("config", f"cannot read {path}: {error.strerror}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError("config", f"{path} is not TOML: {error}") from None
+
+
+def _check_url(field: str, text: str, schemes: tuple[str, ...]) -> None:
+    try:
+        url = urlsplit(text)
+        _ = url.port
+    except ValueError:
+        raise SettingsError(field, "is not a URL") from None
+    if url.scheme not in schemes:
+        raise SettingsError(field, f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if not (url.path if url.scheme == "unix" else url.hostname):
+        raise SettingsError(field, "names no host")
+    if any(character <= " " for character in text):
+        raise SettingsError(field, "holds a blank")

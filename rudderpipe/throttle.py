@@ -1,0 +1,30 @@
+"""One log line a second for each reason, with the number of those it stands for."""
+
+from __future__ import annotations
+
+import logging
+
+from rudderpipe.clock import Clock
+
+PERIOD_S = 1.0
+
+
+class ThrottledLog:
+    """Wraps a logger. Not exact under threads: a line more or less does no harm."""
+
+    def __init__(self, logger: logging.Logger, clock: Clock) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._last_s: dict[str, float] = {}
+        self._since: dict[str, int] = {}
+
+    def warning(self, reason: str, message: str, count: int = 1) -> None:
+        """Log ``message`` unless one of the same ``reason`` was logged within the second."""
+        total = self._since.get(reason, 0) + count
+        now_s = self._clock.monotonic_s()
+        if now_s - self._last_s.get(reason, float("-inf")) < PERIOD_S:
+            self._since[reason] = total
+            return
+        self._last_s[reason] = now_s
+        self._since[reason] = 0
+        self._logger.warning("%s reason=%s count=%d", message, reason, total)
