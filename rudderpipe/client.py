@@ -33,7 +33,12 @@ class Client:
     """
 
     def __init__(
-        self, write_key: str | None = None, data_plane_url: str | None = None, *, config: str | None = None, **settings: Any
+        self,
+        write_key: str | None = None,
+        data_plane_url: str | None = None,
+        *,
+        config: str | None = None,
+        **settings: Any,
     ) -> None:
         self._explicit = {"write_key": write_key, "data_plane_url": data_plane_url, **settings}
         self._config = config
@@ -62,7 +67,9 @@ class Client:
         Raises ``QueueUnavailable`` when Redis cannot be reached (or calls ``callback`` with it; with None when all is
         well). From then on events go to the queue all the same: they are kept in the ring until Redis is there.
         """
-        explicit = {**self._explicit, "redis": redis, **settings}
+        explicit = {**self._explicit, **settings}
+        if redis is not None:
+            explicit["redis"] = redis
         chosen = settings_module.load(explicit, config=self._config)
         if chosen.redis is None:
             raise SettingsError("redis", "is missing: where is the queue to be?")
@@ -108,9 +115,7 @@ class Client:
 
         Raises ``EventError`` naming the argument. The same goes for the other five calls.
         """
-        return self._put(
-            messages.identify(user_id, traits, context, timestamp, anonymous_id, integrations, message_id)
-        )
+        return self._put(messages.identify(user_id, traits, context, timestamp, anonymous_id, integrations, message_id))
 
     def track(
         self,
@@ -124,9 +129,7 @@ class Client:
         message_id: str | None = None,
     ) -> bool:
         """Say that a user did something: ``client.track("123456", "Item Viewed", {"revenue": 19.95})``."""
-        data = messages.track(
-            user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id
-        )
+        data = messages.track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
         reason = self._append(data)
         return reason is None or self._refused(reason, data)
 
@@ -145,7 +148,15 @@ class Client:
         """Say that a user saw a page."""
         return self._put(
             messages.page(
-                user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id
+                user_id,
+                category,
+                name,
+                properties,
+                context,
+                timestamp,
+                anonymous_id,
+                integrations,
+                message_id,
             )
         )
 
@@ -164,7 +175,15 @@ class Client:
         """Say that a user saw a screen of an app."""
         return self._put(
             messages.screen(
-                user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id
+                user_id,
+                category,
+                name,
+                properties,
+                context,
+                timestamp,
+                anonymous_id,
+                integrations,
+                message_id,
             )
         )
 

@@ -110,7 +110,7 @@ class LockFile:
 
     def _wait(self, byte: int, timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
+        while timeout_s and time.monotonic() < deadline_s:
             time.sleep(_SPIN_S)
             if self.try_lock(byte):
                 return True

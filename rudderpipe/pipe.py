@@ -17,7 +17,7 @@ from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
-UNDRAINED_MS = 30_000
+UNDRAINED_S = 30.0
 BLOCK_STEP_S = 0.002
 FLUSH_STEP_S = 0.005
 
@@ -32,12 +32,17 @@ class Pipe:
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._told_undrained = False
+        self._undrained_since_s: float | None = None
         self.producer = Producer(self._open_ring, self._look_around, clock)
 
     def _open_ring(self) -> Ring:
         settings = self.settings
         return open_ring(
-            settings.pipe_name, settings.runtime_dir, settings.ring_bytes, settings.max_internal_queue_size, self._clock
+            settings.pipe_name,
+            settings.runtime_dir,
+            settings.ring_bytes,
+            settings.max_internal_queue_size,
+            self._clock,
         )
 
     def refused(self, reason: str, data: bytes) -> bool:
@@ -83,16 +88,19 @@ class Pipe:
         self._tell_undrained(ring)
 
     def _tell_undrained(self, ring: Ring) -> None:
-        words, now_ms = ring.words, self._clock.time_ms()
-        since_ms = words[at.H_HEARTBEAT_MS] or words[at.H_CREATED_MS]
-        if self._told_undrained or now_ms - since_ms < UNDRAINED_MS:
+        """Say once that events have been accepted for half a minute while nobody took them."""
+        now_s = self._clock.monotonic_s()
+        age_ms = self._clock.time_ms() - ring.words[at.H_HEARTBEAT_MS]
+        if self._told_undrained or age_ms < keeper.FRESH_MS:
+            self._undrained_since_s = None
             return
+        since_s = self._undrained_since_s = now_s if self._undrained_since_s is None else self._undrained_since_s
         waiting = account.read(ring).in_ring
-        if waiting:
+        if now_s - since_s >= UNDRAINED_S and waiting:
             self._told_undrained = True
             logger.error(
-                "no flusher has drained the ring for %d s: %d events wait in it ring=%s autostart=%s",
-                (now_ms - since_ms) // 1000,
+                "no flusher has drained the ring for %.0f s: events wait in it events=%d ring=%s autostart=%s",
+                now_s - since_s,
                 waiting,
                 ring.segment.name,
                 self.settings.autostart,

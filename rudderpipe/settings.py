@@ -124,7 +124,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """Raise ``SettingsError`` for the first of these that was not given."""
         for field in fields:
             if not getattr(self, field):
-                raise SettingsError(field, f"is missing: give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}")
+                raise SettingsError(
+                    field, f"is missing: give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}"
+                )
 
 
 def load(
@@ -162,22 +164,22 @@ def _convert(values: dict[str, Any]) -> Settings:
         raise SettingsError(path.strip("`.[]") or "?", reason) from None
 
 
+def from_text(name: str, text: str) -> Any:
+    """One setting's value from text, as a variable or a command's option holds it. Raises ``SettingsError``."""
+    type_: Any = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
+    if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
+        type_ = bool  # the union with str would keep the text
+    if name == "redis":
+        type_ = str  # a URL; only arguments and files can hold a mapping
+    try:
+        return msgspec.convert(text.strip(), type_, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(name, str(error)) from None
+
+
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found = {}
-    types = {field.name: field.type for field in msgspec.structs.fields(Settings)}
-    for name, type_ in types.items():
-        text = environment.get(ENVIRONMENT_PREFIX + name.upper())
-        if text is None:
-            continue
-        if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
-            type_ = bool  # noqa: PLW2901  # the union with str would keep the text
-        if name == "redis":
-            type_ = str  # noqa: PLW2901  # a URL; only arguments and files can hold a mapping
-        try:
-            found[name] = msgspec.convert(text.strip(), type_, strict=False)
-        except msgspec.ValidationError as error:
-            raise SettingsError(name, f"{error} (from {ENVIRONMENT_PREFIX}{name.upper()})") from None
-    return found
+    variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in Settings.__struct_fields__}
+    return {name: from_text(name, environment[key]) for name, key in variables.items() if key in environment}
 
 
 def _from_file(path: Path) -> dict[str, Any]:

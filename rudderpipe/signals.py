@@ -16,7 +16,8 @@ EXIT_STOPPED_NOW = 5  # a second signal: stopped before the drain was over
 
 class StopFlag:
     """Raised by the first TERM or INT; the second one leaves at once, which is safe: what was not finished is still
-    in the ring or in the queue."""
+    in the ring or in the queue.
+    """
 
     def __init__(self) -> None:
         self.raised = False

@@ -131,9 +131,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, text)
 
     def do_GET(self) -> None:
-        """``/stats`` and ``/events``."""
+        """``/stats``, ``/message_ids`` and ``/events`` (the last requests' bodies)."""
         if self.path == "/stats":
             self._answer(200, msgspec.json.encode(self.server.stats()), "application/json")
+        elif self.path == "/message_ids":
+            self._answer(200, msgspec.json.encode(self.server.message_ids()), "application/json")
         elif self.path == "/events":
             bodies = b",".join(self.server.last_events())
             self._answer(200, b"[%b]" % bodies, "application/json")

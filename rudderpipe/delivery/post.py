@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import urllib3
 from urllib3.exceptions import HTTPError
 
@@ -21,7 +23,7 @@ class DataPlane:
         self._url = settings.data_plane_url.rstrip("/") + PATH
         self._gzip = settings.gzip
         self._timeout_s = settings.timeout_s
-        options = {"ca_certs": settings.ca_file} if settings.ca_file else {}
+        options: dict[str, Any] = {"ca_certs": settings.ca_file} if settings.ca_file else {}
         if settings.proxy_url:
             self._pool: urllib3.PoolManager = urllib3.ProxyManager(settings.proxy_url, **options)
         else:

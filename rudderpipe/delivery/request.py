@@ -25,7 +25,8 @@ def body(events: Iterable[bytes | Raw], sent_at: str) -> bytes:
     moment = sent_at.encode()
     tail = b',"sentAt":"%b"}' % moment
     parts = [
-        _again(whole, moment) if _SENT_AT in whole else whole[:-1] + tail for whole in (bytes(event) for event in events)
+        _again(whole, moment) if _SENT_AT in whole else whole[:-1] + tail
+        for whole in (bytes(event) for event in events)
     ]
     return b'{"batch":[%b],"timestamp":"%b","sentAt":"%b"}' % (b",".join(parts), moment, moment)
 

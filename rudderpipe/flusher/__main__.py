@@ -8,14 +8,13 @@ import sys
 
 import msgspec
 
-from rudderpipe import program, service
+from rudderpipe import locks, program, service
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import QueueUnavailable, RingUnavailable, SettingsError
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
 from rudderpipe.flusher.spool import Spool
-from rudderpipe import locks
 from rudderpipe.ring import keeper
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings

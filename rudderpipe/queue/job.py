@@ -20,7 +20,7 @@ _encode = msgspec.json.encode
 _AGENT = _encode({"user-agent": USER_AGENT})
 
 
-class _Auth(Struct):
+class _Auth(Struct, frozen=True):
     username: str = ""
 
 
@@ -62,7 +62,7 @@ class Job(Struct, frozen=True):
     timeout_s: float | None
 
 
-def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> bytes:
+def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
     """The ``data`` of a job for events joined by commas.
 
     The job's id is a random UUID whose first half is the ring's epoch, so that whoever finishes the job can keep the
@@ -84,7 +84,7 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> bytes:
         job_id.encode(),
         request,
     )
-    return b'{"version":%d,"eventData":%b}' % (VERSION, _encode(event_data.decode()))
+    return (b'{"version":%d,"eventData":%b}' % (VERSION, _encode(event_data.decode()))).decode()
 
 
 def read(data: bytes) -> Job:

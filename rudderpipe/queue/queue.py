@@ -21,6 +21,7 @@ from rudderpipe.settings import Settings
 LOCK_MS = 30_000
 RING_KEEP_MS = 30 * 24 * 3600 * 1000
 RECOVER_AT_ONCE = 1000
+# Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
 _pack = msgspec.msgpack.Encoder().encode
 
 
@@ -84,7 +85,11 @@ class Queue:
         self._client.close()
 
     def add(
-        self, epoch: int, batches: Sequence[tuple[bytes, int]], marks: dict[int, tuple[int, int]], freed: Sequence[int]
+        self,
+        epoch: int,
+        batches: Sequence[tuple[str, int]],
+        marks: dict[int, tuple[int, int]],
+        freed: Sequence[int],
     ) -> None:
         """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
 
@@ -110,7 +115,15 @@ class Queue:
         keys = self.keys
         answer = self._call(
             "take_jobs",
-            [keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account, keys.failed_events],
+            [
+                keys.wait,
+                keys.active,
+                keys.meta_paused,
+                keys.stalled,
+                keys.priority,
+                keys.account,
+                keys.failed_events,
+            ],
             keys.base,
             self._token,
             LOCK_MS,
@@ -130,7 +143,7 @@ class Queue:
             self._token,
             _pack([(taken.id, taken.epoch, taken.events) for taken in done]),
         )
-        return sum(answer)
+        return int(sum(answer))
 
     def fail(self, taken: Taken, reason: str) -> bool:
         """Put a job into the failed set; False when it was not ours any more."""
@@ -168,7 +181,7 @@ class Queue:
             int(counted),
             _pack([taken.id for taken in held]),
         )
-        return sum(answer)
+        return int(sum(answer))
 
     def put_back(self, held: Sequence[Taken]) -> int:
         """Jobs not finished are first in line again, in their order; how many were still ours."""
@@ -185,9 +198,10 @@ class Queue:
 
     def recover(self) -> int:
         """Jobs that a dead sender left active are first in line again. Only for the one sender of a queue."""
-        keys, total = self.keys, 0
+        keys = self.keys
+        total = 0
         while True:
-            recovered = self._call(
+            recovered: int = self._call(
                 "recover_active",
                 [keys.wait, keys.paused, keys.meta_paused, keys.active, keys.stalled],
                 keys.base,
@@ -212,9 +226,7 @@ class Queue:
             pipe.hmget(keys.account if epoch is None else keys.ring(epoch), "queued", "delivered", "failed")
             wait, paused, active, delayed, failed, completed, is_paused, events = pipe.execute()
         queued, delivered, gone = (int(number or 0) for number in events)
-        return QueueCounts(
-            wait + paused, active, delayed, failed, completed, bool(is_paused), queued, delivered, gone
-        )
+        return QueueCounts(wait + paused, active, delayed, failed, completed, bool(is_paused), queued, delivered, gone)
 
     def forget_ring(self, epoch: int) -> None:
         """The ring has ended, and nothing of it is queued: its positions are of no use any more."""

@@ -39,9 +39,7 @@ def accepted_by_slot(ring: Ring) -> dict[int, int]:
             slot = words[header + at.B_SLOT]
             accepted[slot] = max(accepted.get(slot, 0), words[header + at.B_BASE] + words[header + at.B_COUNT])
     # Order: DRAINED last; a block that was freed meanwhile is in it.
-    return {
-        slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(words[at.H_SLOTS_USED])
-    }
+    return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(words[at.H_SLOTS_USED])}
 
 
 def drained_by_slot(ring: Ring) -> dict[int, int]:

@@ -29,7 +29,19 @@ class Cut(msgspec.Struct, frozen=True):
 class _Block:
     """One tenancy of a block that is not free, as far as it has been taken."""
 
-    __slots__ = ("base", "count_at", "entry", "index", "limit", "offset", "read", "sequence", "slot", "start", "taken")
+    __slots__ = (
+        "base",
+        "count_at",
+        "entry",
+        "index",
+        "limit",
+        "offset",
+        "read",
+        "sequence",
+        "slot",
+        "start",
+        "taken",
+    )
 
     def __init__(self, ring: Ring, sequence: int, index: int) -> None:
         words, layout = ring.words, ring.layout
@@ -56,8 +68,9 @@ class Consumer:
         self.ring = ring
         self._blocks: dict[int, _Block] = {}
         self.refresh()
-        for block in self._blocks.values():
-            self._store(block, block.read)  # a predecessor may have died between the two stores
+        oldest = {block.slot: block for block in reversed(self._blocks.values())}
+        for block in oldest.values():
+            self._store(block, block.read)  # a predecessor may have died between the stores
 
     def refresh(self) -> None:
         """See blocks that were claimed, forget those that are free again."""

@@ -73,9 +73,18 @@ COMMA = ord(",")
 # Header words.
 H_MAGIC, H_VERSION, H_BYTES, H_BLOCKS, H_SLOTS, H_EPOCH, H_CAP, H_CREATED_MS, H_LOCK_INODE = range(9)
 H_NEXT, H_CURSOR, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 21)
-H_PID, H_PID_START_MS, H_HEARTBEAT_MS, H_ROOM, H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT, H_CLOSED, H_DOWN_MS = range(
-    32, 42
-)
+(
+    H_PID,
+    H_PID_START_MS,
+    H_HEARTBEAT_MS,
+    H_ROOM,
+    H_DELIVERED,
+    H_FAILED,
+    H_QUEUED,
+    H_CORRUPT,
+    H_CLOSED,
+    H_DOWN_MS,
+) = range(32, 42)
 HEADER_WORDS = 512
 
 # Slot words.
@@ -137,7 +146,17 @@ def for_blocks(blocks: int, slots: int = SLOTS) -> Layout:
     block0 = -(-(read + blocks) // BLOCK_WORDS) * BLOCK_WORDS
     data = -(-(block0 + blocks * BLOCK_WORDS) * WORD // BLOCK_BYTES) * BLOCK_BYTES
     return Layout(
-        blocks, slots, granted, drained, slot0, sequence, released, read, block0, data, data + blocks * BLOCK_BYTES
+        blocks,
+        slots,
+        granted,
+        drained,
+        slot0,
+        sequence,
+        released,
+        read,
+        block0,
+        data,
+        data + blocks * BLOCK_BYTES,
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from _thread import allocate_lock
 
 from rudderpipe import forks, liveness
 from rudderpipe.clock import Clock
@@ -16,7 +16,8 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
 GRANT_MAX = 64
-CLAIM_TIMEOUT_S = 0.005
+CLAIM_TIMEOUT_S = 0.02
+"""How long to wait for the claim lock, which is held for microseconds by whoever is not stopped or without a core."""
 RETRY_S = 1.0
 """How long a ring that could not be opened is left alone."""
 LOOK_S = 1.0
@@ -49,7 +50,7 @@ class Producer:
         self._busy = False
         self._aside.clear()
         self._refused_at_room = -1
-        self._open_again_at_s = self._granted_at_s = self._looked_at_s = float("-inf")
+        self._open_again_at_s = self._granted_at_s = self._looked_at_s = self._impatient_until_s = float("-inf")
         self._appetite = 1
         self._drop_slot()
 
@@ -148,7 +149,9 @@ class Producer:
         granted = self._count < self._count_limit
         if not granted and self._words[at.H_ROOM] == self._refused_at_room:
             return "full"
-        if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+        if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0):
+            # Its holder may have been stopped: the wait is not to be had again by each event that follows.
+            self._impatient_until_s = now_s + RETRY_S
             return "busy"
         try:
             if not granted and not self._grant(ring, now_s):

@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rudderpipe import liveness
+from rudderpipe import liveness, locks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import layout as at
-from rudderpipe import locks
-from rudderpipe.ring import segment
 from rudderpipe.locks import LockFile
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
 from rudderpipe.ring.segment import Segment
 
 OPEN_TIMEOUT_S = 5.0

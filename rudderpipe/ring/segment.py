@@ -8,7 +8,7 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
@@ -37,6 +37,12 @@ class _Shared(SharedMemory):
     def __del__(self) -> None:
         """Leave the mapping to the kernel: views of it may still be in use."""
 
+    @property
+    def whole(self) -> memoryview:
+        """All of it."""
+        assert self.buf is not None
+        return self.buf
+
     def unlink(self) -> None:
         """Never from within: the standard library unlinks another's segment when mapping it fails."""
 
@@ -50,8 +56,8 @@ def _untracked() -> Iterator[None]:
     with _patching:
         original = resource_tracker.register
 
-        def register(name: str, rtype: str) -> None:
-            if not name.lstrip("/").startswith(_PREFIX):
+        def register(name: Sized, rtype: str) -> None:
+            if not str(name).lstrip("/").startswith(_PREFIX):
                 original(name, rtype)
 
         resource_tracker.register = register
@@ -75,7 +81,7 @@ class Segment:
         self.name = name
         self.layout = layout
         self._shared = shared
-        self.memory = memoryview(shared.buf)[: layout.size_bytes]
+        self.memory = shared.whole[: layout.size_bytes]
         self.words = self.memory.cast("Q")
         self.entries = self.memory.cast("I")
         found = os.fstat(self._fd)
@@ -178,8 +184,10 @@ def attach(name: str) -> Segment | None:
 def _checked(name: str, shared: _Shared) -> Segment | None:
     found = os.fstat(shared._fd)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name for it
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o600:
-        raise RingUnavailable(name, "belongs to another user or can be read by others: remove it or choose another pipe")
-    head = bytes(shared.buf[: at.HEADER_WORDS * at.WORD])
+        raise RingUnavailable(
+            name, "belongs to another user or can be read by others: remove it or choose another pipe"
+        )
+    head = bytes(shared.whole[: at.HEADER_WORDS * at.WORD])
     words = memoryview(head).cast("Q")
     if words[at.H_MAGIC] == 0:
         shared.close()
@@ -189,7 +197,8 @@ def _checked(name: str, shared: _Shared) -> Segment | None:
         raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
     if words[at.H_VERSION] != at.VERSION:
         raise RingUnavailable(
-            name, f"has layout {words[at.H_VERSION]}, this is layout {at.VERSION}: let the older version drain it first"
+            name,
+            f"has layout {words[at.H_VERSION]}, this is layout {at.VERSION}: let the older version drain it first",
         )
     layout = at.for_blocks(words[at.H_BLOCKS], words[at.H_SLOTS]) if words[at.H_BLOCKS] < 1 << 24 else None
     if layout is None or layout.size_bytes != words[at.H_BYTES] or layout.size_bytes > shared.size:
@@ -203,7 +212,7 @@ def remove(name: str) -> None:
         if sys.platform == "linux":
             os.unlink(f"/dev/shm/{name}")  # noqa: PTH108, S108  # where shm_open keeps it
         else:
-            import _posixshmem  # noqa: PLC0415
+            import _posixshmem
 
             _posixshmem.shm_unlink(f"/{name}")
     except FileNotFoundError:

@@ -127,7 +127,9 @@ class Sender:
         first = self._held[0].job
         for taken in self._held[1 : self._settings.max_jobs_per_request]:
             size += len(taken.data)
-            same = first and taken.job and (taken.job.write_key, taken.job.timeout_s) == (first.write_key, first.timeout_s)
+            same = (
+                first and taken.job and (taken.job.write_key, taken.job.timeout_s) == (first.write_key, first.timeout_s)
+            )
             if not same or size > self._settings.max_request_bytes:
                 break
             group.append(taken)

@@ -14,9 +14,9 @@
   ARGV[2] token     string  whom Bull's listeners take for the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the flusher's clock
   ARGV[4] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
-  ARGV[5] marks     msgpack [[sequence, from, to], ...]: these jobs hold events from..to of that block
-  ARGV[6] freed     msgpack [sequence, ...]: blocks that are free again, whose positions may go
-  ARGV[7] jobs      msgpack [[data, events], ...], oldest first, at most 1000
+  ARGV[5] marks     msgpack list of (sequence, from, to): these jobs hold events from..to of that block
+  ARGV[6] freed     msgpack list of sequences: blocks that are free again, whose positions may go
+  ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
 
   Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis knows another
             position than `from` for one of the blocks: an earlier call had run although its answer was lost

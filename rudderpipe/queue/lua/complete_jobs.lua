@@ -9,7 +9,7 @@
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
-  ARGV[3] jobs      msgpack [[id, epoch, events], ...]: epoch in hexadecimal, "" when no ring of ours made the job
+  ARGV[3] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when no ring of ours made the job
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  each event is counted as delivered once

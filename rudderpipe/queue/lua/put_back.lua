@@ -11,7 +11,7 @@
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
-  ARGV[3] ids       msgpack [id, ...], in the order in which they should run
+  ARGV[3] ids       msgpack list of ids, in the order in which they should run
 
   Returns   how many were put back; a job whose lock another sender has is left alone
   Promises  nothing overtakes them, and their attempts stay counted

@@ -9,7 +9,7 @@
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] attempts  integer 1 to count one, 0 to renew the locks only
-  ARGV[5] ids       msgpack [id, ...]
+  ARGV[5] ids       msgpack list of ids
 
   Returns   for each job 1, or 0 when another sender has its lock: nothing is changed then
   Promises  attemptsMade is the number of attempts, whoever made them

@@ -1,0 +1,43 @@
+# make demo, make test, make lint: each does all its own set-up, in a private .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-dev
+BENCH_READY := $(VENV)/.ready-bench
+
+.PHONY: demo test lint bench setup clean
+
+demo: $(READY)
+	$(BIN)/rudderpipe demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check rudderpipe tests native_tests bench
+	$(BIN)/ruff format --check rudderpipe tests native_tests bench
+	$(BIN)/mypy
+
+bench: $(BENCH_READY)
+	$(BIN)/python -m bench.call
+	$(BIN)/python -m bench.end_to_end
+
+setup: $(READY)
+
+$(BIN)/python:
+	@# Debian keeps venv in a package of its own.
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "python's venv is missing; installing it with apt-get"; \
+	  apt-get update -qq && apt-get install -y -qq python3-venv; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(BENCH_READY): pyproject.toml $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

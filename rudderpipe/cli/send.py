@@ -1,0 +1,153 @@
+"""``rudderpipe send``: events from a file through the pipe, with back-pressure instead of loss."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from rudderpipe import whole
+from rudderpipe.cli import status
+from rudderpipe.cli.progress import Progress
+from rudderpipe.client import Client
+from rudderpipe.clock import Clock
+from rudderpipe.errors import EventError, EventTooLarge, RingUnavailable
+from rudderpipe.pipe import Pipe
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import open_ring
+from rudderpipe.settings import Settings
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+
+KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
+PIPES = 16
+WAIT_S = 0.002
+POLL_S = 0.05
+SHOWN_REJECTIONS = 20
+
+
+class Summary(msgspec.Struct):
+    """What ``--json`` prints: events by what became of them; ``rejected`` counts lines that are no events."""
+
+    accepted: int = 0
+    delivered: int = 0
+    failed: int = 0
+    dropped: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+
+
+def send(settings: Settings, path: str, *, as_json: bool) -> int:
+    """The command; an exit code: 1 when a line was rejected or an event failed."""
+    settings.require("write_key", "data_plane_url")
+    clock = Clock()
+    if settings.redis is not None:
+        Client(**msgspec.structs.asdict(settings)).create_persistence_queue()  # says what is wrong with Redis
+    settings = _own_pipe(settings, clock)
+    pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
+    before = status.read(settings).events
+    started_s = clock.monotonic_s()
+    with _opened(path) as lines:
+        for number, message in _messages(lines, summary):
+            try:
+                data = whole.from_wire(str(message["type"]), message)
+                _put(pipe, data, progress, summary)
+            except EventError as error:
+                _reject(summary, number, str(error))
+                continue
+            summary.accepted += 1
+            if not number % 256:
+                progress.show(f"{summary.accepted:,} accepted")
+    _wait(pipe, settings, progress)
+    after = status.read(settings).events
+    pipe.shut()
+    progress.end()
+    left_over = before.in_ring + before.queued
+    summary.failed = after.failed - before.failed
+    summary.delivered = after.delivered - before.delivered - left_over
+    summary.seconds = round(clock.monotonic_s() - started_s, 3)
+    _report(summary, left_over, as_json=as_json)
+    return EXIT_FAILED if summary.rejected or summary.failed or summary.dropped else EXIT_OK
+
+
+def _own_pipe(settings: Settings, clock: Clock) -> Settings:
+    """A pipe of this command's own, so that its account is its own; the one of an earlier run is taken up again."""
+    if settings.pipe is not None:
+        return settings
+    base = settings.pipe_name
+    for number in range(PIPES):
+        own = msgspec.structs.replace(settings, pipe=f"send-{base}-{number}")
+        ring = open_ring(own.pipe_name, own.runtime_dir, own.ring_bytes, own.max_internal_queue_size, clock)
+        if ring.locks.try_lock(at.LOCK_OWNER):
+            return own
+    raise RingUnavailable(f"send-{base}", f"{PIPES} others are sending with the same settings")
+
+
+def _opened(path: str) -> BinaryIO:
+    return sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: PTH123  # closed by the caller's with
+
+
+def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
+    decode = msgspec.json.Decoder(dict[str, object]).decode
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            message = decode(line)
+        except msgspec.ValidationError:
+            _reject(summary, number, "is not a JSON object")
+            continue
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            _reject(summary, number, "is not JSON")
+            continue
+        if message.get("type") not in KINDS:
+            _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
+            continue
+        yield number, message
+
+
+def _put(pipe: Pipe, data: bytes, progress: Progress, summary: Summary) -> None:
+    while True:
+        reason = pipe.producer.append(data)
+        if reason is None:
+            return
+        pipe.producer.catch_up()
+        if reason == "too_large":
+            raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
+        if reason == "ring" and pipe.producer.trouble is not None:
+            raise pipe.producer.trouble
+        progress.show(f"{summary.accepted:,} accepted, waiting for room ({reason})")
+        time.sleep(WAIT_S)
+
+
+def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
+    while not pipe.flush(1.0) or (found := status.read(settings).events).queued or found.in_ring:
+        now = status.read(settings).events
+        progress.show(
+            f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed"
+        )
+        time.sleep(POLL_S)
+
+
+def _reject(summary: Summary, number: int, reason: str) -> None:
+    summary.rejected += 1
+    if summary.rejected <= SHOWN_REJECTIONS:
+        print(f"line {number}: {reason}", file=sys.stderr)
+    if summary.rejected == SHOWN_REJECTIONS:
+        print("further rejected lines are counted only", file=sys.stderr)
+
+
+def _report(summary: Summary, left_over: int, *, as_json: bool) -> None:
+    if left_over:
+        print(f"delivered besides: {left_over:,} events left over from an earlier run", file=sys.stderr)
+    if as_json:
+        print(msgspec.json.encode(summary).decode())
+        return
+    rate = summary.delivered / summary.seconds if summary.seconds else 0.0
+    print(
+        f"{summary.accepted:,} accepted, {summary.delivered:,} delivered, {summary.failed:,} failed, "
+        f"{summary.dropped:,} dropped, {summary.rejected:,} lines rejected; "
+        f"{summary.seconds:.1f} s, {rate:,.0f} events/s"
+    )

@@ -1,0 +1,39 @@
+"""The parts that every message has, and the one place where it is encoded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from rudderpipe import checks, culprit
+from rudderpipe.message_ids import MessageIds
+from rudderpipe.version import LIBRARY, VERSION
+
+CHANNEL = "server"
+_LIBRARY = {"name": LIBRARY, "version": VERSION}
+encode = msgspec.json.Encoder().encode
+CONTEXT = Raw(encode({"library": _LIBRARY}))
+"""The context of a message that was given none."""
+message_ids = MessageIds()
+
+
+def context(given_context: Any, traits: Any = UNSET) -> Any:
+    """The context, with our library in it, and an identify's traits, which replace any given there."""
+    given = checks.mapping("context", given_context)
+    if given is UNSET and not traits:
+        return CONTEXT
+    whole = {} if given is UNSET else dict(given)
+    if traits:
+        whole["traits"] = traits
+    whole["library"] = _LIBRARY
+    return whole
+
+
+def encoded(message: Any) -> bytes:
+    """The message's JSON; raises ``EventError`` with the path of a value that JSON cannot hold."""
+    try:
+        return encode(message)
+    except Exception as error:  # noqa: BLE001  # whatever a value raises: found again below, and named
+        raise culprit.explain(message, error) from None
