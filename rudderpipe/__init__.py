@@ -14,7 +14,9 @@ from rudderpipe.errors import (
     SettingsError,
 )
 from rudderpipe.settings import RedisAddress, Settings
-from rudderpipe.version import VERSION as __version__
+from rudderpipe.version import VERSION
+
+__version__ = VERSION
 
 __all__ = [
     "Client",

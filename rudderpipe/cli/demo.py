@@ -212,15 +212,12 @@ def _account(settings: Settings, load: Load, url: str, elapsed_s: float) -> int:
     missing = len(set(load.accepted) - arrived)
     lost = max(missing, events.accepted - unique)
     print()
-    print(
-        f"accepted    {events.accepted:>9,}  (of them {events.accepted - len(load.accepted):,} in requests cut by the kill)"
-    )
+    cut = events.accepted - len(load.accepted)
+    print(f"accepted    {events.accepted:>9,}  ({cut:,} of them in requests cut by the kill)")
     print(f"delivered   {stats['events']:>9,}")
     print(f"unique      {unique:>9,}")
     print(f"lost        {lost:>9,}")
-    print(
-        f"duplicates  {stats['duplicates']:>9,}  (same message id; from the request in flight when the sender was killed)"
-    )
+    print(f"duplicates  {stats['duplicates']:>9,}  (same id; in flight when the sender was killed)")
     print(f"refused     {sum(events.refused.values()):>9,}")
     print(f"events/s    {events.accepted / elapsed_s:>9,.0f}  (in {elapsed_s:.1f} s)")
     return EXIT_OK if not lost and events.balanced and events.accepted else EXIT_FAILED

@@ -130,7 +130,8 @@ def _text(status: Status) -> str:
         paused = " (paused)" if jobs.paused else ""
         lines.append(f"queue     redis {status.redis}{paused}")
         lines.append(
-            f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, {jobs.failed:,} failed"
+            f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
+            f"{jobs.failed:,} failed"
         )
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())

@@ -53,8 +53,9 @@ class Flusher:
         self._held: list[Cut] = []
         self._freed: list[int] = []
         self._living = 0
-        self._tickets = -1
-        self._forced = False
+        self._tickets = self._asked()
+        self._forced = bool(self._consumer.pending()[0])
+        """Everything is due: a flush was asked for (perhaps of a predecessor that died), or no producer is left."""
         self._ended = False
         self._kept_house_s = float("-inf")
         self._retry_at_s = float("-inf")
@@ -90,9 +91,9 @@ class Flusher:
             self._waiting_since_s = now_s
             self._forced = False
             return
-        tickets = sum(
-            self._ring.words[self._ring.layout.slot(slot) + at.S_TICKET] for slot in self._ring.slots_in_use()
-        )
+        tickets = self._asked()
+        if not self._living:
+            self._living = self._reclaimer.living()
         self._forced = self._forced or tickets != self._tickets or not self._living
         self._tickets = tickets
         settings = self._settings
@@ -111,6 +112,12 @@ class Flusher:
             events -= cut.count
             taken += len(cut.data)
         self._waiting_since_s = now_s
+        self._forced = self._forced and events > 0
+
+    def _asked(self) -> int:
+        """Moves whenever a producer asks for a flush."""
+        words, layout = self._ring.words, self._ring.layout
+        return sum(words[layout.slot(slot) + at.S_TICKET] for slot in range(words[at.H_SLOTS_USED]))
 
     def _settle(self, now_s: float) -> int:
         try:

@@ -1,7 +1,7 @@
 """Job data exactly as rudder-sdk-node 3 reads and writes it (``addPersistentQueueProcessor`` of 3.0.12).
 
-``{"version":3,"eventData":"<JSON>"}``; the inner JSON holds jobId, description, request and attempts, in this order. The
-description's hash is the md5 of the request's JSON.
+``{"version":3,"eventData":"<JSON>"}``; the inner JSON holds jobId, description, request and attempts, in this order.
+The description's hash is the md5 of the request's JSON.
 """
 
 from __future__ import annotations

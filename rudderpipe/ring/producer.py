@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from rudderpipe import forks, liveness
+from rudderpipe import forks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import claims
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
@@ -181,7 +180,7 @@ class Producer:
                 self.trouble = None
                 return False
             try:
-                slot = self._take_slot(ring)
+                slot = claims.take_slot(ring)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
             if slot < 0:
@@ -198,90 +197,33 @@ class Producer:
         self._refused_at_room = -1
         return True
 
-    def _take_slot(self, ring: Ring) -> int:
-        """Under the claim lock."""
-        words, layout = ring.words, ring.layout
-        if not ring.is_current:
-            return -1
-        for slot in range(layout.slots):
-            mine = layout.slot(slot)
-            if words[mine + at.S_PID] or not ring.locks.try_lock(at.LOCK_SLOT + slot):
-                continue
-            pid = os.getpid()
-            words[mine + at.S_START_MS] = int(liveness.started_s(pid) * 1000)
-            words[mine + at.S_LEFT] = 0
-            words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
-            words[mine + at.S_PID] = pid  # Order: last, the slot is taken now
-            return slot
-        words[at.H_NO_SLOT] += 1
-        return -1
-
     def _grant(self, ring: Ring, now_s: float) -> bool:
-        """Under the claim lock: allow ourselves some events of the cap."""
-        words, layout = ring.words, ring.layout
-        room = words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
-        used = words[at.H_SLOTS_USED]
-        out = sum(words[layout.granted : layout.granted + used].tolist())
-        back = sum(words[layout.drained : layout.drained + used].tolist())
-        free = ring.segment.cap - (out - back)
-        if free <= 0:
+        self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
+        room = self._words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        granted = claims.grant(ring, self._slot, self._appetite)
+        if granted == 0:
             self._refused_at_room = room
             return False
-        grant = self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
-        if free < 4 * used * grant:
-            grant = max(1, min(grant, free // (4 * len(ring.slots_in_use()))))
         self._granted_at_s = now_s
-        words[layout.granted + self._slot] += grant
-        self._count_limit += grant
+        self._count_limit += granted
         return True
 
     def _claim(self, ring: Ring, size: int) -> bool:
-        """Under the claim lock: take the next free block, or as many in a row as the event needs."""
-        words, layout = ring.words, ring.layout
-        run = -(-(size + 1 + at.ENTRY) // at.BLOCK_BYTES)
-        first = self._find_free(ring, run)
-        if first < 0:
-            return False
-        for block in range(first, first + run):
-            if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
-                return False
-        sequence = words[at.H_NEXT]
-        words[at.H_NEXT] = sequence + 1
-        words[at.H_CURSOR] = (first + run) % layout.blocks
         base = self._base + self._count
-        for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
-            mine = layout.block(block)
-            words[mine + at.B_COUNT] = 0
-            words[mine + at.B_SLOT] = self._slot
-            words[mine + at.B_BASE] = base
-            words[mine + at.B_RUN] = run if block == first else 0
-            words[mine + at.B_HEAD] = 0 if block == first else first + 1
-            _fence()
-            words[layout.sequence + block] = sequence
+        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY)
+        if claimed is None:
+            return False
         self._seal()
-        self._block, self._sequence, self._base = first, sequence, base
+        self._block, self._sequence, run = claimed
+        self._base = base
         self._count_limit -= self._count
         self._count = 0
-        self._counted = layout.block(first) + at.B_COUNT
-        self._at = layout.start(first)
+        self._counted = ring.layout.block(self._block) + at.B_COUNT
+        self._at = ring.layout.start(self._block)
         end = self._at + run * at.BLOCK_BYTES
         self._limit = end - at.ENTRY
         self._entry = end // at.ENTRY - 1
         return True
-
-    @staticmethod
-    def _find_free(ring: Ring, run: int) -> int:
-        words, layout = ring.words, ring.layout
-        block, in_a_row = words[at.H_CURSOR], 0
-        for _ in range(layout.blocks + run):
-            if block == layout.blocks:
-                block, in_a_row = 0, 0
-            free = words[layout.sequence + block] == words[layout.released + block]
-            in_a_row = in_a_row + 1 if free else 0
-            block += 1
-            if in_a_row == run:
-                return block - run
-        return -1
 
     def _seal(self) -> None:
         """Say that the block gets no more events."""
@@ -316,12 +258,3 @@ class Producer:
             self._words[self._slot_at + at.S_LEFT] = 1
             self.ring.locks.unlock(at.LOCK_SLOT + self._slot)
             self._drop_slot()
-
-
-def _fence() -> None:
-    """Release, then acquire: no store below is seen before one above."""
-    lock = allocate_lock()
-    with lock:
-        pass
-    with lock:
-        pass

@@ -7,77 +7,29 @@ import hashlib
 import os
 import stat
 import sys
-import threading
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
 
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import shared as shared_memory
 from rudderpipe.ring.layout import Layout
+from rudderpipe.ring.shared import PREFIX, Shared
 
-_PREFIX = "rudderpipe"
 _MACOS_NAME_LIMIT = 30
-_patching = threading.Lock()
 
 
 def segment_name(pipe: str) -> str:
     """The segment's name: readable where the system allows (macOS takes 30 characters)."""
-    name = f"{_PREFIX}-{os.getuid()}-{pipe}"
+    name = f"{PREFIX}-{os.getuid()}-{pipe}"
     if sys.platform != "linux" and len(name) > _MACOS_NAME_LIMIT:
-        return f"{_PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return f"{PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
-
-
-class _Shared(SharedMemory):
-    """Shared memory that outlives the process: never unlinked behind our back, quiet at interpreter exit."""
-
-    def __del__(self) -> None:
-        """Leave the mapping to the kernel: views of it may still be in use."""
-
-    @property
-    def whole(self) -> memoryview:
-        """All of it."""
-        assert self.buf is not None
-        return self.buf
-
-    def unlink(self) -> None:
-        """Never from within: the standard library unlinks another's segment when mapping it fails."""
-
-
-@contextmanager
-def _untracked() -> Iterator[None]:
-    """Keep the resource tracker out: it unlinks what other processes still use, and it is a process of its own.
-
-    From 3.13 there is ``track=False``. Before, registering starts the tracker, so it must not even be asked.
-    """
-    with _patching:
-        original = resource_tracker.register
-
-        def register(name: Sized, rtype: str) -> None:
-            if not str(name).lstrip("/").startswith(_PREFIX):
-                original(name, rtype)
-
-        resource_tracker.register = register
-        try:
-            yield
-        finally:
-            resource_tracker.register = original
-
-
-def _open(name: str, size_bytes: int = 0) -> _Shared:
-    if sys.version_info >= (3, 13):
-        return _Shared(name, create=size_bytes > 0, size=size_bytes, track=False)
-    with _untracked():
-        return _Shared(name, create=size_bytes > 0, size=size_bytes)
 
 
 class Segment:
     """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as u32 of the same memory."""
 
-    def __init__(self, name: str, shared: _Shared, layout: Layout) -> None:
+    def __init__(self, name: str, shared: Shared, layout: Layout) -> None:
         self.name = name
         self.layout = layout
         self._shared = shared
@@ -135,7 +87,7 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
     """Make the segment. Only under the claim lock. Raises ``RingUnavailable``."""
     layout = at.for_bytes(size_bytes)
     try:
-        segment = Segment(name, _open(name, layout.size_bytes), layout)
+        segment = Segment(name, shared_memory.open_shared(name, layout.size_bytes), layout)
     except OSError as error:
         raise RingUnavailable(name, _reason(error, "made")) from error
     if not segment.reserve(0, layout.data + at.BLOCK_BYTES):
@@ -166,7 +118,7 @@ def attach(name: str) -> Segment | None:
     Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or not a ring of this version.
     """
     try:
-        shared = _open(name)
+        shared = shared_memory.open_shared(name)
     except FileNotFoundError:
         return None
     except ValueError:  # nothing in it yet: mmap refuses an empty file
@@ -181,7 +133,7 @@ def attach(name: str) -> Segment | None:
         raise
 
 
-def _checked(name: str, shared: _Shared) -> Segment | None:
+def _checked(name: str, shared: Shared) -> Segment | None:
     found = os.fstat(shared._fd)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name for it
     if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o600:
         raise RingUnavailable(
@@ -221,7 +173,7 @@ def remove(name: str) -> None:
 
 def names() -> list[str]:
     """The segments of this user, where the system can list them (Linux)."""
-    prefix = f"{_PREFIX}-{os.getuid()}-"
+    prefix = f"{PREFIX}-{os.getuid()}-"
     try:
         return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108
     except OSError:
@@ -240,7 +192,7 @@ def _reason(error: OSError, done: str) -> str:
     hints = {
         errno.ENOENT: "there is no /dev/shm: mount a tmpfs there",
         errno.EACCES: "permission denied",
-        errno.EROFS: "/dev/shm is read-only",
+        errno.EROFS: "/dev/shm is read-only",  # noqa: S108  # a text
         errno.ENOSPC: f"shared memory is full ({_room()})",
         errno.EMFILE: "too many open files",
     }

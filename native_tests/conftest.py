@@ -1,0 +1,48 @@
+"""The real thing: each test owns what it starts (its Redis, its data plane, its directory, its processes)."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from native_tests.world import World
+from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+
+
+@pytest.fixture(name="directory")
+def _directory() -> Iterator[Path]:
+    """A short path, as unix sockets need."""
+    path = Path(tempfile.mkdtemp(prefix="rp-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(name="redis_server")
+def _redis_server(directory: Path) -> Iterator[RedisServer]:
+    with RedisServer(directory, persistent=True) as server:
+        yield server
+
+
+@pytest.fixture(name="plane")
+def _plane() -> Iterator[DataPlaneServer]:
+    """A data plane on a port that the system chose; ``misbehaviour`` can be changed at any time."""
+    with DataPlaneServer(0, Misbehaviour()) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(name="world")
+def _world(directory: Path, plane: DataPlaneServer) -> Iterator[World]:
+    """Settings of a pipe that nobody else has; whatever was started for it is killed afterwards."""
+    world = World(directory, plane)
+    yield world
+    world.end()

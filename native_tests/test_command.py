@@ -1,0 +1,147 @@
+"""The command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+
+KINDS = {
+    "identify": {"userId": "u", "traits": {"plan": "Free"}},
+    "track": {"userId": "u", "event": "Item Viewed", "properties": {"revenue": 19.95}},
+    "page": {"anonymousId": "a", "name": "Home"},
+    "screen": {"userId": "u", "name": "Settings"},
+    "group": {"userId": "u", "groupId": 7},
+    "alias": {"userId": "new", "previousId": "old"},
+}
+
+
+def lines(count: int) -> bytes:
+    """Events of all kinds, one a line."""
+    kinds = list(KINDS.items())
+    made = ({"type": kind, **message} for kind, message in (kinds[n % len(kinds)] for n in range(count)))
+    return b"".join(json.dumps(message).encode() + b"\n" for message in made)
+
+
+@pytest.mark.parametrize("through_redis", [False, True])
+def test_send_delivers_a_file_and_says_what_became_of_it(
+    world: World, redis_server: RedisServer, directory: Path, *, through_redis: bool
+) -> None:
+    """Bad lines are named with their numbers and do not stop the rest; the exit code tells."""
+    redis = redis_server.url if through_redis else "none"
+    del world.explicit["pipe"]
+    path = directory / "events.ndjson"
+    path.write_bytes(lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + lines(1))
+
+    done = world.run("-m", "rudderpipe", "send", str(path), "--redis", redis, "--flush-at", "30", "--json")
+
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert {**summary, "seconds": 0} == {
+        "accepted": 101,
+        "delivered": 101,
+        "failed": 0,
+        "dropped": 0,
+        "rejected": 4,
+        "seconds": 0,
+    }
+    said = done.stderr.decode()
+    for number, word in ((101, "JSON"), (102, "object"), (103, "type"), (105, "event")):
+        assert f"line {number}: " in said
+        assert word in said
+    assert world.plane.stats()["unique_message_ids"] == 101
+
+
+def test_send_waits_for_room_instead_of_losing(world: World) -> None:
+    """More events than the ring may hold, and a slow data plane: all arrive."""
+    del world.explicit["pipe"]
+    world.plane.misbehaviour = Misbehaviour(delay_ms=2)
+
+    done = world.run("-m", "rudderpipe", "send", "--max-internal-queue-size", "50", stdin=lines(600))
+
+    assert done.returncode == 0, done.stderr
+    assert b"600 accepted, 600 delivered, 0 failed" in done.stdout
+    assert world.plane.stats()["events"] == 600
+
+
+def test_send_reports_what_failed(world: World) -> None:
+    """An answer of 400 makes the exit code 1 and is counted as failed."""
+    del world.explicit["pipe"]
+    world.plane.misbehaviour = Misbehaviour(400, times=1)
+
+    done = world.run("-m", "rudderpipe", "send", "--json", stdin=lines(50))
+
+    assert done.returncode == 1
+    summary = json.loads(done.stdout)
+    assert (summary["accepted"], summary["delivered"], summary["failed"]) == (50, 30, 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["send", "--redis", "http://x"], "redis"),
+        (["send", "--flush-at", "none"], "flush_at"),
+        (["send", "--write-key", ""], "write_key"),
+        (["send", "/does/not/exist"], "No such file"),
+        (["send", "--redis", "redis://127.0.0.1:1"], "127.0.0.1:1"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(world: World, arguments: list[str], word: str) -> None:
+    """Wrong settings, a missing file, an unreachable Redis: no traceback, a non-zero exit code."""
+    done = world.run("-m", "rudderpipe", *arguments)
+
+    assert done.returncode in (2, 4)
+    assert word in done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisServer) -> None:
+    """Numbers for people, the same as JSON, and a balance."""
+    world.explicit["redis"] = redis_server.url
+    client = world.client()
+    world.plane.misbehaviour = Misbehaviour(503)
+    for _ in range(45):
+        client.track("u", "e")
+    assert client.flush(10)
+    wait_until(lambda: world.status().jobs and world.status().jobs.active)  # type: ignore[union-attr]  # asked just before
+
+    shown = world.run("-m", "rudderpipe", "status")
+    printed = world.status_json()
+
+    assert shown.returncode == 0, shown
+    text = shown.stdout.decode()
+    assert "45 accepted = 0 in ring + 45 queued + 0 delivered + 0 failed: balanced" in text
+    assert "2 waiting, 1 active, 0 delayed, 0 failed" in text
+    assert printed["events"]["queued"] == 45
+    assert printed["ring"]["producers"] == 1
+    assert printed["jobs"] == {"waiting": 2, "active": 1, "delayed": 0, "failed": 0, "paused": False}
+
+
+def test_status_of_a_pipe_without_a_ring(world: World) -> None:
+    """Nobody is sending: it says so and makes nothing."""
+    done = world.run("-m", "rudderpipe", "status")
+
+    assert done.returncode == 0
+    assert b"nobody is sending" in done.stdout
+    assert [path for path in Path(world.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
+
+
+def test_the_demonstration_loses_nothing() -> None:
+    """The main job on an embedded default: gunicorn, Redis, kills; exit code 0 only when nothing is lost."""
+    done = subprocess.run(
+        [sys.executable, "-m", "rudderpipe", "demo", "--seconds", "3"], capture_output=True, timeout=100, check=False
+    )
+
+    text = done.stdout.decode()
+    assert done.returncode == 0, (text, done.stderr)
+    assert "killed      worker" in text
+    assert "killed      sender" in text
+    assert [line.split()[1] for line in text.splitlines() if line.startswith("lost")] == ["0"]

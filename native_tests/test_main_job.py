@@ -1,0 +1,299 @@
+"""The main job with real processes: everything that was accepted arrives, whoever is killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe import Client, QueueUnavailable, SettingsError
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+
+
+def send(client: Client, count: int, start: int = 0) -> int:
+    """Track numbered events; how many were accepted."""
+    return sum(client.track("u", "Item Viewed", {"n": number}) for number in range(start, start + count))
+
+
+def sent(world: World) -> list[int]:
+    """The numbers in the order in which the data plane got them."""
+    return [event["properties"]["n"] for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+
+
+def assert_account(world: World, accepted: int) -> None:
+    """Each accepted event was delivered once, and the account says so."""
+    stats = world.plane.stats()
+    events = wait_until(lambda: (now := world.status().events).delivered == accepted and now)
+    assert (stats["events"], stats["unique_message_ids"]) == (accepted, accepted)
+    assert (events.accepted, events.in_ring, events.queued, events.failed) == (accepted, 0, 0, 0)
+    assert events.balanced
+
+
+@pytest.fixture(name="queued")
+def _queued(world: World, redis_server: RedisServer) -> World:
+    """The same pipe, through Redis."""
+    world.explicit["redis"] = redis_server.url
+    return world
+
+
+def test_without_redis_events_go_straight_to_the_data_plane(world: World) -> None:
+    """The first event starts the flusher, which delivers by itself, in order."""
+    client = world.client()
+
+    assert send(client, 500) == 500
+    assert client.flush(10)
+
+    assert_account(world, 500)
+    assert sent(world) == list(range(500))
+    assert "sentAt" in json.loads(world.plane.last_events()[0])["batch"][0]
+
+
+def test_through_redis_events_arrive_in_order(queued: World) -> None:
+    """Ring, flusher, queue, sender, data plane; jobs are gone when they are delivered."""
+    client = queued.client(redis=None)
+    client.create_persistence_queue(redis=queued.explicit["redis"])
+
+    assert send(client, 1000) == 1000
+    assert client.flush(10)
+    queued.delivered(1000)
+
+    assert_account(queued, 1000)
+    assert sent(queued) == list(range(1000))
+    jobs = queued.status().jobs
+    assert jobs is not None
+    assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
+
+
+def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> None:
+    """After shutdown: no process, segment, lock file or ring in Redis remains."""
+    client = queued.client()
+    send(client, 100)
+    client.shutdown()
+    client.shutdown()
+    assert not client.track("u", "e")
+    queued.delivered(100)
+
+    wait_until(lambda: not queued.own_processes())
+
+    assert queued.status().ring is None
+    assert [path.name for path in Path(queued.explicit["runtime_dir"]).iterdir() if path.suffix != ".log"] == []
+    keys = {key.decode() for key in redis_server.client().keys("*")}
+    assert keys == {"{rudder}:rudderEventsQueue:id", "{rudder}:rudderEventsQueue:account"}
+
+
+def test_a_killed_sender_loses_nothing(queued: World) -> None:
+    """The flusher starts another, which goes on with what the dead one left active."""
+    client = queued.client()
+    queued.plane.misbehaviour = Misbehaviour(delay_ms=20)
+    send(client, 200)
+    queued.delivered(60)
+    dead = queued.sender()
+    dead.kill()
+    wait_until(lambda: not dead.is_running() or dead.status() == "zombie")
+    send(client, 200, 200)
+
+    queued.delivered(400)
+
+    wait_until(lambda: not queued.status().events.queued)
+    stats = queued.plane.stats()
+    assert stats["unique_message_ids"] == 400
+    assert stats["duplicates"] <= 20  # the one request whose answer nobody saw
+    assert list(dict.fromkeys(sent(queued))) == list(range(400))
+    assert queued.sender().pid != dead.pid
+
+
+def test_a_killed_flusher_loses_nothing(queued: World) -> None:
+    """The next event starts another; ring to Redis is exactly once."""
+    client = queued.client()
+    for round_number in range(5):
+        send(client, 300, round_number * 300)
+        flusher = queued.flusher()
+        flusher.kill()
+        wait_until(lambda dead=flusher: not dead.is_running() or dead.status() == "zombie")
+        wait_until(lambda: client.flush(0.5))
+
+    queued.delivered(1500)
+
+    assert_account(queued, 1500)
+
+
+def test_a_killed_producers_events_arrive(queued: World) -> None:
+    """What a process had accepted before ``kill -9`` is delivered without it."""
+    code = (
+        "import os, signal, rudderpipe\n"
+        "client = rudderpipe.Client()\n"
+        "print(sum(client.track('u', 'e', {'n': n}) for n in range(777)), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    process = queued.start("-c", code, stdout=-1)
+
+    assert process.stdout is not None
+    assert int(process.stdout.readline()) == 777
+    assert process.wait(10) == -signal.SIGKILL
+    queued.delivered(777)
+    wait_until(lambda: not queued.own_processes())
+    assert queued.plane.stats()["events"] == 777
+
+
+def test_events_are_kept_while_redis_is_away(queued: World, redis_server: RedisServer) -> None:
+    """In the ring up to the cap, then refused and counted; all of it arrives when Redis is back."""
+    client = queued.client(max_internal_queue_size=1000)
+    send(client, 50)
+    queued.delivered(50)
+    redis_server.kill()
+
+    accepted = send(client, 1500, 50)
+    assert accepted == 1000
+    assert not client.flush(0.2)
+    redis_server.start()
+
+    queued.delivered(1050)
+    assert_account(queued, 1050)
+    assert sent(queued) == list(range(1050))
+    assert queued.status().events.refused == {"full": 500}
+    assert "events stay in the ring" in queued.log()
+
+
+def test_jobs_are_kept_while_the_data_plane_fails(queued: World) -> None:
+    """Answers of 503 are tried again; the order stays."""
+    queued.plane.misbehaviour = Misbehaviour(503, times=2)
+    client = queued.client()
+    send(client, 100)
+
+    queued.delivered(100)
+
+    assert_account(queued, 100)
+    assert sent(queued) == list(range(100))
+    assert queued.plane.stats()["refused"] == 2
+    assert "attempt failed" in queued.log()
+    assert "status 503: told to misbehave" in queued.log()
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_what_the_data_plane_refuses_is_failed_with_its_reason(
+    world: World, redis_server: RedisServer, *, direct: bool
+) -> None:
+    """The rest goes on; the failed batch is kept in Redis' failed set, or in the spool, which can be sent again."""
+    if not direct:
+        world.explicit["redis"] = redis_server.url
+    world.plane.misbehaviour = Misbehaviour(400, times=1)
+    client = world.client()
+    send(client, 40)
+    world.delivered(20)
+
+    events = wait_until(lambda: (now := world.status().events).failed and now)
+    assert (events.accepted, events.delivered, events.failed) == (40, 20, 20)
+    assert events.balanced
+    assert "status 400: told to misbehave" in world.log()
+    if direct:
+        spool = Path(world.explicit["runtime_dir"]) / f"{world.explicit['pipe']}.failed.ndjson"
+        assert world.run("-m", "rudderpipe", "send", str(spool)).returncode == 0
+        world.delivered(40)
+    else:
+        failed = redis_server.client().zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
+        fields = redis_server.client().hgetall(b"{rudder}:rudderEventsQueue:" + failed[0])
+        assert fields[b"failedReason"].startswith(b"status 400: told to misbehave")
+        assert fields[b"attemptsMade"] == b"0"
+
+
+def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: World, redis_server: RedisServer) -> None:
+    """``create_persistence_queue`` raises, or calls back; a later call succeeds, and events kept meanwhile arrive."""
+    redis_server.kill()
+    client = queued.client(redis=None)
+    url = queued.explicit["redis"]
+    with pytest.raises(QueueUnavailable):
+        client.create_persistence_queue(redis=url)
+    errors: list[Exception | None] = []
+    client.create_persistence_queue(redis=url, callback=errors.append)
+    assert isinstance(errors.pop(), QueueUnavailable)
+    assert send(client, 30) == 30
+
+    redis_server.start()
+    client.create_persistence_queue(redis=url, callback=errors.append)
+
+    assert errors == [None]
+    queued.delivered(30)
+    assert_account(queued, 30)
+
+
+def test_a_wrong_password_is_said_and_not_shown(queued: World, redis_server: RedisServer) -> None:
+    """The error names Redis and the reason, never the password."""
+    redis_server.client().config_set("requirepass", "right")
+    client = queued.client(redis=None)
+
+    with pytest.raises(QueueUnavailable) as caught:
+        client.create_persistence_queue(redis={"unix_socket_path": str(redis_server.socket), "password": "wr0ng"})
+
+    assert "wr0ng" not in str(caught.value)
+    assert str(redis_server.socket) in str(caught.value)
+
+
+def test_a_queue_needs_a_redis(world: World) -> None:
+    """Without any word of where Redis is, the error names the setting."""
+    with pytest.raises(SettingsError, match="redis"):
+        world.client().create_persistence_queue()
+
+
+def test_an_operator_runs_the_processes(queued: World, directory: Path) -> None:
+    """From variables, and from a TOML file; nothing starts by itself; TERM drains and exits 0."""
+    queued.explicit["autostart"] = False
+    config = directory / "rudderpipe.toml"
+    config.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in queued.explicit.items()))
+    client = queued.client()
+    assert send(client, 100) == 100
+    assert queued.own_processes() == []
+
+    flusher = queued.start("-m", "rudderpipe.flusher")
+    kept, queued.explicit = queued.explicit, {**queued.explicit, "data_plane_url": "http://127.0.0.1:1"}
+    sender = queued.start("-m", "rudderpipe.sender", "--config", str(config), "--verbose")
+    queued.explicit = kept
+
+    wait_until(lambda: queued.status().events.queued == 100)
+    sender.terminate()
+    assert sender.wait(10) == 0
+    sender = queued.start("-m", "rudderpipe.sender")
+    queued.delivered(100)
+    assert client.flush(5)
+    for process in (sender, flusher):
+        process.terminate()
+        assert process.wait(10) == 0
+    assert_account(queued, 100)
+
+
+def test_no_secret_is_in_any_command_line(queued: World) -> None:
+    """Write key and Redis URL reach autostarted processes on standard input."""
+    client = queued.client(write_key="S3CR3T")
+    queued.explicit["write_key"] = "S3CR3T"
+    send(client, 10)
+    queued.delivered(10)
+
+    lines = [" ".join(process.cmdline()) for process in (queued.flusher(), queued.sender())]
+
+    assert all("rudderpipe" in line for line in lines)
+    assert not any("S3CR3T" in line or "redis.sock" in line for line in lines)
+    assert "S3CR3T" not in queued.log()
+
+
+def test_a_child_that_was_forked_tracks_for_itself(world: World) -> None:
+    """Client made before the fork and used by parent, children and grandchild: all arrive; the flusher is no child."""
+    code = (
+        "import os, rudderpipe\n"
+        "client = rudderpipe.Client()\n"
+        "client.track('u', 'e', {'n': -1})\n"
+        "os.fork(), os.fork()\n"
+        "for n in range(250): assert client.track('u', 'e', {'n': n})\n"
+        "try:\n"
+        "    while True: assert os.wait()[1] == 0\n"
+        "except ChildProcessError: pass\n"
+    )
+    done = world.run("-c", code)
+    assert done.returncode == 0, done.stderr
+
+    world.delivered(1001)
+
+    wait_until(lambda: not world.own_processes())
+    assert world.plane.stats()["events"] == 1001

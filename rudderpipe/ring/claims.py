@@ -1,0 +1,92 @@
+"""What a producer does under the claim lock, which each function needs its caller to hold: slot, grant, blocks."""
+
+from __future__ import annotations
+
+import os
+from _thread import allocate_lock
+
+from rudderpipe import liveness
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+
+
+def take_slot(ring: Ring) -> int:
+    """A slot for this process, its lock held for life; -1 when all have a producer, or the ring has ended."""
+    words, layout = ring.words, ring.layout
+    if not ring.is_current:
+        return -1
+    for slot in range(layout.slots):
+        mine = layout.slot(slot)
+        if words[mine + at.S_PID] or not ring.locks.try_lock(at.LOCK_SLOT + slot):
+            continue
+        pid = os.getpid()
+        words[mine + at.S_START_MS] = int(liveness.started_s(pid) * 1000)
+        words[mine + at.S_LEFT] = 0
+        words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
+        words[mine + at.S_PID] = pid  # Order: last, the slot is taken now
+        return slot
+    words[at.H_NO_SLOT] += 1
+    return -1
+
+
+def grant(ring: Ring, slot: int, wanted: int) -> int:
+    """Allow the slot some events of the cap: fewer as it comes near, so that idle producers hold little back."""
+    words, layout = ring.words, ring.layout
+    used = words[at.H_SLOTS_USED]
+    out = sum(words[layout.granted : layout.granted + used].tolist())
+    back = sum(words[layout.drained : layout.drained + used].tolist())
+    free = ring.segment.cap - (out - back)
+    if free <= 0:
+        return 0
+    if free < 4 * used * wanted:  # with all slots alive; how many are is only asked when it matters
+        wanted = max(1, min(wanted, free // (4 * len(ring.slots_in_use()))))
+    words[layout.granted + slot] += wanted
+    return wanted
+
+
+def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int, int, int] | None:
+    """The next free block, or as many in a row as are needed: (first, sequence, how many); None when there are none."""
+    words, layout = ring.words, ring.layout
+    run = -(-need_bytes // at.BLOCK_BYTES)
+    first = _find_free(ring, run)
+    if first < 0:
+        return None
+    for block in range(first, first + run):
+        if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
+            return None
+    sequence = words[at.H_NEXT]
+    words[at.H_NEXT] = sequence + 1  # Order: first of all; a claim that is cut leaves a number nobody has
+    words[at.H_CURSOR] = (first + run) % layout.blocks
+    for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
+        header = layout.block(block)
+        words[header + at.B_COUNT] = 0
+        words[header + at.B_SLOT] = slot
+        words[header + at.B_BASE] = base
+        words[header + at.B_RUN] = run if block == first else 0
+        words[header + at.B_HEAD] = 0 if block == first else first + 1
+        _fence()
+        words[layout.sequence + block] = sequence
+    return first, sequence, run
+
+
+def _find_free(ring: Ring, run: int) -> int:
+    words, layout = ring.words, ring.layout
+    block, in_a_row = words[at.H_CURSOR] % layout.blocks, 0
+    for _ in range(layout.blocks + run):
+        if block == layout.blocks:
+            block, in_a_row = 0, 0
+        free = words[layout.sequence + block] == words[layout.released + block]
+        in_a_row = in_a_row + 1 if free else 0
+        block += 1
+        if in_a_row == run:
+            return block - run
+    return -1
+
+
+def _fence() -> None:
+    """Release, then acquire: no store below is seen before one above."""
+    lock = allocate_lock()
+    with lock:
+        pass
+    with lock:
+        pass

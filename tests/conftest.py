@@ -1,0 +1,34 @@
+"""Hermetic, and held to it: no test here may open a socket, start a process, fork or sleep."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
+_armed = False
+
+
+def _audit(name: str, _arguments: object) -> None:
+    if _armed and name in FORBIDDEN:
+        raise AssertionError(f"a hermetic test used {name}")
+
+
+sys.addaudithook(_audit)
+
+
+@pytest.fixture(autouse=True)
+def _hermetic() -> Iterator[None]:
+    global _armed  # an audit hook cannot be removed
+    _armed = True
+    yield
+    _armed = False
+
+
+@pytest.fixture
+def golden() -> Path:
+    """Requests and dumps made by the real Node SDK."""
+    return Path(__file__).parent / "golden"

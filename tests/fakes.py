@@ -1,0 +1,65 @@
+"""Stand-ins that a test owns: time, and a ring whose locks and memory are its own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rudderpipe.clock import Clock
+from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.ring import Ring, open_ring
+
+_numbers = itertools.count()
+
+
+class FakeClock(Clock):
+    """Moves only when told to, or when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def time_ms(self) -> int:
+        return 1_700_000_000_000 + int(self.now_s * 1000)
+
+    def monotonic_s(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@contextmanager
+def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int = 1 << 20) -> Iterator[Ring]:
+    """A real ring of a name nobody else has; removed afterwards."""
+    ring = open_ring(f"test-{os.getpid()}-{next(_numbers)}", str(directory), size_bytes, cap, clock)
+    try:
+        yield ring
+    finally:
+        from rudderpipe.ring import segment
+
+        segment.remove(ring.segment.name)
+
+
+def producer_of(ring: Ring, clock: Clock) -> Producer:
+    """A producer of that ring, which looks for no flusher."""
+    return Producer(lambda: ring, lambda _ring: None, clock)
+
+
+def texts(cut: Cut | None) -> list[str]:
+    """The events of a cut that holds JSON numbers or strings without commas."""
+    return cut.data.decode().split(",") if cut else []
+
+
+def drain(consumer: Consumer, at_once: int = 1000) -> list[str]:
+    """All that is committed, taken and released."""
+    consumer.refresh()
+    found: list[str] = []
+    while cut := consumer.cut(at_once, 4_000_000):
+        found += texts(cut)
+        consumer.release([cut])
+    consumer.tidy()
+    return found

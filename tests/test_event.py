@@ -1,0 +1,185 @@
+"""What is put into a message, and which calls are refused."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rudderpipe import event, whole
+from rudderpipe.errors import EventError
+from rudderpipe.message_ids import MessageIds
+
+CALLS = {
+    "identify": lambda m: event.identify(m["userId"], m.get("traits"), m.get("context"), None, None, None, None),
+    "track": lambda m: event.track(m["userId"], m["event"], m["properties"], None, None, None, None, None),
+    "page": lambda m: event.page(m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None),
+    "screen": lambda m: event.screen(
+        m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None
+    ),
+    "group": lambda m: event.group(m["userId"], m["groupId"], m["traits"], None, None, None, None, None),
+    "alias": lambda m: event.alias(m["previousId"], m["userId"], None, None, None, None),
+}
+OURS_ALONE = {"_metadata", "sentAt", "messageId", "originalTimestamp"}  # the Node SDK's own, ids and times
+
+
+def comparable(message: dict[str, Any]) -> dict[str, Any]:
+    """A message less what differs between two SDKs and two moments."""
+    kept = {key: value for key, value in message.items() if key not in OURS_ALONE}
+    kept["context"] = {**message["context"], "library": sorted(message["context"]["library"])}
+    return kept
+
+
+@pytest.mark.parametrize("name", [*CALLS, "identify-context-traits-replaced"])
+@pytest.mark.parametrize("form", ["arguments", "mapping"])
+def test_message_is_the_node_sdks(golden: Path, name: str, form: str) -> None:
+    """For the same call, the wire has what the real Node SDK put there."""
+    recorded = json.loads((golden / f"{name}.json").read_text())
+    kind = name.split("-")[0]
+    expected = recorded["request"]["body"]["batch"][0]
+
+    made = CALLS[kind](recorded["input"]) if form == "arguments" else whole.from_wire(kind, recorded["input"])
+
+    message = json.loads(made)
+    assert comparable(expected) == comparable(message)
+    assert uuid.UUID(message["messageId"]).version == 4
+    assert datetime.now(timezone.utc) - datetime.fromisoformat(
+        message["originalTimestamp"].replace("Z", "+00:00")
+    ) < timedelta(minutes=1)
+
+
+def test_a_call_takes_a_whole_message() -> None:
+    """``track({...})`` in wire names is the same as keyword arguments; unknown keys travel along."""
+    message = json.loads(event.track({"userId": 42, "event": "x", "extra": 1, "type": "zzz"}, *[None] * 7))
+
+    assert (message["userId"], message["event"], message["extra"], message["type"]) == ("42", "x", 1, "track")
+
+
+def test_what_the_caller_gave_is_kept() -> None:
+    """Message id, times, integrations and context go through; only the library is ours."""
+    moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+    context = {"ip": "14.5.67.21", "library": {"name": "mine"}}
+
+    message = json.loads(event.track("u", "e", None, context, moment, "a", {"All": False}, "my-id"))
+
+    assert message["messageId"] == "my-id"
+    assert message["timestamp"] == "2024-01-02T03:04:05Z"
+    assert message["integrations"] == {"All": False}
+    assert message["anonymousId"] == "a"
+    assert message["context"]["ip"] == "14.5.67.21"
+    assert message["context"]["library"]["name"] == "rudderpipe"
+    assert context == {"ip": "14.5.67.21", "library": {"name": "mine"}}
+
+
+def test_nothing_given_is_nothing_sent() -> None:
+    """No properties, traits, integrations or timestamp appear unless they were given."""
+    assert set(json.loads(event.track("u", "e", *[None] * 6))) == {
+        "type",
+        "userId",
+        "context",
+        "channel",
+        "originalTimestamp",
+        "messageId",
+        "event",
+    }
+
+
+@pytest.mark.parametrize("user_id", [None, "", " ", "\t\n", "\u200b", "\u00a0"])
+def test_a_blank_id_is_missing(user_id: str | None) -> None:
+    """The server trims ids and refuses the whole batch, so a blank one is refused here."""
+    with pytest.raises(EventError) as caught:
+        event.track(user_id, "e", None, None, None, None, None, None)
+
+    assert caught.value.field == "user_id"
+
+
+@pytest.mark.parametrize("user_id", ["é", "\u00a0x", "日本", " x"])
+def test_an_unusual_id_is_kept_as_it_is(user_id: str) -> None:
+    """Only blankness is refused; an id is never changed."""
+    assert json.loads(event.track(user_id, "e", *[None] * 6))["userId"] == user_id
+
+
+@pytest.mark.parametrize(
+    ("field", "call"),
+    [
+        ("user_id", lambda: event.track(True, "e", None, None, None, None, None, None)),
+        ("user_id", lambda: event.track(["u"], "e", None, None, None, None, None, None)),
+        ("event", lambda: event.track("u", None, None, None, None, None, None, None)),
+        ("event", lambda: event.track("u", 5, None, None, None, None, None, None)),
+        ("properties", lambda: event.track("u", "e", [1], None, None, None, None, None)),
+        ("context", lambda: event.track("u", "e", None, "c", None, None, None, None)),
+        ("timestamp", lambda: event.track("u", "e", None, None, 17, None, None, None)),
+        ("integrations", lambda: event.track("u", "e", None, None, None, None, "all", None)),
+        ("traits", lambda: event.identify("u", "t", None, None, None, None, None)),
+        ("group_id", lambda: event.group("u", None, None, None, None, None, None, None)),
+        ("previous_id", lambda: event.alias(None, "u", None, None, None, None)),
+        ("user_id", lambda: event.alias("p", None, None, None, None, None)),
+        ("name", lambda: event.page("u", None, 3, None, None, None, None, None, None)),
+        ("userId", lambda: whole.from_wire("track", {"event": "x"})),
+        ("groupId", lambda: whole.from_wire("group", {"userId": "u"})),
+        ("message", lambda: event.track({"userId": "u"}, "e", None, None, None, None, None, None)),
+    ],
+)
+def test_a_wrong_call_names_the_field(field: str, call: Any) -> None:
+    """``EventError`` says which argument is wrong."""
+    with pytest.raises(EventError) as caught:
+        call()
+
+    assert caught.value.field == field
+
+
+class Unknown:
+    pass
+
+
+def test_a_value_that_json_cannot_hold_is_named_by_its_path() -> None:
+    """The error names where the value is, never the value."""
+    cyclic: list[Any] = []
+    cyclic.append(cyclic)
+    for properties, path in (
+        ({"items": [1, {"price": Unknown()}]}, "properties.items[1].price"),
+        ({"a": cyclic}, "properties.a[0]"),
+        ({"secret": "\ud800"}, "properties.secret"),
+        ({"s": {Unknown()}}, "properties.s[0]"),
+    ):
+        with pytest.raises(EventError) as caught:
+            event.track("u", "e", properties, None, None, None, None, None)
+        assert caught.value.field == path
+        assert "Unknown object" not in str(caught.value)
+
+
+def test_ordinary_values_are_encoded() -> None:
+    """Dates, UUIDs, decimals, sets and infinities arrive as JSON that the server takes."""
+    properties = {
+        "when": datetime(2024, 1, 2, tzinfo=timezone.utc),
+        "id": uuid.UUID(int=7),
+        "price": Decimal("19.95"),
+        "nan": float("nan"),
+        "tags": {"a"},
+    }
+
+    sent = json.loads(event.track("u", "e", properties, None, None, None, None, None))["properties"]
+
+    assert sent == {
+        "when": "2024-01-02T00:00:00Z",
+        "id": str(uuid.UUID(int=7)),
+        "price": "19.95",
+        "nan": None,
+        "tags": ["a"],
+    }
+
+
+def test_message_ids_are_unique_over_renewals() -> None:
+    """Ids come in families of 4,096; none repeats, and a forked child starts a family of its own."""
+    ids = MessageIds()
+    first = [ids.next() for _ in range(10_000)]
+    ids.forget()
+    second = [ids.next() for _ in range(10_000)]
+
+    assert len({*first, *second}) == 20_000
+    assert first[0][:33] != second[0][:33]

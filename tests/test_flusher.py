@@ -1,0 +1,182 @@
+"""The flusher's duty cycle: what is due, and what happens when the sink is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.ring import account
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock, producer_of, ring_of, texts
+
+SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
+
+
+class FakeSink:
+    """Keeps what it gets; fails when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.trouble: Exception | None = None
+        self.ends = 0
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:
+        if self.trouble is not None:
+            raise self.trouble
+        self.batches += [texts(cut) for cut in cuts]
+        return len(cuts)
+
+    def ended(self, ring: Ring) -> None:
+        self.ends += 1
+
+    def close(self) -> None:
+        self.ends += 100
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="ring")
+def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
+    with ring_of(tmp_path, clock) as ring:
+        yield ring
+
+
+@pytest.fixture(name="sink")
+def _sink() -> FakeSink:
+    return FakeSink()
+
+
+def sizes(sink: FakeSink) -> list[int]:
+    """Events of each batch."""
+    return [len(batch) for batch in sink.batches]
+
+
+def test_full_batches_go_at_once_and_the_rest_when_its_time_has_come(
+    ring: Ring, clock: FakeClock, sink: FakeSink
+) -> None:
+    """``flush_at`` events make a batch; fewer wait for ``flush_interval_ms``."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    for number in range(25):
+        producer.append(str(number).encode())
+
+    assert flusher.work() == 20
+    assert flusher.work() == 0
+    clock.now_s += 1.0
+    assert flusher.work() == 5
+
+    assert sizes(sink) == [10, 10, 5]
+    assert [event for batch in sink.batches for event in batch] == [str(number) for number in range(25)]
+
+
+def test_a_flush_that_is_asked_for_does_not_wait(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """A producer's ticket has everything taken now, and only once."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    flusher.work()
+    producer.append(b"1")
+    producer.ask_flush()
+    flusher.work()
+    producer.append(b"2")
+    flusher.work()
+
+    assert sizes(sink) == [1]
+
+
+def test_many_bytes_are_a_full_batch_too(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """Large events do not wait for ``flush_at`` of them."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    for _ in range(3):
+        producer.append(b"x" * 4000)
+
+    assert flusher.work() == 3
+    assert sizes(sink) == [2, 1]
+
+
+def test_a_sink_that_is_away_loses_nothing(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """Events stay in the ring up to the cap, and all of them go when it is back, in order, once."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    sink.trouble = QueueUnavailable("here", "away")
+    accepted = 0
+    for number in range(1500):
+        accepted += producer.append(str(number).encode()) is None
+        flusher.work()
+        clock.now_s += 0.01
+    assert accepted == 1000
+    assert ring.words[at.H_DOWN_MS]
+
+    sink.trouble = None
+    for _ in range(300):
+        clock.now_s += 0.1
+        flusher.work()
+
+    assert [event for batch in sink.batches for event in batch] == [str(number) for number in range(1000)]
+    assert account.read(ring).in_ring == ring.words[at.H_DOWN_MS] == 0
+
+
+def test_a_lost_answer_does_not_add_twice(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """When Redis has more than we knew, we go on from there."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    for number in range(30):
+        producer.append(str(number).encode())
+    sequence = ring.blocks_in_use()[0][0]
+    sink.trouble = QueueBehind({sequence: 20})
+    flusher.work()
+    sink.trouble = None
+    flusher.work()
+
+    assert sink.batches == [[str(number) for number in range(20, 30)]]
+
+
+def test_an_autostarted_flusher_ends_when_nobody_is_left(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """It drains at once when the last producer has gone, lingers, and removes the ring."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, lingers=True)
+    producer.append(b"1")
+    producer.leave()
+    for _ in range(100):
+        flusher.work()
+        assert flusher.finished() == (not ring.segment.is_linked())
+        clock.now_s += 0.1
+
+    assert flusher.finished()
+    assert (sizes(sink), sink.ends) == ([1], 1)
+
+
+def test_a_managed_flusher_stays(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """One that an operator runs does not end for want of producers."""
+    flusher = Flusher(ring, sink, SETTINGS, clock)
+    clock.now_s += 1000
+    flusher.work()
+
+    assert not flusher.finished()
+    assert ring.segment.is_linked()
+
+
+def test_a_stopped_flusher_drains_first(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """What is committed goes out, due or not; the ring stays while it has a producer."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    producer.append(b"1")
+
+    flusher.drain(clock.monotonic_s() + 5)
+
+    assert sizes(sink) == [1]
+    assert ring.segment.is_linked()
+
+
+def test_a_drain_is_bounded(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """A sink that stays away does not keep a stopping flusher; the events stay in the ring."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    producer.append(b"1")
+    sink.trouble = QueueUnavailable("here", "away")
+
+    flusher.drain(clock.monotonic_s() + 5)
+
+    assert account.read(ring).in_ring == 1

@@ -1,0 +1,122 @@
+"""The ground: forks, throttled logs, the loop, errors."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+
+import pytest
+
+from rudderpipe import errors, forks
+from rudderpipe.clock import iso_ms
+from rudderpipe.duty import run
+from rudderpipe.signals import StopFlag
+from rudderpipe.throttle import ThrottledLog
+from tests.fakes import FakeClock
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.forgot = 0
+
+    def forget(self) -> None:
+        self.forgot += 1
+
+
+def test_a_child_forgets_what_is_its_parents_once() -> None:
+    """``renew`` tells every owner, and then the process owns what it has."""
+    owner = Owner()
+    forks.forget_in_children(owner)
+
+    forks.PAGE[0] = 0
+    forks.renew()
+    forks.renew()
+
+    assert owner.forgot == 1
+    assert forks.PAGE[0]
+
+
+def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
+    """The stand-in for the page answers 0 in a process of another pid."""
+    pids = iter([1, 1, 2, 2, 2])
+    page = forks.PidPage(lambda: next(pids))
+
+    page[0] = 1
+    assert page[0]
+    assert not page[0]
+    page[0] = 1
+    assert page[0]
+
+
+def test_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """With the number of those that were not logged."""
+    clock = FakeClock()
+    log = ThrottledLog(logging.getLogger("rudderpipe.test"), clock)
+
+    for _ in range(100):
+        log.warning("full", "events refused")
+    log.warning("busy", "events refused")
+    clock.now_s += 1
+    log.warning("full", "events refused")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "events refused reason=full count=1",
+        "events refused reason=busy count=1",
+        "events refused reason=full count=100",
+    ]
+
+
+class Counting:
+    def __init__(self, stop: StopFlag) -> None:
+        self.stop, self.calls = stop, list[str]()
+
+    def work(self) -> int:
+        self.calls.append("work")
+        if len(self.calls) == 3:
+            self.stop.raised = True
+        return 0
+
+    def finished(self) -> bool:
+        return False
+
+    def drain(self, deadline_s: float) -> None:
+        self.calls.append(f"drain {deadline_s:.0f}")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_a_duty_is_drained_and_closed_when_it_is_stopped() -> None:
+    """Work until the flag is up, then drain with the time that is left for it, then close."""
+    stop, clock = StopFlag(), FakeClock()
+    duty = Counting(stop)
+
+    run(duty, stop, clock, shutdown_timeout_s=10)
+
+    assert duty.calls == ["work", "work", "work", "drain 1010", "close"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.SettingsError("flush_at", "is wrong"),
+        errors.EventError("event", "is missing"),
+        errors.EventTooLarge(5, 4),
+        errors.RingUnavailable("name", "reason"),
+        errors.RingFull("full"),
+        errors.QueueUnavailable("place", "reason"),
+        errors.QueueBehind({1: 2}),
+        errors.JobUnreadable("reason"),
+    ],
+)
+def test_every_error_pickles_and_is_of_one_tree(error: errors.RudderpipeError) -> None:
+    """Facts stay attributes on the other side of a process boundary."""
+    again = pickle.loads(pickle.dumps(error))
+
+    assert isinstance(again, errors.RudderpipeError)
+    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+def test_times_are_written_as_the_node_sdk_writes_them() -> None:
+    """Milliseconds and Z."""
+    assert iso_ms(1_795_428_148_159) == "2026-11-23T10:02:28.159Z"

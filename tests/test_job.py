@@ -1,0 +1,120 @@
+"""Job data: what rudder-sdk-node 3 writes and reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rudderpipe.errors import JobUnreadable
+from rudderpipe.queue import job
+from rudderpipe.version import USER_AGENT
+
+EPOCH = 0x1234567890ABCDEF
+
+
+def recorded(golden: Path, name: str, job_id: str = "1") -> dict[str, Any]:
+    """A job's hash as the Node SDK left it in Redis."""
+    dump = json.loads((golden / "persist" / f"{name}.json").read_text())
+    value: dict[str, Any] = dump["redis"][f"{{rudder}}:rudderEventsQueue:{job_id}"]["value"]
+    return value
+
+
+def test_our_data_is_the_node_sdks_for_the_same_batch(golden: Path) -> None:
+    """Same keys in the same order, same way of hashing; ids, agent and times are ours."""
+    theirs = json.loads(json.loads(recorded(golden, "track-1-waiting")["data"])["eventData"])
+    events = ",".join(json.dumps(event, separators=(",", ":")) for event in theirs["request"]["data"]["batch"])
+
+    outer = json.loads(job.build(events.encode(), "WRITE_KEY_1", theirs["request"]["data"]["sentAt"], EPOCH))
+    ours = json.loads(outer["eventData"])
+
+    assert list(outer) == ["version", "eventData"]
+    assert list(ours) == list(theirs)
+    assert list(ours["request"]) == list(theirs["request"])
+    assert ours["request"]["data"] == theirs["request"]["data"]
+    assert ours["request"]["auth"] == theirs["request"]["auth"]
+    text = outer["eventData"]
+    request = text[text.index('"request":') + 10 : text.rindex(',"attempts"')]
+    assert ours["description"] == f"node-{hashlib.md5(request.encode()).hexdigest()}-{ours['jobId']}"
+    assert len(ours["jobId"]) == 36
+
+
+def test_the_same_hashing_gives_the_node_sdks_description(golden: Path) -> None:
+    """The md5 that stands in the real job is the one of its request's JSON."""
+    text = json.loads(recorded(golden, "track-1-waiting")["data"])["eventData"]
+    request = text[text.index('"request":') + 10 : text.rindex(',"attempts"')]
+
+    assert hashlib.md5(request.encode()).hexdigest() in json.loads(text)["description"]
+
+
+def test_a_job_of_ours_reads_back() -> None:
+    """Events byte for byte, write key, and the ring they came from."""
+    built = job.build(b'{"a":"\\u00e9\\n\\"x"},{"b":[1]}', 'k"1', "2026-01-01T00:00:00.000Z", EPOCH)
+
+    found = job.read(built.encode())
+
+    assert [bytes(event) for event in found.events] == [b'{"a":"\\u00e9\\n\\"x"}', b'{"b":[1]}']
+    assert (found.write_key, found.attempts, found.epoch, found.timeout_s) == ('k"1', 0, EPOCH, None)
+
+
+def test_a_job_of_the_node_sdk_reads() -> None:
+    """Attempts counted in the data, a timeout in milliseconds, and no ring of ours."""
+    inner = {
+        "jobId": "841c7d7a-b51d-4fdf-9864-68814088f925",
+        "request": {
+            "auth": {"username": "K"},
+            "headers": {"user-agent": "analytics-node/3.0.13"},
+            "timeout": 1500,
+            "data": {"batch": [{"userId": "u"}], "sentAt": "x"},
+        },
+        "attempts": 3,
+    }
+
+    found = job.read(json.dumps({"version": 3, "eventData": json.dumps(inner)}).encode())
+
+    assert (found.write_key, found.attempts, found.epoch, found.timeout_s) == ("K", 3, 0, 1.5)
+
+
+def test_recorded_jobs_read(golden: Path) -> None:
+    """Real dumps of the Node SDK are jobs to us, retried ones included."""
+    for name, job_id, attempts in (("all-six-types-1-waiting", "1", 0), ("track-4-retry-after-500", "2", 1)):
+        found = job.read(recorded(golden, name, job_id)["data"].encode())
+        assert found.events
+        assert found.attempts == attempts
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "not JSON"),
+        (b'{"version":4,"eventData":"{}"}', "version 4"),
+        (b'{"version":3,"eventData":"nope"}', "eventData"),
+        (b'{"version":3,"eventData":"{}"}', "eventData"),
+        (b'{"version":3,"eventData":"{\\"request\\":{}}"}', "eventData"),
+    ],
+)
+def test_foreign_data_is_refused_with_a_reason(data: bytes, word: str) -> None:
+    """What cannot be read says why, in words for the failed set."""
+    with pytest.raises(JobUnreadable, match=word):
+        job.read(data)
+
+
+def test_attempts_can_be_taken_out_of_the_data() -> None:
+    """A failed job's data says 0 attempts; everything else stays, in its order."""
+    data = json.dumps({"version": 3, "eventData": json.dumps({"jobId": "j", "request": {"x": 1}, "attempts": 9})})
+
+    changed = json.loads(job.without_attempts(data.encode()))
+
+    assert json.loads(changed["eventData"]) == {"jobId": "j", "request": {"x": 1}, "attempts": 0}
+    assert job.without_attempts(b"nonsense") == b"nonsense"
+
+
+def test_the_agent_is_ours() -> None:
+    """Who reads the queue sees which SDK made a job."""
+    built = json.loads(job.build(b"{}", "k", "t", EPOCH))
+
+    assert json.loads(built["eventData"])["request"]["headers"] == {"user-agent": USER_AGENT}

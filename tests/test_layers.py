@@ -1,0 +1,91 @@
+"""The house has one direction: each module imports only modules named above it in ORDER."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+HOUSE = Path(__file__).parent.parent / "rudderpipe"
+ORDER = [
+    *("version", "errors", "clock", "settings", "liveness", "signals", "duty", "forks", "throttle", "locks"),
+    *("program", "service"),
+    *("checks", "culprit", "message_ids", "parts", "whole", "event"),
+    *("ring", "ring.layout", "ring.shared", "ring.segment", "ring.ring", "ring.claims", "ring.producer"),
+    *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
+    *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.queue"),
+    *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post"),
+    *("pipe", "client"),
+    *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.__main__"),
+    *("sender", "sender.sender", "sender.__main__"),
+    *("cli", "cli.progress", "cli.data_plane", "cli.redis_server", "cli.status", "cli.send", "cli.demo_app"),
+    *("cli.demo", "cli.main", "__main__"),
+]
+NEVER = {  # stations that meet only through what lies between them
+    "ring": {"queue", "delivery", "event"},
+    "queue": {"ring", "delivery", "event"},
+    "delivery": {"ring", "queue", "event"},
+    "pipe": {"queue", "delivery", "flusher", "sender"},
+    "client": {"queue", "delivery", "flusher", "sender"},
+    "flusher": {"client", "pipe", "event", "sender"},
+    "sender": {"ring", "client", "pipe", "event", "flusher"},
+}
+ONLY = {
+    "redis": {"queue.scripts", "queue.connect", "queue.queue", "cli.redis_server"},
+    "urllib3": {"delivery.post"},
+    "psutil": {"liveness", "cli.demo"},
+    "multiprocessing": {"ring.shared"},
+}
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module imported anywhere in a file, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def name_of(path: Path) -> str:
+    """The module's name below rudderpipe."""
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def problems() -> Iterator[str]:
+    """What breaks the house's rules."""
+    for path in sorted(HOUSE.rglob("*.py")):
+        me = name_of(path)
+        if not me:
+            continue
+        if me not in ORDER:
+            yield f"{me}: not in ORDER"
+            continue
+        station = me.split(".")[0]
+        for target in imports(path):
+            foreign = target.split(".")[0]
+            if foreign in ONLY and me not in ONLY[foreign]:
+                yield f"{me} imports {target}"
+            own = target.removeprefix("rudderpipe.")
+            if own in (target, station) or own not in ORDER:
+                continue
+            if ORDER.index(own) >= ORDER.index(me):
+                yield f"{me} imports {own}, which stands below it"
+            if own.split(".")[0] in NEVER.get(station, ()):
+                yield f"{me} imports {own}: they meet only through what lies between them"
+
+
+def test_every_import_points_up_the_list() -> None:
+    """Imports point one way, and stations meet only at resting places."""
+    assert list(problems()) == []
+
+
+def test_every_module_is_in_the_list_once() -> None:
+    """The list holds what is there, and nothing else."""
+    there = {name_of(path) for path in HOUSE.rglob("*.py")} - {""}
+
+    assert sorted(there) == sorted(ORDER)

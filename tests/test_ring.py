@@ -1,0 +1,410 @@
+"""The ring: what producer and consumer promise each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rudderpipe import forks
+from rudderpipe.ring import account
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.producer import GRANT_MAX, Producer
+from rudderpipe.ring.reclaim import Reclaimer
+from rudderpipe.ring.ring import Ring
+from tests.fakes import FakeClock, drain, producer_of, ring_of, texts
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="ring")
+def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
+    with ring_of(tmp_path, clock) as ring:
+        yield ring
+
+
+def numbers(start: int, end: int) -> list[str]:
+    """What was put in for events start to end."""
+    return [str(number) for number in range(start, end)]
+
+
+def put(producer: Producer, start: int, end: int) -> int:
+    """Append numbered events; how many were accepted."""
+    return sum(producer.append(text.encode()) is None for text in numbers(start, end))
+
+
+def test_events_come_out_as_they_went_in(ring: Ring, clock: FakeClock) -> None:
+    """In order, whole, once."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+
+    put(producer, 0, 500)
+
+    assert drain(consumer, 7) == numbers(0, 500)
+    assert drain(consumer) == []
+
+
+def test_a_batch_is_bounded_in_events_and_in_bytes(ring: Ring, clock: FakeClock) -> None:
+    """The limit in bytes counts what travels; one event travels however large it is."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    for size in (10, 10, 10, 30, 5):
+        producer.append(b"x" * size)
+    consumer.refresh()
+
+    sizes = []
+    while cut := consumer.cut(20, 21):
+        sizes.append((cut.count, len(cut.data)))
+
+    assert sizes == [(2, 21), (1, 10), (1, 30), (1, 5)]
+
+
+def test_one_producer_gets_exactly_the_cap(ring: Ring, clock: FakeClock) -> None:
+    """Not one more, not one less; after draining, all of the room is back."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+
+    assert put(producer, 0, 3000) == 1000
+    assert producer.append(b"1") == "full"
+    drain(consumer)
+    assert put(producer, 0, 3000) == 1000
+
+
+def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) -> None:
+    """The cap is global, and nobody sits on room that another one could use for long."""
+    producers = [producer_of(ring, clock) for _ in range(5)]
+
+    accepted = 0
+    for _ in range(2000):
+        accepted += sum(producer.append(b"1") is None for producer in producers)
+
+    assert accepted == 1000
+    assert account.read(ring).accepted == account.read(ring).in_ring == 1000
+
+
+def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring, clock: FakeClock) -> None:
+    """Being full costs no lock: it is asked for again only after the flusher has taken something."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 1001)
+    asked: list[int] = []
+    lock = ring.locks.lock
+    ring.locks.lock = lambda byte, timeout_s: (asked.append(byte), lock(byte, timeout_s))[1]  # type: ignore[method-assign, func-returns-value]  # counts
+
+    put(producer, 0, 50)
+    assert asked == []
+    consumer.refresh()
+    cut = consumer.cut(1, 100)
+    assert cut is not None
+    consumer.release([cut])
+    assert put(producer, 0, 50) == 1
+    assert asked
+
+
+def test_an_event_larger_than_a_block_takes_several(ring: Ring, clock: FakeClock) -> None:
+    """And smaller ones before and after it stay in order."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    big = "x" * 200_000
+
+    for text in ("1", big, "2", big, "3"):
+        assert producer.append(text.encode()) is None
+
+    assert drain(consumer, 2) == ["1", big, "2", big, "3"]
+    assert account.read(ring).blocks_in_use == 4  # the last run, which still has room
+
+
+def test_an_event_that_no_request_could_carry_is_refused(ring: Ring, clock: FakeClock) -> None:
+    """The limit is 4,000,000 bytes."""
+    assert producer_of(ring, clock).append(b"x" * 4_000_001) == "too_large"
+
+
+def test_a_full_ring_refuses_and_takes_again(ring: Ring, clock: FakeClock) -> None:
+    """When blocks run out before the cap, the reason says so; drained blocks are used again."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    large = b"x" * 60_000
+
+    for _ in range(3):
+        accepted = 0
+        while (reason := producer.append(large)) is None:
+            accepted += 1
+        assert reason == "no_block"
+        assert accepted >= ring.layout.blocks - 1
+        assert len(drain(consumer)) == accepted
+
+
+def test_what_was_not_released_is_handed_out_again(ring: Ring, clock: FakeClock) -> None:
+    """After a failure the same events come again; after a restart as well."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 100)
+    consumer.refresh()
+    first = consumer.cut(30, 10_000)
+    assert first is not None
+    consumer.release([first])
+    consumer.cut(30, 10_000)
+
+    consumer.rewind()
+    assert texts(consumer.cut(30, 10_000)) == numbers(30, 60)
+
+    assert drain(Consumer(ring)) == numbers(30, 100)
+
+
+def test_a_new_flusher_counts_no_unread_block_as_drained(ring: Ring, clock: FakeClock) -> None:
+    """A flusher that starts over several unread blocks leaves the account as it is."""
+    producer = producer_of(ring, clock)
+    for _ in range(900):
+        producer.append(b"x" * 450)
+
+    Consumer(ring)
+
+    assert account.read(ring).in_ring == 900
+
+
+def test_a_flusher_cut_between_its_stores_leaves_the_room_right(ring: Ring, clock: FakeClock) -> None:
+    """READ is stored and DRAINED not: the next flusher stores it from READ."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 100)
+    consumer.refresh()
+    block = next(iter(consumer._blocks.values()))
+    ring.words[ring.layout.read + block.index] = block.sequence << at.READ_BITS | 40
+
+    successor = Consumer(ring)
+
+    assert account.read(ring).in_ring == 60
+    assert drain(successor) == numbers(40, 100)
+
+
+def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeClock) -> None:
+    """Positions from Redis that are ahead of ours win; those behind are ignored."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 100)
+    consumer.refresh()
+    sequence = next(iter(consumer._blocks))
+    consumer.cut(20, 10_000)
+
+    consumer.read_to({sequence: 50, 999: 7})
+    consumer.read_to({sequence: 30})
+    consumer.rewind()
+
+    assert drain(consumer) == numbers(50, 100)
+
+
+def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring, clock: FakeClock) -> None:
+    """Slot, block and unused grant are free again; nothing that was accepted is lost."""
+    producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
+    put(producer, 0, 70)
+    dead = ring.layout.slot(producer._slot)
+    ring.words[dead + at.S_START_MS] = 1  # as if the pid belonged to another process by now
+
+    reclaimer.work()
+    assert drain(consumer) == numbers(0, 70)
+    assert reclaimer.work() == 1
+    assert ring.slots_in_use() == []
+    assert ring.blocks_in_use() == []
+
+    assert put(producer_of(ring, clock), 0, 2000) == 1000
+
+
+def test_a_living_producer_is_left_alone(ring: Ring, clock: FakeClock) -> None:
+    """Its lock may look free for a moment; its pid and start time say that it lives."""
+    producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
+    put(producer, 0, 10)
+
+    assert reclaimer.work() == 0
+    assert reclaimer.living() == 1
+    assert put(producer, 10, 20) == 10
+
+
+def test_a_producer_that_leaves_is_drained_and_refuses(ring: Ring, clock: FakeClock) -> None:
+    """After ``leave`` the slot is given back, and later events are refused."""
+    producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
+    put(producer, 0, 10)
+
+    producer.leave()
+    producer.leave()
+    reclaimer.work()
+
+    assert drain(consumer) == numbers(0, 10)
+    assert reclaimer.work() == 1
+    assert producer.append(b"1") == "closed"
+    assert ring.try_close()
+
+
+def test_a_ring_with_a_producer_does_not_close(ring: Ring, clock: FakeClock) -> None:
+    """The flusher cannot take the ring away from somebody who may still append."""
+    put(producer_of(ring, clock), 0, 1)
+    drain(Consumer(ring))
+
+    assert not ring.try_close()
+
+
+def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) -> None:
+    """The child never touches the slot or the block of its parent."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 10)
+    slot, block = producer._slot, producer._block
+
+    forks.PAGE[0] = 0  # what a child finds
+    put(producer, 10, 20)
+
+    assert producer._slot != slot
+    assert producer._block != block
+    assert drain(consumer) == numbers(0, 20)
+
+
+def test_a_call_from_within_a_call_is_appended_after_it(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler or a destructor may track in the middle of a track."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    seen: list[str | None] = []
+
+    def interrupted(ring: Ring, now_s: float) -> bool:
+        seen.append(producer.append(b'"inner"'))
+        return grant(ring, now_s)
+
+    put(producer, 0, 3)
+    grant = producer._grant
+    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    put(producer, 3, 4)
+
+    assert seen == [None]
+    assert drain(consumer) == ["0", "1", "2", "3", '"inner"']
+
+
+def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: Ring, clock: FakeClock) -> None:
+    """A handler that raises in the middle of an append costs at most the event it fell upon."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+
+    def interrupted(ring: Ring, now_s: float) -> bool:
+        raise KeyboardInterrupt
+
+    put(producer, 0, 3)
+    grant = producer._grant
+    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    with pytest.raises(KeyboardInterrupt):
+        put(producer, 3, 4)
+    producer._grant = grant  # type: ignore[method-assign]  # as it was
+
+    put(producer, 4, 6)
+
+    assert drain(consumer) == ["0", "1", "2", "4", "5"]
+
+
+def test_every_kill_point_of_an_append_leaves_whole_events(ring: Ring, clock: FakeClock) -> None:
+    """Bytes beyond the count were never an event, whatever they are."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 5)
+    ring.segment.memory[producer._at : producer._at + 20] = b'{"half":"of an event'
+    ring.segment.entries[producer._entry - producer._count] = producer._at + 20
+
+    assert drain(consumer) == numbers(0, 5)
+    ring.words[ring.layout.slot(producer._slot) + at.S_START_MS] = 1
+    reclaimer = Reclaimer(ring)
+    reclaimer.work()
+    drain(consumer)
+    assert reclaimer.work() == 1
+
+
+def test_the_count_is_stored_after_the_event(ring: Ring, clock: FakeClock) -> None:
+    """Order of stores: bytes, comma, end offset, and the count last."""
+    producer = producer_of(ring, clock)
+    put(producer, 0, 3)
+    put(producer, 0, 1)
+    stores: list[str] = []
+
+    class Recording:
+        def __init__(self, name: str, view: memoryview) -> None:
+            self.name, self.view = name, view
+
+        def __getitem__(self, key: int) -> int:
+            return self.view[key]
+
+        def __setitem__(self, key: int, value: int) -> None:
+            stores.append(self.name)
+            self.view[key] = value
+
+    producer._memory = Recording("memory", producer._memory)  # type: ignore[assignment]  # records
+    producer._entries = Recording("entry", producer._entries)  # type: ignore[assignment]  # records
+    producer._words = Recording("word", producer._words)  # type: ignore[assignment]  # records
+
+    producer.append(b"9")
+
+    assert stores == ["memory", "memory", "entry", "word"]
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**31, 2**32 - 1])
+def test_a_damaged_end_offset_is_counted_and_passed_over(ring: Ring, clock: FakeClock, value: int) -> None:
+    """No crash, no endless loop: the block is counted as corrupt, and what follows is read."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 10)
+    ring.segment.entries[producer._entry - 9] = value
+
+    drain(consumer)
+    put(producer, 10, 12)
+
+    assert drain(consumer) == ["10", "11"] or account.read(ring).corrupt >= 10
+    assert account.read(ring).in_ring == 0
+
+
+def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None:
+    """A grant that lasted a second is followed by one of 1, so that a slow producer looks around for a flusher."""
+    looked: list[Ring] = []
+    producer = Producer(lambda: ring, looked.append, clock)
+
+    for _ in range(10):
+        producer.append(b"1")
+        clock.now_s += 5
+
+    assert len(looked) == 10
+    granted = ring.words[ring.layout.granted + producer._slot]
+    assert granted == 10
+    assert granted < GRANT_MAX
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["put", "drain", "cut", "restart", "die", "big"]), st.integers(0, 2), st.integers(1, 90)),
+    max_size=60,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(actions=ACTIONS)
+def test_any_interleaving_matches_a_plain_list(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, int]]
+) -> None:
+    """Whatever is appended, drained, cut, restarted or killed: every accepted event once, in order per producer."""
+    clock = FakeClock()
+    with ring_of(tmp_path_factory.mktemp("ring"), clock, cap=150) as ring:
+        producers = [producer_of(ring, clock) for _ in range(3)]
+        consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+        accepted: list[str] = []
+        found: list[str] = []
+        serial = 0
+        for action, who, amount in actions:
+            if action in ("put", "big"):
+                for _ in range(amount if action == "put" else 1):
+                    text = f"{who}:{serial}:" + "x" * (100_000 if action == "big" else 5)
+                    serial += 1
+                    if producers[who].append(text.encode()) is None:
+                        accepted.append(text)
+            elif action == "drain":
+                found += drain(consumer, amount)
+            elif action == "cut":
+                consumer.refresh()
+                consumer.cut(amount, 10_000)
+                consumer.rewind()
+            elif action == "restart":
+                consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+            elif producers[who]._slot >= 0:
+                ring.words[ring.layout.slot(producers[who]._slot) + at.S_START_MS] = 1
+                producers[who] = producer_of(ring, clock)
+                reclaimer.work()
+            assert account.read(ring).accepted == len(accepted)
+            assert account.read(ring).in_ring == len(accepted) - len(found) <= 150
+        found += drain(consumer)
+
+        assert sorted(found) == sorted(accepted)
+        for who in range(3):
+            mine = [text for text in found if text.startswith(f"{who}:")]
+            assert mine == [text for text in accepted if text.startswith(f"{who}:")]

@@ -1,0 +1,255 @@
+"""The sender's duty cycle over a small queue and a data plane that says what it is told to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from rudderpipe.delivery import outcome
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.errors import JobUnreadable, QueueUnavailable
+from rudderpipe.queue import job
+from rudderpipe.queue.queue import Queue, Taken
+from rudderpipe.sender.sender import Sender
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock
+
+OK = outcome.of_answer(200, b"ok")
+DOWN = outcome.of_answer(503, b"down")
+BAD = outcome.of_answer(400, b"bad")
+
+
+class FakeQueue:
+    """One queue in memory; ``away`` makes every call fail."""
+
+    def __init__(self) -> None:
+        self.wait: list[Taken] = []
+        self.active: list[Taken] = []
+        self.completed: list[str] = []
+        self.failed: dict[str, str] = {}
+        self.away = False
+
+    def put(self, name: str, data: bytes | None = None) -> None:
+        text = data or job.build(b'{"userId":"%b"}' % name.encode(), "KEY", "t", 7).encode()
+        try:
+            self.wait.append(Taken(name, text, 0, job.read(text)))
+        except JobUnreadable as error:
+            self.wait.append(Taken(name, text, 0, None, error.reason))
+
+    def _here(self) -> None:
+        if self.away:
+            raise QueueUnavailable("here", "away")
+
+    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
+        self._here()
+        taken, self.wait = self.wait[:max_jobs], self.wait[max_jobs:]
+        self.active += taken
+        return taken
+
+    def _drop(self, ids: set[str]) -> None:
+        self.active = [taken for taken in self.active if taken.id not in ids]
+
+    def complete(self, done: Sequence[Taken]) -> int:
+        self._here()
+        self.completed += [taken.id for taken in done]
+        self._drop({taken.id for taken in done})
+        return len(done)
+
+    def fail(self, taken: Taken, reason: str) -> bool:
+        self._here()
+        self.failed[taken.id] = reason
+        self._drop({taken.id})
+        return True
+
+    def retry_later(self, tried: Sequence[Taken]) -> int:
+        self._here()
+        return len(tried)
+
+    def renew(self, held: Sequence[Taken]) -> int:
+        return self.retry_later(held)
+
+    def put_back(self, held: Sequence[Taken]) -> int:
+        self._here()
+        self.wait = [*held, *self.wait]
+        self._drop({taken.id for taken in held})
+        return len(held)
+
+    def recover(self) -> int:
+        self._here()
+        recovered, self.active = self.active, []
+        self.wait = [*recovered, *self.wait]
+        return len(recovered)
+
+    def close(self) -> None:
+        self.away = True
+
+
+class FakePlane:
+    """Answers what is in ``answers``, then OK; remembers the users in each request."""
+
+    def __init__(self, *answers: Outcome) -> None:
+        self.answers = list(answers)
+        self.requests: list[list[str]] = []
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        assert write_key == "KEY"
+        self.requests.append([event["userId"] for event in msgspec.json.decode(body)["batch"]])
+        return self.answers.pop(0) if self.answers else OK
+
+    def close(self) -> None:
+        self.answers = []
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="queue")
+def _queue() -> FakeQueue:
+    return FakeQueue()
+
+
+def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: Any) -> Sender:
+    """A sender of those."""
+    return Sender(cast(Queue, queue), cast(DataPlane, plane), Settings(**settings), clock)
+
+
+def run(sender: Sender, clock: FakeClock, seconds: float) -> None:
+    """So much of its life, in steps of a tenth of a second."""
+    for _ in range(int(seconds * 10)):
+        sender.work()
+        clock.now_s += 0.1
+
+
+def test_jobs_are_delivered_in_order_and_completed(queue: FakeQueue, clock: FakeClock) -> None:
+    """One request a job, in the order of the queue."""
+    plane = FakePlane()
+    for name in "abc":
+        queue.put(name)
+
+    run(sender_of(queue, plane, clock), clock, 1)
+
+    assert plane.requests == [["a"], ["b"], ["c"]]
+    assert queue.completed == ["a", "b", "c"]
+
+
+def test_nothing_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeClock) -> None:
+    """It is tried again after 2, 4, ... seconds, and the others wait."""
+    plane = FakePlane(DOWN, DOWN)
+    queue.put("a")
+    queue.put("b")
+    sender = sender_of(queue, plane, clock)
+
+    run(sender, clock, 1.5)
+    assert len(plane.requests) == 1
+    run(sender, clock, 1)
+    assert len(plane.requests) == 2
+    run(sender, clock, 10)
+
+    assert plane.requests == [["a"], ["a"], ["a"], ["b"]]
+    assert queue.completed == ["a", "b"]
+
+
+def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, clock: FakeClock) -> None:
+    """``max_attempts`` counts attempts; then the next job goes."""
+    plane = FakePlane(DOWN, DOWN, DOWN)
+    queue.put("a")
+    queue.put("b")
+
+    run(sender_of(queue, plane, clock, max_attempts=3), clock, 30)
+
+    assert plane.requests == [["a"], ["a"], ["a"], ["b"]]
+    assert "status 503: down" in queue.failed["a"]
+    assert "3 attempts" in queue.failed["a"]
+    assert queue.completed == ["b"]
+
+
+def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -> None:
+    """A 400 is not tried again."""
+    plane = FakePlane(BAD)
+    queue.put("a")
+    queue.put("b")
+
+    run(sender_of(queue, plane, clock), clock, 1)
+
+    assert plane.requests == [["a"], ["b"]]
+    assert queue.failed == {"a": "status 400: bad (after 1 attempt)"}
+
+
+def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clock: FakeClock) -> None:
+    """It is failed with a reason, and the next one goes."""
+    plane = FakePlane()
+    queue.put("x", b"nonsense")
+    queue.put("b")
+
+    run(sender_of(queue, plane, clock), clock, 1)
+
+    assert "not JSON" in queue.failed["x"]
+    assert queue.completed == ["b"]
+
+
+def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
+    """Up to ``max_jobs_per_request``, in order; a refusal is found by sending each alone."""
+    plane = FakePlane(BAD, OK, BAD, OK)
+    for name in "abcde":
+        queue.put(name)
+
+    run(sender_of(queue, plane, clock, max_jobs_per_request=3), clock, 1)
+
+    assert plane.requests == [["a", "b", "c"], ["a"], ["b"], ["c"], ["d", "e"]]
+    assert queue.completed == ["a", "c", "d", "e"]
+    assert list(queue.failed) == ["b"]
+
+
+def test_what_a_dead_sender_left_active_is_first_in_line(queue: FakeQueue, clock: FakeClock) -> None:
+    """At start, before anything is taken; not when several senders may work."""
+    for name in "ab":
+        queue.put(name)
+    queue.take(1, 1000)
+    plane = FakePlane()
+
+    run(sender_of(queue, plane, clock), clock, 1)
+    assert plane.requests == [["a"], ["b"]]
+
+    queue.put("c")
+    queue.take(1, 1000)
+    run(sender_of(queue, plane, clock, is_multi_processor=True), clock, 1)
+    assert [taken.id for taken in queue.active] == ["c"]
+
+
+def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: FakeQueue, clock: FakeClock) -> None:
+    """What was delivered is completed when Redis is back, without another request."""
+    queue.put("a")
+
+    class Cutting(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            queue.away = True
+            return super().post(body, write_key, timeout_s)
+
+    plane = Cutting()
+    sender = sender_of(queue, plane, clock)
+    run(sender, clock, 3)
+    queue.away = False
+    run(sender, clock, 3)
+
+    assert plane.requests == [["a"]]
+    assert queue.completed == ["a"]
+
+
+def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, clock: FakeClock) -> None:
+    """First in line again, in order."""
+    plane = FakePlane(DOWN)
+    for name in "abc":
+        queue.put(name)
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=2)
+    sender.work()
+
+    sender.drain(clock.monotonic_s() + 1)
+
+    assert [taken.id for taken in queue.wait] == ["a", "b", "c"]
+    assert queue.active == []
