@@ -13,7 +13,7 @@ from native_tests.world import World, wait_until
 from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 
-KINDS = {
+KINDS: dict[str, dict[str, object]] = {
     "identify": {"userId": "u", "traits": {"plan": "Free"}},
     "track": {"userId": "u", "event": "Item Viewed", "properties": {"revenue": 19.95}},
     "page": {"anonymousId": "a", "name": "Home"},

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import os
 import signal
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from native_tests.world import World, wait_until
 from rudderpipe import Client, QueueUnavailable, SettingsError
 from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.demo import UnixConnection
 from rudderpipe.cli.redis_server import RedisServer
 
 
 def send(client: Client, count: int, start: int = 0) -> int:
     """Track numbered events; how many were accepted."""
     return sum(client.track("u", "Item Viewed", {"n": number}) for number in range(start, start + count))
+
+
+def gone(process: psutil.Process) -> bool:
+    """Killed for good."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def sent(world: World) -> list[int]:
@@ -81,8 +96,10 @@ def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> Non
 
     assert queued.status().ring is None
     assert [path.name for path in Path(queued.explicit["runtime_dir"]).iterdir() if path.suffix != ".log"] == []
-    keys = {key.decode() for key in redis_server.client().keys("*")}
-    assert keys == {"{rudder}:rudderEventsQueue:id", "{rudder}:rudderEventsQueue:account"}
+    assert set(redis_server.text_client().keys("*")) == {
+        "{rudder}:rudderEventsQueue:id",
+        "{rudder}:rudderEventsQueue:account",
+    }
 
 
 def test_a_killed_sender_loses_nothing(queued: World) -> None:
@@ -93,7 +110,7 @@ def test_a_killed_sender_loses_nothing(queued: World) -> None:
     queued.delivered(60)
     dead = queued.sender()
     dead.kill()
-    wait_until(lambda: not dead.is_running() or dead.status() == "zombie")
+    wait_until(partial(gone, dead))
     send(client, 200, 200)
 
     queued.delivered(400)
@@ -113,7 +130,7 @@ def test_a_killed_flusher_loses_nothing(queued: World) -> None:
         send(client, 300, round_number * 300)
         flusher = queued.flusher()
         flusher.kill()
-        wait_until(lambda dead=flusher: not dead.is_running() or dead.status() == "zombie")
+        wait_until(partial(gone, flusher))
         wait_until(lambda: client.flush(0.5))
 
     queued.delivered(1500)
@@ -185,7 +202,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
     send(client, 40)
     world.delivered(20)
 
-    events = wait_until(lambda: (now := world.status().events).failed and now)
+    events = wait_until(lambda: (now := world.status().events).failed and now.delivered and now)
     assert (events.accepted, events.delivered, events.failed) == (40, 20, 20)
     assert events.balanced
     assert "status 400: told to misbehave" in world.log()
@@ -194,10 +211,11 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
         assert world.run("-m", "rudderpipe", "send", str(spool)).returncode == 0
         world.delivered(40)
     else:
-        failed = redis_server.client().zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
-        fields = redis_server.client().hgetall(b"{rudder}:rudderEventsQueue:" + failed[0])
-        assert fields[b"failedReason"].startswith(b"status 400: told to misbehave")
-        assert fields[b"attemptsMade"] == b"0"
+        redis = redis_server.text_client()
+        failed = redis.zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
+        fields = redis.hgetall(f"{{rudder}}:rudderEventsQueue:{failed[0]}")
+        assert fields["failedReason"].startswith("status 400: told to misbehave")
+        assert fields["attemptsMade"] == "0"
 
 
 def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: World, redis_server: RedisServer) -> None:
@@ -252,9 +270,12 @@ def test_an_operator_runs_the_processes(queued: World, directory: Path) -> None:
     sender = queued.start("-m", "rudderpipe.sender", "--config", str(config), "--verbose")
     queued.explicit = kept
 
-    wait_until(lambda: queued.status().events.queued == 100)
+    wait_until(lambda: (now := queued.status()).jobs and now.jobs.active == 1 and now.jobs.waiting == 4)
     sender.terminate()
     assert sender.wait(10) == 0
+    jobs = queued.status().jobs
+    assert jobs is not None
+    assert (jobs.active, jobs.waiting) == (0, 5)
     sender = queued.start("-m", "rudderpipe.sender")
     queued.delivered(100)
     assert client.flush(5)
@@ -297,3 +318,78 @@ def test_a_child_that_was_forked_tracks_for_itself(world: World) -> None:
 
     wait_until(lambda: not world.own_processes())
     assert world.plane.stats()["events"] == 1001
+
+
+def in_small_shared_memory(world: World, size: str, code: str) -> subprocess.CompletedProcess[bytes]:
+    """Run Python where /dev/shm has only so much room."""
+    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
+    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" -c "$1"'
+    return subprocess.run(
+        [*namespace, "sh", "-c", mount, sys.executable, code],
+        env=world.environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("size", ["64k", "1m"])
+def test_a_small_dev_shm_is_an_error_or_a_full_ring_and_never_a_signal(world: World, size: str) -> None:
+    """Too small for a ring: a clear line in the log and False. Large enough for some: full when it is full."""
+    world.explicit["autostart"] = False
+    code = (
+        "import logging, rudderpipe\n"
+        "logging.basicConfig()\n"
+        "client = rudderpipe.Client(max_internal_queue_size=100_000)\n"
+        "print(sum(client.track('u', 'e', {'x': 'y' * 400}) for _ in range(20_000)))\n"
+        "try: rudderpipe.Client(when_full='raise').track('u', 'e')\n"
+        "except rudderpipe.RingError as error: print(type(error).__name__)\n"
+    )
+
+    done = in_small_shared_memory(world, size, code)
+
+    accepted, error = done.stdout.decode().split()
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    if size == "64k":
+        assert (int(accepted), error) == (0, "RingUnavailable")
+        assert "no room for the first" in said
+        assert "enlarge it" in said
+    else:
+        assert 1000 < int(accepted) < 2000
+        assert "reason=no_block" in said
+    assert said.count("\n") < 20
+
+
+def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: World, directory: Path) -> None:
+    """Made in the master before the fork; workers are recycled by ``max_requests`` while they serve."""
+    app = directory / "app.py"
+    app.write_text(
+        "import itertools, os, rudderpipe\n"
+        "client = rudderpipe.Client()\n"
+        "def application(environ, start_response):\n"
+        "    ok = client.track('u', 'e', {'path': environ['PATH_INFO'], 'pid': os.getpid()})\n"
+        "    start_response('200 OK', [('content-length', '1')])\n"
+        "    return [b'1' if ok else b'0']\n"
+    )
+    path = directory / "app.sock"
+    command = ["-m", "gunicorn", "--preload", "--workers", "3", "--max-requests", "20", "--bind", f"unix:{path}"]
+    world.start(*command, "--log-level", "critical", "--chdir", str(directory), "app:application")
+    wait_until(path.exists)
+
+    accepted = broken = 0
+    for number in range(200):
+        connection = UnixConnection(path)
+        try:
+            connection.request("GET", f"/{number}")
+            accepted += int(connection.getresponse().read())
+        except (OSError, http.client.HTTPException):
+            broken += 1  # a worker that was being recycled
+        finally:
+            connection.close()
+
+    assert accepted >= 190
+    world.delivered(accepted)
+    pids = {event["properties"]["pid"] for body in world.plane.last_events() for event in json.loads(body)["batch"]}
+    assert len(pids) > 3
+    assert world.plane.stats()["duplicates"] == 0

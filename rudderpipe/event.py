@@ -13,6 +13,7 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from rudderpipe import checks, culprit, parts, whole
+from rudderpipe.forks import PAGE
 from rudderpipe.parts import CHANNEL, CONTEXT, encode, message_ids
 
 Traits = Mapping[str, Any]
@@ -90,7 +91,7 @@ def track(
         CONTEXT if context is None else parts.context(context),
         CHANNEL,
         _now(_utc),
-        message_ids.next() if message_id is None else checks.message_id(message_id),
+        (message_ids.next() if PAGE[0] else message_ids.new()) if message_id is None else checks.message_id(message_id),
         UNSET if timestamp is None else checks.moment("timestamp", timestamp),
         UNSET if integrations is None else checks.mapping("integrations", integrations),
         event,
@@ -194,7 +195,7 @@ def _common(
         "context": context,
         "channel": CHANNEL,
         "originalTimestamp": _now(_utc),
-        "messageId": message_ids.next() if message_id is None else checks.message_id(message_id),
+        "messageId": message_ids.new() if message_id is None else checks.message_id(message_id),
         "timestamp": UNSET if timestamp is None else checks.moment("timestamp", timestamp),
         "integrations": checks.mapping("integrations", integrations),
     }

@@ -2,7 +2,7 @@
 
 POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
 process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
-a process opens each file once (``shared``).
+a process opens each file once (``shared``) and never closes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from rudderpipe import forks
 from rudderpipe.errors import RingUnavailable
 
 _SPIN_S = 0.0002
-_open_files: dict[Path, LockFile] = {}
 
 
 def runtime_dir(given: str | None) -> Path:
@@ -47,21 +46,18 @@ class LockFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._mutex = threading.Lock()
-        self._fd = -1
-        self._open()
-        forks.forget_in_children(self)
-
-    def _open(self) -> None:
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
-            raise RingUnavailable(str(self.path), f"the lock file cannot be opened: {error.strerror}") from error
+            raise RingUnavailable(str(path), f"the lock file cannot be opened: {error.strerror}") from error
         self.inode = os.fstat(self._fd).st_ino
+        self.forget()
+        forks.forget_in_children(self)
 
     def forget(self) -> None:
         """In a forked child: the mutex may be held by a thread that is not here."""
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
+        self._owner: int | None = None
 
     def is_current(self) -> bool:
         """False when the file was removed, another stands in its place, or our descriptor is no longer its.
@@ -72,6 +68,14 @@ class LockFile:
             return self.path.stat().st_ino == self.inode and os.fstat(self._fd).st_ino == self.inode
         except OSError:
             return False
+
+    def is_fresh(self) -> bool:
+        """True until ``mark``: nobody has used the file for a ring yet."""
+        return os.fstat(self._fd).st_size == 0
+
+    def mark(self, text: str) -> None:
+        """Write down which ring the file belongs to. Only under its claim lock."""
+        os.pwrite(self._fd, text.encode(), 0)
 
     def try_lock(self, byte: int) -> bool:
         """Take one lock without waiting. True also when this process holds it already."""
@@ -88,25 +92,37 @@ class LockFile:
         fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
 
     def is_held(self, byte: int) -> bool:
-        """Whether another process holds the lock; takes it for an instant to find out."""
+        """Whether another process holds the lock; takes it for an instant to find out. Never of one we hold."""
         if not self.try_lock(byte):
             return True
         self.unlock(byte)
         return False
 
     def lock(self, byte: int, timeout_s: float) -> bool:
-        """Take one lock against other processes and other threads; False when that took longer."""
-        mutex = self._mutex
-        if not (mutex.acquire(blocking=False) or mutex.acquire(timeout=timeout_s)):
+        """Take one lock against other processes and other threads; False when that took longer, or from within itself.
+
+        Call it inside the ``try`` whose ``finally`` calls ``release``: a signal handler may raise right after it.
+        """
+        me = threading.get_ident()
+        if self._owner == me:
             return False
+        mutex = self._mutex
         try:
-            taken = self.try_lock(byte) or self._wait(byte, timeout_s)
+            if not (mutex.acquire(blocking=False) or mutex.acquire(timeout=timeout_s)):
+                return False
+            if self._owner is None:  # else another greenlet of this thread, for which the mutex is no obstacle
+                self._owner = me
+                if self.try_lock(byte) or self._wait(byte, timeout_s):
+                    return True
+                self._owner = None
         except BaseException:
-            mutex.release()
+            if self._owner == me:
+                self.release(byte)
+            else:
+                _drop(mutex)
             raise
-        if not taken:
-            mutex.release()
-        return taken
+        _drop(mutex)
+        return False
 
     def _wait(self, byte: int, timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
@@ -117,18 +133,51 @@ class LockFile:
         return False
 
     def release(self, byte: int) -> None:
-        """Give back what ``lock`` took."""
-        self.unlock(byte)
-        self._mutex.release()
+        """Give back what ``lock`` took; does nothing when this thread has not taken it."""
+        if self._owner != threading.get_ident():
+            return
+        try:
+            self.unlock(byte)
+        except BaseException:
+            self.unlock(byte)
+            raise
+        finally:
+            self._owner = None
+            _drop(self._mutex)
 
     def remove(self) -> None:
         """Unlink the file. Only under its claim lock: who waits for that finds the file gone and opens the next."""
         self.path.unlink(missing_ok=True)
 
 
-def shared(path: Path) -> LockFile:
-    """The process's one ``LockFile`` of that path, opened anew when the file has been removed."""
-    found = _open_files.get(path)
-    if found is None or not found.is_current():
-        found = _open_files[path] = LockFile(path)
-    return found
+def _drop(mutex: threading.RLock) -> None:
+    try:
+        mutex.release()
+    except RuntimeError:
+        pass  # an exception came before it was taken
+
+
+class _Files:
+    """The lock files this process has open, one for each path."""
+
+    def __init__(self) -> None:
+        self._found: dict[Path, LockFile] = {}
+        self.forget()
+        forks.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: only the mutex is not ours."""
+        self._mutex = threading.RLock()
+
+    def get(self, path: Path) -> LockFile:
+        """The one of that path, opened anew when the file has been removed."""
+        path = path.parent.resolve() / path.name
+        with self._mutex:
+            found = self._found.get(path)
+            if found is None or not found.is_current():
+                found = self._found[path] = LockFile(path)
+            return found
+
+
+_files = _Files()
+shared = _files.get

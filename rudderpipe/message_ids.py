@@ -15,7 +15,7 @@ class MessageIds:
     """Random UUIDs (version 4), 4,096 of which share all but their last three digits: 60 ns each."""
 
     next: Callable[[], str]
-    """An id that no other call anywhere gets."""
+    """An id that no other call gets. Only where ``forks.PAGE`` has just been asked: else see ``new``."""
 
     def __init__(self) -> None:
         forks.forget_in_children(self)
@@ -25,6 +25,12 @@ class MessageIds:
         """Start from new random bits; forked workers with the same ones would make the same ids."""
         # No generator: it could not be entered again from a signal handler.
         self.next = chain.from_iterable(map(_family, repeat(16))).__next__
+
+    def new(self) -> str:
+        """An id that no other call anywhere gets, in this process or in one that was forked from it."""
+        if not forks.PAGE[0]:
+            forks.renew()
+        return self.next()
 
 
 def _family(size_bytes: int) -> Iterator[str]:

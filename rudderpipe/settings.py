@@ -112,9 +112,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def pipe_name(self) -> str:
-        """The explicit name, else one derived from write key, data plane and queue; reveals none of them."""
+        """The explicit name, else one derived from write key, data plane and queue; reveals none of them.
+
+        The same explicit name with a queue and without is two pipes: their flushers do different things.
+        """
         if self.pipe:
-            return self.pipe
+            return f"{self.pipe}.queue" if self.redis is not None else self.pipe
         parts = [self.write_key, self.data_plane_url.rstrip("/")]
         if self.redis is not None:
             parts += [self.redis_place, self.queue_name, self.prefix]
@@ -145,6 +148,9 @@ def load(
     merged: dict[str, Any] = _from_file(Path(config)) if config else {}
     merged |= _from_environment(environment)
     merged |= {name: value for name, value in (explicit or {}).items() if value is not None}
+    for name in ("runtime_dir", "ca_file"):
+        if isinstance(merged.get(name), str):
+            merged[name] = os.path.abspath(merged[name])  # noqa: PTH100  # autostarted processes run in /
     return _convert(merged)
 
 

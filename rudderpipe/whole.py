@@ -50,5 +50,5 @@ def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
     whole["channel"] = parts.CHANNEL
     whole["originalTimestamp"] = whole.get("originalTimestamp") or datetime.now(timezone.utc)
     given = message.get("messageId")
-    whole["messageId"] = parts.message_ids.next() if not given else checks.message_id(given)
+    whole["messageId"] = parts.message_ids.new() if not given else checks.message_id(given)
     return parts.encoded(whole)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import event, whole
+from rudderpipe import event, forks, whole
 from rudderpipe.errors import EventError
 from rudderpipe.message_ids import MessageIds
 
@@ -177,9 +177,23 @@ def test_ordinary_values_are_encoded() -> None:
 def test_message_ids_are_unique_over_renewals() -> None:
     """Ids come in families of 4,096; none repeats, and a forked child starts a family of its own."""
     ids = MessageIds()
-    first = [ids.next() for _ in range(10_000)]
+    first = [ids.new() for _ in range(10_000)]
     ids.forget()
-    second = [ids.next() for _ in range(10_000)]
+    second = [ids.new() for _ in range(10_000)]
 
     assert len({*first, *second}) == 20_000
     assert first[0][:33] != second[0][:33]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_first_id_of_a_forked_child_is_its_own(golden: Path, name: str) -> None:
+    """A child asks whether it was forked before it makes an id, not only before it appends."""
+    recorded = json.loads((golden / f"{name}.json").read_text())["input"]
+    parent = json.loads(CALLS[name](recorded))["messageId"]
+
+    forks.PAGE[0] = 0
+    child = json.loads(CALLS[name](recorded))["messageId"]
+    forks.PAGE[0] = 0
+    grandchild = json.loads(whole.from_wire(name, recorded))["messageId"]
+
+    assert len({parent[:33], child[:33], grandchild[:33]}) == 3

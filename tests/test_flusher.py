@@ -131,6 +131,7 @@ def test_a_lost_answer_does_not_add_twice(ring: Ring, clock: FakeClock, sink: Fa
     sink.trouble = QueueBehind({sequence: 20})
     flusher.work()
     sink.trouble = None
+    clock.now_s += 0.1
     flusher.work()
 
     assert sink.batches == [[str(number) for number in range(20, 30)]]

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rudderpipe import forks
-from rudderpipe.ring import account
+from rudderpipe.ring import account, claims, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import GRANT_MAX, Producer
 from rudderpipe.ring.reclaim import Reclaimer
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import Ring, open_ring
 from tests.fakes import FakeClock, drain, producer_of, ring_of, texts
 
 
@@ -408,3 +410,135 @@ def test_any_interleaving_matches_a_plain_list(
         for who in range(3):
             mine = [text for text in found if text.startswith(f"{who}:")]
             assert mine == [text for text in accepted if text.startswith(f"{who}:")]
+
+
+def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it falls before or after the blocks are taken: what was accepted comes out once, what is accepted later
+    too, and no block is left behind."""
+    for after in (False, True):
+        producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
+        real = claims.claim_blocks
+
+        def interrupted(*arguments: Any, after: bool = after, real: Any = real) -> Any:
+            if after:
+                real(*arguments)
+            raise KeyboardInterrupt
+
+        text = "x" * 450
+        accepted = put(producer, 0, 3)
+        while producer._at + 460 + 4 * producer._count < producer._limit:
+            accepted += producer.append(text.encode()) is None
+        monkeypatch.setattr(claims, "claim_blocks", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            producer.append(text.encode())
+        monkeypatch.setattr(claims, "claim_blocks", real)
+        accepted += producer.append(b"1") is None
+        for _ in range(200):
+            accepted += producer.append(text.encode()) is None
+
+        assert len(drain(consumer)) == accepted
+        producer.leave()
+        reclaimer.work()
+        drain(consumer)
+        assert reclaimer.work() == 1
+        assert ring.blocks_in_use() == []
+
+
+def test_room_is_announced_after_it_is_there(ring: Ring, clock: FakeClock) -> None:
+    """Order of stores: READ, DRAINED, ROOM. A producer that saw the new ROOM finds the new sums."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 10)
+    consumer.refresh()
+    cut = consumer.cut(10, 1000)
+    assert cut is not None
+    stored: list[int] = []
+
+    class Recording:
+        def __init__(self, view: memoryview) -> None:
+            self.view = view
+
+        def __getitem__(self, key: int) -> int:
+            return self.view[key]
+
+        def __setitem__(self, key: int, value: int) -> None:
+            stored.append(key)
+            self.view[key] = value
+
+    ring.words = Recording(ring.words)  # type: ignore[assignment]  # records
+    consumer.release([cut])
+
+    layout = ring.layout
+    assert [layout.read <= key < layout.block0 for key in stored] == [True, False, False]
+    assert stored[1:] == [layout.drained + producer._slot, at.H_ROOM]
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**23, 2**32, 2**50, 2**63, 2**64 - 1])
+def test_no_damaged_word_crashes_the_flusher_or_voids_the_cap(tmp_path: Path, clock: FakeClock, value: int) -> None:
+    """Every word of the header's moving part, of a slot and of a block, one at a time."""
+
+    def places(layout: at.Layout) -> dict[str, int]:
+        return {
+            **{f"header {word}": word for word in (at.H_NEXT, at.H_CURSOR, at.H_SLOTS_USED, at.H_ROOM)},
+            **{f"slot {word}": layout.slot(0) + word for word in range(5)},
+            **{f"block {word}": layout.block(0) + word for word in range(6)},
+            "sequence": layout.sequence,
+            "released": layout.released,
+            "read": layout.read,
+        }
+
+    for name in places(at.for_bytes(1 << 20)):
+        with ring_of(tmp_path, clock) as ring:
+            put(producer_of(ring, clock), 0, 50)
+            consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+            ring.words[places(ring.layout)[name]] = value
+            for _ in range(3):
+                drain(consumer)
+                reclaimer.work()
+                consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+                account.read(ring)
+            layout = ring.layout
+            assert ring.words[layout.drained] <= ring.words[layout.granted], name
+
+
+def test_a_segment_that_was_removed_is_drained_and_followed_by_another(tmp_path: Path, clock: FakeClock) -> None:
+    """The producer goes on in a new ring with locks of its own; what the old one holds is drained, and it can end."""
+    name = f"gone-{os.getpid()}"
+
+    def opened() -> Ring:
+        return open_ring(name, str(tmp_path), 1 << 20, 1000, clock)
+
+    old = opened()
+    producer = Producer(opened, lambda _ring: None, clock)
+    put(producer, 0, 10)
+    consumer, reclaimer = Consumer(old), Reclaimer(old)
+    segment.remove(old.segment.name)
+    clock.now_s += 5
+    put(producer, 10, 200)
+    new = producer.ring
+    assert new is not None
+    try:
+        assert new.segment.epoch != old.segment.epoch
+        assert new.locks.inode != old.locks.inode
+        reclaimer.work()
+        found = drain(consumer)
+        reclaimer.work()
+        assert old.try_close()
+        assert found + drain(Consumer(new)) == numbers(0, 200)
+        assert new.is_current
+    finally:
+        segment.remove(new.segment.name)
+
+
+def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clock: FakeClock) -> None:
+    """Pid and start time are the same; the random number of the program is not."""
+    put(producer_of(ring, clock), 0, 10)
+    claims._image.forget()
+    put(producer_of(ring, clock), 10, 20)
+    consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+    reclaimer.work()
+
+    assert drain(consumer) == numbers(0, 20)
+    assert reclaimer.work() == 1
+    assert reclaimer.living() == 1

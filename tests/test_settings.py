@@ -105,7 +105,8 @@ def test_a_pipe_is_named_by_where_its_events_go() -> None:
         name() == name(redis={"host": "h", "port": 1, "db": 2}) == name(flush_at=5) == name(data_plane_url="http://d/")
     )
     assert len({name(), name(write_key="l"), name(redis="redis://h:1/3"), name(queue_name="q"), name(prefix="p")}) == 5
-    assert name(pipe="mine") == "mine"
+    assert name(pipe="mine") == "mine.queue"
+    assert settings.load({"pipe": "mine"}, environment={}).pipe_name == "mine"
 
 
 def test_settings_travel_to_a_child_process() -> None:

@@ -32,7 +32,7 @@ CLIENTS = 4
 DRAIN_S = 40.0
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class Load:
 
     def _ask(self) -> None:
         while not self._over.is_set():
-            connection = _UnixConnection(self._path)
+            connection = UnixConnection(self._path)
             try:
                 connection.request("GET", "/")
                 self.accepted += msgspec.json.decode(connection.getresponse().read(), type=list[str])
@@ -143,7 +143,7 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
     stack.callback(_end, master)
     while True:
         try:
-            connection = _UnixConnection(path)
+            connection = UnixConnection(path)
             connection.connect()
             connection.close()
             return master

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import redis
 
@@ -67,6 +68,10 @@ class RedisServer:
     def client(self) -> redis.Redis:
         """A client of this server."""
         return redis.Redis(unix_socket_path=str(self.socket))
+
+    def text_client(self) -> Any:
+        """A client whose answers are text."""
+        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
 
     def kill(self) -> None:
         """SIGKILL."""

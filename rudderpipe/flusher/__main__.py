@@ -42,9 +42,12 @@ class SenderKeeper:
         now_s = self._clock.monotonic_s()
         if self._child is None and now_s >= self._next_s:
             self._next_s = now_s + RESTART_S
-            self._child = program.start(
-                "rudderpipe.sender", self._payload, "--managed", "--log", str(self._log), log=self._log
-            )
+            try:
+                self._child = program.start(
+                    "rudderpipe.sender", self._payload, "--managed", "--log", str(self._log), log=self._log
+                )
+            except OSError as error:
+                logger.error("the sender cannot be started error=%s", error.strerror)
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:

@@ -117,16 +117,17 @@ class Flusher:
     def _asked(self) -> int:
         """Moves whenever a producer asks for a flush."""
         words, layout = self._ring.words, self._ring.layout
-        return sum(words[layout.slot(slot) + at.S_TICKET] for slot in range(words[at.H_SLOTS_USED]))
+        return sum(words[layout.slot(slot) + at.S_TICKET] for slot in range(self._ring.slots_used))
 
     def _settle(self, now_s: float) -> int:
         try:
             settled = self._sink.settle(self._held, self._freed)
         except QueueBehind as behind:
-            logger.warning("an earlier answer of redis was lost, going on from what it has blocks=%d", len(behind.read))
+            self._log.warning("behind", f"redis has more than we knew, going on from there: {behind}")
             self._consumer.read_to(behind.read)
             self._consumer.rewind()
             self._held = []
+            self._retry_at_s = now_s + RETRY_MIN_S
             return 0
         except QueueUnavailable as error:
             if not self._ring.words[at.H_DOWN_MS]:

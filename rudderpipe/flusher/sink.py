@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
+import msgspec
+
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.flusher.spool import Spool
 from rudderpipe.ring import layout as at
@@ -32,6 +34,12 @@ class Sink(Protocol):
         """Give connections back."""
 
 
+def _pass_over(ring: Ring, cut: Cut) -> None:
+    """Count a batch that is not what a producer wrote: it must not stop those behind it."""
+    logger.error("the ring holds a batch that is not JSON, passing over it events=%d", cut.count)
+    at.bump(ring.words, at.H_CORRUPT, cut.count)
+
+
 class QueueSink:
     """Every batch becomes a job."""
 
@@ -53,9 +61,14 @@ class QueueSink:
             for mark in cut.marks:
                 start, _ = marks.get(mark.sequence, (mark.start, 0))
                 marks[mark.sequence] = (start, mark.end)
-        batches = [(self._build(cut.data, self._write_key, sent_at, epoch), cut.count) for cut in cuts]
+        batches = []
+        for cut in cuts:
+            try:
+                batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
+            except UnicodeDecodeError:
+                _pass_over(self._ring, cut)
         self._queue.add(epoch, batches, marks, freed)
-        self._ring.words[at.H_QUEUED] += sum(cut.count for cut in cuts)
+        at.bump(self._ring.words, at.H_QUEUED, sum(count for _, count in batches))
         return len(cuts)
 
     def ended(self, ring: Ring) -> None:
@@ -80,6 +93,7 @@ class DirectSink:
         self._body = request.body
         self._before_retry_s = backoff.before_retry_s
         self._settings = settings
+        self._ring = ring
         self._words = ring.words
         self._spool = spool
         self._clock = clock
@@ -90,7 +104,11 @@ class DirectSink:
         """One attempt to deliver the first."""
         if self._clock.monotonic_s() < self._not_before_s:
             return 0
-        events = self._spool.split(cuts[0].data)
+        try:
+            events = self._spool.split(cuts[0].data)
+        except msgspec.MsgspecError:
+            _pass_over(self._ring, cuts[0])
+            return 1
         outcome = self._plane.post(self._body(events, iso_ms(self._clock.time_ms())), self._settings.write_key)
         self._attempts += 1
         if outcome.kind == "retry" and self._attempts < self._settings.max_attempts:
@@ -99,7 +117,7 @@ class DirectSink:
             logger.warning("attempt failed attempt=%d next_in_s=%g %s", self._attempts, wait_s, outcome.reason)
             return 0
         if outcome.kind == "delivered":
-            self._words[at.H_DELIVERED] += cuts[0].count
+            at.bump(self._words, at.H_DELIVERED, cuts[0].count)
         else:
             logger.error(
                 "batch failed events=%d attempts=%d %s spool=%s",
@@ -109,7 +127,7 @@ class DirectSink:
                 self._spool.path,
             )
             self._spool.keep(cuts[0].data)
-            self._words[at.H_FAILED] += cuts[0].count
+            at.bump(self._words, at.H_FAILED, cuts[0].count)
         self._attempts = 0
         return 1
 

@@ -28,6 +28,13 @@ class Spool:
     def keep(self, batch: bytes) -> bool:
         """Append a batch's events; False, and a line in the log, when the file is as large as it may be."""
         lines = b"".join(bytes(event) + b"\n" for event in self.split(batch))
+        try:
+            return self._append(lines)
+        except OSError as error:
+            logger.error("spool cannot be written, events lost bytes=%d error=%s", len(lines), error.strerror)
+            return False
+
+    def _append(self, lines: bytes) -> bool:
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(fd).st_size + len(lines) > LIMIT_BYTES:

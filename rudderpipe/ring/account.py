@@ -39,13 +39,13 @@ def accepted_by_slot(ring: Ring) -> dict[int, int]:
             slot = words[header + at.B_SLOT]
             accepted[slot] = max(accepted.get(slot, 0), words[header + at.B_BASE] + words[header + at.B_COUNT])
     # Order: DRAINED last; a block that was freed meanwhile is in it.
-    return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(words[at.H_SLOTS_USED])}
+    return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used)}
 
 
 def drained_by_slot(ring: Ring) -> dict[int, int]:
     """Events that have left the ring, for each slot."""
     words, layout = ring.words, ring.layout
-    return {slot: words[layout.drained + slot] for slot in range(words[at.H_SLOTS_USED])}
+    return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
 
 
 def read(ring: Ring) -> Account:

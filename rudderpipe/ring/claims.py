@@ -5,22 +5,41 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock
 
-from rudderpipe import liveness
+from rudderpipe import forks, liveness
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
 
+class _Image:
+    """A random number for this process and the program in it."""
+
+    def __init__(self) -> None:
+        forks.forget_in_children(self)
+        self.forget()
+
+    def forget(self) -> None:
+        """Draw another."""
+        self.number = int.from_bytes(os.urandom(8), "big")
+
+
+_image = _Image()
+
+
 def take_slot(ring: Ring) -> int:
-    """A slot for this process, its lock held for life; -1 when all have a producer, or the ring has ended."""
+    """A slot for this process, its lock held for life; -1 when all have a producer."""
     words, layout = ring.words, ring.layout
-    if not ring.is_current:
-        return -1
+    pid, start_ms = os.getpid(), int(liveness.started_s(os.getpid()) * 1000)
     for slot in range(layout.slots):
         mine = layout.slot(slot)
-        if words[mine + at.S_PID] or not ring.locks.try_lock(at.LOCK_SLOT + slot):
+        if words[mine + at.S_PID]:
+            same = words[mine + at.S_PID] == pid and words[mine + at.S_START_MS] == start_ms
+            if same and words[mine + at.S_IMAGE] != _image.number:
+                words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
             continue
-        pid = os.getpid()
-        words[mine + at.S_START_MS] = int(liveness.started_s(pid) * 1000)
+        if not ring.locks.try_lock(at.LOCK_SLOT + slot):
+            continue
+        words[mine + at.S_START_MS] = start_ms
+        words[mine + at.S_IMAGE] = _image.number
         words[mine + at.S_LEFT] = 0
         words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
         words[mine + at.S_PID] = pid  # Order: last, the slot is taken now
@@ -32,7 +51,7 @@ def take_slot(ring: Ring) -> int:
 def grant(ring: Ring, slot: int, wanted: int) -> int:
     """Allow the slot some events of the cap: fewer as it comes near, so that idle producers hold little back."""
     words, layout = ring.words, ring.layout
-    used = words[at.H_SLOTS_USED]
+    used = ring.slots_used
     out = sum(words[layout.granted : layout.granted + used].tolist())
     back = sum(words[layout.drained : layout.drained + used].tolist())
     free = ring.segment.cap - (out - back)

@@ -35,6 +35,7 @@ class _Block:
         "entry",
         "index",
         "limit",
+        "most",
         "offset",
         "read",
         "sequence",
@@ -54,11 +55,17 @@ class _Block:
         self.start = layout.start(index)
         run = min(max(1, words[header + at.B_RUN]), layout.blocks - index)
         self.limit = self.start + run * at.BLOCK_BYTES
+        self.most = run * at.BLOCK_BYTES // (at.ENTRY + 1)
         self.entry = self.limit // at.ENTRY - 1
         word = words[layout.read + index]
         self.read = word & ((1 << at.READ_BITS) - 1) if word >> at.READ_BITS == sequence else 0
+        self.read = min(self.read, self.most)
         self.taken = self.read
         self.offset = self.start
+
+    def count(self, words: memoryview) -> int:
+        """Events committed; a damaged count is no larger than a block can hold."""
+        return min(int(words[self.count_at]), self.most)
 
 
 class Consumer:
@@ -78,6 +85,9 @@ class Consumer:
         words, layout = self.ring.words, self.ring.layout
         blocks = {}
         for sequence, index in found:
+            if sequence >> (64 - at.READ_BITS):
+                words[layout.released + index] = sequence  # a damaged word: no claim gets so far
+                continue
             head = words[layout.block(index) + at.B_HEAD]
             if head:
                 if not self._is_member(sequence, head - 1):
@@ -102,9 +112,9 @@ class Consumer:
 
     def _release_orphan(self, sequence: int, index: int) -> None:
         ring = self.ring
-        if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # a claim under way is not an orphan yet
-            return
         try:
+            if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # a claim under way is not an orphan yet
+                return
             head = ring.words[ring.layout.block(index) + at.B_HEAD]
             if ring.words[ring.layout.sequence + index] == sequence and not self._is_member(sequence, head - 1):
                 ring.words[ring.layout.released + index] = sequence
@@ -116,7 +126,7 @@ class Consumer:
         words, entries = self.ring.words, self.ring.segment.entries
         events = size = 0
         for block in self._blocks.values():
-            count = words[block.count_at]
+            count = block.count(words)
             if count > block.taken:
                 events += count - block.taken
                 size += max(0, entries[block.entry - count + 1] - block.offset)
@@ -132,7 +142,7 @@ class Consumer:
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
         for block in self._blocks.values():
-            there = min(words[block.count_at] - block.taken, max_events - count)
+            there = min(block.count(words) - block.taken, max_events - count)
             if there <= 0:
                 continue
             there, end = self._fitting(block, there, max_bytes - size, must=count == 0)
@@ -182,8 +192,8 @@ class Consumer:
     def _pass_over(self, block: _Block) -> None:
         """Count what a damaged block claims to hold as corrupt, and go on with the next."""
         words = self.ring.words
-        count = words[block.count_at]
-        words[at.H_CORRUPT] += max(0, count - block.read)
+        count = block.count(words)
+        at.bump(words, at.H_CORRUPT, max(0, count - block.read))
         block.taken = count
         self._store(block, count)
 
@@ -206,7 +216,7 @@ class Consumer:
         """The sink has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
         for sequence, end in positions.items():
             block = self._blocks.get(sequence)
-            if block is not None and block.read < end <= self.ring.words[block.count_at]:
+            if block is not None and block.read < end <= block.count(self.ring.words):
                 self._store(block, end)
                 if block.taken < end:
                     block.taken = end
@@ -218,9 +228,10 @@ class Consumer:
         block.read = read
         # Order: READ, then DRAINED from it, then ROOM, which makes refused producers look at the sums again.
         words[layout.read + block.index] = block.sequence << at.READ_BITS | read
-        if block.slot < layout.slots and block.base + read > words[drained_at]:
-            words[at.H_ROOM] += block.base + read - words[drained_at]
-            words[drained_at] = block.base + read
+        if block.slot < layout.slots:
+            drained = min(block.base + read, words[layout.granted + block.slot])  # no damage may void the cap
+            words[drained_at] = max(drained, words[drained_at])
+        at.bump(words, at.H_ROOM)
 
     def tidy(self) -> list[int]:
         """Free the blocks that are sealed and read to the end; their sequences."""
@@ -229,7 +240,7 @@ class Consumer:
         for sequence, block in list(self._blocks.items()):
             header = layout.block(block.index)
             # Order: sealed before count: after the seal the count is final.
-            if words[header + at.B_SEALED] != sequence or words[block.count_at] != block.read:
+            if words[header + at.B_SEALED] != sequence or block.count(words) != block.read:
                 continue
             run = words[header + at.B_RUN]
             words[layout.released + block.index] = sequence

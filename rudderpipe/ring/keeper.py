@@ -9,7 +9,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
-FRESH_MS = 2_000
+FRESH_MS = 500
 """A heartbeat younger than this needs no second look."""
 START_MS = 10_000
 """How long a flusher that was started has to take its lock before another one is."""
@@ -30,6 +30,11 @@ def take(ring: Ring, clock: Clock) -> bool:
     words[at.H_PID_START_MS] = int(liveness.started_s(pid) * 1000)
     words[at.H_PID] = pid
     beat(ring, clock)
+    try:
+        if ring.locks.lock(at.LOCK_CLAIM, TAKE_TIMEOUT_S):
+            words[at.H_START_MS] = 0  # the start is over: when we die, another one may follow at once
+    finally:
+        ring.locks.release(at.LOCK_CLAIM)
     return True
 
 
@@ -46,9 +51,11 @@ def is_kept(ring: Ring, clock: Clock) -> bool:
 
 def may_start(ring: Ring, clock: Clock) -> bool:
     """True for the one process that should start a flusher now."""
-    if is_kept(ring, clock) or not ring.locks.lock(at.LOCK_CLAIM, 0.005):
+    if is_kept(ring, clock):
         return False
     try:
+        if not ring.locks.lock(at.LOCK_CLAIM, 0.005):
+            return False
         now_ms = clock.time_ms()
         if 0 <= now_ms - ring.words[at.H_START_MS] < START_MS:
             return False

@@ -25,7 +25,7 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
     SLOT, 16 words                              BLOCK HEADER, 8 words (one cache line)
       0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
       2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
-      4..11  refused, by reason                   2  slot     whose it is
+      4  image   5..12  refused, by reason        2  slot     whose it is
                                                   3  base     events of the slot before this block
                                                   4  run      blocks in a row that this one stands for
                                                   5  head     for the later blocks of a run: index of the first + 1
@@ -37,8 +37,9 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
       event bytes grow from the front, each followed by one comma; from the back, u32: the byte of the segment at which
       each event ends, comma included
 
-ROOM grows whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
-at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up.
+ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
+at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
+program from the one it replaced by exec.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
 flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 20 are written under the claim lock; DRAINED,
@@ -88,8 +89,8 @@ H_NEXT, H_CURSOR, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 21)
 HEADER_WORDS = 512
 
 # Slot words.
-S_PID, S_START_MS, S_TICKET, S_LEFT = range(4)
-S_REFUSED = 4
+S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE = range(5)
+S_REFUSED = 5
 SLOT_WORDS = 16
 
 # Why an event was refused; the order is the counters' in a slot.
@@ -104,6 +105,11 @@ LOCK_CLAIM = 0
 LOCK_FLUSHER = 1
 LOCK_OWNER = 2  # somebody who wants the pipe for himself alone
 LOCK_SLOT = 16  # + slot
+
+
+def bump(words: memoryview, index: int, by: int = 1) -> None:
+    """Add to a counter, of which the caller is the one writer; a damaged one wraps around."""
+    words[index] = (words[index] + by) % (1 << 64)
 
 
 class Layout(msgspec.Struct, frozen=True):

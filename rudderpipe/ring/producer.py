@@ -60,6 +60,8 @@ class Producer:
         self._base = 0
         self._at = self._limit = 0
         """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
+        self._claiming = False
+        self._counted = 0
         self._count = self._count_limit = 0
         """Events in the block; how many there may be before more must be granted."""
 
@@ -120,7 +122,10 @@ class Producer:
     def catch_up(self) -> None:
         """Do what had to wait for the end of an append: calls from within it, and looking around, which may log."""
         while self._aside:
-            task = self._aside.popleft()
+            try:
+                task = self._aside.popleft()
+            except IndexError:
+                return  # another thread has done it
             if not isinstance(task, bytes):
                 task()
             elif self.append(task) is not None:
@@ -134,10 +139,9 @@ class Producer:
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
         now_s = self._clock.monotonic_s()
-        if now_s - self._looked_at_s >= LOOK_S and self.ring is not None and not self.ring.is_current:
+        if now_s - self._looked_at_s >= LOOK_S and self._slot >= 0 and self.ring and not self.ring.is_current:
+            self._give_up_slot(self.ring)  # it was removed: its flusher drains it, and we go on in another
             self.ring = None
-            self._seal()
-            self._drop_slot()
         if self._slot < 0 and not self._enter(now_s):
             return "busy" if self.trouble is None else "ring"
         ring = self.ring
@@ -145,15 +149,17 @@ class Producer:
         if now_s - self._looked_at_s >= LOOK_S:
             self._looked_at_s = now_s
             self._aside.append(partial(self._look_around, ring))
-        granted = self._count < self._count_limit
-        if not granted and self._words[at.H_ROOM] == self._refused_at_room:
+        if self._count >= self._count_limit and self._words[at.H_ROOM] == self._refused_at_room:
             return "full"
-        if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0):
-            # Its holder may have been stopped: the wait is not to be had again by each event that follows.
-            self._impatient_until_s = now_s + RETRY_S
-            return "busy"
+        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         try:
-            if not granted and not self._grant(ring, now_s):
+            if not ring.locks.lock(at.LOCK_CLAIM, patience_s):
+                # Its holder may have been stopped: the wait is not to be had again by each event that follows.
+                self._impatient_until_s = now_s + RETRY_S
+                return "busy"
+            if self._claiming:
+                self._find_out(ring)
+            if self._count >= self._count_limit and not self._grant(ring, now_s):
                 return "full"
             if self._at + size + 4 * self._count >= self._limit and not self._claim(ring, size):
                 return "no_block"
@@ -172,23 +178,16 @@ class Producer:
         if now_s < self._open_again_at_s:
             return False
         try:
-            if self.ring is None or not self.ring.is_current:
-                self.ring = self._open_ring()
-            ring = self.ring
-            entered = ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S)
-            if not entered:
+            slot = self._take_slot()
+            if slot is None:
                 self.trouble = None
                 return False
-            try:
-                slot = claims.take_slot(ring)
-            finally:
-                ring.locks.release(at.LOCK_CLAIM)
-            if slot < 0:
-                raise RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
         except RingUnavailable as error:
             self.trouble = error
             self._open_again_at_s = now_s + RETRY_S
             return False
+        ring = self.ring
+        assert ring is not None
         self.trouble = None
         self._slot = slot
         self._slot_at = ring.layout.slot(slot)
@@ -196,6 +195,24 @@ class Producer:
         self._base = ring.words[ring.layout.drained + slot]
         self._refused_at_room = -1
         return True
+
+    def _take_slot(self) -> int | None:
+        """None when the claim lock is not to be had; raises ``RingUnavailable``."""
+        while True:
+            if self.ring is None or not self.ring.is_current:
+                self.ring = self._open_ring()
+            ring = self.ring
+            try:
+                if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+                    return None
+                if not ring.is_current:
+                    continue  # closed since we opened it
+                slot = claims.take_slot(ring)
+            finally:
+                ring.locks.release(at.LOCK_CLAIM)
+            if slot < 0:
+                raise RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
+            return slot
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
@@ -209,21 +226,40 @@ class Producer:
         return True
 
     def _claim(self, ring: Ring, size: int) -> bool:
-        base = self._base + self._count
+        words, layout, base = self._words, ring.layout, self._base + self._count
+        self._claiming = True
         claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY)
         if claimed is None:
+            self._claiming = False
             return False
-        self._seal()
-        self._block, self._sequence, run = claimed
-        self._base = base
+        first, sequence, run = claimed
+        counted, start = layout.block(first) + at.B_COUNT, layout.start(first)
+        end = start + run * at.BLOCK_BYTES
+        # Order: no call from here on, at which a signal handler could raise; and were it to raise all the same
+        # (Python 3.10), a limit of 0 leads here again, and _find_out puts things right.
+        self._limit = 0
+        if self._block >= 0:
+            words[self._counted] = self._count
+            words[self._counted + at.B_SEALED - at.B_COUNT] = self._sequence
         self._count_limit -= self._count
-        self._count = 0
-        self._counted = ring.layout.block(self._block) + at.B_COUNT
-        self._at = ring.layout.start(self._block)
-        end = self._at + run * at.BLOCK_BYTES
+        self._block, self._sequence, self._base, self._count = first, sequence, base, 0
+        self._counted, self._at, self._entry = counted, start, end // at.ENTRY - 1
         self._limit = end - at.ENTRY
-        self._entry = end // at.ENTRY - 1
+        self._claiming = False
         return True
+
+    def _find_out(self, ring: Ring) -> None:
+        """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
+        words, layout = self._words, ring.layout
+        accepted = words[layout.drained + self._slot]
+        for sequence, block in ring.blocks_in_use():
+            header = layout.block(block)
+            if words[header + at.B_SLOT] == self._slot and not words[header + at.B_HEAD]:
+                accepted = max(accepted, words[header + at.B_BASE] + words[header + at.B_COUNT])
+                words[header + at.B_SEALED] = sequence
+        self._block, self._sequence, self._base, self._count, self._at, self._limit = -1, 0, accepted, 0, 0, 0
+        self._count_limit = words[layout.granted + self._slot] - accepted
+        self._claiming = False
 
     def _seal(self) -> None:
         """Say that the block gets no more events."""
@@ -251,10 +287,13 @@ class Producer:
                 self._aside.append(self.leave)
                 return
             self._closed = True
-            if self._slot < 0 or self.ring is None:
-                return
-            self._seal()
-            self._words[self.ring.layout.granted + self._slot] -= self._count_limit - self._count
-            self._words[self._slot_at + at.S_LEFT] = 1
-            self.ring.locks.unlock(at.LOCK_SLOT + self._slot)
-            self._drop_slot()
+            if self._slot >= 0 and self.ring is not None:
+                self._give_up_slot(self.ring)
+
+    def _give_up_slot(self, ring: Ring) -> None:
+        """What is in it is drained without us, and then its room is free."""
+        self._seal()
+        self._words[ring.layout.granted + self._slot] -= self._count_limit - self._count
+        self._words[self._slot_at + at.S_LEFT] = 1
+        ring.locks.unlock(at.LOCK_SLOT + self._slot)
+        self._drop_slot()

@@ -46,12 +46,13 @@ class Reclaimer:
             if words[header + at.B_SLOT] == slot:
                 words[header + at.B_SEALED] = sequence
                 left = True
-        if left or not ring.locks.lock(at.LOCK_CLAIM, 0.001):
+        if left:
             return False
         try:
-            unused = words[layout.granted + slot] - words[layout.drained + slot]
+            if not ring.locks.lock(at.LOCK_CLAIM, 0.001):
+                return False
             words[layout.granted + slot] = words[layout.drained + slot]
-            words[at.H_ROOM] += unused
+            at.bump(words, at.H_ROOM)
             words[layout.slot(slot) + at.S_PID] = 0
         finally:
             ring.locks.release(at.LOCK_CLAIM)

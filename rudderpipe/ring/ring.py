@@ -31,10 +31,15 @@ class Ring:
         """False when the flusher has closed this ring, or somebody removed it: it is drained, but takes no more."""
         return not self.words[at.H_CLOSED] and self.segment.is_linked() and self.locks.is_current()
 
+    @property
+    def slots_used(self) -> int:
+        """Slots that ever had a producer; a damaged word is no larger than there are slots."""
+        return min(self.words[at.H_SLOTS_USED], self.layout.slots)
+
     def slots_in_use(self) -> list[int]:
         """The slots that have a producer, dead or alive."""
         words, layout = self.words, self.layout
-        return [slot for slot in range(words[at.H_SLOTS_USED]) if words[layout.slot(slot) + at.S_PID]]
+        return [slot for slot in range(self.slots_used) if words[layout.slot(slot) + at.S_PID]]
 
     def blocks_in_use(self) -> list[tuple[int, int]]:
         """(sequence, block) of what is not free, oldest first."""
@@ -51,9 +56,9 @@ class Ring:
 
     def try_close(self) -> bool:
         """End the ring and remove its segment and lock file, unless a producer has a slot. Only the flusher."""
-        if not self.locks.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
-            return False
         try:
+            if not self.locks.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
+                return False
             if self.slots_in_use() or self.blocks_in_use():
                 return False
             # Order: closed first; who claims a slot after us sees it and opens another ring.
@@ -72,9 +77,9 @@ def _claimed(path: Path) -> Iterator[LockFile]:
     """The claim lock of the lock file that is there now."""
     while True:
         lock_file = locks.shared(path)
-        if not lock_file.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
-            raise RingUnavailable(path.stem, f"another process has held its lock for {OPEN_TIMEOUT_S:.0f} s")
         try:
+            if not lock_file.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
+                raise RingUnavailable(path.stem, f"another process has held its lock for {OPEN_TIMEOUT_S:.0f} s")
             if lock_file.is_current():
                 yield lock_file
                 return
@@ -100,13 +105,19 @@ def find(pipe: str, runtime_dir: str | None) -> Ring | None:
 def open_ring(pipe: str, runtime_dir: str | None, size_bytes: int, cap: int, clock: Clock) -> Ring:
     """The ring of that pipe, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``."""
     name = segment.segment_name(pipe)
-    with _claimed(locks.runtime_dir(runtime_dir) / f"{pipe}.lock") as lock_file:
-        memory = segment.attach(name)
-        if memory is None:
-            memory = segment.create(name, size_bytes, cap, lock_file.inode, clock)
-        else:
-            _adopt(memory, lock_file)
-        return Ring(memory, lock_file)
+    path = locks.runtime_dir(runtime_dir) / f"{pipe}.lock"
+    while True:
+        with _claimed(path) as lock_file:
+            memory = segment.attach(name)
+            if memory is not None:
+                _adopt(memory, lock_file)
+                return Ring(memory, lock_file)
+            if lock_file.is_fresh():
+                memory = segment.create(name, size_bytes, cap, lock_file.inode, clock)
+                lock_file.mark(f"{memory.epoch:016x}\n")
+                return Ring(memory, lock_file)
+            # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
+            lock_file.remove()
 
 
 def _adopt(memory: Segment, lock_file: LockFile) -> None:
@@ -115,7 +126,7 @@ def _adopt(memory: Segment, lock_file: LockFile) -> None:
     if words[at.H_LOCK_INODE] == lock_file.inode:
         return
     owners = [(words[at.H_PID], words[at.H_PID_START_MS])]
-    for slot in range(words[at.H_SLOTS_USED]):
+    for slot in range(min(words[at.H_SLOTS_USED], layout.slots)):
         base = layout.slot(slot)
         owners.append((words[base + at.S_PID], words[base + at.S_START_MS]))
     if any(pid and liveness.is_alive(pid, start_ms / 1000) for pid, start_ms in owners):
@@ -123,3 +134,4 @@ def _adopt(memory: Segment, lock_file: LockFile) -> None:
         memory.close()
         raise RingUnavailable(memory.name, reason)
     words[at.H_LOCK_INODE] = lock_file.inode
+    lock_file.mark(f"{memory.epoch:016x}\n")

@@ -9,8 +9,24 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 
+from rudderpipe import forks
+
 PREFIX = "rudderpipe"
-_patching = threading.Lock()
+
+
+class _Patching:
+    """One thread at a time, also in a child that was forked meanwhile."""
+
+    def __init__(self) -> None:
+        forks.forget_in_children(self)
+        self.forget()
+
+    def forget(self) -> None:
+        """The thread that had it may not be here."""
+        self.lock = threading.RLock()
+
+
+_patching = _Patching()
 
 
 class Shared(SharedMemory):
@@ -35,7 +51,7 @@ def _untracked() -> Iterator[None]:
 
     From 3.13 there is ``track=False``. Before, registering starts the tracker, so it must not even be asked.
     """
-    with _patching:
+    with _patching.lock:
         original = resource_tracker.register
 
         def register(name: Sized, rtype: str) -> None:

@@ -74,7 +74,8 @@ class Sender:
             done += self._write_down()
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
-            self._not_before_s = now_s + self._retry_s
+            self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
+            self._busy_at_s = now_s  # what waits in a Redis that is away is not known
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             return 0
         self._retry_s = RETRY_MIN_S
@@ -157,7 +158,6 @@ class Sender:
         tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
         self._held[: len(group)] = tried
         self._not_before_s = self._clock.monotonic_s() + wait_s
-        self._renewed_s = self._clock.monotonic_s()
         if self._queue.retry_later(group) < len(group):
             self._lost()
 

@@ -18,8 +18,9 @@
   ARGV[6] freed     msgpack list of sequences: blocks that are free again, whose positions may go
   ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
 
-  Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis knows another
-            position than `from` for one of the blocks: an earlier call had run although its answer was lost
+  Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
+            `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
+            lost its last writes, and with them those jobs; what the flusher has is added.)
   Promises  no event of a ring is in two jobs, however often its flusher dies
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
@@ -31,7 +32,7 @@ local behind = {false}
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do
   local known = redis.call("HGET", ring, mark[1])
-  if known and tonumber(known) ~= mark[2] then
+  if known and tonumber(known) > mark[2] then
     behind[#behind + 1] = mark[1]
     behind[#behind + 1] = tonumber(known)
   end

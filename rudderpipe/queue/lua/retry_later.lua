@@ -26,8 +26,8 @@ for number, id in ipairs(cmsgpack.unpack(ids)) do
   if holder and holder ~= token then
     held[number] = 0
   else
+    redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
     redis.call("SET", key .. ":lock", token, "PX", lock_ms)
-    redis.call("SREM", stalled, id)
     if attempts == "1" then
       redis.call("HINCRBY", key, "attemptsMade", 1)
     end

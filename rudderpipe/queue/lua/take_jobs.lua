@@ -42,8 +42,8 @@ for number = 1, tonumber(max_jobs) do
   if number > 1 and bytes > tonumber(max_bytes) then
     break
   end
+  redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
   redis.call("RPOPLPUSH", wait, active)
-  redis.call("SREM", stalled, id)
   redis.call("SET", prefix .. id .. ":lock", token, "PX", lock_ms)
   redis.call("ZREM", priority, id)
   redis.call("PUBLISH", prefix .. "active@" .. token, id)
