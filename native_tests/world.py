@@ -144,7 +144,8 @@ class World:
                     stream.close()
         for own in self.own_processes():
             own.kill()
-        segment.remove(segment.segment_name(self.settings.pipe_name))
+        for lock_file in Path(self.explicit["runtime_dir"]).glob("*.lock"):
+            segment.remove(segment.segment_name(lock_file.stem))
 
 
 def _command(process: psutil.Process) -> list[str]:

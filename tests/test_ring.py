@@ -480,7 +480,7 @@ def test_no_damaged_word_crashes_the_flusher_or_voids_the_cap(tmp_path: Path, cl
 
     def places(layout: at.Layout) -> dict[str, int]:
         return {
-            **{f"header {word}": word for word in (at.H_NEXT, at.H_CURSOR, at.H_SLOTS_USED, at.H_ROOM)},
+            **{f"header {word}": word for word in (at.H_NEXT, at.H_SLOTS_USED, at.H_ROOM)},
             **{f"slot {word}": layout.slot(0) + word for word in range(5)},
             **{f"block {word}": layout.block(0) + word for word in range(6)},
             "sequence": layout.sequence,
@@ -542,3 +542,16 @@ def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clo
     assert drain(consumer) == numbers(0, 20)
     assert reclaimer.work() == 1
     assert reclaimer.living() == 1
+
+
+def test_the_memory_that_is_touched_is_what_was_in_use_at_once(ring: Ring, clock: FakeClock) -> None:
+    """Blocks are used again before new ones are: a ring that is drained in time never grows."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    for _ in range(200):
+        put(producer, 0, 100)
+        for _ in range(20):
+            producer.append(b"x" * 450)
+        drain(consumer)
+
+    touched = sum(1 for number in ring.words[ring.layout.sequence : ring.layout.released].tolist() if number)
+    assert touched <= 3

@@ -16,8 +16,9 @@ from rudderpipe.client import Client
 from rudderpipe.clock import Clock
 from rudderpipe.errors import EventError, EventTooLarge, RingUnavailable
 from rudderpipe.pipe import Pipe
+from rudderpipe.ring import keeper
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.ring import open_ring
+from rudderpipe.ring.ring import find, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK
 
@@ -63,6 +64,8 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     _wait(pipe, settings, progress)
     after = status.read(settings).events
     pipe.shut()
+    if not summary.accepted and (ring := find(settings.pipe_name, settings.runtime_dir)):
+        keeper.close_unused(ring)
     progress.end()
     left_over = before.in_ring + before.queued
     summary.failed = after.failed - before.failed

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 from msgspec import Raw
 
+_isal_compress: Callable[..., bytes] | None
 try:
-    from isal.isal_zlib import compress as _isal_compress
+    from isal import isal_zlib
+
+    _isal_compress = isal_zlib.compress
 except ImportError:
     _isal_compress = None
 
@@ -48,8 +51,7 @@ def _zlib_gzip(data: bytes) -> bytes:
 
 def _isal_gzip(data: bytes) -> bytes:
     assert _isal_compress is not None
-    packed: bytes = _isal_compress(data, level=1, wbits=GZIP_WINDOW)
-    return packed
+    return _isal_compress(data, level=1, wbits=GZIP_WINDOW)
 
 
 gzip: Callable[[bytes], bytes] = _zlib_gzip if _isal_compress is None else _isal_gzip

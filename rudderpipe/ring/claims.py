@@ -64,7 +64,7 @@ def grant(ring: Ring, slot: int, wanted: int) -> int:
 
 
 def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int, int, int] | None:
-    """The next free block, or as many in a row as are needed: (first, sequence, how many); None when there are none."""
+    """A free block, or as many in a row as are needed: (first, sequence, how many); None when there are none."""
     words, layout = ring.words, ring.layout
     run = -(-need_bytes // at.BLOCK_BYTES)
     first = _find_free(ring, run)
@@ -75,7 +75,6 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
             return None
     sequence = words[at.H_NEXT]
     words[at.H_NEXT] = sequence + 1  # Order: first of all; a claim that is cut leaves a number nobody has
-    words[at.H_CURSOR] = (first + run) % layout.blocks
     for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
         header = layout.block(block)
         words[header + at.B_COUNT] = 0
@@ -89,16 +88,16 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
 
 
 def _find_free(ring: Ring, run: int) -> int:
-    words, layout = ring.words, ring.layout
-    block, in_a_row = words[at.H_CURSOR] % layout.blocks, 0
-    for _ in range(layout.blocks + run):
-        if block == layout.blocks:
-            block, in_a_row = 0, 0
-        free = words[layout.sequence + block] == words[layout.released + block]
-        in_a_row = in_a_row + 1 if free else 0
-        block += 1
-        if in_a_row == run:
-            return block - run
+    # The lowest that is free, so that the memory that is ever touched is what was ever in use at once. The order in
+    # which blocks are drained is that of their sequences, wherever they lie.
+    words, layout, in_a_row = ring.words, ring.layout, 0
+    for block in range(layout.blocks):
+        if words[layout.sequence + block] == words[layout.released + block]:
+            in_a_row += 1
+            if in_a_row == run:
+                return block - run + 1
+        else:
+            in_a_row = 0
     return -1
 
 

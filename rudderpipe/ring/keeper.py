@@ -38,6 +38,16 @@ def take(ring: Ring, clock: Clock) -> bool:
     return True
 
 
+def close_unused(ring: Ring) -> bool:
+    """End a ring that nothing was put into, so that no flusher ever came to end it."""
+    if not ring.locks.try_lock(at.LOCK_FLUSHER):
+        return False
+    try:
+        return ring.try_close()
+    finally:
+        ring.locks.unlock(at.LOCK_FLUSHER)
+
+
 def beat(ring: Ring, clock: Clock) -> None:
     """Say that the flusher is there."""
     ring.words[at.H_HEARTBEAT_MS] = clock.time_ms()

@@ -16,8 +16,8 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
       0  magic        1  version      2  segment bytes   3  blocks          made once, before magic, which is last
       4  slots        5  epoch        6  cap (events)    7  created ms
       8  lock file's inode
-     16  next sequence  17  cursor    18  slots ever used  19  start ms     producers, under the claim lock
-     20  refused for want of a slot
+     16  next sequence  17  slots ever used  18  start ms  19  refused      producers, under the claim lock
+                                                              for want of a slot
      32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms
@@ -42,14 +42,14 @@ at nothing else until it has moved. ``left`` is 1 when the producer gave its slo
 program from the one it replaced by exec.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
-flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 20 are written under the claim lock; DRAINED,
+flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 19 are written under the claim lock; DRAINED,
 RELEASED, READ and words 32 to 47 are the flusher's. All are stored through ``memoryview.cast("Q")``: one aligned
 store (``struct.pack_into`` writes byte by byte and is seen torn).
 
 Order of stores, and what a kill in between leaves:
 
 append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
-claim    next sequence, cursor | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
+claim    next sequence | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
          last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
          releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
 drain    (sink has it) READ | DRAINED | ROOM. Cut in between: DRAINED is set again, from base + READ.
@@ -73,7 +73,7 @@ COMMA = ord(",")
 
 # Header words.
 H_MAGIC, H_VERSION, H_BYTES, H_BLOCKS, H_SLOTS, H_EPOCH, H_CAP, H_CREATED_MS, H_LOCK_INODE = range(9)
-H_NEXT, H_CURSOR, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 21)
+H_NEXT, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 20)
 (
     H_PID,
     H_PID_START_MS,

@@ -55,7 +55,7 @@ class Ring:
         )
 
     def try_close(self) -> bool:
-        """End the ring and remove its segment and lock file, unless a producer has a slot. Only the flusher."""
+        """End the ring and remove segment and lock file, unless a producer has a slot. Only with the flusher's lock."""
         try:
             if not self.locks.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
                 return False
