@@ -49,6 +49,7 @@ class World:
             "runtime_dir": str(directory / "run"),
             "flush_interval_ms": 200,
             "linger_s": 0.2,
+            "max_jobs_per_request": 1,
         }
         self._clients: list[Client] = []
         self.processes: list[subprocess.Popen[bytes]] = []

@@ -71,7 +71,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     prefix: Name = "rudder"
     is_multi_processor: bool = False
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
-    max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 1
+    max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 50
     max_request_bytes: Bytes = 460_800
     # the ring and the processes
     pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = None

@@ -59,6 +59,9 @@ class FakeQueue:
         self._drop({taken.id for taken in done})
         return len(done)
 
+    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+        return self.complete(done), self.take(max_jobs, max_bytes)
+
     def fail(self, taken: Taken, reason: str) -> bool:
         self._here()
         self.failed[taken.id] = reason
@@ -116,7 +119,9 @@ def _queue() -> FakeQueue:
 
 def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: Any) -> Sender:
     """A sender of those."""
-    return Sender(cast(Queue, queue), cast(DataPlane, plane), Settings(**settings), clock)
+    return Sender(
+        cast(Queue, queue), cast(DataPlane, plane), Settings(**{"max_jobs_per_request": 1, **settings}), clock
+    )
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:

@@ -15,7 +15,7 @@ from rudderpipe.queue import job as jobs
 from rudderpipe.queue.connect import connect, translated
 from rudderpipe.queue.job import Job
 from rudderpipe.queue.keys import Keys
-from rudderpipe.queue.scripts import Scripts
+from rudderpipe.queue.scripts import Call, Scripts
 from rudderpipe.settings import Settings
 
 LOCK_MS = 30_000
@@ -112,38 +112,36 @@ class Queue:
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
         """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
-        keys = self.keys
-        answer = self._call(
-            "take_jobs",
-            [
-                keys.wait,
-                keys.active,
-                keys.meta_paused,
-                keys.stalled,
-                keys.priority,
-                keys.account,
-                keys.failed_events,
-            ],
-            keys.base,
-            self._token,
-            LOCK_MS,
-            self._clock.time_ms(),
-            max_jobs,
-            max_bytes,
-        )
-        return [_taken(job_id.decode(), fields) for job_id, fields in answer]
+        with translated(self.place):
+            name, keys, arguments = self._take_call(max_jobs, max_bytes)
+            return _all_taken(self._scripts.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
         """Remove delivered jobs; how many were still ours."""
+        with translated(self.place):
+            name, keys, arguments = self._complete_call(done)
+            return int(sum(self._scripts.call(name, keys, *arguments)))
+
+    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+        """``complete`` and then ``take``, two steps over one round trip."""
+        with translated(self.place):
+            completed, answer = self._scripts.call_together(
+                self._complete_call(done), self._take_call(max_jobs, max_bytes)
+            )
+            return int(sum(completed)), _all_taken(answer)
+
+    def _take_call(self, max_jobs: int, max_bytes: int) -> Call:
         keys = self.keys
-        answer = self._call(
-            "complete_jobs",
-            [keys.active, keys.stalled, keys.account],
-            keys.base,
-            self._token,
-            _pack([(taken.id, taken.epoch, taken.events) for taken in done]),
+        return (
+            "take_jobs",
+            [keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account, keys.failed_events],
+            (keys.base, self._token, LOCK_MS, self._clock.time_ms(), max_jobs, max_bytes),
         )
-        return int(sum(answer))
+
+    def _complete_call(self, done: Sequence[Taken]) -> Call:
+        keys = self.keys
+        jobs_ = _pack([(taken.id, taken.epoch, taken.events) for taken in done])
+        return "complete_jobs", [keys.active, keys.stalled, keys.account], (keys.base, self._token, jobs_)
 
     def fail(self, taken: Taken, reason: str) -> bool:
         """Put a job into the failed set; False when it was not ours any more."""
@@ -236,6 +234,10 @@ class Queue:
     def _call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         with translated(self.place):
             return self._scripts.call(name, keys, *arguments)
+
+
+def _all_taken(answer: list[tuple[bytes, list[bytes]]]) -> list[Taken]:
+    return [_taken(job_id.decode(), fields) for job_id, fields in answer]
 
 
 def _taken(job_id: str, fields: list[bytes]) -> Taken:

@@ -66,12 +66,10 @@ class Sender:
             if now_s < self._not_before_s:
                 self._renew(now_s)
                 return 0
-            done = self._write_down()
-            if not self._held and not self._take(now_s):
-                return done
-            self._busy_at_s = now_s
-            self._attempt()
-            done += self._write_down()
+            done = self._take(now_s) if not self._held else self._write_down()
+            if self._held:
+                self._busy_at_s = now_s
+                self._attempt()
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
             self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
@@ -81,15 +79,25 @@ class Sender:
         self._retry_s = RETRY_MIN_S
         return done
 
-    def _take(self, now_s: float) -> bool:
+    def _take(self, now_s: float) -> int:
+        """Write down what is known and take what is next; how many jobs were written down."""
+        if self._failed:
+            self._write_down()
         if self._must_recover:
+            self._write_down()
             recovered = self._queue.recover()
             self._must_recover = False
             if recovered:
                 logger.warning("recovered jobs=%d", recovered)
         # Order: a take whose answer is lost leaves jobs active that we do not know of; they are recovered then.
         self._must_recover = not self._settings.is_multi_processor
-        taken = self._queue.take(self._settings.max_jobs_per_request, self._settings.max_request_bytes)
+        limits = self._settings.max_jobs_per_request, self._settings.max_request_bytes
+        done = len(self._delivered)
+        if done:
+            kept, taken = self._queue.complete_and_take(self._delivered, *limits)
+            self._completed(kept)
+        else:
+            taken = self._queue.take(*limits)
         self._must_recover = False
         self._renewed_s = now_s
         for job in taken:
@@ -99,8 +107,12 @@ class Sender:
                 self._failed.append((job, "the job's batch is empty"))
             else:
                 self._held.append(job)
-        self._write_down()
-        return bool(self._held)
+        return done + len(self._failed)
+
+    def _completed(self, kept: int) -> None:
+        if kept < len(self._delivered):
+            logger.warning("delivered, but no longer ours to complete jobs=%d", len(self._delivered) - kept)
+        self._delivered = []
 
     def _attempt(self) -> None:
         group = self._group()
@@ -170,15 +182,12 @@ class Sender:
     def _write_down(self) -> int:
         done = 0
         if self._delivered:
-            kept = self._queue.complete(self._delivered)
-            if kept < len(self._delivered):
-                logger.warning("delivered, but another sender had the lock jobs=%d", len(self._delivered) - kept)
             done += len(self._delivered)
-            self._delivered = []
+            self._completed(self._queue.complete(self._delivered))
         while self._failed:
             taken, reason = self._failed[0]
             if not self._queue.fail(taken, reason):
-                logger.warning("failed, but another sender had the lock job=%s", taken.id)
+                logger.warning("failed, but no longer ours to say so job=%s", taken.id)
             self._failed.pop(0)
             done += 1
         return done
