@@ -1,8 +1,8 @@
 """What the whole way of an event carries: events a second, and CPU by process, beside RudderStack's Python SDK.
 
 Two producers track 450-byte events as fast as there is room for them (``flush_at`` 20); through ring, flusher,
-Redis and sender they reach a local data plane. The peer has no Redis: its two producers post to the same data plane themselves.
-Everything runs on this machine, Redis and data plane included.
+Redis and sender they reach a local data plane. The peer has no Redis: its two producers post to the same data plane
+themselves. Everything runs on this machine, Redis and data plane included.
 """
 
 from __future__ import annotations

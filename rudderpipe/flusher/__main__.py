@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -44,7 +45,13 @@ class SenderKeeper:
             self._next_s = now_s + RESTART_S
             try:
                 self._child = program.start(
-                    "rudderpipe.sender", self._payload, "--managed", "--log", str(self._log), log=self._log
+                    "rudderpipe.sender",
+                    self._payload,
+                    "--parent",
+                    str(os.getpid()),
+                    "--log",
+                    str(self._log),
+                    log=self._log,
                 )
             except OSError as error:
                 logger.error("the sender cannot be started error=%s", error.strerror)

@@ -35,7 +35,7 @@ class Scripts:
         with self._client.pipeline(transaction=False) as pipe:
             for name, keys, arguments in calls:
                 pipe.execute_command("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments)
-            answers = pipe.execute(raise_on_error=False)
+            answers: list[Any] = pipe.execute(raise_on_error=False)
         for number, (name, keys, arguments) in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
                 answers[number] = self.call(name, keys, *arguments)

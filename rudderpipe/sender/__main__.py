@@ -48,13 +48,12 @@ def stand_by(settings: Settings, stop: StopFlag, clock: Clock, abandoned: Callab
 def main() -> int:
     """The program; returns an exit code."""
     parser = service.parser("sender", "Delivers the events in the queue to the data plane.")
-    parser.add_argument("--managed", action="store_true", help="end with the process that started us (autostart)")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
     arguments = parser.parse_args()
-    parent = os.getppid()
     clock, stop = Clock(), StopFlag()
 
     def abandoned() -> bool:
-        return bool(arguments.managed) and os.getppid() != parent
+        return arguments.parent is not None and os.getppid() != arguments.parent
 
     try:
         settings = service.settings_of(arguments)
