@@ -393,3 +393,19 @@ def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: Worl
     pids = {event["properties"]["pid"] for body in world.plane.last_events() for event in json.loads(body)["batch"]}
     assert len(pids) > 3
     assert world.plane.stats()["duplicates"] == 0
+
+
+def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: World) -> None:
+    """A short script's flusher may end before the sender it started has drawn breath."""
+    queued.explicit["autostart"] = "flusher"
+    client = queued.client()
+    send(client, 100)
+    client.shutdown()
+    wait_until(lambda: not queued.own_processes())
+    assert queued.plane.stats()["events"] == 0
+    queued.explicit["linger_s"] = 0.0
+
+    sender = queued.start("-m", "rudderpipe.sender", "--parent", "999999999")
+
+    queued.delivered(100)
+    assert sender.wait(10) == 0

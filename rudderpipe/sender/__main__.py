@@ -34,10 +34,12 @@ def sender_lock(settings: Settings) -> LockFile:
 def stand_by(settings: Settings, stop: StopFlag, clock: Clock, abandoned: Callable[[], bool]) -> LockFile | None:
     """Wait until no other sender of this host has the queue; None when we are to stop before that."""
     waiting = False
-    while not stop.raised and not abandoned():
+    while not stop.raised:
         lock_file = sender_lock(settings)
         if lock_file.try_lock(0) and lock_file.is_current():
             return lock_file
+        if abandoned():  # the other one delivers what our parent left in the queue
+            return None
         if not waiting:
             logger.info("standing by: another sender of this host has the queue")
         waiting = True
