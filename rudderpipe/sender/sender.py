@@ -58,6 +58,8 @@ class Sender:
         self._not_before_s = self._renewed_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
+        self._found_empty = False
+        """The last look at the queue found nothing; False until there was one."""
 
     def work(self) -> int:
         """One request at the most; how many jobs were settled."""
@@ -99,6 +101,7 @@ class Sender:
         else:
             taken = self._queue.take(*limits)
         self._must_recover = False
+        self._found_empty = not taken
         self._renewed_s = now_s
         for job in taken:
             if job.job is None:
@@ -206,7 +209,7 @@ class Sender:
 
     def finished(self) -> bool:
         """True when nobody needs us any more."""
-        if self._held or self._delivered or self._failed:
+        if self._held or self._delivered or self._failed or not self._found_empty:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         return idle_s >= self._settings.linger_s and self._abandoned()
