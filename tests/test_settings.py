@@ -122,3 +122,10 @@ def test_what_is_missing_is_said() -> None:
     """A setting without a default is asked for by name and by variable."""
     with pytest.raises(SettingsError, match="RUDDERPIPE_WRITE_KEY"):
         Settings().require("write_key")
+
+
+def test_every_setting_is_documented() -> None:
+    """The page lists what there is."""
+    page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
+
+    assert [name for name in Settings.__struct_fields__ if f"`{name}`" not in page] == []
