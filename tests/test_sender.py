@@ -87,6 +87,10 @@ class FakeQueue:
         self.wait = [*recovered, *self.wait]
         return len(recovered)
 
+    def sweep(self) -> int:
+        self._here()
+        return 0
+
     def close(self) -> None:
         self.away = True
 

@@ -72,10 +72,8 @@ class QueueSink:
         return len(cuts)
 
     def ended(self, ring: Ring) -> None:
-        """Forget the ring's positions when nothing of it is in the queue any more."""
-        counts = self._queue.counts(ring.segment.epoch)
-        if not counts.events_queued and not counts.events_failed:
-            self._queue.forget_ring(ring.segment.epoch)
+        """Its positions in Redis go with the last of its jobs."""
+        self._queue.end_ring(ring.segment.epoch)
 
     def close(self) -> None:
         """Close the connections."""

@@ -20,6 +20,7 @@ class Keys:
         self.completed = f"{self.base}completed"  # sorted set, by finishedOn
         self.failed = f"{self.base}failed"  # sorted set, by finishedOn
         self.stalled = f"{self.base}stalled"  # set
+        self.stalled_check = f"{self.base}stalled-check"  # string, gone after the interval
         # Ours.
         self.account = f"{self.base}account"  # hash: queued, delivered, failed: events, over all rings
         self.failed_events = f"{self.base}account:failed"  # hash: failed job -> "<epoch>:<events>"

@@ -19,6 +19,7 @@ from rudderpipe.queue.scripts import Call, Scripts
 from rudderpipe.settings import Settings
 
 LOCK_MS = 30_000
+SWEEP_MS = 30_000
 RING_KEEP_MS = 30 * 24 * 3600 * 1000
 RECOVER_AT_ONCE = 1000
 # Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
@@ -210,6 +211,18 @@ class Queue:
             if recovered < RECOVER_AT_ONCE:
                 return total
 
+    def sweep(self, every_ms: int = SWEEP_MS) -> int:
+        """Jobs whose sender died are next in line again; how many. For a queue with several senders."""
+        keys = self.keys
+        answer = self._call(
+            "sweep_stalled",
+            [keys.stalled, keys.wait, keys.paused, keys.meta_paused, keys.active, keys.failed, keys.stalled_check],
+            keys.base,
+            self._clock.time_ms(),
+            every_ms,
+        )
+        return int(answer)
+
     def counts(self, epoch: int | None = None) -> QueueCounts:
         """The queue at one moment; the events are those of one ring when its epoch is given."""
         keys = self.keys
@@ -226,10 +239,9 @@ class Queue:
         queued, delivered, gone = (int(number or 0) for number in events)
         return QueueCounts(wait + paused, active, delayed, failed, completed, bool(is_paused), queued, delivered, gone)
 
-    def forget_ring(self, epoch: int) -> None:
-        """The ring has ended, and nothing of it is queued: its positions are of no use any more."""
-        with translated(self.place):
-            self._client.delete(self.keys.ring(epoch))
+    def end_ring(self, epoch: int) -> bool:
+        """The ring has ended: forget its positions once its events are delivered; True when they are."""
+        return bool(self._call("end_ring", [self.keys.ring(epoch)], RING_KEEP_MS))
 
     def _call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         with translated(self.place):

@@ -7,7 +7,17 @@ from typing import Any
 
 import redis
 
-NAMES = ("add_jobs", "take_jobs", "complete_jobs", "fail_job", "retry_later", "put_back", "recover_active")
+NAMES = (
+    "add_jobs",
+    "take_jobs",
+    "complete_jobs",
+    "fail_job",
+    "retry_later",
+    "put_back",
+    "recover_active",
+    "sweep_stalled",
+    "end_ring",
+)
 
 
 Call = tuple[str, list[str], tuple[str | bytes | int, ...]]

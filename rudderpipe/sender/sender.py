@@ -13,11 +13,12 @@ from rudderpipe.delivery.backoff import before_retry_s
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue.queue import LOCK_MS, Queue, Taken
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Queue, Taken
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
 RENEW_S = LOCK_MS / 1000 / 3
+SWEEP_S = SWEEP_MS / 1000
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 JOBS_AT_ONCE = 50
 """Jobs taken together when they may share requests; otherwise one is taken at a time."""
@@ -55,7 +56,7 @@ class Sender:
         self._alone = 0
         """How many of the held are sent one by one, as a request that they shared was refused."""
         self._must_recover = not settings.is_multi_processor
-        self._not_before_s = self._renewed_s = float("-inf")
+        self._not_before_s = self._renewed_s = self._sweep_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
         self._found_empty = False
@@ -83,6 +84,11 @@ class Sender:
 
     def _take(self, now_s: float) -> int:
         """Write down what is known and take what is next; how many jobs were written down."""
+        if self._settings.is_multi_processor and now_s >= self._sweep_at_s:
+            self._sweep_at_s = now_s + SWEEP_S
+            swept = self._queue.sweep()
+            if swept:
+                logger.warning("stalled jobs are next in line again jobs=%d", swept)
         if self._failed:
             self._write_down()
         if self._must_recover:

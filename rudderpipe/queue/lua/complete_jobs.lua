@@ -33,8 +33,11 @@ for number, job in ipairs(cmsgpack.unpack(jobs)) do
       redis.call("HINCRBY", account, "queued", -events)
       local ring = prefix .. "ring:" .. epoch
       if redis.call("EXISTS", ring) == 1 then
-        redis.call("HINCRBY", ring, "queued", -events)
+        local left = redis.call("HINCRBY", ring, "queued", -events)
         redis.call("HINCRBY", ring, "delivered", events)
+        if left <= 0 and redis.call("HEXISTS", ring, "ended") == 1 then
+          redis.call("DEL", ring)
+        end
       end
     end
     redis.call("HINCRBY", account, "delivered", events)

@@ -1,0 +1,55 @@
+--[[
+  sweep_stalled: jobs that were active at the last sweep and have lost their lock since are next in line again.
+
+  One script, because a job between `active` and `wait` would be in neither.
+
+  KEYS[1] stalled   SET     ids that were active at the last sweep; becomes those that are active now
+  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains stalled ids at the tail
+  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[4] meta      STRING  exists while the queue is paused; read
+  KEYS[5] active    LIST    ids of jobs being attempted; loses stalled ids
+  KEYS[6] failed    ZSET    failed jobs by time; gains ids that stalled more than once
+  KEYS[7] check     STRING  exists while the last sweep is younger than the interval: nothing is done then
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] now_ms    integer milliseconds since 1970, the sender's clock
+  ARGV[3] every_ms  integer the interval between sweeps, of all senders together
+
+  Returns   how many were put back in line
+  Promises  a job whose sender died is tried again after one to two intervals; for queues with several senders
+  Costs     O(active)
+  Same as   Bull 4.16.5 moveStalledJobsToWait-7, maxStalledCount 1
+]]
+local stalled, wait, paused, meta, active, failed, check = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local prefix, now_ms, every_ms = ARGV[1], ARGV[2], ARGV[3]
+
+if redis.call("EXISTS", check) == 1 then
+  return 0
+end
+redis.call("SET", check, now_ms, "PX", every_ms)
+local line = wait
+if redis.call("EXISTS", meta) == 1 then
+  line = paused
+end
+local back = 0
+local suspects = redis.call("SMEMBERS", stalled)
+redis.call("DEL", stalled)
+for _, id in ipairs(suspects) do
+  local key = prefix .. id
+  if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("LREM", active, 1, id) > 0 then
+    if redis.call("HINCRBY", key, "stalledCounter", 1) > 1 then
+      redis.call("ZADD", failed, now_ms, id)
+      redis.call("HSET", key, "failedReason", "job stalled more than allowable limit", "finishedOn", now_ms)
+      redis.call("PUBLISH", prefix .. "failed",
+        '{"jobId":"' .. id .. '", "val": "job stalled more than maxStalledCount"}')
+    else
+      redis.call("RPUSH", line, id)
+      redis.call("PUBLISH", prefix .. "stalled@", id)
+      back = back + 1
+    end
+  end
+end
+for _, id in ipairs(redis.call("LRANGE", active, 0, 4999)) do
+  redis.call("SADD", stalled, id)
+end
+return back
