@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,35 @@ def test_the_demonstration_loses_nothing() -> None:
     assert "killed      worker" in text
     assert "killed      sender" in text
     assert [line.split()[1] for line in text.splitlines() if line.startswith("lost")] == ["0"]
+
+
+def test_the_data_plane_misbehaves_when_told_to(world: World) -> None:
+    """Status, number of times and delay, from the command line; then it counts what it takes."""
+    plane = world.start("-m", "rudderpipe", "data-plane", "--port", "0", "--fail", "503", "--times", "2", stdout=-1)
+    assert plane.stdout is not None
+    line = plane.stdout.readline().decode()
+    url = next(word.rstrip(",") for word in line.split() if word.startswith("http://"))
+    world.explicit["data_plane_url"] = url
+
+    done = world.run("-m", "rudderpipe", "send", "--json", stdin=lines(5))
+
+    assert json.loads(done.stdout)["delivered"] == 5
+    with urllib.request.urlopen(f"{url}/stats") as answer:
+        stats = json.loads(answer.read())
+    assert (stats["requests"], stats["refused"], stats["events"]) == (3, 2, 5)
+
+
+@pytest.mark.parametrize("program", ["flusher", "sender"])
+def test_a_program_without_settings_says_which(program: str) -> None:
+    """Exit code 2, one line, no traceback."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"rudderpipe.{program}"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rudderpipe.{program}: setting ".encode())
+    assert done.stderr.count(b"\n") == 1

@@ -7,10 +7,13 @@ import logging
 import logging.handlers
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rudderpipe import settings as settings_module
+from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.settings import Settings
+from rudderpipe.signals import EXIT_UNAVAILABLE, EXIT_USAGE
 
 LOG_BYTES = 1 << 20
 FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
@@ -34,6 +37,18 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     if arguments.stdin:
         return settings_module.from_json(sys.stdin.buffer.read())
     return settings_module.load(config=arguments.config)
+
+
+def guarded(program: str, main: Callable[[], int]) -> int:
+    """Run a program; an exit code, and one line on standard error, for what is wrong with its surroundings."""
+    try:
+        return main()
+    except SettingsError as error:
+        print(f"rudderpipe.{program}: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
+        return EXIT_USAGE
+    except RingUnavailable as error:
+        logging.getLogger(f"rudderpipe.{program}").error("%s", error)
+        return EXIT_UNAVAILABLE
 
 
 def detach() -> None:

@@ -439,6 +439,7 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
             accepted += producer.append(text.encode()) is None
 
         assert len(drain(consumer)) == accepted
+        assert len(ring.blocks_in_use()) == 1  # the one that was taken and not adopted is free again
         producer.leave()
         reclaimer.work()
         drain(consumer)

@@ -250,6 +250,24 @@ def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: Fak
     assert queue.completed == ["a"]
 
 
+def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """The backoff stands, however often Redis is asked meanwhile."""
+    queue.put("a")
+
+    class Cutting(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            queue.away = True
+            super().post(body, write_key, timeout_s)
+            return DOWN
+
+    plane = Cutting()
+    run(sender_of(queue, plane, clock), clock, 13)
+
+    assert len(plane.requests) == 3  # after 0, 2 and 4 more seconds, and 8 have not passed
+
+
 def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, clock: FakeClock) -> None:
     """First in line again, in order."""
     plane = FakePlane(DOWN)

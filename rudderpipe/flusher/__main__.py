@@ -12,14 +12,14 @@ import msgspec
 from rudderpipe import locks, program, service
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
-from rudderpipe.errors import QueueUnavailable, RingUnavailable, SettingsError
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
 from rudderpipe.flusher.spool import Spool
 from rudderpipe.ring import keeper
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
+from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 
 RESTART_S = 1.0
 logger = logging.getLogger("rudderpipe.flusher")
@@ -97,33 +97,26 @@ def check(settings: Settings, clock: Clock) -> int:
 
 
 def main() -> int:
-    """The program; returns an exit code."""
+    """The program; an exit code. Raises what ``service.guarded`` turns into one."""
     parser = service.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
     parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
     parser.add_argument("--check", action="store_true", help="only see whether Redis can be reached")
     arguments = parser.parse_args()
     clock, stop = Clock(), StopFlag()
-    try:
-        settings = service.settings_of(arguments)
-        settings.require("write_key", "data_plane_url")
-        if arguments.check:
-            return check(settings, clock)
-        if arguments.detach:
-            service.detach()
-        stop.install()
-        service.log_to(arguments)
-        while True:
-            code = serve(settings, stop, clock, lingers=arguments.detach)
-            # A managed flusher goes on with the ring that took the place of one that was removed.
-            if code != EXIT_OK or stop.raised or arguments.detach:
-                return code
-    except SettingsError as error:
-        print(f"rudderpipe.flusher: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
-        return EXIT_USAGE
-    except RingUnavailable as error:
-        logger.error("%s", error)
-        return EXIT_UNAVAILABLE
+    settings = service.settings_of(arguments)
+    settings.require("write_key", "data_plane_url")
+    if arguments.check:
+        return check(settings, clock)
+    if arguments.detach:
+        service.detach()
+    stop.install()
+    service.log_to(arguments)
+    while True:
+        code = serve(settings, stop, clock, lingers=arguments.detach)
+        # A managed flusher goes on with the ring that took the place of one that was removed.
+        if code != EXIT_OK or stop.raised or arguments.detach:
+            return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(service.guarded("flusher", main))

@@ -12,12 +12,11 @@ from rudderpipe import service
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.duty import Idle, run
-from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.locks import LockFile, runtime_dir, shared
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
+from rudderpipe.signals import EXIT_OK, StopFlag
 
 IDLE_MAX_S = 0.05
 STANDBY_S = 0.25
@@ -48,7 +47,7 @@ def stand_by(settings: Settings, stop: StopFlag, clock: Clock, abandoned: Callab
 
 
 def main() -> int:
-    """The program; returns an exit code."""
+    """The program; an exit code. Raises what ``service.guarded`` turns into one."""
     parser = service.parser("sender", "Delivers the events in the queue to the data plane.")
     parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
     arguments = parser.parse_args()
@@ -57,29 +56,22 @@ def main() -> int:
     def abandoned() -> bool:
         return arguments.parent is not None and os.getppid() != arguments.parent
 
-    try:
-        settings = service.settings_of(arguments)
-        settings.require("data_plane_url", "redis")
-        stop.install()
-        service.log_to(arguments)
-        lock_file = None
-        if not settings.is_multi_processor:
-            lock_file = stand_by(settings, stop, clock, abandoned)
-            if lock_file is None:
-                return EXIT_OK
-        sender = Sender(Queue(settings, clock), DataPlane(settings), settings, clock, abandoned=abandoned)
-        logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
-        run(sender, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=Idle(clock, IDLE_MAX_S))
-        if lock_file is not None:
-            lock_file.remove()
-        return EXIT_OK
-    except SettingsError as error:
-        print(f"rudderpipe.sender: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
-        return EXIT_USAGE
-    except RingUnavailable as error:
-        logger.error("%s", error)
-        return EXIT_UNAVAILABLE
+    settings = service.settings_of(arguments)
+    settings.require("data_plane_url", "redis")
+    stop.install()
+    service.log_to(arguments)
+    lock_file = None
+    if not settings.is_multi_processor:
+        lock_file = stand_by(settings, stop, clock, abandoned)
+        if lock_file is None:
+            return EXIT_OK
+    sender = Sender(Queue(settings, clock), DataPlane(settings), settings, clock, abandoned=abandoned)
+    logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
+    run(sender, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=Idle(clock, IDLE_MAX_S))
+    if lock_file is not None:
+        lock_file.remove()
+    return EXIT_OK
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(service.guarded("sender", main))
