@@ -409,3 +409,27 @@ def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: 
 
     queued.delivered(100)
     assert sender.wait(10) == 0
+
+
+def test_an_application_gets_no_client_thread_socket_or_handler(world: World) -> None:
+    """Importing and tracking load neither Redis nor HTTP, start no thread, open no socket, touch no signal or log."""
+    code = (
+        "import logging, signal, sys, threading, os\n"
+        "before = [signal.getsignal(n) for n in (1, 2, 15, 17)]\n"
+        "import rudderpipe\n"
+        "client = rudderpipe.Client()\n"
+        "assert client.track('u', 'e')\n"
+        "assert [m for m in ('redis', 'urllib3', 'http.client', 'asyncio', 'ssl') if m in sys.modules] == []\n"
+        "assert threading.active_count() == 1\n"
+        "assert before == [signal.getsignal(n) for n in (1, 2, 15, 17)]\n"
+        "assert not logging.getLogger().handlers and not logging.getLogger('rudderpipe').handlers\n"
+        "fds = [f'/proc/self/fd/{n}' for n in os.listdir('/proc/self/fd')]\n"
+        "links = [os.readlink(fd) for fd in fds if os.path.lexists(fd)]\n"
+        "assert not [link for link in links if link.startswith('socket:')]\n"
+        "client.shutdown()\n"
+    )
+
+    done = world.run("-c", code)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == b""

@@ -556,3 +556,18 @@ def test_the_memory_that_is_touched_is_what_was_in_use_at_once(ring: Ring, clock
 
     touched = sum(1 for number in ring.words[ring.layout.sequence : ring.layout.released].tolist() if number)
     assert touched <= 3
+
+
+def test_a_claim_that_is_seen_half_way_is_seen_whole_later(ring: Ring, clock: FakeClock) -> None:
+    """NEXT has moved and the block is not there yet: it is found when it is, at the latest by a whole look."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    put(producer, 0, 5)
+    sequence = ring.words[ring.layout.sequence]
+    ring.words[ring.layout.sequence] = 0  # as the flusher sees it before the claim's last store
+    for _ in range(3):
+        consumer.refresh()
+    ring.words[ring.layout.sequence] = sequence
+
+    consumer.refresh(whole=True)
+
+    assert texts(consumer.cut(10, 1000)) == numbers(0, 5)

@@ -67,9 +67,10 @@ class Flusher:
         """Move what is due; how many events left the ring."""
         now_s = self._clock.monotonic_s()
         keeper.beat(self._ring, self._clock)
-        self._consumer.refresh()
+        keeps_house = now_s - self._kept_house_s >= HOUSEKEEPING_S
+        self._consumer.refresh(whole=keeps_house)
         self._freed += self._consumer.tidy()
-        if now_s - self._kept_house_s >= HOUSEKEEPING_S:
+        if keeps_house:
             self._kept_house_s = now_s
             self._reclaimer.work()
             self._living = self._reclaimer.living()

@@ -74,13 +74,25 @@ class Consumer:
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self._blocks: dict[int, _Block] = {}
+        self._following = -1
+        self._looks = 0
         self.refresh()
         oldest = {block.slot: block for block in reversed(self._blocks.values())}
         for block in oldest.values():
             self._store(block, block.read)  # a predecessor may have died between the stores
 
-    def refresh(self) -> None:
-        """See blocks that were claimed, forget those that are free again."""
+    def refresh(self, *, whole: bool = False) -> None:
+        """See blocks that were claimed, forget those that are free again; ``whole``: look even when none was claimed.
+
+        A claim moves NEXT before its block can be seen, so after a move it is looked twice; a claimer that stops in
+        between, or dies and leaves orphans, is found by the next whole look.
+        """
+        following = self.ring.words[at.H_NEXT]
+        if following != self._following:
+            self._following, self._looks = following, 2
+        if not (self._looks or whole):
+            return
+        self._looks = max(0, self._looks - 1)
         found = self.ring.blocks_in_use()
         words, layout = self.ring.words, self.ring.layout
         blocks = {}
