@@ -13,7 +13,8 @@ from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind
 from rudderpipe.queue import job
-from rudderpipe.queue.queue import Queue, Taken
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import Taken
 
 EPOCH = 0x1111_1111_1111_4111
 P = "{rudder}:rudderEventsQueue:"

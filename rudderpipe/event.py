@@ -25,12 +25,12 @@ _now = datetime.now
 
 
 class _Message(Struct, gc=False):
-    userId: Maybe  # noqa: N815  # wire names, here and below
-    anonymousId: Maybe  # noqa: N815
+    userId: Maybe
+    anonymousId: Maybe
     context: Any
     channel: str
-    originalTimestamp: datetime  # noqa: N815
-    messageId: str  # noqa: N815
+    originalTimestamp: datetime
+    messageId: str
     timestamp: Maybe
     integrations: Maybe
 
@@ -55,12 +55,12 @@ class _Screen(_Page, tag_field="type", tag="screen", gc=False):
 
 
 class _Group(_Message, tag_field="type", tag="group", gc=False):
-    groupId: str  # noqa: N815
+    groupId: str
     traits: Maybe
 
 
 class _Alias(_Message, tag_field="type", tag="alias", gc=False):
-    previousId: str  # noqa: N815
+    previousId: str
 
 
 def track(

@@ -13,7 +13,7 @@ ORDER = [
     *("checks", "culprit", "message_ids", "parts", "whole", "event"),
     *("ring", "ring.layout", "ring.shared", "ring.segment", "ring.ring", "ring.claims", "ring.producer"),
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
-    *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.queue"),
+    *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.queue"),
     *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post"),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.__main__"),
@@ -31,7 +31,7 @@ NEVER = {  # stations that meet only through what lies between them
     "sender": {"ring", "client", "pipe", "event", "flusher"},
 }
 ONLY = {
-    "redis": {"queue.scripts", "queue.connect", "queue.queue", "cli.redis_server"},
+    "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.queue", "cli.redis_server"},
     "urllib3": {"delivery.post"},
     "psutil": {"liveness", "cli.demo"},
     "multiprocessing": {"ring.shared"},

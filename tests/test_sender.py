@@ -13,7 +13,8 @@ from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.errors import JobUnreadable, QueueUnavailable
 from rudderpipe.queue import job
-from rudderpipe.queue.queue import Queue, Taken
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import Taken
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock

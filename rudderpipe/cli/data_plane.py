@@ -19,9 +19,9 @@ LAST_EVENTS = 100
 
 
 class _Event(msgspec.Struct):
-    messageId: str = ""  # noqa: N815  # wire names
-    userId: Any = None  # noqa: N815
-    anonymousId: Any = None  # noqa: N815
+    messageId: str = ""
+    userId: Any = None
+    anonymousId: Any = None
 
 
 class _Body(msgspec.Struct):

@@ -37,13 +37,13 @@ class _Request(Struct):
 
 class _EventData(Struct):
     request: _Request
-    jobId: str = ""  # noqa: N815  # wire name
+    jobId: str = ""
     attempts: int = 0
 
 
 class _Envelope(Struct):
     version: int
-    eventData: str  # noqa: N815  # wire name
+    eventData: str
 
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode

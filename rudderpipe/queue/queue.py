@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import JobUnreadable, QueueBehind
+from rudderpipe.errors import QueueBehind
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.connect import connect, translated
-from rudderpipe.queue.job import Job
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.scripts import Call, Scripts
+from rudderpipe.queue.taken import QueueCounts, Taken, all_taken
 from rudderpipe.settings import Settings
 
 LOCK_MS = 30_000
@@ -24,45 +24,6 @@ RING_KEEP_MS = 30 * 24 * 3600 * 1000
 RECOVER_AT_ONCE = 1000
 # Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
 _pack = msgspec.msgpack.Encoder().encode
-
-
-class Taken(msgspec.Struct, frozen=True):
-    """A job that this sender holds the lock of; ``job`` is None when its data cannot be read, for ``trouble``."""
-
-    id: str
-    data: bytes
-    attempts_made: int
-    job: Job | None
-    trouble: str = ""
-
-    @property
-    def attempts(self) -> int:
-        """Attempts made so far, by whichever SDK."""
-        return self.attempts_made + (self.job.attempts if self.job else 0)
-
-    @property
-    def events(self) -> int:
-        """How many events it holds, as far as that can be read."""
-        return len(self.job.events) if self.job else 0
-
-    @property
-    def epoch(self) -> str:
-        """Its ring's epoch in hexadecimal; empty when no ring of ours made it."""
-        return f"{self.job.epoch:016x}" if self.job and self.job.epoch else ""
-
-
-class QueueCounts(msgspec.Struct, frozen=True):
-    """Jobs by state, and events as the account has them (of one ring, or of all)."""
-
-    waiting: int
-    active: int
-    delayed: int
-    failed: int
-    completed: int
-    paused: bool
-    events_queued: int
-    events_delivered: int
-    events_failed: int
 
 
 class Queue:
@@ -115,7 +76,7 @@ class Queue:
         """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
         with translated(self.place):
             name, keys, arguments = self._take_call(max_jobs, max_bytes)
-            return _all_taken(self._scripts.call(name, keys, *arguments))
+            return all_taken(self._scripts.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
         """Remove delivered jobs; how many were still ours."""
@@ -129,7 +90,7 @@ class Queue:
             completed, answer = self._scripts.call_together(
                 self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )
-            return int(sum(completed)), _all_taken(answer)
+            return int(sum(completed)), all_taken(answer)
 
     def _take_call(self, max_jobs: int, max_bytes: int) -> Call:
         keys = self.keys
@@ -246,20 +207,3 @@ class Queue:
     def _call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         with translated(self.place):
             return self._scripts.call(name, keys, *arguments)
-
-
-def _all_taken(answer: list[tuple[bytes, list[bytes]]]) -> list[Taken]:
-    return [_taken(job_id.decode(), fields) for job_id, fields in answer]
-
-
-def _taken(job_id: str, fields: list[bytes]) -> Taken:
-    values = dict(zip(fields[::2], fields[1::2], strict=True))
-    made = values.get(b"attemptsMade", b"0")
-    attempts_made = int(made) if made.isdigit() else 0
-    data = values.get(b"data")
-    if data is None:
-        return Taken(job_id, b"", attempts_made, None, "the job has no data")
-    try:
-        return Taken(job_id, data, attempts_made, jobs.read(data))
-    except JobUnreadable as error:
-        return Taken(job_id, data, attempts_made, None, error.reason)

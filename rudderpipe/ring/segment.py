@@ -175,7 +175,7 @@ def names() -> list[str]:
     """The segments of this user, where the system can list them (Linux)."""
     prefix = f"{PREFIX}-{os.getuid()}-"
     try:
-        return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108
+        return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108  # shm_open's
     except OSError:
         return []
 

@@ -13,7 +13,8 @@ from rudderpipe.delivery.backoff import before_retry_s
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Queue, Taken
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Queue
+from rudderpipe.queue.taken import Taken
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
