@@ -269,6 +269,21 @@ def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts
     assert len(plane.requests) == 3  # after 0, 2 and 4 more seconds, and 8 have not passed
 
 
+def test_an_abandoned_sender_ends_when_the_queue_is_empty_not_when_it_is_away(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """It has looked at least once; a Redis that does not come back holds it for ten minutes."""
+    for away, seconds in ((False, 5), (True, 600)):
+        queue.away = away
+        settings = Settings(linger_s=5)
+        sender = Sender(cast(Queue, queue), cast(DataPlane, FakePlane()), settings, clock, abandoned=lambda: True)
+        assert not sender.finished()
+        run(sender, clock, seconds - 1)
+        assert not sender.finished()
+        run(sender, clock, 2)
+        assert sender.finished()
+
+
 def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, clock: FakeClock) -> None:
     """First in line again, in order."""
     plane = FakePlane(DOWN)

@@ -21,8 +21,8 @@ from rudderpipe.throttle import ThrottledLog
 RENEW_S = LOCK_MS / 1000 / 3
 SWEEP_S = SWEEP_MS / 1000
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
-JOBS_AT_ONCE = 50
-"""Jobs taken together when they may share requests; otherwise one is taken at a time."""
+AWAY_S = 600.0
+"""How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
 
 logger = logging.getLogger("rudderpipe.sender")
 
@@ -77,7 +77,7 @@ class Sender:
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
             self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
-            self._busy_at_s = now_s  # what waits in a Redis that is away is not known
+            self._found_empty = False  # what waits in a Redis that is away is not known
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             return 0
         self._retry_s = RETRY_MIN_S
@@ -216,10 +216,10 @@ class Sender:
 
     def finished(self) -> bool:
         """True when nobody needs us any more."""
-        if self._held or self._delivered or self._failed or not self._found_empty:
+        if self._held or self._delivered or self._failed:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
-        return idle_s >= self._settings.linger_s and self._abandoned()
+        return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S) and self._abandoned()
 
     def drain(self, deadline_s: float) -> None:
         """Write down what is known; what is not finished is first in line again."""
