@@ -25,6 +25,9 @@ KINDS: dict[str, dict[str, object]] = {
 }
 
 
+DEEP = b'{"type":"track","userId":"u","event":"e","properties":' + b'{"a":' * 5000 + b"1" + b"}" * 5001 + b"\n"
+
+
 def lines(count: int) -> bytes:
     """Events of all kinds, one a line."""
     kinds = list(KINDS.items())
@@ -40,7 +43,7 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
     redis = redis_server.url if through_redis else "none"
     del world.explicit["pipe"]
     path = directory / "events.ndjson"
-    path.write_bytes(lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + lines(1))
+    path.write_bytes(lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + DEEP + lines(1))
 
     done = world.run("-m", "rudderpipe", "send", str(path), "--redis", redis, "--flush-at", "30", "--json")
 
@@ -51,11 +54,11 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
         "delivered": 101,
         "failed": 0,
         "dropped": 0,
-        "rejected": 4,
+        "rejected": 5,
         "seconds": 0,
     }
     said = done.stderr.decode()
-    for number, word in ((101, "JSON"), (102, "object"), (103, "type"), (105, "event")):
+    for number, word in ((101, "JSON"), (102, "object"), (103, "type"), (105, "event"), (106, "deep")):
         assert f"line {number}: " in said
         assert word in said
     assert world.plane.stats()["unique_message_ids"] == 101
@@ -92,6 +95,7 @@ def test_send_reports_what_failed(world: World) -> None:
         (["send", "--flush-at", "none"], "flush_at"),
         (["send", "--write-key", ""], "write_key"),
         (["send", "/does/not/exist"], "No such file"),
+        (["send", "--config", sys.executable], "is not TOML"),
         (["send", "--redis", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )

@@ -88,7 +88,14 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
 
     plane = commands.add_parser("data-plane", help="run a local data plane that counts what it gets")
-    plane.add_argument("--port", type=int, default=8080, help="0 lets the system choose (default 8080)")
+    plane.add_argument(
+        "--port",
+        type=int,
+        default=8080,
+        choices=range(65_536),
+        metavar="PORT",
+        help="0 lets the system choose (default 8080)",
+    )
     plane.add_argument(
         "--fail", type=int, default=0, metavar="STATUS", help="answer this status instead of taking events"
     )
@@ -115,5 +122,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"rudderpipe: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
-        print("\nrudderpipe: interrupted; accepted events are delivered all the same", file=sys.stderr)
+        print(
+            "\nrudderpipe: interrupted; accepted events stay in the pipe, and are delivered by the flusher and sender",
+            file=sys.stderr,
+        )
         return INTERRUPTED

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from rudderpipe import whole
+from rudderpipe import locks, whole
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.client import Client
@@ -102,6 +102,9 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
         except msgspec.ValidationError:
             _reject(summary, number, "is not a JSON object")
             continue
+        except RecursionError:
+            _reject(summary, number, "is nested too deeply")
+            continue
         except (msgspec.DecodeError, UnicodeDecodeError):
             _reject(summary, number, "is not JSON")
             continue
@@ -126,10 +129,12 @@ def _put(pipe: Pipe, data: bytes, progress: Progress, summary: Summary) -> None:
 
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
+    log = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
     while not pipe.flush(1.0) or (found := status.read(settings).events).queued or found.in_ring:
         now = status.read(settings).events
         progress.show(
-            f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed"
+            f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed; "
+            f"what holds it up is said in {log}"
         )
         time.sleep(POLL_S)
 

@@ -106,6 +106,7 @@ def main() -> int:
     settings = service.settings_of(arguments)
     settings.require("write_key", "data_plane_url")
     if arguments.check:
+        settings.require("redis")
         return check(settings, clock)
     if arguments.detach:
         service.detach()
