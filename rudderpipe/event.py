@@ -16,8 +16,6 @@ from rudderpipe import checks, culprit, parts, whole
 from rudderpipe.forks import PAGE
 from rudderpipe.parts import CHANNEL, CONTEXT, encode, message_ids
 
-Traits = Mapping[str, Any]
-Id = str | int | float
 Maybe = Any | UnsetType
 
 _utc = timezone.utc
@@ -77,7 +75,8 @@ def track(
     # A first character that is visible ASCII makes an id that the server's trimming leaves: the ordinary case.
     if type(user_id) is not str or not "!" <= user_id < "\x7f" or anonymous_id is not None:
         if isinstance(user_id, Mapping):
-            return whole.from_wire("track", user_id, event, properties, context, timestamp, anonymous_id, integrations)
+            others = (event, properties, context, timestamp, anonymous_id, integrations, message_id)
+            return whole.from_wire("track", user_id, *others)
         user_id, anonymous_id = checks.ids(user_id, anonymous_id)
     else:
         anonymous_id = UNSET
@@ -97,7 +96,7 @@ def track(
         event,
         properties,
     )
-    try:
+    try:  # as parts.encoded, less the call
         return encode(message)
     except Exception as error:  # noqa: BLE001  # whatever a value raises: found again below, and named
         raise culprit.explain(message, error) from None

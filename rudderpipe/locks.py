@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rudderpipe import forks
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.settings import Settings
 
 _SPIN_S = 0.0002
 
@@ -39,6 +40,11 @@ def runtime_dir(given: str | None) -> Path:
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise RingUnavailable(str(path), "runtime_dir must be a directory that only its owner, this user, can write")
     return path
+
+
+def log_file(settings: Settings) -> Path:
+    """Where the autostarted processes of a pipe log."""
+    return runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
 
 
 class LockFile:

@@ -79,7 +79,7 @@ class Pipe:
         """See that there is a flusher, and start one where that is ours to do."""
         program.reap()
         if self.settings.autostart and keeper.may_start(ring, self._clock):
-            log = locks.runtime_dir(self.settings.runtime_dir) / f"{self.settings.pipe_name}.log"
+            log = locks.log_file(self.settings)
             payload = msgspec.json.encode(self.settings)
             try:
                 program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)

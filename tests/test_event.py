@@ -123,6 +123,7 @@ def test_an_unusual_id_is_kept_as_it_is(user_id: str) -> None:
         ("userId", lambda: whole.from_wire("track", {"event": "x"})),
         ("groupId", lambda: whole.from_wire("group", {"userId": "u"})),
         ("message", lambda: event.track({"userId": "u"}, "e", None, None, None, None, None, None)),
+        ("message", lambda: event.track({"userId": "u"}, None, None, None, None, None, None, "id")),
     ],
 )
 def test_a_wrong_call_names_the_field(field: str, call: Any) -> None:

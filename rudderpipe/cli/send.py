@@ -129,7 +129,7 @@ def _put(pipe: Pipe, data: bytes, progress: Progress, summary: Summary) -> None:
 
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
-    log = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
+    log = locks.log_file(settings)
     while not pipe.flush(1.0) or (found := status.read(settings).events).queued or found.in_ring:
         now = status.read(settings).events
         progress.show(

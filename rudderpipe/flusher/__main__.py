@@ -30,7 +30,7 @@ class SenderKeeper:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._payload = msgspec.json.encode(settings)
-        self._log = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
+        self._log = locks.log_file(settings)
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
         self._next_s = float("-inf")

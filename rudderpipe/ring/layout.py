@@ -61,6 +61,8 @@ from __future__ import annotations
 
 import msgspec
 
+from rudderpipe.settings import EVENT_LIMIT_BYTES
+
 MAGIC = 0x3145504950445552  # "RUDPIPE1", little end first
 VERSION = 1
 BLOCK_BYTES = 65_536
@@ -68,7 +70,7 @@ SLOTS = 256
 WORD = 8
 ENTRY = 4  # bytes of an end offset
 READ_BITS = 24
-EVENT_MAX_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request
+EVENT_MAX_BYTES = EVENT_LIMIT_BYTES
 COMMA = ord(",")
 
 # Header words.
