@@ -127,7 +127,8 @@ def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisSe
     assert "45 accepted = 0 in ring + 45 queued + 0 delivered + 0 failed: balanced" in text
     assert "2 waiting, 1 active, 0 delayed, 0 failed" in text
     assert printed["events"]["queued"] == 45
-    assert printed["ring"]["producers"] == 1
+    [producer] = printed["ring"]["producers"]
+    assert (producer["pid"], producer["accepted"], producer["in_ring"]) == (os.getpid(), 45, 0)
     assert printed["jobs"] == {"waiting": 2, "active": 1, "delayed": 0, "failed": 0, "paused": False}
 
 

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import os
+from typing import NamedTuple
+
 import psutil
 
 # create_time is derived from the boot time, which moves when the clock is stepped.
-_SAME_S = 2.0
+_SAME_MS = 2_000
 
 
-def started_s(pid: int) -> float:
-    """When the process started, in seconds since 1970; 0.0 when it is gone or hidden from us."""
-    try:
-        return float(psutil.Process(pid).create_time())
-    except psutil.Error:
-        return 0.0
+class Identity(NamedTuple):
+    """What tells a process from every other one on this host; ``pid`` means something only in its ``namespace``."""
 
+    pid: int
+    start_ms: int
+    """When it started, in milliseconds since 1970; 0 when that is hidden from us."""
+    namespace: int
+    """The inode of its pid namespace; 0 where the system has none, or hides it."""
 
-def is_alive(pid: int, start_s: float) -> bool:
-    """True unless it is certain that the process ``pid`` that started at ``start_s`` is gone (a zombie is gone)."""
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+    @property
+    def is_foreign(self) -> bool:
+        """True when it lives in another pid namespace, so that nothing here can tell whether it lives."""
+        return self.namespace != _namespace()
+
+    def is_gone(self) -> bool:
+        """True when it is certain that the process is gone (a zombie is gone); False of a foreign one."""
+        if self.is_foreign:
             return False
-        return abs(float(process.create_time()) - start_s) < _SAME_S
-    except psutil.NoSuchProcess:
-        return False
+        try:
+            process = psutil.Process(self.pid)
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return True
+            return abs(process.create_time() * 1000 - self.start_ms) >= _SAME_MS
+        except (psutil.NoSuchProcess, ValueError, OverflowError):  # the last two: a number that is no pid
+            return True
+        except psutil.Error:
+            return False
+
+
+def me() -> Identity:
+    """This process, as it is after a fork or an ``unshare``."""
+    pid = os.getpid()
+    try:
+        start_ms = int(psutil.Process(pid).create_time() * 1000)
     except psutil.Error:
-        return True
+        start_ms = 0
+    return Identity(pid, start_ms, _namespace())
+
+
+def _namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116  # in a hot loop of the flusher
+    except OSError:
+        return 0
 
 
 def memory_bytes(pid: int) -> int:

@@ -2,7 +2,7 @@
 
 POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
 process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
-a process opens each file once (``shared``) and never closes it.
+a process opens each file once (``shared``) and closes it only when it was removed and nobody uses it.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ class LockFile:
         """In a forked child: the mutex may be held by a thread that is not here."""
         self._mutex = threading.RLock()
         self._owner: int | None = None
+
+    def __del__(self) -> None:
+        """Close a file that was removed; closing one that others may open again would drop their locks."""
+        try:
+            if os.fstat(self._fd).st_ino == self.inode:
+                os.close(self._fd)
+        except (OSError, AttributeError):
+            pass  # somebody closed our descriptor, or it was never opened
 
     def is_current(self) -> bool:
         """False when the file was removed, another stands in its place, or our descriptor is no longer its.
@@ -179,8 +187,11 @@ class _Files:
         """The one of that path, opened anew when the file has been removed."""
         path = path.parent.resolve() / path.name
         with self._mutex:
+            for known, lock_file in list(self._found.items()):
+                if not lock_file.is_current():
+                    del self._found[known]
             found = self._found.get(path)
-            if found is None or not found.is_current():
+            if found is None:
                 found = self._found[path] = LockFile(path)
             return found
 

@@ -33,17 +33,10 @@ class Pipe:
         self._log = ThrottledLog(logger, clock)
         self._told_undrained = False
         self._undrained_since_s: float | None = None
-        self.producer = Producer(self._open_ring, self._look_around, clock)
+        self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
 
     def _open_ring(self) -> Ring:
-        settings = self.settings
-        return open_ring(
-            settings.pipe_name,
-            settings.runtime_dir,
-            settings.ring_bytes,
-            settings.max_internal_queue_size,
-            self._clock,
-        )
+        return open_ring(self.settings, self._clock)
 
     def refused(self, reason: str, data: bytes) -> bool:
         """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
@@ -60,7 +53,7 @@ class Pipe:
                 return True
             reason = left
         self.producer.count_refused(reason)
-        trouble = self.producer.trouble if reason == "ring" else None
+        trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
         self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
         if self.settings.when_full == "raise":
             raise trouble or RingFull(reason)
@@ -86,6 +79,9 @@ class Pipe:
             except OSError as error:
                 self._log.warning("start", f"the flusher cannot be started: {error.strerror}")
         self._tell_undrained(ring)
+
+    def _tell_large(self, size_bytes: int) -> None:
+        self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")
 
     def _tell_undrained(self, ring: Ring) -> None:
         """Say once that events have been accepted for half a minute while nobody took them."""
@@ -114,7 +110,7 @@ class Pipe:
         ring = self.producer.ring
         if ring is None:
             try:
-                ring = find(self.settings.pipe_name, self.settings.runtime_dir)
+                ring = find(self.settings)
             except RingUnavailable as error:
                 self._log.warning("ring", f"cannot flush: {error}")
                 return False

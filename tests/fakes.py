@@ -7,11 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rudderpipe.clock import Clock
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.settings import Settings
 
 _numbers = itertools.count()
 
@@ -32,10 +34,15 @@ class FakeClock(Clock):
         self.now_s += seconds
 
 
+def settings_of(directory: Path, **others: Any) -> Settings:
+    """Settings of a pipe of a name nobody else has."""
+    return Settings(pipe=f"test-{os.getpid()}-{next(_numbers)}", runtime_dir=str(directory), **others)
+
+
 @contextmanager
 def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int = 1 << 20) -> Iterator[Ring]:
     """A real ring of a name nobody else has; removed afterwards."""
-    ring = open_ring(f"test-{os.getpid()}-{next(_numbers)}", str(directory), size_bytes, cap, clock)
+    ring = open_ring(settings_of(directory, ring_bytes=size_bytes, max_internal_queue_size=cap), clock)
     try:
         yield ring
     finally:

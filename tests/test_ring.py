@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import GRANT_MAX, Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
-from tests.fakes import FakeClock, drain, producer_of, ring_of, texts
+from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of, texts
 
 
 @pytest.fixture(name="clock")
@@ -471,8 +470,8 @@ def test_room_is_announced_after_it_is_there(ring: Ring, clock: FakeClock) -> No
     consumer.release([cut])
 
     layout = ring.layout
-    assert [layout.read <= key < layout.block0 for key in stored] == [True, False, False]
-    assert stored[1:] == [layout.drained + producer._slot, at.H_ROOM]
+    first = next(number for number, key in enumerate(stored) if layout.read <= key < layout.block0)
+    assert stored[first + 1 : first + 3] == [layout.drained + producer._slot, at.H_ROOM]
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**23, 2**32, 2**50, 2**63, 2**64 - 1])
@@ -505,10 +504,10 @@ def test_no_damaged_word_crashes_the_flusher_or_voids_the_cap(tmp_path: Path, cl
 
 def test_a_segment_that_was_removed_is_drained_and_followed_by_another(tmp_path: Path, clock: FakeClock) -> None:
     """The producer goes on in a new ring with locks of its own; what the old one holds is drained, and it can end."""
-    name = f"gone-{os.getpid()}"
+    pipe = settings_of(tmp_path)
 
     def opened() -> Ring:
-        return open_ring(name, str(tmp_path), 1 << 20, 1000, clock)
+        return open_ring(pipe, clock)
 
     old = opened()
     producer = Producer(opened, lambda _ring: None, clock)

@@ -52,7 +52,7 @@ def _send(arguments: argparse.Namespace) -> int:
 def _status(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.status import status
 
-    return status(settings_of(arguments), as_json=arguments.json)
+    return status(settings_of(arguments), as_json=arguments.json, producers=arguments.producers)
 
 
 def _data_plane(arguments: argparse.Namespace) -> int:
@@ -84,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     status = commands.add_parser("status", help="what the ring and the queue hold, and whether the account balances")
     status.add_argument("--json", action="store_true", help="print JSON")
+    status.add_argument("--producers", action="store_true", help="each producer's account, too")
     _add_settings(status)
     status.set_defaults(run=_status)
 

@@ -64,7 +64,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     _wait(pipe, settings, progress)
     after = status.read(settings).events
     pipe.shut()
-    if not summary.accepted and (ring := find(settings.pipe_name, settings.runtime_dir)):
+    if not summary.accepted and (ring := find(settings)):
         keeper.close_unused(ring)
     progress.end()
     left_over = before.in_ring + before.queued
@@ -82,7 +82,7 @@ def _own_pipe(settings: Settings, clock: Clock) -> Settings:
     base = settings.pipe_name
     for number in range(PIPES):
         own = msgspec.structs.replace(settings, pipe=f"send-{base}-{number}")
-        ring = open_ring(own.pipe_name, own.runtime_dir, own.ring_bytes, own.max_internal_queue_size, clock)
+        ring = open_ring(own, clock)
         if ring.locks.try_lock(at.LOCK_OWNER):
             return own
     raise RingUnavailable(f"send-{base}", f"{PIPES} others are sending with the same settings")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.ring import account
 from rudderpipe.ring.account import Account
 from rudderpipe.ring.ring import Ring, find
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 
 TRIES = 100
 
@@ -25,7 +26,11 @@ class Jobs(msgspec.Struct, frozen=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """Every accepted event, by where it is. ``balanced``: ``accepted = in_ring + queued + delivered + failed``."""
+    """Every accepted event, by where it is.
+
+    ``balanced``: what left the ring is what Redis has (or direct mode has settled), counted on both sides; then
+    ``accepted = in_ring + queued + delivered + failed + corrupt``.
+    """
 
     accepted: int
     in_ring: int
@@ -34,46 +39,44 @@ class Events(msgspec.Struct, frozen=True):
     failed: int
     refused: dict[str, int]
     balanced: bool
+    corrupt: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What ``--json`` prints; ``ring`` is null when the pipe has none, ``jobs`` in direct mode."""
+    """What ``--json`` prints; ``ring`` is null when the pipe has none, ``jobs`` in direct mode.
+
+    ``trouble`` says why Redis could not be read: ``queued`` is then what was handed to it, whatever became of that.
+    """
 
     pipe: str
     redis: str
     ring: Account | None
     jobs: Jobs | None
     events: Events
+    trouble: str | None = None
 
 
 def read(settings: Settings) -> Status:
     """The status of the pipe that these settings name. Raises ``QueueUnavailable`` and ``RingUnavailable``."""
-    ring = find(settings.pipe_name, settings.runtime_dir)
-    if settings.redis is None:
-        return _direct(settings, ring)
-    return _queued(settings, ring)
-
-
-def _direct(settings: Settings, ring: Ring | None) -> Status:
-    if ring is None:
-        return Status(settings.pipe_name, "", None, None, Events(0, 0, 0, 0, 0, {}, balanced=True))
-    for _ in range(TRIES):
-        before = account.read(ring)
-        now = account.read(ring)
-        left = now.accepted - now.in_ring
-        if before.delivered + before.failed == left == now.delivered + now.failed:
-            break
-    gone = now.delivered + now.failed
-    events = Events(
-        now.accepted,
-        now.accepted - gone,
-        0,
-        now.delivered,
-        now.failed,
-        now.refused,
-        balanced=now.accepted == now.in_ring + gone + now.corrupt,
-    )
+    ring = find(settings)
+    if settings.redis is not None:
+        return _queued(settings, ring)
+    now, events = _of_ring(ring)
     return Status(settings.pipe_name, "", now, None, events)
+
+
+def _of_ring(ring: Ring | None) -> tuple[Account | None, Events]:
+    """The account by the ring's own words alone."""
+    if ring is None:
+        return None, Events(0, 0, 0, 0, 0, {}, balanced=True)
+    for _ in range(TRIES):
+        before = ring.drained()
+        now = account.read(ring)
+        gone = now.queued + now.delivered + now.failed + now.corrupt
+        after = ring.drained()
+        if before == gone == after:
+            break
+    return now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after)
 
 
 def _queued(settings: Settings, ring: Ring | None) -> Status:
@@ -83,32 +86,29 @@ def _queued(settings: Settings, ring: Ring | None) -> Status:
     now: Account | None = None
     if ring is None:
         counts = queue.counts()
-        total = counts.events_queued + counts.events_delivered + counts.events_failed
-        events = Events(
-            total, 0, counts.events_queued, counts.events_delivered, counts.events_failed, {}, balanced=True
-        )
+        queued, delivered, failed = counts.events_queued, counts.events_delivered, counts.events_failed
+        events = Events(queued + delivered + failed, 0, queued, delivered, failed, {}, balanced=True)
     else:
-        # Ring and Redis cannot be read at one instant: look until nothing moved from one to the other in between.
-        now = account.read(ring)
+        # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
+        # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
         for _ in range(TRIES):
-            before = now
+            before = ring.drained()
             counts = queue.counts(ring.segment.epoch)
-            now = account.read(ring)
-            gone = counts.events_queued + counts.events_delivered + counts.events_failed
-            if before.accepted - before.in_ring == gone == now.accepted - now.in_ring:
+            after = account.handed_over(ring, counts.positions)
+            current = now = account.read(ring)
+            queued, delivered, failed = counts.events_queued, counts.events_delivered, counts.events_failed
+            gone = queued + delivered + failed + current.corrupt
+            if before == gone == after:
                 break
-        events = Events(
-            now.accepted,
-            now.in_ring,
-            counts.events_queued,
-            counts.events_delivered,
-            counts.events_failed,
-            now.refused,
-            balanced=now.accepted == now.in_ring + gone + now.corrupt,
-        )
+        events = _events(current, queued, delivered, failed, balanced=before <= gone <= after)
     jobs = Jobs(counts.waiting, counts.active, counts.delayed, counts.failed, counts.paused)
     queue.close()
     return Status(settings.pipe_name, settings.redis_place, now, jobs, events)
+
+
+def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
+    in_ring = now.accepted - now.corrupt - queued - delivered - failed
+    return Events(now.accepted, in_ring, queued, delivered, failed, now.refused, balanced=balanced, corrupt=now.corrupt)
 
 
 def _text(status: Status) -> str:
@@ -121,12 +121,14 @@ def _text(status: Status) -> str:
         flusher = f"pid {ring.flusher_pid}, last seen {age_ms / 1000:.1f} s ago" if ring.flusher_pid else "none yet"
         lines.append(
             f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "
-            f"{ring.producers} producers"
+            f"{sum(producer.pid > 0 for producer in ring.producers)} producers"
         )
         lines.append(f"flusher   {flusher}")
         if ring.down_since_ms:
             lines.append("          cannot reach redis: events stay in the ring")
-    if jobs is not None:
+    if status.trouble:
+        lines.append(f"queue     {status.trouble}; queued means handed over")
+    elif jobs is not None:
         paused = " (paused)" if jobs.paused else ""
         lines.append(f"queue     redis {status.redis}{paused}")
         lines.append(
@@ -139,13 +141,33 @@ def _text(status: Status) -> str:
     sign, verdict = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
     lines.append(
         f"events    {events.accepted:,} accepted {sign} {events.in_ring:,} in ring + {events.queued:,} queued + "
-        f"{events.delivered:,} delivered + {events.failed:,} failed: {verdict}"
+        f"{events.delivered:,} delivered + {events.failed:,} failed"
+        f"{f' + {events.corrupt:,} corrupt' if events.corrupt else ''}: {verdict}"
     )
     return "\n".join(lines)
 
 
-def status(settings: Settings, *, as_json: bool) -> int:
+def _producers(ring: Account) -> list[str]:
+    """A line for each producer, and for the last one of each slot that has none."""
+    lines = [f"{'slot':>4}  {'pid':>9}{'accepted':>14}{'in ring':>10}  refused"]
+    for producer in ring.producers:
+        refused = ", ".join(f"{count:,} {reason}" for reason, count in producer.refused.items()) or "0"
+        pid = producer.pid or "gone"
+        lines.append(f"{producer.slot:4}  {pid:>9}{producer.accepted:14,}{producer.in_ring:10,}  {refused}")
+    return lines
+
+
+def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     """The command; an exit code."""
-    found = read(settings)
-    print(msgspec.json.encode(found).decode() if as_json else _text(found))
+    try:
+        found = read(settings)
+    except QueueUnavailable as error:
+        now, events = _of_ring(find(settings))
+        found = Status(settings.pipe_name, settings.redis_place, now, None, events, str(error))
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join([_text(found), *(_producers(found.ring) if producers and found.ring else [])]))
+    if found.trouble:
+        return EXIT_UNAVAILABLE
     return EXIT_OK if found.events.balanced else EXIT_FAILED

@@ -59,9 +59,7 @@ class SenderKeeper:
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
     """Be the flusher of the pipe's ring until it ends or we are told to stop; an exit code."""
-    ring = open_ring(
-        settings.pipe_name, settings.runtime_dir, settings.ring_bytes, settings.max_internal_queue_size, clock
-    )
+    ring = open_ring(settings, clock)
     if not keeper.take(ring, clock):
         logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
         return EXIT_RUNNING
@@ -81,7 +79,7 @@ def make_sink(settings: Settings, ring: Ring, clock: Clock) -> Sink:
     if settings.redis is not None:
         return QueueSink(settings, ring, clock)
     directory = locks.runtime_dir(settings.runtime_dir)
-    return DirectSink(settings, ring, Spool(directory / f"{settings.pipe_name}.failed.ndjson"), clock)
+    return DirectSink(settings, Spool(directory / f"{settings.pipe_name}.failed.ndjson"), clock)
 
 
 def check(settings: Settings, clock: Clock) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
 
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind, QueueUnavailable
@@ -140,8 +142,10 @@ class Flusher:
         self._ring.words[at.H_DOWN_MS] = 0
         self._retry_s = RETRY_MIN_S
         self._freed = []
-        moved = self._consumer.release(self._held[:settled])
-        self._held = self._held[settled:]
+        moved = 0
+        for counter, group in groupby(zip(settled, self._held, strict=False), itemgetter(0)):
+            moved += self._consumer.release([cut for _, cut in group], counter)
+        self._held = self._held[len(settled) :]
         return moved
 
     def finished(self) -> bool:

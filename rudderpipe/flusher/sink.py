@@ -21,10 +21,11 @@ logger = logging.getLogger("rudderpipe.flusher")
 class Sink(Protocol):
     """Takes batches for good, in order."""
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:
-        """Take the first of these; how many were taken (0: none yet, offer them again).
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:
+        """Take the first of these; for each that was taken, the counter of the ring under which its events now belong.
 
-        Raises ``QueueUnavailable``, or ``QueueBehind`` when some were taken before without our knowing.
+        Those that were not taken are offered again. Raises ``QueueUnavailable``, or ``QueueBehind`` when some were
+        taken before without our knowing.
         """
 
     def ended(self, ring: Ring) -> None:
@@ -34,10 +35,10 @@ class Sink(Protocol):
         """Give connections back."""
 
 
-def _pass_over(ring: Ring, cut: Cut) -> None:
-    """Count a batch that is not what a producer wrote: it must not stop those behind it."""
+def _pass_over(cut: Cut) -> int:
+    """What becomes of a batch that is not what a producer wrote: it must not stop those behind it."""
     logger.error("the ring holds a batch that is not JSON, passing over it events=%d", cut.count)
-    at.bump(ring.words, at.H_CORRUPT, cut.count)
+    return at.H_CORRUPT
 
 
 class QueueSink:
@@ -53,7 +54,7 @@ class QueueSink:
         self._ring = ring
         self._clock = clock
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:
         """All or none, in one script."""
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         marks: dict[int, tuple[int, int]] = {}
@@ -62,14 +63,15 @@ class QueueSink:
                 start, _ = marks.get(mark.sequence, (mark.start, 0))
                 marks[mark.sequence] = (start, mark.end)
         batches = []
+        settled = []
         for cut in cuts:
             try:
                 batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
+                settled.append(at.H_QUEUED)
             except UnicodeDecodeError:
-                _pass_over(self._ring, cut)
+                settled.append(_pass_over(cut))
         self._queue.add(epoch, batches, marks, freed)
-        at.bump(self._ring.words, at.H_QUEUED, sum(count for _, count in batches))
-        return len(cuts)
+        return settled
 
     def ended(self, ring: Ring) -> None:
         """Its positions in Redis go with the last of its jobs."""
@@ -83,7 +85,7 @@ class QueueSink:
 class DirectSink:
     """Every batch is delivered from here, with the sender's rules; what is refused goes to the spool."""
 
-    def __init__(self, settings: Settings, ring: Ring, spool: Spool, clock: Clock) -> None:
+    def __init__(self, settings: Settings, spool: Spool, clock: Clock) -> None:
         from rudderpipe.delivery import backoff, request
         from rudderpipe.delivery.post import DataPlane
 
@@ -91,43 +93,38 @@ class DirectSink:
         self._body = request.body
         self._before_retry_s = backoff.before_retry_s
         self._settings = settings
-        self._ring = ring
-        self._words = ring.words
         self._spool = spool
         self._clock = clock
         self._attempts = 0
         self._not_before_s = float("-inf")
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> int:  # noqa: ARG002  # nothing to forget here
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:  # noqa: ARG002  # nothing to forget here
         """One attempt to deliver the first."""
         if self._clock.monotonic_s() < self._not_before_s:
-            return 0
+            return []
         try:
             events = self._spool.split(cuts[0].data)
         except msgspec.MsgspecError:
-            _pass_over(self._ring, cuts[0])
-            return 1
+            return [_pass_over(cuts[0])]
         outcome = self._plane.post(self._body(events, iso_ms(self._clock.time_ms())), self._settings.write_key)
         self._attempts += 1
         if outcome.kind == "retry" and self._attempts < self._settings.max_attempts:
             wait_s = self._before_retry_s(self._attempts)
             self._not_before_s = self._clock.monotonic_s() + wait_s
             logger.warning("attempt failed attempt=%d next_in_s=%g %s", self._attempts, wait_s, outcome.reason)
-            return 0
+            return []
+        attempts, self._attempts = self._attempts, 0
         if outcome.kind == "delivered":
-            at.bump(self._words, at.H_DELIVERED, cuts[0].count)
-        else:
-            logger.error(
-                "batch failed events=%d attempts=%d %s spool=%s",
-                cuts[0].count,
-                self._attempts,
-                outcome.reason,
-                self._spool.path,
-            )
-            self._spool.keep(cuts[0].data)
-            at.bump(self._words, at.H_FAILED, cuts[0].count)
-        self._attempts = 0
-        return 1
+            return [at.H_DELIVERED]
+        logger.error(
+            "batch failed events=%d attempts=%d %s spool=%s",
+            cuts[0].count,
+            attempts,
+            outcome.reason,
+            self._spool.path,
+        )
+        self._spool.keep(cuts[0].data)
+        return [at.H_FAILED]
 
     def ended(self, ring: Ring) -> None:
         """Nothing is kept elsewhere."""

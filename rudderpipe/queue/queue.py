@@ -195,10 +195,21 @@ class Queue:
             pipe.zcard(keys.failed)
             pipe.zcard(keys.completed)
             pipe.exists(keys.meta_paused)
-            pipe.hmget(keys.account if epoch is None else keys.ring(epoch), "queued", "delivered", "failed")
-            wait, paused, active, delayed, failed, completed, is_paused, events = pipe.execute()
-        queued, delivered, gone = (int(number or 0) for number in events)
-        return QueueCounts(wait + paused, active, delayed, failed, completed, bool(is_paused), queued, delivered, gone)
+            pipe.hgetall(keys.account if epoch is None else keys.ring(epoch))
+            wait, paused, active, delayed, failed, completed, is_paused, fields = pipe.execute()
+        events = {field.decode(): int(number) for field, number in fields.items()}
+        return QueueCounts(
+            waiting=wait + paused,
+            active=active,
+            delayed=delayed,
+            failed=failed,
+            completed=completed,
+            paused=bool(is_paused),
+            events_queued=events.get("queued", 0),
+            events_delivered=events.get("delivered", 0),
+            events_failed=events.get("failed", 0),
+            positions={int(field): number for field, number in events.items() if field.isdigit()},
+        )
 
     def end_ring(self, epoch: int) -> bool:
         """The ring has ended: forget its positions once its events are delivered; True when they are."""

@@ -46,6 +46,8 @@ class QueueCounts(msgspec.Struct, frozen=True):
     events_queued: int
     events_delivered: int
     events_failed: int
+    positions: dict[int, int]
+    """How many events of each tenancy of a block it has; of one ring only."""
 
 
 def all_taken(answer: list[tuple[bytes, list[bytes]]]) -> list[Taken]:

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
 
+class ProducerAccount(msgspec.Struct, frozen=True):
+    """Events of a slot's producer, which is the last one when ``pid`` is 0."""
+
+    slot: int
+    pid: int
+    accepted: int
+    in_ring: int
+    refused: dict[str, int]
+
+
 class Account(msgspec.Struct, frozen=True):
-    """Events since the ring was made. ``accepted - in_ring`` is exact at every moment; each alone is of the moment."""
+    """Events since the ring was made, all of one moment but for what moves while they are read."""
 
     accepted: int
     in_ring: int
@@ -17,15 +29,21 @@ class Account(msgspec.Struct, frozen=True):
     delivered: int
     failed: int
     queued: int
+    """Handed to Redis, whatever became of them there."""
     corrupt: int
     blocks: int
     blocks_in_use: int
-    producers: int
+    producers: list[ProducerAccount]
     cap: int
     epoch: int
     flusher_pid: int
     heartbeat_ms: int
     down_since_ms: int
+
+    @property
+    def left(self) -> int:
+        """Events that left the ring."""
+        return self.accepted - self.in_ring
 
 
 def accepted_by_slot(ring: Ring) -> dict[int, int]:
@@ -48,31 +66,68 @@ def drained_by_slot(ring: Ring) -> dict[int, int]:
     return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
 
 
+def handed_over(ring: Ring, positions: Mapping[int, int]) -> int:
+    """Events that left the ring, with those that the queue has although the flusher has not stored so yet.
+
+    ``positions`` are the queue's: how many events it has of each tenancy of a block. Never too low.
+    """
+    words, layout = ring.words, ring.layout
+    ahead = 0
+    for sequence, block in ring.blocks_in_use():
+        word = words[layout.read + block]
+        read = word & ((1 << at.READ_BITS) - 1) if word >> at.READ_BITS == sequence else 0
+        ahead += max(0, positions.get(sequence, 0) - read)
+    return ring.drained() + ahead  # Order: READ before DRAINED, as the flusher stores them the same way round
+
+
 def read(ring: Ring) -> Account:
     """The account of now."""
-    words, layout = ring.words, ring.layout
+    words = ring.words
     drained = drained_by_slot(ring)
     accepted = accepted_by_slot(ring)
-    refused = dict.fromkeys(at.REFUSALS, 0)
+    producers = [_producer(ring, slot, accepted[slot], drained.get(slot, 0)) for slot in accepted]
+    refused = _counted(ring, at.H_REFUSED)
     for slot in accepted:
-        for number, reason in enumerate(at.REFUSALS):
-            refused[reason] += words[layout.slot(slot) + at.S_REFUSED + number]
-    refused["no_slot"] = words[at.H_NO_SLOT]
+        for reason, count in _counted(ring, ring.layout.slot(slot) + at.S_REFUSED).items():
+            refused[reason] = refused.get(reason, 0) + count
     total = sum(accepted.values())
+    left = sum(drained.get(slot, 0) for slot in accepted)
+    counters = {counter: words[counter] for counter in at.COUNTERS}
+    settling = words[at.H_SETTLING]
+    if settling in counters:  # what a flusher is about to count, or died before it did
+        counters[settling] = words[at.H_SETTLED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
     return Account(
         accepted=total,
-        in_ring=total - sum(drained.get(slot, 0) for slot in accepted),
-        refused={reason: count for reason, count in refused.items() if count},
-        delivered=words[at.H_DELIVERED],
-        failed=words[at.H_FAILED],
-        queued=words[at.H_QUEUED],
-        corrupt=words[at.H_CORRUPT],
-        blocks=layout.blocks,
+        in_ring=total - left,
+        refused=refused,
+        delivered=counters[at.H_DELIVERED],
+        failed=counters[at.H_FAILED],
+        queued=counters[at.H_QUEUED],
+        corrupt=counters[at.H_CORRUPT],
+        blocks=ring.layout.blocks,
         blocks_in_use=len(ring.blocks_in_use()),
-        producers=len(ring.slots_in_use()),
+        producers=producers,
         cap=ring.segment.cap,
         epoch=ring.segment.epoch,
         flusher_pid=words[at.H_PID],
         heartbeat_ms=words[at.H_HEARTBEAT_MS],
         down_since_ms=words[at.H_DOWN_MS],
+    )
+
+
+def _counted(ring: Ring, counters: int) -> dict[str, int]:
+    words = ring.words
+    return {reason: count for number, reason in enumerate(at.REFUSALS) if (count := words[counters + number])}
+
+
+def _producer(ring: Ring, slot: int, accepted: int, drained: int) -> ProducerAccount:
+    mine = ring.layout.slot(slot)
+    before = _counted(ring, mine + at.S_REFUSED_BEFORE)
+    since = {
+        reason: count - before.get(reason, 0)
+        for reason, count in _counted(ring, mine + at.S_REFUSED).items()
+        if count > before.get(reason, 0)
+    }
+    return ProducerAccount(
+        slot, ring.words[mine + at.S_PID], accepted - ring.words[mine + at.S_ENTERED], accepted - drained, since
     )

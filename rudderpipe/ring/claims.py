@@ -27,24 +27,25 @@ _image = _Image()
 
 def take_slot(ring: Ring) -> int:
     """A slot for this process, its lock held for life; -1 when all have a producer."""
-    words, layout = ring.words, ring.layout
-    pid, start_ms = os.getpid(), int(liveness.started_s(os.getpid()) * 1000)
+    words, layout, me = ring.words, ring.layout, liveness.me()
     for slot in range(layout.slots):
         mine = layout.slot(slot)
         if words[mine + at.S_PID]:
-            same = words[mine + at.S_PID] == pid and words[mine + at.S_START_MS] == start_ms
-            if same and words[mine + at.S_IMAGE] != _image.number:
+            if ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
                 words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
             continue
         if not ring.locks.try_lock(at.LOCK_SLOT + slot):
             continue
-        words[mine + at.S_START_MS] = start_ms
+        words[mine + at.S_START_MS] = me.start_ms
+        words[mine + at.S_NAMESPACE] = me.namespace
         words[mine + at.S_IMAGE] = _image.number
         words[mine + at.S_LEFT] = 0
+        words[mine + at.S_ENTERED] = words[layout.drained + slot]
+        for number in range(len(at.REFUSALS)):
+            words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
         words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
-        words[mine + at.S_PID] = pid  # Order: last, the slot is taken now
+        words[mine + at.S_PID] = me.pid  # Order: last, the slot is taken now
         return slot
-    words[at.H_NO_SLOT] += 1
     return -1
 
 

@@ -80,6 +80,7 @@ class Consumer:
         oldest = {block.slot: block for block in reversed(self._blocks.values())}
         for block in oldest.values():
             self._store(block, block.read)  # a predecessor may have died between the stores
+        self._count_settled()
 
     def refresh(self, *, whole: bool = False) -> None:
         """See blocks that were claimed, forget those that are free again; ``whole``: look even when none was claimed.
@@ -203,19 +204,19 @@ class Consumer:
 
     def _pass_over(self, block: _Block) -> None:
         """Count what a damaged block claims to hold as corrupt, and go on with the next."""
-        words = self.ring.words
-        count = block.count(words)
-        at.bump(words, at.H_CORRUPT, max(0, count - block.read))
-        block.taken = count
-        self._store(block, count)
+        block.taken = block.count(self.ring.words)
+        self._leave(at.H_CORRUPT, {block.sequence: block.taken})
 
     def _seek(self, block: _Block) -> None:
         entries = self.ring.segment.entries
         block.offset = entries[block.entry - block.taken + 1] if block.taken else block.start
 
-    def release(self, cuts: Iterable[Cut]) -> int:
-        """The sink has these events for good: give their room back. Returns how many they were."""
-        self.read_to({mark.sequence: mark.end for cut in cuts for mark in cut.marks})
+    def release(self, cuts: Iterable[Cut], counter: int = at.H_QUEUED) -> int:
+        """The sink has these events for good: give their room back. Returns how many they were.
+
+        ``counter`` is the word of the header under which they are counted.
+        """
+        self._leave(counter, {mark.sequence: mark.end for cut in cuts for mark in cut.marks})
         return sum(cut.count for cut in cuts)
 
     def rewind(self) -> None:
@@ -225,7 +226,16 @@ class Consumer:
             self._seek(block)
 
     def read_to(self, positions: dict[int, int]) -> None:
-        """The sink has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
+        """The queue has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
+        self._leave(at.H_QUEUED, positions)
+
+    def _leave(self, counter: int, positions: dict[int, int]) -> None:
+        words = self.ring.words
+        # Order: what was, then SETTLING, which makes it count; the counter when all have left. A successor finds in
+        # DRAINED how far we came.
+        words[at.H_DRAINED_BEFORE] = self.ring.drained()
+        words[at.H_SETTLED_BEFORE] = words[counter]
+        words[at.H_SETTLING] = counter
         for sequence, end in positions.items():
             block = self._blocks.get(sequence)
             if block is not None and block.read < end <= block.count(self.ring.words):
@@ -233,6 +243,15 @@ class Consumer:
                 if block.taken < end:
                     block.taken = end
                     self._seek(block)
+        self._count_settled()
+
+    def _count_settled(self) -> None:
+        """Count what has left under the counter it belongs to; does nothing when that was done."""
+        words = self.ring.words
+        counter = words[at.H_SETTLING]
+        if counter in at.COUNTERS:
+            words[counter] = (words[at.H_SETTLED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (1 << 64)
+        words[at.H_SETTLING] = 0
 
     def _store(self, block: _Block, read: int) -> None:
         words, layout = self.ring.words, self.ring.layout

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from rudderpipe import liveness
 from rudderpipe.clock import Clock
 from rudderpipe.ring import layout as at
@@ -26,9 +24,9 @@ def take(ring: Ring, clock: Clock) -> bool:
         if clock.monotonic_s() > deadline_s:
             return False
         clock.sleep(0.01)
-    words, pid = ring.words, os.getpid()
-    words[at.H_PID_START_MS] = int(liveness.started_s(pid) * 1000)
-    words[at.H_PID] = pid
+    words, me = ring.words, liveness.me()
+    words[at.H_PID_START_MS], words[at.H_NAMESPACE] = me.start_ms, me.namespace
+    words[at.H_PID] = me.pid
     beat(ring, clock)
     try:
         if ring.locks.lock(at.LOCK_CLAIM, TAKE_TIMEOUT_S):

@@ -5,7 +5,7 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
     0        HEADER         4,096 bytes, 512 words, below
     4,096    GRANTED        one word a slot    events the slot's producer was ever allowed to append
              DRAINED        one word a slot    events of the slot that left the ring
-             SLOTS          16 words a slot    below
+             SLOTS          32 words a slot    below
              SEQUENCE       one word a block   the block's present tenancy; 0 before the first
              RELEASED       one word a block   the last tenancy that ended: equal to SEQUENCE = the block is FREE
              READ           one word a block   tenancy << 24 | events of it that left the ring
@@ -16,18 +16,19 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
       0  magic        1  version      2  segment bytes   3  blocks          made once, before magic, which is last
       4  slots        5  epoch        6  cap (events)    7  created ms
       8  lock file's inode
-     16  next sequence  17  slots ever used  18  start ms  19  refused      producers, under the claim lock
-                                                              for want of a slot
+     16  next sequence  17  slots ever used  18  start ms                  producers, under the claim lock
+     20..26  refused, by reason, of producers without a slot
      32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
-     40  closed       41  sink down since ms
+     40  closed       41  sink down since ms    42  namespace
+     43  settling     44  drained before        45  settled before
 
-    SLOT, 16 words                              BLOCK HEADER, 8 words (one cache line)
+    SLOT, 32 words                              BLOCK HEADER, 8 words (one cache line)
       0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
       2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
-      4  image   5..12  refused, by reason        2  slot     whose it is
-                                                  3  base     events of the slot before this block
-                                                  4  run      blocks in a row that this one stands for
+      4  image            5  namespace            2  slot     whose it is
+      6  entered   8..14  refused, by reason      3  base     events of the slot before this block
+     16..22  refused before, by reason            4  run      blocks in a row that this one stands for
                                                   5  head     for the later blocks of a run: index of the first + 1
 
     BLOCK (or run of them), a slotted page
@@ -39,7 +40,10 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
 
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
 at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
-program from the one it replaced by exec.
+program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
+the slot's earlier producers had accepted and refused: the rest is its present producer's. Events that leave the ring
+are counted under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so that
+DRAINED in total is always the sum of the four, whoever dies.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
 flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 19 are written under the claim lock; DRAINED,
@@ -52,7 +56,8 @@ append   bytes, end offset | fence | count. Cut before count: bytes that were ne
 claim    next sequence | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
          last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
          releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
-drain    (sink has it) READ | DRAINED | ROOM. Cut in between: DRAINED is set again, from base + READ.
+drain    (sink has it) drained before, settled before | settling | READ | DRAINED | ROOM | counter | settling = 0.
+         Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
          tenancy that ended. READ needs no reset: it names its tenancy.
 """
@@ -64,18 +69,21 @@ import msgspec
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 MAGIC = 0x3145504950445552  # "RUDPIPE1", little end first
-VERSION = 1
+VERSION = 2
 BLOCK_BYTES = 65_536
 SLOTS = 256
 WORD = 8
 ENTRY = 4  # bytes of an end offset
 READ_BITS = 24
 EVENT_MAX_BYTES = EVENT_LIMIT_BYTES
+LARGE_BYTES = 32_768
+"""An event larger than this is worth a warning."""
 COMMA = ord(",")
 
 # Header words.
 H_MAGIC, H_VERSION, H_BYTES, H_BLOCKS, H_SLOTS, H_EPOCH, H_CAP, H_CREATED_MS, H_LOCK_INODE = range(9)
-H_NEXT, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 20)
+H_NEXT, H_SLOTS_USED, H_START_MS = range(16, 19)
+H_REFUSED = 20
 (
     H_PID,
     H_PID_START_MS,
@@ -87,16 +95,22 @@ H_NEXT, H_SLOTS_USED, H_START_MS, H_NO_SLOT = range(16, 20)
     H_CORRUPT,
     H_CLOSED,
     H_DOWN_MS,
-) = range(32, 42)
+    H_NAMESPACE,
+    H_SETTLING,
+    H_DRAINED_BEFORE,
+    H_SETTLED_BEFORE,
+) = range(32, 46)
+COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 HEADER_WORDS = 512
 
 # Slot words.
-S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE = range(5)
-S_REFUSED = 5
-SLOT_WORDS = 16
+S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED = range(7)
+S_REFUSED = 8
+S_REFUSED_BEFORE = 16
+SLOT_WORDS = 32
 
-# Why an event was refused; the order is the counters' in a slot.
-REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed")
+# Why an event was refused; the order is the counters'.
+REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed", "no_slot")
 
 # Block header words.
 B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD = range(6)

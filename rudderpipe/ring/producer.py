@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
@@ -28,12 +28,20 @@ class Producer:
     """Appends events for one process, from any of its threads; a forked child becomes a producer of its own.
 
     ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then about
-    once a second while there are events: the place for seeing whether there is a flusher.
+    once a second while there are events: the place for seeing whether there is a flusher. ``tell_large`` is called with
+    the size of an event of more than ``LARGE_BYTES``.
     """
 
-    def __init__(self, open_ring: Callable[[], Ring], look_around: Callable[[Ring], None], clock: Clock) -> None:
+    def __init__(
+        self,
+        open_ring: Callable[[], Ring],
+        look_around: Callable[[Ring], None],
+        clock: Clock,
+        tell_large: Callable[[int], None] = lambda _size_bytes: None,
+    ) -> None:
         self._open_ring = open_ring
         self._look_around = look_around
+        self._tell_large = tell_large
         self._clock = clock
         self._aside: deque[bytes | Callable[[], None]] = deque()
         self.ring: Ring | None = None
@@ -51,6 +59,8 @@ class Producer:
         self._refused_at_room = -1
         self._open_again_at_s = self._granted_at_s = self._looked_at_s = self._impatient_until_s = float("-inf")
         self._appetite = 1
+        self._kept_out = "ring"
+        self._uncounted: Counter[str] = Counter()
         self._drop_slot()
 
     def _drop_slot(self) -> None:
@@ -85,7 +95,7 @@ class Producer:
             try:
                 at_byte, count = self._at, self._count
                 end = at_byte + size
-                if count >= self._count_limit or end + 4 * count >= self._limit:
+                if count >= self._count_limit or end + 4 * count >= self._limit or size > at.LARGE_BYTES:
                     reason = self._prepare(size)
                     if reason is not None:
                         return reason
@@ -138,19 +148,24 @@ class Producer:
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
+        if size > at.LARGE_BYTES:
+            self._aside.append(partial(self._tell_large, size))
         now_s = self._clock.monotonic_s()
         if now_s - self._looked_at_s >= LOOK_S and self._slot >= 0 and self.ring and not self.ring.is_current:
             self._give_up_slot(self.ring)  # it was removed: its flusher drains it, and we go on in another
             self.ring = None
-        if self._slot < 0 and not self._enter(now_s):
-            return "busy" if self.trouble is None else "ring"
+        if self._slot < 0 and (reason := self._enter(now_s)) is not None:
+            return reason
         ring = self.ring
         assert ring is not None
         if now_s - self._looked_at_s >= LOOK_S:
             self._looked_at_s = now_s
             self._aside.append(partial(self._look_around, ring))
-        if self._count >= self._count_limit and self._words[at.H_ROOM] == self._refused_at_room:
+        needs_grant = self._count >= self._count_limit
+        if needs_grant and self._words[at.H_ROOM] == self._refused_at_room:
             return "full"
+        if not needs_grant and self._at + size + 4 * self._count < self._limit:
+            return None
         patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         try:
             if not ring.locks.lock(at.LOCK_CLAIM, patience_s):
@@ -168,36 +183,67 @@ class Producer:
         return None
 
     def count_refused(self, reason: str) -> None:
-        """Count an event that its caller was told is refused."""
-        with self._lock:
-            if self._slot >= 0:
-                self._words[self._slot_at + at.S_REFUSED + at.REFUSALS.index(reason)] += 1
+        """Count an event that its caller was told is refused: in the slot, or without one under the claim lock.
 
-    def _enter(self, now_s: float) -> bool:
-        """Open the ring and take a slot."""
+        Without a ring, or while the lock is not to be had, the count waits in the process.
+        """
+        with self._lock:
+            self._uncounted[reason] += 1
+            if self._busy:
+                return  # in the middle of an append: the next one that is refused is not
+            self._busy = True
+            try:
+                self._count_refusals()
+            finally:
+                self._busy = False
+
+    def _count_refusals(self) -> None:
+        ring = self.ring
+        if ring is None or not self._uncounted:
+            return
+        if self._slot >= 0:
+            self._count_at(ring, self._slot_at + at.S_REFUSED)
+            return
+        try:
+            if ring.locks.lock(at.LOCK_CLAIM, 0):
+                self._count_at(ring, at.H_REFUSED)
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
+
+    def _count_at(self, ring: Ring, counters: int) -> None:
+        for reason in list(self._uncounted):
+            at.bump(ring.words, counters + at.REFUSALS.index(reason), self._uncounted.pop(reason, 0))
+
+    def _enter(self, now_s: float) -> str | None:
+        """Open the ring and take a slot; a reason when that cannot be."""
         if now_s < self._open_again_at_s:
-            return False
+            return self._kept_out
         try:
             slot = self._take_slot()
-            if slot is None:
-                self.trouble = None
-                return False
         except RingUnavailable as error:
-            self.trouble = error
+            self.trouble, self._kept_out = error, "ring"
             self._open_again_at_s = now_s + RETRY_S
-            return False
+            return "ring"
         ring = self.ring
         assert ring is not None
         self.trouble = None
+        if slot is None:
+            return "busy"
+        if slot < 0:
+            self.trouble = RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
+            self._kept_out = "no_slot"
+            self._open_again_at_s = now_s + RETRY_S
+            return "no_slot"
         self._slot = slot
         self._slot_at = ring.layout.slot(slot)
         self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
         self._base = ring.words[ring.layout.drained + slot]
         self._refused_at_room = -1
-        return True
+        self._count_refusals()
+        return None
 
     def _take_slot(self) -> int | None:
-        """None when the claim lock is not to be had; raises ``RingUnavailable``."""
+        """-1 when there is none, None when the claim lock is not to be had; raises ``RingUnavailable``."""
         while True:
             if self.ring is None or not self.ring.is_current:
                 self.ring = self._open_ring()
@@ -207,12 +253,9 @@ class Producer:
                     return None
                 if not ring.is_current:
                     continue  # closed since we opened it
-                slot = claims.take_slot(ring)
+                return claims.take_slot(ring)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
-            if slot < 0:
-                raise RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
-            return slot
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
@@ -272,7 +315,9 @@ class Producer:
         if not forks.PAGE[0]:
             forks.renew()
         with self._lock:
-            if self._busy or (self._slot < 0 and not (self._closed or self._enter(self._clock.monotonic_s()))):
+            if self._busy:
+                return None
+            if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:
                 return None
             if self._slot >= 0:
                 self._words[self._slot_at + at.S_TICKET] += 1
@@ -288,6 +333,7 @@ class Producer:
                 return
             self._closed = True
             if self._slot >= 0 and self.ring is not None:
+                self._count_refusals()
                 self._give_up_slot(self.ring)
 
     def _give_up_slot(self, ring: Ring) -> None:

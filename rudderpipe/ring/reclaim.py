@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rudderpipe import liveness
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
@@ -32,8 +31,9 @@ class Reclaimer:
         words, lock = self._ring.words, at.LOCK_SLOT + slot
         if not self._ring.locks.try_lock(lock):
             return False
-        mine = self._ring.layout.slot(slot)
-        if words[mine + at.S_LEFT] or not liveness.is_alive(words[mine + at.S_PID], words[mine + at.S_START_MS] / 1000):
+        owner = self._ring.owner(slot)
+        # Of a process in another pid namespace the lock alone tells.
+        if words[self._ring.layout.slot(slot) + at.S_LEFT] or owner.is_foreign or owner.is_gone():
             return True
         self._ring.locks.unlock(lock)
         return False

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rudderpipe import liveness, locks
+from rudderpipe import locks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.liveness import Identity
 from rudderpipe.locks import LockFile
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import segment
 from rudderpipe.ring.segment import Segment
+from rudderpipe.settings import Settings
 
 OPEN_TIMEOUT_S = 5.0
 
@@ -35,6 +37,15 @@ class Ring:
     def slots_used(self) -> int:
         """Slots that ever had a producer; a damaged word is no larger than there are slots."""
         return min(self.words[at.H_SLOTS_USED], self.layout.slots)
+
+    def owner(self, slot: int) -> Identity:
+        """Whose the slot is, or was."""
+        words, mine = self.words, self.layout.slot(slot)
+        return Identity(words[mine + at.S_PID], words[mine + at.S_START_MS], words[mine + at.S_NAMESPACE])
+
+    def drained(self) -> int:
+        """Events that ever left the ring."""
+        return sum(self.words[self.layout.drained : self.layout.drained + self.slots_used].tolist())
 
     def slots_in_use(self) -> list[int]:
         """The slots that have a producer, dead or alive."""
@@ -87,51 +98,49 @@ def _claimed(path: Path) -> Iterator[LockFile]:
             lock_file.release(at.LOCK_CLAIM)
 
 
-def find(pipe: str, runtime_dir: str | None) -> Ring | None:
-    """The ring of that pipe if there is one; makes nothing but the runtime directory and the lock file."""
-    name = segment.segment_name(pipe)
-    directory = locks.runtime_dir(runtime_dir)
-    if name not in segment.names() and not (directory / f"{pipe}.lock").exists():
+def find(settings: Settings) -> Ring | None:
+    """The pipe's ring if there is one; makes nothing but the runtime directory and the lock file."""
+    name = segment.segment_name(settings.pipe_name)
+    path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
+    if name not in segment.names() and not path.exists():
         return None
-    with _claimed(directory / f"{pipe}.lock") as lock_file:
+    with _claimed(path) as lock_file:
         memory = segment.attach(name)
         if memory is None:
             lock_file.remove()
             return None
-        _adopt(memory, lock_file)
-        return Ring(memory, lock_file)
+        return _adopted(memory, lock_file)
 
 
-def open_ring(pipe: str, runtime_dir: str | None, size_bytes: int, cap: int, clock: Clock) -> Ring:
-    """The ring of that pipe, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``."""
-    name = segment.segment_name(pipe)
-    path = locks.runtime_dir(runtime_dir) / f"{pipe}.lock"
+def open_ring(settings: Settings, clock: Clock) -> Ring:
+    """The pipe's ring, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``."""
+    name = segment.segment_name(settings.pipe_name)
+    path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
     while True:
         with _claimed(path) as lock_file:
             memory = segment.attach(name)
             if memory is not None:
-                _adopt(memory, lock_file)
-                return Ring(memory, lock_file)
+                return _adopted(memory, lock_file)
             if lock_file.is_fresh():
-                memory = segment.create(name, size_bytes, cap, lock_file.inode, clock)
+                memory = segment.create(
+                    name, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
+                )
                 lock_file.mark(f"{memory.epoch:016x}\n")
                 return Ring(memory, lock_file)
             # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
             lock_file.remove()
 
 
-def _adopt(memory: Segment, lock_file: LockFile) -> None:
+def _adopted(memory: Segment, lock_file: LockFile) -> Ring:
     """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
-    words, layout = memory.words, memory.layout
+    ring, words = Ring(memory, lock_file), memory.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
-        return
-    owners = [(words[at.H_PID], words[at.H_PID_START_MS])]
-    for slot in range(min(words[at.H_SLOTS_USED], layout.slots)):
-        base = layout.slot(slot)
-        owners.append((words[base + at.S_PID], words[base + at.S_START_MS]))
-    if any(pid and liveness.is_alive(pid, start_ms / 1000) for pid, start_ms in owners):
+        return ring
+    owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]
+    owners += [ring.owner(slot) for slot in range(ring.slots_used)]
+    if any(owner.pid and not owner.is_gone() for owner in owners):
         reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
-        memory.close()
         raise RingUnavailable(memory.name, reason)
     words[at.H_LOCK_INODE] = lock_file.inode
     lock_file.mark(f"{memory.epoch:016x}\n")
+    return ring

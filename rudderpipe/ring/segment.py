@@ -39,6 +39,19 @@ class Segment:
         found = os.fstat(self._fd)
         self._identity = (found.st_dev, found.st_ino)
 
+    def __del__(self) -> None:
+        """Give the descriptor back; the mapping goes with the last view of it."""
+        if self._fd >= 0 and self._owns_fd():
+            os.close(self._fd)
+
+    def _owns_fd(self) -> bool:
+        """False when somebody, such as an application that became a daemon, closed our descriptor."""
+        try:
+            found = os.fstat(self._fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._identity
+
     @property
     def _fd(self) -> int:
         return self._shared._fd  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
@@ -57,9 +70,8 @@ class Segment:
         """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
         if not hasattr(os, "posix_fallocate"):
             return True  # macOS backs shared memory with swap
-        found = os.fstat(self._fd)
-        if (found.st_dev, found.st_ino) != self._identity:
-            return False  # somebody closed our descriptor and got its number
+        if not self._owns_fd():
+            return False
         try:
             os.posix_fallocate(self._fd, start, size_bytes)
         except OSError as error:
