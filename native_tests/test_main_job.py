@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -318,47 +315,6 @@ def test_a_child_that_was_forked_tracks_for_itself(world: World) -> None:
 
     wait_until(lambda: not world.own_processes())
     assert world.plane.stats()["events"] == 1001
-
-
-def in_small_shared_memory(world: World, size: str, code: str) -> subprocess.CompletedProcess[bytes]:
-    """Run Python where /dev/shm has only so much room."""
-    namespace = ["unshare", "--mount"] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--mount"]
-    mount = f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" -c "$1"'
-    return subprocess.run(
-        [*namespace, "sh", "-c", mount, sys.executable, code],
-        env=world.environment,
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("size", ["64k", "1m"])
-def test_a_small_dev_shm_is_an_error_or_a_full_ring_and_never_a_signal(world: World, size: str) -> None:
-    """Too small for a ring: a clear line in the log and False. Large enough for some: full when it is full."""
-    world.explicit["autostart"] = False
-    code = (
-        "import logging, rudderpipe\n"
-        "logging.basicConfig()\n"
-        "client = rudderpipe.Client(max_internal_queue_size=100_000)\n"
-        "print(sum(client.track('u', 'e', {'x': 'y' * 400}) for _ in range(20_000)))\n"
-        "try: rudderpipe.Client(when_full='raise').track('u', 'e')\n"
-        "except rudderpipe.RingError as error: print(type(error).__name__)\n"
-    )
-
-    done = in_small_shared_memory(world, size, code)
-
-    accepted, error = done.stdout.decode().split()
-    said = done.stderr.decode()
-    assert done.returncode == 0, said
-    if size == "64k":
-        assert (int(accepted), error) == (0, "RingUnavailable")
-        assert "no room for the first" in said
-        assert "enlarge it" in said
-    else:
-        assert 1000 < int(accepted) < 2000
-        assert "reason=no_block" in said
-    assert said.count("\n") < 20
 
 
 def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: World, directory: Path) -> None:

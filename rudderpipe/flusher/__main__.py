@@ -14,6 +14,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.rings import Rings
 from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
 from rudderpipe.flusher.spool import Spool
 from rudderpipe.ring import keeper
@@ -59,18 +60,22 @@ class SenderKeeper:
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
     """Be the flusher of the pipe's ring until it ends or we are told to stop; an exit code."""
-    ring = open_ring(settings, clock)
-    if not keeper.take(ring, clock):
-        logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
-        return EXIT_RUNNING
-    sink = make_sink(settings, ring, clock)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
-    flusher = Flusher(
-        ring, sink, settings, clock, lingers=lingers, look_after=sender.look_after if sender else lambda: None
-    )
-    logger.info("serving ring=%s", ring.segment.name)
-    run(flusher, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
-    logger.info("left ring=%s", ring.segment.name)
+
+    def open_next() -> Flusher | None:
+        ring = open_ring(settings, clock)
+        if not keeper.take(ring, clock):
+            logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
+            return None
+        logger.info("serving ring=%s", ring.segment.name)
+        look_after = sender.look_after if sender else lambda: None
+        return Flusher(ring, make_sink(settings, ring, clock), settings, clock, lingers=lingers, look_after=look_after)
+
+    rings = Rings(open_next, clock, follow=not lingers)
+    if not rings.enter():
+        return EXIT_RUNNING
+    run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
+    logger.info("left pipe=%s", settings.pipe_name)
     return EXIT_OK
 
 
@@ -110,11 +115,7 @@ def main() -> int:
         service.detach()
     stop.install()
     service.log_to(arguments)
-    while True:
-        code = serve(settings, stop, clock, lingers=arguments.detach)
-        # A managed flusher goes on with the ring that took the place of one that was removed.
-        if code != EXIT_OK or stop.raised or arguments.detach:
-            return code
+    return serve(settings, stop, clock, lingers=arguments.detach)
 
 
 if __name__ == "__main__":

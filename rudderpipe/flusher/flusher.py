@@ -10,7 +10,7 @@ from operator import itemgetter
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.sink import Sink
-from rudderpipe.ring import keeper
+from rudderpipe.ring import keeper, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.reclaim import Reclaimer
@@ -58,6 +58,8 @@ class Flusher:
         self._tickets = self._asked()
         self._forced = bool(self._consumer.pending()[0])
         """Everything is due: a flush was asked for (perhaps of a predecessor that died), or no producer is left."""
+        self.removed = False
+        """Somebody removed the ring: it is drained, and another takes its place."""
         self._ended = False
         self._kept_house_s = float("-inf")
         self._retry_at_s = float("-inf")
@@ -76,6 +78,7 @@ class Flusher:
             self._kept_house_s = now_s
             self._reclaimer.work()
             self._living = self._reclaimer.living()
+            self._see_removal()
             self._look_after()
         if self._living:
             self._busy_at_s = now_s
@@ -87,6 +90,16 @@ class Flusher:
             return 0
         self._busy_at_s = now_s
         return self._settle(now_s)
+
+    def _see_removal(self) -> None:
+        linked = self._ring.segment.is_linked()
+        if linked and not self._ring.locks.is_current():
+            # With a new lock file nobody could enter this ring while its users live: they all move on to another.
+            segment.remove(self._ring.segment.name)
+            linked = False
+        if not linked and not self.removed:
+            logger.warning("the ring or its lock file was removed, its producers move on to another one")
+            self.removed = True
 
     def _collect(self, now_s: float) -> None:
         events, size = self._consumer.pending()
@@ -156,8 +169,7 @@ class Flusher:
         if not empty or self._living:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
-        removed = not self._ring.segment.is_linked()
-        if removed or (self._lingers and idle_s >= self._settings.linger_s):
+        if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
             self._ended = self._end()
         return self._ended
 

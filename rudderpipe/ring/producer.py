@@ -185,7 +185,7 @@ class Producer:
     def count_refused(self, reason: str) -> None:
         """Count an event that its caller was told is refused: in the slot, or without one under the claim lock.
 
-        Without a ring, or while the lock is not to be had, the count waits in the process.
+        Without a ring, or while the lock is not to be had, the count waits in the process for the next one.
         """
         with self._lock:
             self._uncounted[reason] += 1
@@ -205,7 +205,7 @@ class Producer:
             self._count_at(ring, self._slot_at + at.S_REFUSED)
             return
         try:
-            if ring.locks.lock(at.LOCK_CLAIM, 0):
+            if ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
                 self._count_at(ring, at.H_REFUSED)
         finally:
             ring.locks.release(at.LOCK_CLAIM)
@@ -332,8 +332,8 @@ class Producer:
                 self._aside.append(self.leave)
                 return
             self._closed = True
+            self._count_refusals()
             if self._slot >= 0 and self.ring is not None:
-                self._count_refusals()
                 self._give_up_slot(self.ring)
 
     def _give_up_slot(self, ring: Ring) -> None:

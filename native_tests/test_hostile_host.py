@@ -1,0 +1,267 @@
+"""What a host does to a ring: no room, removed files, other users, other pid namespaces, too many guests."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
+from rudderpipe.ring.ring import Ring, find
+
+AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
+SAYS_WHAT_HAPPENS = """
+import logging, rudderpipe
+logging.basicConfig()
+client = rudderpipe.Client(max_internal_queue_size=100_000)
+print(sum(client.track('u', 'e', {'x': 'y' * 400}) for _ in range(20_000)))
+try: rudderpipe.Client(when_full='raise').track('u', 'e')
+except rudderpipe.RingError as error: print(type(error).__name__)
+"""
+
+
+def with_shared_memory(world: World, mount: str) -> subprocess.CompletedProcess[bytes]:
+    """Track where /dev/shm is what the shell command ``mount`` makes of it."""
+    world.explicit["autostart"] = False
+    script = f'{mount} && exec "$0" -c "$1"'
+    return subprocess.run(
+        ["unshare", *AS_ROOT, "--mount", "sh", "-c", script, sys.executable, SAYS_WHAT_HAPPENS],
+        env=world.environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def ring_of(world: World) -> Ring:
+    """The pipe's ring of now."""
+    ring: Ring = wait_until(lambda: find(world.settings))
+    return ring
+
+
+def track(client: Any, start: int, end: int) -> int:
+    """Numbered events; how many were accepted."""
+    return sum(client.track("u", "e", {"n": number}) for number in range(start, end))
+
+
+@pytest.mark.parametrize(
+    ("mount", "reason"),
+    [
+        ("mount -t tmpfs -o size=64k tmpfs /dev/shm", "no room for the first"),
+        ("mount -t tmpfs -o ro tmpfs /dev/shm", "read-only"),
+        ("mount -t tmpfs tmpfs /dev && true", "there is no /dev/shm"),
+    ],
+)
+def test_without_shared_memory_events_are_refused_with_a_reason(world: World, mount: str, reason: str) -> None:
+    """Never a crash or a signal: False, one line a second that says what to do, or an error where one was asked for."""
+    done = with_shared_memory(world, mount)
+
+    said = done.stderr.decode()
+    assert done.returncode == 0, said
+    assert done.stdout.decode().split() == ["0", "RingUnavailable"]
+    assert reason in said
+    assert said.count("\n") < 20
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [("1m", 1_000, 2_000), ("8m", 11_000, 14_000)])
+def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
+    world: World, size: str, least: int, most: int
+) -> None:
+    """The ring of 32 MiB does not fit: what fits is accepted, the rest refused and counted."""
+    done = with_shared_memory(world, f"mount -t tmpfs -o size={size} tmpfs /dev/shm")
+
+    accepted, error = done.stdout.decode().split()
+    assert done.returncode == 0, done.stderr
+    assert least < int(accepted) < most
+    assert error == "RingFull"
+    assert "reason=no_block" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("removed", ["segment", "lock file", "both"])
+def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: str) -> None:
+    """RemoveIPC or a careless ``rm``: an idle producer keeps the old ring, a busy one moves on; one managed flusher
+    serves both, and everything arrives."""
+    world.explicit["autostart"] = False
+    flusher = world.start("-m", "rudderpipe.flusher")
+    idle, busy = world.client(), world.client()
+    assert track(idle, 0, 5) + track(busy, 5, 10) == 10
+    world.delivered(10)
+    assert track(idle, 10, 13) == 3
+    old = ring_of(world)
+
+    if removed != "lock file":
+        segment.remove(old.segment.name)
+    if removed != "segment":
+        old.locks.path.unlink()
+    accepted = 13
+    wait_until(lambda: old.segment.is_linked() is False)
+
+    def moved() -> bool:
+        nonlocal accepted
+        accepted += track(busy, accepted, accepted + 1)
+        ring = find(world.settings)
+        return ring is not None and ring.segment.epoch != old.segment.epoch
+
+    wait_until(moved)
+    world.delivered(accepted)
+    accepted += track(idle, accepted, accepted + 5)
+    world.delivered(accepted)
+    flusher.terminate()
+
+    assert flusher.wait(10) == 0
+    assert world.plane.stats()["duplicates"] == 0
+    assert world.plane.stats()["events"] == accepted
+
+
+def test_another_users_segment_of_the_same_name_is_left_alone(world: World) -> None:
+    """Refused with the reason; neither read, nor written, nor removed."""
+    world.explicit["autostart"] = False
+    path = Path("/dev/shm") / segment.segment_name(world.settings.pipe_name)
+    path.write_bytes(b"theirs" * 1000)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+        path.chmod(0o600)
+    else:
+        path.chmod(0o644)  # as suspicious: others may read it
+    try:
+        assert not world.client().track("u", "e")
+        asked = world.run("-m", "rudderpipe", "status")
+        assert path.read_bytes() == b"theirs" * 1000
+    finally:
+        path.unlink()
+    assert asked.returncode == 4
+    assert "belongs to another user or can be read by others" in asked.stderr.decode()
+
+
+def test_more_producers_than_slots_are_refused_and_counted(world: World) -> None:
+    """300 processes, 256 slots: 256 get in, the others are told why, and every refusal is in the account."""
+    world.explicit |= {"autostart": False, "ring_bytes": 64 << 20}
+    code = """
+import os, sys, logging, rudderpipe
+logging.basicConfig()
+client = rudderpipe.Client(when_full='raise')
+done, go = os.pipe()
+for number in range(300):
+    if not os.fork():
+        answer = None
+        while answer is None:
+            try:
+                client.track('u', 'e', {'n': number})
+                answer = b'1'
+            except rudderpipe.RingFull:
+                pass  # the claim lock was busy: 300 processes begin at once
+            except rudderpipe.RingUnavailable:
+                answer = b'0'
+        os.write(go, answer)
+        sys.stdin.read()  # until the test has looked
+        client._pipe.shut()
+        os._exit(0)
+found = b''
+while len(found) < 300: found += os.read(done, 300)
+print(found.count(b'1'), flush=True)
+for _ in range(300): os.wait()
+"""
+    crowd = world.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert crowd.stdout is not None
+    assert int(crowd.stdout.readline()) == at.SLOTS
+
+    assert world.status().events.accepted == at.SLOTS
+    assert crowd.stdin is not None
+    crowd.stdin.close()
+    crowd.wait(60)
+    assert world.status().events.refused["no_slot"] == 300 - at.SLOTS
+    assert crowd.stderr is not None
+    assert b"all of its 256 slots have a producer reason=no_slot" in crowd.stderr.read()
+    flusher = world.start("-m", "rudderpipe.flusher")
+    world.delivered(at.SLOTS)
+    flusher.terminate()
+    assert flusher.wait(10) == 0
+    assert find(world.settings) is None
+
+
+def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(world: World) -> None:
+    """Its pid means nothing here: while it lives it is left alone, when it was killed its slot is free again."""
+    code = (
+        "import os, sys, rudderpipe; client = rudderpipe.Client()\n"
+        "for line in sys.stdin: print(os.getpid(), client.track('u', 'e', {'n': int(line)}), flush=True)\n"
+    )
+    world.explicit["autostart"] = False
+    world.start("-m", "rudderpipe.flusher")
+    guest = subprocess.Popen(
+        ["unshare", *AS_ROOT, "--pid", "--fork", "--kill-child", sys.executable, "-c", code],
+        env=world.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    world.processes.append(guest)  # type: ignore[arg-type]  # its pipes carry text
+    assert guest.stdin is not None
+    assert guest.stdout is not None
+    for number in range(3):
+        print(number, file=guest.stdin, flush=True)
+        assert guest.stdout.readline() == "1 True\n"
+        world.delivered(number + 1)  # the flusher has looked at its slot in between
+        assert [producer.pid for producer in world.status().ring.producers] == [1]  # type: ignore[union-attr]  # there
+
+    guest.kill()
+    guest.wait()
+
+    wait_until(lambda: not ring_of(world).slots_in_use())
+
+
+def test_a_producer_stopped_inside_its_claim_holds_up_nobody(world: World) -> None:
+    """The others are answered within milliseconds (busy, counted), and go on when it does, or when it is killed."""
+    world.explicit["autostart"] = False
+    code = (
+        "import os, signal, rudderpipe\n"
+        "from rudderpipe.ring import claims\n"
+        "claims._find_free = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "rudderpipe.Client().track('u', 'e')\n"
+    )
+    client = world.client()
+    assert track(client, 0, 1) == 1
+    stopped = world.start("-c", code)
+    wait_until(lambda: psutil.Process(stopped.pid).status() == psutil.STATUS_STOPPED)
+
+    answers = [client.track("u", "e", {"n": number}) for number in range(1, 500)]
+    assert not any(answers[-100:])
+    stopped.send_signal(signal.SIGKILL)
+    stopped.wait()
+
+    assert client.track("u", "e", {"n": 500})
+    found = world.status()
+    assert found.events.accepted == sum(answers) + 2
+    assert found.events.refused == {"busy": answers.count(False)}
+
+
+def test_clients_that_were_shut_down_leave_nothing_in_the_process(world: World) -> None:
+    """Descriptors, mappings, threads and children are those of before, however many clients there were."""
+    me = psutil.Process()
+
+    def used() -> tuple[int, int]:
+        gc.collect()
+        maps = [found for found in me.memory_maps(grouped=False) if "rudderpipe" in found.path]
+        return me.num_fds(), len(maps)
+
+    counts = []
+    for number in range(6):
+        client = world.client(pipe=f"{world.explicit['pipe']}-{number}")
+        assert track(client, 0, 10) == 10
+        client.shutdown()
+        world._clients.clear()  # noqa: SLF001  # nobody else may hold it
+        del client
+        wait_until(lambda: not world.own_processes())
+        counts.append(used())
+
+    assert len(set(counts[1:])) == 1, counts
+    assert counts[-1][1] == 0
+    assert list(Path("/dev/shm").glob(f"*{world.explicit['pipe']}*")) == []
