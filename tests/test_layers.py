@@ -11,7 +11,7 @@ ORDER = [
     *("version", "errors", "clock", "settings", "liveness", "signals", "duty", "forks", "throttle", "locks"),
     *("program", "service"),
     *("checks", "culprit", "message_ids", "parts", "whole", "event"),
-    *("ring", "ring.layout", "ring.shared", "ring.segment", "ring.ring", "ring.claims", "ring.producer"),
+    *("ring", "ring.layout", "ring.shared", "ring.segment", "ring.fence", "ring.ring", "ring.claims", "ring.producer"),
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
     *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.queue"),
     *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from _thread import allocate_lock
 
 from rudderpipe import forks, liveness
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
 
@@ -83,7 +83,7 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
         words[header + at.B_BASE] = base
         words[header + at.B_RUN] = run if block == first else 0
         words[header + at.B_HEAD] = 0 if block == first else first + 1
-        _fence()
+        fence()
         words[layout.sequence + block] = sequence
     return first, sequence, run
 
@@ -100,12 +100,3 @@ def _find_free(ring: Ring, run: int) -> int:
         else:
             in_a_row = 0
     return -1
-
-
-def _fence() -> None:
-    """Release, then acquire: no store below is seen before one above."""
-    lock = allocate_lock()
-    with lock:
-        pass
-    with lock:
-        pass

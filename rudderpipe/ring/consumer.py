@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
 
@@ -154,8 +155,10 @@ class Consumer:
         marks: list[Mark] = []
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
-        for block in self._blocks.values():
-            there = min(block.count(words) - block.taken, max_events - count)
+        counts = [block.count(words) for block in self._blocks.values()]
+        fence()  # Order: counts before the events, which their producers stored first
+        for block, committed in zip(list(self._blocks.values()), counts, strict=True):
+            there = min(committed - block.taken, max_events - count)
             if there <= 0:
                 continue
             there, end = self._fitting(block, there, max_bytes - size, must=count == 0)
@@ -246,23 +249,24 @@ class Consumer:
         self._count_settled()
 
     def _count_settled(self) -> None:
-        """Count what has left under the counter it belongs to; does nothing when that was done."""
+        """Count what has left under the counter it belongs to (nothing when that was done), and announce the room."""
         words = self.ring.words
         counter = words[at.H_SETTLING]
         if counter in at.COUNTERS:
             words[counter] = (words[at.H_SETTLED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (1 << 64)
         words[at.H_SETTLING] = 0
+        fence()
+        at.bump(words, at.H_ROOM)  # Order: after DRAINED; it makes refused producers look at the sums again
 
     def _store(self, block: _Block, read: int) -> None:
         words, layout = self.ring.words, self.ring.layout
         drained_at = layout.drained + block.slot
         block.read = read
-        # Order: READ, then DRAINED from it, then ROOM, which makes refused producers look at the sums again.
+        # Order: READ, then DRAINED from it; a successor repeats the second.
         words[layout.read + block.index] = block.sequence << at.READ_BITS | read
         if block.slot < layout.slots:
             drained = min(block.base + read, words[layout.granted + block.slot])  # no damage may void the cap
             words[drained_at] = max(drained, words[drained_at])
-        at.bump(words, at.H_ROOM)
 
     def tidy(self) -> list[int]:
         """Free the blocks that are sealed and read to the end; their sequences."""
@@ -270,8 +274,10 @@ class Consumer:
         freed = []
         for sequence, block in list(self._blocks.items()):
             header = layout.block(block.index)
-            # Order: sealed before count: after the seal the count is final.
-            if words[header + at.B_SEALED] != sequence or block.count(words) != block.read:
+            if words[header + at.B_SEALED] != sequence:
+                continue
+            fence()  # Order: sealed before count: after the seal the count is final
+            if block.count(words) != block.read:
                 continue
             run = words[header + at.B_RUN]
             words[layout.released + block.index] = sequence

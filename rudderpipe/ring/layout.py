@@ -56,7 +56,7 @@ append   bytes, end offset | fence | count. Cut before count: bytes that were ne
 claim    next sequence | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
          last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
          releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
-drain    (sink has it) drained before, settled before | settling | READ | DRAINED | ROOM | counter | settling = 0.
+drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
          Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
          tenancy that ended. READ needs no reset: it names its tenancy.

@@ -13,6 +13,7 @@ from rudderpipe.liveness import Identity
 from rudderpipe.locks import LockFile
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import segment
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.segment import Segment
 from rudderpipe.settings import Settings
 
@@ -59,6 +60,7 @@ class Ring:
         released = self.words[layout.released : layout.read].tolist()
         if sequences == released:
             return []
+        fence()  # Order: SEQUENCE before the block's header, which its claimer stored first
         return sorted(
             (sequence, block)
             for block, (sequence, gone) in enumerate(zip(sequences, released, strict=True))

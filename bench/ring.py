@@ -1,0 +1,232 @@
+"""What it costs to hand 450 bytes to another process: our ring, beside what Python programs use for that.
+
+Each round puts so many in a burst that fits, from 1 and from 4 processes at once, while one other process takes them
+out; then it waits, untimed, until all are out. What each step of an append costs is measured afterwards, alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import report
+from bench.crowd import at_once
+from bench.peers import PROPERTIES
+from rudderpipe import event as messages
+from rudderpipe import forks
+from rudderpipe.clock import Clock
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.reclaim import Reclaimer
+from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.settings import Settings
+
+BURST = 2_000
+EVENT = b"x" * 450
+
+
+class Way(ABC):
+    """One way from a process to another; made before the fork."""
+
+    taken = 0
+
+    @abstractmethod
+    def put(self) -> Callable[[bytes], object]:
+        """In a producer: the call that is timed."""
+
+    @abstractmethod
+    def take(self) -> int:
+        """In the consumer: take what is there, waiting for a moment; how many."""
+
+    def run(self, producers: int, rounds: int) -> list[float]:
+        """Microseconds of one put, for each producer and round."""
+        done = multiprocessing.get_context("fork").Value("Q", 0)
+        consumer = os.fork()
+        if not consumer:
+            while True:
+                done.value += self.take()
+
+        def produce(_number: int) -> list[float]:
+            put, clock = self.put(), time.perf_counter
+            put(EVENT)
+            figures = []
+            for turn in range(1, rounds + 1):
+                started = clock()
+                for _ in range(BURST):
+                    put(EVENT)
+                figures.append((clock() - started) / BURST * 1e6)
+                while done.value < turn * BURST * producers:
+                    time.sleep(0.001)
+            return figures
+
+        try:
+            return [figure for figures in at_once(producers, produce) for figure in figures]
+        finally:
+            os.kill(consumer, 9)
+            os.waitpid(consumer, 0)
+
+
+class OurRing(Way):
+    """An append; the consumer does what the flusher does, with a sink that takes everything at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ring: Ring = open_ring(
+            Settings(pipe=f"bench-ring-{os.getpid()}", runtime_dir=str(directory), max_internal_queue_size=100_000),
+            Clock(),
+        )
+        self.consumer: Consumer | None = None
+
+    def producer(self) -> Producer:
+        """This process's."""
+        return Producer(lambda: self.ring, lambda _ring: None, Clock())
+
+    def put(self) -> Callable[[bytes], object]:
+        return self.producer().append
+
+    def take(self) -> int:
+        if self.consumer is None:
+            self.consumer, self.reclaimer = Consumer(self.ring), Reclaimer(self.ring)
+        self.consumer.refresh(whole=True)
+        self.consumer.tidy()
+        taken = 0
+        while cut := self.consumer.cut(100, 460_800):
+            taken += self.consumer.release([cut])
+        if not taken:
+            self.reclaimer.work()
+            time.sleep(0.001)
+        return taken
+
+
+class StandardQueue(Way):
+    """``multiprocessing.Queue``: a put only hands to a thread of the same process."""
+
+    def __init__(self) -> None:
+        self.queue: multiprocessing.Queue[bytes] = multiprocessing.get_context("fork").Queue()
+
+    def put(self) -> Callable[[bytes], object]:
+        return self.queue.put
+
+    def take(self) -> int:
+        self.queue.get()
+        return 1
+
+
+class FasterFifo(Way):
+    """``faster-fifo``: a ring in shared memory too, in C++, under a mutex."""
+
+    def __init__(self) -> None:
+        from faster_fifo import Queue
+
+        self.queue = Queue(max_size_bytes=64 << 20)
+
+    def put(self) -> Callable[[bytes], object]:
+        return self.queue.put  # type: ignore[no-any-return]  # it has no types
+
+    def take(self) -> int:
+        return len(self.queue.get_many(max_messages_to_get=100, timeout=60))
+
+
+class Pipe(Way):
+    """``os.write`` to a pipe, which is atomic up to 4,096 bytes and blocks when 64 KiB wait."""
+
+    def __init__(self) -> None:
+        self.reads, self.writes = os.pipe()
+        self.rest = 0
+
+    def put(self) -> Callable[[bytes], object]:
+        writes, write = self.writes, os.write
+        return lambda data: write(writes, data)
+
+    def take(self) -> int:
+        self.rest += len(os.read(self.reads, 65_536))
+        taken, self.rest = divmod(self.rest, len(EVENT))
+        return taken
+
+
+def steps(ring: OurRing) -> dict[str, list[float]]:
+    """What each part of a call costs, in microseconds: each measured alone, so they add up only roughly."""
+    producer = ring.producer()
+    producer.append(EVENT)
+    lock, words, memory, entries = producer._lock, ring.ring.words, ring.ring.segment.memory, ring.ring.segment.entries  # noqa: SLF001
+    start, entry, counter = producer._at, producer._entry - 1, at.H_CORRUPT  # noqa: SLF001
+    end = start + len(EVENT)
+    where = ring.ring.layout.slot(at.SLOTS - 1)
+    locks = ring.ring.locks
+
+    def locked() -> None:
+        lock.acquire()
+        lock.release()
+
+    def stores() -> None:
+        memory[start:end] = EVENT
+        memory[end] = at.COMMA
+        entries[entry] = end
+
+    def count() -> None:
+        words[where] = counter
+
+    def claim_lock() -> None:
+        try:
+            locks.lock(at.LOCK_CLAIM, 0)
+        finally:
+            locks.release(at.LOCK_CLAIM)
+
+    parts: dict[str, Callable[[], object]] = {
+        "an empty call": lambda: None,
+        "was I forked? (promise 5)": lambda: forks.PAGE[0],
+        "... by getpid, for comparison": os.getpid,
+        "mutual exclusion (6)": locked,
+        "the fence before the count (1)": locked,
+        "event, comma, end offset": stores,
+        "the count": count,
+        "the claim lock, once in 64 and in 145 (3, 4)": claim_lock,
+        "making the message (event.track)": lambda: messages.track("123456", "Item Viewed", PROPERTIES, *[None] * 5),
+    }
+    figures: dict[str, list[float]] = {}
+    for name, part in parts.items():
+        figures[name] = []
+        for _ in range(9):
+            started = time.perf_counter()
+            for _ in range(5_000):
+                part()
+            figures[name].append((time.perf_counter() - started) / 5_000 * 1e6)
+    producer.leave()
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--alone", action="store_true", help="only our ring")
+    arguments = parser.parse_args()
+    print(report.machine())
+    with tempfile.TemporaryDirectory() as directory:
+        ours = OurRing(Path(directory))
+        try:
+            ways: dict[str, Callable[[], Way]] = {"rudderpipe's ring": lambda: ours}
+            if not arguments.alone:
+                ways |= {"faster-fifo": FasterFifo, "os.write to a pipe": Pipe, "multiprocessing.Queue": StandardQueue}
+            for producers in (1, 4):
+                figures = {name: way().run(producers, arguments.rounds) for name, way in ways.items()}
+                title = f"one put of {len(EVENT)} bytes, {producers} producing, {BURST:,} in a burst"
+                report.table(title, "us", figures, higher_is_better=False)
+            print("\nparts of a call, less that of an empty one, ns")
+            parts = {name: statistics.median(figure) for name, figure in steps(ours).items()}
+            empty = parts.pop("an empty call")
+            for name, figure in parts.items():
+                print(f"{name:48}{(figure - empty) * 1000:8,.0f}")
+        finally:
+            segment.remove(ours.ring.segment.name)
+
+
+if __name__ == "__main__":
+    main()
