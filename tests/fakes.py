@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rudderpipe.clock import Clock
+from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
@@ -36,7 +37,8 @@ class FakeClock(Clock):
 
 def settings_of(directory: Path, **others: Any) -> Settings:
     """Settings of a pipe of a name nobody else has."""
-    return Settings(pipe=f"test-{os.getpid()}-{next(_numbers)}", runtime_dir=str(directory), **others)
+    own = {"pipe": f"test-{os.getpid()}-{next(_numbers)}", "runtime_dir": str(directory)}
+    return Settings(**{**own, **others})
 
 
 @contextmanager
@@ -70,3 +72,24 @@ def drain(consumer: Consumer, at_once: int = 1000) -> list[str]:
         consumer.release([cut])
     consumer.tidy()
     return found
+
+
+class FakeSink:
+    """Keeps what it gets; fails when told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.trouble: Exception | None = None
+        self.ends = 0
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:
+        if self.trouble is not None:
+            raise self.trouble
+        self.batches += [texts(cut) for cut in cuts]
+        return [at.H_DELIVERED] * len(cuts)
+
+    def ended(self, ring: Ring) -> None:
+        self.ends += 1
+
+    def close(self) -> None:
+        self.ends += 100

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,33 +11,11 @@ from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, producer_of, ring_of, texts
+from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
-
-
-class FakeSink:
-    """Keeps what it gets; fails when told to."""
-
-    def __init__(self) -> None:
-        self.batches: list[list[str]] = []
-        self.trouble: Exception | None = None
-        self.ends = 0
-
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:
-        if self.trouble is not None:
-            raise self.trouble
-        self.batches += [texts(cut) for cut in cuts]
-        return [at.H_DELIVERED] * len(cuts)
-
-    def ended(self, ring: Ring) -> None:
-        self.ends += 1
-
-    def close(self) -> None:
-        self.ends += 100
 
 
 @pytest.fixture(name="clock")

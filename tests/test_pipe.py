@@ -1,0 +1,252 @@
+"""What a call answers when the ring does not take its event, and what is said and counted then."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
+from rudderpipe.pipe import Pipe
+from rudderpipe.ring import account, segment
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.producer import CLAIM_TIMEOUT_S
+from rudderpipe.ring.ring import Ring
+from tests.fakes import FakeClock, drain, settings_of
+
+CAP = 10
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="pipes")
+def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
+    """Makes pipes of one name and of different settings."""
+    base = settings_of(tmp_path)
+
+    def make(**settings: Any) -> Pipe:
+        chosen = {
+            "pipe": base.pipe,
+            "runtime_dir": str(tmp_path),
+            "ring_bytes": 8 << 20,
+            "max_internal_queue_size": CAP,
+        }
+        return Pipe(settings_of(tmp_path, **{**chosen, "autostart": False, **settings}), clock)
+
+    yield make
+    segment.remove(segment.segment_name(base.pipe_name))
+
+
+def put(pipe: Pipe, data: bytes = b'"x"') -> bool:
+    """As a client does."""
+    reason = pipe.producer.append(data)
+    return reason is None or pipe.refused(reason, data)
+
+
+def ring_of(pipe: Pipe) -> Ring:
+    """Its ring, which is open by now."""
+    assert pipe.producer.ring is not None
+    return pipe.producer.ring
+
+
+def test_drop_answers_false_and_counts(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """One line in the log for however many within a second; the account has them all."""
+    pipe = pipes()
+
+    assert [put(pipe) for _ in range(CAP + 5)] == [True] * CAP + [False] * 5
+
+    assert account.read(ring_of(pipe)).refused == {"full": 5}
+    assert caplog.messages == ["events refused reason=full count=1"]
+
+
+def test_raise_tells_the_reason(pipes: Any) -> None:
+    """``RingFull`` where that was asked for, and counted just the same."""
+    pipe = pipes(when_full="raise")
+    for _ in range(CAP):
+        assert put(pipe)
+
+    with pytest.raises(RingFull, match="full"):
+        put(pipe)
+
+    assert account.read(ring_of(pipe)).refused == {"full": 1}
+
+
+def test_block_waits_for_its_time_and_no_longer(pipes: Any, clock: FakeClock) -> None:
+    """``block_timeout_ms`` bounds the wait; then the event is refused and counted once."""
+    pipe = pipes(when_full="block", block_timeout_ms=500)
+    for _ in range(CAP):
+        assert put(pipe)
+    before_s = clock.now_s
+
+    assert not put(pipe)
+
+    assert 0.5 <= clock.now_s - before_s < 0.51
+    assert account.read(ring_of(pipe)).refused == {"full": 1}
+
+
+def test_block_goes_on_when_room_comes(pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event is accepted as soon as the flusher has taken one."""
+    pipe = pipes(when_full="block", block_timeout_ms=10_000)
+    for _ in range(CAP):
+        put(pipe)
+    consumer, before_s = Consumer(ring_of(pipe)), clock.now_s
+
+    def passes(seconds: float) -> None:
+        clock.now_s += seconds
+        if clock.now_s - before_s > 0.1:
+            drain(consumer)
+
+    monkeypatch.setattr(clock, "sleep", passes)
+    assert put(pipe)
+
+    assert clock.now_s - before_s < 0.2
+    assert account.read(ring_of(pipe)).refused == {}
+
+
+def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
+    pipes: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """4,000,000 bytes pass; one more is ``EventTooLarge`` with both sizes, counted, and without the payload."""
+    pipe = pipes()
+
+    assert put(pipe, b'"%b"' % (b"s" * (at.EVENT_MAX_BYTES - 2)))
+    with pytest.raises(EventTooLarge) as caught:
+        put(pipe, b"s" * (at.EVENT_MAX_BYTES + 1))
+
+    assert (caught.value.size_bytes, caught.value.limit_bytes) == (4_000_001, 4_000_000)
+    assert "sss" not in str(caught.value) + caplog.text
+    assert account.read(ring_of(pipe)).refused == {"too_large": 1}
+    assert [len(text) for text in drain(Consumer(ring_of(pipe)))] == [4_000_000]
+
+
+def test_a_large_event_is_warned_of_once_a_second(
+    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Above 32 KiB, as in the Node SDK; not at 32 KiB."""
+    pipe = pipes()
+
+    for _ in range(3):
+        put(pipe, b"s" * 32_768)
+    assert caplog.messages == []
+    for _ in range(3):
+        put(pipe, b"s" * 32_769)
+    clock.now_s += 2
+    put(pipe, b"s" * 40_000)
+
+    assert caplog.messages == [
+        "an event of 32,769 bytes, over 32,768: keep events small reason=large count=1",
+        "an event of 40,000 bytes, over 32,768: keep events small reason=large count=3",
+    ]
+
+
+def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: Any, clock: FakeClock) -> None:
+    """They wait in the process; a call says why, and the ring is tried again after a second."""
+    pipe = pipes(when_full="raise")
+    opened = pipe.producer._open_ring
+
+    def fails() -> Ring:
+        raise RingUnavailable("name", "shared memory is full")
+
+    pipe.producer._open_ring = fails
+    for _ in range(3):
+        with pytest.raises(RingUnavailable, match="shared memory is full"):
+            put(pipe)
+    pipe.producer._open_ring = opened
+    with pytest.raises(RingUnavailable):
+        put(pipe)
+    clock.now_s += 1.5
+
+    assert put(pipe)
+    assert account.read(ring_of(pipe)).refused == {"ring": 4}
+
+
+def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock: FakeClock) -> None:
+    """All slots are taken: refused as ``no_slot``, in the header's counters, and let in when one is free."""
+    first, second = pipes(), pipes()
+    assert put(first)
+    ring = ring_of(first)
+    taken = [slot for slot in range(at.SLOTS) if slot not in ring.slots_in_use()]
+    for slot in taken:
+        ring.words[ring.layout.slot(slot) + at.S_PID] = 1
+
+    assert [put(second) for _ in range(3)] == [False] * 3
+    assert account.read(ring).refused == {"no_slot": 3}
+    assert ring.words[at.H_REFUSED + at.REFUSALS.index("no_slot")] == 3
+
+    ring.words[ring.layout.slot(taken[0]) + at.S_PID] = 0
+    clock.now_s += 1.5
+    assert put(second)
+
+
+def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its holder may be stopped: events are refused as ``busy``, the first after a bounded wait, the next at once."""
+    pipe = pipes(max_internal_queue_size=1000)
+    assert put(pipe)
+    waits: list[float] = []
+
+    def held(_byte: int, timeout_s: float) -> bool:
+        waits.append(timeout_s)
+        return False
+
+    monkeypatch.setattr(ring_of(pipe).locks, "lock", held)
+    answers = [put(pipe) for _ in range(5)]
+    clock.now_s += 1.5
+    answers.append(put(pipe))
+
+    assert answers == [False] * 6
+    assert waits == [CLAIM_TIMEOUT_S, 0.0, 0.0, 0.0, 0.0, CLAIM_TIMEOUT_S]
+    assert account.read(ring_of(pipe)).refused == {"busy": 6}
+
+
+def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
+    """``shutdown`` gives the slot up; what is refused later is counted in the header, while the ring is there."""
+    pipe = pipes()
+    put(pipe)
+    ring = ring_of(pipe)
+    pipe.shut()
+
+    assert not put(pipe)
+
+    assert account.read(ring).refused == {"closed": 1}
+
+
+def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
+    """By slot, with what its earlier producers did taken off; the total is of all."""
+    first = pipes()
+    for _ in range(CAP + 2):
+        put(first)
+    ring = ring_of(first)
+    first.shut()
+    slot = account.read(ring).producers[0]
+    assert (slot.accepted, slot.in_ring, slot.refused) == (CAP, CAP, {"full": 2})
+    drain(Consumer(ring))
+    ring.words[ring.layout.slot(0) + at.S_PID] = 0  # as the flusher frees it
+    ring.words[ring.layout.granted] = ring.words[ring.layout.drained]
+
+    second = pipes()
+    for _ in range(3):
+        put(second)
+
+    found = account.read(ring)
+    assert (found.producers[0].accepted, found.producers[0].refused) == (3, {})
+    assert (found.accepted, found.refused) == (CAP + 3, {"full": 2})
+
+
+def test_a_warning_names_no_payload(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is refused or warned of, the event itself is in no line."""
+    caplog.set_level(logging.DEBUG)
+    pipe = pipes()
+    for _ in range(CAP + 2):
+        put(pipe, b'"s3cret%b"' % (b"x" * 40_000))
+
+    assert caplog.messages
+    assert "s3cret" not in caplog.text
