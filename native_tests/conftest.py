@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from native_tests.hosts import Hosts
 from native_tests.world import World
 from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
@@ -46,3 +47,9 @@ def _world(directory: Path, plane: DataPlaneServer) -> Iterator[World]:
     world = World(directory, plane)
     yield world
     world.end()
+
+
+@pytest.fixture(name="hosts")
+def _hosts(world: World, directory: Path) -> Hosts:
+    """A pipe for programs whose every call is noted."""
+    return Hosts(world, directory)

@@ -180,7 +180,7 @@ for _ in range(300): os.wait()
     crowd.wait(60)
     assert world.status().events.refused["no_slot"] == 300 - at.SLOTS
     assert crowd.stderr is not None
-    assert b"all of its 256 slots have a producer reason=no_slot" in crowd.stderr.read()
+    assert b"all of its 256 slots are taken reason=no_slot" in crowd.stderr.read()
     flusher = world.start("-m", "rudderpipe.flusher")
     world.delivered(at.SLOTS)
     flusher.terminate()

@@ -45,6 +45,10 @@ class Client:
         self._clock = Clock()
         self._use(settings_module.load(self._explicit, config=config))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What another process makes its own client of (``multiprocessing`` with spawn); holds the write key."""
+        return _remade, (self._explicit, self._config)
+
     def _use(self, settings: Settings) -> None:
         settings.require("write_key", "data_plane_url")
         self.settings = settings
@@ -239,3 +243,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+def _remade(explicit: dict[str, Any], config: str | None) -> Client:
+    return Client(config=config, **explicit)

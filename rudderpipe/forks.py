@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import mmap
 import os
-import threading
 import weakref
+from _thread import RLock
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -49,7 +49,7 @@ def _make_page() -> Page:
 
 PAGE = _make_page()
 _forgetters: weakref.WeakSet[Any] = weakref.WeakSet()
-_turns: dict[int, threading.RLock] = {}
+_turns: dict[int, RLock] = {}
 
 
 def forget_in_children(owner: Forgetter) -> None:
@@ -70,7 +70,7 @@ def renew() -> None:
     Every lock that existed before the fork may be held by a thread that this process does not have, so none is used:
     the one here belongs to the pid.
     """
-    with _turns.setdefault(os.getpid(), threading.RLock()):
+    with _turns.setdefault(os.getpid(), RLock()):
         if PAGE[0]:
             return
         for owner in list(_forgetters):

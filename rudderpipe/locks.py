@@ -1,5 +1,8 @@
 """Locks that the kernel releases when their holder dies: byte ranges of one file in a directory of our own.
 
+Mutexes are those of ``_thread``, the interpreter's own also where gevent or eventlet have replaced the ones of
+``threading``: theirs can neither be taken in a signal handler nor do they order memory.
+
 POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
 process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
 a process opens each file once (``shared``) and closes it only when it was removed and nobody uses it.
@@ -10,10 +13,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import stat
 import sys
 import threading
 import time
+from _thread import RLock
 from pathlib import Path
 
 from rudderpipe import forks
@@ -62,7 +67,7 @@ class LockFile:
 
     def forget(self) -> None:
         """In a forked child: the mutex may be held by a thread that is not here."""
-        self._mutex = threading.RLock()
+        self._mutex = RLock()
         self._owner: int | None = None
 
     def __del__(self) -> None:
@@ -141,7 +146,7 @@ class LockFile:
     def _wait(self, byte: int, timeout_s: float) -> bool:
         deadline_s = time.monotonic() + timeout_s
         while timeout_s and time.monotonic() < deadline_s:
-            time.sleep(_SPIN_S)
+            _nap(_SPIN_S)
             if self.try_lock(byte):
                 return True
         return False
@@ -164,7 +169,16 @@ class LockFile:
         self.path.unlink(missing_ok=True)
 
 
-def _drop(mutex: threading.RLock) -> None:
+def _nap(seconds: float) -> None:
+    # Where the system has it, not time.sleep, which gevent and eventlet replace: no other greenlet should run in the
+    # middle of an append, where its event could only be set aside.
+    if sys.platform == "linux":
+        signal.sigtimedwait((), seconds)
+    else:
+        time.sleep(seconds)
+
+
+def _drop(mutex: RLock) -> None:
     try:
         mutex.release()
     except RuntimeError:
@@ -181,7 +195,7 @@ class _Files:
 
     def forget(self) -> None:
         """In a forked child: only the mutex is not ours."""
-        self._mutex = threading.RLock()
+        self._mutex = RLock()
 
     def get(self, path: Path) -> LockFile:
         """The one of that path, opened anew when the file has been removed."""

@@ -12,7 +12,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.producer import ENTER_TIMEOUT_S, Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
@@ -36,14 +36,13 @@ class Pipe:
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
 
     def _open_ring(self) -> Ring:
-        return open_ring(self.settings, self._clock)
+        return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
 
     def refused(self, reason: str, data: bytes) -> bool:
         """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
 
         Raises ``EventTooLarge``, and ``RingFull`` when ``when_full`` is ``"raise"``.
         """
-        self.producer.catch_up()
         if reason == "too_large":
             self.producer.count_refused(reason)
             raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
@@ -66,7 +65,6 @@ class Pipe:
             reason = self.producer.append(data)
             if reason is None or self._clock.monotonic_s() >= deadline_s:
                 return reason
-            self.producer.catch_up()
 
     def _look_around(self, ring: Ring) -> None:
         """See that there is a flusher, and start one where that is ours to do."""
@@ -76,8 +74,9 @@ class Pipe:
             payload = msgspec.json.encode(self.settings)
             try:
                 program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)
-            except OSError as error:
-                self._log.warning("start", f"the flusher cannot be started: {error.strerror}")
+            except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
+                keeper.start_failed(ring)
+                self._log.warning("start", f"the flusher cannot be started: {error}")
         self._tell_undrained(ring)
 
     def _tell_large(self, size_bytes: int) -> None:

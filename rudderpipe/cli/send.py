@@ -119,7 +119,6 @@ def _put(pipe: Pipe, data: bytes, progress: Progress, summary: Summary) -> None:
         reason = pipe.producer.append(data)
         if reason is None:
             return
-        pipe.producer.catch_up()
         if reason == "too_large":
             raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
         if reason == "ring" and pipe.producer.trouble is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from rudderpipe import forks, liveness
+from rudderpipe import forks
+from rudderpipe.liveness import Identity
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
@@ -25,9 +26,9 @@ class _Image:
 _image = _Image()
 
 
-def take_slot(ring: Ring) -> int:
-    """A slot for this process, its lock held for life; -1 when all have a producer."""
-    words, layout, me = ring.words, ring.layout, liveness.me()
+def take_slot(ring: Ring, me: Identity) -> int:
+    """A slot for this process, which is ``me``, its lock held for life; -1 when all have a producer."""
+    words, layout = ring.words, ring.layout
     for slot in range(layout.slots):
         mine = layout.slot(slot)
         if words[mine + at.S_PID]:

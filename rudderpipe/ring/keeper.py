@@ -57,6 +57,11 @@ def is_kept(ring: Ring, clock: Clock) -> bool:
     return 0 <= age_ms < FRESH_MS or ring.locks.is_held(at.LOCK_FLUSHER)
 
 
+def start_failed(ring: Ring) -> None:
+    """Another may try at once. Only for the one that ``may_start`` told so."""
+    ring.words[at.H_START_MS] = 0
+
+
 def may_start(ring: Ring, clock: Clock) -> bool:
     """True for the one process that should start a flusher now."""
     if is_kept(ring, clock):

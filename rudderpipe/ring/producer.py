@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import RLock
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 
-from rudderpipe import forks
+from rudderpipe import forks, liveness
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import claims
@@ -17,11 +17,14 @@ from rudderpipe.ring.ring import Ring
 GRANT_MAX = 64
 CLAIM_TIMEOUT_S = 0.02
 """How long to wait for the claim lock, which is held for microseconds by whoever is not stopped or without a core."""
+ENTER_TIMEOUT_S = 0.25
+"""The same for opening the ring and taking a slot, once in a process's life, when many begin together."""
 RETRY_S = 1.0
-"""How long a ring that could not be opened is left alone."""
+"""How long a ring that could not be opened is left alone, and how long a claim lock that was held is not waited for."""
 LOOK_S = 1.0
 """How often to look around. A grant that lasted longer is followed by one of 1, so that a slow producer looks too."""
-ASIDE_MAX = 64
+ASIDE_MAX = 1024
+"""How many calls from within one call are kept until its end."""
 
 
 class Producer:
@@ -31,6 +34,9 @@ class Producer:
     once a second while there are events: the place for seeing whether there is a flusher. ``tell_large`` is called with
     the size of an event of more than ``LARGE_BYTES``.
     """
+
+    # In a slot, where eventlet does not find it when it replaces the locks that were made before its patching.
+    __slots__ = ("__dict__", "__weakref__", "_lock")
 
     def __init__(
         self,
@@ -53,8 +59,8 @@ class Producer:
 
     def forget(self) -> None:
         """In a forked child: slot, block and lock are the parent's."""
-        self._lock = threading.RLock()
-        self._busy = False
+        self._lock = RLock()
+        self._busy = self._catching_up = False
         self._aside.clear()
         self._refused_at_room = -1
         self._open_again_at_s = self._granted_at_s = self._looked_at_s = self._impatient_until_s = float("-inf")
@@ -118,8 +124,8 @@ class Producer:
                 lock.release()
             except RuntimeError:
                 pass
-        if self._aside:
-            self.catch_up()
+            if self._aside:
+                self.catch_up()
         return None
 
     def _set_aside(self, data: bytes) -> str | None:
@@ -131,16 +137,26 @@ class Producer:
 
     def catch_up(self) -> None:
         """Do what had to wait for the end of an append: calls from within it, and looking around, which may log."""
-        while self._aside:
+        # Whoever is in the middle of an append, or of this, does it at its end.
+        while self._aside and not self._busy and not self._catching_up:
+            self._catching_up = True
             try:
-                task = self._aside.popleft()
-            except IndexError:
-                return  # another thread has done it
-            if not isinstance(task, bytes):
-                task()
-            elif self.append(task) is not None:
-                self._aside.appendleft(task)
-                return
+                if not self._do_next():
+                    return
+            finally:
+                self._catching_up = False
+
+    def _do_next(self) -> bool:
+        try:
+            task = self._aside.popleft()
+        except IndexError:
+            return True  # another thread has done it
+        if not isinstance(task, bytes):
+            task()
+        elif self.append(task) is not None:
+            self._aside.appendleft(task)
+            return False
+        return True
 
     def _prepare(self, size: int) -> str | None:
         """Slot, grant and a block with room; a reason when one of them cannot be had."""
@@ -188,9 +204,15 @@ class Producer:
         Without a ring, or while the lock is not to be had, the count waits in the process for the next one.
         """
         with self._lock:
+            if self._busy and not self._uncounted:
+                self._aside.append(self._count_late)
             self._uncounted[reason] += 1
+        self._count_late()
+
+    def _count_late(self) -> None:
+        with self._lock:
             if self._busy:
-                return  # in the middle of an append: the next one that is refused is not
+                return
             self._busy = True
             try:
                 self._count_refusals()
@@ -227,13 +249,12 @@ class Producer:
         ring = self.ring
         assert ring is not None
         self.trouble = None
-        if slot is None:
-            return "busy"
-        if slot < 0:
-            self.trouble = RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots have a producer")
-            self._kept_out = "no_slot"
-            self._open_again_at_s = now_s + RETRY_S
-            return "no_slot"
+        if slot is None or slot < 0:
+            self._open_again_at_s, self._kept_out = now_s + RETRY_S, "busy"
+            if slot is not None:
+                self.trouble = RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots are taken")
+                self._kept_out = "no_slot"
+            return self._kept_out
         self._slot = slot
         self._slot_at = ring.layout.slot(slot)
         self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
@@ -247,13 +268,13 @@ class Producer:
         while True:
             if self.ring is None or not self.ring.is_current:
                 self.ring = self._open_ring()
-            ring = self.ring
+            ring, me = self.ring, liveness.me()
             try:
-                if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+                if not ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S):
                     return None
                 if not ring.is_current:
                     continue  # closed since we opened it
-                return claims.take_slot(ring)
+                return claims.take_slot(ring, me)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
 
@@ -327,6 +348,7 @@ class Producer:
         """Give the slot up; the flusher takes what is left. Later appends are refused."""
         if not forks.PAGE[0]:
             forks.renew()
+        self.catch_up()
         with self._lock:
             if self._busy:  # a signal handler in the middle of an append: when that has ended
                 self._aside.append(self.leave)

@@ -86,13 +86,13 @@ class Ring:
 
 
 @contextmanager
-def _claimed(path: Path) -> Iterator[LockFile]:
+def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
     """The claim lock of the lock file that is there now."""
     while True:
         lock_file = locks.shared(path)
         try:
-            if not lock_file.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
-                raise RingUnavailable(path.stem, f"another process has held its lock for {OPEN_TIMEOUT_S:.0f} s")
+            if not lock_file.lock(at.LOCK_CLAIM, wait_s):
+                raise RingUnavailable(path.stem, f"another process has held its lock for {wait_s:g} s")
             if lock_file.is_current():
                 yield lock_file
                 return
@@ -114,12 +114,15 @@ def find(settings: Settings) -> Ring | None:
         return _adopted(memory, lock_file)
 
 
-def open_ring(settings: Settings, clock: Clock) -> Ring:
-    """The pipe's ring, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``."""
+def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_S) -> Ring:
+    """The pipe's ring, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``.
+
+    ``wait_s`` bounds the wait for the claim lock.
+    """
     name = segment.segment_name(settings.pipe_name)
     path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
     while True:
-        with _claimed(path) as lock_file:
+        with _claimed(path, wait_s) as lock_file:
             memory = segment.attach(name)
             if memory is not None:
                 return _adopted(memory, lock_file)

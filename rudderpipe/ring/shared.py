@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import threading
+from _thread import RLock
 from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
@@ -23,7 +23,7 @@ class _Patching:
 
     def forget(self) -> None:
         """The thread that had it may not be here."""
-        self.lock = threading.RLock()
+        self.lock = RLock()
 
 
 _patching = _Patching()

@@ -1,0 +1,179 @@
+"""What the tests of foreign hosts share: programs whose every call is noted, and the account of all of them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.demo import UnixConnection
+
+# Notes, with one write for each call, what the caller was told. The file is opened once and inherited over forks;
+# O_APPEND keeps the lines of many processes whole. Nothing here takes a lock, so it can be called from anywhere.
+TALLY = """
+import itertools, os, pathlib
+
+numbers = itertools.count()
+notes = os.open(pathlib.Path(__file__).with_name("notes"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+def track(client, count, where, between=None):
+    for _ in range(count):
+        n = next(numbers)
+        told = client.track("u", "e", {"pid": os.getpid(), "n": n, "where": where})
+        os.write(notes, b"%d %d %d\\n" % (os.getpid(), n, told))
+        if between is not None:
+            between()
+"""
+
+# One WSGI application for all servers: made and used in the process that loads it, used again in each worker.
+APP = """
+import itertools, threading
+import rudderpipe, tally
+
+client = rudderpipe.Client()
+tally.track(client, 30, "import")
+requests = itertools.count()
+
+def application(environ, start_response):
+    tally.track(client, 10, "request %d" % next(requests))
+    start_response("200 OK", [("content-length", "2")])
+    return [b"ok"]
+"""
+
+PATIENCE_S = 15.0
+
+
+class Event(NamedTuple):
+    """Who tracked an event: its process, the process's own number for it, and from where in the program."""
+
+    pid: int
+    n: int
+    where: str
+
+
+class Hosts:
+    """Starts programs that note each call of ``track``, and compares the notes with what the data plane got."""
+
+    def __init__(self, world: World, directory: Path) -> None:
+        self.world = world
+        self.directory = directory
+        # Few and large requests, all of which the data plane keeps; and a ring that is there to be asked at the end.
+        world.explicit |= {"flush_at": 10_000, "max_batch_bytes": 3_000_000, "max_request_bytes": 3_000_000}
+        world.explicit |= {"linger_s": 60.0, "max_internal_queue_size": 60_000}
+        self.write("tally", TALLY)
+
+    def write(self, module: str, text: str) -> str:
+        """Write a module that programs in the directory can import; its path."""
+        path = self.directory / f"{module}.py"
+        path.write_text(text)
+        return str(path)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a host, which the world will kill; what it says is shown when the test fails."""
+        return self.world.start(*arguments, cwd=self.directory)
+
+    def run(self, text: str, *arguments: str) -> None:
+        """Run a program to its end, within a deadline; a program that hangs is killed and fails the test."""
+        process = self.start("-X", "faulthandler", "-W", "ignore", self.write("program", text), *arguments)
+        try:
+            code = process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler says where
+            raise AssertionError(f"it hangs; exit code {process.wait()}") from None
+        assert code == 0
+
+    def serve(self, socket: Path, processes: int, clients: int = 4, requests: int = 25) -> int:
+        """Ask a server from some clients at once, from when it listens until so many processes have tracked.
+
+        How many requests were answered.
+        """
+        wait_until(lambda: _listens(socket))
+        answered = self._ask(socket, clients, requests)
+        while len({pid for pid, _ in self.noted()[0]}) < processes:
+            answered += self._ask(socket, clients, requests)
+        return answered
+
+    def _ask(self, socket: Path, clients: int, requests: int) -> int:
+        answered: list[bytes] = []
+
+        def ask() -> None:
+            for _ in range(requests):
+                connection = UnixConnection(socket)
+                try:
+                    connection.request("GET", "/")
+                    answered.append(connection.getresponse().read())
+                except (OSError, http.client.HTTPException):
+                    pass  # its worker was being recycled; what it noted must arrive all the same
+                finally:
+                    connection.close()
+
+        threads = [threading.Thread(target=ask) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answered.count(b"ok")
+
+    def noted(self) -> tuple[set[tuple[int, int]], int]:
+        """(pid, n) of the calls that were told True, and how many were told False."""
+        lines = [tuple(map(int, line.split())) for line in (self.directory / "notes").read_bytes().splitlines()]
+        accepted = [(pid, n) for pid, n, told in lines if told]
+        assert len(set(accepted)) == len(accepted), "the program numbered two calls alike"
+        return set(accepted), len(lines) - len(accepted)
+
+    def events(self) -> list[Event]:
+        """What the data plane got, in its order."""
+        stats = self.world.plane.stats()
+        bodies = self.world.plane.last_events()
+        assert len(bodies) == stats["requests"], "the data plane has forgotten requests: make them fewer"
+        properties = [event["properties"] for body in bodies for event in json.loads(body)["batch"]]
+        return [Event(found["pid"], found["n"], found["where"]) for found in properties]
+
+    def assert_all_arrived(self, *, refused: bool = False, ordered: bool = True) -> list[Event]:
+        """Each call that was told True arrived once, none else did, and the ring's account is the same.
+
+        With ``ordered``, the events of one place in one process arrived in the order of its calls.
+        """
+        wait_until(lambda: not (now := self.world.status().events).in_ring and now.delivered == now.accepted)
+        accepted, refusals = self.noted()
+        events = self.events()
+        arrived = Counter((event.pid, event.n) for event in events)
+        missing, strange = accepted - set(arrived), set(arrived) - accepted
+        assert not missing, f"{len(missing)} of {len(accepted)} lost: {sorted(missing)[:5]}"
+        assert not strange, f"{len(strange)} arrived that nobody was told of: {sorted(strange)[:5]}"
+        assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
+        stats, account = self.world.plane.stats(), self.world.status().events
+        assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
+        assert (account.accepted, account.delivered, account.failed) == (len(accepted), len(accepted), 0)
+        assert account.balanced
+        assert sum(account.refused.values()) == refusals, account.refused
+        assert refused or not refusals, account.refused
+        if ordered:
+            places: defaultdict[tuple[int, str], list[int]] = defaultdict(list)
+            for event in events:
+                places[event.pid, event.where].append(event.n)
+            assert [place for place, numbers in places.items() if numbers != sorted(numbers)] == []
+        return events
+
+
+def script(name: str) -> str:
+    """A console script of the Python that runs the tests."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def _listens(socket: Path) -> Any:
+    connection = UnixConnection(socket)
+    try:
+        connection.connect()
+    except OSError:
+        return False
+    finally:
+        connection.close()
+    return True

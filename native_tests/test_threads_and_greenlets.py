@@ -1,0 +1,251 @@
+"""Calls in the middle of calls: signal handlers, destructors, threads and greenlets lose nothing and all return."""
+
+from __future__ import annotations
+
+import pytest
+
+from native_tests.hosts import Hosts
+
+HOSTS = ("plain", "gevent", "eventlet")
+MOMENTS = ("before the import", "after the import", "after the client was made")
+
+# Patches the standard library at the moment that the second argument says, and makes ``client``.
+PATCHED = """
+import sys
+
+host, moment, first_from = (*sys.argv[1:], "")[:3]
+
+def patch_if(now):
+    if now != moment:
+        return
+    if host == "gevent":
+        from gevent import monkey
+        monkey.patch_all()
+    elif host == "eventlet":
+        import eventlet
+        eventlet.monkey_patch()
+
+patch_if("before the import")
+import rudderpipe
+patch_if("after the import")
+client = rudderpipe.Client()
+patch_if("after the client was made")
+import tally
+"""
+
+TIMER = """
+import signal
+fired = depth = 0
+
+def handler(*_):
+    global fired, depth
+    fired += 1
+    depth += 1
+    if depth < 20:
+        tally.track(client, 1, "handler")
+    depth -= 1
+
+tally.track(client, 1, "first")
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+while fired < 1500:
+    tally.track(client, 100, "main")
+signal.setitimer(signal.ITIMER_REAL, 0)
+"""
+
+SIGNALS = """
+import os, signal, subprocess
+fired = depth = 0
+
+def handler(*_):
+    global fired, depth
+    fired += 1
+    depth += 1
+    tally.track(client, 1, "handler")
+    if depth < 20:
+        os.write(ready, b".")  # the next signal may come now: in the middle of this very handler
+        tally.track(client, 1, "handler")
+    else:
+        owed.append(b".")
+    depth -= 1
+    if not depth and owed:
+        os.write(ready, owed.pop())
+
+owed = []
+tally.track(client, 1, "first")
+signal.signal(signal.SIGUSR1, handler)
+sender = (
+    "import os, signal, sys\\n"
+    "while sys.stdin.buffer.raw.read(1): os.kill(os.getppid(), signal.SIGUSR1)\\n"
+)
+receiving, ready = os.pipe()
+process = subprocess.Popen([sys.executable, "-c", sender], stdin=receiving)
+os.write(ready, b".")
+while fired < 3000:
+    tally.track(client, 100, "main")
+process.kill()
+process.wait()
+"""
+
+MANY_AT_ONCE = """
+import signal
+fired = 0
+
+def handler(*_):
+    global fired
+    fired += 1
+    tally.track(client, 1100, "handler")
+
+tally.track(client, 1, "first")
+signal.signal(signal.SIGALRM, handler)
+while fired < 20:
+    signal.setitimer(signal.ITIMER_REAL, 0.0001 + 0.00001 * (fired % 20))
+    tally.track(client, 20, "main")
+"""
+
+DESTRUCTORS = """
+import gc
+collected = 0
+
+class Farewell:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        global collected
+        collected += 1
+        tally.track(client, 1, "destructor")
+
+tally.track(client, 1, "first")
+gc.set_threshold(7, 2, 2)
+for _ in range(3000):
+    Farewell()
+    tally.track(client, 2, "main")
+gc.collect()
+assert collected == 3000
+"""
+
+THREADS = """
+import threading
+sys.setswitchinterval(1e-5)
+threads = [
+    threading.Thread(target=tally.track, args=(client, 500, "thread %d" % number)) for number in range(16)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+GREENLETS = """
+import time
+
+def switch():
+    time.sleep(0)
+
+if host == "gevent":
+    import gevent
+    running = [gevent.spawn(tally.track, client, 50, "greenlet %d" % number, switch) for number in range(200)]
+    gevent.joinall(running, raise_error=True)
+else:
+    import eventlet
+    running = [eventlet.spawn(tally.track, client, 50, "greenlet %d" % number, switch) for number in range(200)]
+    for greenlet in running:
+        greenlet.wait()
+"""
+
+NATIVE_THREADS = """
+sys.setswitchinterval(1e-5)
+if first_from == "main":
+    tally.track(client, 1, "first")
+if host == "gevent":
+    import gevent, gevent.threadpool
+    pool = gevent.threadpool.ThreadPool(4)
+    running = [pool.spawn(tally.track, client, 1000, "thread %d" % number) for number in range(4)]
+    running += [gevent.spawn(tally.track, client, 1000, "greenlet %d" % number) for number in range(4)]
+    gevent.joinall(running, raise_error=True)
+    pool.join()
+else:
+    import eventlet, eventlet.tpool
+    running = [
+        eventlet.spawn(eventlet.tpool.execute, tally.track, client, 1000, "thread %d" % number) for number in range(4)
+    ]
+    running += [eventlet.spawn(tally.track, client, 1000, "greenlet %d" % number) for number in range(4)]
+    for greenlet in running:
+        greenlet.wait()
+    eventlet.tpool.killall()
+"""
+
+
+AND_THEN_FROM_MAIN = """
+assert client.flush(10)
+tally.track(client, 1, "last")
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_timer_interrupts_calls(hosts: Hosts, host: str) -> None:
+    """The handler of an interval timer tracks in the middle of ``track``."""
+    hosts.run(PATCHED + TIMER, host, MOMENTS[0])
+
+    events = hosts.assert_all_arrived(refused=True, ordered=False)
+    assert sum(event.where == "handler" for event in events) > 1000
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_signals_of_another_process_interrupt_calls_and_handlers(hosts: Hosts, host: str) -> None:
+    """The next signal comes as soon as a handler can be interrupted by it."""
+    hosts.run(PATCHED + SIGNALS, host, MOMENTS[0])
+
+    events = hosts.assert_all_arrived(refused=True, ordered=False)
+    assert sum(event.where == "handler" for event in events) > 3000
+
+
+def test_a_handler_that_tracks_more_than_can_be_set_aside_returns(hosts: Hosts) -> None:
+    """Eleven hundred events from within one call: those that were not kept were refused, and counted."""
+    hosts.run(PATCHED + MANY_AT_ONCE, "plain", MOMENTS[0])
+
+    events = hosts.assert_all_arrived(refused=True, ordered=False)
+    assert sum(event.where == "handler" for event in events) >= 20 * 1024
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_destructors_interrupt_calls(hosts: Hosts, host: str) -> None:
+    """Objects in garbage cycles track when they are collected, which is in the middle of ``track``."""
+    hosts.run(PATCHED + DESTRUCTORS, host, MOMENTS[0])
+
+    events = hosts.assert_all_arrived(refused=True, ordered=False)
+    assert sum(event.where == "destructor" for event in events) == 3000
+
+
+def test_sixteen_threads(hosts: Hosts) -> None:
+    """Each thread's events arrive, in the order of its calls."""
+    hosts.run(PATCHED + THREADS, "plain", MOMENTS[0])
+
+    assert len(hosts.assert_all_arrived()) == 16 * 500
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("host", HOSTS[1:])
+def test_greenlets(hosts: Hosts, host: str, moment: str) -> None:
+    """Two hundred greenlets that take turns, whenever the standard library was patched."""
+    hosts.run(PATCHED + GREENLETS, host, moment)
+
+    assert len(hosts.assert_all_arrived()) == 200 * 50
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("host", HOSTS[1:])
+def test_greenlets_beside_native_threads(hosts: Hosts, host: str, moment: str) -> None:
+    """The threads of the host's own pool track at the same time."""
+    hosts.run(PATCHED + NATIVE_THREADS, host, moment, "main")
+
+    assert len(hosts.assert_all_arrived()) == 1 + 8 * 1000
+
+
+def test_the_first_event_comes_from_a_native_thread_of_gevent(hosts: Hosts) -> None:
+    """Gevent lets no thread but the main one start a process: the call answers all the same, and all arrives when the
+    main one looks around."""
+    hosts.run(PATCHED + NATIVE_THREADS + AND_THEN_FROM_MAIN, "gevent", MOMENTS[0], "thread")
+
+    assert len(hosts.assert_all_arrived()) > 8 * 1000
