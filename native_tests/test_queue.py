@@ -39,10 +39,10 @@ def _queue(redis_server: RedisServer) -> Iterator[Queue]:
     queue.close()
 
 
-def add(queue: Queue, count: int, start: int = 0) -> None:
+def add(queue: Queue, count: int, start: int = 0, term: int = 0) -> None:
     """Jobs of two events each, read from block 1."""
     batches = [(job.build(b'{"userId":"a%d"},{"userId":"b%d"}' % (n, n), "KEY", "t", EPOCH), 2) for n in range(count)]
-    queue.add(EPOCH, batches, {1: (start * 2, (start + count) * 2)}, [])
+    queue.add(EPOCH, batches, {1: (start * 2, (start + count) * 2)}, [], term)
 
 
 def ids(taken: list[Taken]) -> list[str]:
@@ -73,6 +73,17 @@ def test_the_same_events_are_never_added_twice(queue: Queue, redis: Any) -> None
 
     assert redis.llen(f"{P}wait") == 6
     assert redis.hget(f"{P}ring:{EPOCH:016x}", "1") == "12"
+
+
+def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue: Queue, redis: Any) -> None:
+    """Its call comes late, when the block's position may have been forgotten: the term says so."""
+    add(queue, 1, term=2)
+
+    with pytest.raises(QueueBehind) as caught:
+        add(queue, 1, 7, term=1)
+
+    assert caught.value.read == {}
+    assert redis.llen(f"{P}wait") == 1
 
 
 def test_a_redis_that_lost_its_last_writes_is_believed_to_have_lost_them(queue: Queue, redis: Any) -> None:

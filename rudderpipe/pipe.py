@@ -66,10 +66,10 @@ class Pipe:
             if reason is None or self._clock.monotonic_s() >= deadline_s:
                 return reason
 
-    def _look_around(self, ring: Ring) -> None:
+    def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
         """See that there is a flusher, and start one where that is ours to do."""
         program.reap()
-        if self.settings.autostart and keeper.may_start(ring, self._clock):
+        if self.settings.autostart and keeper.may_start(ring, self._clock, sure=sure):
             log = locks.log_file(self.settings)
             payload = msgspec.json.encode(self.settings)
             try:
@@ -118,6 +118,7 @@ class Pipe:
         deadline_s = self._clock.monotonic_s() + timeout_s
         targets = account.accepted_by_slot(ring)
         ring = self.producer.ask_flush() or ring
+        self._look_around(ring, sure=True)  # an empty ring, too, needs somebody who ends it
         while True:
             drained = account.drained_by_slot(ring)
             if all(drained.get(slot, 0) >= target for slot, target in targets.items()):

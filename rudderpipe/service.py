@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.settings import Settings
@@ -35,7 +37,10 @@ def parser(program: str, purpose: str) -> argparse.ArgumentParser:
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Raises ``SettingsError``."""
     if arguments.stdin:
-        return settings_module.from_json(sys.stdin.buffer.read())
+        try:
+            return settings_module.from_json(sys.stdin.buffer.read())
+        except msgspec.DecodeError as error:  # whoever started us was killed at telling us
+            raise SettingsError("--stdin", f"holds no settings: {error}") from None
     return settings_module.load(config=arguments.config)
 
 

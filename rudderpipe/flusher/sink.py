@@ -70,7 +70,7 @@ class QueueSink:
                 settled.append(at.H_QUEUED)
             except UnicodeDecodeError:
                 settled.append(_pass_over(cut))
-        self._queue.add(epoch, batches, marks, freed)
+        self._queue.add(epoch, batches, marks, freed, self._ring.words[at.H_TERM])
         return settled
 
     def ended(self, ring: Ring) -> None:

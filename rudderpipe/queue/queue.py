@@ -52,9 +52,11 @@ class Queue:
         batches: Sequence[tuple[str, int]],
         marks: dict[int, tuple[int, int]],
         freed: Sequence[int],
+        term: int = 0,
     ) -> None:
         """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
 
+        ``term`` counts the ring's flushers: what a dead one had sent is not added once a later one has added something.
         Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost.
         """
         keys = self.keys
@@ -68,6 +70,7 @@ class Queue:
             _pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
             _pack(freed),
             _pack(batches),
+            term,
         )
         if answer[0] is None:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))

@@ -158,10 +158,10 @@ class Consumer:
         counts = [block.count(words) for block in self._blocks.values()]
         fence()  # Order: counts before the events, which their producers stored first
         for block, committed in zip(list(self._blocks.values()), counts, strict=True):
-            there = min(committed - block.taken, max_events - count)
-            if there <= 0:
+            wanted = min(committed - block.taken, max_events - count)
+            if wanted <= 0:
                 continue
-            there, end = self._fitting(block, there, max_bytes - size, must=count == 0)
+            there, end = self._fitting(block, wanted, max_bytes - size, must=count == 0)
             if there == 0:
                 if end < 0:
                     continue  # damaged, and passed over
@@ -172,8 +172,8 @@ class Consumer:
             count += there
             block.taken += there
             block.offset = end
-            if count >= max_events:
-                break
+            if there < wanted or count >= max_events:
+                break  # a smaller event of a later block must not overtake the one that did not fit
         if not count:
             return None
         data = b"".join(parts)

@@ -9,7 +9,7 @@ from rudderpipe.ring.ring import Ring
 
 FRESH_MS = 500
 """A heartbeat younger than this needs no second look."""
-START_MS = 10_000
+START_MS = 3_000
 """How long a flusher that was started has to take its lock before another one is."""
 TAKE_TIMEOUT_S = 2.0
 
@@ -26,6 +26,7 @@ def take(ring: Ring, clock: Clock) -> bool:
         clock.sleep(0.01)
     words, me = ring.words, liveness.me()
     words[at.H_PID_START_MS], words[at.H_NAMESPACE] = me.start_ms, me.namespace
+    at.bump(words, at.H_TERM)
     words[at.H_PID] = me.pid
     beat(ring, clock)
     try:
@@ -51,10 +52,10 @@ def beat(ring: Ring, clock: Clock) -> None:
     ring.words[at.H_HEARTBEAT_MS] = clock.time_ms()
 
 
-def is_kept(ring: Ring, clock: Clock) -> bool:
-    """Whether a flusher has the ring. Never asked by the flusher itself."""
+def is_kept(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
+    """Whether a flusher has the ring; ``sure``: not only had it a moment ago. Never asked by the flusher itself."""
     age_ms = clock.time_ms() - ring.words[at.H_HEARTBEAT_MS]
-    return 0 <= age_ms < FRESH_MS or ring.locks.is_held(at.LOCK_FLUSHER)
+    return (not sure and 0 <= age_ms < FRESH_MS) or ring.locks.is_held(at.LOCK_FLUSHER)
 
 
 def start_failed(ring: Ring) -> None:
@@ -62,9 +63,9 @@ def start_failed(ring: Ring) -> None:
     ring.words[at.H_START_MS] = 0
 
 
-def may_start(ring: Ring, clock: Clock) -> bool:
+def may_start(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
     """True for the one process that should start a flusher now."""
-    if is_kept(ring, clock):
+    if is_kept(ring, clock, sure=sure):
         return False
     try:
         if not ring.locks.lock(at.LOCK_CLAIM, 0.005):

@@ -22,6 +22,7 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms    42  namespace
      43  settling     44  drained before        45  settled before
+     46  term: how many flushers there were
 
     SLOT, 32 words                              BLOCK HEADER, 8 words (one cache line)
       0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
@@ -99,7 +100,8 @@ H_REFUSED = 20
     H_SETTLING,
     H_DRAINED_BEFORE,
     H_SETTLED_BEFORE,
-) = range(32, 46)
+    H_TERM,
+) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 HEADER_WORDS = 512
 

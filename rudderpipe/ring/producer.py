@@ -292,6 +292,10 @@ class Producer:
     def _claim(self, ring: Ring, size: int) -> bool:
         words, layout, base = self._words, ring.layout, self._base + self._count
         self._claiming = True
+        if self._block >= 0:
+            # Order: before the next block can be seen. Another thread may stand between its event and its count; were
+            # that count still missing, what it appends next would overtake it.
+            words[self._counted] = self._count
         claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY)
         if claimed is None:
             self._claiming = False

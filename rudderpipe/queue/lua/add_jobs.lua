@@ -7,7 +7,7 @@
   KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains the new ids at the head
   KEYS[3] paused    LIST    takes the place of wait while the queue is paused
   KEYS[4] meta      STRING  exists while the queue is paused; read
-  KEYS[5] ring      HASH    block sequence -> events added; gains the new positions; made when missing
+  KEYS[5] ring      HASH    block sequence -> events added, term; gains the new positions; made when missing
   KEYS[6] account   HASH    events over all rings; field queued grows
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
@@ -17,18 +17,24 @@
   ARGV[5] marks     msgpack list of (sequence, from, to): these jobs hold events from..to of that block
   ARGV[6] freed     msgpack list of sequences: blocks that are free again, whose positions may go
   ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
+  ARGV[8] term      integer how many flushers the ring has had, the caller included
 
   Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
             `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
-            lost its last writes, and with them those jobs; what the flusher has is added.)
+            lost its last writes, and with them those jobs; what the flusher has is added.) {false} alone to a flusher
+            that has a successor: its call was under way when it died, and comes too late.
   Promises  no event of a ring is in two jobs, however often its flusher dies
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
 ]]
 local id, wait, paused, meta, ring, account = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local prefix, token, now_ms, keep_ms, marks, freed, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local jobs, term = ARGV[7], ARGV[8]
 
 local behind = {false}
+if tonumber(redis.call("HGET", ring, "term") or "0") > tonumber(term) then
+  return behind
+end
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do
   local known = redis.call("HGET", ring, mark[1])
@@ -66,6 +72,7 @@ end
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
 end
+redis.call("HSET", ring, "term", term)
 redis.call("HINCRBY", ring, "queued", events)
 redis.call("PEXPIRE", ring, keep_ms)
 redis.call("HINCRBY", account, "queued", events)

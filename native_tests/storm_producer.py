@@ -1,0 +1,132 @@
+"""A producer of the storm: with threads, with forked children, with a new program in its place, until it is killed."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Any
+
+from native_tests.storm_marks import MOST, Marks
+from rudderpipe import Client, RingError
+
+KINDS = ("plain", "threads", "forks", "threads and forks", "exec")
+PADS = tuple("x" * size for size in (60, 120, 40_000, 200_000))
+SHARES = (600, 390, 8, 2)
+"""Of a thousand events: about 300 bytes each, but some fill a block, and some need a run of blocks."""
+CHILDREN, GENERATIONS = 3, 2
+
+
+class Producer:
+    """One process; what it does follows from the seed and its name."""
+
+    def __init__(self, home: Path, seed: str, who: str, kind: str, client: Client, generation: int = 0) -> None:
+        self._home = home
+        self._seed = seed
+        self._who = who
+        self._kind = kind
+        self._client = client
+        self._generation = generation
+        self._children: list[int] = []
+        self._forked = 0
+        self._forking = threading.Lock()
+
+    def live(self) -> None:
+        """Produce, with one thread or with several; then go, in one of the ways in which processes go."""
+        chance = random.Random(f"{self._seed}/{self._who}")
+        number = chance.randint(2, 3) if "threads" in self._kind else 1
+        threads = [threading.Thread(target=self._produce, args=(thread,)) for thread in range(1, number)]
+        for thread in threads:
+            thread.start()
+        self._produce(0)
+        for thread in threads:
+            thread.join()
+        if self._told_to_stop() or chance.random() < 0.5:
+            self._client.shutdown()
+        elif self._kind == "exec":
+            command = [sys.executable, "-m", "native_tests.storm_producer", *sys.argv[1:3], f"{self._who}x", self._kind]
+            os.execv(sys.executable, command)
+
+    def _told_to_stop(self) -> bool:
+        return (self._home / "stop").exists()
+
+    def _produce(self, thread: int) -> None:
+        chance = random.Random(f"{self._seed}/{self._who}/{thread}")
+        pause, most_s = threading.Event().wait, chance.choice((0.004, 0.03, 0.1))
+        marks = Marks(self._home, self._who, thread)
+        number, last = 0, min(MOST, int(chance.expovariate(1 / 8000)) + 1)
+        while number < last and not self._told_to_stop():
+            burst = chance.randint(1, 40) if chance.random() < 0.97 else chance.randint(500, 2500)
+            end = min(last, number + burst)
+            accepted = True
+            while number < end and accepted:
+                accepted = self._track(marks, thread, number, chance.choices(PADS, SHARES)[0])
+                number += 1
+            if "forks" in self._kind and chance.random() < 0.03:
+                self._fork()
+            pause(chance.uniform(0, most_s))
+        marks.end()
+
+    def _track(self, marks: Marks, thread: int, number: int, pad: str) -> bool:
+        properties = {"who": self._who, "thread": thread, "n": number, "pad": pad}
+        marks.attempt(number)
+        try:
+            accepted = self._client.track("u", "e", properties)
+        except RingError:
+            accepted = False
+        marks.decide(number, accepted=accepted)
+        return accepted
+
+    def _fork(self) -> None:
+        """Have a child that produces too, with the client it inherits; any thread may be in the middle of a call."""
+        with self._forking:
+            self._children = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+            if self._generation == GENERATIONS or len(self._children) == CHILDREN:
+                return
+            self._forked += 1
+            name = f"{self._who}.{self._forked}"
+            pid = os.fork()
+            if pid:
+                self._children.append(pid)
+                return
+        code = 1
+        try:
+            Producer(self._home, self._seed, name, self._kind, self._client, self._generation + 1).live()
+            code = 0
+        except BaseException:  # noqa: BLE001  # it must not go on as its parent
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+
+def settings_of(seed: str, who: str) -> dict[str, Any]:
+    """Producers differ; ring and flusher get the settings of whoever makes them."""
+    chance = random.Random(f"{seed}/{who}/settings")
+    return {
+        "when_full": chance.choice(("drop", "drop", "block", "raise")),
+        "block_timeout_ms": chance.choice((20, 500)),
+        "max_internal_queue_size": chance.choice((500, 2_000, 20_000, 20_000)),
+        "ring_bytes": chance.choice((1 << 20, 8 << 20, 32 << 20)),
+        "flush_at": chance.choice((7, 20, 100)),
+        "max_batch_bytes": chance.choice((5_000, 460_800)),
+    }
+
+
+def main() -> None:
+    """``RUNTIME_DIR SEED NAME KIND``; the other settings are in the environment."""
+    runtime_dir, seed, who, kind = sys.argv[1:]
+    faulthandler.register(signal.SIGUSR1)
+    logging.disable()
+    settings = settings_of(seed, who)
+    client = Client(**settings)
+    Producer(Path(runtime_dir).parent / "marks", seed, who, kind, client).live()
+
+
+if __name__ == "__main__":
+    main()
