@@ -20,6 +20,7 @@ lint: $(READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m bench.call
+	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.ring
 	$(BIN)/python -m bench.end_to_end
 

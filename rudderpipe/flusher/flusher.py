@@ -20,7 +20,7 @@ from rudderpipe.throttle import ThrottledLog
 
 CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
-HOUSEKEEPING_S = 0.25
+HOUSEKEEPING_S = 0.5
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 
 logger = logging.getLogger("rudderpipe.flusher")
@@ -165,8 +165,7 @@ class Flusher:
         """True once the ring has ended: by lingering, or because it was removed and is drained."""
         if self._ended:
             return True
-        empty = not self._held and not self._consumer.pending()[0]
-        if not empty or self._living:
+        if self._living or self._held or self._consumer.pending()[0]:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         if self.removed or (self._lingers and idle_s >= self._settings.linger_s):

@@ -12,6 +12,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import claims
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.layout import COMMA, LARGE_BYTES
 from rudderpipe.ring.ring import Ring
 
 GRANT_MAX = 64
@@ -101,14 +102,14 @@ class Producer:
             try:
                 at_byte, count = self._at, self._count
                 end = at_byte + size
-                if count >= self._count_limit or end + 4 * count >= self._limit or size > at.LARGE_BYTES:
+                if count >= self._count_limit or end + 4 * count >= self._limit or size > LARGE_BYTES:
                     reason = self._prepare(size)
                     if reason is not None:
                         return reason
                     at_byte, count = self._at, self._count
                     end = at_byte + size
                 self._memory[at_byte:end] = data
-                self._memory[end] = at.COMMA
+                self._memory[end] = COMMA
                 self._entries[self._entry - count] = end = end + 1
                 self._at = end
                 self._count = count + 1
@@ -164,7 +165,7 @@ class Producer:
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
-        if size > at.LARGE_BYTES:
+        if size > LARGE_BYTES:
             self._aside.append(partial(self._tell_large, size))
         now_s = self._clock.monotonic_s()
         if now_s - self._looked_at_s >= LOOK_S and self._slot >= 0 and self.ring and not self.ring.is_current:
