@@ -41,6 +41,11 @@ def settings_of(directory: Path, **others: Any) -> Settings:
     return Settings(**{**own, **others})
 
 
+def pipe_of(directory: Path, pipe: str, cap: int = 100) -> Settings:
+    """Settings of a pipe that has a name already."""
+    return settings_of(directory, pipe=pipe, ring_bytes=1 << 20, max_internal_queue_size=cap)
+
+
 @contextmanager
 def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int = 1 << 20) -> Iterator[Ring]:
     """A real ring of a name nobody else has; removed afterwards."""

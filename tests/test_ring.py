@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rudderpipe import forks
 from rudderpipe.ring import account, claims, segment
@@ -163,20 +161,6 @@ def test_a_new_flusher_counts_no_unread_block_as_drained(ring: Ring, clock: Fake
     assert account.read(ring).in_ring == 900
 
 
-def test_a_flusher_cut_between_its_stores_leaves_the_room_right(ring: Ring, clock: FakeClock) -> None:
-    """READ is stored and DRAINED not: the next flusher stores it from READ."""
-    producer, consumer = producer_of(ring, clock), Consumer(ring)
-    put(producer, 0, 100)
-    consumer.refresh()
-    block = next(iter(consumer._blocks.values()))
-    ring.words[ring.layout.read + block.index] = block.sequence << at.READ_BITS | 40
-
-    successor = Consumer(ring)
-
-    assert account.read(ring).in_ring == 60
-    assert drain(successor) == numbers(40, 100)
-
-
 def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeClock) -> None:
     """Positions from Redis that are ahead of ours win; those behind are ignored."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
@@ -292,62 +276,6 @@ def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: R
     assert drain(consumer) == ["0", "1", "2", "4", "5"]
 
 
-def test_every_kill_point_of_an_append_leaves_whole_events(ring: Ring, clock: FakeClock) -> None:
-    """Bytes beyond the count were never an event, whatever they are."""
-    producer, consumer = producer_of(ring, clock), Consumer(ring)
-    put(producer, 0, 5)
-    ring.segment.memory[producer._at : producer._at + 20] = b'{"half":"of an event'
-    ring.segment.entries[producer._entry - producer._count] = producer._at + 20
-
-    assert drain(consumer) == numbers(0, 5)
-    ring.words[ring.layout.slot(producer._slot) + at.S_START_MS] = 1
-    reclaimer = Reclaimer(ring)
-    reclaimer.work()
-    drain(consumer)
-    assert reclaimer.work() == 1
-
-
-def test_the_count_is_stored_after_the_event(ring: Ring, clock: FakeClock) -> None:
-    """Order of stores: bytes, comma, end offset, and the count last."""
-    producer = producer_of(ring, clock)
-    put(producer, 0, 3)
-    put(producer, 0, 1)
-    stores: list[str] = []
-
-    class Recording:
-        def __init__(self, name: str, view: memoryview) -> None:
-            self.name, self.view = name, view
-
-        def __getitem__(self, key: int) -> int:
-            return self.view[key]
-
-        def __setitem__(self, key: int, value: int) -> None:
-            stores.append(self.name)
-            self.view[key] = value
-
-    producer._memory = Recording("memory", producer._memory)  # type: ignore[assignment]  # records
-    producer._entries = Recording("entry", producer._entries)  # type: ignore[assignment]  # records
-    producer._words = Recording("word", producer._words)  # type: ignore[assignment]  # records
-
-    producer.append(b"9")
-
-    assert stores == ["memory", "memory", "entry", "word"]
-
-
-@pytest.mark.parametrize("value", [0, 1, 2**31, 2**32 - 1])
-def test_a_damaged_end_offset_is_counted_and_passed_over(ring: Ring, clock: FakeClock, value: int) -> None:
-    """No crash, no endless loop: the block is counted as corrupt, and what follows is read."""
-    producer, consumer = producer_of(ring, clock), Consumer(ring)
-    put(producer, 0, 10)
-    ring.segment.entries[producer._entry - 9] = value
-
-    drain(consumer)
-    put(producer, 10, 12)
-
-    assert drain(consumer) == ["10", "11"] or account.read(ring).corrupt >= 10
-    assert account.read(ring).in_ring == 0
-
-
 def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None:
     """A grant that lasted a second is followed by one of 1, so that a slow producer looks around for a flusher."""
     looked: list[Ring] = []
@@ -361,54 +289,6 @@ def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None
     granted = ring.words[ring.layout.granted + producer._slot]
     assert granted == 10
     assert granted < GRANT_MAX
-
-
-ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["put", "drain", "cut", "restart", "die", "big"]), st.integers(0, 2), st.integers(1, 90)),
-    max_size=60,
-)
-
-
-@settings(max_examples=60, deadline=None)
-@given(actions=ACTIONS)
-def test_any_interleaving_matches_a_plain_list(
-    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int, int]]
-) -> None:
-    """Whatever is appended, drained, cut, restarted or killed: every accepted event once, in order per producer."""
-    clock = FakeClock()
-    with ring_of(tmp_path_factory.mktemp("ring"), clock, cap=150) as ring:
-        producers = [producer_of(ring, clock) for _ in range(3)]
-        consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-        accepted: list[str] = []
-        found: list[str] = []
-        serial = 0
-        for action, who, amount in actions:
-            if action in ("put", "big"):
-                for _ in range(amount if action == "put" else 1):
-                    text = f"{who}:{serial}:" + "x" * (100_000 if action == "big" else 5)
-                    serial += 1
-                    if producers[who].append(text.encode()) is None:
-                        accepted.append(text)
-            elif action == "drain":
-                found += drain(consumer, amount)
-            elif action == "cut":
-                consumer.refresh()
-                consumer.cut(amount, 10_000)
-                consumer.rewind()
-            elif action == "restart":
-                consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-            elif producers[who]._slot >= 0:
-                ring.words[ring.layout.slot(producers[who]._slot) + at.S_START_MS] = 1
-                producers[who] = producer_of(ring, clock)
-                reclaimer.work()
-            assert account.read(ring).accepted == len(accepted)
-            assert account.read(ring).in_ring == len(accepted) - len(found) <= 150
-        found += drain(consumer)
-
-        assert sorted(found) == sorted(accepted)
-        for who in range(3):
-            mine = [text for text in found if text.startswith(f"{who}:")]
-            assert mine == [text for text in accepted if text.startswith(f"{who}:")]
 
 
 def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
@@ -444,62 +324,6 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
         drain(consumer)
         assert reclaimer.work() == 1
         assert ring.blocks_in_use() == []
-
-
-def test_room_is_announced_after_it_is_there(ring: Ring, clock: FakeClock) -> None:
-    """Order of stores: READ, DRAINED, ROOM. A producer that saw the new ROOM finds the new sums."""
-    producer, consumer = producer_of(ring, clock), Consumer(ring)
-    put(producer, 0, 10)
-    consumer.refresh()
-    cut = consumer.cut(10, 1000)
-    assert cut is not None
-    stored: list[int] = []
-
-    class Recording:
-        def __init__(self, view: memoryview) -> None:
-            self.view = view
-
-        def __getitem__(self, key: int) -> int:
-            return self.view[key]
-
-        def __setitem__(self, key: int, value: int) -> None:
-            stored.append(key)
-            self.view[key] = value
-
-    ring.words = Recording(ring.words)  # type: ignore[assignment]  # records
-    consumer.release([cut])
-
-    layout = ring.layout
-    wanted = [layout.read + ring.blocks_in_use()[0][1], layout.drained + producer._slot, at.H_ROOM]
-    assert [key for key in stored if key in wanted] == wanted
-
-
-@pytest.mark.parametrize("value", [0, 1, 2**23, 2**32, 2**50, 2**63, 2**64 - 1])
-def test_no_damaged_word_crashes_the_flusher_or_voids_the_cap(tmp_path: Path, clock: FakeClock, value: int) -> None:
-    """Every word of the header's moving part, of a slot and of a block, one at a time."""
-
-    def places(layout: at.Layout) -> dict[str, int]:
-        return {
-            **{f"header {word}": word for word in (at.H_NEXT, at.H_SLOTS_USED, at.H_ROOM)},
-            **{f"slot {word}": layout.slot(0) + word for word in range(5)},
-            **{f"block {word}": layout.block(0) + word for word in range(6)},
-            "sequence": layout.sequence,
-            "released": layout.released,
-            "read": layout.read,
-        }
-
-    for name in places(at.for_bytes(1 << 20)):
-        with ring_of(tmp_path, clock) as ring:
-            put(producer_of(ring, clock), 0, 50)
-            consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-            ring.words[places(ring.layout)[name]] = value
-            for _ in range(3):
-                drain(consumer)
-                reclaimer.work()
-                consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-                account.read(ring)
-            layout = ring.layout
-            assert ring.words[layout.drained] <= ring.words[layout.granted], name
 
 
 def test_a_segment_that_was_removed_is_drained_and_followed_by_another(tmp_path: Path, clock: FakeClock) -> None:

@@ -37,11 +37,14 @@ def take_slot(ring: Ring, me: Identity) -> int:
             continue
         if not ring.locks.try_lock(at.LOCK_SLOT + slot):
             continue
+        settled = min(words[layout.granted + slot], words[layout.drained + slot])
+        # Both are the same but for damage, and nobody's while the slot is free.
+        words[layout.granted + slot] = words[layout.drained + slot] = settled
         words[mine + at.S_START_MS] = me.start_ms
         words[mine + at.S_NAMESPACE] = me.namespace
         words[mine + at.S_IMAGE] = _image.number
         words[mine + at.S_LEFT] = 0
-        words[mine + at.S_ENTERED] = words[layout.drained + slot]
+        words[mine + at.S_ENTERED] = settled
         for number in range(len(at.REFUSALS)):
             words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
         words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
@@ -53,10 +56,13 @@ def take_slot(ring: Ring, me: Identity) -> int:
 def grant(ring: Ring, slot: int, wanted: int) -> int:
     """Allow the slot some events of the cap: fewer as it comes near, so that idle producers hold little back."""
     words, layout = ring.words, ring.layout
+    if words[at.H_SLOTS_USED] <= slot:
+        words[at.H_SLOTS_USED] = slot + 1  # a damaged word: a slot that is not seen is not counted
     used = ring.slots_used
-    out = sum(words[layout.granted : layout.granted + used].tolist())
-    back = sum(words[layout.drained : layout.drained + used].tolist())
-    free = ring.segment.cap - (out - back)
+    granted = words[layout.granted : layout.granted + used].tolist()
+    drained = words[layout.drained : layout.drained + used].tolist()
+    # Slot by slot: what a damaged word says has left the ring is no room for the others.
+    free = ring.segment.cap - sum([out - back for out, back in zip(granted, drained, strict=True) if out > back])
     if free <= 0:
         return 0
     if free < 4 * used * wanted:  # with all slots alive; how many are is only asked when it matters
@@ -75,8 +81,10 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
     for block in range(first, first + run):
         if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
             return None
-    sequence = words[at.H_NEXT]
-    words[at.H_NEXT] = sequence + 1  # Order: first of all; a claim that is cut leaves a number nobody has
+    sequence = _next_sequence(ring)
+    # Order: first of all; a claim that is cut leaves a number nobody has.
+    words[at.H_NEXT] = sequence + 1
+    words[at.H_NEXT_CHECK] = at.complement(sequence + 1)
     for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
         header = layout.block(block)
         words[header + at.B_COUNT] = 0
@@ -87,6 +95,16 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
         fence()
         words[layout.sequence + block] = sequence
     return first, sequence, run
+
+
+def _next_sequence(ring: Ring) -> int:
+    """NEXT; what follows all that were ever claimed when it is damaged: a number that is taken would hide a block."""
+    words, layout = ring.words, ring.layout
+    following: int = words[at.H_NEXT]
+    if words[at.H_NEXT_CHECK] == at.complement(following):
+        return following
+    known = words[layout.sequence : layout.released].tolist()
+    return 1 + max((sequence for sequence in known if sequence < at.SEQUENCE_END), default=0)
 
 
 def _find_free(ring: Ring, run: int) -> int:

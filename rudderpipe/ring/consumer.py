@@ -78,9 +78,9 @@ class Consumer:
         self._following = -1
         self._looks = 0
         self.refresh()
-        oldest = {block.slot: block for block in reversed(self._blocks.values())}
-        for block in oldest.values():
-            self._store(block, block.read)  # a predecessor may have died between the stores
+        for block in self._blocks.values():
+            if block.read:
+                self._store(block, block.read)  # a predecessor may have died between the stores
         self._count_settled()
 
     def refresh(self, *, whole: bool = False) -> None:
@@ -99,8 +99,8 @@ class Consumer:
         words, layout = self.ring.words, self.ring.layout
         blocks = {}
         for sequence, index in found:
-            if sequence >> (64 - at.READ_BITS):
-                words[layout.released + index] = sequence  # a damaged word: no claim gets so far
+            if sequence >= at.SEQUENCE_END:
+                words[layout.released + index] = sequence  # a damaged word
                 continue
             head = words[layout.block(index) + at.B_HEAD]
             if head:
@@ -265,8 +265,9 @@ class Consumer:
         # Order: READ, then DRAINED from it; a successor repeats the second.
         words[layout.read + block.index] = block.sequence << at.READ_BITS | read
         if block.slot < layout.slots:
-            drained = min(block.base + read, words[layout.granted + block.slot])  # no damage may void the cap
-            words[drained_at] = max(drained, words[drained_at])
+            granted, before = words[layout.granted + block.slot], words[drained_at]
+            drained = min(block.base + read, granted)  # no damage may void the cap
+            words[drained_at] = max(drained, before) if before <= granted else drained
 
     def tidy(self) -> list[int]:
         """Free the blocks that are sealed and read to the end; their sequences."""

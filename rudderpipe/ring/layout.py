@@ -17,6 +17,7 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
       4  slots        5  epoch        6  cap (events)    7  created ms
       8  lock file's inode
      16  next sequence  17  slots ever used  18  start ms                  producers, under the claim lock
+     19  complement of 16
      20..26  refused, by reason, of producers without a slot
      32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
@@ -54,7 +55,7 @@ store (``struct.pack_into`` writes byte by byte and is seen torn).
 Order of stores, and what a kill in between leaves:
 
 append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
-claim    next sequence | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
+claim    next sequence, its complement | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
          last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
          releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
 drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
@@ -76,6 +77,7 @@ SLOTS = 256
 WORD = 8
 ENTRY = 4  # bytes of an end offset
 READ_BITS = 24
+SEQUENCE_END = 1 << (64 - READ_BITS)  # no claim gets so far
 EVENT_MAX_BYTES = EVENT_LIMIT_BYTES
 LARGE_BYTES = 32_768
 """An event larger than this is worth a warning."""
@@ -83,7 +85,7 @@ COMMA = ord(",")
 
 # Header words.
 H_MAGIC, H_VERSION, H_BYTES, H_BLOCKS, H_SLOTS, H_EPOCH, H_CAP, H_CREATED_MS, H_LOCK_INODE = range(9)
-H_NEXT, H_SLOTS_USED, H_START_MS = range(16, 19)
+H_NEXT, H_SLOTS_USED, H_START_MS, H_NEXT_CHECK = range(16, 20)
 H_REFUSED = 20
 (
     H_PID,
@@ -128,6 +130,11 @@ LOCK_SLOT = 16  # + slot
 def bump(words: memoryview, index: int, by: int = 1) -> None:
     """Add to a counter, of which the caller is the one writer; a damaged one wraps around."""
     words[index] = (words[index] + by) % (1 << 64)
+
+
+def complement(value: int) -> int:
+    """What stands beside a word to tell whether it is damaged."""
+    return value ^ ((1 << 64) - 1)
 
 
 class Layout(msgspec.Struct, frozen=True):

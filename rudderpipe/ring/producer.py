@@ -282,6 +282,9 @@ class Producer:
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
         room = self._words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
+        if self._words[granted_at] != mine:
+            self._words[granted_at] = mine  # damage, or a grant that an exception interrupted
         granted = claims.grant(ring, self._slot, self._appetite)
         if granted == 0:
             self._refused_at_room = room
@@ -346,7 +349,7 @@ class Producer:
             if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:
                 return None
             if self._slot >= 0:
-                self._words[self._slot_at + at.S_TICKET] += 1
+                at.bump(self._words, self._slot_at + at.S_TICKET)
             return self.ring
 
     def leave(self) -> None:
@@ -359,6 +362,7 @@ class Producer:
                 self._aside.append(self.leave)
                 return
             self._closed = True
+            self._limit = 0  # Order: before the seal; an append from a signal handler in between is refused
             self._count_refusals()
             if self._slot >= 0 and self.ring is not None:
                 self._give_up_slot(self.ring)
@@ -366,7 +370,8 @@ class Producer:
     def _give_up_slot(self, ring: Ring) -> None:
         """What is in it is drained without us, and then its room is free."""
         self._seal()
-        self._words[ring.layout.granted + self._slot] -= self._count_limit - self._count
+        granted_at = ring.layout.granted + self._slot
+        self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
         self._words[self._slot_at + at.S_LEFT] = 1
         ring.locks.unlock(at.LOCK_SLOT + self._slot)
         self._drop_slot()

@@ -51,6 +51,8 @@ class Reclaimer:
         try:
             if not ring.locks.lock(at.LOCK_CLAIM, 0.001):
                 return False
+            if words[layout.drained + slot] > words[layout.granted + slot]:
+                words[layout.drained + slot] = words[layout.granted + slot]  # damage would be the next one's start
             words[layout.granted + slot] = words[layout.drained + slot]
             at.bump(words, at.H_ROOM)
             words[layout.slot(slot) + at.S_PID] = 0

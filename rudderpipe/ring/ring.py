@@ -45,8 +45,8 @@ class Ring:
         return Identity(words[mine + at.S_PID], words[mine + at.S_START_MS], words[mine + at.S_NAMESPACE])
 
     def drained(self) -> int:
-        """Events that ever left the ring."""
-        return sum(self.words[self.layout.drained : self.layout.drained + self.slots_used].tolist())
+        """Events that ever left the ring (a word's worth, whatever damage says)."""
+        return sum(self.words[self.layout.drained : self.layout.drained + self.slots_used].tolist()) % (1 << 64)
 
     def slots_in_use(self) -> list[int]:
         """The slots that have a producer, dead or alive."""
@@ -107,11 +107,10 @@ def find(settings: Settings) -> Ring | None:
     if name not in segment.names() and not path.exists():
         return None
     with _claimed(path) as lock_file:
-        memory = segment.attach(name)
-        if memory is None:
+        ring = _attached(name, lock_file)
+        if ring is None:
             lock_file.remove()
-            return None
-        return _adopted(memory, lock_file)
+        return ring
 
 
 def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_S) -> Ring:
@@ -123,9 +122,9 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
     path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
     while True:
         with _claimed(path, wait_s) as lock_file:
-            memory = segment.attach(name)
-            if memory is not None:
-                return _adopted(memory, lock_file)
+            ring = _attached(name, lock_file)
+            if ring is not None:
+                return ring
             if lock_file.is_fresh():
                 memory = segment.create(
                     name, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
@@ -136,9 +135,23 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
             lock_file.remove()
 
 
-def _adopted(memory: Segment, lock_file: LockFile) -> Ring:
+def _attached(name: str, lock_file: LockFile) -> Ring | None:
+    """The ring that is there; one whose flusher died at closing it is removed, so that nobody opens it for ever."""
+    memory = segment.attach(name)
+    if memory is None:
+        return None
+    ring = Ring(memory, lock_file)
+    if ring.words[at.H_CLOSED]:
+        if not (ring.slots_in_use() or ring.blocks_in_use()):
+            segment.remove(name)
+            return None
+        ring.words[at.H_CLOSED] = 0  # a damaged word: what is closed is empty
+    return _adopted(ring, lock_file)
+
+
+def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
     """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
-    ring, words = Ring(memory, lock_file), memory.words
+    memory, words = ring.segment, ring.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
         return ring
     owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]

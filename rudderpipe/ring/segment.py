@@ -118,6 +118,7 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
         (at.H_CREATED_MS, clock.time_ms()),
         (at.H_LOCK_INODE, lock_inode),
         (at.H_NEXT, 1),
+        (at.H_NEXT_CHECK, at.complement(1)),
         (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is whole
     ):
         words[index] = value
@@ -152,20 +153,27 @@ def _checked(name: str, shared: Shared) -> Segment | None:
             name, "belongs to another user or can be read by others: remove it or choose another pipe"
         )
     head = bytes(shared.whole[: at.HEADER_WORDS * at.WORD])
-    words = memoryview(head).cast("Q")
+    words = memoryview(head.ljust(at.HEADER_WORDS * at.WORD, b"\0")).cast("Q")
     if words[at.H_MAGIC] == 0:
         shared.close()
         remove(name)
         return None
     if words[at.H_MAGIC] != at.MAGIC:
         raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
+    if len(head) < at.HEADER_WORDS * at.WORD:
+        raise RingUnavailable(name, "was cut off: remove it")
     if words[at.H_VERSION] != at.VERSION:
         raise RingUnavailable(
             name,
             f"has layout {words[at.H_VERSION]}, this is layout {at.VERSION}: let the older version drain it first",
         )
-    layout = at.for_blocks(words[at.H_BLOCKS], words[at.H_SLOTS]) if words[at.H_BLOCKS] < 1 << 24 else None
-    if layout is None or layout.size_bytes != words[at.H_BYTES] or layout.size_bytes > shared.size:
+    layout = at.for_blocks(words[at.H_BLOCKS]) if words[at.H_BLOCKS] < 1 << 24 else None
+    if (
+        layout is None
+        or words[at.H_SLOTS] != at.SLOTS
+        or layout.size_bytes != words[at.H_BYTES]
+        or layout.size_bytes > shared.size
+    ):
         raise RingUnavailable(name, "has a damaged header: remove it")
     return Segment(name, shared, layout)
 

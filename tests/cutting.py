@@ -1,0 +1,333 @@
+"""Processes that a test owns: each of their stores is counted, and at any of them one is killed, or looked at.
+
+All of them live in this process, on one real segment; their locks are kept as the kernel would keep them for several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import copy
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from rudderpipe import forks
+from rudderpipe.clock import Clock
+from rudderpipe.locks import LockFile
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.reclaim import Reclaimer
+from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.segment import Segment
+from tests.fakes import drain, producer_of, ring_of
+
+_HEADER, _SLOT, _BLOCK = (
+    {value: name for name, value in vars(at).items() if name.startswith(prefix)} for prefix in ("H_", "S_", "B_")
+)
+
+
+class Killed(BaseException):
+    """What a process sees of its own SIGKILL: nothing it does afterwards has an effect."""
+
+
+def name_of(layout: at.Layout, view: str, key: int | slice) -> str:
+    """What a store was to, in the words of the layout."""
+    if view in ("lock", "unlock"):
+        return f"{view} {key}"
+    if view != "words" or isinstance(key, slice):
+        return view
+    if key < layout.granted:
+        return _HEADER.get(key, f"header {key}")
+    if key < layout.slot0:
+        return f"{'GRANTED' if key < layout.drained else 'DRAINED'}[{(key - layout.granted) % layout.slots}]"
+    if key < layout.sequence:
+        slot, word = divmod(key - layout.slot0, at.SLOT_WORDS)
+        return f"{_SLOT.get(word, word)}[{slot}]"
+    for name, start, end in (
+        ("SEQUENCE", layout.sequence, layout.released),
+        ("RELEASED", layout.released, layout.read),
+        ("READ", layout.read, layout.block0),
+    ):
+        if key < end:
+            return f"{name}[{key - start}]"
+    block, word = divmod(key - layout.block0, at.BLOCK_WORDS)
+    return f"{_BLOCK.get(word, word)}[{block}]"
+
+
+class View:
+    """A view of the segment whose stores are its process's."""
+
+    def __init__(self, process: Process, name: str, view: memoryview) -> None:
+        self._process = process
+        self._name = name
+        self._view = view
+
+    def __len__(self) -> int:
+        return len(self._view)
+
+    def __getitem__(self, key: Any) -> Any:
+        found = self._view[key]
+        if self._process.after_load is not None:
+            if isinstance(key, slice):  # what was loaded stays as it was
+                copied = memoryview(bytes(found))
+                found = copied.cast("Q") if self._name == "words" else copied
+            self._process.after_load()
+        return found.toreadonly() if isinstance(key, slice) else found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._process.store(self._name, self._view, key, value)
+
+
+class Seen(Segment):
+    """A segment as one process sees it; ``view`` makes its three views from the real ones."""
+
+    def __init__(self, real: Segment, view: Callable[[str, memoryview], Any]) -> None:
+        self.name, self.layout = real.name, real.layout
+        self._real, self._shared, self._identity = real, real._shared, real._identity
+        self.memory = view("memory", real.memory)
+        self.words = view("words", real.words)
+        self.entries = view("entries", real.entries)
+
+    def __del__(self) -> None:
+        """The descriptor is the real one's."""
+
+
+class Locks(LockFile):
+    """One process's side of the lock file; ``holders`` is the kernel's table."""
+
+    def __init__(self, real: LockFile, process: Process, holders: dict[int, Process]) -> None:
+        self.path, self._fd, self.inode = real.path, real._fd, real.inode
+        self._process = process
+        self._holders = holders
+        self.forget()
+
+    def __del__(self) -> None:
+        """The descriptor is the real one's."""
+
+    def try_lock(self, byte: int) -> bool:
+        process = self._process
+        if process.is_dead:
+            return False
+        taken = self._holders.setdefault(byte, process) is process
+        if taken:
+            process.note("lock", byte)
+        return taken
+
+    def unlock(self, byte: int) -> None:
+        if self._holders.get(byte) is self._process:
+            del self._holders[byte]
+            self._process.note("unlock", byte)
+
+    def remove(self) -> None:
+        self._process.unlink("unlink the lock file", super().remove)
+
+    def _wait(self, byte: int, timeout_s: float) -> bool:
+        return False  # nobody else runs meanwhile
+
+
+class Process:
+    """One process at the ring. Its N-th store is not made when ``kill_at`` is N: it dies there."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.is_dead = False
+        self.kill_at = 0
+        self.stores = 0
+        self.after_store: Callable[[], object] | None = None
+        self.after_load: Callable[[], object] | None = None
+        self.steps: list[tuple[str, Any]] | None = None
+        """What it did, in order, once this is a list: stores, and locks taken and given back."""
+        self.last: tuple[str, Any] = ("nothing", 0)
+        self.ring = Ring(self.seen(stage.ring.segment), Locks(stage.ring.locks, self, stage.holders))
+
+    def seen(self, real: Segment) -> Seen:
+        """A segment, through views whose stores are this process's."""
+        return Seen(real, lambda name, view: View(self, name, view))
+
+    def store(self, name: str, view: memoryview, key: Any, value: Any) -> None:
+        """Make a store, or die at it, half way if it is one of many bytes."""
+        if self.is_dead:
+            return
+        if self._dies_at(name, key):
+            if isinstance(key, slice):
+                half = len(value) // 2
+                view[key.start : key.start + half] = value[:half]
+            raise Killed
+        view[key] = value
+        if self.after_store is not None:
+            self.after_store()
+
+    def unlink(self, name: str, unlink: Callable[[], None]) -> None:
+        """Remove a file, or die at it."""
+        if self.is_dead:
+            return
+        if self._dies_at(name, 0):
+            raise Killed
+        unlink()
+
+    def _dies_at(self, name: str, key: Any) -> bool:
+        self.stores += 1
+        self.last = (name, key)
+        self.note(name, key)
+        if self.stores == self.kill_at:
+            self.die()
+        return self.is_dead
+
+    def note(self, name: str, key: Any) -> None:
+        """Write a step down, if anybody wants to know."""
+        if self.steps is not None:
+            self.steps.append((name, key))
+
+    def die(self) -> None:
+        """Be gone: the kernel gives the locks back, and the pid is somebody else's from now on."""
+        self.is_dead = True
+        words, layout = self.stage.ring.words, self.stage.ring.layout
+        for byte, holder in list(self.stage.holders.items()):
+            if holder is self:
+                del self.stage.holders[byte]
+                if byte >= at.LOCK_SLOT and words[layout.slot(byte - at.LOCK_SLOT) + at.S_PID]:
+                    words[layout.slot(byte - at.LOCK_SLOT) + at.S_START_MS] = 1
+
+    def run(self, operation: Callable[[], object], kill_at: int = 0) -> bool:
+        """Do it, and die at its N-th store; whether it came to its end."""
+        self.kill_at = self.stores + kill_at if kill_at else 0
+        try:
+            operation()
+        except Killed:
+            return False
+        self.kill_at = 0
+        return True
+
+    def named(self) -> list[str]:
+        """Its steps by name."""
+        return [name_of(self.ring.layout, name, key) for name, key in self.steps or []]
+
+
+class Writer:
+    """A producer in a process of its own, and what it was told: every event has its name and number in it."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        self.name = name
+        self.process = stage.process()
+        self.producer = producer_of(self.process.ring, stage.clock)
+        self.accepted: list[str] = []
+        self.in_flight = ""
+        self.taken = 0
+        """How many of the accepted have left the ring for good."""
+        self.handed = 0
+        """How many more may have: a flusher that died was about to say so."""
+
+    @property
+    def slot(self) -> int:
+        """The producer's."""
+        return self.producer._slot
+
+    def text(self, size: int = 0) -> str:
+        """Its next event: so many bytes, or as few as its name takes."""
+        return f"{self.name}:{len(self.accepted)}:".ljust(size, "x")
+
+    def write(self, size: int = 0) -> str | None:
+        """Append the next event; the reason when it was refused."""
+        self.in_flight = self.text(size)
+        reason = self.producer.append(self.in_flight.encode())
+        if reason is None:
+            self.accepted.append(self.in_flight)
+        self.in_flight = ""
+        return reason
+
+    def write_all(self, count: int, size: int = 0) -> None:
+        """Append so many events, none of which is refused."""
+        assert [reason for reason in (self.write(size) for _ in range(count)) if reason] == []
+
+    def fork(self) -> Writer:
+        """The child of its process, which has appended nothing yet; the parent goes on as before."""
+        child = self.process.stage.writer()
+        child.producer = copy(self.producer)
+        child.producer._aside = self.producer._aside.copy()
+        child.producer._open_ring = lambda: child.process.ring
+        child.producer.ring = child.process.ring
+        everybody, forks._forgetters = forks._forgetters, WeakSet([child.producer])
+        try:
+            forks.PAGE[0] = 0  # what a child finds
+            child.producer.ask_flush()
+        finally:
+            forks._forgetters = everybody
+        return child
+
+    def own(self, texts: list[str]) -> list[str]:
+        """Those of them that are its."""
+        return [text for text in texts if text.startswith(f"{self.name}:")]
+
+    def room(self) -> int:
+        """Bytes of events that fit into its block yet, if no more than one."""
+        producer = self.producer
+        return producer._limit - producer._at - 4 * producer._count - 1
+
+
+class Stage:
+    """A ring, and the processes at it."""
+
+    def __init__(self, ring: Ring, clock: Clock) -> None:
+        self.ring = ring
+        self.clock = clock
+        self.holders: dict[int, Process] = {}
+        self.writers: list[Writer] = []
+        self._fresh = bytes(ring.segment.memory[: ring.layout.data])
+
+    def reset(self) -> None:
+        """As new, and with nobody at it."""
+        self.ring.segment.memory[: self.ring.layout.data] = self._fresh
+        self.holders.clear()
+        self.writers.clear()
+
+    def process(self) -> Process:
+        """One more."""
+        return Process(self)
+
+    def writer(self) -> Writer:
+        """One more, in a process of its own."""
+        writer = Writer(self, f"w{len(self.writers)}")
+        self.writers.append(writer)
+        return writer
+
+    def drainer(self) -> Drainer:
+        """A flusher; the last one is dead."""
+        return Drainer(self.process())
+
+    def snapshot(self) -> Ring:
+        """What a process that starts now would see, on a copy of its own."""
+        whole = memoryview(bytearray(self.ring.segment.memory))
+        casts = {"memory": whole, "words": whole.cast("Q"), "entries": whole.cast("I")}
+        return Ring(
+            Seen(self.ring.segment, lambda name, _view: casts[name]),
+            Locks(self.ring.locks, self.process(), self.holders),
+        )
+
+
+class Drainer:
+    """The ring's side of a flusher, in a process of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.ring = process.ring
+        assert self.ring.locks.try_lock(at.LOCK_FLUSHER), "a flusher is there"
+        self.consumer = Consumer(self.ring)
+        self.reclaimer = Reclaimer(self.ring)
+
+    def drain(self, at_once: int = 1000) -> list[str]:
+        """Take and release all that is committed."""
+        return drain(self.consumer, at_once)
+
+    def keep_house(self) -> int:
+        """What a flusher does four times a second; how many slots were freed."""
+        self.consumer.refresh(whole=True)
+        self.consumer.tidy()
+        return self.reclaimer.work()
+
+
+@contextmanager
+def stage_of(directory: Path, clock: Clock, *, cap: int = 100) -> Iterator[Stage]:
+    """A ring of a name nobody else has, with nobody at it."""
+    with ring_of(directory, clock, cap=cap) as ring:
+        yield Stage(ring, clock)

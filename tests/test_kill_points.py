@@ -1,0 +1,608 @@
+"""A process may be killed between any two of its stores: whoever comes next finds whole events, and all of the room."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rudderpipe.ring import account, keeper, segment
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.ring import Ring, find, open_ring
+from tests.cutting import Drainer, Process, Stage, Writer, name_of, stage_of
+from tests.fakes import FakeClock, drain, pipe_of, producer_of, texts
+
+BIG = 150_000
+"""Bytes of an event that takes three blocks in a row."""
+LARGE = 20_000
+"""Three of these fill a block."""
+Scene = tuple[Process, Callable[[], object]]
+"""Who is killed, and at what."""
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="stage")
+def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
+    with stage_of(tmp_path, clock) as stage:
+        yield stage
+
+
+def writing(writer: Writer, size: int = 0) -> Scene:
+    """Its next append."""
+    return writer.process, lambda: writer.write(size)
+
+
+def first_append(stage: Stage) -> Scene:
+    """Take a slot, be granted events, claim a block, append."""
+    return writing(stage.writer())
+
+
+def append(stage: Stage) -> Scene:
+    """No more than the event."""
+    writer = stage.writer()
+    writer.write_all(2)
+    return writing(writer)
+
+
+def append_with_a_grant(stage: Stage) -> Scene:
+    """The grants have been 1, 2 and 4."""
+    writer = stage.writer()
+    writer.write_all(7)
+    assert writer.producer._count == writer.producer._count_limit
+    return writing(writer)
+
+
+def append_with_a_claim(stage: Stage) -> Scene:
+    """The block is full: another one is taken, and the old one sealed."""
+    writer = stage.writer()
+    writer.write_all(5, LARGE // 2)
+    assert LARGE * 2 > writer.room() > 0
+    return writing(writer, LARGE * 2)
+
+
+def append_with_grant_and_claim(stage: Stage) -> Scene:
+    """Both are used up."""
+    writer = stage.writer()
+    writer.write_all(3, LARGE)
+    assert writer.producer._count == writer.producer._count_limit
+    return writing(writer, LARGE)
+
+
+def append_of_a_big_one(stage: Stage) -> Scene:
+    """It takes a run of blocks, after one that is not full."""
+    writer = stage.writer()
+    writer.write_all(3)
+    return writing(writer, BIG)
+
+
+def append_into_used_blocks(stage: Stage) -> Scene:
+    """Blocks and slots have had other tenants, whose headers and positions still stand there."""
+    former, drainer = stage.writer(), stage.drainer()
+    former.write_all(3)
+    former.write_all(3, BIG)
+    former.producer.leave()
+    former.taken = len(drainer.drain())
+    assert drainer.keep_house() == 1
+    drainer.process.die()
+    return writing(stage.writer(), BIG)
+
+
+def append_after_an_interrupted_claim(stage: Stage) -> Scene:
+    """An exception fell into the last claim: this one finds out, from the ring, where it is."""
+    writer = stage.writer()
+    writer.write_all(5, LARGE // 2)
+
+    def interrupt() -> None:
+        if writer.process.last == ("words", stage.ring.layout.sequence + 1):
+            raise KeyboardInterrupt
+
+    writer.process.after_store = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        writer.write(LARGE * 2)
+    writer.process.after_store = None
+    return writing(writer, LARGE * 2)
+
+
+def leave(stage: Stage) -> Scene:
+    """The block is sealed, the grant given back, the slot given up."""
+    writer = stage.writer()
+    writer.write_all(5)
+    return writer.process, writer.producer.leave
+
+
+def written(stage: Stage) -> tuple[Writer, Drainer]:
+    """Events in several blocks, one of them a run, the first few released."""
+    writer, drainer = stage.writer(), stage.drainer()
+    writer.write_all(4, LARGE)
+    writer.write_all(1, BIG)
+    writer.write_all(6, LARGE)
+    drainer.consumer.refresh()
+    cut = drainer.consumer.cut(2, 1_000_000)
+    assert cut is not None
+    writer.taken = drainer.consumer.release([cut])
+    return writer, drainer
+
+
+def release(stage: Stage) -> Scene:
+    """A batch of several blocks: READ, DRAINED and ROOM for each of them."""
+    writer, drainer = written(stage)
+
+    def operation() -> None:
+        cut = drainer.consumer.cut(7, 1_000_000)
+        assert cut is not None
+        assert len(cut.marks) == 4
+        writer.handed = cut.count
+        drainer.consumer.release([cut])
+
+    return drainer.process, operation
+
+
+def release_of_all(stage: Stage) -> Scene:
+    """A batch to the end of the last block, of a producer that is gone."""
+    writer, drainer = written(stage)
+    writer.process.die()
+    drainer.keep_house()
+
+    def operation() -> None:
+        cut = drainer.consumer.cut(100, 1_000_000)
+        assert cut is not None
+        writer.handed = cut.count
+        drainer.consumer.release([cut])
+
+    return drainer.process, operation
+
+
+def tidy(stage: Stage) -> Scene:
+    """RELEASED of single blocks and of a run."""
+    writer, drainer = written(stage)
+    cut = drainer.consumer.cut(100, 1_000_000)
+    assert cut is not None
+    writer.taken += drainer.consumer.release([cut])
+    return drainer.process, drainer.consumer.tidy
+
+
+def restart(stage: Stage) -> Scene:
+    """A new flusher repairs what its predecessor left, and is killed at that."""
+    writer, drainer = written(stage)
+
+    def operation() -> None:
+        cut = drainer.consumer.cut(7, 1_000_000)
+        assert cut is not None
+        drainer.consumer.release([cut])
+
+    drainer.process.run(operation, 8)  # in the middle of the positions of the last blocks
+    assert drainer.process.is_dead
+    writer.handed = 7
+    process = stage.process()
+    return process, lambda: Drainer(process)
+
+
+def orphans(stage: Stage) -> Scene:
+    """The claimer of a run was killed before its first block was: the others are given back."""
+    writer, drainer = stage.writer(), stage.drainer()
+    writer.write_all(3)
+    process = writer.process
+
+    def die_at_the_first() -> None:
+        if process.last == ("words", stage.ring.layout.sequence + 2):
+            process.kill_at = process.stores + 1
+
+    process.after_store = die_at_the_first
+    assert not process.run(lambda: writer.write(BIG))
+    assert len(stage.ring.blocks_in_use()) == 3
+    return drainer.process, lambda: drainer.consumer.refresh(whole=True)
+
+
+def seal_for_the_dead(stage: Stage) -> Scene:
+    """The blocks of a producer that is gone get no more events."""
+    writer, drainer = written(stage)
+    writer.process.die()
+    return drainer.process, drainer.keep_house
+
+
+def bury(stage: Stage) -> Scene:
+    """Grant and slot of a producer that is gone are given back."""
+    writer, drainer = written(stage)
+    writer.process.die()
+    drainer.keep_house()
+    writer.taken += len(drainer.drain())
+    return drainer.process, drainer.keep_house
+
+
+def take_the_flusher(stage: Stage) -> Scene:
+    """Its pid, its heartbeat, and that its start is over."""
+    _, drainer = written(stage)
+    drainer.process.die()
+    process = stage.process()
+    assert keeper.may_start(process.ring, stage.clock)
+    return process, lambda: keeper.take(process.ring, stage.clock)
+
+
+def start_a_flusher(stage: Stage) -> Scene:
+    """Say that one is being started."""
+    writer, drainer = written(stage)
+    drainer.process.die()
+    return writer.process, lambda: keeper.may_start(writer.process.ring, stage.clock)
+
+
+OPERATIONS = [
+    first_append,
+    append,
+    append_with_a_grant,
+    append_with_a_claim,
+    append_with_grant_and_claim,
+    append_of_a_big_one,
+    append_into_used_blocks,
+    append_after_an_interrupted_claim,
+    leave,
+    release,
+    release_of_all,
+    tidy,
+    restart,
+    orphans,
+    seal_for_the_dead,
+    bury,
+    take_the_flusher,
+    start_a_flusher,
+]
+
+
+def check(stage: Stage, there: list[str]) -> None:
+    """That this is what is in the ring: all that was accepted and not taken, whole and in order."""
+    for writer in stage.writers:
+        found = writer.own(there)
+        accepted = writer.accepted + [writer.in_flight] * (writer.in_flight in found)
+        known = len(accepted) - writer.taken
+        assert known - writer.handed <= len(found) <= known, f"{known} events are there, {len(found)} were found"
+        assert found == accepted[len(accepted) - len(found) :], "torn, or out of order"
+
+
+def go_on(stage: Stage) -> None:
+    """Others go on at the ring after a kill; checks that they find all there is, once, and all of the room."""
+    stage.clock.sleep(keeper.START_MS / 1000)
+    another = stage.writer()
+    another.write_all(3)
+    assert keeper.may_start(another.process.ring, stage.clock), "nobody may start a flusher"
+    drainer = stage.drainer()
+    books = account.read(stage.ring)
+    there = drainer.drain(4)
+    check(stage, there)
+    for writer in stage.writers:
+        if writer.in_flight in there:
+            writer.accepted.append(writer.in_flight)
+    accepted = sum(len(writer.accepted) for writer in stage.writers)
+    assert (books.accepted, books.in_ring) == (accepted, len(there)), "the account is not right"
+    end(stage, drainer)
+    assert account.read(stage.ring).accepted == accepted, "the account has changed"
+    fresh = producer_of(stage.process().ring, stage.clock)
+    got = sum(fresh.append(b"1") is None for _ in range(2 * stage.ring.segment.cap))
+    assert got == stage.ring.segment.cap, f"room for {got} events is back"
+    assert len(drainer.drain()) == got
+
+
+def end(stage: Stage, drainer: Drainer) -> None:
+    """All producers leave; checks that nothing stays behind."""
+    for writer in stage.writers:
+        if not writer.process.is_dead:
+            writer.producer.leave()
+    for _ in range(3):
+        drainer.keep_house()
+        assert drainer.drain() == []
+    assert stage.ring.slots_in_use() == [], "a slot is lost"
+    assert stage.ring.blocks_in_use() == [], "a block is lost"
+    assert account.read(stage.ring).in_ring == account.read(stage.ring).corrupt == 0
+    layout, words = stage.ring.layout, stage.ring.words
+    assert words[layout.granted : layout.drained].tolist() == words[layout.drained : layout.slot0].tolist()
+
+
+def cuts(stage: Stage, scene: Callable[[Stage], Scene]) -> Iterator[tuple[int, str]]:
+    """The scene, killed at its first store, at its second, and so on; ends when it is not killed any more."""
+    for number in itertools.count(1):
+        stage.reset()
+        victim, operation = scene(stage)
+        if victim.run(operation, number):
+            assert number > 1, "it stores nothing"
+            return
+        yield number, name_of(stage.ring.layout, *victim.last)
+
+
+@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
+def test_a_kill_at_any_store_loses_nothing(stage: Stage, clock: FakeClock, scene: Callable[[Stage], Scene]) -> None:
+    """Accepted events come out once, whole and in order; blocks, slots and room are all free in the end."""
+    for number, store in cuts(stage, scene):
+        try:
+            if flusher := stage.holders.get(at.LOCK_FLUSHER):
+                flusher.die()
+            go_on(stage)
+        except Exception as error:
+            raise AssertionError(f"killed at store {number}, to {store}: {error}") from error
+
+
+def look(stage: Stage) -> None:
+    """Start a flusher and read the account, on a copy of what is there now."""
+    ring = stage.snapshot()
+    books = account.read(ring)
+    consumer = Consumer(ring)
+    consumer.refresh(whole=True)
+    pending, _ = consumer.pending()
+    there = texts(consumer.cut(10_000, 10_000_000))
+    check(stage, there)
+    accepted = sum(len(writer.accepted) + (writer.in_flight in there) for writer in stage.writers)
+    handed = sum(writer.handed for writer in stage.writers)
+    assert pending == len(there), "what is pending is not what is handed out"
+    assert books.accepted == accepted, "the account is not right"
+    settled = books.queued + books.delivered + books.failed + books.corrupt
+    assert settled == books.left, "what left is not what was settled"
+    assert len(there) <= books.in_ring <= len(there) + handed, "the account's rest is not right"
+
+
+@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
+def test_who_looks_between_two_stores_sees_whole_events(stage: Stage, scene: Callable[[Stage], Scene]) -> None:
+    """After every single store of another process: the committed events, whole and in order, and a right account."""
+    victim, operation = scene(stage)
+
+    def hook() -> None:
+        try:
+            look(stage)
+        except Exception as error:
+            store = name_of(stage.ring.layout, *victim.last)
+            raise AssertionError(f"after store {victim.stores}, to {store}: {error}") from error
+
+    look(stage)
+    victim.after_store = hook
+    operation()
+    look(stage)
+
+
+@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
+def test_others_may_work_between_two_stores(stage: Stage, scene: Callable[[Stage], Scene]) -> None:
+    """While a producer is at it, the flusher drains after every store; while the flusher is, a producer appends."""
+    victim, operation = scene(stage)
+    if not any(writer.process is victim for writer in stage.writers):
+        victim.after_store = stage.writer().write
+        operation()
+        victim.after_store = None
+        victim.die()
+        go_on(stage)
+        return
+    if flusher := stage.holders.get(at.LOCK_FLUSHER):
+        flusher.die()
+    there: list[str] = []
+    drainer = stage.drainer()
+
+    def drain_some() -> None:
+        drainer.keep_house()
+        there.extend(drainer.drain(2))
+
+    victim.after_store = drain_some
+    operation()
+    victim.after_store = None
+    there += drainer.drain()
+    check(stage, there)
+    for writer in stage.writers:
+        writer.taken += len(writer.own(there))
+    drainer.process.die()
+    go_on(stage)
+
+
+def test_a_producer_may_work_between_two_loads(stage: Stage) -> None:
+    """Events are appended, and blocks claimed and sealed, after each single load of a flusher at work."""
+    writer, drainer = stage.writer(), stage.drainer()
+    writer.write_all(1)
+    there: list[str] = []
+
+    def append_one() -> None:
+        if len(writer.accepted) - len(there) < 20:
+            writer.write(LARGE)
+
+    drainer.process.after_load = append_one
+    for _ in range(20):
+        drainer.consumer.refresh()
+        if cut := drainer.consumer.cut(3, 100_000):
+            there += texts(cut)
+            drainer.consumer.release([cut])
+        drainer.consumer.tidy()
+        drainer.reclaimer.work()
+    drainer.process.after_load = None
+    there += drainer.drain()
+    assert len(there) > 40
+    assert there == writer.accepted
+
+
+def test_a_block_that_fills_up_while_it_is_tidied_is_read(stage: Stage) -> None:
+    """All of it had been read when it was looked at; then more came, and its seal: at any load of the flusher's."""
+    for number in range(1, 12):
+        stage.reset()
+        writer, drainer = stage.writer(), stage.drainer()
+        writer.write_all(1, LARGE)
+        there, loads = drainer.drain(), iter(range(1, number))
+
+        def fill_up(loads: Iterator[int] = loads, writer: Writer = writer, drainer: Drainer = drainer) -> None:
+            if next(loads, None) is None:
+                drainer.process.after_load = None
+                writer.write_all(4, LARGE)
+
+        drainer.process.after_load = fill_up
+        drainer.consumer.tidy()
+        drainer.process.after_load = None
+        there += drainer.drain()
+        assert there == writer.accepted, f"after load {number}"
+
+
+def test_the_account_is_exact_while_others_work(stage: Stage) -> None:
+    """After each single load of who reads it, an event is appended, and another leaves the ring: the difference of
+    what was accepted and what is there is what had left at some moment of the reading."""
+    writer, drainer, reader = stage.writer(), stage.drainer(), stage.process()
+    writer.write_all(5)
+    there: list[str] = []
+
+    def work() -> None:
+        writer.write(LARGE)
+        drainer.consumer.refresh()
+        if cut := drainer.consumer.cut(2, 100_000):
+            there.extend(texts(cut))
+            drainer.consumer.release([cut])
+        drainer.consumer.tidy()
+
+    for _ in range(10):
+        before = len(there)
+        reader.after_load = work
+        books = account.read(reader.ring)
+        reader.after_load = None
+        assert before <= books.accepted - books.in_ring <= len(there)
+        assert books.in_ring >= 0
+
+
+def test_a_run_that_is_being_claimed_is_not_taken_apart(stage: Stage) -> None:
+    """The flusher looks after every store of the claim: all of the run's blocks stay taken, nobody else gets one."""
+    writer, another, drainer = stage.writer(), stage.writer(), stage.drainer()
+    writer.process.after_store = drainer.keep_house
+    writer.write_all(1, BIG)
+    writer.process.after_store = None
+    assert len(stage.ring.blocks_in_use()) == 3
+
+    while another.write(LARGE) is None:
+        pass
+
+    check(stage, drainer.drain())
+
+
+def test_a_run_is_taken_where_so_many_are_free(stage: Stage) -> None:
+    """A gap that is too small for it is left alone: what stands behind it stays whole."""
+    former, writer, drainer = stage.writer(), stage.writer(), stage.drainer()
+    former.write_all(6, LARGE)
+    writer.write_all(1)
+    former.producer.leave()
+    drainer.keep_house()
+    cut = drainer.consumer.cut(6, 1_000_000)
+    assert cut is not None
+    former.taken = drainer.consumer.release([cut])
+    drainer.keep_house()
+    assert [block for _, block in stage.ring.blocks_in_use()] == [2]
+
+    another = stage.writer()
+    another.write_all(1, BIG)
+
+    assert [block for _, block in stage.ring.blocks_in_use()] == [2, 3, 4, 5]
+    check(stage, drainer.drain())
+
+
+def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(stage: Stage) -> None:
+    """NEXT had moved and the block was not there yet: an ordinary look finds it, with no need for a whole one."""
+    writer, drainer = stage.writer(), stage.drainer()
+    drainer.consumer.refresh()
+
+    def look_once() -> None:
+        if writer.process.last == ("words", at.H_NEXT):
+            drainer.consumer.refresh()
+
+    writer.process.after_store = look_once
+    writer.write_all(1)
+    drainer.consumer.refresh()
+
+    assert texts(drainer.consumer.cut(10, 1000)) == writer.accepted
+
+
+def test_a_flusher_that_came_and_died_is_followed_at_once(stage: Stage, clock: FakeClock) -> None:
+    """The time that one has for its start is over when it has taken the ring."""
+    process = stage.process()
+    assert keeper.may_start(process.ring, clock)
+    assert not keeper.may_start(process.ring, clock)
+    assert keeper.take(process.ring, clock)
+    process.die()
+    clock.sleep(keeper.FRESH_MS / 1000)
+
+    assert keeper.may_start(stage.process().ring, clock)
+
+
+def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
+    stage: Stage, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes next makes it anew, or finds all of it: the magic is stored last."""
+    real, pipe, number = segment.Segment, f"{stage.ring.locks.path.stem}-made", 0
+    for number in itertools.count(1):
+        victim = stage.process()
+        with monkeypatch.context() as patch:
+            patch.setattr(segment, "Segment", lambda *given, victim=victim: victim.seen(real(*given)))
+            made = victim.run(lambda: open_ring(pipe_of(tmp_path, pipe, 100), clock), number)
+        try:
+            ring = open_ring(pipe_of(tmp_path, pipe, 100), clock)
+            try:
+                assert (ring.segment.cap, ring.words[at.H_NEXT]) == (100, 1)
+                assert ring.words[at.H_LOCK_INODE] == ring.locks.inode
+                assert producer_of(ring, clock).append(b"1") is None
+                assert drain(Consumer(ring)) == ["1"]
+            finally:
+                segment.remove(ring.segment.name)
+        except Exception as error:
+            raise AssertionError(f"killed at store {number}, {victim.last}: {error}") from error
+        if made:
+            break
+    assert number > 5
+
+
+def test_a_call_from_within_leave_is_refused_or_drained(stage: Stage) -> None:
+    """A signal handler may track while the slot is given up: what it was told is accepted is not lost."""
+    for number in itertools.count(1):
+        stage.reset()
+        writer = stage.writer()
+        writer.write_all(5)
+        drainer = stage.drainer()
+        there: list[str] = []
+        last = writer.process.stores + number
+
+        def track(
+            writer: Writer = writer, drainer: Drainer = drainer, there: list[str] = there, last: int = last
+        ) -> None:
+            if writer.process.stores == last:
+                there.extend(drainer.drain())
+                writer.write()
+
+        writer.process.after_store = track
+        writer.producer.leave()
+        writer.process.after_store = None
+        there += drainer.drain()
+        assert there == writer.accepted, f"in leave, after its store {number}"
+        if writer.process.stores < last:
+            break
+    assert number > 3
+
+
+def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of it is left: who comes next, and who was there before, goes on in a ring that is whole."""
+    unlink = segment.remove
+    for number in itertools.count(1):
+        with stage_of(tmp_path, clock) as stage:
+            pipe, victim = stage.ring.locks.path.stem, stage.process()
+            with monkeypatch.context() as patch:
+                patch.setattr(segment, "remove", lambda name, victim=victim: victim.unlink(name, lambda: unlink(name)))
+                closed = victim.run(victim.ring.try_close, number)
+            opens = iter(range(5))
+
+            def opened(pipe: str = pipe, opens: Iterator[int] = opens) -> Ring:
+                assert next(opens, None) is not None, "it finds the ring that is closed again and again"
+                return open_ring(pipe_of(tmp_path, pipe, 100), clock)
+
+            try:
+                producer = Producer(opened, lambda _ring: None, clock)
+                producer.ring = stage.ring
+                assert producer.append(b"1") is None
+                ring = find(pipe_of(tmp_path, pipe))
+                assert ring is not None
+                assert ring.is_current
+                assert drain(Consumer(ring)) == ["1"]
+            except Exception as error:
+                raise AssertionError(f"killed at step {number}, {victim.last}: {error}") from error
+            if closed:
+                break
+    assert number == 4

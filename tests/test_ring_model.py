@@ -1,0 +1,237 @@
+"""The ring against a plain list: whatever is done to it, and whoever is killed in the middle of what."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rudderpipe.ring import account
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Cut
+from tests.cutting import Drainer, Stage, Writer, stage_of
+from tests.fakes import FakeClock, producer_of, texts
+
+CAP = 150
+PRODUCERS = st.integers(0, 2)
+SIZES = st.sampled_from([0, 0, 450, 20_000, 150_000])
+STEPS = st.integers(1, 30)
+
+
+class Interrupted(BaseException):
+    """What a signal handler raises."""
+
+
+class RingModel(RuleBasedStateMachine):
+    """Three producers and a flusher, each in a process of its own; some of them die and are followed by others."""
+
+    @initialize()
+    def open(self) -> None:
+        self.stack = ExitStack()
+        self.clock = FakeClock()
+        directory = self.stack.enter_context(tempfile.TemporaryDirectory())
+        self.stage: Stage = self.stack.enter_context(stage_of(Path(directory), self.clock, cap=CAP))
+        self.writers = [self.stage.writer() for _ in range(3)]
+        self.drainer = self.stage.drainer()
+        self.held: list[Cut] = []
+        self.found: list[str] = []
+        self.inner: list[str] = []
+        """Accepted in calls from within calls."""
+
+    # Producers.
+
+    @rule(who=PRODUCERS, count=st.integers(1, 90), size=SIZES)
+    def append(self, who: int, count: int, size: int) -> None:
+        """Until one is refused."""
+        for _ in range(count):
+            reason = self.writers[who].write(size)
+            if reason is not None:
+                assert reason in ("full", "no_block")
+                break
+
+    @rule(who=PRODUCERS, size=SIZES, step=STEPS)
+    def append_in_an_append(self, who: int, size: int, step: int) -> None:
+        """A signal handler tracks in the middle of it, or of what is left of it."""
+        writer, text = self.writers[who], f"inner:{len(self.inner)}:"
+        done: list[str | None] = []
+
+        def track() -> None:
+            if not done and writer.process.stores >= last:
+                done.append("busy")
+                done[0] = writer.producer.append(text.encode())
+
+        last = writer.process.stores + step
+        writer.process.after_store = track
+        writer.write(size)
+        writer.process.after_store = None
+        if done == [None]:
+            self.inner.append(text)
+
+    @rule(who=PRODUCERS, size=SIZES, step=STEPS)
+    def append_interrupted(self, who: int, size: int, step: int) -> None:
+        """A signal handler raises in the middle of it: it may be in the ring or not."""
+        writer = self.writers[who]
+
+        def interrupt() -> None:
+            if writer.process.stores >= last:
+                writer.process.after_store = None
+                raise Interrupted
+
+        last = writer.process.stores + step
+        writer.process.after_store = interrupt
+        try:
+            writer.write(size)
+        except Interrupted:
+            self.decide(writer)
+        writer.process.after_store = None
+
+    @rule(who=PRODUCERS)
+    def fork(self, who: int) -> None:
+        """The child goes on in place of the next producer, which dies."""
+        following = (who + 1) % 3
+        child = self.writers[who].fork()
+        self.replace(following, child)
+
+    @rule(who=PRODUCERS, size=SIZES, step=STEPS, leaves=st.booleans())
+    def kill_producer(self, who: int, size: int, step: int, leaves: bool) -> None:
+        """At some store of its next append, or of leaving."""
+        writer = self.writers[who]
+        if not writer.process.run(writer.producer.leave if leaves else partial(writer.write, size), step):
+            self.decide(writer)
+            self.forget_aside(writer)
+        if leaves or writer.process.is_dead:
+            self.replace(who)
+
+    @rule(who=PRODUCERS)
+    def leave(self, who: int) -> None:
+        """For good; another one comes."""
+        self.writers[who].producer.leave()
+        self.replace(who)
+
+    @rule(seconds=st.sampled_from([0.1, 0.9, 5.0]))
+    def wait(self, seconds: float) -> None:
+        """Grants depend on how long the last one lasted."""
+        self.clock.now_s += seconds
+
+    def replace(self, who: int, by: Writer | None = None) -> None:
+        """Have another producer in place of this one, whose process ends."""
+        self.forget_aside(self.writers[who])
+        self.writers[who].process.die()  # with it goes a slot whose taking was interrupted
+        self.writers[who] = by or self.stage.writer()
+
+    def decide(self, writer: Writer) -> None:
+        """The one in flight is in the ring, or is not."""
+        there = account.read(self.stage.ring).accepted - self.accepted()
+        assert there in ((0, 1) if writer.in_flight else (0,))
+        if there:
+            writer.accepted.append(writer.in_flight)
+        writer.in_flight = ""
+
+    def forget_aside(self, writer: Writer) -> None:
+        """What waited for the end of an append, while the ring was full, goes with its process."""
+        aside = [task.decode() for task in writer.producer._aside if isinstance(task, bytes)]
+        self.inner = [text for text in self.inner if text not in aside]
+        writer.producer._aside.clear()
+
+    # The flusher.
+
+    @rule(count=st.integers(1, 90))
+    def cut(self, count: int) -> None:
+        """Hand some out."""
+        self.drainer.consumer.refresh()
+        cut = self.drainer.consumer.cut(count, 100_000)
+        if cut is not None:
+            assert cut.count == len(texts(cut))
+            self.held.append(cut)
+
+    @precondition(lambda self: self.held)
+    @rule(count=st.integers(1, 3))
+    def release(self, count: int) -> None:
+        """The sink has the first of them."""
+        for cut in self.held[:count]:
+            self.found += texts(cut)
+        assert self.drainer.consumer.release(self.held[:count]) == sum(cut.count for cut in self.held[:count])
+        self.held = self.held[count:]
+
+    @rule()
+    def rewind(self) -> None:
+        """The sink has none of them."""
+        self.drainer.consumer.rewind()
+        self.held = []
+
+    @rule()
+    def keep_house(self) -> None:
+        """Free blocks, and bury the dead."""
+        self.drainer.keep_house()
+
+    @rule(what=st.sampled_from(["release", "house", "start"]), step=STEPS)
+    def kill_flusher(self, what: str, step: int) -> None:
+        """At some store of what it does; another one goes on from what stands in the ring."""
+        released = [text for cut in self.held for text in texts(cut)] if what == "release" else []
+        process = self.drainer.process
+        operation: Callable[[], Any] = self.drainer.keep_house
+        if what == "release":
+            operation = partial(self.drainer.consumer.release, self.held)
+        elif what == "start":
+            process.die()
+            process = self.stage.process()
+            operation = partial(Drainer, process)
+        process.run(operation, step)
+        process.die()
+        self.drainer = self.stage.drainer()
+        books = account.read(self.stage.ring)
+        moved = books.accepted - books.in_ring - len(self.found)
+        assert 0 <= moved <= len(released)
+        self.found += released[:moved]
+        self.held = []
+
+    # What holds at every moment.
+
+    def accepted(self) -> int:
+        """Events that were accepted and are not kept aside by their producer."""
+        aside = sum(isinstance(task, bytes) for writer in self.writers for task in writer.producer._aside)
+        return sum(len(writer.accepted) for writer in self.stage.writers) + len(self.inner) - aside
+
+    @invariant()
+    def the_account_is_exact(self) -> None:
+        """And the cap is never exceeded."""
+        books = account.read(self.stage.ring)
+        assert books.accepted == self.accepted()
+        assert books.in_ring == books.accepted - len(self.found) <= CAP
+        assert books.corrupt == 0
+        assert books.queued == books.left
+
+    def teardown(self) -> None:
+        """Everybody dies: all that was accepted comes out, and all of the room is free."""
+        with self.stack:
+            for writer in self.writers:
+                self.forget_aside(writer)
+                writer.process.die()
+            self.drainer.process.die()
+            self.drainer = self.stage.drainer()
+            for _ in range(3):
+                self.drainer.keep_house()
+                self.found += self.drainer.drain(7)
+            self.the_account_is_exact()
+            for writer in self.stage.writers:
+                assert writer.own(self.found) == writer.accepted
+            assert sorted(text for text in self.found if text.startswith("inner")) == sorted(self.inner)
+            ring, layout = self.stage.ring, self.stage.ring.layout
+            assert ring.blocks_in_use() == []
+            assert ring.slots_in_use() == []
+            words = ring.words
+            assert words[layout.granted : layout.drained].tolist() == words[layout.drained : layout.slot0].tolist()
+            fresh = producer_of(self.stage.process().ring, self.clock)
+            assert sum(fresh.append(b"1") is None for _ in range(2 * CAP)) == CAP
+            assert not any(words[at.H_REFUSED : at.H_REFUSED + len(at.REFUSALS)].tolist())
+
+
+TestRingModel = RingModel.TestCase
+TestRingModel.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
