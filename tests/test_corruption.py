@@ -131,6 +131,15 @@ def test_a_producer_knows_what_it_was_granted(stage: Stage) -> None:
     assert len(writer.accepted) == CAP
 
 
+def test_what_one_slot_is_said_to_have_drained_is_no_room_for_others(stage: Stage) -> None:
+    """More than it was ever granted: another producer gets the cap at the most, before any flusher has looked."""
+    first, second = stage.writer(), stage.writer()
+    first.write_all(10)
+    stage.ring.words[stage.ring.layout.drained + first.slot] = 1 << 63
+
+    assert fill([second]) <= CAP
+
+
 @pytest.mark.parametrize("value", [0, 1, 2**16, 2**31, 2**32 - 1])
 def test_a_damaged_end_offset_is_counted_and_passed_over(stage: Stage, value: int) -> None:
     """Each of the block's in turn: what it makes unreadable is counted as corrupt, and what follows is read."""

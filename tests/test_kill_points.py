@@ -527,7 +527,7 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
     stage: Stage, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes next makes it anew, or finds all of it: the magic is stored last."""
-    real, pipe, number = segment.Segment, f"{stage.ring.locks.path.stem}-made", 0
+    real, pipe = segment.Segment, f"{stage.ring.locks.path.stem}-made"
     for number in itertools.count(1):
         victim = stage.process()
         with monkeypatch.context() as patch:
@@ -535,15 +535,15 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
             made = victim.run(lambda: open_ring(pipe_of(tmp_path, pipe, 100), clock), number)
         try:
             ring = open_ring(pipe_of(tmp_path, pipe, 100), clock)
-            try:
-                assert (ring.segment.cap, ring.words[at.H_NEXT]) == (100, 1)
-                assert ring.words[at.H_LOCK_INODE] == ring.locks.inode
-                assert producer_of(ring, clock).append(b"1") is None
-                assert drain(Consumer(ring)) == ["1"]
-            finally:
-                segment.remove(ring.segment.name)
+            assert (ring.segment.cap, ring.words[at.H_NEXT]) == (100, 1)
+            assert ring.words[at.H_LOCK_INODE] == ring.locks.inode
+            assert not ring.locks.is_fresh()
+            assert producer_of(ring, clock).append(b"1") is None
+            assert drain(Consumer(ring)) == ["1"]
         except Exception as error:
             raise AssertionError(f"killed at store {number}, {victim.last}: {error}") from error
+        finally:
+            segment.remove(segment.segment_name(pipe))
         if made:
             break
     assert number > 5

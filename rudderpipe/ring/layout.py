@@ -48,16 +48,16 @@ are counted under one of 36 to 39, which ``settling`` names while they do (0: no
 DRAINED in total is always the sum of the four, whoever dies.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
-flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 19 are written under the claim lock; DRAINED,
-RELEASED, READ and words 32 to 47 are the flusher's. All are stored through ``memoryview.cast("Q")``: one aligned
-store (``struct.pack_into`` writes byte by byte and is seen torn).
+flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 26 are written under the claim lock; DRAINED,
+RELEASED, READ and words 32 to 47 are the flusher's (who takes a free slot puts a damaged DRAINED right). All are
+stored through ``memoryview.cast("Q")``: one aligned store (``struct.pack_into`` writes byte by byte and is seen torn).
 
 Order of stores, and what a kill in between leaves:
 
 append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
-claim    next sequence, its complement | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut before the
-         last: a sequence nobody has, and the block is still free (members of a run are orphans, which the flusher
-         releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
+claim    next sequence, its complement | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut
+         before the last: a sequence nobody has, and the block is still free (members of a run are orphans, which the
+         flusher releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
 drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
          Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a

@@ -363,6 +363,9 @@ class Producer:
                 return
             self._closed = True
             self._limit = 0  # Order: before the seal; an append from a signal handler in between is refused
+            if left := sum(isinstance(task, bytes) for task in self._aside):
+                self._uncounted["closed"] += left  # calls from within calls that found no room to the end
+                self._aside.clear()
             self._count_refusals()
             if self._slot >= 0 and self.ring is not None:
                 self._give_up_slot(self.ring)

@@ -153,6 +153,7 @@ def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
     """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
     memory, words = ring.segment, ring.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
+        lock_file.mark(f"{memory.epoch:016x}\n")  # its maker may have died before it did
         return ring
     owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]
     owners += [ring.owner(slot) for slot in range(ring.slots_used)]
