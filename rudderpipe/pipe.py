@@ -12,8 +12,9 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.producer import ENTER_TIMEOUT_S, Producer
+from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.ring.seat import ENTER_TIMEOUT_S
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
@@ -67,17 +68,23 @@ class Pipe:
                 return reason
 
     def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
-        """See that there is a flusher, and start one where that is ours to do."""
-        program.reap()
-        if self.settings.autostart and keeper.may_start(ring, self._clock, sure=sure):
+        """See that there is a flusher, and start one where that is ours to do. Never raises: it runs within a call."""
+        try:
+            program.reap()
+            if self.settings.autostart and keeper.may_start(ring, self._clock, sure=sure):
+                self._start_flusher(ring)
+            self._tell_undrained(ring)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the event has been accepted
+            self._log.warning("start", f"cannot see whether there is a flusher: {error}")
+
+    def _start_flusher(self, ring: Ring) -> None:
+        try:
             log = locks.log_file(self.settings)
             payload = msgspec.json.encode(self.settings)
-            try:
-                program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)
-            except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
-                keeper.start_failed(ring)
-                self._log.warning("start", f"the flusher cannot be started: {error}")
-        self._tell_undrained(ring)
+            program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)
+        except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
+            keeper.start_failed(ring)
+            self._log.warning("start", f"the flusher cannot be started: {error}")
 
     def _tell_large(self, size_bytes: int) -> None:
         self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")

@@ -13,8 +13,8 @@ from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
-from rudderpipe.ring.producer import GRANT_MAX
 from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.ring.seat import GRANT_MAX
 from tests.cutting import Stage, Writer, name_of, stage_of
 from tests.fakes import FakeClock, drain, pipe_of, producer_of, ring_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,14 @@ from typing import Any
 
 import pytest
 
+from rudderpipe import program
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.pipe import Pipe
 from rudderpipe.ring import account, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
-from rudderpipe.ring.producer import CLAIM_TIMEOUT_S
 from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.seat import CLAIM_TIMEOUT_S
 from tests.fakes import FakeClock, drain, settings_of
 
 CAP = 10
@@ -205,6 +207,40 @@ def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
     assert answers == [False] * 6
     assert waits == [CLAIM_TIMEOUT_S, 0.0, 0.0, 0.0, 0.0, CLAIM_TIMEOUT_S]
     assert account.read(ring_of(pipe)).refused == {"busy": 6}
+
+
+def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No record lock to be had: ``ring``, counted when there is one again; nothing is raised into the call."""
+    pipe = pipes(max_internal_queue_size=1000)
+    assert put(pipe)
+
+    def fails(_byte: int) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ring_of(pipe).locks, "try_lock", fails)
+        assert [put(pipe) for _ in range(3)] == [False] * 3
+    assert pipe.producer.trouble is not None
+    assert "No locks available" in str(pipe.producer.trouble)
+
+    assert put(pipe)
+    assert account.read(ring_of(pipe)).refused == {"ring": 3}
+
+
+def test_seeing_after_the_flusher_never_raises(
+    pipes: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is wrong with starting one, the event was accepted; the next look may try again at once."""
+    pipe = pipes(autostart=True)
+
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise TypeError("child watchers are only available on the default loop")
+
+    monkeypatch.setattr(program, "start_detached", fails)
+    assert put(pipe)
+
+    assert "the flusher cannot be started: child watchers" in caplog.text
+    assert ring_of(pipe).words[at.H_START_MS] == 0
 
 
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:

@@ -12,9 +12,10 @@ from rudderpipe import forks
 from rudderpipe.ring import account, claims, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
-from rudderpipe.ring.producer import GRANT_MAX, Producer
+from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.seat import GRANT_MAX
 from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of, texts
 
 
@@ -101,6 +102,20 @@ def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring,
     consumer.release([cut])
     assert put(producer, 0, 50) == 1
     assert asked
+
+
+def test_a_smaller_event_does_not_overtake_one_that_does_not_fit(ring: Ring, clock: FakeClock) -> None:
+    """When the bytes of a batch are used up in one block, the next block has to wait for its turn."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    for letter, size in (("a", 30_000), ("b", 30_000), ("c", 6_000)):
+        producer.append(letter.encode() * size)
+    consumer.refresh()
+
+    found = []
+    while cut := consumer.cut(20, 40_000):
+        found.append([text[0] for text in texts(cut)])
+
+    assert found == [["a"], ["b", "c"]]
 
 
 def test_an_event_larger_than_a_block_takes_several(ring: Ring, clock: FakeClock) -> None:
@@ -192,6 +207,18 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
     assert put(producer_of(ring, clock), 0, 2000) == 1000
 
 
+def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring, clock: FakeClock) -> None:
+    """Its pid may be that of a living process here, which says nothing: its lock is free, so it is dead."""
+    producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
+    put(producer, 0, 10)
+    ring.words[ring.layout.slot(producer._slot) + at.S_NAMESPACE] += 1
+
+    reclaimer.work()
+    assert drain(Consumer(ring)) == numbers(0, 10)
+
+    assert reclaimer.work() == 1
+
+
 def test_a_living_producer_is_left_alone(ring: Ring, clock: FakeClock) -> None:
     """Its lock may look free for a moment; its pid and start time say that it lives."""
     producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
@@ -255,6 +282,27 @@ def test_a_call_from_within_a_call_is_appended_after_it(ring: Ring, clock: FakeC
 
     assert seen == [None]
     assert drain(consumer) == ["0", "1", "2", "3", '"inner"']
+
+
+def test_a_call_from_within_that_never_found_room_is_counted_when_the_producer_leaves(
+    ring: Ring, clock: FakeClock
+) -> None:
+    """It was told that it is accepted, and there was no room to the end: the account says so."""
+    producer = producer_of(ring, clock)
+    put(producer, 0, 1000)
+    grant, inner = producer._grant, iter([b'"inner"'])
+
+    def interrupted(ring: Ring, now_s: float) -> bool:
+        for event in inner:
+            assert producer.append(event) is None
+        return grant(ring, now_s)
+
+    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    assert producer.append(b"1") == "full"
+
+    producer.leave()
+
+    assert account.read(ring).refused == {"closed": 1}
 
 
 def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: Ring, clock: FakeClock) -> None:

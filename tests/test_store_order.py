@@ -101,6 +101,7 @@ def test_a_claim_is_number_header_fence_sequence(writer: Writer) -> None:
     last = max(steps.index(word) for word in header)
     assert steps.index("H_NEXT") < min(steps.index(word) for word in header)
     assert has_fence(steps[last : steps.index(sequence)])
+    assert steps.index("B_COUNT[0]") < steps.index(sequence), "another thread's event could be overtaken"
     assert steps[steps.index(sequence) + 1 :] == ["B_COUNT[0]", "B_SEALED[0]"]
 
 

@@ -1,34 +1,26 @@
-"""A process's side of the ring: claim a slot and blocks, append events."""
+"""A process's side of the ring: append events, from any thread, and from within each other."""
 
 from __future__ import annotations
 
 from _thread import RLock
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from rudderpipe import forks, liveness
+from rudderpipe import forks
 from rudderpipe.clock import Clock
-from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import claims
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.layout import COMMA, LARGE_BYTES
 from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.seat import Seat
 
-GRANT_MAX = 64
-CLAIM_TIMEOUT_S = 0.02
-"""How long to wait for the claim lock, which is held for microseconds by whoever is not stopped or without a core."""
-ENTER_TIMEOUT_S = 0.25
-"""The same for opening the ring and taking a slot, once in a process's life, when many begin together."""
-RETRY_S = 1.0
-"""How long a ring that could not be opened is left alone, and how long a claim lock that was held is not waited for."""
 LOOK_S = 1.0
-"""How often to look around. A grant that lasted longer is followed by one of 1, so that a slow producer looks too."""
+"""How often to look around while there are events."""
 ASIDE_MAX = 1024
 """How many calls from within one call are kept until its end."""
 
 
-class Producer:
+class Producer(Seat):
     """Appends events for one process, from any of its threads; a forked child becomes a producer of its own.
 
     ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then about
@@ -37,7 +29,7 @@ class Producer:
     """
 
     # In a slot, where eventlet does not find it when it replaces the locks that were made before its patching.
-    __slots__ = ("__dict__", "__weakref__", "_lock")
+    __slots__ = ("_lock",)
 
     def __init__(
         self,
@@ -46,14 +38,10 @@ class Producer:
         clock: Clock,
         tell_large: Callable[[int], None] = lambda _size_bytes: None,
     ) -> None:
-        self._open_ring = open_ring
+        super().__init__(open_ring, clock)
         self._look_around = look_around
         self._tell_large = tell_large
-        self._clock = clock
         self._aside: deque[bytes | Callable[[], None]] = deque()
-        self.ring: Ring | None = None
-        self.trouble: RingUnavailable | None = None
-        """Why the ring could not be opened the last time; None when it could."""
         self._closed = False
         self.forget()
         forks.forget_in_children(self)
@@ -63,24 +51,8 @@ class Producer:
         self._lock = RLock()
         self._busy = self._catching_up = False
         self._aside.clear()
-        self._refused_at_room = -1
-        self._open_again_at_s = self._granted_at_s = self._looked_at_s = self._impatient_until_s = float("-inf")
-        self._appetite = 1
-        self._kept_out = "ring"
-        self._uncounted: Counter[str] = Counter()
-        self._drop_slot()
-
-    def _drop_slot(self) -> None:
-        self._slot = -1
-        self._block = -1
-        self._sequence = 0
-        self._base = 0
-        self._at = self._limit = 0
-        """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
-        self._claiming = False
-        self._counted = 0
-        self._count = self._count_limit = 0
-        """Events in the block; how many there may be before more must be granted."""
+        self._looked_at_s = float("-inf")
+        self._stand_up()
 
     def append(self, data: bytes) -> str | None:
         """Append one event's JSON; None when it was accepted, else the reason why not (one of ``REFUSALS``).
@@ -160,44 +132,23 @@ class Producer:
         return True
 
     def _prepare(self, size: int) -> str | None:
-        """Slot, grant and a block with room; a reason when one of them cannot be had."""
+        """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
         if self._closed:
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
         if size > LARGE_BYTES:
             self._aside.append(partial(self._tell_large, size))
-        now_s = self._clock.monotonic_s()
-        if now_s - self._looked_at_s >= LOOK_S and self._slot >= 0 and self.ring and not self.ring.is_current:
-            self._give_up_slot(self.ring)  # it was removed: its flusher drains it, and we go on in another
+        now_s, ring = self._clock.monotonic_s(), self.ring
+        looks = now_s - self._looked_at_s >= LOOK_S
+        if looks and ring is not None and self._slot >= 0 and not ring.is_current:
+            self._give_up_slot(ring)  # it was removed: its flusher drains it, and we go on in another
             self.ring = None
-        if self._slot < 0 and (reason := self._enter(now_s)) is not None:
-            return reason
-        ring = self.ring
-        assert ring is not None
-        if now_s - self._looked_at_s >= LOOK_S:
+        reason = self._make_room(size, now_s)
+        if looks and self._slot >= 0 and self.ring is not None:
             self._looked_at_s = now_s
-            self._aside.append(partial(self._look_around, ring))
-        needs_grant = self._count >= self._count_limit
-        if needs_grant and self._words[at.H_ROOM] == self._refused_at_room:
-            return "full"
-        if not needs_grant and self._at + size + 4 * self._count < self._limit:
-            return None
-        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
-        try:
-            if not ring.locks.lock(at.LOCK_CLAIM, patience_s):
-                # Its holder may have been stopped: the wait is not to be had again by each event that follows.
-                self._impatient_until_s = now_s + RETRY_S
-                return "busy"
-            if self._claiming:
-                self._find_out(ring)
-            if self._count >= self._count_limit and not self._grant(ring, now_s):
-                return "full"
-            if self._at + size + 4 * self._count >= self._limit and not self._claim(ring, size):
-                return "no_block"
-        finally:
-            ring.locks.release(at.LOCK_CLAIM)
-        return None
+            self._aside.append(partial(self._look_around, self.ring))
+        return reason
 
     def count_refused(self, reason: str) -> None:
         """Count an event that its caller was told is refused: in the slot, or without one under the claim lock.
@@ -219,125 +170,6 @@ class Producer:
                 self._count_refusals()
             finally:
                 self._busy = False
-
-    def _count_refusals(self) -> None:
-        ring = self.ring
-        if ring is None or not self._uncounted:
-            return
-        if self._slot >= 0:
-            self._count_at(ring, self._slot_at + at.S_REFUSED)
-            return
-        try:
-            if ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
-                self._count_at(ring, at.H_REFUSED)
-        finally:
-            ring.locks.release(at.LOCK_CLAIM)
-
-    def _count_at(self, ring: Ring, counters: int) -> None:
-        for reason in list(self._uncounted):
-            at.bump(ring.words, counters + at.REFUSALS.index(reason), self._uncounted.pop(reason, 0))
-
-    def _enter(self, now_s: float) -> str | None:
-        """Open the ring and take a slot; a reason when that cannot be."""
-        if now_s < self._open_again_at_s:
-            return self._kept_out
-        try:
-            slot = self._take_slot()
-        except RingUnavailable as error:
-            self.trouble, self._kept_out = error, "ring"
-            self._open_again_at_s = now_s + RETRY_S
-            return "ring"
-        ring = self.ring
-        assert ring is not None
-        self.trouble = None
-        if slot is None or slot < 0:
-            self._open_again_at_s, self._kept_out = now_s + RETRY_S, "busy"
-            if slot is not None:
-                self.trouble = RingUnavailable(ring.segment.name, f"all of its {ring.layout.slots} slots are taken")
-                self._kept_out = "no_slot"
-            return self._kept_out
-        self._slot = slot
-        self._slot_at = ring.layout.slot(slot)
-        self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
-        self._base = ring.words[ring.layout.drained + slot]
-        self._refused_at_room = -1
-        self._count_refusals()
-        return None
-
-    def _take_slot(self) -> int | None:
-        """-1 when there is none, None when the claim lock is not to be had; raises ``RingUnavailable``."""
-        while True:
-            if self.ring is None or not self.ring.is_current:
-                self.ring = self._open_ring()
-            ring, me = self.ring, liveness.me()
-            try:
-                if not ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S):
-                    return None
-                if not ring.is_current:
-                    continue  # closed since we opened it
-                return claims.take_slot(ring, me)
-            finally:
-                ring.locks.release(at.LOCK_CLAIM)
-
-    def _grant(self, ring: Ring, now_s: float) -> bool:
-        self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < LOOK_S else 1
-        room = self._words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
-        granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
-        if self._words[granted_at] != mine:
-            self._words[granted_at] = mine  # damage, or a grant that an exception interrupted
-        granted = claims.grant(ring, self._slot, self._appetite)
-        if granted == 0:
-            self._refused_at_room = room
-            return False
-        self._granted_at_s = now_s
-        self._count_limit += granted
-        return True
-
-    def _claim(self, ring: Ring, size: int) -> bool:
-        words, layout, base = self._words, ring.layout, self._base + self._count
-        self._claiming = True
-        if self._block >= 0:
-            # Order: before the next block can be seen. Another thread may stand between its event and its count; were
-            # that count still missing, what it appends next would overtake it.
-            words[self._counted] = self._count
-        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY)
-        if claimed is None:
-            self._claiming = False
-            return False
-        first, sequence, run = claimed
-        counted, start = layout.block(first) + at.B_COUNT, layout.start(first)
-        end = start + run * at.BLOCK_BYTES
-        # Order: no call from here on, at which a signal handler could raise; and were it to raise all the same
-        # (Python 3.10), a limit of 0 leads here again, and _find_out puts things right.
-        self._limit = 0
-        if self._block >= 0:
-            words[self._counted] = self._count
-            words[self._counted + at.B_SEALED - at.B_COUNT] = self._sequence
-        self._count_limit -= self._count
-        self._block, self._sequence, self._base, self._count = first, sequence, base, 0
-        self._counted, self._at, self._entry = counted, start, end // at.ENTRY - 1
-        self._limit = end - at.ENTRY
-        self._claiming = False
-        return True
-
-    def _find_out(self, ring: Ring) -> None:
-        """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
-        words, layout = self._words, ring.layout
-        accepted = words[layout.drained + self._slot]
-        for sequence, block in ring.blocks_in_use():
-            header = layout.block(block)
-            if words[header + at.B_SLOT] == self._slot and not words[header + at.B_HEAD]:
-                accepted = max(accepted, words[header + at.B_BASE] + words[header + at.B_COUNT])
-                words[header + at.B_SEALED] = sequence
-        self._block, self._sequence, self._base, self._count, self._at, self._limit = -1, 0, accepted, 0, 0, 0
-        self._count_limit = words[layout.granted + self._slot] - accepted
-        self._claiming = False
-
-    def _seal(self) -> None:
-        """Say that the block gets no more events."""
-        if self._block >= 0:
-            self._words[self._counted] = self._count
-            self._words[self._counted - at.B_COUNT + at.B_SEALED] = self._sequence
 
     def ask_flush(self) -> Ring | None:
         """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
@@ -369,12 +201,3 @@ class Producer:
             self._count_refusals()
             if self._slot >= 0 and self.ring is not None:
                 self._give_up_slot(self.ring)
-
-    def _give_up_slot(self, ring: Ring) -> None:
-        """What is in it is drained without us, and then its room is free."""
-        self._seal()
-        granted_at = ring.layout.granted + self._slot
-        self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
-        self._words[self._slot_at + at.S_LEFT] = 1
-        ring.locks.unlock(at.LOCK_SLOT + self._slot)
-        self._drop_slot()
