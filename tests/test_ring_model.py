@@ -103,7 +103,9 @@ class RingModel(RuleBasedStateMachine):
     def kill_producer(self, who: int, size: int, step: int, leaves: bool) -> None:
         """At some store of its next append, or of leaving."""
         writer = self.writers[who]
-        if not writer.process.run(writer.producer.leave if leaves else partial(writer.write, size), step):
+        if leaves:
+            self.leaving(writer, lambda: writer.process.run(writer.producer.leave, step))
+        elif not writer.process.run(partial(writer.write, size), step):
             self.decide(writer)
             self.forget_aside(writer)
         if leaves or writer.process.is_dead:
@@ -112,7 +114,7 @@ class RingModel(RuleBasedStateMachine):
     @rule(who=PRODUCERS)
     def leave(self, who: int) -> None:
         """For good; another one comes."""
-        self.writers[who].producer.leave()
+        self.leaving(self.writers[who], self.writers[who].producer.leave)
         self.replace(who)
 
     @rule(seconds=st.sampled_from([0.1, 0.9, 5.0]))
@@ -125,6 +127,15 @@ class RingModel(RuleBasedStateMachine):
         self.forget_aside(self.writers[who])
         self.writers[who].process.die()  # with it goes a slot whose taking was interrupted
         self.writers[who] = by or self.stage.writer()
+
+    def leaving(self, writer: Writer, leave: Callable[[], Any]) -> None:
+        """What was set aside is appended first, as far as there is room; the rest is refused in the end."""
+        aside = [task.decode() for task in writer.producer._aside if isinstance(task, bytes)]
+        before = account.read(self.stage.ring).accepted
+        leave()
+        appended = account.read(self.stage.ring).accepted - before
+        self.inner = [text for text in self.inner if text not in aside[appended:]]
+        writer.producer._aside.clear()
 
     def decide(self, writer: Writer) -> None:
         """The one in flight is in the ring, or is not."""
