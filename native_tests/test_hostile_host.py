@@ -265,3 +265,35 @@ def test_clients_that_were_shut_down_leave_nothing_in_the_process(world: World) 
     assert len(set(counts[1:])) == 1, counts
     assert counts[-1][1] == 0
     assert list(Path("/dev/shm").glob(f"*{world.explicit['pipe']}*")) == []
+
+
+@pytest.mark.parametrize("forks", [True, False])
+def test_an_application_that_closes_every_descriptor_goes_on(world: World, forks: bool) -> None:
+    """As daemons do: ours are among them, and the numbers are given to others. Nothing is raised, nothing lost."""
+    code = f"""
+import os, time, rudderpipe
+client = rudderpipe.Client()
+assert client.track('u', 'e', {{'n': -1}})
+if {forks} and os.fork():
+    os._exit(0)
+os.closerange(3, 1000)
+others = [os.open('/dev/null', os.O_RDONLY) for _ in range(10 if not {forks} else 0)]
+accepted = n = 0
+until = time.monotonic() + 20
+while accepted < 50 and time.monotonic() < until:
+    accepted += client.track('u', 'e', {{'n': n}})
+    n += 1
+    time.sleep(0.01)
+for fd in others: os.fstat(fd)
+assert accepted == 50
+"""
+    world.explicit["autostart"] = False
+    flusher = world.start("-m", "rudderpipe.flusher")
+    done = world.run("-c", code)
+    assert done.returncode == 0, done.stderr
+
+    world.delivered(51)
+    wait_until(lambda: not ring_of(world).slots_in_use())
+    flusher.terminate()
+    assert flusher.wait(10) == 0
+    assert world.plane.stats()["events"] == 51

@@ -82,7 +82,7 @@ def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue
     with pytest.raises(QueueBehind) as caught:
         add(queue, 1, 7, term=1)
 
-    assert caught.value.read == {}
+    assert caught.value.read == {0: 2}
     assert redis.llen(f"{P}wait") == 1
 
 

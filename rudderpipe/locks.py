@@ -21,7 +21,7 @@ import time
 from _thread import RLock
 from pathlib import Path
 
-from rudderpipe import forks
+from rudderpipe import descriptors, forks
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.settings import Settings
 
@@ -62,6 +62,7 @@ class LockFile:
         except OSError as error:
             raise RingUnavailable(str(path), f"the lock file cannot be opened: {error.strerror}") from error
         self.inode = os.fstat(self._fd).st_ino
+        descriptors.own(self, self._fd)
         self.forget()
         forks.forget_in_children(self)
 
@@ -69,11 +70,13 @@ class LockFile:
         """In a forked child: the mutex may be held by a thread that is not here."""
         self._mutex = RLock()
         self._owner: int | None = None
+        self._within = 0
+        """Calls from within the owner's, which were refused and have not called ``release`` yet."""
 
     def __del__(self) -> None:
         """Close a file that was removed; closing one that others may open again would drop their locks."""
         try:
-            if os.fstat(self._fd).st_ino == self.inode:
+            if descriptors.disown(self, self._fd) and os.fstat(self._fd).st_ino == self.inode:
                 os.close(self._fd)
         except (OSError, AttributeError):
             pass  # somebody closed our descriptor, or it was never opened
@@ -101,14 +104,18 @@ class LockFile:
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # the last: the application closed it
                 return False
             raise
         return True
 
     def unlock(self, byte: int) -> None:
         """Give one lock back."""
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # the application closed it, and gave the lock back with it
+                raise
 
     def is_held(self, byte: int) -> bool:
         """Whether another process holds the lock; takes it for an instant to find out. Never of one we hold."""
@@ -124,6 +131,7 @@ class LockFile:
         """
         me = threading.get_ident()
         if self._owner == me:
+            self._within += 1
             return False
         mutex = self._mutex
         try:
@@ -152,8 +160,11 @@ class LockFile:
         return False
 
     def release(self, byte: int) -> None:
-        """Give back what ``lock`` took; does nothing when this thread has not taken it."""
+        """Give back what ``lock`` took; does nothing when the call before did not take it."""
         if self._owner != threading.get_ident():
+            return
+        if self._within:
+            self._within -= 1
             return
         try:
             self.unlock(byte)

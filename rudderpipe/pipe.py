@@ -124,7 +124,9 @@ class Pipe:
                 return True
         deadline_s = self._clock.monotonic_s() + timeout_s
         targets = account.accepted_by_slot(ring)
-        ring = self.producer.ask_flush() or ring
+        asked = self.producer.ask_flush()
+        if asked is not None and asked is not ring:
+            ring, targets = asked, account.accepted_by_slot(asked)  # the one we knew had ended
         self._look_around(ring, sure=True)  # an empty ring, too, needs somebody who ends it
         while True:
             drained = account.drained_by_slot(ring)

@@ -8,7 +8,19 @@ from pathlib import Path
 
 HOUSE = Path(__file__).parent.parent / "rudderpipe"
 ORDER = [
-    *("version", "errors", "clock", "settings", "liveness", "signals", "duty", "forks", "throttle", "locks"),
+    *(
+        "version",
+        "errors",
+        "clock",
+        "settings",
+        "liveness",
+        "signals",
+        "duty",
+        "forks",
+        "throttle",
+        "descriptors",
+        "locks",
+    ),
     *("program", "service"),
     *("checks", "culprit", "message_ids", "parts", "whole", "event"),
     *(

@@ -30,13 +30,21 @@ def test_a_removed_file_is_opened_anew(tmp_path: Path) -> None:
     assert new.is_fresh()
 
 
+def owner(lock_file: LockFile) -> int | None:
+    """The thread that has it now."""
+    return lock_file._owner
+
+
 def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
     """A signal handler that comes in the middle of a claim is told that it is busy, and releases nothing."""
     lock_file = LockFile(tmp_path / "x.lock")
 
     assert lock_file.lock(0, 1)
     assert not lock_file.lock(0, 1)
+    lock_file.release(0)  # the inner one's, as its finally does
+    assert owner(lock_file) is not None
     lock_file.release(0)
+    assert owner(lock_file) is None
     assert lock_file.lock(0, 1)
     lock_file.release(0)
     lock_file.release(0)

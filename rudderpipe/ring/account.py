@@ -72,12 +72,14 @@ def handed_over(ring: Ring, positions: Mapping[int, int]) -> int:
     ``positions`` are the queue's: how many events it has of each tenancy of a block. Never too low.
     """
     words, layout = ring.words, ring.layout
-    ahead = 0
+    reached: dict[int, int] = {}
     for sequence, block in ring.blocks_in_use():
-        word = words[layout.read + block]
-        read = word & ((1 << at.READ_BITS) - 1) if word >> at.READ_BITS == sequence else 0
-        ahead += max(0, positions.get(sequence, 0) - read)
-    return ring.drained() + ahead  # Order: READ before DRAINED, as the flusher stores them the same way round
+        header, gone = layout.block(block), positions.get(sequence, 0)
+        if gone and not words[header + at.B_HEAD]:
+            slot = words[header + at.B_SLOT]
+            reached[slot] = max(reached.get(slot, 0), words[header + at.B_BASE] + gone)
+    # Order: DRAINED last; a block that was freed meanwhile is in it.
+    return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
 
 
 def read(ring: Ring) -> Account:

@@ -106,6 +106,8 @@ H_REFUSED = 20
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 HEADER_WORDS = 512
+H_NOWHERE = HEADER_WORDS - 1
+"""What a thread stores that finds its block given up between an event and its count; read by nobody."""
 
 # Slot words.
 S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED = range(7)

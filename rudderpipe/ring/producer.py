@@ -103,6 +103,10 @@ class Producer(Seat):
 
     def _set_aside(self, data: bytes) -> str | None:
         # Only in a call from within a call. It is kept here until the outer one has ended.
+        if len(data) > at.EVENT_MAX_BYTES:
+            return "too_large"
+        if self._closed:
+            return "closed"
         if len(self._aside) >= ASIDE_MAX:
             return "busy"
         self._aside.append(data)
@@ -127,9 +131,16 @@ class Producer(Seat):
         if not isinstance(task, bytes):
             task()
         elif self.append(task) is not None:
+            self._do_tasks()  # a flusher may have to be started before there is room
             self._aside.appendleft(task)
             return False
         return True
+
+    def _do_tasks(self) -> None:
+        for task in list(self._aside):
+            if not isinstance(task, bytes):
+                self._aside.remove(task)
+                task()
 
     def _prepare(self, size: int) -> str | None:
         """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
@@ -137,6 +148,8 @@ class Producer(Seat):
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
+        if not self._catching_up and any(isinstance(task, bytes) for task in self._aside):
+            return "full"  # what was told that it is accepted, and found no room, comes first
         if size > LARGE_BYTES:
             self._aside.append(partial(self._tell_large, size))
         now_s, ring = self._clock.monotonic_s(), self.ring
@@ -175,14 +188,24 @@ class Producer(Seat):
         """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
         if not forks.PAGE[0]:
             forks.renew()
-        with self._lock:
-            if self._busy:
-                return None
-            if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:
-                return None
-            if self._slot >= 0:
-                at.bump(self._words, self._slot_at + at.S_TICKET)
-            return self.ring
+        try:
+            with self._lock:
+                if self._busy:
+                    return None
+                self._busy = True  # a call from within would take a slot of its own
+                try:
+                    return self._ask_flush()
+                finally:
+                    self._busy = False
+        finally:
+            self.catch_up()
+
+    def _ask_flush(self) -> Ring | None:
+        if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:
+            return None
+        if self._slot >= 0:
+            at.bump(self._words, self._slot_at + at.S_TICKET)
+        return self.ring
 
     def leave(self) -> None:
         """Give the slot up; the flusher takes what is left. Later appends are refused."""

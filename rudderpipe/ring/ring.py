@@ -156,7 +156,8 @@ def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
         lock_file.mark(f"{memory.epoch:016x}\n")  # its maker may have died before it did
         return ring
     owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]
-    owners += [ring.owner(slot) for slot in range(ring.slots_used)]
+    stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
+    owners += [ring.owner(slot) for slot in stay]
     if any(owner.pid and not owner.is_gone() for owner in owners):
         reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
         raise RingUnavailable(memory.name, reason)

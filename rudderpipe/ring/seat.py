@@ -51,7 +51,7 @@ class Seat:
         self._at = self._limit = 0
         """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
         self._claiming = False
-        self._counted = 0
+        self._counted = at.H_NOWHERE  # a thread between its event and its count stores there, too
         self._count = self._count_limit = 0
         """Events in the block; how many there may be before more must be granted."""
 
@@ -96,9 +96,13 @@ class Seat:
         if self._slot >= 0:
             self._count_at(ring, self._slot_at + at.S_REFUSED)
             return
+        now_s = self._clock.monotonic_s()
+        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         try:
-            if ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+            if ring.locks.lock(at.LOCK_CLAIM, patience_s):
                 self._count_at(ring, at.H_REFUSED)
+            elif patience_s:
+                self._impatient_until_s = now_s + RETRY_S
         finally:
             ring.locks.release(at.LOCK_CLAIM)
 
@@ -192,6 +196,8 @@ class Seat:
     def _find_out(self, ring: Ring) -> None:
         """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
         words, layout = self._words, ring.layout
+        words[self._counted] = self._count  # as in _claim: another thread may stand between its event and its count
+        self._counted = at.H_NOWHERE
         accepted = words[layout.drained + self._slot]
         for sequence, block in ring.blocks_in_use():
             header = layout.block(block)

@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 
+from rudderpipe import descriptors
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import layout as at
@@ -16,6 +17,8 @@ from rudderpipe.ring.layout import Layout
 from rudderpipe.ring.shared import PREFIX, Shared
 
 _MACOS_NAME_LIMIT = 30
+_not_ours: list[Shared] = []
+"""Mappings whose descriptors somebody closed: kept for good."""
 
 
 def segment_name(pipe: str) -> str:
@@ -38,11 +41,16 @@ class Segment:
         self.entries = self.memory.cast("I")
         found = os.fstat(self._fd)
         self._identity = (found.st_dev, found.st_ino)
+        descriptors.own(self, self._fd)
 
     def __del__(self) -> None:
         """Give the descriptor back; the mapping goes with the last view of it."""
-        if self._fd >= 0 and self._owns_fd():
+        if self._fd < 0:
+            return
+        if descriptors.disown(self, self._fd) and self._owns_fd():
             os.close(self._fd)
+        else:
+            _not_ours.append(self._shared)  # unmapping closes a second descriptor, whose number is another's too
 
     def _owns_fd(self) -> bool:
         """False when somebody, such as an application that became a daemon, closed our descriptor."""

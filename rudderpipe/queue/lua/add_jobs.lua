@@ -21,8 +21,8 @@
 
   Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
             `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
-            lost its last writes, and with them those jobs; what the flusher has is added.) {false} alone to a flusher
-            that has a successor: its call was under way when it died, and comes too late.
+            lost its last writes, and with them those jobs; what the flusher has is added.) {false, 0, term} to a
+            flusher that has a successor: its call was under way when it died, and comes too late.
   Promises  no event of a ring is in two jobs, however often its flusher dies
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
@@ -32,8 +32,9 @@ local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], 
 local jobs, term = ARGV[7], ARGV[8]
 
 local behind = {false}
-if tonumber(redis.call("HGET", ring, "term") or "0") > tonumber(term) then
-  return behind
+local later = tonumber(redis.call("HGET", ring, "term") or "0")
+if later > tonumber(term) then
+  return {false, 0, later}
 end
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do
