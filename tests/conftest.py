@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from rudderpipe.ring.ring import Ring
+from tests.fakes import FakeClock, ring_of
+
 FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
 _armed = False
 
@@ -32,3 +35,15 @@ def _hermetic() -> Iterator[None]:
 def golden() -> Path:
     """Requests and dumps made by the real Node SDK."""
     return Path(__file__).parent / "golden"
+
+
+@pytest.fixture(name="clock")
+def _clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="ring")
+def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
+    """A ring of a name that nobody else has, for 1,000 events in 1 MiB."""
+    with ring_of(tmp_path, clock) as ring:
+        yield ring

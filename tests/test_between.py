@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from _thread import RLock
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
-from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
-
-
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(name="ring")
-def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
-    with ring_of(tmp_path, clock) as ring:
-        yield ring
+from tests.fakes import FakeClock, drain, producer_of, settings_of
 
 
 class Interrupted:

@@ -25,11 +25,6 @@ HEADER = sorted(value for name, value in vars(at).items() if name.startswith("H_
 SLOT = sorted(value for name, value in vars(at).items() if name.startswith("S_"))
 
 
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(name="stage")
 def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
     with stage_of(tmp_path, clock, cap=CAP) as stage:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from rudderpipe.errors import QueueBehind, QueueUnavailable
@@ -13,20 +10,9 @@ from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
+from tests.fakes import FakeClock, FakeSink, producer_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
-
-
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(name="ring")
-def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
-    with ring_of(tmp_path, clock) as ring:
-        yield ring
 
 
 @pytest.fixture(name="sink")

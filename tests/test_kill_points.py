@@ -24,11 +24,6 @@ Scene = tuple[Process, Callable[[], object]]
 """Who is killed, and at what."""
 
 
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(name="stage")
 def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
     with stage_of(tmp_path, clock) as stage:

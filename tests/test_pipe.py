@@ -23,11 +23,6 @@ from tests.fakes import FakeClock, drain, settings_of
 CAP = 10
 
 
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(name="pipes")
 def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
     """Makes pipes of one name and of different settings."""

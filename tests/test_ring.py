@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,7 @@ from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.ring.seat import GRANT_MAX
-from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of, texts
-
-
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture(name="ring")
-def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
-    with ring_of(tmp_path, clock) as ring:
-        yield ring
+from tests.fakes import FakeClock, drain, producer_of, settings_of, texts
 
 
 def numbers(start: int, end: int) -> list[str]:

@@ -52,11 +52,6 @@ class Pipe:
         return [event for batch in self.sink.batches for event in batch]
 
 
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(name="settings")
 def _settings(tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(tmp_path, ring_bytes=1 << 20, flush_interval_ms=100, linger_s=1.0)

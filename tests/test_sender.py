@@ -112,11 +112,6 @@ class FakePlane:
         self.answers = []
 
 
-@pytest.fixture(name="clock")
-def _clock() -> FakeClock:
-    return FakeClock()
-
-
 @pytest.fixture(name="queue")
 def _queue() -> FakeQueue:
     return FakeQueue()
