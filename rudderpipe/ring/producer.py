@@ -49,7 +49,7 @@ class Producer(Seat):
     def forget(self) -> None:
         """In a forked child: slot, block and lock are the parent's."""
         self._lock = RLock()
-        self._busy = self._catching_up = False
+        self._busy = self._catching_up = self._holds_up = False
         self._aside.clear()
         self._looked_at_s = float("-inf")
         self._stand_up()
@@ -133,14 +133,21 @@ class Producer(Seat):
         elif self.append(task) is not None:
             self._do_tasks()  # a flusher may have to be started before there is room
             self._aside.appendleft(task)
+            self._holds_up = True
             return False
+        else:
+            self._holds_up = False
         return True
 
     def _do_tasks(self) -> None:
-        for task in list(self._aside):
-            if not isinstance(task, bytes):
+        for task in tuple(self._aside):
+            if isinstance(task, bytes):
+                continue
+            try:
                 self._aside.remove(task)
-                task()
+            except ValueError:
+                continue  # another thread has done it
+            task()
 
     def _prepare(self, size: int) -> str | None:
         """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
@@ -148,7 +155,7 @@ class Producer(Seat):
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
-        if not self._catching_up and any(isinstance(task, bytes) for task in self._aside):
+        if self._holds_up and not self._catching_up:
             return "full"  # what was told that it is accepted, and found no room, comes first
         if size > LARGE_BYTES:
             self._aside.append(partial(self._tell_large, size))
@@ -218,7 +225,7 @@ class Producer(Seat):
                 return
             self._closed = True
             self._limit = 0  # Order: before the seal; an append from a signal handler in between is refused
-            if left := sum(isinstance(task, bytes) for task in self._aside):
+            if left := sum(isinstance(task, bytes) for task in tuple(self._aside)):
                 self._uncounted["closed"] += left  # calls from within calls that found no room to the end
                 self._aside.clear()
             self._count_refusals()
