@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import sys
 import threading
 import time
 import zlib
@@ -69,6 +70,11 @@ class DataPlaneServer(ThreadingHTTPServer):
     def url(self) -> str:
         """What a client takes as ``data_plane_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that was killed is no news; anything else is printed."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     def stats(self) -> dict[str, int]:
         """Counts since the start; a repeated message id counts as an event, not as a unique id."""
