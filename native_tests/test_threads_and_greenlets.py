@@ -192,7 +192,8 @@ def test_a_timer_interrupts_calls(hosts: Hosts, host: str) -> None:
     assert sum(event.where == "handler" for event in events) > 1000
 
 
-@pytest.mark.parametrize("host", HOSTS)
+# Not eventlet: its own os.write and Popen, which the program needs here, may not be called in a handler of its hub.
+@pytest.mark.parametrize("host", HOSTS[:2])
 def test_signals_of_another_process_interrupt_calls_and_handlers(hosts: Hosts, host: str) -> None:
     """The next signal comes as soon as a handler can be interrupted by it."""
     hosts.run(PATCHED + SIGNALS, host, MOMENTS[0])
