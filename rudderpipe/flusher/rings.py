@@ -38,9 +38,14 @@ class Rings:
             self._served.append(self._newest)
         return self._newest is not None
 
+    @property
+    def _is_followed(self) -> bool:
+        """Whether another ring is to be served after the newest."""
+        return self._follow and self._newest is not None and self._newest.removed
+
     def work(self) -> int:
         """One cycle of each; how many events left the rings."""
-        if self._follow and self._newest is not None and self._newest.removed:
+        if self._is_followed:
             self._move_on()
         return sum(flusher.work() for flusher in self._served)
 
@@ -62,7 +67,7 @@ class Rings:
         for flusher in ended:
             flusher.close()
             self._served.remove(flusher)
-        return not self._served and not (self._follow and self._newest is not None and self._newest.removed)
+        return not self._served and not self._is_followed
 
     def drain(self, deadline_s: float) -> None:
         """Hand over everything that is committed now, in each."""

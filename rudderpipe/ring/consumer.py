@@ -155,9 +155,9 @@ class Consumer:
         marks: list[Mark] = []
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
-        counts = [block.count(words) for block in self._blocks.values()]
+        counted = [(block, block.count(words)) for block in self._blocks.values()]
         fence()  # Order: counts before the events, which their producers stored first
-        for block, committed in zip(list(self._blocks.values()), counts, strict=True):
+        for block, committed in counted:
             wanted = min(committed - block.taken, max_events - count)
             if wanted <= 0:
                 continue

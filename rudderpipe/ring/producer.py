@@ -103,10 +103,8 @@ class Producer(Seat):
 
     def _set_aside(self, data: bytes) -> str | None:
         # Only in a call from within a call. It is kept here until the outer one has ended.
-        if len(data) > at.EVENT_MAX_BYTES:
-            return "too_large"
-        if self._closed:
-            return "closed"
+        if (reason := self._never(len(data))) is not None:
+            return reason
         if len(self._aside) >= ASIDE_MAX:
             return "busy"
         self._aside.append(data)
@@ -149,12 +147,16 @@ class Producer(Seat):
                 continue  # another thread has done it
             task()
 
-    def _prepare(self, size: int) -> str | None:
-        """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
+    def _never(self, size: int) -> str | None:
+        """Why an event of that size is refused however much room there is."""
         if self._closed:
             return "closed"
-        if size > at.EVENT_MAX_BYTES:
-            return "too_large"
+        return "too_large" if size > at.EVENT_MAX_BYTES else None
+
+    def _prepare(self, size: int) -> str | None:
+        """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
+        if (reason := self._never(size)) is not None:
+            return reason
         if self._holds_up and not self._catching_up:
             return "full"  # what was told that it is accepted, and found no room, comes first
         if size > LARGE_BYTES:

@@ -100,10 +100,15 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
             lock_file.release(at.LOCK_CLAIM)
 
 
+def _places(settings: Settings) -> tuple[str, Path]:
+    """The segment's name and the lock file of the pipe."""
+    directory = locks.runtime_dir(settings.runtime_dir)
+    return segment.segment_name(settings.pipe_name), directory / f"{settings.pipe_name}.lock"
+
+
 def find(settings: Settings) -> Ring | None:
     """The pipe's ring if there is one; makes nothing but the runtime directory and the lock file."""
-    name = segment.segment_name(settings.pipe_name)
-    path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
+    name, path = _places(settings)
     if name not in segment.names() and not path.exists():
         return None
     with _claimed(path) as lock_file:
@@ -118,8 +123,7 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
 
     ``wait_s`` bounds the wait for the claim lock.
     """
-    name = segment.segment_name(settings.pipe_name)
-    path = locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.lock"
+    name, path = _places(settings)
     while True:
         with _claimed(path, wait_s) as lock_file:
             ring = _attached(name, lock_file)
@@ -129,8 +133,9 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
                 memory = segment.create(
                     name, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
                 )
-                lock_file.mark(f"{memory.epoch:016x}\n")
-                return Ring(memory, lock_file)
+                ring = Ring(memory, lock_file)
+                _mark(ring)
+                return ring
             # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
             lock_file.remove()
 
@@ -151,16 +156,21 @@ def _attached(name: str, lock_file: LockFile) -> Ring | None:
 
 def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
     """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
-    memory, words = ring.segment, ring.words
+    words = ring.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
-        lock_file.mark(f"{memory.epoch:016x}\n")  # its maker may have died before it did
+        _mark(ring)  # its maker may have died before it did
         return ring
     owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]
     stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
     owners += [ring.owner(slot) for slot in stay]
     if any(owner.pid and not owner.is_gone() for owner in owners):
         reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
-        raise RingUnavailable(memory.name, reason)
+        raise RingUnavailable(ring.segment.name, reason)
     words[at.H_LOCK_INODE] = lock_file.inode
-    lock_file.mark(f"{memory.epoch:016x}\n")
+    _mark(ring)
     return ring
+
+
+def _mark(ring: Ring) -> None:
+    """Write into the lock file whose it is."""
+    ring.locks.mark(f"{ring.segment.epoch:016x}\n")

@@ -73,11 +73,8 @@ class Seat:
             return "full"
         if not needs_grant and self._at + size + 4 * self._count < self._limit:
             return None
-        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         try:
-            if not ring.locks.lock(at.LOCK_CLAIM, patience_s):
-                # Its holder may have been stopped: the wait is not to be had again by each event that follows.
-                self._impatient_until_s = now_s + RETRY_S
+            if not self._lock_claim(ring, now_s):
                 return "busy"
             if self._claiming:
                 self._find_out(ring)
@@ -89,6 +86,18 @@ class Seat:
             ring.locks.release(at.LOCK_CLAIM)
         return None
 
+    def _lock_claim(self, ring: Ring, now_s: float) -> bool:
+        """Take the claim lock, inside the ``try`` whose ``finally`` releases it; wait for it once a second at the most.
+
+        Its holder may have been stopped: the wait is not to be had again by each event that follows.
+        """
+        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
+        if ring.locks.lock(at.LOCK_CLAIM, patience_s):
+            return True
+        if patience_s:
+            self._impatient_until_s = now_s + RETRY_S
+        return False
+
     def _count_refusals(self) -> None:
         ring = self.ring
         if ring is None or not self._uncounted:
@@ -96,13 +105,9 @@ class Seat:
         if self._slot >= 0:
             self._count_at(ring, self._slot_at + at.S_REFUSED)
             return
-        now_s = self._clock.monotonic_s()
-        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         try:
-            if ring.locks.lock(at.LOCK_CLAIM, patience_s):
+            if self._lock_claim(ring, self._clock.monotonic_s()):
                 self._count_at(ring, at.H_REFUSED)
-            elif patience_s:
-                self._impatient_until_s = now_s + RETRY_S
         finally:
             ring.locks.release(at.LOCK_CLAIM)
 
