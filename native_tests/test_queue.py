@@ -267,7 +267,7 @@ def test_broken_content_can_be_failed_with_a_reason(queue: Queue, redis: Any, br
     assert queue.fail(taken, taken.trouble)
 
     assert redis.hget(f"{P}x", "failedReason") == taken.trouble
-    assert redis.hget(f"{P}x", "data") == broken.get("data")
+    assert redis.hget(f"{P}x", "data") == broken.get("data", "{}")
     assert redis.lrange(f"{P}active", 0, -1) == []
 
 

@@ -98,6 +98,17 @@ class QueueUnavailable(QueueError):
         return f"redis at {self.address}: {self.reason}"
 
 
+class QueueFull(QueueUnavailable):
+    """The jobs in Redis take more than ``max_queue_bytes`` with what is to be added; it is added once there is room."""
+
+    def __init__(self, address: str, size_bytes: int, limit_bytes: int) -> None:
+        reason = f"its jobs take {size_bytes:,} bytes, max_queue_bytes is {limit_bytes:,}"
+        super().__init__(address, reason)
+        self.args = (address, size_bytes, limit_bytes)
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
 class QueueBehind(QueueError):
     """Redis holds events of the ring that this flusher thought were still to be added; ``read`` says how far."""
 

@@ -73,6 +73,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 50
     max_request_bytes: Bytes = 460_800
+    max_queue_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+    keep_completed: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    keep_failed: Annotated[int, Meta(ge=0, le=100_000_000)] | None = None
+    keep_failed_s: Annotated[float, Meta(ge=0, le=10 * 366 * 86_400)] | None = None
     # the ring and the processes
     pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = None
     runtime_dir: str | None = None

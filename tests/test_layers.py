@@ -36,10 +36,11 @@ ORDER = [
     ),
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
     *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.queue"),
+    *("queue.failed", "queue.budget"),
     *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post"),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
-    *("sender", "sender.sender", "sender.__main__"),
+    *("sender", "sender.upkeep", "sender.sender", "sender.__main__"),
     *("cli", "cli.progress", "cli.data_plane", "cli.redis_server", "cli.status", "cli.send", "cli.demo_app"),
     *("cli.demo", "cli.main", "__main__"),
 ]

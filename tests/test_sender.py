@@ -92,6 +92,10 @@ class FakeQueue:
         self._here()
         return 0
 
+    def promote(self) -> int:
+        self._here()
+        return -1
+
     def close(self) -> None:
         self.away = True
 

@@ -46,10 +46,12 @@ class QueueSink:
 
     def __init__(self, settings: Settings, ring: Ring, clock: Clock) -> None:
         from rudderpipe.queue import job
+        from rudderpipe.queue.budget import Budget
         from rudderpipe.queue.queue import Queue
 
         self._build = job.build
         self._queue = Queue(settings, clock)
+        self._budget = Budget(self._queue, settings.max_queue_bytes)
         self._write_key = settings.write_key
         self._ring = ring
         self._clock = clock
@@ -70,6 +72,7 @@ class QueueSink:
                 settled.append(at.H_QUEUED)
             except UnicodeDecodeError:
                 settled.append(_pass_over(cut))
+        self._budget.check(sum(len(data) for data, _ in batches))
         self._queue.add(epoch, batches, marks, freed, self._ring.words[at.H_TERM])
         return settled
 

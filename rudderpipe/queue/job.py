@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,12 +18,19 @@ from rudderpipe.errors import JobUnreadable
 from rudderpipe.version import LIBRARY, USER_AGENT
 
 VERSION = 3
+MAX_ATTEMPTS = 1_000_000
+MAX_TIMEOUT_S = 600.0
+_T = TypeVar("_T")
 _encode = msgspec.json.encode
 _AGENT = _encode({"user-agent": USER_AGENT})
 
 
 class _Auth(Struct, frozen=True):
     username: str = ""
+
+
+class _Headers(Struct, frozen=True):
+    agent: Any = msgspec.field(default="", name="user-agent")
 
 
 class _Data(Struct):
@@ -31,21 +40,25 @@ class _Data(Struct):
 class _Request(Struct):
     data: _Data
     auth: _Auth = _Auth()
-    headers: dict[str, str] = {}
-    timeout: float | None = None
+    headers: _Headers = _Headers()
+    timeout: Any = None
 
 
 class _EventData(Struct):
     request: _Request
-    jobId: str = ""
-    attempts: int = 0
+    jobId: Any = ""
+    attempts: Any = 0
+
+
+class _Version(Struct):
+    version: Any = None
 
 
 class _Envelope(Struct):
-    version: int
     eventData: str
 
 
+_decode_version = msgspec.json.Decoder(_Version).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_event_data = msgspec.json.Decoder(_EventData).decode
 
@@ -88,32 +101,43 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
 
 
 def read(data: bytes) -> Job:
-    """Raises ``JobUnreadable`` with a reason for people."""
-    try:
-        envelope = _decode_envelope(data)
-    except msgspec.MsgspecError:
-        raise JobUnreadable("the job's data is not JSON of the form that RudderStack SDKs write") from None
-    if envelope.version != VERSION:
-        raise JobUnreadable(f"the job's data has version {envelope.version}, only {VERSION} is known")
-    try:
-        inner = _decode_event_data(envelope.eventData)
-    except msgspec.MsgspecError:
-        raise JobUnreadable("the job's eventData holds no request with a batch of events") from None
+    """Raises ``JobUnreadable`` with a reason for people.
+
+    Only what delivery needs must be as the SDKs write it: attempts and a timeout that make no sense are passed over.
+    """
+    version = _decoded(_decode_version, data, "the job's data is not JSON, or no object").version
+    if version != VERSION:
+        shown = version if isinstance(version, (int, float)) else "none" if version is None else "no number"
+        raise JobUnreadable(f"the job's data has version {shown}, only {VERSION} is known")
+    envelope = _decoded(_decode_envelope, data, "the job's data has no eventData that is text")
+    inner = _decoded(
+        _decode_event_data,
+        envelope.eventData,
+        "the job's eventData is no JSON with request.data.batch, a list of events",
+    )
     request = inner.request
-    ours = request.headers.get("user-agent", "").startswith(f"{LIBRARY}/")
+    ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
+    timeout_ms = request.timeout if isinstance(request.timeout, (int, float)) else 0
     return Job(
         events=request.data.batch,
         write_key=request.auth.username,
-        attempts=inner.attempts,
+        attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
         epoch=_epoch(inner.jobId) if ours else 0,
-        timeout_s=request.timeout / 1000 if request.timeout else None,
+        timeout_s=min(timeout_ms / 1000, MAX_TIMEOUT_S) if timeout_ms > 0 else None,
     )
 
 
-def _epoch(job_id: str) -> int:
+def _decoded(decode: Callable[[bytes | str], _T], data: bytes | str, trouble: str) -> _T:
+    try:
+        return decode(data)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is not UTF-8
+        raise JobUnreadable(trouble) from None
+
+
+def _epoch(job_id: Any) -> int:
     try:
         return int(job_id.replace("-", "")[:16], 16)
-    except ValueError:
+    except (ValueError, AttributeError):
         return 0
 
 
@@ -122,7 +146,7 @@ def without_attempts(data: bytes) -> bytes:
     try:
         envelope = msgspec.json.decode(data, type=dict[str, Raw])
         inner = msgspec.json.decode(msgspec.json.decode(envelope["eventData"], type=str), type=dict[str, Raw])
-    except (msgspec.MsgspecError, KeyError):
+    except (msgspec.MsgspecError, ValueError, RecursionError, KeyError):
         return data
     inner["attempts"] = Raw(b"0")
     envelope["eventData"] = Raw(_encode(_encode(inner).decode()))

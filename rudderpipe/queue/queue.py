@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,8 +22,10 @@ LOCK_MS = 30_000
 SWEEP_MS = 30_000
 RING_KEEP_MS = 30 * 24 * 3600 * 1000
 RECOVER_AT_ONCE = 1000
+PROMOTE_AT_ONCE = 1000
+MEASURE_SAMPLE = 200
 # Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
-_pack = msgspec.msgpack.Encoder().encode
+pack = msgspec.msgpack.Encoder().encode
 
 
 class Queue:
@@ -32,10 +34,14 @@ class Queue:
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self.place = settings.redis_place
         self.keys = Keys(settings.prefix, settings.queue_name)
-        self._clock = clock
+        self.clock = clock
         self._client = connect(settings)
         self._scripts = Scripts(self._client)
-        self._token = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        self.token = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        self._keep_completed = settings.keep_completed
+        self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
+        self._found = False
+        """Whether the last take found something."""
 
     def ping(self) -> None:
         """Whether Redis is there and lets us in."""
@@ -60,16 +66,16 @@ class Queue:
         Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost.
         """
         keys = self.keys
-        answer = self._call(
+        answer = self.call(
             "add_jobs",
-            [keys.id, keys.wait, keys.paused, keys.meta_paused, keys.ring(epoch), keys.account],
+            [keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events],
             keys.base,
-            self._token,
-            self._clock.time_ms(),
+            self.token,
+            self.clock.time_ms(),
             RING_KEEP_MS,
-            _pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
-            _pack(freed),
-            _pack(batches),
+            pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
+            pack(freed),
+            pack(batches),
             term,
         )
         if answer[0] is None:
@@ -79,10 +85,10 @@ class Queue:
         """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
         with translated(self.place):
             name, keys, arguments = self._take_call(max_jobs, max_bytes)
-            return all_taken(self._scripts.call(name, keys, *arguments))
+            return self._taken(self._scripts.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
-        """Remove delivered jobs; how many were still ours."""
+        """Delivered jobs are done with, but for the last ``keep_completed``; how many were still ours."""
         with translated(self.place):
             name, keys, arguments = self._complete_call(done)
             return int(sum(self._scripts.call(name, keys, *arguments)))
@@ -93,32 +99,41 @@ class Queue:
             completed, answer = self._scripts.call_together(
                 self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )
-            return int(sum(completed)), all_taken(answer)
+            return int(sum(completed)), self._taken(answer)
+
+    def _taken(self, answer: list[Any]) -> list[Taken]:
+        self._found = bool(answer)
+        return all_taken(answer)
 
     def _take_call(self, max_jobs: int, max_bytes: int) -> Call:
         keys = self.keys
         return (
             "take_jobs",
             [keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account, keys.failed_events],
-            (keys.base, self._token, LOCK_MS, self._clock.time_ms(), max_jobs, max_bytes),
+            (keys.base, self.token, LOCK_MS, self.clock.time_ms(), max_jobs, max_bytes, int(self._found)),
         )
 
     def _complete_call(self, done: Sequence[Taken]) -> Call:
         keys = self.keys
-        jobs_ = _pack([(taken.id, taken.epoch, taken.events) for taken in done])
-        return "complete_jobs", [keys.active, keys.stalled, keys.account], (keys.base, self._token, jobs_)
+        jobs_ = pack([(taken.id, taken.epoch, taken.events) for taken in done])
+        return (
+            "complete_jobs",
+            [keys.active, keys.stalled, keys.completed, keys.account],
+            (keys.base, self.token, self.clock.time_ms(), self._keep_completed, jobs_),
+        )
 
     def fail(self, taken: Taken, reason: str) -> bool:
         """Put a job into the failed set; False when it was not ours any more."""
         keys = self.keys
         inner = taken.job is not None and taken.job.attempts
-        answer = self._call(
+        reason = reason.encode(errors="replace").decode()
+        answer = self.call(
             "fail_job",
-            [keys.active, keys.failed, keys.stalled, keys.account, keys.failed_events],
+            [keys.active, keys.failed, keys.stalled, keys.account, keys.failed_events, keys.id],
             keys.base,
-            self._token,
-            self._clock.time_ms(),
-            taken.id,
+            self.token,
+            self.clock.time_ms(),
+            taken.id.encode(errors="surrogateescape"),
             reason,
             jobs.without_attempts(taken.data) if inner else b"",
             taken.epoch,
@@ -128,34 +143,26 @@ class Queue:
 
     def retry_later(self, tried: Sequence[Taken]) -> int:
         """Count an attempt of each and keep them locked; how many are still ours."""
-        return self._hold(tried, counted=True)
+        return self._hold("retry_later", tried)
 
     def renew(self, held: Sequence[Taken]) -> int:
         """Keep jobs locked; how many are still ours."""
-        return self._hold(held, counted=False)
+        return self._hold("renew_locks", held)
 
-    def _hold(self, held: Sequence[Taken], *, counted: bool) -> int:
-        answer = self._call(
-            "retry_later",
-            [self.keys.stalled],
-            self.keys.base,
-            self._token,
-            LOCK_MS,
-            int(counted),
-            _pack([taken.id for taken in held]),
-        )
-        return int(sum(answer))
+    def _hold(self, name: str, held: Sequence[Taken]) -> int:
+        ids = pack([taken.id for taken in held])
+        return int(sum(self.call(name, [self.keys.stalled], self.keys.base, self.token, LOCK_MS, ids)))
 
     def put_back(self, held: Sequence[Taken]) -> int:
         """Jobs not finished are first in line again, in their order; how many were still ours."""
         keys = self.keys
         return int(
-            self._call(
+            self.call(
                 "put_back",
-                [keys.wait, keys.paused, keys.meta_paused, keys.active, keys.stalled],
+                [*self._line, keys.active, keys.stalled],
                 keys.base,
-                self._token,
-                _pack([taken.id for taken in held]),
+                self.token,
+                pack([taken.id for taken in held]),
             )
         )
 
@@ -164,11 +171,11 @@ class Queue:
         keys = self.keys
         total = 0
         while True:
-            recovered: int = self._call(
+            recovered: int = self.call(
                 "recover_active",
-                [keys.wait, keys.paused, keys.meta_paused, keys.active, keys.stalled],
+                [*self._line, keys.active, keys.stalled],
                 keys.base,
-                self._token,
+                self.token,
                 RECOVER_AT_ONCE,
             )
             total += recovered
@@ -178,46 +185,61 @@ class Queue:
     def sweep(self, every_ms: int = SWEEP_MS) -> int:
         """Jobs whose sender died are next in line again; how many. For a queue with several senders."""
         keys = self.keys
-        answer = self._call(
+        answer = self.call(
             "sweep_stalled",
             [keys.stalled, keys.wait, keys.paused, keys.meta_paused, keys.active, keys.failed, keys.stalled_check],
             keys.base,
-            self._clock.time_ms(),
+            self.clock.time_ms(),
             every_ms,
         )
         return int(answer)
 
+    def promote(self) -> int:
+        """Delayed jobs that are due wait in line; when the next one is due, in milliseconds since 1970, -1 if none."""
+        keys = self.keys
+        _, next_ms = self.call(
+            "promote_delayed",
+            [keys.delayed, *self._line, keys.active],
+            keys.base,
+            self.token,
+            self.clock.time_ms(),
+            PROMOTE_AT_ONCE,
+        )
+        return int(next_ms)
+
     def counts(self, epoch: int | None = None) -> QueueCounts:
         """The queue at one moment; the events are those of one ring when its epoch is given."""
         keys = self.keys
-        with translated(self.place), self._client.pipeline(transaction=True) as pipe:
-            pipe.llen(keys.wait)
-            pipe.llen(keys.paused)
-            pipe.llen(keys.active)
-            pipe.zcard(keys.delayed)
-            pipe.zcard(keys.failed)
-            pipe.zcard(keys.completed)
-            pipe.exists(keys.meta_paused)
-            pipe.hgetall(keys.account if epoch is None else keys.ring(epoch))
-            wait, paused, active, delayed, failed, completed, is_paused, fields = pipe.execute()
-        events = {field.decode(): int(number) for field, number in fields.items()}
-        return QueueCounts(
-            waiting=wait + paused,
-            active=active,
-            delayed=delayed,
-            failed=failed,
-            completed=completed,
-            paused=bool(is_paused),
-            events_queued=events.get("queued", 0),
-            events_delivered=events.get("delivered", 0),
-            events_failed=events.get("failed", 0),
-            positions={int(field): number for field, number in events.items() if field.isdigit()},
+        *numbers, paused, fields = self.call(
+            "count_jobs",
+            [
+                *self._line,
+                keys.active,
+                keys.delayed,
+                keys.failed,
+                keys.completed,
+                keys.account if epoch is None else keys.ring(epoch),
+            ],
         )
+        return QueueCounts.of(numbers, bool(paused), fields)
+
+    def size_bytes(self) -> int:
+        """How much of Redis's memory the jobs take, in whatever state; an estimate when there are thousands."""
+        keys = self.keys
+        lists = [keys.wait, keys.paused, keys.active, keys.delayed, keys.failed, keys.completed]
+        return int(self.call("measure_jobs", lists, keys.base, MEASURE_SAMPLE)[1])
 
     def end_ring(self, epoch: int) -> bool:
         """The ring has ended: forget its positions once its events are delivered; True when they are."""
-        return bool(self._call("end_ring", [self.keys.ring(epoch)], RING_KEEP_MS))
+        return bool(self.call("end_ring", [self.keys.ring(epoch)], RING_KEEP_MS))
 
-    def _call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+    def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        """Run one script."""
         with translated(self.place):
             return self._scripts.call(name, keys, *arguments)
+
+    def ask(self, fill: Callable[[Any], object]) -> list[Any]:
+        """The answers to the commands that only read which ``fill`` puts into a pipeline; one round trip."""
+        with translated(self.place), self._client.pipeline(transaction=False) as pipe:
+            fill(pipe)
+            return pipe.execute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -10,22 +11,31 @@ import redis
 NAMES = (
     "add_jobs",
     "take_jobs",
+    "renew_locks",
+    "retry_later",
     "complete_jobs",
     "fail_job",
-    "retry_later",
     "put_back",
     "recover_active",
     "sweep_stalled",
+    "promote_delayed",
+    "retry_failed",
+    "remove_jobs",
+    "count_jobs",
+    "measure_jobs",
     "end_ring",
 )
+_INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 
 
 Call = tuple[str, list[str], tuple[str | bytes | int, ...]]
 
 
 def source(name: str) -> str:
-    """The text of one script; raises ``FileNotFoundError`` when the package is not whole."""
-    return (files("rudderpipe.queue") / "lua" / f"{name}.lua").read_text()
+    """The text of one script, with what it includes; raises ``FileNotFoundError`` when the package is not whole."""
+    folder = files("rudderpipe.queue") / "lua"
+    text = (folder / f"{name}.lua").read_text()
+    return _INCLUDE.sub(lambda line: (folder / "include" / f"{line[1]}.lua").read_text(), text)
 
 
 class Scripts:

@@ -8,6 +8,8 @@ from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.job import Job
 
+MAX_DIGITS = 10
+
 
 class Taken(msgspec.Struct, frozen=True):
     """A job that this sender holds the lock of; ``job`` is None when its data cannot be read, for ``trouble``."""
@@ -46,23 +48,52 @@ class QueueCounts(msgspec.Struct, frozen=True):
     events_queued: int
     events_delivered: int
     events_failed: int
+    """Of failed jobs that are still there."""
+    events_removed: int
+    """Of failed jobs that were deleted by us, asked to or as a bound says."""
+    events_elsewhere: int
+    """Were queued, and another SDK's worker or a tool of Bull saw to them."""
     positions: dict[int, int]
     """How many events of each tenancy of a block it has; of one ring only."""
 
+    @classmethod
+    def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller
+        """What ``count_jobs`` answered."""
+        events = {name.decode(): int(number) for name, number in zip(fields[::2], fields[1::2], strict=True)}
+        waiting, active, delayed, failed, completed = numbers
+        return cls(
+            waiting=waiting,
+            active=active,
+            delayed=delayed,
+            failed=failed,
+            completed=completed,
+            paused=paused,
+            events_queued=events.get("queued", 0),
+            events_delivered=events.get("delivered", 0),
+            events_failed=events.get("failed", 0),
+            events_removed=events.get("removed", 0),
+            events_elsewhere=events.get("elsewhere", 0),
+            positions={int(name): number for name, number in events.items() if name.isdigit()},
+        )
 
-def all_taken(answer: list[tuple[bytes, list[bytes]]]) -> list[Taken]:
+
+def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:
     """The jobs in what ``take_jobs`` answered."""
-    return [_taken(job_id.decode(), fields) for job_id, fields in answer]
+    return [_taken(name.decode(errors="surrogateescape"), fields) for name, fields in answer]
 
 
-def _taken(job_id: str, fields: list[bytes]) -> Taken:
+def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
+    if fields is None:
+        return Taken(job_id, b"", 0, None, f"the queue held the id {job_id[:80]!r}, whose key in Redis is no job")
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     made = values.get(b"attemptsMade", b"0")
-    attempts_made = int(made) if made.isdigit() else 0
-    data = values.get(b"data")
-    if data is None:
-        return Taken(job_id, b"", attempts_made, None, "the job has no data")
+    attempts_made = int(made) if made.isdigit() and len(made) < MAX_DIGITS else 0
+    data = values.get(b"data", b"")
     try:
+        if b"data" not in values:
+            raise JobUnreadable(f"the job has no {'data' if fields else 'hash in Redis, only its id was in the queue'}")
+        if not job_id.isprintable():
+            raise JobUnreadable("the job's id is not text")
         return Taken(job_id, data, attempts_made, jobs.read(data))
     except JobUnreadable as error:
         return Taken(job_id, data, attempts_made, None, error.reason)

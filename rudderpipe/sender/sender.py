@@ -13,13 +13,13 @@ from rudderpipe.delivery.backoff import before_retry_s
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Queue
+from rudderpipe.queue.queue import LOCK_MS, Queue
 from rudderpipe.queue.taken import Taken
+from rudderpipe.sender.upkeep import Upkeep
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
 RENEW_S = LOCK_MS / 1000 / 3
-SWEEP_S = SWEEP_MS / 1000
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
@@ -57,7 +57,8 @@ class Sender:
         self._alone = 0
         """How many of the held are sent one by one, as a request that they shared was refused."""
         self._must_recover = not settings.is_multi_processor
-        self._not_before_s = self._renewed_s = self._sweep_at_s = float("-inf")
+        self._upkeep = Upkeep(queue, settings)
+        self._not_before_s = self._renewed_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
         self._found_empty = False
@@ -85,11 +86,7 @@ class Sender:
 
     def _take(self, now_s: float) -> int:
         """Write down what is known and take what is next; how many jobs were written down."""
-        if self._settings.is_multi_processor and now_s >= self._sweep_at_s:
-            self._sweep_at_s = now_s + SWEEP_S
-            swept = self._queue.sweep()
-            if swept:
-                logger.warning("stalled jobs are next in line again jobs=%d", swept)
+        self._upkeep.work(now_s)
         if self._failed:
             self._write_down()
         if self._must_recover:

@@ -9,6 +9,7 @@
   KEYS[4] meta      STRING  exists while the queue is paused; read
   KEYS[5] ring      HASH    block sequence -> events added, term; gains the new positions; made when missing
   KEYS[6] account   HASH    events over all rings; field queued grows
+  KEYS[7] counted   HASH    failed job -> events; goes when the numbers of the jobs begin anew
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  whom Bull's listeners take for the producer
@@ -27,9 +28,11 @@
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
 ]]
-local id, wait, paused, meta, ring, account = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local id, wait, paused, meta, ring, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local jobs, term = ARGV[7], ARGV[8]
+
+-- include: line
 
 local behind = {false}
 local later = tonumber(redis.call("HGET", ring, "term") or "0")
@@ -48,14 +51,14 @@ if #behind > 1 then
   return behind
 end
 
-local line = wait
-if redis.call("EXISTS", meta) == 1 then
-  line = paused
-end
+local line = line_of(wait, paused, meta)
 local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
 jobs = cmsgpack.unpack(jobs)
 local last = redis.call("INCRBY", id, #jobs)
 local number = last - #jobs
+if number == 0 then -- the first ever, or after Bull's obliterate
+  redis.call("DEL", counted)
+end
 local events = 0
 for _, job in ipairs(jobs) do
   number = number + 1

@@ -1,48 +1,67 @@
 --[[
-  complete_jobs: the data plane has these jobs' events; remove them.
+  complete_jobs: the data plane has these jobs' events; remove them, or keep the last of them for people to see.
 
   One script, because a job without a lock that is still in `active` would be sent again.
 
   KEYS[1] active    LIST    ids of jobs being attempted; loses those ids
   KEYS[2] stalled   SET     ids suspected of being stalled; loses those ids
-  KEYS[3] account   HASH    events over all rings; queued becomes delivered
+  KEYS[3] completed ZSET    completed jobs by time; gains those ids when some are kept, loses the oldest
+  KEYS[4] account   HASH    events over all rings; queued becomes delivered
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
-  ARGV[3] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when no ring of ours made the job
+  ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
+  ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; at most 1000 more than these ones are removed
+  ARGV[5] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when no ring of ours made the job
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  each event is counted as delivered once
   Costs     O(jobs * active)
   Same as   Bull 4.16.5 moveToFinished-9 with removeOnComplete; unlike it, a lock that merely lapsed is no obstacle
 ]]
-local active, stalled, account = KEYS[1], KEYS[2], KEYS[3]
-local prefix, token, jobs = ARGV[1], ARGV[2], ARGV[3]
+local active, stalled, completed, account = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local prefix, token, now_ms, keep, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- include: move_events
+-- include: publish
 
 local done = {}
-for number, job in ipairs(cmsgpack.unpack(jobs)) do
+keep = tonumber(keep)
+jobs = cmsgpack.unpack(jobs)
+for number, job in ipairs(jobs) do
   local id, epoch, events = job[1], job[2], job[3]
   local key = prefix .. id
   local holder = redis.call("GET", key .. ":lock")
   if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
     done[number] = 0
   else
-    redis.call("DEL", key, key .. ":lock", key .. ":logs")
+    redis.call("DEL", key .. ":lock")
     redis.call("SREM", stalled, id)
+    if keep == 0 then
+      redis.call("DEL", key, key .. ":logs")
+    else
+      redis.call("ZADD", completed, now_ms, id)
+      redis.call("HSET", key, "returnvalue", "null", "finishedOn", now_ms)
+    end
     if epoch ~= "" then
-      redis.call("HINCRBY", account, "queued", -events)
       local ring = prefix .. "ring:" .. epoch
-      if redis.call("EXISTS", ring) == 1 then
-        local left = redis.call("HINCRBY", ring, "queued", -events)
-        redis.call("HINCRBY", ring, "delivered", events)
-        if left <= 0 and redis.call("HEXISTS", ring, "ended") == 1 then
-          redis.call("DEL", ring)
-        end
+      move_events(account, ring, "queued", "delivered", events)
+      if redis.call("HEXISTS", ring, "ended") == 1 and tonumber(redis.call("HGET", ring, "queued")) <= 0
+        and tonumber(redis.call("HGET", ring, "failed") or "0") <= 0 then
+        redis.call("DEL", ring)
       end
     end
-    redis.call("HINCRBY", account, "delivered", events)
-    redis.call("PUBLISH", prefix .. "completed", '{"jobId":"' .. id .. '","val":"null"}')
+    publish_finished(prefix .. "completed", id, "null")
     done[number] = 1
+  end
+end
+if keep > 0 then
+  local surplus = redis.call("ZCARD", completed) - keep
+  for _, id in ipairs(redis.call("ZRANGE", completed, 0, math.min(surplus, #jobs + 1000) - 1)) do
+    if surplus <= 0 then
+      break
+    end
+    redis.call("ZREM", completed, id)
+    redis.call("DEL", prefix .. id, prefix .. id .. ":logs")
   end
 end
 return done

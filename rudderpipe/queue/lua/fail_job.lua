@@ -8,6 +8,7 @@
   KEYS[3] stalled   SET     ids suspected of being stalled; loses that id
   KEYS[4] account   HASH    events over all rings; queued becomes failed
   KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for the day the job is retried
+  KEYS[6] last_id   STRING  the last job's number; grows when the id's key is no hash and the failure needs another
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose lock it is
@@ -19,13 +20,16 @@
   ARGV[8] events    integer how many events the job holds
 
   Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
-  Promises  a failed job keeps its data, and a retry by any tool of Bull really tries again
+  Promises  a failed job keeps its data and has all six fields of a job, and a retry by any tool of Bull really tries
+            again; a key that is no hash is left as it is, and the failure stands under a number of its own
   Costs     O(active)
   Same as   Bull 4.16.5 saveStacktrace-1 and moveToFinished-9; unlike them attemptsMade is 0 afterwards
 ]]
-local active, failed, stalled, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local active, failed, stalled, account, counted, last_id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, id, reason, data, epoch, events =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- include: move_events
+-- include: publish
 
 local key = prefix .. id
 local holder = redis.call("GET", key .. ":lock")
@@ -34,7 +38,16 @@ if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
 end
 redis.call("DEL", key .. ":lock")
 redis.call("SREM", stalled, id)
+local kind = redis.call("TYPE", key).ok
+if kind ~= "hash" and kind ~= "none" then
+  id = tostring(redis.call("INCR", last_id))
+  key = prefix .. id
+end
 redis.call("ZADD", failed, now_ms, id)
+for field, value in pairs({name = "__default__", data = "{}", opts = "{}", timestamp = now_ms, delay = "0",
+  priority = "0"}) do
+  redis.call("HSETNX", key, field, value)
+end
 redis.call("HSET", key, "failedReason", reason, "finishedOn", now_ms, "attemptsMade", "0",
   "stacktrace", cjson.encode({reason}))
 if data ~= "" then
@@ -42,13 +55,7 @@ if data ~= "" then
 end
 if epoch ~= "" then
   redis.call("HSET", counted, id, epoch .. ":" .. events)
-  redis.call("HINCRBY", account, "queued", -events)
-  local ring = prefix .. "ring:" .. epoch
-  if redis.call("EXISTS", ring) == 1 then
-    redis.call("HINCRBY", ring, "queued", -events)
-    redis.call("HINCRBY", ring, "failed", events)
-  end
-  redis.call("HINCRBY", account, "failed", events)
+  move_events(account, prefix .. "ring:" .. epoch, "queued", "failed", events)
 end
-redis.call("PUBLISH", prefix .. "failed", '{"jobId":"' .. id .. '","val":' .. cjson.encode(reason) .. '}')
+publish_finished(prefix .. "failed", id, reason)
 return 1

@@ -21,10 +21,9 @@
 local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, token, ids = ARGV[1], ARGV[2], ARGV[3]
 
-local line = wait
-if redis.call("EXISTS", meta) == 1 then
-  line = paused
-end
+-- include: line
+
+local line = line_of(wait, paused, meta)
 local back = 0
 ids = cmsgpack.unpack(ids)
 for number = #ids, 1, -1 do

@@ -21,10 +21,9 @@
 local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, token, max_jobs = ARGV[1], ARGV[2], ARGV[3]
 
-local line = wait
-if redis.call("EXISTS", meta) == 1 then
-  line = paused
-end
+-- include: line
+
+local line = line_of(wait, paused, meta)
 local recovered = 0
 for _ = 1, tonumber(max_jobs) do
   local id = redis.call("LPOP", active)
@@ -33,7 +32,7 @@ for _ = 1, tonumber(max_jobs) do
   end
   redis.call("DEL", prefix .. id .. ":lock")
   redis.call("SREM", stalled, id)
-  if redis.call("EXISTS", prefix .. id) == 1 then
+  if redis.call("TYPE", prefix .. id).ok == "hash" then
     redis.call("HSET", prefix .. id, "attemptsMade", "0")
   end
   redis.call("RPUSH", line, id)

@@ -8,29 +8,26 @@
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
-  ARGV[4] attempts  integer 1 to count one, 0 to renew the locks only
-  ARGV[5] ids       msgpack list of ids
+  ARGV[4] ids       msgpack list of ids
 
-  Returns   for each job 1, or 0 when another sender has its lock: nothing is changed then
+  Returns   for each job 1, or 0 when another sender has its lock or the job is gone: nothing is changed then
   Promises  attemptsMade is the number of attempts, whoever made them
   Costs     O(ids)
-  Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike it, a lock that merely lapsed is taken again
+  Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike Bull's retryJob-7 the job stays active
 ]]
 local stalled = KEYS[1]
-local prefix, token, lock_ms, attempts, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 local held = {}
 for number, id in ipairs(cmsgpack.unpack(ids)) do
   local key = prefix .. id
   local holder = redis.call("GET", key .. ":lock")
-  if holder and holder ~= token then
+  if (holder and holder ~= token) or redis.call("EXISTS", key) == 0 then
     held[number] = 0
   else
     redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
     redis.call("SET", key .. ":lock", token, "PX", lock_ms)
-    if attempts == "1" then
-      redis.call("HINCRBY", key, "attemptsMade", 1)
-    end
+    redis.call("HINCRBY", key, "attemptsMade", 1)
     held[number] = 1
   end
 end

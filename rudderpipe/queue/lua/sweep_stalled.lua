@@ -18,30 +18,30 @@
   Returns   how many were put back in line
   Promises  a job whose sender died is tried again after one to two intervals; for queues with several senders
   Costs     O(active)
-  Same as   Bull 4.16.5 moveStalledJobsToWait-7, maxStalledCount 1
+  Same as   Bull 4.16.5 moveStalledJobsToWait-7, maxStalledCount 1; unlike it, a job without opts is not lost.
+            The events of a job that fails so stay counted as queued until it is retried
 ]]
 local stalled, wait, paused, meta, active, failed, check = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local prefix, now_ms, every_ms = ARGV[1], ARGV[2], ARGV[3]
+-- include: line
+-- include: publish
 
 if redis.call("EXISTS", check) == 1 then
   return 0
 end
 redis.call("SET", check, now_ms, "PX", every_ms)
-local line = wait
-if redis.call("EXISTS", meta) == 1 then
-  line = paused
-end
+local line = line_of(wait, paused, meta)
 local back = 0
 local suspects = redis.call("SMEMBERS", stalled)
 redis.call("DEL", stalled)
 for _, id in ipairs(suspects) do
   local key = prefix .. id
   if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("LREM", active, 1, id) > 0 then
-    if redis.call("HINCRBY", key, "stalledCounter", 1) > 1 then
+    local kind = redis.call("TYPE", key).ok
+    if kind == "hash" and redis.call("HINCRBY", key, "stalledCounter", 1) > 1 then
       redis.call("ZADD", failed, now_ms, id)
       redis.call("HSET", key, "failedReason", "job stalled more than allowable limit", "finishedOn", now_ms)
-      redis.call("PUBLISH", prefix .. "failed",
-        '{"jobId":"' .. id .. '", "val": "job stalled more than maxStalledCount"}')
+      publish_finished(prefix .. "failed", id, "job stalled more than maxStalledCount")
     else
       redis.call("RPUSH", line, id)
       redis.call("PUBLISH", prefix .. "stalled@", id)

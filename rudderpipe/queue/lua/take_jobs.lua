@@ -18,15 +18,20 @@
   ARGV[4] now_ms    integer milliseconds since 1970, the sender's clock
   ARGV[5] max_jobs  integer at most so many jobs, 1 to 1000
   ARGV[6] max_bytes integer stop before the jobs' data have more bytes together; the first is always taken
+  ARGV[7] tell      integer 1 to publish `drained` when nothing waits: the caller found something the last time
 
-  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited
-  Promises  no id is ever in `active` without `<prefix><id>:lock`
+  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id that has no hash,
+            false instead of the fields when its key is no hash at all
+  Promises  no id is ever in `active` without `<prefix><id>:lock`, and no job there lacks what Bull's stalled check reads
   Costs     O(max_jobs), plus the size of the jobs
-  Same as   Bull 4.16.5 moveToActive-8, less rate limit and the event `drained`
+  Same as   Bull 4.16.5 moveToActive-8, less the rate limit; like it, it overwrites a lock that somebody left there
 ]]
 local wait, active, meta, stalled, priority, account, counted =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local prefix, token, lock_ms, now_ms, max_jobs, max_bytes = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+-- include: move_events
+-- include: forget_failure
 
 local taken = {}
 if redis.call("EXISTS", meta) == 1 then
@@ -38,29 +43,30 @@ for number = 1, tonumber(max_jobs) do
   if not id then
     break
   end
-  bytes = bytes + redis.call("HSTRLEN", prefix .. id, "data")
-  if number > 1 and bytes > tonumber(max_bytes) then
-    break
+  local key = prefix .. id
+  local kind = redis.call("TYPE", key).ok
+  if kind == "hash" then
+    bytes = bytes + redis.call("HSTRLEN", key, "data")
+    if number > 1 and bytes > tonumber(max_bytes) then
+      break
+    end
   end
   redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
   redis.call("RPOPLPUSH", wait, active)
-  redis.call("SET", prefix .. id .. ":lock", token, "PX", lock_ms)
+  redis.call("SET", key .. ":lock", token, "PX", lock_ms)
   redis.call("ZREM", priority, id)
   redis.call("PUBLISH", prefix .. "active@" .. token, id)
-  local known = redis.call("HGET", counted, id)
-  if known then
-    local epoch, events = string.match(known, "^(%x+):(%d+)$")
-    redis.call("HDEL", counted, id)
-    redis.call("HINCRBY", account, "failed", -events)
-    redis.call("HINCRBY", account, "queued", events)
-    local ring = prefix .. "ring:" .. epoch
-    if redis.call("EXISTS", ring) == 1 then
-      redis.call("HINCRBY", ring, "failed", -events)
-      redis.call("HINCRBY", ring, "queued", events)
-    end
+  forget_failure(account, counted, prefix, id, "queued")
+  if kind == "hash" then
+    local fields = redis.call("HGETALL", key)
+    redis.call("HSET", key, "processedOn", now_ms)
+    redis.call("HSETNX", key, "opts", "{}")
+    taken[number] = {id, fields}
+  else
+    taken[number] = {id, kind == "none" and {} or false}
   end
-  local fields = redis.call("HGETALL", prefix .. id)
-  redis.call("HSET", prefix .. id, "processedOn", now_ms)
-  taken[number] = {id, fields}
+end
+if tell == "1" and #taken == 0 then
+  redis.call("PUBLISH", prefix .. "drained", "")
 end
 return taken

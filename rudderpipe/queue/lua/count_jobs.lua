@@ -1,0 +1,34 @@
+--[[
+  count_jobs: how many jobs are in each state, and where the events of one ring are, or of all.
+
+  One script, because jobs and events that are read apart never agree while a sender works.
+
+  KEYS[1] wait      LIST    ids of waiting jobs; counted
+  KEYS[2] paused    LIST    takes the place of wait while the queue is paused; counted
+  KEYS[3] meta      STRING  exists while the queue is paused; read
+  KEYS[4] active    LIST    ids of jobs being attempted; counted
+  KEYS[5] delayed   ZSET    jobs that wait for a time; counted
+  KEYS[6] failed    ZSET    failed jobs; counted
+  KEYS[7] completed ZSET    completed jobs; counted
+  KEYS[8] account   HASH    events by state, of one ring or of all; queued becomes elsewhere, see Promises
+
+  Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of account}
+  Promises  when no job waits, is active or delayed, no event is queued: what was counted so had been taken by another
+            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on
+  Costs     O(fields of account)
+  Same as   Bull 4.16.5 getJobCounts, with the events
+]]
+local wait, paused, meta, active, delayed, failed, completed, account =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+
+local waiting = redis.call("LLEN", wait) + redis.call("LLEN", paused)
+local attempted, later = redis.call("LLEN", active), redis.call("ZCARD", delayed)
+if waiting + attempted + later == 0 then
+  local queued = tonumber(redis.call("HGET", account, "queued") or "0")
+  if queued ~= 0 then
+    redis.call("HINCRBY", account, "queued", -queued)
+    redis.call("HINCRBY", account, "elsewhere", queued)
+  end
+end
+return {waiting, attempted, later, redis.call("ZCARD", failed), redis.call("ZCARD", completed),
+  redis.call("EXISTS", meta), redis.call("HGETALL", account)}

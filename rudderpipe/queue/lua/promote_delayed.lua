@@ -1,0 +1,43 @@
+--[[
+  promote_delayed: delayed jobs that are due wait in line.
+
+  One script, because a job between `delayed` and `wait` would be in neither.
+
+  KEYS[1] delayed   ZSET    jobs by the time they are due, in 1/4096 of a millisecond; loses those ids
+  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains those ids at the head
+  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[4] meta      STRING  exists while the queue is paused; read
+  KEYS[5] active    LIST    ids of jobs being attempted; loses those ids, should they be there
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  whom Bull's listeners take for the producer
+  ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
+  ARGV[4] max_jobs  integer at most so many in this call, 1 to 1000
+
+  Returns   {how many were moved, when the next one is due in milliseconds since 1970, or -1}
+  Promises  jobs keep the order in which they are due
+  Costs     O(max_jobs * active)
+  Same as   Bull 4.16.5 updateDelaySet-6; unlike it, a job's priority does not move it forward
+]]
+local delayed, wait, paused, meta, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, token, now_ms, max_jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: line
+
+local line = line_of(wait, paused, meta)
+local due = redis.call("ZRANGEBYSCORE", delayed, 0, string.format("%.0f", tonumber(now_ms) * 4096), "LIMIT", 0, max_jobs)
+for _, id in ipairs(due) do
+  redis.call("ZREM", delayed, id)
+  redis.call("LREM", active, 0, id)
+  redis.call("LPUSH", line, id)
+  redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+  if redis.call("TYPE", prefix .. id).ok == "hash" then
+    redis.call("HSET", prefix .. id, "delay", "0")
+  end
+end
+local following = redis.call("ZRANGE", delayed, 0, 0, "WITHSCORES")
+if not following[2] then
+  return {#due, -1}
+end
+local next_ms = math.floor(tonumber(following[2]) / 4096)
+redis.call("PUBLISH", delayed, string.format("%.0f", next_ms))
+return {#due, next_ms}

@@ -1,0 +1,33 @@
+--[[
+  renew_locks: keep jobs locked while their sender works on them.
+
+  One script, because a lock that is read and then set could be another sender's by then.
+
+  KEYS[1] stalled   SET     ids suspected of being stalled; loses those ids
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender whose locks they are
+  ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
+  ARGV[4] ids       msgpack list of ids
+
+  Returns   for each job 1, or 0 when another sender has its lock: nothing is changed then
+  Promises  a lock is never taken from another sender
+  Costs     O(ids)
+  Same as   Bull 4.16.5 extendLock-2; unlike it, a lock that merely lapsed is taken again
+]]
+local stalled = KEYS[1]
+local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+
+local held = {}
+for number, id in ipairs(cmsgpack.unpack(ids)) do
+  local lock = prefix .. id .. ":lock"
+  local holder = redis.call("GET", lock)
+  if holder and holder ~= token then
+    held[number] = 0
+  else
+    redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
+    redis.call("SET", lock, token, "PX", lock_ms)
+    held[number] = 1
+  end
+end
+return held

@@ -1,0 +1,52 @@
+--[[
+  retry_failed: failed jobs wait in line again, with no attempt counted.
+
+  One script, because a job between `failed` and `wait` would be in neither.
+
+  KEYS[1] failed    ZSET    failed jobs by time; loses those ids
+  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains those ids
+  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[4] meta      STRING  exists while the queue is paused; read
+  KEYS[5] account   HASH    events over all rings; failed becomes queued
+  KEYS[6] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  whom Bull's listeners take for the producer
+  ARGV[3] now_ms    integer milliseconds since 1970, the caller's clock
+  ARGV[4] first     integer 1: ahead of what waits, the first of them next in line; 0: behind it, in their order
+  ARGV[5] jobs      msgpack list of (id, data): data with its attempts at 0, or "" to leave it; at most 1000
+
+  Returns   for each job 1, or 0 when it is not in the failed set or somebody holds its lock: nothing is changed then
+  Promises  a job is in line once, however often this is called, and its next attempt is counted as the first
+  Costs     O(jobs)
+  Same as   Bull 4.16.5 reprocessJob-6 for each; unlike it nothing is changed in a job that has not failed, and
+            attemptsMade and the attempts in the data begin at 0
+]]
+local failed, wait, paused, meta, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- include: line
+-- include: move_events
+-- include: forget_failure
+
+local line = line_of(wait, paused, meta)
+local back = {}
+jobs = cmsgpack.unpack(jobs)
+for place = 1, #jobs do
+  local number = first == "1" and #jobs + 1 - place or place
+  local id, data = jobs[number][1], jobs[number][2]
+  local key = prefix .. id
+  if redis.call("EXISTS", key .. ":lock") == 1 or redis.call("ZREM", failed, id) == 0 then
+    back[number] = 0
+  else
+    redis.call("HDEL", key, "finishedOn", "processedOn", "failedReason")
+    redis.call("HSET", key, "retriedOn", now_ms, "attemptsMade", "0")
+    if data ~= "" then
+      redis.call("HSET", key, "data", data)
+    end
+    forget_failure(account, counted, prefix, id, "queued")
+    redis.call(first == "1" and "RPUSH" or "LPUSH", line, id)
+    redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+    back[number] = 1
+  end
+end
+return back
