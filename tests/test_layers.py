@@ -41,7 +41,17 @@ ORDER = [
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
     *("sender", "sender.upkeep", "sender.sender", "sender.__main__"),
-    *("cli", "cli.progress", "cli.data_plane", "cli.redis_server", "cli.status", "cli.send", "cli.demo_app"),
+    *(
+        "cli",
+        "cli.moments",
+        "cli.progress",
+        "cli.data_plane",
+        "cli.redis_server",
+        "cli.status",
+        "cli.send",
+        "cli.failed",
+        "cli.demo_app",
+    ),
     *("cli.demo", "cli.main", "__main__"),
 ]
 NEVER = {  # stations that meet only through what lies between them

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from rudderpipe import settings as settings_module
+from rudderpipe.cli.moments import moment_ms
 from rudderpipe.errors import RudderpipeError, SettingsError
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
@@ -55,6 +56,66 @@ def _status(arguments: argparse.Namespace) -> int:
     return status(settings_of(arguments), as_json=arguments.json, producers=arguments.producers)
 
 
+def _failed(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli import failed
+    from rudderpipe.queue.failed import Selection
+
+    if arguments.action == "show":
+        with failed.failed_jobs(settings_of(arguments)) as found:
+            return failed.show(found, arguments.id)
+    picked = arguments.id or arguments.since or arguments.reason
+    if arguments.action in ("retry", "delete") and not (picked or arguments.all):
+        arguments.parser.error("say which failed jobs: --all, or --id, --since, --reason")
+    if picked and arguments.all:
+        arguments.parser.error("--all and --id, --since, --reason contradict one another")
+    selection = Selection(
+        ids=frozenset(arguments.id) if arguments.id else None,
+        since_ms=arguments.since,
+        reason=arguments.reason,
+    )
+    with failed.failed_jobs(settings_of(arguments)) as found:
+        if arguments.action == "list":
+            return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
+        if arguments.action == "retry":
+            return failed.retry(found, selection, first=arguments.first, dry_run=arguments.dry_run)
+        if arguments.action == "delete":
+            return failed.delete(found, selection, dry_run=arguments.dry_run)
+        return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run)
+
+
+def _add_failed(failed: argparse.ArgumentParser) -> None:
+    failed.set_defaults(run=_failed)
+    actions = failed.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, what in (
+        ("list", "one line for each, oldest first"),
+        ("show", "one job with its events, without the write key"),
+        ("retry", "put them back in line with no attempt counted, oldest first"),
+        ("export", "write their events as NDJSON that `rudderpipe send` reads; they stay failed"),
+        ("delete", "delete them for good"),
+    ):
+        action = actions.add_parser(name, help=what)
+        action.set_defaults(parser=action)
+        if name == "show":
+            action.add_argument("id", metavar="ID")
+        else:
+            action.add_argument("--all", action="store_true", help="all of them")
+            action.add_argument("--id", action="append", metavar="ID", help="this one; may be given again")
+            action.add_argument(
+                "--since", type=moment_ms, metavar="TIME", help="failed since 90s, 15m, 2h, 7d ago, or an ISO date"
+            )
+            action.add_argument("--reason", metavar="TEXT", help="whose reason holds this, in upper or lower case")
+        if name == "list":
+            action.add_argument("--limit", type=int, metavar="N", help="print at most so many lines")
+            action.add_argument("--json", action="store_true", help="one JSON object a line")
+        if name == "retry":
+            action.add_argument("--first", action="store_true", help="ahead of what waits, instead of behind it")
+        if name == "export":
+            action.add_argument("file", metavar="FILE", help="- is standard output")
+        if name in ("retry", "export", "delete"):
+            action.add_argument("--dry-run", action="store_true", help="only say what would be done")
+        _add_settings(action)
+
+
 def _data_plane(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 
@@ -87,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--producers", action="store_true", help="each producer's account, too")
     _add_settings(status)
     status.set_defaults(run=_status)
+
+    _add_failed(commands.add_parser("failed", help="the jobs that failed: list, show, retry, export, delete"))
 
     plane = commands.add_parser("data-plane", help="run a local data plane that counts what it gets")
     plane.add_argument(

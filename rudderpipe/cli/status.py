@@ -23,13 +23,18 @@ class Jobs(msgspec.Struct, frozen=True):
     delayed: int
     failed: int
     paused: bool
+    completed: int = 0
+    bytes: int = 0
+    """Of Redis's memory, over all states; an estimate when there are thousands of jobs."""
+    max_bytes: int | None = None
 
 
 class Events(msgspec.Struct, frozen=True):
     """Every accepted event, by where it is.
 
     ``balanced``: what left the ring is what Redis has (or direct mode has settled), counted on both sides; then
-    ``accepted = in_ring + queued + delivered + failed + corrupt``.
+    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt``. ``removed``: of failed jobs
+    that were deleted. ``elsewhere``: were queued, and another SDK's worker or a tool of Bull saw to them.
     """
 
     accepted: int
@@ -40,6 +45,8 @@ class Events(msgspec.Struct, frozen=True):
     refused: dict[str, int]
     balanced: bool
     corrupt: int = 0
+    removed: int = 0
+    elsewhere: int = 0
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -86,8 +93,8 @@ def _queued(settings: Settings, ring: Ring | None) -> Status:
     now: Account | None = None
     if ring is None:
         counts = queue.counts()
-        queued, delivered, failed = counts.events_queued, counts.events_delivered, counts.events_failed
-        events = Events(queued + delivered + failed, 0, queued, delivered, failed, {}, balanced=True)
+        gone = counts.events_gone
+        events = Events(gone, 0, 0, 0, 0, {}, balanced=True)
     else:
         # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
         # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
@@ -96,12 +103,28 @@ def _queued(settings: Settings, ring: Ring | None) -> Status:
             counts = queue.counts(ring.segment.epoch)
             after = account.handed_over(ring, counts.positions)
             current = now = account.read(ring)
-            queued, delivered, failed = counts.events_queued, counts.events_delivered, counts.events_failed
-            gone = queued + delivered + failed + current.corrupt
+            gone = counts.events_gone + current.corrupt
             if before == gone == after:
                 break
-        events = _events(current, queued, delivered, failed, balanced=before <= gone <= after)
-    jobs = Jobs(counts.waiting, counts.active, counts.delayed, counts.failed, counts.paused)
+        events = _events(current, counts.events_gone, 0, 0, balanced=before <= gone <= after)
+    events = msgspec.structs.replace(
+        events,
+        queued=counts.events_queued,
+        delivered=counts.events_delivered,
+        failed=counts.events_failed,
+        removed=counts.events_removed,
+        elsewhere=counts.events_elsewhere,
+    )
+    jobs = Jobs(
+        counts.waiting,
+        counts.active,
+        counts.delayed,
+        counts.failed,
+        counts.paused,
+        counts.completed,
+        queue.size_bytes(),
+        settings.max_queue_bytes,
+    )
     queue.close()
     return Status(settings.pipe_name, settings.redis_place, now, jobs, events)
 
@@ -125,24 +148,27 @@ def _text(status: Status) -> str:
         )
         lines.append(f"flusher   {flusher}")
         if ring.down_since_ms:
-            lines.append("          cannot reach redis: events stay in the ring")
+            lines.append("          cannot add to the queue: events stay in the ring, the flusher's log says why")
     if status.trouble:
         lines.append(f"queue     {status.trouble}; queued means handed over")
     elif jobs is not None:
         paused = " (paused)" if jobs.paused else ""
         lines.append(f"queue     redis {status.redis}{paused}")
+        completed = f", {jobs.completed:,} completed" if jobs.completed else ""
+        limit = f" of {jobs.max_bytes:,}" if jobs.max_bytes is not None else ""
         lines.append(
             f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
-            f"{jobs.failed:,} failed"
+            f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
         )
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
         lines.append(f"refused   {refused}")
+    rare = {"removed": events.removed, "elsewhere": events.elsewhere, "corrupt": events.corrupt}
     sign, verdict = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
     lines.append(
         f"events    {events.accepted:,} accepted {sign} {events.in_ring:,} in ring + {events.queued:,} queued + "
         f"{events.delivered:,} delivered + {events.failed:,} failed"
-        f"{f' + {events.corrupt:,} corrupt' if events.corrupt else ''}: {verdict}"
+        f"{''.join(f' + {count:,} {what}' for what, count in rare.items() if count)}: {verdict}"
     )
     return "\n".join(lines)
 

@@ -58,9 +58,9 @@ class FailedJobs:
     def __iter__(self) -> Iterator[FailedJob]:
         return self.find(Selection())
 
-    def find(self, selection: Selection) -> Iterator[FailedJob]:
-        """Those of the selection, oldest first; jobs that fail or are retried meanwhile may be among them or not."""
-        names = self._names(selection)
+    def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
+        """Those of the selection, oldest first; jobs that fail meanwhile are not among them."""
+        names = self._names(selection)[:: -1 if newest_first else 1]
         for start in range(0, len(names), AT_ONCE):
             yield from filter(selection.takes, self._read(names[start : start + AT_ONCE]))
 

@@ -56,6 +56,17 @@ class QueueCounts(msgspec.Struct, frozen=True):
     positions: dict[int, int]
     """How many events of each tenancy of a block it has; of one ring only."""
 
+    @property
+    def events_gone(self) -> int:
+        """All that were ever added."""
+        return (
+            self.events_queued
+            + self.events_delivered
+            + self.events_failed
+            + self.events_removed
+            + self.events_elsewhere
+        )
+
     @classmethod
     def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller
         """What ``count_jobs`` answered."""

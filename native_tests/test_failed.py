@@ -1,0 +1,160 @@
+"""``rudderpipe failed``, as an operator types it, after a data plane has refused and another has come."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.queue.keys import Keys
+
+P = Keys("rudder", "rudderEventsQueue").base
+
+
+@pytest.fixture(name="redis")
+def _redis(redis_server: RedisServer) -> Any:
+    return redis_server.text_client()
+
+
+@pytest.fixture(name="failing")
+def _failing(world: World, redis_server: RedisServer) -> World:
+    """Five jobs of one event each that the data plane refused with 401; nobody sends any more."""
+    world.explicit |= {"redis": redis_server.url, "flush_at": 1, "linger_s": 0.1}
+    world.plane.misbehaviour = Misbehaviour(401)
+    client = world.client()
+    for number in range(5):
+        assert client.track(f"u{number}", "e", {"n": number})
+    wait_until(lambda: world.status().events.failed == 5)
+    client.shutdown()
+    wait_until(lambda: world.status().ring is None and not world.own_processes())
+    world.plane.misbehaviour = Misbehaviour()
+    return world
+
+
+def command(world: World, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of ``rudderpipe failed``."""
+    done = world.run("-m", "rudderpipe", "failed", *arguments)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def test_list_says_what_failed_when_and_why(failing: World, redis: Any) -> None:
+    """A line for each, oldest first, and the sum; options pick some; no key, no payload."""
+    redis.hset(f"{P}2", "failedReason", "status 413\x1b[2J: too large")
+
+    code, said, _ = command(failing, "list")
+    assert code == 0
+    assert [line.split()[0] for line in said.splitlines()] == ["1", "2", "3", "4", "5", "5"]
+    assert said.splitlines()[-1] == "5 failed jobs, 5 events"
+    assert "401" in said
+    assert "WRITE_KEY" not in said
+    assert "\x1b" not in said
+
+    assert command(failing, "list", "--reason", "TOO LARGE")[1].splitlines()[-1] == "1 failed jobs, 1 events"
+    assert command(failing, "list", "--since", "1h", "--limit", "2")[1].splitlines()[-1] == (
+        "5 failed jobs, 5 events, the first 2 shown"
+    )
+    assert command(failing, "list", "--since", "2999-01-01")[1].splitlines() == ["0 failed jobs, 0 events"]
+    rows = [json.loads(line) for line in command(failing, "list", "--json", "--id", "3", "--id", "99")[1].splitlines()]
+    assert [(row["id"], row["events"]) for row in rows] == [("3", 1)]
+
+
+def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) -> None:
+    """Of a job of anybody's; of data that nobody can read, its beginning."""
+    redis.hset(f"{P}5", "data", "\x1b[31mgarbage")
+
+    code, said, _ = command(failing, "show", "1")
+    assert code == 0
+    assert json.loads(said.splitlines()[-1])["userId"] == "u0"
+    assert "WRITE_KEY" not in said
+    assert "garbage" in command(failing, "show", "5")[1]
+    assert "\x1b" not in command(failing, "show", "5")[1]
+    assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has that id\n")
+
+
+def test_retry_sends_again_in_order(failing: World, redis: Any) -> None:
+    """A dry run changes nothing; what is chosen waits again with no attempt counted, and is delivered."""
+    code, said, _ = command(failing, "retry", "--all", "--dry-run")
+    assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
+    assert redis.zcard(f"{P}failed") == 5
+
+    assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed jobs are in line again, 1 events\n")
+    assert command(failing, "retry", "--all")[:2] == (0, "4 failed jobs are in line again, 4 events\n")
+    assert redis.lrange(f"{P}wait", 0, -1) == ["5", "3", "2", "1", "4"]
+    assert failing.status().events.queued == 5
+
+    failing.start("-m", "rudderpipe.sender")
+    assert failing.delivered(5)
+    wait_until(lambda: failing.status().events.delivered == 5)
+    assert failing.plane.stats()["duplicates"] == 0
+
+
+def test_retry_first_goes_ahead_of_what_waits(failing: World, redis: Any) -> None:
+    """The oldest of them is the very next."""
+    command(failing, "retry", "--id", "5")
+
+    command(failing, "retry", "--all", "--first")
+
+    assert redis.lrange(f"{P}wait", 0, -1) == ["5", "4", "3", "2", "1"]
+
+
+def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: World, redis: Any) -> None:
+    """Its own retry fails at once, without a request, as ten attempts stand in the data."""
+    data = json.loads(redis.hget(f"{P}1", "data"))
+    redis.hset(f"{P}1", "data", json.dumps({**data, "eventData": data["eventData"][:-2] + "10}"}))
+    assert json.loads(json.loads(redis.hget(f"{P}1", "data"))["eventData"])["attempts"] == 10
+
+    command(failing, "retry", "--id", "1")
+
+    assert json.loads(json.loads(redis.hget(f"{P}1", "data"))["eventData"])["attempts"] == 0
+
+
+def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, directory: Path, redis: Any) -> None:
+    """NDJSON that ``rudderpipe send`` reads, with the same message ids; a file that is there is left alone."""
+    redis.hset(f"{P}5", "data", "garbage")
+    path = directory / "failed.ndjson"
+
+    code, _, said = command(failing, "export", str(path))
+    assert code == 1
+    assert said.splitlines() == [
+        "wrote 4 events of 4 failed jobs",
+        "1 jobs hold data that is no job of a RudderStack SDK: not written",
+    ]
+    assert path.stat().st_mode & 0o777 == 0o600
+    exported = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [event["userId"] for event in exported] == ["u0", "u1", "u2", "u3"]
+    assert command(failing, "export", str(path))[0] == 2
+    assert command(failing, "export", "-", "--id", "1")[1] == path.read_text().splitlines()[0] + "\n"
+
+    assert command(failing, "delete", "--all", "--dry-run")[1] == "would delete 5 failed jobs, 4 events\n"
+    assert command(failing, "delete", "--all")[:2] == (0, "5 failed jobs deleted, 4 events\n")
+    events = failing.status().events
+    assert (events.failed, events.removed) == (0, 5)
+    assert redis.zcard(f"{P}failed") == 0
+
+    sent = failing.run("-m", "rudderpipe", "send", str(path), "--json")
+    assert json.loads(sent.stdout)["delivered"] == 4
+    assert {event["messageId"] for event in exported} == set(failing.plane.message_ids())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["retry"], "say which failed jobs: --all, or --id, --since, --reason"),
+        (["delete", "--all", "--id", "1"], "contradict one another"),
+        (["list", "--since", "yesterday"], "argument --since: must be 90s"),
+        (["list", "--redis", "none"], "setting redis: is missing"),
+    ],
+)
+def test_wrong_arguments_are_named(world: World, redis_server: RedisServer, arguments: list[str], said: str) -> None:
+    """Exit code 2, and the option."""
+    world.explicit["redis"] = redis_server.url
+
+    code, _, error = command(world, *arguments)
+
+    assert code == 2
+    assert said in error
