@@ -271,6 +271,25 @@ def test_broken_content_can_be_failed_with_a_reason(queue: Queue, redis: Any, br
     assert redis.lrange(f"{P}active", 0, -1) == []
 
 
+@pytest.mark.parametrize("name", ["wait", "active", "id", "failed", "ring:7", "1:lock", "text"])
+def test_an_id_that_names_another_key_harms_nothing(queue: Queue, redis: Any, name: str) -> None:
+    """The key keeps what it has, and the failure stands under a number of its own."""
+    add(queue, 1)
+    queue.take(*ALL)
+    redis.set(f"{P}text", "kept")
+    redis.lpush(f"{P}wait", name)
+
+    (taken,) = queue.take(*ALL)
+    assert queue.fail(taken, taken.trouble)
+
+    assert "not that of a job" in redis.hget(f"{P}2", "failedReason")
+    assert redis.zrange(f"{P}failed", 0, -1) == ["2"]
+    assert redis.get(f"{P}text") == "kept"
+    assert redis.lrange(f"{P}active", 0, -1) == ["1"]
+    counts = queue.counts()
+    assert (counts.waiting, counts.active, counts.failed) == (0, 1, 1)
+
+
 def test_a_prefix_gets_braces_once(redis_server: RedisServer) -> None:
     """So that a Redis Cluster keeps the whole queue in one slot."""
     for prefix in ("x", "{x}"):

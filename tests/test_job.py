@@ -11,6 +11,7 @@ import pytest
 
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job
+from rudderpipe.queue.job import Job
 from rudderpipe.version import USER_AGENT
 
 EPOCH = 0x1234567890ABCDEF
@@ -91,7 +92,15 @@ def test_recorded_jobs_read(golden: Path) -> None:
     [
         (b"", "not JSON"),
         (b"[]", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"eventData":"{}"}', "no version number"),
+        (b'{"version":"3","eventData":"{}"}', "no version number"),
         (b'{"version":4,"eventData":"{}"}', "version 4"),
+        (b'{"version":3}', "eventData"),
+        (b'{"version":3,"eventData":{}}', "eventData"),
+        (b'{"version":3,"eventData":"\xff"}', "eventData"),
+        (b'{"version":3,"eventData":"{\\"request\\":{\\"data\\":{\\"batch\\":7}}}"}', "list of events"),
         (b'{"version":3,"eventData":"nope"}', "eventData"),
         (b'{"version":3,"eventData":"{}"}', "eventData"),
         (b'{"version":3,"eventData":"{\\"request\\":{}}"}', "eventData"),
@@ -101,6 +110,42 @@ def test_foreign_data_is_refused_with_a_reason(data: bytes, word: str) -> None:
     """What cannot be read says why, in words for the failed set."""
     with pytest.raises(JobUnreadable, match=word):
         job.read(data)
+
+
+def job_with(**request: Any) -> Job:
+    """What is read of a job of one event with these in its request."""
+    inner = {"jobId": 7, "request": {"data": {"batch": [{"userId": "u"}]}, **request}, "attempts": "many"}
+    return job.read(json.dumps({"version": 3, "eventData": json.dumps(inner)}).encode())
+
+
+@pytest.mark.parametrize(
+    ("timeout", "timeout_s"), [(5000, 5.0), (-5, None), (0, None), ("5s", None), (1e300, 600.0), (None, None)]
+)
+def test_what_delivery_does_not_need_may_be_odd(timeout: Any, timeout_s: float | None) -> None:
+    """Attempts, headers and a timeout that make no sense, and no key: the data plane has the last word."""
+    found = job_with(timeout=timeout, headers={"user-agent": None, "x": [1]}, auth=None)
+
+    assert (found.attempts, found.epoch, found.write_key, found.timeout_s) == (0, 0, "", timeout_s)
+    assert job_with(auth={"username": 7}).write_key == "7"
+
+
+@pytest.mark.parametrize(
+    ("written", "stored"),
+    [
+        (r"a\\ud83d", r"a\\ud83d"),
+        (r"a\\\ud83d b", r"a\\\ufffd b"),
+        (r"\ud83d\ude00", r"\ud83d\ude00"),
+        (r"\ude00\uD83D\\u", r"\ufffd\ufffd\\u"),
+        (r"\n\u00e9\ud83d\n", r"\n\u00e9\ufffd\n"),
+    ],
+)
+def test_half_a_character_of_node_does_not_cost_its_batch(written: str, stored: str) -> None:
+    """JavaScript cuts texts inside an emoji, and its JSON says so; the server reads a replacement there."""
+    inner = f'{{"request":{{"data":{{"batch":["{written}"]}}}}}}'
+
+    found = job.read(json.dumps({"version": 3, "eventData": inner}).encode())
+
+    assert bytes(found.events[0]).decode() == f'"{stored}"'
 
 
 def test_attempts_can_be_taken_out_of_the_data() -> None:

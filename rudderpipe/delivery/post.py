@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from typing import Any
 
 import urllib3
@@ -31,9 +32,11 @@ class DataPlane:
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
         """One attempt. Never raises for what the network or the server does."""
-        headers = urllib3.make_headers(basic_auth=f"{write_key}:")
-        headers["content-type"] = "application/json"
-        headers["user-agent"] = USER_AGENT
+        headers = {
+            "authorization": f"Basic {b64encode(f'{write_key}:'.encode()).decode()}",
+            "content-type": "application/json",
+            "user-agent": USER_AGENT,
+        }
         if self._gzip:
             headers["content-encoding"] = "gzip"
             body = request.gzip(body)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,13 +21,17 @@ from rudderpipe.version import LIBRARY, USER_AGENT
 VERSION = 3
 MAX_ATTEMPTS = 1_000_000
 MAX_TIMEOUT_S = 600.0
+# What Node writes for half a character, such as a text cut inside an emoji; the server reads it so, too.
+_SURROGATE = re.compile(
+    r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
+)
 _T = TypeVar("_T")
 _encode = msgspec.json.encode
 _AGENT = _encode({"user-agent": USER_AGENT})
 
 
 class _Auth(Struct, frozen=True):
-    username: str = ""
+    username: Any = ""
 
 
 class _Headers(Struct, frozen=True):
@@ -39,7 +44,7 @@ class _Data(Struct):
 
 class _Request(Struct):
     data: _Data
-    auth: _Auth = _Auth()
+    auth: _Auth | None = _Auth()
     headers: _Headers = _Headers()
     timeout: Any = None
 
@@ -107,20 +112,24 @@ def read(data: bytes) -> Job:
     """
     version = _decoded(_decode_version, data, "the job's data is not JSON, or no object").version
     if version != VERSION:
-        shown = version if isinstance(version, (int, float)) else "none" if version is None else "no number"
-        raise JobUnreadable(f"the job's data has version {shown}, only {VERSION} is known")
+        known = f"version {version}" if isinstance(version, (int, float)) else "no version number"
+        raise JobUnreadable(f"the job's data has {known}, only {VERSION} is known")
     envelope = _decoded(_decode_envelope, data, "the job's data has no eventData that is text")
+    text = envelope.eventData
+    if "\\ud" in text or "\\uD" in text:
+        text = _SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
     inner = _decoded(
         _decode_event_data,
-        envelope.eventData,
+        text,
         "the job's eventData is no JSON with request.data.batch, a list of events",
     )
     request = inner.request
     ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
+    username = request.auth.username if request.auth else ""
     timeout_ms = request.timeout if isinstance(request.timeout, (int, float)) else 0
     return Job(
         events=request.data.batch,
-        write_key=request.auth.username,
+        write_key=str(username) if isinstance(username, (str, int)) else "",
         attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
         epoch=_epoch(inner.jobId) if ours else 0,
         timeout_s=min(timeout_ms / 1000, MAX_TIMEOUT_S) if timeout_ms > 0 else None,

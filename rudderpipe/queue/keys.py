@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+RESERVED = frozenset(
+    (
+        *("id", "wait", "paused", "meta", "meta-paused", "active", "delayed", "priority", "completed", "failed"),
+        *("stalled", "stalled-check", "limiter", "repeat", "progress", "resumed", "drained", "account"),
+    )
+)
+"""What follows the prefix in keys and channels that are no job's."""
+
+
+def is_a_jobs(job_id: str) -> bool:
+    """Whether a job may have this id: its hash would else be one of the queue's own keys."""
+    return (
+        job_id not in RESERVED
+        and not job_id.startswith(("ring:", "account:", "limiter:", "metrics:"))
+        and not (job_id.endswith((":lock", ":logs")))
+    )
+
 
 class Keys:
     """The keys of one queue; all share the hash tag of the prefix, so a Redis Cluster keeps them in one slot."""

@@ -138,6 +138,7 @@ class Queue:
             jobs.without_attempts(taken.data) if inner else b"",
             taken.epoch,
             taken.events,
+            int(taken.displaced),
         )
         return bool(answer)
 

@@ -7,6 +7,7 @@ import msgspec
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.job import Job
+from rudderpipe.queue.keys import is_a_jobs
 
 MAX_DIGITS = 10
 
@@ -19,6 +20,8 @@ class Taken(msgspec.Struct, frozen=True):
     attempts_made: int
     job: Job | None
     trouble: str = ""
+    displaced: bool = False
+    """The id's key is not a job's and must not be written to."""
 
     @property
     def attempts(self) -> int:
@@ -94,8 +97,9 @@ def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:
 
 
 def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
-    if fields is None:
-        return Taken(job_id, b"", 0, None, f"the queue held the id {job_id[:80]!r}, whose key in Redis is no job")
+    if fields is None or not is_a_jobs(job_id):
+        trouble = f"the queue held the id {job_id[:80]!r}, whose key in Redis is not that of a job"
+        return Taken(job_id, b"", 0, None, trouble, displaced=True)
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     made = values.get(b"attemptsMade", b"0")
     attempts_made = int(made) if made.isdigit() and len(made) < MAX_DIGITS else 0

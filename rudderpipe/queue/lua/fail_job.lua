@@ -8,7 +8,7 @@
   KEYS[3] stalled   SET     ids suspected of being stalled; loses that id
   KEYS[4] account   HASH    events over all rings; queued becomes failed
   KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for the day the job is retried
-  KEYS[6] last_id   STRING  the last job's number; grows when the id's key is no hash and the failure needs another
+  KEYS[6] last_id   STRING  the last job's number; grows when a displaced job needs a number
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose lock it is
@@ -18,16 +18,17 @@
   ARGV[6] data      string  the job's data with its attempts at 0; "" leaves it as it is
   ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when no ring of ours made the job
   ARGV[8] events    integer how many events the job holds
+  ARGV[9] displaced integer 1 when the id's key is no job's: it is not written to
 
   Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  a failed job keeps its data and has all six fields of a job, and a retry by any tool of Bull really tries
-            again; a key that is no hash is left as it is, and the failure stands under a number of its own
+            again; of an id whose key is no job's the failure stands under a number of its own
   Costs     O(active)
   Same as   Bull 4.16.5 saveStacktrace-1 and moveToFinished-9; unlike them attemptsMade is 0 afterwards
 ]]
 local active, failed, stalled, account, counted, last_id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local prefix, token, now_ms, id, reason, data, epoch, events =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local prefix, token, now_ms, id, reason, data, epoch, events, displaced =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 -- include: move_events
 -- include: publish
 
@@ -38,8 +39,7 @@ if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
 end
 redis.call("DEL", key .. ":lock")
 redis.call("SREM", stalled, id)
-local kind = redis.call("TYPE", key).ok
-if kind ~= "hash" and kind ~= "none" then
+if displaced == "1" then
   id = tostring(redis.call("INCR", last_id))
   key = prefix .. id
 end
