@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
+NODE := native_tests/node
+NODE_READY := $(NODE)/node_modules/.ready
+NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
 
 .PHONY: demo test lint bench setup clean
 
 demo: $(READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY)
+test: $(READY) $(NODE_READY)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -24,7 +27,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench.ring
 	$(BIN)/python -m bench.end_to_end
 
-setup: $(READY)
+setup: $(READY) $(NODE_READY)
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -41,5 +44,14 @@ $(BENCH_READY): pyproject.toml $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'
 	touch $@
 
+$(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json $(NODE)/.npmrc
+	@# The native tests run Bull and RudderStack's Node SDK beside ours.
+	@{ $(NODE_THERE) && npm --version >/dev/null 2>&1; } || { \
+	  echo "node (18 or later) with npm is missing; installing it with apt-get"; \
+	  apt-get update -qq && apt-get install -y -qq nodejs && { npm --version >/dev/null 2>&1 || apt-get install -y -qq npm; }; }
+	@$(NODE_THERE) || { echo "the native tests need Node 18 or later with npm; install it and run make again" >&2; exit 1; }
+	@cd $(NODE) && npm ci --loglevel=error >/dev/null
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) $(NODE)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from native_tests.hosts import Hosts
+from native_tests.node_programs import NodePrograms
+from native_tests.peers import Peers
 from native_tests.world import World
 from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
@@ -53,3 +55,18 @@ def _world(directory: Path, plane: DataPlaneServer) -> Iterator[World]:
 def _hosts(world: World, directory: Path) -> Hosts:
     """A pipe for programs whose every call is noted."""
     return Hosts(world, directory)
+
+
+@pytest.fixture(name="node")
+def _node(directory: Path, redis_server: RedisServer) -> Iterator[NodePrograms]:
+    """Node programs on this test's Redis; killed afterwards."""
+    with NodePrograms(redis_server.socket, directory) as programs:
+        yield programs
+
+
+@pytest.fixture(name="peers")
+def _peers(world: World, redis_server: RedisServer, node: NodePrograms) -> Iterator[Peers]:
+    """One queue that both sides work on."""
+    peers = Peers(world, redis_server, node)
+    yield peers
+    peers.end()

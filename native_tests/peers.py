@@ -1,0 +1,186 @@
+"""One queue between our side and Node's: what a test puts into it, takes out of it and sees of it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+from typing import Any, NamedTuple
+
+from native_tests.node_programs import NodeProgram, NodePrograms
+from native_tests.world import World, wait_until
+from rudderpipe import settings as settings_module
+from rudderpipe.cli.data_plane import DataPlaneServer
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.clock import Clock
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.queue import job
+from rudderpipe.queue.queue import Queue
+from rudderpipe.sender.sender import Sender
+
+P = "{rudder}:rudderEventsQueue:"
+EPOCH = 0x1111_1111_1111_4111
+SENT_AT = "2026-01-02T03:04:05.678Z"
+NODES_TYPE = "application/x-www-form-urlencoded"
+"""The content type of the Node SDK's gzipped requests: how a test knows who delivered."""
+
+
+class Seen(NamedTuple):
+    """One request that reached the data plane, refused or not."""
+
+    path: str
+    headers: dict[str, str]
+
+    @property
+    def write_key(self) -> str:
+        """From basic auth; the password must be empty."""
+        user, _, password = base64.b64decode(self.headers["authorization"].removeprefix("Basic ")).partition(b":")
+        assert password == b""
+        return user.decode()
+
+    @property
+    def by_node(self) -> bool:
+        """Whether the Node SDK made it."""
+        return self.headers["content-type"] == NODES_TYPE
+
+
+def watch(plane: DataPlaneServer) -> list[Seen]:
+    """Grows by each request that the data plane gets from now on."""
+    seen: list[Seen] = []
+    usual: Any = plane.RequestHandlerClass
+
+    class Watching(usual):  # type: ignore[misc]  # the class is the server's, known at run time only
+        def do_POST(self) -> None:  # noqa: N802  # the server's word
+            handler: BaseHTTPRequestHandler = self
+            seen.append(Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()}))
+            super().do_POST()
+
+    plane.RequestHandlerClass = Watching
+    return seen
+
+
+class Peers:
+    """The queue of one test, which several processes of either side work on."""
+
+    def __init__(self, world: World, server: RedisServer, node: NodePrograms) -> None:
+        world.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
+        self.world = world
+        self.plane = world.plane
+        self.redis = server.text_client()
+        self.node = node
+        self.seen = watch(world.plane)
+        self._numbers = itertools.count()
+        self._queue = Queue(world.settings, Clock())
+        self._senders: list[Sender] = []
+
+    def sdk(self, write_key: str = "NODE_KEY", **settings: Any) -> NodeProgram:
+        """The Node SDK, producing and working, ready."""
+        return self.node.start("sdk", data_plane_url=self.plane.url, write_key=write_key, **settings)
+
+    def add(self, jobs: int, events: int = 2, write_key: str = "OUR_KEY") -> list[str]:
+        """Add jobs of ours as a flusher does; their ids."""
+        self.add_built([(job.build(self._batch(events), write_key, SENT_AT, EPOCH), events) for _ in range(jobs)])
+        last = int(self.redis.get(f"{P}id"))
+        return [str(number) for number in range(last - jobs + 1, last + 1)]
+
+    def add_built(self, batches: list[tuple[str, int]]) -> None:
+        """Add job data with their numbers of events."""
+        self._queue.add(EPOCH, batches, {}, [])
+
+    def _batch(self, events: int) -> bytes:
+        numbers = itertools.islice(self._numbers, events)
+        return b",".join(
+            b'{"userId":"p%d","messageId":"ours-%d","type":"track","event":"Item Viewed","properties":{"n":%d}}'
+            % (number, number, number)
+            for number in numbers
+        )
+
+    def add_data(self, data: bytes | str, job_id: str | None = None, **fields: Any) -> str:
+        """Add a job that somebody else made, with these bytes as its data; its id."""
+        job_id = job_id or str(self.redis.incr(f"{P}id"))
+        usual = {"name": "__default__", "opts": '{"attempts":1}', "timestamp": 1, "delay": 0, "priority": 0}
+        self.redis.hset(f"{P}{job_id}", mapping={**usual, "data": data, **fields})
+        self.redis.lpush(f"{P}wait", job_id)
+        return job_id
+
+    def sender(self, **settings: Any) -> Sender:
+        """A sender of ours in this process."""
+        own = settings_module.load({**self.world.explicit, **settings}, environment={})
+        sender = Sender(Queue(own, Clock()), DataPlane(own), own, Clock())
+        self._senders.append(sender)
+        return sender
+
+    def send_all(self, **settings: Any) -> Sender:
+        """Let a sender of ours work until nothing waits and nothing is active."""
+        sender = self.sender(**settings)
+
+        def worked() -> bool:
+            sender.work()
+            return not self.redis.llen(f"{P}wait") and not self.redis.llen(f"{P}active")
+
+        wait_until(worked)
+        return sender
+
+    def sender_process(self) -> subprocess.Popen[bytes]:
+        """``python -m rudderpipe.sender``."""
+        return self.world.start("-m", "rudderpipe.sender")
+
+    def hash(self, job_id: str) -> dict[str, str]:
+        """A job's fields."""
+        fields: dict[str, str] = self.redis.hgetall(f"{P}{job_id}")
+        return fields
+
+    def ids(self, state: str) -> list[str]:
+        """The ids in a list or a sorted set, in the order in which Redis keeps them."""
+        key = f"{P}{state}"
+        found: list[str] = (
+            self.redis.zrange(key, 0, -1) if self.redis.type(key) == "zset" else self.redis.lrange(key, 0, -1)
+        )
+        return found
+
+    def settled(self) -> bool:
+        """Nothing waits, is active, delayed or paused, and no lock is left."""
+        states = ("wait", "active", "delayed", "paused")
+        return not any(map(self.ids, states)) and not self.redis.keys(f"{P}*:lock")
+
+    def sent(self) -> list[Any]:
+        """The events that the data plane took, in order."""
+        return [event for body in self.plane.last_events() for event in json.loads(body)["batch"]]
+
+    def let_time_pass(self) -> None:
+        """What half a minute does to what a dead worker left in Redis: its locks and the sweep's throttle go."""
+        for key in [*self.redis.keys(f"{P}*:lock"), f"{P}stalled-check"]:
+            self.redis.delete(key)
+
+    def sweep(self) -> int:
+        """Two sweeps of ours for stalled jobs, at least an interval apart; how many jobs are next in line again."""
+        back = 0
+        for _ in range(2):
+            self.redis.delete(f"{P}stalled-check")
+            back += self._queue.sweep()
+        return back
+
+    def end(self) -> None:
+        """Close the connections."""
+        for sender in self._senders:
+            sender.close()
+        self._queue.close()
+        self.redis.close()
+
+
+def inner(fields: dict[str, str]) -> dict[str, Any]:
+    """A job's eventData."""
+    found: dict[str, Any] = json.loads(json.loads(fields["data"])["eventData"])
+    return found
+
+
+@contextmanager
+def paused(calls: NodeProgram) -> Iterator[None]:
+    """The queue is paused by Bull meanwhile."""
+    calls.call("pause")
+    yield
+    calls.call("resume")

@@ -1,0 +1,164 @@
+"""One queue shared with RudderStack's Node SDK: the same bytes, and either side delivers what the other added."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+
+from native_tests.peers import EPOCH, Peers, inner, paused
+from native_tests.world import wait_until
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.queue import job
+from rudderpipe.version import USER_AGENT
+
+ODD = {"text": 'ä€😀\u2028\x7f \b\f\u0001"\\/</script>', "lone": "\ud800", "deep": [[{"n": -1.5e-7}], None, True]}
+FAILING = {"sdk": {"retryCount": 0}}
+"""The Node SDK without axios' own three repetitions."""
+
+
+def theirs_waiting(peers: Peers, count: int) -> list[str]:
+    """The ids of so many jobs of theirs that wait, oldest first, while the queue is paused."""
+    found: list[str] = wait_until(lambda: len(ids := peers.ids("paused")) >= count and ids)
+    return found[::-1]
+
+
+def neutral(data: str, write_key: str) -> str:
+    """A job's data with what may differ replaced: its id, its times, and who made it; the md5 is checked here."""
+    envelope = json.loads(data)
+    text: str = envelope["eventData"]
+    content = json.loads(text)
+    request = re.search(r'"request":(.*),"attempts":\d+}$', text, re.DOTALL)
+    assert request
+    digest = hashlib.md5(request[1].encode("utf-8", "surrogatepass"), usedforsecurity=False).hexdigest()
+    assert content["description"] == f"node-{digest}-{content['jobId']}"
+    assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", content["jobId"])
+    assert content["request"]["auth"] == {"username": write_key}
+    text = text.replace(content["jobId"], "ID").replace(digest, "MD5")
+    text = text.replace(content["request"]["headers"]["user-agent"], "AGENT")
+    head, _, tail = text.rpartition('"timestamp":')
+    envelope["eventData"] = head + '"timestamp":' + re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", "TIME", tail)
+    return json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
+
+
+def test_a_job_of_ours_is_written_as_the_node_sdk_writes_it(peers: Peers) -> None:
+    """The same batch makes the same six fields and the same bytes of data, but for ids, times and the agent."""
+    calls, sdk = peers.node.start("calls"), peers.sdk('A "KEY" ü')
+    calls.call("pause")
+    sdk.ask(events=[["track", {"userId": "u", "event": "Odd", "properties": ODD}]])
+    (first,) = theirs_waiting(peers, 1)
+    theirs = peers.hash(first)
+    text = json.loads(theirs["data"])["eventData"]
+    batch = re.search(r'"data":\{"batch":\[(.*)\],"timestamp":', text, re.DOTALL)
+    assert batch
+
+    ours_data = job.build(batch[1].encode(), 'A "KEY" ü', inner(theirs)["request"]["data"]["sentAt"], EPOCH)
+    peers.add_built([(ours_data, 1)])
+    ours = peers.hash(peers.ids("paused")[0])
+
+    assert list(json.loads(ours["data"])) == ["version", "eventData"]
+    assert neutral(ours["data"], 'A "KEY" ü') == neutral(theirs["data"], 'A "KEY" ü')
+    assert ours["data"].encode() == ours_data.encode()
+    assert json.loads(text)["request"]["headers"].keys() == inner(ours)["request"]["headers"].keys()
+    assert inner(ours)["request"]["headers"]["user-agent"] == USER_AGENT
+    assert set(ours) == set(theirs) == {"name", "data", "opts", "timestamp", "delay", "priority"}
+    unlike = {"data", "timestamp", "opts"}
+    assert {name: ours[name] for name in ours if name not in unlike} == {
+        name: theirs[name] for name in theirs if name not in unlike
+    }
+    for fields in (ours, theirs):
+        assert fields["opts"] == f'{{"attempts":1,"delay":0,"timestamp":{fields["timestamp"]}}}'
+
+
+def test_the_node_sdk_delivers_a_job_of_ours(peers: Peers) -> None:
+    """With our write key and our agent, unchanged but for the time of sending; the job is completed."""
+    ids = peers.add(1, events=3)
+    peers.sdk()
+
+    peers.world.delivered(3)
+    wait_until(peers.settled)
+
+    (seen,) = peers.seen
+    assert (seen.path, seen.write_key, seen.by_node) == ("/v1/batch", "OUR_KEY", True)
+    assert seen.headers["user-agent"] == USER_AGENT
+    assert seen.headers["content-encoding"] == "gzip"
+    assert [event["messageId"] for event in peers.sent()] == ["ours-0", "ours-1", "ours-2"]
+    assert peers.ids("completed") == ids
+    assert peers.hash(ids[0])["returnvalue"] == "null"
+
+
+def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
+    """Each with its own write key, in order, with a ``timeout`` in the request or without; a real process of ours."""
+    calls = peers.node.start("calls")
+    with paused(calls):
+        clients = [peers.sdk(key, sdk=extra) for key, extra in (("K1", {}), ("K2", {"timeout": "5s"}))]
+        for number, client in enumerate(clients):
+            client.ask(track=1, start=number)
+            theirs_waiting(peers, number + 1)
+        timeouts = [inner(peers.hash(found))["request"].get("timeout") for found in peers.ids("paused")[::-1]]
+        for client in clients:
+            client.kill()
+    assert timeouts == [None, 5000]
+
+    sender = peers.sender_process()
+
+    peers.world.delivered(2)
+    wait_until(peers.settled)
+    assert [seen.write_key for seen in peers.seen] == ["K1", "K2"]
+    assert not any(seen.by_node for seen in peers.seen)
+    assert [event["userId"] for event in peers.sent()] == ["u0", "u1"]
+    sender.terminate()
+    assert sender.wait(10) == 0
+
+
+def test_our_sender_goes_on_with_the_node_sdks_attempts(peers: Peers) -> None:
+    """A LIFO re-add after a 500 runs before what waits, and its attempts count with ours; retried, it starts afresh."""
+    calls, sdk = peers.node.start("calls"), peers.sdk(**FAILING)
+    peers.plane.misbehaviour = Misbehaviour(500, times=1)
+    sdk.ask(track=1)
+    wait_until(lambda: peers.ids("active"))
+    calls.call("pause")
+    sdk.ask(track=1, start=1)
+    jobs = wait_until(lambda: len(ids := peers.ids("paused")) == 2 and peers.ids("completed") and ids)
+    again = jobs[-1]  # next to run, although the other one was there before
+    assert inner(peers.hash(again))["attempts"] == 1
+    assert json.loads(peers.hash(again)["opts"])["lifo"] is True
+    sdk.kill()
+    calls.call("resume")
+    peers.plane.misbehaviour = Misbehaviour(500, times=1)
+
+    peers.send_all(max_attempts=2)
+
+    assert peers.ids("failed") == [again]
+    fields = peers.hash(again)
+    assert "after 2 attempts" in fields["failedReason"]
+    assert inner(fields)["attempts"] == 0
+    assert [event["userId"] for event in peers.sent()] == ["u1"]
+    calls.job(again, "retry")
+    peers.send_all(max_attempts=2)
+    assert [event["userId"] for event in peers.sent()] == ["u1", "u0"]
+
+
+def test_what_our_sender_failed_is_sent_again_by_the_node_sdk(peers: Peers) -> None:
+    """After Bull's ``retry``: with our attempts used up, and with jobs of theirs whose own attempts were used up."""
+    calls = peers.node.start("calls")
+    with paused(calls):
+        theirs = peers.sdk(job_options={"maxAttempts": 3})
+        theirs.ask(track=1)
+        (their_id,) = theirs_waiting(peers, 1)
+        theirs.kill()
+    (our_id,) = peers.add(1)
+    peers.plane.misbehaviour = Misbehaviour(500)
+    peers.send_all(max_attempts=1)
+    assert set(peers.ids("failed")) == {our_id, their_id}
+    refused = len(peers.seen)
+    peers.plane.misbehaviour = Misbehaviour()
+
+    for job_id in (our_id, their_id):
+        calls.job(job_id, "retry")
+    peers.sdk(job_options={"maxAttempts": 1})
+
+    peers.world.delivered(3)
+    wait_until(peers.settled)
+    assert [seen.by_node for seen in peers.seen] == [False] * refused + [True, True]
+    assert peers.ids("failed") == []
