@@ -14,8 +14,10 @@ from native_tests.storm_marks import ACCEPTED, ATTEMPTED, REFUSED, Record
 from native_tests.storm_marks import read as read_marks
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job
+from rudderpipe.queue.keys import Keys
 
-BASE = "{rudder}:rudderEventsQueue:"
+KEYS = Keys("rudder", "rudderEventsQueue")
+BASE = KEYS.base
 AT_ONCE = 200
 SHOWN = 5
 
@@ -68,8 +70,10 @@ def _in_redis(redis: Any, verdict: Verdict) -> dict[tuple[str, int], list[int]]:
         for raw in batch:
             event = decode(raw).properties
             found[event.who, event.thread].append(event.n)
-    rings = [int(redis.hget(key, "queued") or 0) for key in redis.keys(f"{BASE}ring:*")]
-    account = int(redis.hget(f"{BASE}account", "queued") or 0)
+    rings = [
+        int(redis.hget(key, "queued") or 0) for key in redis.keys(f"{KEYS.account}:*") if key != KEYS.failed_events
+    ]
+    account = int(redis.hget(KEYS.account, "queued") or 0)
     verdict.rings = len(rings)
     if not events == account == sum(rings):
         verdict.problems.append(

@@ -13,11 +13,13 @@ from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind
 from rudderpipe.queue import job
+from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
 
 EPOCH = 0x1111_1111_1111_4111
-P = "{rudder}:rudderEventsQueue:"
+KEYS = Keys("rudder", "rudderEventsQueue")
+P = KEYS.base
 ALL = (1000, 1_000_000)
 
 
@@ -72,7 +74,7 @@ def test_the_same_events_are_never_added_twice(queue: Queue, redis: Any) -> None
     add(queue, 1, 5)
 
     assert redis.llen(f"{P}wait") == 6
-    assert redis.hget(f"{P}ring:{EPOCH:016x}", "1") == "12"
+    assert redis.hget(KEYS.ring(EPOCH), "1") == "12"
 
 
 def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue: Queue, redis: Any) -> None:
@@ -89,7 +91,7 @@ def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue
 def test_a_redis_that_lost_its_last_writes_is_believed_to_have_lost_them(queue: Queue, redis: Any) -> None:
     """It has less than we know: what comes next is added."""
     add(queue, 5)
-    redis.hset(f"{P}ring:{EPOCH:016x}", "1", 4)
+    redis.hset(KEYS.ring(EPOCH), "1", 4)
 
     add(queue, 1, 5)
 
@@ -117,7 +119,7 @@ def test_a_finished_job_leaves_nothing_but_the_account(queue: Queue, redis: Any)
 
     counts = queue.counts(EPOCH)
     assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 4, 0)
-    assert set(redis.keys("*")) == {f"{P}id", f"{P}account", f"{P}ring:{EPOCH:016x}"}
+    assert set(redis.keys("*")) == {f"{P}id", KEYS.account, KEYS.ring(EPOCH)}
 
 
 def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redis: Any) -> None:
@@ -125,14 +127,14 @@ def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redi
     add(queue, 2)
     assert not queue.end_ring(EPOCH)
     for taken in queue.take(*ALL):
-        assert redis.exists(f"{P}ring:{EPOCH:016x}")
+        assert redis.exists(KEYS.ring(EPOCH))
         queue.complete([taken])
-    assert not redis.exists(f"{P}ring:{EPOCH:016x}")
+    assert not redis.exists(KEYS.ring(EPOCH))
 
     add(queue, 1)
     queue.complete(queue.take(*ALL))
     assert queue.end_ring(EPOCH)
-    assert not redis.exists(f"{P}ring:{EPOCH:016x}")
+    assert not redis.exists(KEYS.ring(EPOCH))
 
 
 def test_complete_and_take_are_two_steps_over_one_round_trip(queue: Queue, redis: Any) -> None:
@@ -271,7 +273,7 @@ def test_broken_content_can_be_failed_with_a_reason(queue: Queue, redis: Any, br
     assert redis.lrange(f"{P}active", 0, -1) == []
 
 
-@pytest.mark.parametrize("name", ["wait", "active", "id", "failed", "ring:7", "1:lock", "text"])
+@pytest.mark.parametrize("name", ["wait", "active", "id", "failed", "limiter:7", "1:lock", "text"])
 def test_an_id_that_names_another_key_harms_nothing(queue: Queue, redis: Any, name: str) -> None:
     """The key keeps what it has, and the failure stands under a number of its own."""
     add(queue, 1)

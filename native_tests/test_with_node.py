@@ -13,7 +13,7 @@ from rudderpipe.queue import job
 from rudderpipe.version import USER_AGENT
 
 ODD = {"text": 'ä€😀\u2028\x7f \b\f\u0001"\\/</script>', "lone": "\ud800", "deep": [[{"n": -1.5e-7}], None, True]}
-FAILING = {"sdk": {"retryCount": 0}}
+FAILING: dict[str, Any] = {"sdk": {"retryCount": 0}}
 """The Node SDK without axios' own three repetitions."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 RESERVED = frozenset(
     (
         *("id", "wait", "paused", "meta", "meta-paused", "active", "delayed", "priority", "completed", "failed"),
-        *("stalled", "stalled-check", "limiter", "repeat", "progress", "resumed", "drained", "account"),
+        *("stalled", "stalled-check", "limiter", "repeat", "progress", "resumed", "drained"),
     )
 )
 """What follows the prefix in keys and channels that are no job's."""
@@ -15,7 +15,7 @@ def is_a_jobs(job_id: str) -> bool:
     """Whether a job may have this id: its hash would else be one of the queue's own keys."""
     return (
         job_id not in RESERVED
-        and not job_id.startswith(("ring:", "account:", "limiter:", "metrics:"))
+        and not job_id.startswith(("limiter:", "metrics:"))
         and not (job_id.endswith((":lock", ":logs")))
     )
 
@@ -39,9 +39,10 @@ class Keys:
         self.stalled = f"{self.base}stalled"  # set
         self.stalled_check = f"{self.base}stalled-check"  # string, gone after the interval
         # Ours.
-        self.account = f"{self.base}account"  # hash: queued, delivered, failed: events, over all rings
-        self.failed_events = f"{self.base}account:failed"  # hash: failed job -> "<epoch>:<events>"
+        # They stand beside the queue, not under its prefix: Bull's removeJobs("*") deletes every hash there.
+        self.account = f"{tagged}:rudderpipe:{queue_name}:account"  # hash: events by state, over all rings
+        self.failed_events = f"{self.account}:failed"  # hash: failed job -> "<epoch>:<events>"
 
     def ring(self, epoch: int) -> str:
         """Hash of one ring: block sequence -> events added, and queued, delivered, failed of its events."""
-        return f"{self.base}ring:{epoch:016x}"
+        return f"{self.account}:{epoch:016x}"

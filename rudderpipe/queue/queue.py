@@ -220,6 +220,7 @@ class Queue:
                 keys.failed,
                 keys.completed,
                 keys.account if epoch is None else keys.ring(epoch),
+                keys.failed_events,
             ],
         )
         return QueueCounts.of(numbers, bool(paused), fields)

@@ -6,7 +6,7 @@
   KEYS[1] active    LIST    ids of jobs being attempted; loses those ids
   KEYS[2] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[3] completed ZSET    completed jobs by time; gains those ids when some are kept, loses the oldest
-  KEYS[4] account   HASH    events over all rings; queued becomes delivered
+  KEYS[4] account   HASH    events over all rings; queued becomes delivered, also in <account>:<epoch>, the ring's
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
@@ -43,7 +43,7 @@ for number, job in ipairs(jobs) do
       redis.call("HSET", key, "returnvalue", "null", "finishedOn", now_ms)
     end
     if epoch ~= "" then
-      local ring = prefix .. "ring:" .. epoch
+      local ring = account .. ":" .. epoch
       move_events(account, ring, "queued", "delivered", events)
       if redis.call("HEXISTS", ring, "ended") == 1 and tonumber(redis.call("HGET", ring, "queued")) <= 0
         and tonumber(redis.call("HGET", ring, "failed") or "0") <= 0 then

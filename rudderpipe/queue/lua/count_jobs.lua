@@ -10,25 +10,35 @@
   KEYS[5] delayed   ZSET    jobs that wait for a time; counted
   KEYS[6] failed    ZSET    failed jobs; counted
   KEYS[7] completed ZSET    completed jobs; counted
-  KEYS[8] account   HASH    events by state, of one ring or of all; queued becomes elsewhere, see Promises
+  KEYS[8] account   HASH    events by state, of one ring or of all; corrected, see Promises
+  KEYS[9] counted   HASH    failed job -> "<epoch>:<events>"; goes with the last job
 
   Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of account}
   Promises  when no job waits, is active or delayed, no event is queued: what was counted so had been taken by another
-            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on
+            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on. When no failed job is there
+            either, what was counted as failed is `removed`
   Costs     O(fields of account)
   Same as   Bull 4.16.5 getJobCounts, with the events
 ]]
-local wait, paused, meta, active, delayed, failed, completed, account =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local wait, paused, meta, active, delayed, failed, completed, account, counted =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 
 local waiting = redis.call("LLEN", wait) + redis.call("LLEN", paused)
 local attempted, later = redis.call("LLEN", active), redis.call("ZCARD", delayed)
-if waiting + attempted + later == 0 then
-  local queued = tonumber(redis.call("HGET", account, "queued") or "0")
-  if queued ~= 0 then
-    redis.call("HINCRBY", account, "queued", -queued)
-    redis.call("HINCRBY", account, "elsewhere", queued)
+local function correct(from, to)
+  local events = tonumber(redis.call("HGET", account, from) or "0")
+  if events ~= 0 then
+    redis.call("HINCRBY", account, from, -events)
+    redis.call("HINCRBY", account, to, events)
   end
 end
-return {waiting, attempted, later, redis.call("ZCARD", failed), redis.call("ZCARD", completed),
+local failures = redis.call("ZCARD", failed)
+if waiting + attempted + later == 0 then
+  correct("queued", "elsewhere")
+  if failures == 0 then
+    redis.call("DEL", counted)
+    correct("failed", "removed")
+  end
+end
+return {waiting, attempted, later, failures, redis.call("ZCARD", completed),
   redis.call("EXISTS", meta), redis.call("HGETALL", account)}

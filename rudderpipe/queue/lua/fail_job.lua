@@ -55,7 +55,7 @@ if data ~= "" then
 end
 if epoch ~= "" then
   redis.call("HSET", counted, id, epoch .. ":" .. events)
-  move_events(account, prefix .. "ring:" .. epoch, "queued", "failed", events)
+  move_events(account, account .. ":" .. epoch, "queued", "failed", events)
 end
 publish_finished(prefix .. "failed", id, reason)
 return 1

@@ -25,7 +25,7 @@ for _, id in ipairs(cmsgpack.unpack(ids)) do
   local key = prefix .. id
   if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("ZREM", failed, id) == 1 then
     redis.call("DEL", key, key .. ":logs")
-    events = events + forget_failure(account, counted, prefix, id, "removed")
+    events = events + forget_failure(account, counted, id, "removed")
     removed = removed + 1
   end
 end

@@ -43,7 +43,7 @@ for place = 1, #jobs do
     if data ~= "" then
       redis.call("HSET", key, "data", data)
     end
-    forget_failure(account, counted, prefix, id, "queued")
+    forget_failure(account, counted, id, "queued")
     redis.call(first == "1" and "RPUSH" or "LPUSH", line, id)
     redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
     back[number] = 1

@@ -56,7 +56,7 @@ for number = 1, tonumber(max_jobs) do
   redis.call("SET", key .. ":lock", token, "PX", lock_ms)
   redis.call("ZREM", priority, id)
   redis.call("PUBLISH", prefix .. "active@" .. token, id)
-  forget_failure(account, counted, prefix, id, "queued")
+  forget_failure(account, counted, id, "queued")
   if kind == "hash" then
     local fields = redis.call("HGETALL", key)
     redis.call("HSET", key, "processedOn", now_ms)

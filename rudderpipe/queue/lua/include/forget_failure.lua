@@ -1,11 +1,11 @@
 -- A job has left the failed set: its events, if they were counted as failed, are what `to` says.
-local function forget_failure(account, counted, prefix, id, to)
+local function forget_failure(account, counted, id, to)
   local known = redis.call("HGET", counted, id)
   if not known then
     return 0
   end
   redis.call("HDEL", counted, id)
   local epoch, events = string.match(known, "^(%x+):(%d+)$")
-  move_events(account, prefix .. "ring:" .. epoch, "failed", to, events)
+  move_events(account, account .. ":" .. epoch, "failed", to, events)
   return tonumber(events)
 end
