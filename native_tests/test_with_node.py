@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from typing import Any
 
 from native_tests.peers import EPOCH, Peers, inner, paused
 from native_tests.world import wait_until

@@ -13,7 +13,8 @@ from rudderpipe.errors import (
     RudderpipeError,
     SettingsError,
 )
-from rudderpipe.settings import RedisAddress, Settings
+from rudderpipe.redis_address import RedisAddress
+from rudderpipe.settings import Settings
 from rudderpipe.version import VERSION
 
 __version__ = VERSION

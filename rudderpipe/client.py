@@ -16,7 +16,8 @@ from rudderpipe import settings as settings_module
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable, SettingsError
 from rudderpipe.pipe import Pipe
-from rudderpipe.settings import RedisAddress, Settings
+from rudderpipe.redis_address import RedisAddress
+from rudderpipe.settings import Settings
 
 CHECK_TIMEOUT_S = 20.0
 

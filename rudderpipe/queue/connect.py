@@ -1,59 +1,117 @@
-"""A Redis client from settings."""
+"""A Redis client of the node that has the queue, however Redis is set up."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.settings import RedisAddress, Settings
+from rudderpipe.redis_address import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
 
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 10.0
+_SCRIPT = re.compile(r"^(ERR )?Error running script \(call to \w+\): |@user_script: ?\d+: ?|^-|, on @user_script.*$")
 
 
-def connect(settings: Settings) -> redis.Redis:
-    """A client that has not connected yet.
+class Connection:
+    """A client that has not connected yet, of the one node that has the queue.
 
-    It never repeats a command by itself: after a lost answer only the caller knows whether that is right.
+    The node is asked for when a call needs it, and again after any trouble: so a new master, a slot that has moved
+    and a server that is back are one case. No command is ever repeated here: after a lost answer only the caller knows
+    whether that is right.
     """
-    options: dict[str, Any] = {
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": ANSWER_TIMEOUT_S,
-        "retry": Retry(NoBackoff(), 0),
-        "client_name": "rudderpipe",
-    }
-    where = settings.redis
-    if isinstance(where, str):
-        return redis.Redis.from_url(where, **options)
-    where = where or RedisAddress()
-    return redis.Redis(
-        host=where.host,
-        port=where.port,
-        db=where.db,
-        username=where.username,
-        password=where.password,
-        ssl=where.ssl,
-        unix_socket_path=where.unix_socket_path,
-        **options,
-    )
+
+    def __init__(self, address: RedisAddress, key: str) -> None:
+        """``key`` is one of the queue's: in a cluster all of them are in its slot."""
+        self.place = address.place
+        self._address = address
+        self._key = key
+        self._client: redis.Redis | None = None
+
+    @contextmanager
+    def client(self) -> Iterator[redis.Redis]:
+        """For one call. Raises ``QueueUnavailable``: what Redis says is told, what we sent is not."""
+        try:
+            if self._client is None:
+                self._client = self._find()
+            yield self._client
+        except redis.AuthenticationError:
+            self.close()
+            raise QueueUnavailable(self.place, "user or password is missing or was refused") from None
+        except redis.TimeoutError as error:
+            self.close()
+            raise QueueUnavailable(self.place, "no answer in time") from error
+        except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            self.close()
+            raise QueueUnavailable(self.place, _reason(error)) from error
+
+    def close(self) -> None:
+        """Close the connections; the next call finds the node anew."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _find(self) -> redis.Redis:
+        where, options = self._address, self._options()
+        own: dict[str, Any] = {"username": where.username, "password": where.password}
+        if where.cluster_nodes:
+            # The client of a cluster has no types.
+            starts: list[Any] = [ClusterNode(*host_and_port(node, REDIS_PORT)) for node in where.cluster_nodes]  # type: ignore[no-untyped-call]
+            cluster: Any = RedisCluster(startup_nodes=starts, **options, **own)
+            try:
+                node = cluster.get_node_from_key(self._key)
+                if node is None:
+                    raise redis.ConnectionError("no node of the cluster has the queue's slot")
+                return redis.Redis(host=node.host, port=node.port, **options, **own)
+            finally:
+                cluster.close()
+        if where.sentinels:
+            asked = {"username": where.sentinel_username, "password": where.sentinel_password, **options}
+            nodes = [host_and_port(node, SENTINEL_PORT) for node in where.sentinels]
+            sentinel: Any = Sentinel(nodes, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]  # it has no types
+            try:
+                host, port = sentinel.discover_master(where.service_name)
+            finally:
+                for client in sentinel.sentinels:
+                    client.close()
+            return redis.Redis(host=host, port=port, db=where.db, **options, **own)
+        return redis.Redis(
+            host=where.host,
+            port=where.port,
+            db=where.db,
+            unix_socket_path=where.unix_socket_path,
+            **options,
+            **own,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        where = self._address
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "client_name": "rudderpipe",
+        }
+        if where.ssl:
+            options |= {
+                "ssl": True,
+                "ssl_ca_certs": where.ssl_ca_file,
+                "ssl_certfile": where.ssl_cert_file,
+                "ssl_keyfile": where.ssl_key_file,
+                "ssl_check_hostname": where.ssl_check_hostname,
+            }
+        return options
 
 
-@contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Turn what the client raises into ``QueueUnavailable``; what Redis says is told, what we sent is not."""
-    try:
-        yield
-    except redis.AuthenticationError as error:
-        raise QueueUnavailable(place, f"user or password was refused ({type(error).__name__})") from None
-    except redis.ResponseError as error:
-        raise QueueUnavailable(place, str(error).splitlines()[0][:200]) from error
-    except redis.TimeoutError as error:
-        raise QueueUnavailable(place, "no answer in time") from error
-    except (redis.RedisError, OSError) as error:
-        raise QueueUnavailable(place, str(error).splitlines()[0][:200] or type(error).__name__) from error
+def _reason(error: Exception) -> str:
+    """The first line of what Redis or the system said, without the script's address in it."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return _SCRIPT.sub("", lines[0])[:200]

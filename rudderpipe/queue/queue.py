@@ -12,7 +12,7 @@ import msgspec
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.connect import connect, translated
+from rudderpipe.queue.connect import Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.scripts import Call, Scripts
 from rudderpipe.queue.taken import QueueCounts, Taken, all_taken
@@ -32,11 +32,11 @@ class Queue:
     """One Bull queue. Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
-        self.place = settings.redis_place
         self.keys = Keys(settings.prefix, settings.queue_name)
+        self._connection = Connection(settings.redis_address, self.keys.wait)
+        self.place = self._connection.place
         self.clock = clock
-        self._client = connect(settings)
-        self._scripts = Scripts(self._client)
+        self._scripts = Scripts()
         self.token = str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
         self._keep_completed = settings.keep_completed
         self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
@@ -45,12 +45,12 @@ class Queue:
 
     def ping(self) -> None:
         """Whether Redis is there and lets us in."""
-        with translated(self.place):
-            self._client.ping()
+        with self._connection.client() as client:
+            client.ping()
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._connection.close()
 
     def add(
         self,
@@ -83,23 +83,21 @@ class Queue:
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
         """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
-        with translated(self.place):
-            name, keys, arguments = self._take_call(max_jobs, max_bytes)
-            return self._taken(self._scripts.call(name, keys, *arguments))
+        name, keys, arguments = self._take_call(max_jobs, max_bytes)
+        return self._taken(self.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
         """Delivered jobs are done with, but for the last ``keep_completed``; how many were still ours."""
-        with translated(self.place):
-            name, keys, arguments = self._complete_call(done)
-            return int(sum(self._scripts.call(name, keys, *arguments)))
+        name, keys, arguments = self._complete_call(done)
+        return int(sum(self.call(name, keys, *arguments)))
 
     def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
         """``complete`` and then ``take``, two steps over one round trip."""
-        with translated(self.place):
+        with self._connection.client() as client:
             completed, answer = self._scripts.call_together(
-                self._complete_call(done), self._take_call(max_jobs, max_bytes)
+                client, self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )
-            return int(sum(completed)), self._taken(answer)
+        return int(sum(completed)), self._taken(answer)
 
     def _taken(self, answer: list[Any]) -> list[Taken]:
         self._found = bool(answer)
@@ -237,11 +235,11 @@ class Queue:
 
     def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script."""
-        with translated(self.place):
-            return self._scripts.call(name, keys, *arguments)
+        with self._connection.client() as client:
+            return self._scripts.call(client, name, keys, *arguments)
 
     def ask(self, fill: Callable[[Any], object]) -> list[Any]:
         """The answers to the commands that only read which ``fill`` puts into a pipeline; one round trip."""
-        with translated(self.place), self._client.pipeline(transaction=False) as pipe:
+        with self._connection.client() as client, client.pipeline(transaction=False) as pipe:
             fill(pipe)
             return pipe.execute()

@@ -1,7 +1,8 @@
-"""The Lua scripts of ``lua/``, one per transition, ready to be called on one Redis client."""
+"""The Lua scripts of ``lua/``, one per transition, ready to be called."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from importlib.resources import files
 from typing import Any
@@ -39,26 +40,32 @@ def source(name: str) -> str:
 
 
 class Scripts:
-    """Calls a script by its name; a script that Redis has forgotten is loaded again by the client."""
+    """Calls a script by its name; one that Redis does not know, or has forgotten, is sent whole."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._client = client
-        self._scripts = {name: client.register_script(source(name)) for name in NAMES}
+    def __init__(self) -> None:
+        self._sources = {name: source(name) for name in NAMES}
+        self._digests = {
+            name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._sources.items()
+        }
 
-    def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+    def call(self, client: redis.Redis, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script."""
-        return self._scripts[name](keys=keys, args=arguments)
+        execute: Any = client.execute_command  # has no types
+        try:
+            return execute("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
+        except redis.exceptions.NoScriptError:
+            return execute("EVAL", self._sources[name], len(keys), *keys, *arguments)
 
-    def call_together(self, *calls: Call) -> list[Any]:
+    def call_together(self, client: redis.Redis, *calls: Call) -> list[Any]:
         """Run scripts in this order over one round trip; each is a step of its own. Raises what the first raised."""
         pipe: Any  # its execute_command has no types
-        with self._client.pipeline(transaction=False) as pipe:
+        with client.pipeline(transaction=False) as pipe:
             for name, keys, arguments in calls:
-                pipe.execute_command("EVALSHA", self._scripts[name].sha, len(keys), *keys, *arguments)
+                pipe.execute_command("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
             answers: list[Any] = pipe.execute(raise_on_error=False)
         for number, (name, keys, arguments) in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
-                answers[number] = self.call(name, keys, *arguments)
+                answers[number] = self.call(client, name, keys, *arguments)
             if isinstance(answers[number], Exception):
                 raise answers[number]
         return answers

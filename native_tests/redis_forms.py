@@ -1,0 +1,219 @@
+"""Redis as people run it: behind TLS, with replicas and sentinels, as a cluster; and a wire that can be cut."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from native_tests.world import wait_until
+from rudderpipe.cli.redis_server import RedisServer, executable
+
+SERVICE = "main"
+SLOTS = 16_384
+
+
+def free_port() -> int:
+    """One of loopback whose cluster bus (10,000 above) is free too."""
+    while True:
+        with socket.socket() as one, socket.socket() as other:
+            one.bind(("127.0.0.1", 0))
+            port: int = one.getsockname()[1]
+            if port < 55_000:
+                with contextlib.suppress(OSError):
+                    other.bind(("127.0.0.1", port + 10_000))
+                    return port
+
+
+class Wire:
+    """Carries bytes between a port of loopback and a server's unix socket; with TLS when given a context."""
+
+    def __init__(self, server: RedisServer, context: ssl.SSLContext | None = None) -> None:
+        self._server = server
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._cut = 0
+        self.cuts = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_answer(self, number: int = 1) -> None:
+        """The ``number``-th answer from now on does not arrive: the connection ends in its place."""
+        self._cut = number
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                threading.Thread(target=self._carry, args=[connection], daemon=True).start()
+
+    def _carry(self, client: socket.socket) -> None:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as server:
+            if self._context is not None:
+                client = self._context.wrap_socket(client, server_side=True)
+            with client:
+                server.connect(str(self._server.socket))
+                while self._pass_on(client, server):
+                    pass
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> bool:
+        held = isinstance(client, ssl.SSLSocket) and client.pending()
+        ready = [client] if held else select.select([client, server], [], [])[0]
+        for source in ready:
+            data = source.recv(65_536)
+            if not data:
+                return False
+            if source is client:
+                server.sendall(data)
+                continue
+            if self._cut:
+                self._cut -= 1
+                if not self._cut:
+                    self.cuts += 1
+                    return False
+            client.sendall(data)
+        return True
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.close()
+
+
+class Replicated:
+    """A master, a replica and three sentinels."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ports = [free_port(), free_port()]
+        self.sentinel_ports = [free_port() for _ in range(3)]
+        self.servers = []
+        self._sentinels: list[subprocess.Popen[bytes]] = []
+        for port in self.ports:
+            place = directory / f"redis-{port}"
+            place.mkdir()
+            options = ["--port", str(port), "--bind", "127.0.0.1"]
+            if port != self.ports[0]:
+                options += ["--replicaof", "127.0.0.1", str(self.ports[0])]
+            self.servers.append(RedisServer(place, *options))
+            self.servers[-1].start()
+        wait_until(lambda: self.servers[0].text_client().info("replication")["connected_slaves"] == 1)
+        for port in self.sentinel_ports:
+            self._sentinels.append(self._sentinel(directory / f"sentinel-{port}", port))
+        for port in self.sentinel_ports:
+            wait_until(partial(self._sees_all, port))
+
+    def _sentinel(self, place: Path, port: int) -> subprocess.Popen[bytes]:
+        place.mkdir()
+        settings = place / "sentinel.conf"
+        settings.write_text(
+            f"port {port}\nbind 127.0.0.1\ndir {place}\nsentinel monitor {SERVICE} 127.0.0.1 {self.ports[0]} 2\n"
+            f"sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 3000\n"
+        )
+        with (place / "log").open("wb") as log:
+            return subprocess.Popen([executable(), str(settings), "--sentinel"], stdout=log, stderr=log)
+
+    @staticmethod
+    def _sees_all(port: int) -> bool:
+        with contextlib.suppress(redis.RedisError), redis.Redis(port=port, decode_responses=True) as client:
+            found: Any = client.sentinel_master(SERVICE)
+            return int(found["num-other-sentinels"]) == 2 and int(found["num-slaves"]) == 1
+        return False
+
+    def sentinel(self) -> Any:
+        """A client of the first sentinel."""
+        return redis.Redis(port=self.sentinel_ports[0], decode_responses=True)
+
+    @property
+    def url(self) -> str:
+        """What a client takes as ``redis``."""
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinel_ports)}/{SERVICE}/2"
+
+    def end(self) -> None:
+        """Kill all."""
+        for sentinel in self._sentinels:
+            sentinel.kill()
+            sentinel.wait()
+        for server in self.servers:
+            server.kill()
+
+
+class Cluster:
+    """Three masters, each with a third of the slots."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ports = [free_port() for _ in range(3)]
+        self.servers = []
+        for number, port in enumerate(self.ports):
+            place = directory / f"node-{port}"
+            place.mkdir()
+            self.servers.append(
+                RedisServer(place, "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
+            )
+            self.servers[-1].start()
+            slots = range(number * SLOTS // 3, (number + 1) * SLOTS // 3)
+            self.ask(number, "CLUSTER", "ADDSLOTS", *slots)
+        for port in self.ports[1:]:
+            self.ask(0, "CLUSTER", "MEET", "127.0.0.1", port)
+        for number in range(3):
+            wait_until(partial(self._is_whole, number))
+
+    def _is_whole(self, number: int) -> bool:
+        information = self.ask(number, "CLUSTER", "INFO")
+        return "cluster_state:ok" in information and "cluster_known_nodes:3" in information
+
+    def ask(self, number: int, *command: Any) -> Any:
+        """A node's own answer."""
+        with redis.Redis(port=self.ports[number], decode_responses=True) as client:
+            answer = client.connection_pool.get_connection()
+            try:
+                answer.send_command(*command)
+                return answer.read_response()
+            finally:
+                client.connection_pool.release(answer)
+
+    def holder(self, slot: int) -> int:
+        """The number of the node that has a slot, by the first one's word."""
+        for start, end, node, *_ in self.ask(0, "CLUSTER", "SLOTS"):
+            if start <= slot <= end:
+                return self.ports.index(node[1])
+        raise AssertionError(slot)
+
+    def move(self, slot: int, target: int) -> None:
+        """Give a slot with its keys to another node, as an operator's resharding does."""
+        source = self.holder(slot)
+        ids = [self.ask(number, "CLUSTER", "MYID") for number in range(3)]
+        self.ask(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+        self.ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        keys = self.ask(source, "CLUSTER", "GETKEYSINSLOT", slot, 10_000)
+        if keys:
+            self.ask(source, "MIGRATE", "127.0.0.1", self.ports[target], "", 0, 5000, "KEYS", *keys)
+        for number in (target, source, *range(3)):
+            self.ask(number, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+        wait_until(lambda: self.holder(slot) == target)
+
+    @property
+    def url(self) -> str:
+        """What a client takes as ``redis``."""
+        return f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in self.ports)}"
+
+    def end(self) -> None:
+        """Kill all."""
+        for server in self.servers:
+            server.kill()
+
+
+@contextlib.contextmanager
+def ending(what: Any) -> Iterator[Any]:
+    """End it, whatever happens."""
+    try:
+        yield what
+    finally:
+        what.end()

@@ -1,0 +1,222 @@
+"""What Redis answers when it will not, and answers that do not come: nothing is lost, and nothing happens twice."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_client
+
+from native_tests.redis_forms import Wire
+from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
+from native_tests.test_redis_forms import queue_at
+from native_tests.world import World, wait_until
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import Taken
+
+
+@pytest.fixture(name="redis")
+def _redis(redis_server: RedisServer) -> Any:
+    return redis_server.text_client()
+
+
+@pytest.fixture(name="wire")
+def _wire(redis_server: RedisServer) -> Iterator[Wire]:
+    wire = Wire(redis_server)
+    yield wire
+    wire.close()
+
+
+@pytest.fixture(name="queue")
+def _queue(wire: Wire) -> Iterator[Queue]:
+    """A queue at the other end of the wire."""
+    queue = queue_at({"host": "127.0.0.1", "port": wire.port})
+    yield queue
+    queue.close()
+
+
+def cut(wire: Wire, what: Callable[[], object], answer: int = 1) -> None:
+    """Call it, and let its answer get lost after Redis has done it."""
+    wire.cut_answer(answer)
+    with pytest.raises(QueueUnavailable):
+        what()
+    assert wire.cuts == 1
+
+
+def test_an_add_whose_answer_was_lost_does_not_happen_twice(wire: Wire, queue: Queue, redis: Any) -> None:
+    """Repeated, it adds nothing and says how far Redis is."""
+    add(queue, 1)
+    cut(wire, lambda: add(queue, 3, 1))
+    assert redis.llen(f"{P}wait") == 4
+
+    with pytest.raises(QueueBehind) as caught:
+        add(queue, 3, 1)
+
+    assert caught.value.read == {1: 8}
+    assert redis.llen(f"{P}wait") == 4
+
+
+def test_lost_answers_between_flusher_and_redis_cost_nothing(world: World, wire: Wire) -> None:
+    """The whole way: every event is delivered, and none is in two jobs."""
+    world.explicit |= {"redis": f"redis://127.0.0.1:{wire.port}", "autostart": "flusher", "flush_at": 10}
+    client = world.client()
+    assert client.track("u", "first")
+    assert client.flush(10)
+    for number in range(10):
+        wire.cut_answer()
+        for _ in range(10):
+            assert client.track(f"u{number}", "e")
+        wait_until(partial(lambda done: wire.cuts > done, number))
+    assert client.flush(10)
+
+    wait_until(lambda: world.status().events.queued == 101 and world.status().events.in_ring == 0)
+    world.start("-m", "rudderpipe.sender")
+    assert world.delivered(101)
+    wait_until(lambda: world.status().events.delivered == 101)
+    assert world.plane.stats()["duplicates"] == 0
+    assert world.status().events.balanced
+
+
+def test_jobs_of_a_take_whose_answer_was_lost_are_recovered(wire: Wire, queue: Queue) -> None:
+    """They are active and nobody works on them: the one sender of the queue puts them first."""
+    add(queue, 1)
+    assert ids(queue.take(1, 1000)) == ["1"]
+    add(queue, 3, 1)
+    cut(wire, lambda: queue.take(2, 1_000_000))
+
+    assert queue.recover() == 3
+    assert ids(queue.take(*ALL)) == ["1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("ending", ["complete", "fail"])
+def test_what_was_finished_though_its_answer_was_lost_counts_once(wire: Wire, queue: Queue, ending: str) -> None:
+    """Said again it changes nothing: the job is not there any more."""
+    add(queue, 2)
+    first, second = queue.take(*ALL)
+
+    def finish(taken: Taken) -> int:
+        return queue.complete([taken]) if ending == "complete" else queue.fail(taken, "no")
+
+    assert finish(first) == 1  # the first use of a script takes two answers
+    cut(wire, lambda: finish(second))
+    assert finish(second) == 0
+
+    counts = queue.counts(EPOCH)
+    assert (counts.events_queued, counts.events_delivered + counts.events_failed) == (0, 4)
+    assert counts.active == 0
+
+
+def test_scripts_that_redis_has_forgotten_are_sent_again(queue: Queue, redis: Any) -> None:
+    """After SCRIPT FLUSH, alone and together with others."""
+    add(queue, 3)
+    redis.script_flush()
+    taken = queue.take(1, 1)
+    redis.script_flush()
+    assert queue.complete_and_take(taken, 1, 1)[0] == 1
+
+
+def test_a_server_that_still_loads_is_waited_for(directory: Path) -> None:
+    """It says LOADING; then it goes on with all it had."""
+    server = RedisServer(directory)
+    server.start()
+    queue = queue_of(server)
+    add(queue, 200)
+    for number in range(10):
+        server.client().set(f"ballast{number}", os.urandom(1 << 20))  # it listens once every 2 MiB while it loads
+    server.client().save()
+    server.kill()
+    server.launch("--key-load-delay", "2000")
+
+    def refusal() -> str:
+        try:
+            queue.take(*ALL)
+        except QueueUnavailable as error:
+            return str(error)
+        return ""
+
+    wait_until(lambda: "loading" in refusal().lower())
+    server.wait()
+    assert queue.counts().waiting + queue.counts().active == 200
+    queue.close()
+    server.kill()
+
+
+def test_a_replica_refuses_and_a_master_takes(redis_server: RedisServer, redis: Any) -> None:
+    """READONLY is told as it is."""
+    queue = queue_of(redis_server)
+    redis.config_set("min-replicas-to-write", 0)
+    redis.replicaof("127.0.0.1", 1)
+    with pytest.raises(QueueUnavailable, match=r"read only|READONLY"):
+        add(queue, 1)
+
+    redis.replicaof("NO", "ONE")
+    add(queue, 1)
+    assert ids(queue.take(*ALL)) == ["1"]
+    queue.close()
+
+
+def test_a_redis_without_memory_takes_nothing_more_and_still_drains(redis_server: RedisServer, redis: Any) -> None:
+    """Adding is refused; taking, completing, failing and putting back are not, so that there is room again."""
+    queue = queue_of(redis_server)
+    add(queue, 20)
+    redis.config_set("maxmemory", 1)
+    with pytest.raises(QueueUnavailable, match=r"OOM|maxmemory"):
+        add(queue, 1, 20)
+
+    taken = queue.take(4, 1_000_000)
+    assert queue.renew(taken) == 4
+    assert queue.retry_later(taken) == 4
+    assert queue.fail(taken[0], "no")
+    assert queue.put_back(taken[1:2]) == 1
+    kept, more = queue.complete_and_take(taken[2:], 50, 1_000_000)
+    assert (kept, len(more)) == (2, 17)
+    assert queue.recover() == 17
+
+    redis.config_set("maxmemory", 0)
+    add(queue, 1, 20)
+    queue.close()
+
+
+def test_a_redis_that_is_busy_with_a_script_is_told(redis_server: RedisServer, redis: Any) -> None:
+    """BUSY is an answer like others: the next call is tried later."""
+    queue = queue_of(redis_server)
+    add(queue, 1)
+    redis.config_set("lua-time-limit", 1)
+
+    def loop() -> None:
+        with pytest.raises(redis_client.ResponseError):
+            redis_server.client().eval("while true do end", 0)
+
+    thread = threading.Thread(target=loop)
+    thread.start()
+
+    def busy() -> bool:
+        try:
+            queue.counts()
+        except QueueUnavailable as error:
+            return "BUSY" in str(error)
+        return False
+
+    wait_until(busy)
+    redis.script_kill()
+    thread.join()
+    assert queue.counts().waiting == 1
+    queue.close()
+
+
+def test_what_redis_says_is_told_in_one_line(queue: Queue, redis: Any, directory: Path) -> None:
+    """Without the script's address, and without what we sent."""
+    redis.set(f"{P}wait", "no list")
+
+    with pytest.raises(QueueUnavailable) as caught:
+        add(queue, 1)
+
+    assert str(caught.value).endswith("WRONGTYPE Operation against a key holding the wrong kind of value")
+    assert str(directory) not in str(caught.value)

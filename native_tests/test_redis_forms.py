@@ -1,0 +1,201 @@
+"""Redis as people run it: every way to reach it carries events, or says what is wrong."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from native_tests.redis_forms import Cluster, Replicated, Wire, ending
+from native_tests.test_queue import ALL, EPOCH, add, ids
+from native_tests.world import World, wait_until
+from rudderpipe import settings as settings_module
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue.queue import Queue
+from rudderpipe.redis_address import from_url
+
+
+def queue_at(redis: Any, **settings: Any) -> Queue:
+    """A queue that Redis's place, however it is written."""
+    return Queue(settings_module.load({"redis": redis, **settings}, environment={}), Clock())
+
+
+def carries(world: World, redis: Any) -> None:
+    """Events go through a flusher and a sender of their own to the data plane, and the account balances."""
+    world.explicit["redis"] = redis
+    client = world.client()
+    for number in range(50):
+        assert client.track(f"u{number}", "e")
+    assert world.delivered(50)
+    wait_until(lambda: world.status().events.delivered == 50)
+    assert world.status().events.balanced
+    client.shutdown()
+
+
+@pytest.fixture(name="authority", scope="module")
+def _authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(name="secure")
+def _secure(redis_server: RedisServer, authority: trustme.CA, directory: Path) -> Iterator[dict[str, Any]]:
+    """Redis behind TLS that asks for a certificate; the settings that fit."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    authority.issue_cert("client.example").private_key_and_cert_chain_pem.write_to_path(directory / "client.pem")
+    wire = Wire(redis_server, context)
+    yield {
+        "host": "127.0.0.1",
+        "port": wire.port,
+        "ssl": True,
+        "ssl_ca_file": str(directory / "ca.pem"),
+        "ssl_cert_file": str(directory / "client.pem"),
+    }
+    wire.close()
+
+
+def test_a_socket_and_a_database_number(world: World, redis_server: RedisServer) -> None:
+    """As URL and as mapping; nothing is written elsewhere."""
+    carries(world, f"{redis_server.url}?db=3")
+
+    assert queue_at({"unix_socket_path": str(redis_server.socket), "db": 3}).counts().events_delivered == 50
+    assert redis_server.text_client().info("keyspace").keys() == {"db3"}
+
+
+def test_a_user_with_a_password_and_few_rights(world: World, redis_server: RedisServer) -> None:
+    """The rights that docs/queue.md lists are enough; a wrong password or a missing right is told, without secrets."""
+    rights = (
+        "on >pa@ss/word resetkeys ~{rudder}:* resetchannels &{rudder}:* -@all +@hash +@list +@set +@sortedset +@string "
+        "+@keyspace -@dangerous +@scripting +publish +ping +memory|usage +client|setname +client|setinfo +hello +select"
+    )
+    redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", *rights.split())
+    wire = Wire(redis_server)
+    carries(world, f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}")
+
+    redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "-evalsha")
+    for url, said in (
+        (f"redis://pipe:wrong-secret@127.0.0.1:{wire.port}", "user or password is missing or was refused"),
+        (f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}", "permission"),
+    ):
+        with pytest.raises(QueueUnavailable) as caught:
+            queue_at(url).counts()
+        assert said in str(caught.value)
+        assert "secret" not in str(caught.value)
+        assert "pa@ss" not in str(caught.value)
+    wire.close()
+
+
+def test_tls_with_an_authority_and_a_certificate_of_ones_own(world: World, secure: dict[str, Any]) -> None:
+    """As mapping and as URL."""
+    world.explicit["data_plane_url"] += "/"  # a data plane's URL has nothing to do with it
+    query = "&".join(f"{name}={secure[name]}" for name in ("ssl_ca_file", "ssl_cert_file"))
+    carries(world, f"rediss://127.0.0.1:{secure['port']}/1?{query}")
+
+    assert queue_at({**secure, "db": 1}).counts().events_delivered == 50
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"ssl_ca_file": None}, "CERTIFICATE_VERIFY_FAILED"),
+        ({"ssl_cert_file": None}, None),
+        ({"ssl_cert_file": "/nowhere.pem"}, "No such file"),
+        ({"ssl": False, "ssl_ca_file": None, "ssl_cert_file": None}, None),
+    ],
+)
+def test_tls_that_does_not_fit_is_refused(secure: dict[str, Any], changed: dict[str, Any], said: str | None) -> None:
+    """On either side; nothing hangs."""
+    queue = queue_at({**secure, **changed})
+
+    with pytest.raises(QueueUnavailable, match=said):
+        queue.counts()
+    queue.close()
+
+
+def test_a_sentinel_names_the_master_and_its_successor(world: World, directory: Path) -> None:
+    """Events go on when the master is killed: they wait in the ring until there is a new one, and none is lost."""
+    with ending(Replicated(directory)) as redis:
+        world.explicit["redis"] = redis.url
+        client = world.client()
+        for number in range(100):
+            assert client.track(f"u{number}", "e")
+        assert world.delivered(100)
+
+        redis.servers[0].kill()
+        for number in range(100, 200):
+            assert client.track(f"u{number}", "e")
+
+        assert world.delivered(200)
+        wait_until(lambda: redis.servers[1].text_client().info("replication")["role"] == "master")
+        assert redis.servers[1].text_client().info("keyspace").keys() == {"db2"}
+
+
+def test_a_master_that_has_become_a_replica_is_left(directory: Path) -> None:
+    """It refuses writes: the next call asks the sentinels again."""
+    with ending(Replicated(directory)) as redis:
+        queue = queue_at(redis.url)
+        add(queue, 1)
+        wait_until(lambda: redis.servers[1].text_client(2).exists(queue.keys.wait))
+        sentinel = redis.sentinel()
+        sentinel.execute_command("SENTINEL", "FAILOVER", "main")
+        wait_until(lambda: redis.servers[0].text_client().info("replication")["role"] == "slave")
+
+        def added() -> bool:
+            try:
+                add(queue, 1, 1)
+            except QueueUnavailable:
+                return False
+            return True
+
+        wait_until(added)
+        assert ids(queue.take(*ALL)) == ["1", "2"]
+        queue.close()
+
+
+def test_a_cluster_keeps_the_queue_in_one_slot(world: World, directory: Path) -> None:
+    """All keys, ours included, are on one node; the others have none."""
+    with ending(Cluster(directory)) as redis:
+        carries(world, redis.url)
+
+        used = [server.text_client().dbsize() for server in redis.servers]
+        assert sorted(used)[:2] == [0, 0]
+        assert sorted(used)[2] > 0
+
+
+def test_a_slot_that_moves_is_followed(directory: Path) -> None:
+    """What was added stays, what comes goes to the new node; a call in between is refused, not lost."""
+    with ending(Cluster(directory)) as redis:
+        queue = queue_at(redis.url)
+        add(queue, 1)
+        slot = redis.ask(0, "CLUSTER", "KEYSLOT", queue.keys.wait)
+
+        redis.move(slot, (redis.holder(slot) + 1) % 3)
+        with pytest.raises(QueueUnavailable, match=str(slot)):
+            add(queue, 1, 1)
+        add(queue, 1, 1)
+
+        assert ids(queue.take(*ALL)) == ["1", "2"]
+        assert queue.counts(EPOCH).events_queued == 4
+        queue.close()
+
+
+def test_a_cluster_that_is_not_there_is_told() -> None:
+    """With the nodes' names and without a password."""
+    queue = Queue(
+        settings_module.load({"redis": "redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2"}, environment={}), Clock()
+    )
+
+    with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1:1,127\.0\.0\.1:2") as caught:
+        queue.counts()
+
+    assert "secret" not in str(caught.value)
+    assert from_url("redis+cluster://a:1").cluster_nodes == ("a:1",)
