@@ -70,6 +70,7 @@ class Peers:
         world.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
         self.world = world
         self.plane = world.plane
+        self.server = server
         self.redis = server.text_client()
         self.node = node
         self.seen = watch(world.plane)
@@ -132,6 +133,13 @@ class Peers:
     def hash(self, job_id: str) -> dict[str, str]:
         """A job's fields."""
         fields: dict[str, str] = self.redis.hgetall(f"{P}{job_id}")
+        return fields
+
+    def raw(self, job_id: str) -> dict[bytes, bytes]:
+        """A job's fields, byte for byte."""
+        client: Any = self.server.client()
+        fields: dict[bytes, bytes] = client.hgetall(f"{P}{job_id}")
+        client.close()
         return fields
 
     def ids(self, state: str) -> list[str]:
