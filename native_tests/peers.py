@@ -164,6 +164,10 @@ class Peers:
         for key in [*self.redis.keys(f"{P}*:lock"), f"{P}stalled-check"]:
             self.redis.delete(key)
 
+    def take(self) -> list[str]:
+        """The ids of all that waits, taken by a sender of ours that does nothing with them yet."""
+        return [taken.id for taken in self._queue.take(1000, 1_000_000)]
+
     def sweep(self) -> int:
         """Two sweeps of ours for stalled jobs, at least an interval apart; how many jobs are next in line again."""
         back = 0
