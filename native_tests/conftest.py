@@ -36,7 +36,7 @@ def _redis_server(directory: Path) -> Iterator[RedisServer]:
 def _plane() -> Iterator[DataPlaneServer]:
     """A data plane on a port that the system chose; ``misbehaviour`` can be changed at any time."""
     with DataPlaneServer(0, Misbehaviour()) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
         server.shutdown()

@@ -70,6 +70,7 @@ class Peers:
         world.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
         self.world = world
         self.plane = world.plane
+        self.server = server
         self.redis = server.text_client()
         self.node = node
         self.seen = watch(world.plane)
@@ -134,6 +135,13 @@ class Peers:
         fields: dict[str, str] = self.redis.hgetall(f"{P}{job_id}")
         return fields
 
+    def raw(self, job_id: str) -> dict[bytes, bytes]:
+        """A job's fields, byte for byte."""
+        client: Any = self.server.client()
+        fields: dict[bytes, bytes] = client.hgetall(f"{P}{job_id}")
+        client.close()
+        return fields
+
     def ids(self, state: str) -> list[str]:
         """The ids in a list or a sorted set, in the order in which Redis keeps them."""
         key = f"{P}{state}"
@@ -155,6 +163,10 @@ class Peers:
         """What half a minute does to what a dead worker left in Redis: its locks and the sweep's throttle go."""
         for key in [*self.redis.keys(f"{P}*:lock"), f"{P}stalled-check"]:
             self.redis.delete(key)
+
+    def take(self) -> list[str]:
+        """The ids of all that waits, taken by a sender of ours that does nothing with them yet."""
+        return [taken.id for taken in self._queue.take(1000, 1_000_000)]
 
     def sweep(self) -> int:
         """Two sweeps of ours for stalled jobs, at least an interval apart; how many jobs are next in line again."""

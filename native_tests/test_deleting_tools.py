@@ -7,7 +7,7 @@ import json
 import pytest
 
 from native_tests.node_programs import NodeProgram
-from native_tests.peers import Peers
+from native_tests.peers import P, Peers, paused
 from native_tests.world import wait_until
 from rudderpipe.cli.data_plane import Misbehaviour
 
@@ -61,17 +61,44 @@ def test_the_account_forgets_what_bull_obliterated(peers: Peers, calls: NodeProg
 
 
 def test_remove_jobs_by_pattern_leaves_a_running_ring_alone(peers: Peers, calls: NodeProgram) -> None:
-    """Bull's ``removeJobs`` takes every hash for a job's; our account and positions do not go with them."""
+    """Bull's ``removeJobs`` takes every hash for a job's; our account and the ring's positions must outlive that."""
     client = peers.world.client()
     assert client.track("u", "e", {"n": 0})
     peers.world.delivered(1)
     wait_until(lambda: peers.settled() and peers.world.status().events.delivered == 1)
-    kept = set(peers.redis.keys("*"))
+    kept = set(peers.redis.keys(f"{P}*"))
 
     calls.call("removeJobs", "*")
 
-    assert {key for key in kept if "account" in key or "ring" in key} <= set(peers.redis.keys("*"))
+    assert {key for key in kept if "account" in key or "ring" in key} <= set(peers.redis.keys(f"{P}*"))
     assert client.track("u", "e", {"n": 1})
     peers.world.delivered(2)
     events = wait_until(lambda: peers.settled() and peers.world.status().events)
     assert (events.accepted, events.delivered, events.balanced) == (2, 2, True)
+
+
+def test_the_account_stays_whole_when_the_node_sdk_delivers(peers: Peers) -> None:
+    """Events of ours that another SDK delivered are not said to be queued for ever."""
+    peers.add(1, events=3)
+    peers.sdk()
+    peers.world.delivered(3)
+    wait_until(peers.settled)
+
+    events = peers.world.status().events
+
+    assert (events.queued, events.failed) == (0, 0)
+    assert events.elsewhere == 3
+
+
+def test_half_a_surrogate_pair_in_an_event_of_the_node_sdk_is_delivered(peers: Peers, calls: NodeProgram) -> None:
+    """JavaScript that cuts a text in the middle of an emoji makes one; Node writes it as an escape and delivers it."""
+    with paused(calls):
+        sdk = peers.sdk()
+        sdk.ask(events=[["track", {"userId": "u", "event": "cut", "properties": {"text": "\ud83d"}}]])
+        wait_until(lambda: peers.ids("paused"))
+        sdk.kill()
+
+    peers.send_all()
+
+    assert peers.ids("failed") == []
+    assert b'"text":"\\ufffd"' in peers.plane.last_events()[0]

@@ -147,6 +147,34 @@ def test_removed_and_cleaned_jobs_are_gone_and_nothing_else(peers: Peers, calls:
     assert fourth not in peers.ids("wait")
 
 
+def test_bull_leaves_a_job_alone_that_our_sender_has_just_taken(peers: Peers, calls: NodeProgram) -> None:
+    """It is locked from the first moment: not removed, not cleaned, not taken for stalled."""
+    taken = peers.add(2)
+    assert peers.take() == taken
+
+    with pytest.raises(NodeError, match="Could not remove job 1"):
+        calls.job("1", "remove")
+    calls.call("clean", 0, "active")
+    calls.call("moveUnlockedJobsToWait")
+    peers.redis.delete(f"{P}stalled-check")
+    calls.call("moveUnlockedJobsToWait")
+
+    assert found(calls.call("getActive")) == taken
+    assert peers.ids("wait") == []
+
+
+def test_a_job_that_somebody_adds_to_wait_of_a_paused_queue_is_not_sent(peers: Peers, calls: NodeProgram) -> None:
+    """A writer that does not know of pausing: our sender keeps to the pause all the same."""
+    calls.call("pause")
+    (job_id,) = peers.add(1)
+    peers.redis.rpoplpush(f"{P}paused", f"{P}wait")
+
+    peers.sender().work()
+
+    assert peers.seen == []
+    assert peers.ids("wait") == [job_id]
+
+
 @pytest.mark.parametrize("how", ["obliterate", "empty"])
 def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodeProgram, how: str) -> None:
     """``obliterate`` and ``empty`` under a running flusher and sender; later events arrive, status answers sanely."""

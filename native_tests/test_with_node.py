@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any
 
 from native_tests.peers import EPOCH, Peers, inner, paused
 from native_tests.world import wait_until
@@ -14,8 +13,6 @@ from rudderpipe.queue import job
 from rudderpipe.version import USER_AGENT
 
 ODD = {"text": 'ä€😀\u2028\x7f \b\f\u0001"\\/</script>', "lone": "\ud800", "deep": [[{"n": -1.5e-7}], None, True]}
-FAILING: dict[str, Any] = {"sdk": {"retryCount": 0}}
-"""The Node SDK without axios' own three repetitions."""
 
 
 def theirs_waiting(peers: Peers, count: int) -> list[str]:
@@ -114,7 +111,8 @@ def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
 
 def test_our_sender_goes_on_with_the_node_sdks_attempts(peers: Peers) -> None:
     """A LIFO re-add after a 500 runs before what waits, and its attempts count with ours; retried, it starts afresh."""
-    calls, sdk = peers.node.start("calls"), peers.sdk(**FAILING)
+    calls = peers.node.start("calls")
+    sdk = peers.sdk(sdk={"retryCount": 0})  # without axios' own three repetitions
     peers.plane.misbehaviour = Misbehaviour(500, times=1)
     sdk.ask(track=1)
     wait_until(lambda: peers.ids("active"))
