@@ -62,6 +62,11 @@ class FakeStore:
         """Whoever held it."""
         self._locks.pop(name, None)
 
+    def is_own(self, name: str, token: str) -> bool:
+        """The lock is its own, or lapsed while nobody took the job away."""
+        holder = self.holder(name)
+        return holder == token if holder else name in self.active
+
     def leave_active(self, name: str, token: str) -> bool:
         """No more active and not locked, unless another has the lock or it is not active."""
         if self.holder(name) not in (None, token) or name not in self.active:
@@ -258,7 +263,7 @@ class FakeQueue:
         return len(self._hold(held))
 
     def _hold(self, held: Iterable[Taken]) -> list[str]:
-        ours = [taken.id for taken in held if self.store.holder(taken.id) in (None, self.token)]
+        ours = [taken.id for taken in held if self.store.is_own(taken.id, self.token)]
         for name in ours:
             self.store.lock(name, self.token)
             self.store.suspects.discard(name)

@@ -286,6 +286,28 @@ class QueueContract:
         assert other.sweep() == 0
         assert stand.view().active == ["1"]
 
+    @pytest.mark.parametrize("held", ["renew", "retry_later"])
+    @pytest.mark.parametrize("where", ["line", "failed", "gone"])
+    def test_what_is_no_more_active_is_not_locked_again(self, stand: Stand, where: str, held: str) -> None:
+        """A slow sender whose jobs were swept meanwhile is told so; its lock would keep people from a retry."""
+        slow, other = stand.queue(), stand.queue()
+        add(slow, 1)
+        taken = slow.take(*ALL)
+        other.sweep()
+        stand.lapse("1")
+        stand.interval_passes()
+        other.sweep()
+        if where != "line":
+            again = other.take(*ALL)
+            assert other.fail(again[0], "no") if where == "failed" else other.complete(again)
+        before = stand.view()
+
+        assert getattr(slow, held)(taken) == 0
+
+        assert stand.view() == before
+        assert before.locks == {}
+        assert stand.fields("1").get("attemptsMade", "0") == "0"
+
     def test_what_is_put_back_is_first_in_line_in_its_order(self, stand: Stand) -> None:
         """Nothing overtakes it, its attempts stay, and nobody holds it."""
         queue = stand.queue()
