@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from native_tests.redis_stand import RedisStand
 from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.queue import scripts
 from rudderpipe.queue.failed import FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.scripts import Call, Scripts
 from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, ids
 
 
@@ -126,3 +130,35 @@ class TestFailedJobs:
         assert stand.view().failed == ["4", "5"]
         assert FailedJobs(queue).trim(1, 0.5) == (1, 2)
         assert queue.counts().events_removed == 8
+
+
+def test_redis_takes_every_script(server: RedisServer) -> None:
+    """Each is Lua that parses, with what it includes."""
+    for name in scripts.NAMES:
+        assert server.text_client().script_load(scripts.source(name))
+
+
+def test_the_contract_calls_every_script(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that no promise is tried of would be found by its users."""
+    called: set[str] = set()
+    call = Scripts.call
+    together = Scripts.call_together
+
+    def noted(self: Scripts, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        called.add(name)
+        return call(self, name, keys, *arguments)
+
+    def noted_together(self: Scripts, *calls: Call) -> list[Any]:
+        called.update(name for name, _, _ in calls)
+        return together(self, *calls)
+
+    monkeypatch.setattr(Scripts, "call", noted)
+    monkeypatch.setattr(Scripts, "call_together", noted_together)
+    for promises in (TestQueue(), TestFailedJobs()):
+        for name in dir(promises):
+            test = getattr(promises, name)
+            if name.startswith("test_") and list(inspect.signature(test).parameters) == ["stand"]:
+                stand = RedisStand(server)
+                test(stand)
+                stand.close()
+    assert called == set(scripts.NAMES)

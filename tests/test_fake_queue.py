@@ -59,6 +59,8 @@ class FakeStand:
 
     def retry(self, name: str) -> None:
         del self.store.failed[name]
+        for field in ("finishedOn", "processedOn", "failedReason"):
+            self.store.jobs[name].pop(field, None)
         self.store.line.append(name)
 
     def lapse(self, *names: str) -> None:
