@@ -251,7 +251,7 @@ class FakeQueue:
 
     def retry_later(self, tried: Sequence[Taken]) -> int:
         self.ping()
-        there = [taken for taken in tried if taken.id in self.store.jobs or taken.id in self.store.no_hashes]
+        there = [taken for taken in tried if taken.id in self.store.jobs]
         held = self._hold(there)
         for name in held:
             fields = self.store.jobs[name]

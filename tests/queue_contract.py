@@ -461,6 +461,7 @@ class QueueContract:
         queue = stand.queue()
         stand.put_no_hash("odd")
         (taken,) = queue.take(*ALL)
+        assert queue.retry_later([taken]) == 0
 
         assert queue.fail(taken, taken.trouble)
 

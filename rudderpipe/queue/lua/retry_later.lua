@@ -11,7 +11,7 @@
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] ids       msgpack list of ids
 
-  Returns   for each job 1, or 0 when another sender has its lock, it is not active or is gone: nothing is changed then
+  Returns   for each job 1, or 0 when another sender has its lock, it is not active, is gone or is no job: nothing is changed then
   Promises  attemptsMade is the number of attempts, whoever made them
   Costs     O(ids), and O(active) for each whose lock has lapsed
   Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike Bull's retryJob-7 the job stays active
@@ -23,7 +23,7 @@ local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local held = {}
 for number, id in ipairs(cmsgpack.unpack(ids)) do
   local key = prefix .. id
-  if not own(active, key .. ":lock", token, id) or redis.call("EXISTS", key) == 0 then
+  if not own(active, key .. ":lock", token, id) or redis.call("TYPE", key).ok ~= "hash" then
     held[number] = 0
   else
     redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
