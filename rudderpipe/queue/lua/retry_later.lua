@@ -11,7 +11,8 @@
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] ids       msgpack list of ids
 
-  Returns   for each job 1, or 0 when another sender has its lock, it is not active, is gone or is no job: nothing is changed then
+  Returns   for each job 1, or 0 when another sender has its lock, or it is not active or no job: nothing is
+            changed then
   Promises  attemptsMade is the number of attempts, whoever made them
   Costs     O(ids), and O(active) for each whose lock has lapsed
   Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike Bull's retryJob-7 the job stays active
