@@ -17,6 +17,8 @@ from native_tests.world import World
 from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 
+pytest.register_assert_rewrite("tests.queue_contract")
+
 
 @pytest.fixture(name="directory")
 def _directory() -> Iterator[Path]:

@@ -11,6 +11,8 @@ import pytest
 from rudderpipe.ring.ring import Ring
 from tests.fakes import FakeClock, ring_of
 
+pytest.register_assert_rewrite("tests.queue_contract")
+
 FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
 _armed = False
 

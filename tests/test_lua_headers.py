@@ -10,6 +10,13 @@ import pytest
 from rudderpipe.queue import scripts
 
 SCRIPTS = sorted((Path(scripts.__file__).parent / "lua").glob("*.lua"))
+INCLUDES = sorted((Path(scripts.__file__).parent / "lua" / "include").glob("*.lua"))
+INCLUDE = re.compile(r"^-- include: (\w+)$", re.MULTILINE)
+FUNCTION = re.compile(r"^local function (\w+)\(", re.MULTILINE)
+LOOP = re.compile(r"^ *(?:for|while|repeat)\b.*", re.MULTILINE)
+BOUNDED = re.compile(
+    r"^ *for (?:[\w, ]+ in ipairs\(.+\)|[\w, ]+ in pairs\(\{.*|\w+ = [^,]+, [^,]+(?:, -?\d+)?) ?(?:do)?$"
+)
 LINE = re.compile(r"^  (KEYS|ARGV)\[(\d+)\] +(\w+) +(\w+) +\S", re.MULTILINE)
 LOCALS = re.compile(r"^local ([\w, ]+) =\s+((?:(?:KEYS|ARGV)\[\d+\](?:, )?)+)$", re.MULTILINE)
 
@@ -35,3 +42,57 @@ def test_header_is_the_contract(path: Path) -> None:
     assert "\n  One script, because " in header
     for word in ("Returns", "Promises", "Costs", "Same as"):
         assert re.search(rf"^  {word} ", header, re.MULTILINE), word
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_includes_what_it_uses_and_uses_what_it_includes(path: Path) -> None:
+    """Each include is there, stands once and before what needs it, and the script or a later include calls it."""
+    known = {include.stem: include.read_text() for include in INCLUDES}
+    body = path.read_text().split("]]\n", 1)[1]
+    included = INCLUDE.findall(body)
+    assert "-- include" not in INCLUDE.sub("", body)  # written as the loader reads it
+    assert len(set(included)) == len(included)
+    own = INCLUDE.sub("", body)
+
+    for number, name in enumerate(included):
+        (function,) = FUNCTION.findall(known[name])
+        later = [known[other] for other in included[number + 1 :]]
+        assert any(re.search(rf"\b{function}\(", text) for text in (own, *later)), f"{name} is not used"
+    for name, text in known.items():
+        (function,) = FUNCTION.findall(text)
+        for user, uses in (("", own), *((other, known[other]) for other in included if other != name)):
+            if re.search(rf"\b{function}\(", uses):
+                assert name in included, f"{function} is called and {name} is not included"
+                assert not user or included.index(name) < included.index(user)
+
+
+@pytest.mark.parametrize("path", INCLUDES, ids=lambda path: path.stem)
+def test_an_include_is_one_function_that_gets_all_it_needs(path: Path) -> None:
+    """It says what it is for, some script includes it, and it takes no key by number."""
+    text = path.read_text()
+
+    assert text.startswith("-- ")
+    assert len(FUNCTION.findall(text)) == 1
+    assert not re.search(r"\b(KEYS|ARGV)\b", text)
+    assert any(path.stem in INCLUDE.findall(script.read_text()) for script in SCRIPTS)
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *INCLUDES], ids=lambda path: path.stem)
+def test_every_loop_has_a_bound(path: Path) -> None:
+    """It goes over a list that is there or up to a number: none goes on until something happens."""
+    body = path.read_text().split("]]\n", 1)[-1]
+    code = re.sub(r"--.*", "", body)
+
+    for loop in LOOP.findall(code):
+        assert BOUNDED.match(loop.rstrip()), loop
+    assert not re.search(r"\bgoto\b|\bunpack\(\s*redis", code)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_no_key_is_written_out(path: Path) -> None:
+    """Each comes in by name or begins with the prefix; a name of Bull's in the text would be another queue's."""
+    code = re.sub(r"--.*", "", path.read_text().split("]]\n", 1)[1])
+
+    assert "{rudder}" not in code
+    assert not re.search(r"redis\.call\(\"\w+\", \"(?!USAGE)", code)  # the first argument of a command
+    assert 'redis.call("TIME"' not in code  # nor does a script look at the clock

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
@@ -11,93 +10,15 @@ import pytest
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
-from rudderpipe.errors import JobUnreadable, QueueUnavailable
-from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
 
 OK = outcome.of_answer(200, b"ok")
 DOWN = outcome.of_answer(503, b"down")
 BAD = outcome.of_answer(400, b"bad")
-
-
-class FakeQueue:
-    """One queue in memory; ``away`` makes every call fail."""
-
-    def __init__(self) -> None:
-        self.wait: list[Taken] = []
-        self.active: list[Taken] = []
-        self.completed: list[str] = []
-        self.failed: dict[str, str] = {}
-        self.away = False
-
-    def put(self, name: str, data: bytes | None = None) -> None:
-        text = data or job.build(b'{"userId":"%b"}' % name.encode(), "KEY", "t", 7).encode()
-        try:
-            self.wait.append(Taken(name, text, 0, job.read(text)))
-        except JobUnreadable as error:
-            self.wait.append(Taken(name, text, 0, None, error.reason))
-
-    def _here(self) -> None:
-        if self.away:
-            raise QueueUnavailable("here", "away")
-
-    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
-        self._here()
-        taken, self.wait = self.wait[:max_jobs], self.wait[max_jobs:]
-        self.active += taken
-        return taken
-
-    def _drop(self, ids: set[str]) -> None:
-        self.active = [taken for taken in self.active if taken.id not in ids]
-
-    def complete(self, done: Sequence[Taken]) -> int:
-        self._here()
-        self.completed += [taken.id for taken in done]
-        self._drop({taken.id for taken in done})
-        return len(done)
-
-    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
-        return self.complete(done), self.take(max_jobs, max_bytes)
-
-    def fail(self, taken: Taken, reason: str) -> bool:
-        self._here()
-        self.failed[taken.id] = reason
-        self._drop({taken.id})
-        return True
-
-    def retry_later(self, tried: Sequence[Taken]) -> int:
-        self._here()
-        return len(tried)
-
-    def renew(self, held: Sequence[Taken]) -> int:
-        return self.retry_later(held)
-
-    def put_back(self, held: Sequence[Taken]) -> int:
-        self._here()
-        self.wait = [*held, *self.wait]
-        self._drop({taken.id for taken in held})
-        return len(held)
-
-    def recover(self) -> int:
-        self._here()
-        recovered, self.active = self.active, []
-        self.wait = [*recovered, *self.wait]
-        return len(recovered)
-
-    def sweep(self) -> int:
-        self._here()
-        return 0
-
-    def promote(self) -> int:
-        self._here()
-        return -1
-
-    def close(self) -> None:
-        self.away = True
 
 
 class FakePlane:
@@ -117,8 +38,8 @@ class FakePlane:
 
 
 @pytest.fixture(name="queue")
-def _queue() -> FakeQueue:
-    return FakeQueue()
+def _queue(clock: FakeClock) -> FakeQueue:
+    return FakeQueue(FakeStore(clock))
 
 
 def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: Any) -> Sender:
@@ -144,7 +65,7 @@ def test_jobs_are_delivered_in_order_and_completed(queue: FakeQueue, clock: Fake
     run(sender_of(queue, plane, clock), clock, 1)
 
     assert plane.requests == [["a"], ["b"], ["c"]]
-    assert queue.completed == ["a", "b", "c"]
+    assert queue.store.delivered == ["a", "b", "c"]
 
 
 def test_nothing_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeClock) -> None:
@@ -161,7 +82,7 @@ def test_nothing_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeCl
     run(sender, clock, 10)
 
     assert plane.requests == [["a"], ["a"], ["a"], ["b"]]
-    assert queue.completed == ["a", "b"]
+    assert queue.store.delivered == ["a", "b"]
 
 
 def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, clock: FakeClock) -> None:
@@ -173,9 +94,9 @@ def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, cl
     run(sender_of(queue, plane, clock, max_attempts=3), clock, 30)
 
     assert plane.requests == [["a"], ["a"], ["a"], ["b"]]
-    assert "status 503: down" in queue.failed["a"]
-    assert "3 attempts" in queue.failed["a"]
-    assert queue.completed == ["b"]
+    assert "status 503: down" in queue.reasons()["a"]
+    assert "3 attempts" in queue.reasons()["a"]
+    assert queue.store.delivered == ["b"]
 
 
 def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -> None:
@@ -187,7 +108,7 @@ def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -
     run(sender_of(queue, plane, clock), clock, 1)
 
     assert plane.requests == [["a"], ["b"]]
-    assert queue.failed == {"a": "status 400: bad (after 1 attempt)"}
+    assert queue.reasons() == {"a": "status 400: bad (after 1 attempt)"}
 
 
 def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clock: FakeClock) -> None:
@@ -198,8 +119,8 @@ def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clo
 
     run(sender_of(queue, plane, clock), clock, 1)
 
-    assert "not JSON" in queue.failed["x"]
-    assert queue.completed == ["b"]
+    assert "not JSON" in queue.reasons()["x"]
+    assert queue.store.delivered == ["b"]
 
 
 def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
@@ -211,8 +132,8 @@ def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
     run(sender_of(queue, plane, clock, max_jobs_per_request=3), clock, 1)
 
     assert plane.requests == [["a", "b", "c"], ["a"], ["b"], ["c"], ["d", "e"]]
-    assert queue.completed == ["a", "c", "d", "e"]
-    assert list(queue.failed) == ["b"]
+    assert queue.store.delivered == ["a", "c", "d", "e"]
+    assert list(queue.reasons()) == ["b"]
 
 
 def test_what_a_dead_sender_left_active_is_first_in_line(queue: FakeQueue, clock: FakeClock) -> None:
@@ -228,7 +149,7 @@ def test_what_a_dead_sender_left_active_is_first_in_line(queue: FakeQueue, clock
     queue.put("c")
     queue.take(1, 1000)
     run(sender_of(queue, plane, clock, is_multi_processor=True), clock, 1)
-    assert [taken.id for taken in queue.active] == ["c"]
+    assert queue.store.active == ["c"]
 
 
 def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: FakeQueue, clock: FakeClock) -> None:
@@ -247,7 +168,7 @@ def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: Fak
     run(sender, clock, 3)
 
     assert plane.requests == [["a"]]
-    assert queue.completed == ["a"]
+    assert queue.store.delivered == ["a"]
 
 
 def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts(
@@ -293,5 +214,5 @@ def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, 
 
     sender.drain(clock.monotonic_s() + 1)
 
-    assert [taken.id for taken in queue.wait] == ["a", "b", "c"]
-    assert queue.active == []
+    assert queue.store.line == ["a", "b", "c"]
+    assert queue.store.active == []

@@ -150,7 +150,9 @@ class Queue:
 
     def _hold(self, name: str, held: Sequence[Taken]) -> int:
         ids = pack([taken.id for taken in held])
-        return int(sum(self.call(name, [self.keys.stalled], self.keys.base, self.token, LOCK_MS, ids)))
+        return int(
+            sum(self.call(name, [self.keys.stalled, self.keys.active], self.keys.base, self.token, LOCK_MS, ids))
+        )
 
     def put_back(self, held: Sequence[Taken]) -> int:
         """Jobs not finished are first in line again, in their order; how many were still ours."""

@@ -4,25 +4,26 @@
   One script, because a lock that is read and then set could be another sender's by then.
 
   KEYS[1] stalled   SET     ids suspected of being stalled; loses those ids
+  KEYS[2] active    LIST    ids of jobs being attempted; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] ids       msgpack list of ids
 
-  Returns   for each job 1, or 0 when another sender has its lock: nothing is changed then
-  Promises  a lock is never taken from another sender
-  Costs     O(ids)
-  Same as   Bull 4.16.5 extendLock-2; unlike it, a lock that merely lapsed is taken again
+  Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
+  Promises  a lock is never taken from another sender, and no job but an active one is locked
+  Costs     O(ids), and O(active) for each whose lock has lapsed
+  Same as   Bull 4.16.5 extendLock-2; unlike it, a lock that merely lapsed is taken again while the job is active
 ]]
-local stalled = KEYS[1]
+local stalled, active = KEYS[1], KEYS[2]
 local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+-- include: own
 
 local held = {}
 for number, id in ipairs(cmsgpack.unpack(ids)) do
   local lock = prefix .. id .. ":lock"
-  local holder = redis.call("GET", lock)
-  if holder and holder ~= token then
+  if not own(active, lock, token, id) then
     held[number] = 0
   else
     redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some

@@ -1,0 +1,377 @@
+"""Each call that real Bull 4.16.5 was seen to make, made by our scripts on the same Redis at the same moment."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from native_tests import traces
+from native_tests.traces import Listener, Trace
+from rudderpipe import settings as settings_module
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.clock import Clock
+from rudderpipe.queue.failed import FailedJob, FailedJobs
+from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import QueueCounts, Taken
+
+EPOCH = 0x1111_1111_1111_4111
+KEYS = Keys("{t}", "q")
+DATA = '{"version":3,"eventData":"{}"}'
+ALL = (1000, 1_000_000)
+EVERY_MS = 600
+KEEP = 1_000_000
+LISTS = ("wait", "paused", "active", "delayed", "failed", "completed")
+DOCUMENT = Path(__file__).parent.parent / "docs" / "queue.md"
+
+# The first column of the document's table of differences: those that a trace shows.
+ACCOUNT = "events"
+RETRY = "a retry"
+LAPSED = "a lapsed lock"
+VALUE = "a completed job's return value"
+ATTEMPTS = "a failed job's attempts"
+STACK = "a failed job's stack trace"
+STALLED = "the message of a job that stalled too often"
+AGAIN = "a retry of a job that has not failed"
+RETRIED = "a retry of many failed jobs"
+# And those that none shows, as they are about what happens between calls, or in the Node SDK.
+NOT_IN_TRACES = {
+    "a completed job",
+    "the first attempt",
+    "`sentAt` of an event",
+    "at start, more than one active job",
+    "an answer of 301, 302, 303",
+    "a stalled job without `opts`",
+    "a delayed job with a priority",
+    "an id whose key is no hash",
+}
+
+
+class Moment(Clock):
+    """A clock that stands at the trace's moment."""
+
+    def __init__(self) -> None:
+        self.now_ms = 0
+
+    def time_ms(self) -> int:
+        return self.now_ms
+
+
+class Stage:
+    """A queue of the traces' name, token and time, and its Redis."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self.client: Any = server.text_client()
+        self.clock = Moment()
+        self.queue = self.queue_of()
+
+    def queue_of(self, **settings: Any) -> Queue:
+        """Another queue object with the same token."""
+        loaded = settings_module.load(
+            {"redis": self._server.url, "prefix": "t", "queue_name": "q", "keep_completed": KEEP, **settings},
+            environment={},
+        )
+        queue = Queue(loaded, self.clock)
+        queue.token = traces.TOKEN
+        return queue
+
+    def active(self, *ids: str) -> list[Taken]:
+        """What a sender knows of jobs it has taken."""
+        return [Taken(name, DATA.encode(), 0, None) for name in ids]
+
+    def keeping(self, keep: int, *ids: str) -> int:
+        """Complete jobs, and keep so many of all the completed ones."""
+        queue = self.queue_of(keep_completed=keep)
+        completed = queue.complete(self.active(*ids))
+        queue.close()
+        return completed
+
+    def add(self) -> None:
+        """One job of one event, of a ring."""
+        self.queue.add(EPOCH, [(DATA, 1)], {}, [])
+
+    def load(self, trace: Trace) -> None:
+        """The state before it, for a queue whose last take found something."""
+        self.client.rpush(f"{traces.BASE}wait", "before")
+        self.queue.take(1, 1)
+        self.queue.complete([])  # Redis knows the script: two of them over one round trip run in their order
+        traces.load(self.client, trace.before)
+        self.clock.now_ms = trace.now_ms
+
+    def meanwhile(self, *command: str) -> None:
+        """What the trace's author did by hand, or time did, between the dump and the call."""
+        self.client.execute_command(command[0], traces.BASE + command[1], *command[2:])
+
+    def without_lock(self, number: str) -> int:
+        """Complete a job whose lock has lapsed meanwhile."""
+        self.meanwhile("DEL", f"{number}:lock")
+        return self.queue.complete(self.active(number))
+
+    def under_another_lock(self, number: str) -> int:
+        """Complete a job that another sender has locked meanwhile."""
+        self.meanwhile("SET", f"{number}:lock", "other")
+        return self.queue.complete(self.active(number))
+
+    def sweep_later(self) -> int:
+        """A sweep after the mark of the last one has lapsed."""
+        self.meanwhile("DEL", "stalled-check")
+        return self.queue.sweep(EVERY_MS)
+
+    def failed(self) -> list[str]:
+        """The ids of the failed jobs, as people see them."""
+        return [job.id for job in FailedJobs(self.queue)]
+
+    def retry(self, *ids: str) -> int:
+        """Retry jobs that somebody saw in the failed set."""
+        return FailedJobs(self.queue).retry([FailedJob(name, 0, "", DATA.encode(), None) for name in ids])
+
+
+class Replay(msgspec.Struct, frozen=True):
+    """One of our operations in the place of Bull's: what it answers, and each place where its traces differ."""
+
+    ours: Callable[[Stage], Any]
+    answer: Any = None
+    differences: dict[str, tuple[str, Any]] = {}
+    """By place: the difference's name in the document, and what we leave there."""
+
+
+def _added(queued: str) -> dict[str, tuple[str, Any]]:
+    """Of every add: the account is kept in two keys of ours."""
+    return {KEYS.account: (ACCOUNT, {"queued": queued}), KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", "queued": queued})}
+
+
+def _value(number: str, *then: tuple[str, str]) -> dict[str, tuple[str, Any]]:
+    """Of every completion: nothing is returned by a data plane."""
+    return {"published": (VALUE, [("completed", f'{{"jobId":"{number}","val":"null"}}'), *then])}
+
+
+REPLAYED = {
+    "01-add-fifo": Replay(Stage.add, differences=_added("1")),
+    "02-add-fifo-second": Replay(Stage.add, differences=_added("1")),
+    "05-take-blocking": Replay(lambda stage: _ids(stage.queue.take(1, 1)), ["3"]),
+    "06-extend-lock": Replay(lambda stage: stage.queue.renew(stage.active("3")), 1),
+    "10-complete-and-fetch-next": Replay(
+        lambda stage: _first_and_ids(stage.queue.complete_and_take(stage.active("3"), 1, 1)),
+        (1, ["1"]),
+        _value("3", (f"active@{traces.TOKEN}", "1")) | {"3 returnvalue": (VALUE, "null")},
+    ),
+    "11-complete-no-fetch": Replay(lambda stage: stage.keeping(KEEP, "1"), 1, _value("1")),
+    "12-take-nonblocking": Replay(lambda stage: _ids(stage.queue.take(1, 1)), ["2"]),
+    "13-fail-no-retry": Replay(
+        lambda stage: stage.queue.fail(stage.active("2")[0], "boom"),
+        True,
+        {"2 attemptsMade": (ATTEMPTS, "0"), "2 stacktrace": (STACK, '["boom"]')},
+    ),
+    "14-take-nonblocking-empty": Replay(lambda stage: _ids(stage.queue.take(*ALL)), []),
+    "15-getFailed": Replay(Stage.failed, ["2"]),
+    "16-retry-one": Replay(lambda stage: stage.retry("2"), 1, {"2 attemptsMade": (ATTEMPTS, "0")}),
+    "17-retry-one-again-error": Replay(lambda stage: stage.retry("2"), 0, {"2 retriedOn": (AGAIN, "1795428129096")}),
+    "18-retry-all": Replay(
+        lambda stage: FailedJobs(stage.queue).retry(list(FailedJobs(stage.queue))),
+        3,
+        {f"{number} attemptsMade": (ATTEMPTS, "0") for number in (1, 2, 3)}
+        | {f"{number} retriedOn": (RETRIED, "1795428129325") for number in (1, 2, 3)}
+        | {"published": (RETRIED, [(f"waiting@{traces.TOKEN}", number) for number in "213"])},
+    ),
+    "19-retry-all-paused": Replay(
+        lambda stage: FailedJobs(stage.queue).retry(list(FailedJobs(stage.queue))),
+        2,
+        {f"{number} attemptsMade": (ATTEMPTS, "0") for number in (1, 2)}
+        | {f"{number} retriedOn": (RETRIED, "1795428129453") for number in (1, 2)}
+        | {"published": (RETRIED, [(f"waiting@{traces.TOKEN}", number) for number in "12"])},
+    ),
+    "20-fail-with-immediate-retry": Replay(
+        lambda stage: stage.queue.retry_later(stage.active("1")),
+        1,
+        {
+            "1 failedReason": (RETRY, None),
+            "1 stacktrace": (RETRY, None),
+            "1:lock": (RETRY, traces.TOKEN),
+            "active": (RETRY, ["1"]),
+            "wait": (RETRY, ["2"]),
+        },
+    ),
+    "21-fail-with-backoff": Replay(
+        lambda stage: stage.queue.retry_later(stage.active("1")),
+        1,
+        {
+            "1 failedReason": (RETRY, None),
+            "1 stacktrace": (RETRY, None),
+            "1:lock": (RETRY, traces.TOKEN),
+            "active": (RETRY, ["1"]),
+            "delayed": (RETRY, None),
+            "published": (RETRY, []),
+        },
+    ),
+    "24-delayed-becomes-due": Replay(lambda stage: stage.queue.promote(), -1),
+    "30-complete-removeOnComplete-true": Replay(lambda stage: stage.keeping(0, "1"), 1, _value("1")),
+    "31-complete-removeOnComplete-1": Replay(
+        lambda stage: stage.keeping(1, "3"), 1, _value("3") | {"3 returnvalue": (VALUE, "null")}
+    ),
+    "33-complete-lost-lock": Replay(
+        lambda stage: stage.without_lock("1"),
+        1,
+        {
+            "1 finishedOn": (LAPSED, "1795428131387"),
+            "1 returnvalue": (LAPSED, "null"),
+            "active": (LAPSED, None),
+            "completed": (LAPSED, [("1", 1795428131387)]),
+            "published": (LAPSED, [("completed", '{"jobId":"1","val":"null"}')]),
+        },
+    ),
+    "34-complete-foreign-lock": Replay(lambda stage: stage.under_another_lock("1"), 0),
+    "35-stalled-first-check": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 0),
+    "36-stalled-too-soon": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 0),
+    "37-stalled-second-check": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 1),
+    "38-stalled-over-limit": Replay(
+        Stage.sweep_later,
+        0,
+        {"published": (STALLED, [("failed", '{"jobId":"1","val":"job stalled more than maxStalledCount"}')])},
+    ),
+    "39-stalled-locked-is-kept": Replay(Stage.sweep_later, 0),
+    "41-add-while-paused": Replay(Stage.add, differences=_added("1")),
+    "47-remove-active-error": Replay(lambda stage: FailedJobs(stage.queue).remove(["1"]), (0, 0)),
+    "50-clean-failed-limit": Replay(lambda stage: FailedJobs(stage.queue).trim(1, None), (1, 0)),
+}
+COUNTED = {"04-getJobCounts", "42-getJobCounts-paused", "43-isPaused", "55-getJobCounts-all-absent"}
+NOT_OURS = {
+    "03-add-lifo": "our retries keep their job, so nothing is added to the front",
+    "07-progress": "a job of ours is delivered in one request: it has no progress",
+    "08-log": "a reason stands in the failed job; nothing of ours writes rows",
+    "09-update-data": "data are written once, but for the attempts in a failed job",
+    "22-promote": "people promote one job with Bull's tools; we move those that are due",
+    "23-add-delayed": "we delay no job: a retry waits in its sender",
+    "25-moveToDelayed": "we delay no job: a retry waits in its sender",
+    "26-add-priority": "events go in order, so our jobs have no priority",
+    "27-add-custom-id": "our jobs are numbered by the counter; the ring's positions keep them from being doubled",
+    "28-add-custom-id-duplicate": "our jobs are numbered by the counter",
+    "29-addBulk": "add_jobs adds many in one step, and none of them to the front as this call does",
+    "32-complete-removeOnComplete-age": "we bound completed jobs by number alone",
+    "40-pause": "people pause with Bull's tools; we obey",
+    "44-resume": "people resume with Bull's tools; we obey",
+    "45-pause-empty": "people pause with Bull's tools; we obey",
+    "46-remove-waiting": "we delete failed jobs alone: what waits is to be delivered",
+    "48-removeJobs-pattern": "we delete failed jobs alone: what waits is to be delivered",
+    "49-clean-completed": "keep_completed bounds them as they come",
+    "51-clean-wait": "we delete failed jobs alone: what waits is to be delivered",
+    "52-empty": "we delete failed jobs alone: what waits is to be delivered",
+    "53-obliterate-active-error": "a tool of Bull's deletes a whole queue",
+    "54-obliterate-force": "a tool of Bull's deletes a whole queue",
+}
+
+
+def _ids(taken: list[Taken]) -> list[str]:
+    return [job.id for job in taken]
+
+
+def _first_and_ids(answer: tuple[int, list[Taken]]) -> tuple[int, list[str]]:
+    return answer[0], _ids(answer[1])
+
+
+@pytest.fixture(name="server", scope="module")
+def _server() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
+        yield server
+
+
+@pytest.fixture(name="stage")
+def _stage(server: RedisServer) -> Iterator[Stage]:
+    stage = Stage(server)
+    yield stage
+    stage.queue.close()
+    stage.client.close()
+
+
+def test_every_trace_is_accounted_for() -> None:
+    """Each of Bull's calls is replayed, counted, or has a reason why we have nothing like it; and in one place."""
+    ours = [*REPLAYED, *COUNTED, *NOT_OURS]
+
+    assert sorted(ours) == traces.names()
+    assert len(ours) == 55
+
+
+def test_every_difference_is_in_the_document() -> None:
+    """The table in docs/queue.md names what the traces show and what no trace can show, and no more."""
+    _, section = DOCUMENT.read_text().split("\n## Unlike Bull")
+    rows = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| ")]
+    documented = [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]]
+    shown = {name for replay in REPLAYED.values() for name, _ in replay.differences.values()}
+
+    assert sorted(documented) == sorted(shown | NOT_IN_TRACES)
+    assert not shown & NOT_IN_TRACES
+
+
+@pytest.mark.parametrize("name", REPLAYED)
+def test_our_script_leaves_what_bulls_left(stage: Stage, name: str) -> None:
+    """The same keys, values, order, scores, lifetimes and messages, but for the differences listed, which all occur."""
+    trace, replay = traces.read(name), REPLAYED[name]
+    stage.load(trace)
+    listener = Listener(stage.client)
+
+    answer = replay.ours(stage)
+
+    heard = listener.heard()
+    found = traces.unlike(trace.after, traces.dump(stage.client))
+    if heard != [(channel.removeprefix(traces.BASE), message) for channel, message in trace.pubsub]:
+        found["published"] = heard
+    assert answer == replay.answer
+    assert found == {place: ours for place, (_, ours) in replay.differences.items()}
+
+
+@pytest.mark.parametrize("name", traces.names())
+def test_every_state_is_counted_right(stage: Stage, name: str) -> None:
+    """Whatever Bull or its tools left: the length of each list, and the pause; and reading changes nothing."""
+    trace = traces.read(name)
+    for state in (trace.before, trace.after):
+        traces.load(stage.client, state)
+
+        counts = stage.queue.counts()
+
+        def size(*keys: str, state: traces.State = state) -> int:
+            return sum(len(state[key].value) for key in keys if key in state)
+
+        assert counts.waiting == size("wait", "paused")
+        assert counts.active == size("active")
+        assert (counts.delayed, counts.failed, counts.completed) == (size("delayed"), size("failed"), size("completed"))
+        assert counts.paused == ("meta-paused" in state)
+        assert traces.unlike(state, traces.dump(stage.client)) == {}
+        assert (stage.queue.size_bytes() > 0) == any(size(key) for key in LISTS)
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED))
+def test_our_counts_are_those_that_bull_returned(stage: Stage, name: str) -> None:
+    """getJobCounts and isPaused; Bull counts a paused queue's waiting jobs apart."""
+    trace = traces.read(name)
+    traces.load(stage.client, trace.before)
+
+    counts = stage.queue.counts()
+
+    assert trace.returned == (counts.paused if name == "43-isPaused" else _as_bull_counts(counts))
+
+
+def _as_bull_counts(counts: QueueCounts) -> dict[str, int]:
+    return {
+        "waiting": 0 if counts.paused else counts.waiting,
+        "paused": counts.waiting if counts.paused else 0,
+        **{name: getattr(counts, name) for name in ("active", "completed", "failed", "delayed")},
+    }
+
+
+def test_after_obliterate_the_numbers_and_the_failures_account_begin_anew(stage: Stage) -> None:
+    """A job that takes the number of an old failed one is not counted as that one."""
+    stage.client.hset(KEYS.failed_events, "1", f"{EPOCH:016x}:5")
+    trace = traces.read("54-obliterate-force")
+    kept = traces.dump(stage.client)
+    traces.load(stage.client, trace.after | kept)
+
+    stage.add()
+    stage.queue.take(*ALL)
+
+    assert stage.queue.counts().events_queued == 1
+    assert stage.queue.counts().events_failed == 0

@@ -1,0 +1,358 @@
+"""A queue in memory that keeps the same promises as the one in Redis: ``queue_contract`` runs over both."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.queue import job as jobs
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS
+from rudderpipe.queue.taken import QueueCounts, Taken, all_taken
+
+STALLED = "job stalled more than allowable limit"
+
+
+class FakeStore:
+    """What Redis would hold: several queues may share it, each with its own token."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.away = False
+        """Every call of every queue fails."""
+        self.last_id = 0
+        self.jobs: dict[str, dict[str, str]] = {}
+        self.no_hashes: set[str] = set()
+        """Ids whose key is something else."""
+        self.line: list[str] = []
+        """Waiting, the next one first; the same list whether paused or not."""
+        self.paused = False
+        self.active: list[str] = []
+        """Oldest first."""
+        self.delayed: dict[str, int] = {}
+        self.failed: dict[str, int] = {}
+        self.completed: dict[str, int] = {}
+        self.delivered: list[str] = []
+        """Whatever was completed, kept or not."""
+        self.suspects: set[str] = set()
+        self.account: Counter[str] = Counter()
+        self.rings: dict[int, Counter[str]] = {}
+        self.counted: dict[str, tuple[int, int]] = {}
+        self._locks: dict[str, tuple[str, int]] = {}
+        self._swept_until_ms = 0
+
+    def put(self, name: str, fields: dict[str, str] | None) -> None:
+        """A foreign writer's job at the end of the line; None: only its id."""
+        if fields is not None:
+            self.jobs[name] = dict(fields)
+        self.line.append(name)
+
+    def holder(self, name: str) -> str | None:
+        """Whose lock it is, unless that has lapsed."""
+        token, until_ms = self._locks.get(name, (None, 0))
+        return token if until_ms > self.clock.time_ms() else None
+
+    def lock(self, name: str, token: str) -> None:
+        """For ``LOCK_MS`` from now."""
+        self._locks[name] = (token, LOCK_MS + self.clock.time_ms())
+
+    def unlock(self, name: str) -> None:
+        """Whoever held it."""
+        self._locks.pop(name, None)
+
+    def is_own(self, name: str, token: str) -> bool:
+        """The lock is its own, or lapsed while nobody took the job away."""
+        holder = self.holder(name)
+        return holder == token if holder else name in self.active
+
+    def leave_active(self, name: str, token: str) -> bool:
+        """No more active and not locked, unless another has the lock or it is not active."""
+        if self.holder(name) not in (None, token) or name not in self.active:
+            return False
+        self.active.remove(name)
+        self.unlock(name)
+        self.suspects.discard(name)
+        return True
+
+    def delete(self, name: str) -> None:
+        """Its hash or whatever its key is."""
+        self.jobs.pop(name, None)
+        self.no_hashes.discard(name)
+
+    def move_events(self, epoch: int, from_: str, to: str, events: int) -> None:
+        """In the account, and in the ring's while it is kept."""
+        for account in (self.account, self.rings.get(epoch)):
+            if account is not None:
+                account[from_] -= events
+                account[to] += events
+
+    def forget_failure(self, name: str, to: str) -> int:
+        """A job has left the failed ones: its events, if they were counted as failed, are what ``to`` says."""
+        if name not in self.counted:
+            return 0
+        epoch, events = self.counted.pop(name)
+        self.move_events(epoch, "failed", to, events)
+        return events
+
+    def sweep_begins(self, every_ms: int) -> bool:
+        """False while the last one is younger than the interval."""
+        now_ms = self.clock.time_ms()
+        if now_ms < self._swept_until_ms:
+            return False
+        self._swept_until_ms = now_ms + every_ms
+        return True
+
+    def interval_passes(self) -> None:
+        """The next sweep is not too soon."""
+        self._swept_until_ms = 0
+
+
+class FakeQueue:
+    """One sender's or flusher's view of a store; ``away`` makes every call fail."""
+
+    def __init__(self, store: FakeStore, keep_completed: int = 0) -> None:
+        self.store = store
+        self.clock = store.clock
+        self.token = str(uuid.uuid4())
+        self.away = False
+        self._keep_completed = keep_completed
+
+    def put(self, name: str, data: bytes | None = None) -> None:
+        """A job of one event of the user ``name`` at the end of the line, or of that data."""
+        text = data.decode() if data else jobs.build(b'{"userId":"%b"}' % name.encode(), "KEY", "t", 7)
+        self.store.put(name, {"data": text, "opts": "{}"})
+
+    def reasons(self) -> dict[str, str]:
+        """Why each failed job did."""
+        return {name: self.store.jobs[name]["failedReason"] for name in self.store.failed}
+
+    def ping(self) -> None:
+        if self.away or self.store.away:
+            raise QueueUnavailable("here", "away")
+
+    def close(self) -> None:
+        self.away = True
+
+    def add(
+        self,
+        epoch: int,
+        batches: Sequence[tuple[str, int]],
+        marks: dict[int, tuple[int, int]],
+        freed: Sequence[int],
+        term: int = 0,
+    ) -> None:
+        self.ping()
+        store = self.store
+        ring = store.rings.get(epoch, Counter())
+        if ring["term"] > term:
+            raise QueueBehind({0: ring["term"]})
+        if behind := {block: ring[str(block)] for block, (start, _) in marks.items() if ring[str(block)] > start}:
+            raise QueueBehind(behind)
+        store.rings[epoch] = ring
+        if store.last_id == 0:
+            store.counted.clear()
+        now = str(self.clock.time_ms())
+        for data, events in batches:
+            store.last_id += 1
+            store.put(
+                str(store.last_id),
+                {
+                    "name": "__default__",
+                    "data": data,
+                    "opts": f'{{"attempts":1,"delay":0,"timestamp":{now}}}',
+                    "timestamp": now,
+                    "delay": "0",
+                    "priority": "0",
+                },
+            )
+            ring["queued"] += events
+            store.account["queued"] += events
+        ring.update({str(block): end - ring[str(block)] for block, (_, end) in marks.items()})
+        for block in freed:
+            ring.pop(str(block), None)
+        ring["term"] = term
+
+    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
+        self.ping()
+        store = self.store
+        answer: list[tuple[bytes, list[bytes] | None]] = []
+        size = 0
+        while store.line and not store.paused and len(answer) < max_jobs:
+            name = store.line[0]
+            fields = store.jobs.get(name)
+            size += len((fields or {}).get("data", "").encode())
+            if fields is not None and answer and size > max_bytes:
+                break
+            store.active.append(store.line.pop(0))
+            store.suspects.discard(name)
+            store.lock(name, self.token)
+            store.forget_failure(name, "queued")
+            flat = (
+                None if name in store.no_hashes else [text.encode() for pair in (fields or {}).items() for text in pair]
+            )
+            answer.append((name.encode(), flat))
+            if fields is not None:
+                fields["processedOn"] = str(self.clock.time_ms())
+                fields.setdefault("opts", "{}")
+        return all_taken(answer)
+
+    def complete(self, done: Sequence[Taken]) -> int:
+        self.ping()
+        store = self.store
+        kept = 0
+        for taken in done:
+            if not store.leave_active(taken.id, self.token):
+                continue
+            kept += 1
+            store.delivered.append(taken.id)
+            if self._keep_completed:
+                store.completed[taken.id] = self.clock.time_ms()
+                fields = store.jobs.setdefault(taken.id, {})
+                fields.update(returnvalue="null", finishedOn=str(self.clock.time_ms()))
+            else:
+                store.delete(taken.id)
+            if taken.epoch:
+                epoch = int(taken.epoch, 16)
+                store.move_events(epoch, "queued", "delivered", taken.events)
+                self._forget_ended(epoch)
+        if self._keep_completed:
+            for name in _by_time(store.completed)[: -self._keep_completed]:
+                del store.completed[name]
+                store.delete(name)
+        return kept
+
+    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+        return self.complete(done), self.take(max_jobs, max_bytes)
+
+    def fail(self, taken: Taken, reason: str) -> bool:
+        self.ping()
+        store = self.store
+        name, now = taken.id, str(self.clock.time_ms())
+        if not store.leave_active(name, self.token):
+            return False
+        if name in store.no_hashes:
+            store.last_id += 1
+            name = str(store.last_id)
+        store.failed[name] = int(now)
+        fields = store.jobs.setdefault(name, {})
+        blank = {"name": "__default__", "data": "{}", "opts": "{}", "timestamp": now, "delay": "0", "priority": "0"}
+        for field, value in blank.items():
+            fields.setdefault(field, value)
+        fields.update(failedReason=reason, finishedOn=now, attemptsMade="0")
+        if taken.job is not None and taken.job.attempts:
+            fields["data"] = jobs.without_attempts(taken.data).decode()
+        if taken.epoch:
+            epoch = int(taken.epoch, 16)
+            store.counted[name] = (epoch, taken.events)
+            store.move_events(epoch, "queued", "failed", taken.events)
+        return True
+
+    def retry_later(self, tried: Sequence[Taken]) -> int:
+        self.ping()
+        there = [taken for taken in tried if taken.id in self.store.jobs]
+        held = self._hold(there)
+        for name in held:
+            fields = self.store.jobs[name]
+            fields["attemptsMade"] = str(int(fields.get("attemptsMade", "0")) + 1)
+        return len(held)
+
+    def renew(self, held: Sequence[Taken]) -> int:
+        self.ping()
+        return len(self._hold(held))
+
+    def _hold(self, held: Iterable[Taken]) -> list[str]:
+        ours = [taken.id for taken in held if self.store.is_own(taken.id, self.token)]
+        for name in ours:
+            self.store.lock(name, self.token)
+            self.store.suspects.discard(name)
+        return ours
+
+    def put_back(self, held: Sequence[Taken]) -> int:
+        self.ping()
+        ours = [taken.id for taken in held if self.store.leave_active(taken.id, self.token)]
+        self.store.line[:0] = ours
+        return len(ours)
+
+    def recover(self) -> int:
+        self.ping()
+        store = self.store
+        recovered, store.active = store.active, []
+        for name in recovered:
+            store.unlock(name)
+            store.suspects.discard(name)
+            if name in store.jobs:
+                store.jobs[name]["attemptsMade"] = "0"
+        store.line[:0] = recovered
+        return len(recovered)
+
+    def sweep(self, every_ms: int = SWEEP_MS) -> int:
+        self.ping()
+        store = self.store
+        if not store.sweep_begins(every_ms):
+            return 0
+        back = 0
+        for name in sorted(store.suspects):
+            if name not in store.active or store.holder(name) is not None:
+                continue
+            store.active.remove(name)
+            fields = store.jobs.get(name)
+            stalls = int((fields or {}).get("stalledCounter", "0")) + 1
+            if fields is not None:
+                fields["stalledCounter"] = str(stalls)
+            if fields is not None and stalls > 1:
+                store.failed[name] = self.clock.time_ms()
+                fields.update(failedReason=STALLED, finishedOn=str(self.clock.time_ms()))
+            else:
+                store.line.insert(0, name)
+                back += 1
+        store.suspects = set(store.active)
+        return back
+
+    def promote(self) -> int:
+        self.ping()
+        store = self.store
+        for name in _by_time(store.delayed):
+            if store.delayed[name] > self.clock.time_ms():
+                return store.delayed[name]
+            del store.delayed[name]
+            store.line.append(name)
+            if name in store.jobs:
+                store.jobs[name]["delay"] = "0"
+        return -1
+
+    def counts(self, epoch: int | None = None) -> QueueCounts:
+        self.ping()
+        store = self.store
+        account = store.account if epoch is None else store.rings.get(epoch, Counter())
+        if not store.line and not store.active and not store.delayed and account["queued"]:
+            account["elsewhere"] += account["queued"]
+            account["queued"] = 0
+        sizes = [len(jobs_) for jobs_ in (store.line, store.active, store.delayed, store.failed, store.completed)]
+        return QueueCounts.of(sizes, store.paused, [text for pair in account.items() for text in _bytes(*pair)])
+
+    def size_bytes(self) -> int:
+        self.ping()
+        return sum(len(fields.get("data", "")) for fields in self.store.jobs.values())
+
+    def end_ring(self, epoch: int) -> bool:
+        self.ping()
+        self.store.rings.setdefault(epoch, Counter())["ended"] = 1
+        return self._forget_ended(epoch)
+
+    def _forget_ended(self, epoch: int) -> bool:
+        ring = self.store.rings.get(epoch, Counter())
+        over = bool(ring["ended"]) and ring["queued"] <= 0 and ring["failed"] <= 0
+        if over:
+            del self.store.rings[epoch]
+        return over
+
+
+def _by_time(times: dict[str, int]) -> list[str]:
+    """As a sorted set of Redis has them: by score, then by name."""
+    return sorted(times, key=lambda name: (times[name], name))
+
+
+def _bytes(name: str, number: int) -> tuple[bytes, bytes]:
+    return name.encode(), str(number).encode()

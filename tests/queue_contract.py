@@ -1,0 +1,519 @@
+"""What a queue promises to senders and flushers, whatever keeps it: a subclass brings a ``stand`` to run it over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import pytest
+
+from rudderpipe.errors import QueueBehind
+from rudderpipe.queue import job
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import Taken
+from tests.fakes import FakeClock
+
+EPOCH = 0x1111_1111_1111_4111
+OTHER_EPOCH = 0x2222_2222_2222_4222
+ALL = (1000, 10_000_000)
+
+
+class View(msgspec.Struct):
+    """Where each job is."""
+
+    line: list[str] = []
+    """Waiting, the next one first."""
+    active: list[str] = []
+    """Oldest first."""
+    delayed: list[str] = []
+    failed: list[str] = []
+    completed: list[str] = []
+    locks: dict[str, str] = {}
+    """Of jobs: whose."""
+
+
+class Stand(Protocol):
+    """A queue's keeper: opens queues on it, shows it, and does to it what time and foreign tools do."""
+
+    clock: FakeClock
+
+    def queue(self, **settings: Any) -> Queue: ...
+    def view(self) -> View: ...
+    def fields(self, name: str) -> dict[str, str]: ...
+    def put(self, name: str, fields: dict[str, str] | None) -> None: ...
+    def put_no_hash(self, name: str) -> None: ...
+    def delay(self, name: str, due_ms: int, fields: dict[str, str]) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+    def delete(self, name: str) -> None: ...
+    def retry(self, name: str) -> None: ...
+    def lapse(self, *names: str) -> None: ...
+    def interval_passes(self) -> None: ...
+
+
+def data_of(number: int, epoch: int = EPOCH) -> str:
+    """A job of two events."""
+    return job.build(b'{"userId":"a%d"},{"userId":"b%d"}' % (number, number), "KEY", "t", epoch)
+
+
+def add(queue: Queue, count: int, start: int = 0, term: int = 0, epoch: int = EPOCH) -> None:
+    """Jobs of two events each, read from block 1."""
+    batches = [(data_of(number, epoch), 2) for number in range(start, start + count)]
+    queue.add(epoch, batches, {1: (start * 2, (start + count) * 2)}, [], term)
+
+
+def ids(taken: Sequence[Taken]) -> list[str]:
+    """Of jobs."""
+    return [found.id for found in taken]
+
+
+def users(taken: Taken) -> list[str]:
+    """Whose events a job holds."""
+    assert taken.job is not None
+    return [msgspec.json.decode(event)["userId"] for event in taken.job.events]
+
+
+class QueueContract:
+    """Each test is one promise."""
+
+    def test_jobs_wait_in_the_order_in_which_they_were_added(self, stand: Stand) -> None:
+        """Of one call and of several; their events are queued, and the ring's positions known."""
+        queue = stand.queue()
+        add(queue, 2)
+        add(queue, 1, 2)
+
+        assert stand.view() == View(line=["1", "2", "3"])
+        counts = queue.counts(EPOCH)
+        assert (counts.events_queued, counts.positions) == (6, {1: 6})
+        assert users(queue.take(*ALL)[2]) == ["a2", "b2"]
+
+    def test_events_are_added_once(self, stand: Stand) -> None:
+        """A repetition, or another cut that overlaps, adds nothing and says how far the queue is."""
+        queue = stand.queue()
+        add(queue, 5)
+
+        for start in (0, 3):
+            with pytest.raises(QueueBehind) as caught:
+                add(stand.queue(), 4, start)
+            assert caught.value.read == {1: 10}
+        add(queue, 1, 5)
+
+        assert ids(queue.take(*ALL)) == ["1", "2", "3", "4", "5", "6"]
+        assert queue.counts(EPOCH).positions == {1: 12}
+
+    def test_rings_have_positions_of_their_own(self, stand: Stand) -> None:
+        """The same block of two rings; both are counted in the account of all."""
+        queue = stand.queue()
+        add(queue, 1)
+        add(queue, 2, epoch=OTHER_EPOCH)
+
+        assert [queue.counts(epoch).events_queued for epoch in (EPOCH, OTHER_EPOCH, None)] == [2, 4, 6]
+
+    def test_a_freed_block_begins_anew(self, stand: Stand) -> None:
+        """Its position is forgotten with the call that says so."""
+        queue = stand.queue()
+        add(queue, 1)
+        queue.add(EPOCH, [(data_of(7), 2)], {2: (0, 2)}, [1])
+        assert queue.counts(EPOCH).positions == {2: 2}
+
+        add(queue, 1)
+
+        assert queue.counts(EPOCH).positions == {1: 2, 2: 2}
+
+    def test_a_dead_flushers_late_call_adds_nothing(self, stand: Stand) -> None:
+        """The term of its successor stands, also when positions do not tell."""
+        queue = stand.queue()
+        add(queue, 1, term=2)
+
+        with pytest.raises(QueueBehind) as caught:
+            add(queue, 1, 7, term=1)
+        add(queue, 1, 7, term=2)
+
+        assert caught.value.read == {0: 2}
+        assert stand.view().line == ["1", "2"]
+
+    def test_a_take_keeps_to_its_bounds(self, stand: Stand) -> None:
+        """In number, in bytes of data, and one at the least."""
+        queue = stand.queue()
+        add(queue, 9)
+        size = len(data_of(0))
+
+        assert ids(queue.take(2, 1_000_000)) == ["1", "2"]
+        assert ids(queue.take(1000, 10)) == ["3"]
+        assert ids(queue.take(1000, 2 * size)) == ["4", "5"]
+        assert ids(queue.take(1000, 3 * size - 1)) == ["6", "7"]
+        assert ids(queue.take(*ALL)) == ["8", "9"]
+        assert queue.take(*ALL) == []
+
+    def test_what_is_taken_is_active_and_locked_by_the_taker(self, stand: Stand) -> None:
+        """Whoever else takes gets the next ones."""
+        one, other = stand.queue(), stand.queue()
+        add(one, 3)
+
+        assert ids(one.take(1, 1000)) == ["1"]
+        assert ids(other.take(*ALL)) == ["2", "3"]
+
+        assert stand.view() == View(active=["1", "2", "3"], locks={"1": one.token, "2": other.token, "3": other.token})
+
+    def test_a_paused_queue_gives_nothing_and_keeps_its_order(self, stand: Stand) -> None:
+        """What is added, put back, recovered or due meanwhile stands where it would; after the pause it is taken."""
+        queue = stand.queue()
+        add(queue, 3)
+        first, second = queue.take(2, 1_000_000)
+        stand.pause()
+        add(queue, 1, 3)
+        stand.delay("d", stand.clock.time_ms(), {"data": data_of(9)})
+        queue.promote()
+        queue.put_back([second])
+        queue.recover()
+
+        assert queue.take(*ALL) == []
+        assert queue.counts().paused
+        assert queue.counts().waiting == 5
+        stand.resume()
+        assert not queue.counts().paused
+        assert ids(queue.take(*ALL)) == [first.id, second.id, "3", "4", "d"]
+
+    def test_a_completed_job_is_gone_and_its_events_are_delivered(self, stand: Stand) -> None:
+        """Once, however often it is said."""
+        queue = stand.queue()
+        add(queue, 2)
+        first, second = queue.take(*ALL)
+
+        assert queue.complete([first]) == 1
+        assert queue.complete([first, second]) == 1
+
+        assert stand.view() == View()
+        assert stand.fields("1") == {}
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_queued, counts.events_delivered) == (0, 4)
+
+    def test_the_newest_completed_jobs_are_kept_when_asked_to(self, stand: Stand) -> None:
+        """As many as the setting says, with their data."""
+        queue = stand.queue(keep_completed=2)
+        add(queue, 3)
+        for taken in queue.take(*ALL):
+            stand.clock.now_s += 1
+            queue.complete([taken])
+
+        assert stand.view() == View(completed=["2", "3"])
+        assert queue.counts().completed == 2
+        assert stand.fields("1") == {}
+        assert stand.fields("3")["finishedOn"] == str(stand.clock.time_ms())
+
+    def test_completing_and_taking_is_one_and_then_the_other(self, stand: Stand) -> None:
+        """How many were ours, and what is next."""
+        queue = stand.queue()
+        add(queue, 3)
+        taken = queue.take(1, 1000)
+
+        kept, following = queue.complete_and_take(taken, 1, 1000)
+
+        assert (kept, ids(following)) == (1, ["2"])
+        assert queue.complete_and_take(taken, 1, 1000)[0] == 0
+        assert stand.view().active == ["2", "3"]
+
+    def test_a_failed_job_keeps_its_data_its_reason_and_its_time(self, stand: Stand) -> None:
+        """Its events are failed; retried by a tool of Bull's and taken they are queued again, at the first attempt."""
+        queue = stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+        queue.retry_later([taken])
+
+        assert queue.fail(taken, 'status 400: "bad"')
+        assert not queue.fail(taken, "again")
+
+        fields = stand.fields("1")
+        assert stand.view() == View(failed=["1"])
+        assert (fields["failedReason"], fields["attemptsMade"]) == ('status 400: "bad"', "0")
+        assert (fields["finishedOn"], fields["data"]) == (str(stand.clock.time_ms()), taken.data.decode())
+        assert [queue.counts(epoch).events_failed for epoch in (EPOCH, None)] == [2, 2]
+        stand.retry("1")
+        (again,) = queue.take(*ALL)
+        assert again.attempts == 0
+        counts = queue.counts(EPOCH)
+        assert (counts.events_queued, counts.events_failed) == (2, 0)
+
+    def test_attempts_in_a_node_sdks_data_are_forgotten_when_it_fails(self, stand: Stand) -> None:
+        """Else a retry by any tool would fail at once."""
+        queue = stand.queue()
+        data = data_of(0).replace('\\"attempts\\":0', '\\"attempts\\":9')
+        stand.put("node", {"data": data, "opts": "{}"})
+        (taken,) = queue.take(*ALL)
+        assert taken.attempts == 9
+
+        queue.fail(taken, "no more")
+
+        assert '\\"attempts\\":0' in stand.fields("node")["data"]
+
+    def test_an_attempt_is_counted_and_the_job_stays_locked(self, stand: Stand) -> None:
+        """Also when the lock had lapsed, and nobody took it."""
+        queue = stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+
+        assert queue.retry_later([taken]) == 1
+        stand.lapse("1")
+        assert queue.retry_later([taken]) == 1
+
+        assert stand.view() == View(active=["1"], locks={"1": queue.token})
+        assert stand.fields("1")["attemptsMade"] == "2"
+
+    def test_no_attempt_is_counted_of_a_job_that_is_gone(self, stand: Stand) -> None:
+        """A tool of Bull's has deleted it; nothing is made of it."""
+        queue = stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+        stand.delete("1")
+
+        assert queue.retry_later([taken]) == 0
+        assert stand.fields("1") == {}
+
+    def test_a_lock_that_lapsed_is_taken_again_by_its_holder(self, stand: Stand) -> None:
+        """So nobody else's sweep takes the job away."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 1)
+        taken = queue.take(*ALL)
+        other.sweep()
+        stand.lapse("1")
+
+        assert queue.renew(taken) == 1
+
+        stand.interval_passes()
+        stand.lapse("1")  # and it is no suspect any more: a lapse begins to count again
+        assert other.sweep() == 0
+        assert stand.view().active == ["1"]
+
+    @pytest.mark.parametrize("held", ["renew", "retry_later"])
+    @pytest.mark.parametrize("where", ["line", "failed", "gone"])
+    def test_what_is_no_more_active_is_not_locked_again(self, stand: Stand, where: str, held: str) -> None:
+        """A slow sender whose jobs were swept meanwhile is told so; its lock would keep people from a retry."""
+        slow, other = stand.queue(), stand.queue()
+        add(slow, 1)
+        taken = slow.take(*ALL)
+        other.sweep()
+        stand.lapse("1")
+        stand.interval_passes()
+        other.sweep()
+        if where != "line":
+            again = other.take(*ALL)
+            assert other.fail(again[0], "no") if where == "failed" else other.complete(again)
+        before = stand.view()
+
+        assert getattr(slow, held)(taken) == 0
+
+        assert stand.view() == before
+        assert before.locks == {}
+        assert stand.fields("1").get("attemptsMade", "0") == "0"
+
+    def test_what_is_put_back_is_first_in_line_in_its_order(self, stand: Stand) -> None:
+        """Nothing overtakes it, its attempts stay, and nobody holds it."""
+        queue = stand.queue()
+        add(queue, 4)
+        taken = queue.take(3, 1_000_000)
+        queue.retry_later(taken[:1])
+
+        assert queue.put_back(taken) == 3
+        assert queue.put_back(taken) == 0
+
+        assert stand.view() == View(line=["1", "2", "3", "4"])
+        assert [found.attempts for found in queue.take(*ALL)] == [1, 0, 0, 0]
+
+    def test_what_a_dead_sender_left_is_first_in_line_oldest_first(self, stand: Stand) -> None:
+        """Without waiting for its locks, attempts at 0; a second time there is nothing."""
+        queue, dead = stand.queue(), stand.queue()
+        add(queue, 4)
+        dead.retry_later(dead.take(2, 1_000_000))
+        dead.take(1, 1_000_000)
+
+        assert queue.recover() == 3
+        assert queue.recover() == 0
+
+        assert stand.view() == View(line=["1", "2", "3", "4"])
+        assert {taken.attempts for taken in queue.take(*ALL)} == {0}
+
+    def test_another_senders_lock_is_never_touched(self, stand: Stand) -> None:
+        """Complete, fail, renew, count and put back leave the job alone and say so."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 1)
+        taken = queue.take(*ALL)
+        before = stand.fields("1")
+
+        assert other.complete(taken) == other.renew(taken) == other.retry_later(taken) == other.put_back(taken) == 0
+        assert other.fail(taken[0], "no") is False
+
+        assert stand.fields("1") == before
+        assert stand.view() == View(active=["1"], locks={"1": queue.token})
+        assert queue.counts().events_queued == 2
+        assert queue.complete(taken) == 1
+
+    @pytest.mark.parametrize("settled", ["complete", "fail", "put_back"])
+    def test_a_lock_that_merely_lapsed_is_no_obstacle(self, stand: Stand, settled: str) -> None:
+        """Its sender knows best what came of the job."""
+        queue = stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+        stand.lapse("1")
+
+        if settled == "fail":
+            assert queue.fail(taken, "no")
+        else:
+            assert getattr(queue, settled)([taken]) == 1
+
+        assert stand.view().active == []
+        assert stand.view().locks == {}
+
+    def test_a_job_that_another_has_taken_over_is_settled_by_that_one(self, stand: Stand) -> None:
+        """Its events are counted once."""
+        slow, other = stand.queue(), stand.queue()
+        add(slow, 1)
+        taken = slow.take(*ALL)
+        other.sweep()
+        stand.lapse("1")
+        stand.interval_passes()
+        other.sweep()
+        again = other.take(*ALL)
+
+        assert slow.complete(taken) == 0
+        assert other.complete(again) == 1
+        assert slow.put_back(taken) == 0
+
+        assert stand.view() == View()
+        assert slow.counts().events_delivered == 2
+
+    def test_a_job_stalls_between_two_sweeps(self, stand: Stand) -> None:
+        """It is next in line then, unless it is locked or settled; within one interval nothing is swept."""
+        queue = stand.queue()
+        add(queue, 4)
+        taken = queue.take(3, 1_000_000)
+        assert queue.sweep() == 0
+        stand.lapse("1", "2")
+        assert queue.sweep() == 0  # too soon
+        queue.complete(taken[1:2])
+        stand.interval_passes()
+
+        assert queue.sweep() == 1
+
+        assert stand.view() == View(line=["1", "4"], active=["3"], locks={"3": queue.token})
+
+    def test_a_job_that_stalls_twice_is_failed(self, stand: Stand) -> None:
+        """Whoever took it the second time; its events are queued until somebody sees to it, and found when retried."""
+        queue = stand.queue()
+        add(queue, 1)
+        for _ in range(2):
+            queue.take(*ALL)
+            stand.interval_passes()
+            queue.sweep()
+            stand.lapse("1")
+            stand.interval_passes()
+            queue.sweep()
+
+        assert stand.view() == View(failed=["1"])
+        assert stand.fields("1")["failedReason"] == "job stalled more than allowable limit"
+        stand.retry("1")
+        assert queue.complete(queue.take(*ALL)) == 1
+        assert queue.counts().events_delivered == 2
+
+    def test_delayed_jobs_that_are_due_wait_at_the_end_of_the_line(self, stand: Stand) -> None:
+        """In the order in which they are due; the answer is when the next one is."""
+        queue = stand.queue()
+        add(queue, 1)
+        now_ms = stand.clock.time_ms()
+        assert queue.promote() == -1
+        for name, due_ms in (("late", now_ms + 5000), ("b", now_ms), ("a", now_ms - 1000)):
+            stand.delay(name, due_ms, {"data": data_of(5), "delay": "1000"})
+        assert queue.counts().delayed == 3
+
+        assert queue.promote() == now_ms + 5000
+
+        assert stand.view() == View(line=["1", "a", "b"], delayed=["late"])
+        assert stand.fields("a")["delay"] == "0"
+        stand.clock.now_s += 5
+        assert queue.promote() == -1
+        assert stand.view() == View(line=["1", "a", "b", "late"])
+
+    @pytest.mark.parametrize(
+        "broken", [None, {"opts": "{}"}, {"data": "nonsense"}, {"data": '{"version":9,"eventData":""}'}]
+    )
+    def test_foreign_content_is_taken_with_its_trouble_and_can_be_failed(
+        self, stand: Stand, broken: dict[str, str] | None
+    ) -> None:
+        """An id without a hash, a hash without data, data of nobody's form: taken with a reason, kept."""
+        queue = stand.queue()
+        stand.put("x", broken)
+        add(queue, 1)
+
+        taken, following = queue.take(*ALL)
+
+        assert taken.job is None
+        assert taken.trouble
+        assert users(following) == ["a0", "b0"]
+        assert queue.fail(taken, taken.trouble)
+        assert stand.view() == View(active=["1"], failed=["x"], locks={"1": queue.token})
+        assert stand.fields("x")["failedReason"] == taken.trouble
+        assert stand.fields("x")["data"] == (broken or {}).get("data", "{}")
+        assert set(stand.fields("x")) >= {"name", "data", "opts", "timestamp", "delay", "priority"}
+
+    def test_an_id_whose_key_is_no_job_fails_under_a_number_of_its_own(self, stand: Stand) -> None:
+        """What stands there is nobody's to change."""
+        queue = stand.queue()
+        stand.put_no_hash("odd")
+        (taken,) = queue.take(*ALL)
+        assert queue.retry_later([taken]) == 0
+
+        assert queue.fail(taken, taken.trouble)
+
+        assert "odd" in taken.trouble
+        assert stand.view() == View(failed=["1"])
+        assert stand.fields("1")["failedReason"] == taken.trouble
+
+    def test_events_that_somebody_else_saw_to_are_elsewhere(self, stand: Stand) -> None:
+        """When nothing waits, is active or delayed, none is queued, and all of them are accounted for."""
+        queue = stand.queue()
+        add(queue, 3)
+        first, second, _ = queue.take(*ALL)
+        queue.complete([first])
+        queue.fail(second, "no")
+        assert queue.counts().events_elsewhere == 0
+        stand.delete("3")
+
+        counts = queue.counts()
+
+        assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 2, 2)
+        assert counts.events_elsewhere == 2
+
+    def test_a_rings_account_goes_with_the_last_of_its_jobs(self, stand: Stand) -> None:
+        """Whether the flusher or the sender is done first; failed ones keep it."""
+        queue = stand.queue()
+        add(queue, 2)
+        assert not queue.end_ring(EPOCH)
+        first, second = queue.take(*ALL)
+        queue.fail(first, "no")
+        queue.complete([second])
+        assert queue.counts(EPOCH).events_delivered == 2
+        stand.retry("1")
+        queue.complete(queue.take(*ALL))
+        assert queue.counts(EPOCH).events_delivered == 0  # forgotten
+        assert queue.counts().events_delivered == 4
+
+        add(queue, 1)
+        queue.complete(queue.take(*ALL))
+        assert queue.end_ring(EPOCH)
+        assert queue.counts(EPOCH).events_delivered == 0
+
+    def test_what_is_there_takes_room_and_what_is_gone_does_not(self, stand: Stand) -> None:
+        """The size is that of the jobs in every state."""
+        queue = stand.queue()
+        assert queue.size_bytes() == 0
+        add(queue, 2)
+        size = queue.size_bytes()
+        assert size >= 2 * len(data_of(0))
+        taken = queue.take(*ALL)
+        queue.fail(taken[0], "no")
+        assert queue.size_bytes() >= size
+
+        queue.complete(taken[1:])
+
+        assert 0 < queue.size_bytes() < size

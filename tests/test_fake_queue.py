@@ -1,0 +1,108 @@
+"""The queue in memory keeps the queue's contract, so what other tests see over it is true of Redis."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue.queue import LOCK_MS, Queue
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock
+from tests.queue_contract import ALL, QueueContract, View, add
+
+
+class FakeStand:
+    """A store in memory."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.store = FakeStore(self.clock)
+
+    def queue(self, **settings: Any) -> Queue:
+        return cast(Queue, FakeQueue(self.store, **settings))
+
+    def view(self) -> View:
+        store = self.store
+        times = (store.delayed, store.failed, store.completed)
+        delayed, failed, completed = (sorted(of, key=lambda name: (of[name], name)) for of in times)
+        locks = {name: token for name in store.active if (token := store.holder(name))}
+        return View(list(store.line), list(store.active), delayed, failed, completed, locks)
+
+    def fields(self, name: str) -> dict[str, str]:
+        return dict(self.store.jobs.get(name, {}))
+
+    def put(self, name: str, fields: dict[str, str] | None) -> None:
+        self.store.put(name, fields)
+
+    def put_no_hash(self, name: str) -> None:
+        self.store.no_hashes.add(name)
+        self.store.line.append(name)
+
+    def delay(self, name: str, due_ms: int, fields: dict[str, str]) -> None:
+        self.store.jobs[name] = dict(fields)
+        self.store.delayed[name] = due_ms
+
+    def pause(self) -> None:
+        self.store.paused = True
+
+    def resume(self) -> None:
+        self.store.paused = False
+
+    def delete(self, name: str) -> None:
+        for names in (self.store.line, self.store.active):
+            if name in names:
+                names.remove(name)
+        self.store.delete(name)
+        self.store.unlock(name)
+
+    def retry(self, name: str) -> None:
+        del self.store.failed[name]
+        for field in ("finishedOn", "processedOn", "failedReason"):
+            self.store.jobs[name].pop(field, None)
+        self.store.line.append(name)
+
+    def lapse(self, *names: str) -> None:
+        for name in names:
+            self.store.unlock(name)
+
+    def interval_passes(self) -> None:
+        self.store.interval_passes()
+
+
+@pytest.fixture(name="stand")
+def _stand() -> FakeStand:
+    return FakeStand()
+
+
+class TestFakeQueue(QueueContract):
+    """All of it."""
+
+
+def test_a_lock_lapses_with_the_clock(stand: FakeStand) -> None:
+    """After ``LOCK_MS``, and not before."""
+    queue, other = stand.queue(), stand.queue()
+    add(queue, 1)
+    taken = queue.take(*ALL)
+
+    stand.clock.now_s += LOCK_MS / 1000 - 0.001
+    assert other.renew(taken) == 0
+    stand.clock.now_s += 0.001
+    assert other.renew(taken) == 1
+    assert queue.complete(taken) == 0
+
+
+def test_a_queue_that_is_away_says_so_and_changes_nothing(stand: FakeStand) -> None:
+    """For one queue's connection, and for the store."""
+    queue, other = FakeQueue(stand.store), FakeQueue(stand.store)
+    queue.put("a")
+    queue.away = True
+    with pytest.raises(QueueUnavailable):
+        queue.take(*ALL)
+    stand.store.away = True
+    with pytest.raises(QueueUnavailable):
+        other.take(*ALL)
+
+    stand.store.away = False
+    assert [taken.id for taken in other.take(*ALL)] == ["a"]
