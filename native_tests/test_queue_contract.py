@@ -253,6 +253,39 @@ class TestWhatIsLeftInRedis:
         assert not stand.client.exists(f"{P}priority")
         assert stand.fields("n")["opts"] == "{}"
 
+    def test_an_empty_queue_is_told_once(self, stand: RedisStand) -> None:
+        """By the take that finds nothing after one that found something."""
+        queue = stand.queue()
+        add(queue, 1)
+        queue.take(*ALL)
+        listener = Listener(stand.client)
+        queue.take(*ALL)
+        queue.take(*ALL)
+
+        assert listener.heard() == [(f"{P}drained", "")]
+
+    def test_a_forgotten_ring_is_not_made_anew_by_its_last_jobs(self, stand: RedisStand) -> None:
+        """Its lifetime was over; the account of all is kept, and the failed job's own is not."""
+        queue = stand.queue()
+        fail(stand, queue, 1)
+        stand.client.delete(f"{P}ring:{EPOCH:016x}")
+
+        FailedJobs(queue).retry(list(FailedJobs(queue)))
+        assert not stand.client.exists(f"{P}account:failed")
+        queue.complete(queue.take(*ALL))
+
+        assert stand.client.keys(f"{P}ring:*") == []
+        assert queue.counts().events_delivered == 2
+
+    def test_listeners_hear_a_reason_as_bull_would_write_it(self, stand: RedisStand) -> None:
+        """In JSON whose slashes stand as they are."""
+        queue = stand.queue()
+        add(queue, 1)
+        listener = Listener(stand.client)
+        queue.fail(queue.take(*ALL)[0], 'a/b "c"')
+
+        assert listener.heard()[-1] == (f"{P}failed", '{"jobId":"1","val":"a/b \\"c\\""}')
+
     def test_a_writer_that_knows_of_no_pause_does_not_end_it(self, stand: RedisStand) -> None:
         """What it put into ``wait`` is not taken."""
         queue = stand.queue()
