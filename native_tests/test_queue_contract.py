@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from native_tests.redis_stand import RedisStand
+from native_tests.redis_stand import P, RedisStand
+from native_tests.traces import Listener
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue import scripts
 from rudderpipe.queue.failed import FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
-from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, ids
+from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids
 
 
 @pytest.fixture(name="server", scope="module")
@@ -96,7 +97,7 @@ class TestFailedJobs:
         """By a retry and by a removal."""
         queue = stand.queue()
         fail(stand, queue, 1)
-        stand.client.set("{rudder}:rudderEventsQueue:1:lock", "somebody")
+        stand.client.set(f"{P}1:lock", "somebody")
 
         assert FailedJobs(queue).retry(list(FailedJobs(queue))) == 0
         assert FailedJobs(queue).remove(["1"]) == (0, 0)
@@ -131,6 +132,182 @@ class TestFailedJobs:
         assert stand.view().failed == ["4", "5"]
         assert FailedJobs(queue).trim(1, 0.5) == (1, 2)
         assert queue.counts().events_removed == 8
+
+
+class TestWhatIsLeftInRedis:
+    """Keys that the contract does not show, which Bull's tools read or which would stay for ever."""
+
+    @pytest.mark.parametrize("what", ["complete", "fail", "put_back", "recover", "renew", "retry_later", "take"])
+    def test_a_job_that_is_seen_to_is_no_suspect(self, stand: RedisStand, what: str) -> None:
+        """Else its next lapse would be its second."""
+        queue = stand.queue()
+        add(queue, 1)
+        if what == "take":
+            stand.client.sadd(f"{P}stalled", "1")
+        taken = queue.take(*ALL)
+        if what != "take":
+            queue.sweep()
+        if what == "fail":
+            queue.fail(taken[0], "no")
+        elif what == "recover":
+            queue.recover()
+        elif what != "take":
+            getattr(queue, what)(taken)
+
+        assert not stand.client.exists(f"{P}stalled")
+
+    def test_rows_of_a_log_go_with_their_job(self, stand: RedisStand) -> None:
+        """Completed or removed."""
+        queue = stand.queue()
+        add(queue, 2)
+        stand.client.rpush(f"{P}1:logs", "row")
+        stand.client.rpush(f"{P}2:logs", "row")
+        first, second = queue.take(*ALL)
+        queue.complete([first])
+        queue.fail(second, "no")
+        FailedJobs(queue).remove(["2"])
+
+        assert not stand.client.keys(f"{P}*:logs")
+
+    def test_a_rings_account_ends_some_time(self, stand: RedisStand) -> None:
+        """After its last use; failed events keep it until then."""
+        queue = stand.queue()
+        ring = f"{P}ring:{EPOCH:016x}"
+        fail(stand, queue, 1)
+        assert stand.client.pttl(ring) > 0
+        stand.client.persist(ring)
+
+        assert not queue.end_ring(EPOCH)
+
+        assert stand.client.pttl(ring) > 0
+
+    def test_a_renewed_lock_holds_its_whole_time(self, stand: RedisStand) -> None:
+        """From now on, whether it had lapsed or not."""
+        queue = stand.queue()
+        add(queue, 1)
+        taken = queue.take(*ALL)
+        stand.client.pexpire(f"{P}1:lock", 5_000)
+        for _ in range(2):
+            assert queue.renew(taken) == 1
+            assert stand.client.pttl(f"{P}1:lock") > 20_000
+            stand.lapse("1")
+
+    def test_listeners_hear_what_waits_again_and_when_the_next_is_due(self, stand: RedisStand) -> None:
+        """As from Bull: ``waiting`` with our token, and the time in ``delayed``."""
+        queue = stand.queue()
+        add(queue, 2)
+        taken = queue.take(*ALL)
+        stand.delay("later", stand.clock.time_ms() + 7, {"data": ""})
+        listener = Listener(stand.client)
+        queue.put_back(taken[:1])
+        queue.recover()
+        queue.promote()
+
+        heard = [(channel.removeprefix(P), message) for channel, message in listener.heard()]
+        waiting = f"waiting@{queue.token}"
+        assert heard == [(waiting, "1"), (waiting, "2"), ("delayed", str(stand.clock.time_ms() + 7))]
+
+    def test_a_job_that_somebody_delayed_is_still_queued(self, stand: RedisStand) -> None:
+        """And once due it is in the line alone, though a worker left it active."""
+        queue = stand.queue()
+        add(queue, 1)
+        queue.take(*ALL)
+        stand.lapse("1")
+        stand.client.zadd(f"{P}delayed", {"1": 0})
+        stand.client.delete(f"{P}active")
+        assert queue.counts().events_elsewhere == 0
+        stand.client.lpush(f"{P}active", "1")
+
+        queue.promote()
+
+        assert stand.view() == View(line=["1"])
+
+    def test_the_size_of_many_jobs_is_near_that_of_each(self, stand: RedisStand) -> None:
+        """Also of those that wait in a paused queue."""
+        queue = stand.queue()
+        add(queue, 10)
+        ten = queue.size_bytes()
+        add(queue, 990, 10)
+        assert 80 * ten < queue.size_bytes() < 120 * ten
+        stand.pause()
+        assert 80 * ten < queue.size_bytes() < 120 * ten
+
+    def test_attempts_in_a_foreign_failed_jobs_data_are_forgotten_at_a_retry(self, stand: RedisStand) -> None:
+        """A Node SDK's worker had failed it after its last attempt."""
+        queue = stand.queue()
+        data = data_of(0, 0).replace('\\"attempts\\":0', '\\"attempts\\":9')
+        stand.client.hset(f"{P}node", mapping={"data": data, "opts": "{}"})
+        stand.client.zadd(f"{P}failed", {"node": 1})
+
+        FailedJobs(queue).retry(list(FailedJobs(queue)))
+
+        assert queue.take(*ALL)[0].attempts == 0
+
+    def test_a_taken_job_has_no_priority_and_has_options(self, stand: RedisStand) -> None:
+        """Bull's stalled check loses a job without options."""
+        queue = stand.queue()
+        stand.put("n", {"data": data_of(0, 0)})
+        stand.client.zadd(f"{P}priority", {"n": 1})
+
+        queue.take(*ALL)
+
+        assert not stand.client.exists(f"{P}priority")
+        assert stand.fields("n")["opts"] == "{}"
+
+    def test_an_empty_queue_is_told_once(self, stand: RedisStand) -> None:
+        """By the take that finds nothing after one that found something."""
+        queue = stand.queue()
+        add(queue, 1)
+        queue.take(*ALL)
+        listener = Listener(stand.client)
+        queue.take(*ALL)
+        queue.take(*ALL)
+
+        assert listener.heard() == [(f"{P}drained", "")]
+
+    def test_a_forgotten_ring_is_not_made_anew_by_its_last_jobs(self, stand: RedisStand) -> None:
+        """Its lifetime was over; the account of all is kept, and the failed job's own is not."""
+        queue = stand.queue()
+        fail(stand, queue, 1)
+        stand.client.delete(f"{P}ring:{EPOCH:016x}")
+
+        FailedJobs(queue).retry(list(FailedJobs(queue)))
+        assert not stand.client.exists(f"{P}account:failed")
+        queue.complete(queue.take(*ALL))
+
+        assert stand.client.keys(f"{P}ring:*") == []
+        assert queue.counts().events_delivered == 2
+
+    def test_listeners_hear_a_reason_as_bull_would_write_it(self, stand: RedisStand) -> None:
+        """In JSON whose slashes stand as they are."""
+        queue = stand.queue()
+        add(queue, 1)
+        listener = Listener(stand.client)
+        queue.fail(queue.take(*ALL)[0], 'a/b "c"')
+
+        assert listener.heard()[-1] == (f"{P}failed", '{"jobId":"1","val":"a/b \\"c\\""}')
+
+    def test_a_writer_that_knows_of_no_pause_does_not_end_it(self, stand: RedisStand) -> None:
+        """What it put into ``wait`` is not taken."""
+        queue = stand.queue()
+        stand.pause()
+        stand.client.lpush(f"{P}wait", "careless")
+
+        assert queue.take(*ALL) == []
+
+    def test_an_id_without_a_hash_that_stalls_is_next_in_line(self, stand: RedisStand) -> None:
+        """As often as it does; nothing is made of it."""
+        queue = stand.queue()
+        stand.put("x", None)
+        stand.put_no_hash("odd")
+        for _ in range(2):
+            queue.take(*ALL)
+            stand.lapse("x", "odd")
+            stand.interval_passes()
+            queue.sweep()
+            stand.interval_passes()
+            assert queue.sweep() == 2
+        assert sorted(stand.view().line) == ["odd", "x"]
 
 
 def test_redis_takes_every_script(server: RedisServer) -> None:
