@@ -57,7 +57,10 @@ class Scripts:
             return execute("EVAL", self._sources[name], len(keys), *keys, *arguments)
 
     def call_together(self, client: redis.Redis, *calls: Call) -> list[Any]:
-        """Run scripts in this order over one round trip; each is a step of its own. Raises what the first raised."""
+        """Run scripts over one round trip; each is a step of its own. Raises what the first raised.
+
+        In this order, but for one that Redis does not know: it is sent whole, and runs after the others.
+        """
         pipe: Any  # its execute_command has no types
         with client.pipeline(transaction=False) as pipe:
             for name, keys, arguments in calls:
