@@ -129,7 +129,16 @@ def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisSe
     assert printed["events"]["queued"] == 45
     [producer] = printed["ring"]["producers"]
     assert (producer["pid"], producer["accepted"], producer["in_ring"]) == (os.getpid(), 45, 0)
-    assert printed["jobs"] == {"waiting": 2, "active": 1, "delayed": 0, "failed": 0, "paused": False}
+    assert {**printed["jobs"], "bytes": bool(printed["jobs"]["bytes"])} == {
+        "waiting": 2,
+        "active": 1,
+        "delayed": 0,
+        "failed": 0,
+        "paused": False,
+        "completed": 0,
+        "bytes": True,
+        "max_bytes": None,
+    }
 
 
 def test_status_of_a_pipe_without_a_ring(world: World) -> None:

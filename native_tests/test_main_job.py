@@ -95,7 +95,7 @@ def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> Non
     assert [path.name for path in Path(queued.explicit["runtime_dir"]).iterdir() if path.suffix != ".log"] == []
     assert set(redis_server.text_client().keys("*")) == {
         "{rudder}:rudderEventsQueue:id",
-        "{rudder}:rudderEventsQueue:account",
+        "{rudder}:rudderpipe:rudderEventsQueue:account",
     }
 
 

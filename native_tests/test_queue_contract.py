@@ -16,9 +16,12 @@ from native_tests.traces import Listener
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue import scripts
 from rudderpipe.queue.failed import FailedJobs, Selection
+from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
 from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids
+
+KEYS = Keys("rudder", "rudderEventsQueue")
 
 
 @pytest.fixture(name="server", scope="module")
@@ -172,7 +175,7 @@ class TestWhatIsLeftInRedis:
     def test_a_rings_account_ends_some_time(self, stand: RedisStand) -> None:
         """After its last use; failed events keep it until then."""
         queue = stand.queue()
-        ring = f"{P}ring:{EPOCH:016x}"
+        ring = KEYS.ring(EPOCH)
         fail(stand, queue, 1)
         assert stand.client.pttl(ring) > 0
         stand.client.persist(ring)
@@ -269,13 +272,13 @@ class TestWhatIsLeftInRedis:
         """Its lifetime was over; the account of all is kept, and the failed job's own is not."""
         queue = stand.queue()
         fail(stand, queue, 1)
-        stand.client.delete(f"{P}ring:{EPOCH:016x}")
+        stand.client.delete(KEYS.ring(EPOCH))
 
         FailedJobs(queue).retry(list(FailedJobs(queue)))
-        assert not stand.client.exists(f"{P}account:failed")
+        assert not stand.client.exists(KEYS.failed_events)
         queue.complete(queue.take(*ALL))
 
-        assert stand.client.keys(f"{P}ring:*") == []
+        assert stand.client.keys(f"{KEYS.account}:????????????????") == []
         assert queue.counts().events_delivered == 2
 
     def test_listeners_hear_a_reason_as_bull_would_write_it(self, stand: RedisStand) -> None:

@@ -68,12 +68,13 @@ class FailedJobs:
         failed = self._queue.keys.failed
         if selection.ids is None:
             since: int | str = "-inf" if selection.since_ms is None else selection.since_ms
-            (names,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, "+inf"))
-            return list(names)
-        wanted = [name.encode(errors="surrogateescape") for name in selection.ids]
-        scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in wanted])
-        known = [(score, name) for score, name in zip(scores, wanted, strict=True) if score is not None]
-        return [name for _, name in sorted(known)]
+            (known,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, "+inf", withscores=True))
+        else:
+            wanted = [name.encode(errors="surrogateescape") for name in selection.ids]
+            scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in wanted])
+            known = [(name, score) for name, score in zip(wanted, scores, strict=True) if score is not None]
+        # Those of one millisecond by number: Redis has 10 before 9.
+        return [name for name, _ in sorted(known, key=lambda pair: (pair[1], len(pair[0]), pair[0]))]
 
     def _read(self, names: Sequence[bytes]) -> Iterator[FailedJob]:
         base = self._queue.keys.base.encode()
