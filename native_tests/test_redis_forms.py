@@ -188,14 +188,20 @@ def test_a_slot_that_moves_is_followed(directory: Path) -> None:
         queue.close()
 
 
-def test_a_cluster_that_is_not_there_is_told() -> None:
-    """With the nodes' names and without a password."""
-    queue = Queue(
-        settings_module.load({"redis": "redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2"}, environment={}), Clock()
-    )
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2", r"127\.0\.0\.1:1,127\.0\.0\.1:2"),
+        ("redis+sentinel://:secret@127.0.0.1:1/main", "none of the sentinels that answer knows a master of main"),
+    ],
+)
+def test_nodes_that_are_not_there_are_told(url: str, said: str) -> None:
+    """By name, and without a password."""
+    queue = queue_at(url)
 
-    with pytest.raises(QueueUnavailable, match=r"127\.0\.0\.1:1,127\.0\.0\.1:2") as caught:
+    with pytest.raises(QueueUnavailable, match=said) as caught:
         queue.counts()
 
     assert "secret" not in str(caught.value)
+    assert "<" not in str(caught.value)
     assert from_url("redis+cluster://a:1").cluster_nodes == ("a:1",)

@@ -93,7 +93,8 @@ def _add_failed(failed: argparse.ArgumentParser) -> None:
         ("export", "write their events as NDJSON that `rudderpipe send` reads; they stay failed"),
         ("delete", "delete them for good"),
     ):
-        action = actions.add_parser(name, help=what)
+        last = {"show": " ID", "export": " FILE"}.get(name, "")
+        action = actions.add_parser(name, help=what, usage=f"rudderpipe failed {name} [options]{last}")
         action.set_defaults(parser=action)
         if name == "show":
             action.add_argument("id", metavar="ID")
@@ -137,13 +138,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"rudderpipe {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    send = commands.add_parser("send", help="send events from a file of NDJSON in wire form, and wait for them")
+    send = commands.add_parser(
+        "send",
+        help="send events from a file of NDJSON in wire form, and wait for them",
+        usage="rudderpipe send [options] [FILE]",
+    )
     send.add_argument("file", nargs="?", default="-", metavar="FILE", help="- or nothing: standard input")
     send.add_argument("--json", action="store_true", help="print one JSON object with the counts")
     _add_settings(send)
     send.set_defaults(run=_send)
 
-    status = commands.add_parser("status", help="what the ring and the queue hold, and whether the account balances")
+    status = commands.add_parser(
+        "status",
+        help="what the ring and the queue hold, and whether the account balances",
+        usage="rudderpipe status [options]",
+    )
     status.add_argument("--json", action="store_true", help="print JSON")
     status.add_argument("--producers", action="store_true", help="each producer's account, too")
     _add_settings(status)

@@ -11,7 +11,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.redis_address import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
@@ -46,6 +46,10 @@ class Connection:
         except redis.AuthenticationError:
             self.close()
             raise QueueUnavailable(self.place, "user or password is missing or was refused") from None
+        except MasterNotFoundError:  # its text shows the clients it asked
+            self.close()
+            reason = f"none of the sentinels that answer knows a master of {self._address.service_name}"
+            raise QueueUnavailable(self.place, reason) from None
         except redis.TimeoutError as error:
             self.close()
             raise QueueUnavailable(self.place, "no answer in time") from error
