@@ -63,6 +63,17 @@ def test_list_says_what_failed_when_and_why(failing: World, redis: Any) -> None:
     assert [(row["id"], row["events"]) for row in rows] == [("3", 1)]
 
 
+def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: World, redis_server: RedisServer) -> None:
+    """Somebody put it there; it does not keep the others from being deleted."""
+    redis_server.client().zadd(f"{P}failed", {b"\xff": 1})
+
+    assert command(failing, "list", "--limit", "1")[1].splitlines()[0].split()[0] == "\N{REPLACEMENT CHARACTER}"
+    assert command(failing, "list", "--json")[0] == 0
+    code, said, error = command(failing, "delete", "--all")
+    assert (code, said) == (1, "5 failed jobs deleted, 5 events\n")
+    assert "1 were left alone" in error
+
+
 def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) -> None:
     """Of a job of anybody's; of data that nobody can read, its beginning."""
     redis.hset(f"{P}5", "data", "\x1b[31mgarbage")

@@ -54,11 +54,11 @@ def list_(found: FailedJobs, selection: Selection, *, limit: int | None, as_json
         events += job.events
         if limit is not None and jobs > limit:
             continue
-        line = Listed(job.id, _time(job), job.events, len(job.data), job.reason)
+        line = Listed(_shown(job.id), _time(job), job.events, len(job.data), job.reason)
         if as_json:
             print(msgspec.json.encode(line).decode())
         else:
-            print(f"{_shown(line.id):>8}  {line.failed_at or '-':24}  {line.events:>6} events  {_shown(line.reason)}")
+            print(f"{line.id:>8}  {line.failed_at or '-':24}  {line.events:>6} events  {_shown(line.reason)}")
     if not as_json:
         more = f", the first {limit:,} shown" if limit is not None and jobs > limit else ""
         print(f"{jobs:,} failed jobs, {events:,} events{more}")

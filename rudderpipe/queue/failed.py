@@ -109,7 +109,7 @@ class FailedJobs:
             queue.token,
             queue.clock.time_ms(),
             int(first),
-            pack([(failed.id, _without_attempts(failed)) for failed in chosen]),
+            pack([(failed.id, _without_attempts(failed)) for failed in chosen if _is_text(failed.id)]),
         )
         return int(sum(answer))
 
@@ -117,7 +117,10 @@ class FailedJobs:
         """Delete at most 1,000 failed jobs for good; how many jobs and how many events of ours that were."""
         keys = self._queue.keys
         removed, events = self._queue.call(
-            "remove_jobs", [keys.failed, keys.account, keys.failed_events], keys.base, pack(ids)
+            "remove_jobs",
+            [keys.failed, keys.account, keys.failed_events],
+            keys.base,
+            pack([name for name in ids if _is_text(name)]),
         )
         return removed, events
 
@@ -137,6 +140,11 @@ class FailedJobs:
         if not names:
             return 0, 0
         return self.remove([name.decode(errors="surrogateescape") for name in sorted(names)[:at_most]])
+
+
+def _is_text(name: str) -> bool:
+    """An id of bytes that are no text cannot be told to a script: such a job is left alone."""
+    return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def _without_attempts(failed: FailedJob) -> str:
