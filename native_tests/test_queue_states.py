@@ -339,4 +339,6 @@ def test_every_job_is_in_one_state_and_every_event_accounted_for(server: RedisSe
         """On this server."""
 
     Here.server = server
-    run_state_machine_as_test(Here, settings=settings(max_examples=80, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(
+        Here, settings=settings(derandomize=True, max_examples=80, stateful_step_count=40, deadline=None)
+    )

@@ -219,8 +219,9 @@ class Queue:
                 keys.delayed,
                 keys.failed,
                 keys.completed,
-                keys.account if epoch is None else keys.ring(epoch),
+                keys.account,
                 keys.failed_events,
+                keys.account if epoch is None else keys.ring(epoch),
             ],
         )
         return QueueCounts.of(numbers, bool(paused), fields)

@@ -10,26 +10,29 @@
   KEYS[5] delayed   ZSET    jobs that wait for a time; counted
   KEYS[6] failed    ZSET    failed jobs; counted
   KEYS[7] completed ZSET    completed jobs; counted
-  KEYS[8] account   HASH    events by state, of one ring or of all; corrected, see Promises
+  KEYS[8] account   HASH    events by state, over all rings; corrected, see Promises
   KEYS[9] counted   HASH    failed job -> "<epoch>:<events>"; goes with the last job
+  KEYS[10] asked    HASH    the account that is asked for: one ring's, or the same once more; corrected too
 
-  Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of account}
+  Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of asked}
   Promises  when no job waits, is active or delayed, no event is queued: what was counted so had been taken by another
             SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on. When no failed job is there
             either, what was counted as failed is `removed`
-  Costs     O(fields of account)
+  Costs     O(fields of asked)
   Same as   Bull 4.16.5 getJobCounts, with the events
 ]]
-local wait, paused, meta, active, delayed, failed, completed, account, counted =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local wait, paused, meta, active, delayed, failed, completed, account, counted, asked =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 local waiting = redis.call("LLEN", wait) + redis.call("LLEN", paused)
 local attempted, later = redis.call("LLEN", active), redis.call("ZCARD", delayed)
 local function correct(from, to)
-  local events = tonumber(redis.call("HGET", account, from) or "0")
-  if events ~= 0 then
-    redis.call("HINCRBY", account, from, -events)
-    redis.call("HINCRBY", account, to, events)
+  for _, key in ipairs({account, asked}) do
+    local events = tonumber(redis.call("HGET", key, from) or "0")
+    if events ~= 0 then
+      redis.call("HINCRBY", key, from, -events)
+      redis.call("HINCRBY", key, to, events)
+    end
   end
 end
 local failures = redis.call("ZCARD", failed)
@@ -41,4 +44,4 @@ if waiting + attempted + later == 0 then
   end
 end
 return {waiting, attempted, later, failures, redis.call("ZCARD", completed),
-  redis.call("EXISTS", meta), redis.call("HGETALL", account)}
+  redis.call("EXISTS", meta), redis.call("HGETALL", asked)}
