@@ -37,6 +37,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     write_key: str = ""
     data_plane_url: str = ""
     gzip: bool = True
+    connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     proxy_url: str | None = None
     ca_file: str | None = None
@@ -50,10 +51,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
     is_multi_processor: bool = False
+    lease_ms: Annotated[int, Meta(ge=1_000, le=600_000)] = 10_000
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 50
     max_request_bytes: Bytes = 460_800
     max_queue_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+    stall_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 120.0
     keep_completed: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     keep_failed: Annotated[int, Meta(ge=0, le=100_000_000)] | None = None
     keep_failed_s: Annotated[float, Meta(ge=0, le=10 * 366 * 86_400)] | None = None
@@ -64,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     autostart: bool | str = True
     when_full: Literal["drop", "block", "raise"] = "drop"
     block_timeout_ms: Milliseconds = 1_000
+    max_spool_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 64 << 20
     shutdown_timeout_s: Seconds = 10.0
     linger_s: Seconds = 5.0
 

@@ -38,7 +38,7 @@ ORDER = [
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
     *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.queue"),
     *("queue.failed", "queue.budget"),
-    *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post"),
+    *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post", "delivery.courier"),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
     *("sender", "sender.upkeep", "sender.sender", "sender.__main__"),

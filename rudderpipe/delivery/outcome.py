@@ -19,6 +19,8 @@ class Outcome(msgspec.Struct, frozen=True):
     kind: Literal["delivered", "retry", "refused"]
     status: int
     reason: str
+    retry_after_s: float | None = None
+    """How long the server asked to be left alone; None when it did not."""
 
 
 def of_answer(status: int, body: bytes) -> Outcome:
