@@ -8,7 +8,7 @@ ASKED_MIN_S, ASKED_MAX_S = 1.0, 300.0
 
 
 def before_retry_s(retry: int, asked_s: float | None = None) -> float:
-    """Seconds before retry number ``retry`` (1 is the first): 2^n, at most 30; or what the server asked for, bounded."""
+    """Seconds before retry number ``retry`` (1 is the first): 2^n, at most 30; or what the server asked for."""
     if asked_s is not None:
         return min(ASKED_MAX_S, max(ASKED_MIN_S, asked_s))
     return min(LONGEST_S, 2.0**retry) if retry < 10 else LONGEST_S
