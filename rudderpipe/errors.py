@@ -109,6 +109,13 @@ class QueueFull(QueueUnavailable):
         self.limit_bytes = limit_bytes
 
 
+class LeaseLost(QueueError):
+    """Another sender may have the queue; nothing was changed."""
+
+    def __str__(self) -> str:
+        return "the lease has lapsed, or another sender has it"
+
+
 class QueueBehind(QueueError):
     """Redis holds events of the ring that this flusher thought were still to be added; ``read`` says how far."""
 

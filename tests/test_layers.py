@@ -36,8 +36,8 @@ ORDER = [
         "ring.producer",
     ),
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
-    *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.queue"),
-    *("queue.failed", "queue.budget"),
+    *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue"),
+    *("queue.lease", "queue.failed", "queue.budget"),
     *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post", "delivery.courier"),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
@@ -65,7 +65,7 @@ NEVER = {  # stations that meet only through what lies between them
     "sender": {"ring", "client", "pipe", "event", "flusher"},
 }
 ONLY = {
-    "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.queue", "cli.redis_server"},
+    "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue", "cli.redis_server"},
     "urllib3": {"delivery.post"},
     "psutil": {"liveness", "cli.demo"},
     "multiprocessing": {"ring.shared"},

@@ -153,10 +153,31 @@ def _epoch(job_id: Any) -> int:
 def without_attempts(data: bytes) -> bytes:
     """The same data with attempts at 0: in the failed set, so that a retry by any tool really tries again."""
     try:
-        envelope = msgspec.json.decode(data, type=dict[str, Raw])
-        inner = msgspec.json.decode(msgspec.json.decode(envelope["eventData"], type=str), type=dict[str, Raw])
+        return _changed(data, lambda inner: inner.update(attempts=Raw(b"0"))).encode()
     except (msgspec.MsgspecError, ValueError, RecursionError, KeyError):
         return data
-    inner["attempts"] = Raw(b"0")
+
+
+def with_events(data: bytes, start: int, end: int) -> str:
+    """The same data with those of its events, and the description that the Node SDK would give it."""
+
+    def keep(inner: dict[str, Raw]) -> None:
+        request = msgspec.json.decode(inner["request"], type=dict[str, Raw])
+        batch = msgspec.json.decode(request["data"], type=dict[str, Raw])
+        batch["batch"] = Raw(_encode(msgspec.json.decode(batch["batch"], type=list[Raw])[start:end]))
+        request["data"] = Raw(_encode(batch))
+        inner["request"] = Raw(_encode(request))
+        if "description" in inner:
+            digest = hashlib.md5(inner["request"], usedforsecurity=False).hexdigest()
+            job_id = msgspec.json.decode(inner.get("jobId", Raw(b'""')))
+            inner["description"] = Raw(_encode(f"node-{digest}-{job_id}"))
+
+    return _changed(data, keep)
+
+
+def _changed(data: bytes, change: Callable[[dict[str, Raw]], None]) -> str:
+    envelope = msgspec.json.decode(data, type=dict[str, Raw])
+    inner = msgspec.json.decode(msgspec.json.decode(envelope["eventData"], type=str), type=dict[str, Raw])
+    change(inner)
     envelope["eventData"] = Raw(_encode(_encode(inner).decode()))
-    return _encode(envelope)
+    return _encode(envelope).decode()

@@ -43,6 +43,9 @@ class Keys:
         self.account = f"{tagged}:rudderpipe:{queue_name}:account"  # hash: events by state, over all rings
         self.failed_events = f"{self.account}:failed"  # hash: failed job -> "<epoch>:<events>"
 
+        self.lease = f"{tagged}:rudderpipe:{queue_name}:lease"  # string: "<number> <holder>", gone when it lapses
+        self.last_lease = f"{self.lease}:last"  # string: the last one there was
+
     def ring(self, epoch: int) -> str:
         """Hash of one ring: block sequence -> events added, and queued, delivered, failed of its events."""
         return f"{self.account}:{epoch:016x}"

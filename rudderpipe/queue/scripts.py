@@ -9,6 +9,8 @@ from typing import Any
 
 import redis
 
+from rudderpipe.errors import LeaseLost
+
 NAMES = (
     "add_jobs",
     "take_jobs",
@@ -16,6 +18,7 @@ NAMES = (
     "retry_later",
     "complete_jobs",
     "fail_job",
+    "split_job",
     "put_back",
     "recover_active",
     "sweep_stalled",
@@ -25,7 +28,10 @@ NAMES = (
     "count_jobs",
     "measure_jobs",
     "end_ring",
+    "take_lease",
+    "release_lease",
 )
+LOST = "LEASELOST"
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 
 
@@ -52,9 +58,12 @@ class Scripts:
         """Run one script."""
         execute: Any = client.execute_command  # has no types
         try:
-            return execute("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-        except redis.exceptions.NoScriptError:
-            return execute("EVAL", self._sources[name], len(keys), *keys, *arguments)
+            try:
+                return execute("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
+            except redis.exceptions.NoScriptError:
+                return execute("EVAL", self._sources[name], len(keys), *keys, *arguments)
+        except redis.ResponseError as error:
+            raise _translated(error) from None
 
     def call_together(self, client: redis.Redis, *calls: Call) -> list[Any]:
         """Run scripts over one round trip; each is a step of its own. Raises what the first raised.
@@ -70,5 +79,9 @@ class Scripts:
             if isinstance(answers[number], redis.exceptions.NoScriptError):
                 answers[number] = self.call(client, name, keys, *arguments)
             if isinstance(answers[number], Exception):
-                raise answers[number]
+                raise _translated(answers[number])
         return answers
+
+
+def _translated(error: Exception) -> Exception:
+    return LeaseLost() if str(error).startswith(LOST) else error

@@ -112,3 +112,10 @@ def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
         return Taken(job_id, data, attempts_made, jobs.read(data))
     except JobUnreadable as error:
         return Taken(job_id, data, attempts_made, None, error.reason)
+
+
+def half(taken: Taken, name: str, data: str, start: int, end: int) -> Taken:
+    """The job that holds those of a job's events."""
+    assert taken.job is not None
+    job = msgspec.structs.replace(taken.job, events=taken.job.events[start:end])
+    return msgspec.structs.replace(taken, id=name, data=data.encode(), job=job)

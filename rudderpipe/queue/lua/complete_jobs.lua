@@ -7,22 +7,30 @@
   KEYS[2] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[3] completed ZSET    completed jobs by time; gains those ids when some are kept, loses the oldest
   KEYS[4] account   HASH    events over all rings; queued becomes delivered, also in <account>:<epoch>, the ring's
+  KEYS[5] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
   ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; at most 1000 more than these ones are removed
   ARGV[5] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when no ring of ours made the job
+  ARGV[6] fence     string  the caller's lease; "" where several senders work
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  each event is counted as delivered once
   Costs     O(jobs * active)
   Same as   Bull 4.16.5 moveToFinished-9 with removeOnComplete; unlike it, a lock that merely lapsed is no obstacle
 ]]
-local active, stalled, completed, account = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix, token, now_ms, keep, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local active, stalled, completed, account, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local prefix, token, now_ms, keep, jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 -- include: move_events
 -- include: publish
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local done = {}
 keep = tonumber(keep)

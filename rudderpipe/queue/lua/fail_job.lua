@@ -9,6 +9,7 @@
   KEYS[4] account   HASH    events over all rings; queued becomes failed
   KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for the day the job is retried
   KEYS[6] last_id   STRING  the last job's number; grows when a displaced job needs a number
+  KEYS[7] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose lock it is
@@ -19,6 +20,7 @@
   ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when no ring of ours made the job
   ARGV[8] events    integer how many events the job holds
   ARGV[9] displaced integer 1 when the id's key is no job's: it is not written to
+  ARGV[10] fence     string  the caller's lease; "" where several senders work
 
   Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  a failed job keeps its data and has all six fields of a job, and a retry by any tool of Bull really tries
@@ -26,11 +28,18 @@
   Costs     O(active)
   Same as   Bull 4.16.5 saveStacktrace-1 and moveToFinished-9; unlike them attemptsMade is 0 afterwards
 ]]
-local active, failed, stalled, account, counted, last_id = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local prefix, token, now_ms, id, reason, data, epoch, events, displaced =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local active, failed, stalled, account, counted, last_id, lease =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local prefix, token, now_ms, id, reason, data, epoch, events, displaced, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
 -- include: move_events
 -- include: publish
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local key = prefix .. id
 local holder = redis.call("GET", key .. ":lock")

@@ -8,20 +8,28 @@
   KEYS[3] paused    LIST    takes the place of wait while the queue is paused
   KEYS[4] meta      STRING  exists while the queue is paused; read
   KEYS[5] active    LIST    ids of jobs being attempted; loses those ids, should they be there
+  KEYS[6] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  whom Bull's listeners take for the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
   ARGV[4] max_jobs  integer at most so many in this call, 1 to 1000
+  ARGV[5] fence     string  the caller's lease; "" where several senders work
 
   Returns   {how many were moved, when the next one is due in milliseconds since 1970, or -1}
   Promises  jobs keep the order in which they are due
   Costs     O(max_jobs * active)
   Same as   Bull 4.16.5 updateDelaySet-6; unlike it, a job's priority does not move it forward
 ]]
-local delayed, wait, paused, meta, active = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix, token, now_ms, max_jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local delayed, wait, paused, meta, active, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, token, now_ms, max_jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: line
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local line = line_of(wait, paused, meta)
 local due = redis.call("ZRANGEBYSCORE", delayed, 0, string.format("%.0f", tonumber(now_ms) * 4096), "LIMIT", 0, max_jobs)

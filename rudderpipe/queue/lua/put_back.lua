@@ -8,20 +8,28 @@
   KEYS[3] meta      STRING  exists while the queue is paused; read
   KEYS[4] active    LIST    ids of jobs being attempted; loses those ids
   KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
+  KEYS[6] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] ids       msgpack list of ids, in the order in which they should run
+  ARGV[4] fence     string  the caller's lease; "" where several senders work
 
   Returns   how many were put back; a job whose lock another sender has is left alone
   Promises  nothing overtakes them, and their attempts stay counted
   Costs     O(ids * active)
   Same as   nothing in Bull; its workers leave such a job to the stalled check
 ]]
-local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix, token, ids = ARGV[1], ARGV[2], ARGV[3]
+local wait, paused, meta, active, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, token, ids, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- include: line
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local line = line_of(wait, paused, meta)
 local back = 0

@@ -8,20 +8,28 @@
   KEYS[3] meta      STRING  exists while the queue is paused; read
   KEYS[4] active    LIST    ids of jobs being attempted, newest at the head; loses its head
   KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
+  KEYS[6] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes over
   ARGV[3] max_jobs  integer at most so many in this call, 1 to 5000; newest first, so the last call moves the oldest
+  ARGV[4] fence     string  the caller's lease; "" where several senders work
 
   Returns   how many were recovered; fewer than max_jobs when none is left
   Promises  only for the one sender of a queue: it takes locks away without asking
   Costs     O(max_jobs)
   Same as   rudder-sdk-node 3 createPersistenceQueue, which removes and adds the one active job in two steps
 ]]
-local wait, paused, meta, active, stalled = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local prefix, token, max_jobs = ARGV[1], ARGV[2], ARGV[3]
+local wait, paused, meta, active, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local prefix, token, max_jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- include: line
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local line = line_of(wait, paused, meta)
 local recovered = 0

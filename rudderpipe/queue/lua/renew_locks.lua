@@ -1,25 +1,37 @@
 --[[
-  renew_locks: keep jobs locked while their sender works on them.
+  renew_locks: keep the lease, and jobs locked while their sender works on them.
 
   One script, because a lock that is read and then set could be another sender's by then.
 
   KEYS[1] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[2] active    LIST    ids of jobs being attempted; read
+  KEYS[3] lease     STRING  who is the queue's one sender; holds longer
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] ids       msgpack list of ids
+  ARGV[5] lease_ms  integer how long the lease holds from now, milliseconds
+  ARGV[6] fence     string  the caller's lease; "" where several senders work
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  a lock is never taken from another sender, and no job but an active one is locked
   Costs     O(ids), and O(active) for each whose lock has lapsed
   Same as   Bull 4.16.5 extendLock-2; unlike it, a lock that merely lapsed is taken again while the job is active
 ]]
-local stalled, active = KEYS[1], KEYS[2]
-local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stalled, active, lease = KEYS[1], KEYS[2], KEYS[3]
+local prefix, token, lock_ms, ids, lease_ms, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 -- include: own
+-- include: fenced
 
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
+
+if fence ~= "" then
+  redis.call("PEXPIRE", lease, lease_ms)
+end
 local held = {}
 for number, id in ipairs(cmsgpack.unpack(ids)) do
   local lock = prefix .. id .. ":lock"

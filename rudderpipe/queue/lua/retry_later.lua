@@ -5,11 +5,13 @@
 
   KEYS[1] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[2] active    LIST    ids of jobs being attempted; read
+  KEYS[3] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender whose locks they are
   ARGV[3] lock_ms   integer how long the locks hold from now, milliseconds
   ARGV[4] ids       msgpack list of ids
+  ARGV[5] fence     string  the caller's lease; "" where several senders work
 
   Returns   for each job 1, or 0 when another sender has its lock, or it is not active or no job: nothing is
             changed then
@@ -17,9 +19,15 @@
   Costs     O(ids), and O(active) for each whose lock has lapsed
   Same as   Bull 4.16.5 extendLock-2, which counts nothing; unlike Bull's retryJob-7 the job stays active
 ]]
-local stalled, active = KEYS[1], KEYS[2]
-local prefix, token, lock_ms, ids = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local stalled, active, lease = KEYS[1], KEYS[2], KEYS[3]
+local prefix, token, lock_ms, ids, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: own
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local held = {}
 for number, id in ipairs(cmsgpack.unpack(ids)) do

@@ -11,6 +11,7 @@
   KEYS[5] priority  ZSET    waiting jobs with a priority; loses those ids
   KEYS[6] account   HASH    events over all rings; failed becomes queued for a job that was retried
   KEYS[7] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
+  KEYS[8] lease     STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes the locks
@@ -19,6 +20,7 @@
   ARGV[5] max_jobs  integer at most so many jobs, 1 to 1000
   ARGV[6] max_bytes integer stop before the jobs' data have more bytes together; the first is always taken
   ARGV[7] tell      integer 1 to publish `drained` when nothing waits: the caller found something the last time
+  ARGV[8] fence     string  the caller's lease; "" where several senders work
 
   Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id that has no hash,
             false instead of the fields when its key is no hash at all
@@ -26,12 +28,18 @@
   Costs     O(max_jobs), plus the size of the jobs
   Same as   Bull 4.16.5 moveToActive-8, less the rate limit; like it, it overwrites a lock that somebody left there
 ]]
-local wait, active, meta, stalled, priority, account, counted =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local wait, active, meta, stalled, priority, account, counted, lease =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 -- include: move_events
 -- include: forget_failure
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
 
 local taken = {}
 if redis.call("EXISTS", meta) == 1 then

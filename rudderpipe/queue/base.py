@@ -1,0 +1,114 @@
+"""One queue in Redis: what anybody may do with it, and how its scripts are called."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueBehind
+from rudderpipe.queue.connect import Connection
+from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.scripts import Scripts
+from rudderpipe.queue.taken import QueueCounts
+from rudderpipe.settings import Settings
+
+RING_KEEP_MS = 30 * 24 * 3600 * 1000
+MEASURE_SAMPLE = 200
+# Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
+pack = msgspec.msgpack.Encoder().encode
+
+
+class QueueBase:
+    """Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
+
+    def __init__(self, settings: Settings, clock: Clock, token: str | None = None) -> None:
+        """``token`` names whose locks are taken; a random one unless given."""
+        self.keys = Keys(settings.prefix, settings.queue_name)
+        self._connection = Connection(settings.redis_address, self.keys.wait)
+        self.place = self._connection.place
+        self.clock = clock
+        self._scripts = Scripts()
+        self.token = token or str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
+
+    def ping(self) -> None:
+        """Whether Redis is there and lets us in."""
+        with self._connection.client() as client:
+            client.ping()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    def add(
+        self,
+        epoch: int,
+        batches: Sequence[tuple[str, int]],
+        marks: dict[int, tuple[int, int]],
+        freed: Sequence[int],
+        term: int = 0,
+    ) -> None:
+        """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
+
+        ``term`` counts the ring's flushers: what a dead one had sent is not added once a later one has added something.
+        Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost.
+        """
+        keys = self.keys
+        answer = self.call(
+            "add_jobs",
+            [keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events],
+            keys.base,
+            self.token,
+            self.clock.time_ms(),
+            RING_KEEP_MS,
+            pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
+            pack(freed),
+            pack(batches),
+            term,
+        )
+        if answer[0] is None:
+            raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
+
+    def counts(self, epoch: int | None = None) -> QueueCounts:
+        """The queue at one moment; the events are those of one ring when its epoch is given."""
+        keys = self.keys
+        *numbers, paused, fields = self.call(
+            "count_jobs",
+            [
+                *self._line,
+                keys.active,
+                keys.delayed,
+                keys.failed,
+                keys.completed,
+                keys.account,
+                keys.failed_events,
+                keys.account if epoch is None else keys.ring(epoch),
+            ],
+        )
+        return QueueCounts.of(numbers, bool(paused), fields)
+
+    def size_bytes(self) -> int:
+        """How much of Redis's memory the jobs take, in whatever state; an estimate when there are thousands."""
+        keys = self.keys
+        lists = [keys.wait, keys.paused, keys.active, keys.delayed, keys.failed, keys.completed]
+        return int(self.call("measure_jobs", lists, keys.base, MEASURE_SAMPLE)[1])
+
+    def end_ring(self, epoch: int) -> bool:
+        """The ring has ended: forget its positions once its events are delivered; True when they are."""
+        return bool(self.call("end_ring", [self.keys.ring(epoch)], RING_KEEP_MS))
+
+    def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
+        """Run one script."""
+        with self._connection.client() as client:
+            return self._scripts.call(client, name, keys, *arguments)
+
+    def ask(self, fill: Callable[[Any], object]) -> list[Any]:
+        """The answers to the commands that only read which ``fill`` puts into a pipeline; one round trip."""
+        with self._connection.client() as client, client.pipeline(transaction=False) as pipe:
+            fill(pipe)
+            return pipe.execute()

@@ -1,0 +1,65 @@
+"""The lease: who is the one sender of a queue, on whichever host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rudderpipe.queue.queue import Queue
+
+
+class Lease:
+    """What one process knows of it; ``Queue.fence`` is kept in step. Only for the thread that works on the queue.
+
+    A sender that dies is followed when its lease lapses, or at once when ``is_dead`` says so of its holder; one that
+    was away for longer than ``lease_ms`` goes on with its lease when nobody has had one since.
+    """
+
+    def __init__(self, queue: Queue, lease_ms: int, holder: str, is_dead: Callable[[str], bool]) -> None:
+        """``holder`` says who we are, to people and to ``is_dead`` of other processes."""
+        self._queue = queue
+        self._lease_ms = lease_ms
+        self._holder = f"{queue.token} {holder}"
+        self._is_dead = is_dead
+        self.held = False
+        self.others = ""
+        """Who has it, while we have not."""
+        self.lapses_in_ms = 0
+        """When theirs does, unless they renew it."""
+
+    @property
+    def number(self) -> int:
+        """Of the lease we have, or had last; 0 when there was none."""
+        return int(self._queue.fence.partition(" ")[0] or 0)
+
+    def take(self) -> bool:
+        """Have it, or know who has. Raises ``QueueUnavailable``."""
+        if not self._ask("", self._queue.fence):
+            _, _, holder = self.others.partition(" ")
+            if holder == self._holder:  # the answer that said so was lost
+                self._ask("", self.others)
+            elif self._is_dead(holder.partition(" ")[2]):
+                self._ask(self.others, "")
+        return self.held
+
+    def _ask(self, dead: str, mine: str) -> bool:
+        keys = self._queue.keys
+        ours, value, lapses_in_ms = self._queue.call(
+            "take_lease", [keys.lease, keys.last_lease], self._holder, self._lease_ms, dead, mine
+        )
+        self.held = bool(ours)
+        self.others, self.lapses_in_ms = "", lapses_in_ms
+        if ours:
+            self._queue.fence = value.decode()
+        else:
+            self.others = value.decode(errors="replace")
+        return self.held
+
+    def lost(self) -> None:
+        """A script has said so."""
+        self.held = False
+
+    def release(self) -> None:
+        """Another may have it at once. Raises ``QueueUnavailable``."""
+        if self.held:
+            self._queue.call("release_lease", [self._queue.keys.lease], self._queue.fence)
+            self.held = False

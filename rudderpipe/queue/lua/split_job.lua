@@ -1,0 +1,53 @@
+--[[
+  split_job: one active job becomes two, its first half and a new one right behind it, both locked as it was.
+
+  One script, because events between two jobs would be in both, or in none.
+
+  KEYS[1] active    LIST    ids of jobs being attempted; gains the new id next to the old one
+  KEYS[2] id        STRING  the last job's number; grows by one
+  KEYS[3] stalled   SET     ids suspected of being stalled; loses the old id
+  KEYS[4] lease     STRING  who is the queue's one sender; read
+
+  ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
+  ARGV[2] token     string  the sender whose lock it is
+  ARGV[3] lock_ms   integer how long both locks hold from now, milliseconds
+  ARGV[4] job_id    string  the job
+  ARGV[5] first     string  data with the first half of its events
+  ARGV[6] second    string  data with the others
+  ARGV[7] fence     string  the caller's lease; "" where several senders work
+
+  Returns   the new job's id; false when another sender has the lock, it is not active or no job: nothing is changed then
+  Promises  each event is in one of the two, which are tried, counted and recovered in the order of their events
+  Costs     O(active), plus the size of the job
+  Same as   nothing in Bull
+]]
+local active, id, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local prefix, token, lock_ms, job_id, first, second, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+-- include: own
+-- include: fenced
+
+local lost = fenced(lease, fence)
+if lost then
+  return lost
+end
+local key = prefix .. job_id
+if not own(active, key .. ":lock", token, job_id) or redis.call("TYPE", key).ok ~= "hash" then
+  return false
+end
+local new_id = string.format("%.0f", redis.call("INCR", id))
+if redis.call("LINSERT", active, "BEFORE", job_id, new_id) < 1 then
+  return false
+end
+local fields = redis.call("HGETALL", key)
+for number = 1, #fields, 2 do
+  redis.call("HSET", prefix .. new_id, fields[number], fields[number + 1])
+end
+redis.call("HSET", prefix .. new_id, "data", second)
+redis.call("HSET", key, "data", first)
+for _, name in ipairs({job_id, new_id}) do
+  redis.call("SREM", stalled, name)
+  redis.call("SET", prefix .. name .. ":lock", token, "PX", lock_ms)
+end
+redis.call("PUBLISH", prefix .. "active@" .. token, new_id)
+return new_id
