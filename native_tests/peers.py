@@ -13,12 +13,15 @@ from typing import Any, NamedTuple
 
 from native_tests.node_programs import NodeProgram, NodePrograms
 from native_tests.world import World, wait_until
+from rudderpipe import liveness
 from rudderpipe import settings as settings_module
 from rudderpipe.cli.data_plane import DataPlaneServer
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.clock import Clock
+from rudderpipe.delivery.courier import Courier
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.queue import job
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.sender import Sender
 
@@ -111,7 +114,10 @@ class Peers:
     def sender(self, **settings: Any) -> Sender:
         """A sender of ours in this process."""
         own = settings_module.load({**self.world.explicit, **settings}, environment={})
-        sender = Sender(Queue(own, Clock()), DataPlane(own), own, Clock())
+        clock = Clock()
+        queue = Queue(own, clock)
+        lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, liveness.address(), lambda _: False)
+        sender = Sender(queue, Courier(DataPlane(own), own, clock), lease, own, clock)
         self._senders.append(sender)
         return sender
 

@@ -98,5 +98,8 @@ class RedisStand:
         for name in names:
             self.client.delete(f"{P}{name}:lock")
 
+    def lapse_lease(self) -> None:
+        self.client.delete("{rudder}:rudderpipe:rudderEventsQueue:lease")
+
     def interval_passes(self) -> None:
         self.client.delete(f"{P}stalled-check")

@@ -26,7 +26,7 @@ def test_an_id_of_any_text_does_not_stop_a_listener(peers: Peers, calls: NodePro
     calls.call("add", data, {"jobId": odd})
 
     peers.send_all(max_jobs_per_request=1)
-    peers.plane.misbehaviour = Misbehaviour(400)
+    peers.plane.misbehaviour = Misbehaviour(401)
     calls.call("add", data, {"jobId": odd + "2"})
     peers.send_all()
 
@@ -37,7 +37,7 @@ def test_an_id_of_any_text_does_not_stop_a_listener(peers: Peers, calls: NodePro
 
 def test_the_account_forgets_what_bull_cleaned(peers: Peers, calls: NodeProgram) -> None:
     """``status`` does not say for ever that events are failed or queued which nobody has any more."""
-    peers.plane.misbehaviour = Misbehaviour(400)
+    peers.plane.misbehaviour = Misbehaviour(401)
     peers.add(2)
     peers.send_all()
     waiting = peers.add(1)

@@ -96,6 +96,7 @@ def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> Non
     assert set(redis_server.text_client().keys("*")) == {
         "{rudder}:rudderEventsQueue:id",
         "{rudder}:rudderpipe:rudderEventsQueue:account",
+        "{rudder}:rudderpipe:rudderEventsQueue:lease:last",
     }
 
 
@@ -194,7 +195,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
     """The rest goes on; the failed batch is kept in Redis' failed set, or in the spool, which can be sent again."""
     if not direct:
         world.explicit["redis"] = redis_server.url
-    world.plane.misbehaviour = Misbehaviour(400, times=1)
+    world.plane.misbehaviour = Misbehaviour(401, times=1)
     client = world.client()
     send(client, 40)
     world.delivered(20)
@@ -202,7 +203,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
     events = wait_until(lambda: (now := world.status().events).failed and now.delivered and now)
     assert (events.accepted, events.delivered, events.failed) == (40, 20, 20)
     assert events.balanced
-    assert "status 400: told to misbehave" in world.log()
+    assert "status 401: told to misbehave" in world.log()
     if direct:
         spool = Path(world.explicit["runtime_dir"]) / f"{world.explicit['pipe']}.failed.ndjson"
         assert world.run("-m", "rudderpipe", "send", str(spool)).returncode == 0
@@ -211,7 +212,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
         redis = redis_server.text_client()
         failed = redis.zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
         fields = redis.hgetall(f"{{rudder}}:rudderEventsQueue:{failed[0]}")
-        assert fields["failedReason"].startswith("status 400: told to misbehave")
+        assert fields["failedReason"].startswith("status 401: told to misbehave")
         assert fields["attemptsMade"] == "0"
 
 

@@ -24,7 +24,7 @@ def _calls(peers: Peers) -> NodeProgram:
 
 def fail(peers: Peers, jobs: int) -> list[str]:
     """So many jobs of ours that our sender has failed for an answer of 400."""
-    peers.plane.misbehaviour = Misbehaviour(400)
+    peers.plane.misbehaviour = Misbehaviour(401)
     ids = peers.add(jobs)
     peers.send_all()
     peers.plane.misbehaviour = Misbehaviour()
@@ -69,7 +69,7 @@ def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) ->
     assert states == {failed: "failed", active: "active", waiting[0]: "waiting", waiting[1]: "waiting"}
     assert calls.call("getJob", active)["attemptsMade"] == 1
     job = calls.call("getJob", failed)
-    assert job["failedReason"].startswith("status 400: told to misbehave")
+    assert job["failedReason"].startswith("status 401: told to misbehave")
     assert job["stacktrace"] == [job["failedReason"]]
     assert (job["name"], job["returnvalue"]) == ("__default__", None)
     assert job["processedOn"] <= job["finishedOn"]
@@ -207,7 +207,7 @@ def test_bulls_listeners_hear_of_our_jobs(peers: Peers) -> None:
     """waiting, active, completed, failed and stalled, live, with the arguments that Bull's own jobs have."""
     listener = peers.node.start("listener")
     ours, refused = peers.add(2)
-    peers.plane.misbehaviour = Misbehaviour(400, times=1)
+    peers.plane.misbehaviour = Misbehaviour(401, times=1)
 
     sender = peers.send_all(max_jobs_per_request=1)
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 # create_time is derived from the boot time, which moves when the clock is stepped.
 _SAME_MS = 2_000
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Identity(NamedTuple):
@@ -55,6 +60,33 @@ def _namespace() -> int:
         return os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116  # in a hot loop of the flusher
     except OSError:
         return 0
+
+
+def address() -> str:
+    """Where this process lives, as text without blanks: host, pid, and what ``is_surely_dead`` needs."""
+    pid, start_ms, namespace = me()
+    host = "".join(socket.gethostname().split()) or "localhost"
+    return f"{host} {pid} {start_ms}/{namespace}/{os.getuid()}/{_boot()}"
+
+
+def is_surely_dead(where: str) -> bool:
+    """Whether the process that had this address is gone; False of anybody's on another host, or of another user."""
+    try:
+        host, pid, rest = where.split(" ")
+        start_ms, namespace, uid, boot = rest.split("/")
+        identity = Identity(int(pid), int(start_ms), int(namespace))
+    except ValueError:
+        return False
+    ours = address().partition(" ")[0] == host and boot == _boot() != "" and uid == str(os.getuid())
+    return ours and identity.start_ms > 0 and identity.is_gone()
+
+
+def _boot() -> str:
+    """What tells this run of this machine from every other; empty where the system does not say."""
+    try:
+        return BOOT_ID.read_text().strip() if BOOT_ID.exists() else str(int(psutil.boot_time()))
+    except (OSError, psutil.Error):
+        return ""
 
 
 def memory_bytes(pid: int) -> int:

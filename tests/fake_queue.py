@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.errors import LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job as jobs
+from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS
-from rudderpipe.queue.taken import QueueCounts, Taken, all_taken
+from rudderpipe.queue.taken import QueueCounts, Taken, all_taken, half
 
 STALLED = "job stalled more than allowable limit"
 
@@ -42,6 +44,27 @@ class FakeStore:
         self.counted: dict[str, tuple[int, int]] = {}
         self._locks: dict[str, tuple[str, int]] = {}
         self._swept_until_ms = 0
+        self._lease = ("", 0)
+        self._last_lease = ""
+
+    def leaseholder(self) -> str:
+        """The lease that has not lapsed; empty when there is none."""
+        value, until_ms = self._lease
+        return value if until_ms > self.clock.time_ms() else ""
+
+    def take_lease(self, holder: str, lease_ms: int, dead: str, mine: str) -> list[Any]:
+        """As the script of that name."""
+        held = self.leaseholder()
+        if held and held not in (dead, mine):
+            return [0, held.encode(), self._lease[1] - self.clock.time_ms()]
+        number = int(self._last_lease.partition(" ")[0] or 0) + 1
+        self._last_lease = mine if mine and mine == self._last_lease else f"{number} {holder}"
+        self.hold_lease(self._last_lease, lease_ms)
+        return [1, self._last_lease.encode(), lease_ms]
+
+    def hold_lease(self, value: str, lease_ms: int) -> None:
+        """From now on."""
+        self._lease = (value, self.clock.time_ms() + lease_ms)
 
     def put(self, name: str, fields: dict[str, str] | None) -> None:
         """A foreign writer's job at the end of the line; None: only its id."""
@@ -112,12 +135,31 @@ class FakeStore:
 class FakeQueue:
     """One sender's or flusher's view of a store; ``away`` makes every call fail."""
 
-    def __init__(self, store: FakeStore, keep_completed: int = 0) -> None:
+    def __init__(self, store: FakeStore, keep_completed: int = 0, lease_ms: int = 10_000) -> None:
         self.store = store
         self.clock = store.clock
         self.token = str(uuid.uuid4())
         self.away = False
         self._keep_completed = keep_completed
+        self._lease_ms = lease_ms
+        self.fence = ""
+        self.keys = Keys("rudder", "rudderEventsQueue")
+
+    def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
+        """Scripts that are called by their names."""
+        self.ping()
+        if name == "take_lease":
+            return self.store.take_lease(*arguments)
+        assert name == "release_lease"
+        ours = self.store.leaseholder() == arguments[0]
+        if ours:
+            self.store.hold_lease("", 0)
+        return int(ours)
+
+    def _check(self) -> None:
+        self.ping()
+        if self.fence and self.store.leaseholder() != self.fence:
+            raise LeaseLost
 
     def put(self, name: str, data: bytes | None = None) -> None:
         """A job of one event of the user ``name`` at the end of the line, or of that data."""
@@ -131,6 +173,22 @@ class FakeQueue:
     def ping(self) -> None:
         if self.away or self.store.away:
             raise QueueUnavailable("here", "away")
+
+    def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
+        self._check()
+        store = self.store
+        if not store.is_own(taken.id, self.token) or taken.id not in store.jobs:
+            return None
+        store.last_id += 1
+        name, middle = str(store.last_id), taken.events // 2
+        halves = [jobs.with_events(taken.data, 0, middle), jobs.with_events(taken.data, middle, taken.events)]
+        store.jobs[name] = {**store.jobs[taken.id], "data": halves[1]}
+        store.jobs[taken.id]["data"] = halves[0]
+        store.active.insert(store.active.index(taken.id) + 1, name)
+        for each in (taken.id, name):
+            store.lock(each, self.token)
+            store.suspects.discard(each)
+        return half(taken, taken.id, halves[0], 0, middle), half(taken, name, halves[1], middle, taken.events)
 
     def close(self) -> None:
         self.away = True
@@ -175,7 +233,7 @@ class FakeQueue:
         ring["term"] = term
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
-        self.ping()
+        self._check()
         store = self.store
         answer: list[tuple[bytes, list[bytes] | None]] = []
         size = 0
@@ -199,7 +257,7 @@ class FakeQueue:
         return all_taken(answer)
 
     def complete(self, done: Sequence[Taken]) -> int:
-        self.ping()
+        self._check()
         store = self.store
         kept = 0
         for taken in done:
@@ -227,7 +285,7 @@ class FakeQueue:
         return self.complete(done), self.take(max_jobs, max_bytes)
 
     def fail(self, taken: Taken, reason: str) -> bool:
-        self.ping()
+        self._check()
         store = self.store
         name, now = taken.id, str(self.clock.time_ms())
         if not store.leave_active(name, self.token):
@@ -250,7 +308,7 @@ class FakeQueue:
         return True
 
     def retry_later(self, tried: Sequence[Taken]) -> int:
-        self.ping()
+        self._check()
         there = [taken for taken in tried if taken.id in self.store.jobs]
         held = self._hold(there)
         for name in held:
@@ -259,7 +317,9 @@ class FakeQueue:
         return len(held)
 
     def renew(self, held: Sequence[Taken]) -> int:
-        self.ping()
+        self._check()
+        if self.fence:
+            self.store.hold_lease(self.fence, self._lease_ms)
         return len(self._hold(held))
 
     def _hold(self, held: Iterable[Taken]) -> list[str]:
@@ -270,13 +330,13 @@ class FakeQueue:
         return ours
 
     def put_back(self, held: Sequence[Taken]) -> int:
-        self.ping()
+        self._check()
         ours = [taken.id for taken in held if self.store.leave_active(taken.id, self.token)]
         self.store.line[:0] = ours
         return len(ours)
 
     def recover(self) -> int:
-        self.ping()
+        self._check()
         store = self.store
         recovered, store.active = store.active, []
         for name in recovered:
@@ -311,7 +371,7 @@ class FakeQueue:
         return back
 
     def promote(self) -> int:
-        self.ping()
+        self._check()
         store = self.store
         for name in _by_time(store.delayed):
             if store.delayed[name] > self.clock.time_ms():

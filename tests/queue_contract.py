@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
 import pytest
 
-from rudderpipe.errors import QueueBehind
+from rudderpipe.errors import LeaseLost, QueueBehind
 from rudderpipe.queue import job
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
 from tests.fakes import FakeClock
@@ -50,6 +51,7 @@ class Stand(Protocol):
     def retry(self, name: str) -> None: ...
     def lapse(self, *names: str) -> None: ...
     def interval_passes(self) -> None: ...
+    def lapse_lease(self) -> None: ...
 
 
 def data_of(number: int, epoch: int = EPOCH) -> str:
@@ -72,6 +74,26 @@ def users(taken: Taken) -> list[str]:
     """Whose events a job holds."""
     assert taken.job is not None
     return [msgspec.json.decode(event)["userId"] for event in taken.job.events]
+
+
+def lease_of(queue: Queue, dead: str = "nobody") -> Lease:
+    """A process's, who takes another for dead that says so."""
+    return Lease(queue, 10_000, "alive", lambda holder: holder == dead)
+
+
+CHANGES: dict[str, Callable[[Queue, Taken], object]] = {
+    "take": lambda queue, _: queue.take(*ALL),
+    "complete": lambda queue, job_: queue.complete([job_]),
+    "complete_and_take": lambda queue, job_: queue.complete_and_take([job_], *ALL),
+    "fail": lambda queue, job_: queue.fail(job_, "no"),
+    "split": lambda queue, job_: queue.split(job_),
+    "retry_later": lambda queue, job_: queue.retry_later([job_]),
+    "renew": lambda queue, job_: queue.renew([job_]),
+    "put_back": lambda queue, job_: queue.put_back([job_]),
+    "recover": lambda queue, _: queue.recover(),
+    "promote": lambda queue, _: queue.promote(),
+}
+"""Whatever a sender does to the queue."""
 
 
 class QueueContract:
@@ -517,3 +539,159 @@ class QueueContract:
         queue.complete(taken[1:])
 
         assert 0 < queue.size_bytes() < size
+
+    def test_one_process_has_the_lease(self, stand: Stand) -> None:
+        """The others know who, and for how long yet."""
+        first, second = lease_of(stand.queue()), lease_of(stand.queue())
+
+        assert first.take()
+        assert not second.take()
+
+        assert first.number == 1
+        assert second.others.endswith(" alive")
+        assert 9_000 < second.lapses_in_ms <= 10_000
+        assert first.take()
+        assert first.number == 1
+
+    def test_a_lease_goes_on_when_nobody_has_had_it_since(self, stand: Stand) -> None:
+        """With its number; one that another has had does not."""
+        first, second = lease_of(stand.queue()), lease_of(stand.queue())
+        first.take()
+        stand.lapse_lease()
+        assert first.take()
+        assert first.number == 1
+
+        stand.lapse_lease()
+        assert second.take()
+        assert second.number == 2
+        assert not first.take()
+        second.release()
+
+        assert first.take()
+        assert first.number == 3
+
+    def test_a_released_lease_is_free_and_only_ones_own_is_released(self, stand: Stand) -> None:
+        """At once; of a lease that was lost nothing is released."""
+        first, second = lease_of(stand.queue()), lease_of(stand.queue())
+        first.take()
+        stand.lapse_lease()
+        second.take()
+
+        first.release()
+        assert not lease_of(stand.queue()).take()
+        second.release()
+        assert lease_of(stand.queue()).take()
+
+    def test_a_dead_process_is_followed_at_once(self, stand: Stand) -> None:
+        """When it is known to be dead, and only then."""
+        first = lease_of(stand.queue())
+        first.take()
+
+        assert not lease_of(stand.queue(), dead="another").take()
+        second = lease_of(stand.queue(), dead="alive")
+        assert second.take()
+        assert second.number == 2
+
+    def test_a_lease_whose_answer_was_lost_is_found_again(self, stand: Stand) -> None:
+        """By the process that has it, without waiting for it to lapse."""
+        queue = stand.queue()
+        lease_of(queue).take()
+        queue.fence = ""
+        again = lease_of(queue)
+
+        assert again.take()
+        assert again.number == 1
+
+    def test_a_lease_that_is_renewed_is_seen_to_live(self, stand: Stand) -> None:
+        """By one who stands by."""
+        queue = stand.queue()
+        first, second = lease_of(queue), lease_of(stand.queue())
+        first.take()
+        stand.clock.now_s += 1
+        second.take()
+        stand.clock.now_s += 0.001
+        second.take()
+        assert not second.others_live
+
+        queue.renew([])
+        second.lapses_in_ms -= 100
+        second.take()
+
+        assert second.others_live
+
+    @pytest.mark.parametrize("change", CHANGES)
+    @pytest.mark.parametrize("successor", [False, True])
+    def test_without_its_lease_a_sender_changes_nothing(self, stand: Stand, change: str, successor: bool) -> None:
+        """Whether it has lapsed or another has it; the lock would still have been its own."""
+        queue = stand.queue()
+        lease_of(queue).take()
+        add(queue, 3)
+        stand.delay("d", 0, {"data": data_of(7), "opts": "{}"})
+        (taken,) = queue.take(1, 1000)
+        stand.lapse_lease()
+        if successor:
+            assert lease_of(stand.queue()).take()
+        before = stand.view(), stand.fields(taken.id), queue.counts()
+
+        with pytest.raises(LeaseLost):
+            CHANGES[change](queue, taken)
+
+        assert (stand.view(), stand.fields(taken.id), queue.counts()) == before
+
+    @pytest.mark.parametrize("change", CHANGES)
+    def test_with_its_lease_a_sender_changes_what_it_likes(self, stand: Stand, change: str) -> None:
+        """And a sender that has none, because there may be several, is not asked for one."""
+        for fenced in (True, False):
+            queue = stand.queue()
+            if fenced:
+                lease_of(queue).take()
+            stand.put("x", {"data": data_of(8), "opts": "{}"})
+            (taken,) = queue.take(1, 1000)
+
+            CHANGES[change](queue, taken)
+
+            stand.delete("x")
+
+    def test_a_split_job_is_two_in_the_order_of_its_events(self, stand: Stand) -> None:
+        """Both active and locked, next to one another; each is settled as itself, and no event is in both."""
+        queue = stand.queue()
+        lease_of(queue).take()
+        add(queue, 3)
+        _, middle, _ = queue.take(*ALL)
+        queue.retry_later([middle])
+
+        halves = queue.split(middle)
+
+        assert halves is not None
+        assert ids(halves) == ["2", "4"]
+        assert [users(half) for half in halves] == [["a1"], ["b1"]]
+        assert stand.view().active == ["1", "2", "4", "3"]
+        assert stand.view().locks == dict.fromkeys("1234", queue.token)
+        assert [stand.fields(name)["attemptsMade"] for name in "24"] == ["1", "1"]
+        assert queue.fail(halves[0], "bad")
+        assert queue.complete([halves[1]]) == 1
+        counts = queue.counts(EPOCH)
+        assert (counts.events_queued, counts.events_failed, counts.events_delivered) == (4, 1, 1)
+
+    def test_the_halves_of_a_job_are_recovered_in_their_order(self, stand: Stand) -> None:
+        """As what stands in Redis says, not what the sender that split it knew."""
+        queue = stand.queue()
+        add(queue, 2)
+        first, _ = queue.take(*ALL)
+        assert queue.split(first)
+
+        other = stand.queue()
+        assert other.recover() == 3
+
+        assert [users(taken) for taken in other.take(*ALL)] == [["a0"], ["b0"], ["a1", "b1"]]
+
+    def test_another_senders_job_is_not_split(self, stand: Stand) -> None:
+        """Nor one that is gone."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+
+        assert other.split(taken) is None
+        queue.complete([taken])
+        assert queue.split(taken) is None
+        assert stand.view() == View()

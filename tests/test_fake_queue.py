@@ -67,6 +67,9 @@ class FakeStand:
         for name in names:
             self.store.unlock(name)
 
+    def lapse_lease(self) -> None:
+        self.store.hold_lease("", 0)
+
     def interval_passes(self) -> None:
         self.store.interval_passes()
 

@@ -41,7 +41,7 @@ ORDER = [
     *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post", "delivery.courier"),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
-    *("sender", "sender.upkeep", "sender.sender", "sender.__main__"),
+    *("sender", "sender.facts", "sender.ledger", "sender.keeper", "sender.upkeep", "sender.sender", "sender.__main__"),
     *(
         "cli",
         "cli.moments",

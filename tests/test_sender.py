@@ -8,9 +8,14 @@ import msgspec
 import pytest
 
 from rudderpipe.delivery import outcome
+from rudderpipe.delivery.courier import Courier
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
+from rudderpipe.queue import job
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.keeper import Keeper
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
@@ -44,9 +49,15 @@ def _queue(clock: FakeClock) -> FakeQueue:
 
 def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: Any) -> Sender:
     """A sender of those."""
-    return Sender(
-        cast(Queue, queue), cast(DataPlane, plane), Settings(**{"max_jobs_per_request": 1, **settings}), clock
-    )
+    return wired(queue, plane, clock, Settings(**{"max_jobs_per_request": 1, **settings}))
+
+
+def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settings, **others: Any) -> Sender:
+    """As the program does it."""
+    real = cast(Queue, queue)
+    lease = None if settings.is_multi_processor else Lease(real, settings.lease_ms, "me 1 0", lambda _: False)
+    courier = Courier(cast(DataPlane, plane), settings, clock)
+    return Sender(real, courier, lease, settings, clock, **others)
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:
@@ -174,7 +185,7 @@ def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: Fak
 def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts(
     queue: FakeQueue, clock: FakeClock
 ) -> None:
-    """The backoff stands, however often Redis is asked meanwhile."""
+    """The backoff stands; and nothing is sent while it cannot be known whether the job is still ours."""
     queue.put("a")
 
     class Cutting(FakePlane):
@@ -184,9 +195,13 @@ def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts
             return DOWN
 
     plane = Cutting()
-    run(sender_of(queue, plane, clock), clock, 13)
+    sender = sender_of(queue, plane, clock, lease_ms=10_000)
+    run(sender, clock, 13)
+    assert len(plane.requests) == 2  # after 0 and 2 seconds; 4 more are longer than half a lease
 
-    assert len(plane.requests) == 3  # after 0, 2 and 4 more seconds, and 8 have not passed
+    queue.away = False
+    run(sender, clock, 3)
+    assert len(plane.requests) == 3
 
 
 def test_an_abandoned_sender_ends_when_the_queue_is_empty_not_when_it_is_away(
@@ -196,7 +211,7 @@ def test_an_abandoned_sender_ends_when_the_queue_is_empty_not_when_it_is_away(
     for away, seconds in ((False, 5), (True, 600)):
         queue.away = away
         settings = Settings(linger_s=5)
-        sender = Sender(cast(Queue, queue), cast(DataPlane, FakePlane()), settings, clock, abandoned=lambda: True)
+        sender = wired(queue, FakePlane(), clock, settings, abandoned=lambda: True)
         assert not sender.finished()
         run(sender, clock, seconds - 1)
         assert not sender.finished()
@@ -216,3 +231,252 @@ def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, 
 
     assert queue.store.line == ["a", "b", "c"]
     assert queue.store.active == []
+
+
+def job_of(*users: str) -> bytes:
+    """Data of a job with an event of each of these."""
+    return job.build(b",".join(b'{"userId":"%b"}' % user.encode() for user in users), "KEY", "t", 7).encode()
+
+
+class Picky(FakePlane):
+    """Refuses every request that holds an event of one of these users."""
+
+    def __init__(self, *guilty: str, status: int = 400) -> None:
+        super().__init__()
+        self.guilty = set(guilty)
+        self.status = status
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        super().post(body, write_key, timeout_s)
+        return outcome.of_answer(self.status, b"bad") if self.guilty & set(self.requests[-1]) else OK
+
+    def accepted(self) -> list[str]:
+        """The users of the events that were taken, in order."""
+        return [user for users in self.requests if not self.guilty & set(users) for user in users]
+
+
+@pytest.mark.parametrize("status", [400, 413])
+@pytest.mark.parametrize("guilty", ["c", "a", "h", "cd", "ae", "abcdefgh"])
+@pytest.mark.parametrize("shared", [1, 50])
+def test_of_a_refused_job_the_guilty_events_fail_and_the_others_arrive_in_order(
+    queue: FakeQueue, clock: FakeClock, status: int, guilty: str, shared: int
+) -> None:
+    """Each as a job of its own with the reason; the jobs before and behind are not touched."""
+    plane = Picky(*guilty, status=status)
+    queue.put("first")
+    queue.put("many", job_of(*"abcdefgh"))
+    queue.put("last")
+
+    run(sender_of(queue, plane, clock, max_jobs_per_request=shared), clock, 10)
+
+    assert plane.accepted() == ["first", *(user for user in "abcdefgh" if user not in guilty), "last"]
+    failed = [event for name in queue.store.failed for event in events_of(queue, name)]
+    assert sorted(failed) == sorted(guilty)
+    assert set(queue.reasons().values()) == {f"status {status}: bad (after 1 attempt)"}
+    assert queue.store.active == []
+
+
+def events_of(queue: FakeQueue, name: str) -> list[str]:
+    """The users of a job's events."""
+    found = job.read(queue.store.jobs[name]["data"].encode())
+    return [msgspec.json.decode(event)["userId"] for event in found.events]
+
+
+def test_another_refusal_fails_the_job_whole(queue: FakeQueue, clock: FakeClock) -> None:
+    """A wrong key is no event's fault: one request, one failed job."""
+    plane = Picky("b", status=401)
+    queue.put("many", job_of("a", "b", "c"))
+
+    run(sender_of(queue, plane, clock), clock, 2)
+
+    assert len(plane.requests) == 1
+    assert events_of(queue, "many") == ["a", "b", "c"]
+    assert list(queue.store.failed) == ["many"]
+
+
+def test_a_sender_that_dies_between_halves_loses_and_repeats_nothing_that_was_answered(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """The halves stand in the queue: the next sender goes on where they are."""
+    plane = Picky("d")
+    queue.put("many", job_of(*"abcd"))
+    dying = sender_of(queue, plane, clock)
+    while not queue.store.delivered:
+        dying.work()
+
+    run(sender_of(FakeQueue(queue.store), plane, clock, lease_ms=1000), clock, 12)
+
+    assert plane.accepted() == ["a", "b", "c"]
+    assert list(queue.reasons().values()) == ["status 400: bad (after 1 attempt)"]
+
+
+def test_the_server_says_how_long_to_wait(queue: FakeQueue, clock: FakeClock) -> None:
+    """Shorter or longer than we would."""
+    plane = FakePlane(Outcome("retry", 503, "status 503", 1.0), Outcome("retry", 429, "status 429", 60.0))
+    queue.put("a")
+    sender = sender_of(queue, plane, clock)
+
+    run(sender, clock, 1.5)
+    assert len(plane.requests) == 2
+    run(sender, clock, 59)
+    assert len(plane.requests) == 2
+    run(sender, clock, 2)
+    assert len(plane.requests) == 3
+
+
+def test_one_sender_works_and_the_other_stands_by(queue: FakeQueue, clock: FakeClock) -> None:
+    """At once after a clean stop, with what was put back first in line."""
+    plane, other_plane = FakePlane(DOWN), FakePlane()
+    for name in "ab":
+        queue.put(name)
+    first, second = sender_of(queue, plane, clock), sender_of(FakeQueue(queue.store), other_plane, clock)
+    first.work()
+    run(second, clock, 5)
+    assert other_plane.requests == []
+
+    first.drain(clock.monotonic_s() + 1)
+    run(second, clock, 1)
+
+    assert plane.requests == [["a"]]
+    assert other_plane.requests == [["a"], ["b"]]
+
+
+def test_a_silent_sender_is_followed_and_then_changes_nothing(queue: FakeQueue, clock: FakeClock) -> None:
+    """Stopped in a request for longer than its lease: the next one repeats it, its own answer comes too late."""
+    facts = Facts(clock.monotonic_s())
+    queue.put("a")
+    queue.put("b")
+    other_plane = FakePlane()
+    second = sender_of(FakeQueue(queue.store), other_plane, clock)
+
+    class Stopped(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            if not self.requests:
+                run(second, clock, 15)
+            return super().post(body, write_key, timeout_s)
+
+    plane = Stopped()
+    first = wired(queue, plane, clock, Settings(max_jobs_per_request=1), facts=facts)
+    run(first, clock, 3)
+
+    assert other_plane.requests == [["a"], ["b"]]
+    assert plane.requests == [["a"]]
+    assert queue.store.delivered == ["a", "b"]
+    assert facts.state == "standby"
+    assert facts.held == ()
+
+
+def test_a_sender_that_was_silent_looks_before_it_sends(queue: FakeQueue, clock: FakeClock) -> None:
+    """Stopped in a backoff for longer than its lease, and another has come and gone: nothing is sent a second time."""
+    queue.put("a")
+    plane, other_plane = FakePlane(DOWN), FakePlane()
+    first = sender_of(queue, plane, clock)
+    first.work()
+    clock.now_s += 60
+    second = sender_of(FakeQueue(queue.store), other_plane, clock)
+    run(second, clock, 1)
+    second.drain(clock.monotonic_s() + 1)
+
+    run(first, clock, 1)
+
+    assert (plane.requests, other_plane.requests) == ([["a"]], [["a"]])
+
+
+def test_a_lease_that_lapsed_while_redis_was_away_costs_nothing(queue: FakeQueue, clock: FakeClock) -> None:
+    """Nobody else has had it: what was delivered is written down, not sent again."""
+    queue.put("a")
+
+    class Cutting(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            queue.away = True
+            return super().post(body, write_key, timeout_s)
+
+    plane = Cutting()
+    sender = sender_of(queue, plane, clock)
+    run(sender, clock, 60)
+    queue.away = False
+    run(sender, clock, 3)
+
+    assert plane.requests == [["a"]]
+    assert queue.store.delivered == ["a"]
+
+
+def test_a_lease_that_the_keeper_saw_lost_is_not_used(queue: FakeQueue, clock: FakeClock) -> None:
+    """The sender looks who has it before it does anything else."""
+    facts = Facts(clock.monotonic_s())
+    sender = wired(queue, FakePlane(), clock, Settings(), facts=facts)
+    sender.work()
+    queue.store.hold_lease("9 another", 10_000)
+    facts.lost = facts.fence
+
+    sender.work()
+
+    assert facts.state == "standby"
+
+
+def test_the_keeper_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQueue, clock: FakeClock) -> None:
+    """Three times in the shorter of both; and sees what waits."""
+    facts = Facts(clock.monotonic_s())
+    queue.put("a")
+    queue.put("b")
+    own = FakeQueue(queue.store)
+    own.token = queue.token
+    settings = Settings(max_jobs_per_request=1)
+    keeper = Keeper(cast(Queue, own), facts, settings, clock)
+    plane = FakePlane(DOWN)
+    sender = wired(queue, plane, clock, settings, facts=facts)
+    sender.work()
+
+    for _ in range(100):
+        clock.now_s += 1
+        keeper.work()
+
+    assert queue.store.holder("a") == queue.token
+    assert queue.store.leaseholder() == facts.fence != ""
+    assert facts.waiting_jobs == 2
+    assert facts.redis_seen_at_s > clock.now_s - 5
+    queue.store.hold_lease("9 another", 10_000)
+    clock.now_s += 5
+    keeper.work()
+    assert facts.lost == facts.fence
+
+
+def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, clock: FakeClock) -> None:
+    """And takes over from one that does not renew its lease."""
+    other = FakeQueue(queue.store)
+    Lease(cast(Queue, other), 10_000, "you 2 0", lambda _: False).take()
+    sender = wired(queue, FakePlane(), clock, Settings(linger_s=1), abandoned=lambda: True)
+    run(sender, clock, 2)
+    assert not sender.finished()
+
+    other.renew([])
+    clock.now_s += 1
+    sender.work()
+    assert sender.finished()
+
+    queue.put("a")
+    plane = FakePlane()
+    sender = wired(FakeQueue(queue.store), plane, clock, Settings(linger_s=1), abandoned=lambda: True)
+    run(sender, clock, 15)
+    assert plane.requests == [["a"]]
+    assert sender.finished()
+
+
+def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: FakeClock) -> None:
+    """The job is put back with the attempts it had."""
+    facts = Facts(clock.monotonic_s())
+
+    class Cutting(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            facts.aborting = True
+            super().post(body, write_key, timeout_s)
+            return outcome.of_failure("stopped")
+
+    queue.put("a")
+    sender = wired(queue, Cutting(), clock, Settings(), facts=facts)
+    sender.work()
+    sender.drain(clock.monotonic_s() + 1)
+
+    assert queue.store.line == ["a"]
+    assert queue.store.jobs["a"].get("attemptsMade", "0") == "0"
+    assert queue.store.leaseholder() == ""

@@ -55,6 +55,9 @@ class DataPlane:
             return outcome.of_failure(_reason(error))
         return outcome.of_answer(answer.status, answer.data)
 
+    def abort(self) -> None:
+        """From any thread: end the attempt under way, and make no other."""
+
     def close(self) -> None:
         """Close the connection."""
         self._pool.clear()

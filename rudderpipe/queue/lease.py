@@ -25,6 +25,8 @@ class Lease:
         """Who has it, while we have not."""
         self.lapses_in_ms = 0
         """When theirs does, unless they renew it."""
+        self.others_live = False
+        """They have renewed it between our last two looks."""
 
     @property
     def number(self) -> int:
@@ -42,7 +44,7 @@ class Lease:
         return self.held
 
     def _ask(self, dead: str, mine: str) -> bool:
-        keys = self._queue.keys
+        keys, before, was_to_lapse_in_ms = self._queue.keys, self.others, self.lapses_in_ms
         ours, value, lapses_in_ms = self._queue.call(
             "take_lease", [keys.lease, keys.last_lease], self._holder, self._lease_ms, dead, mine
         )
@@ -52,6 +54,7 @@ class Lease:
             self._queue.fence = value.decode()
         else:
             self.others = value.decode(errors="replace")
+            self.others_live = self.others == before and lapses_in_ms > was_to_lapse_in_ms
         return self.held
 
     def lost(self) -> None:

@@ -1,4 +1,4 @@
-"""One duty cycle of the sender: take what waits, post it, write down what came of it."""
+"""One duty cycle of the sender: take what waits, have it delivered, write down what came of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 
 import msgspec
 
-from rudderpipe.clock import Clock, iso_ms
-from rudderpipe.delivery import request
-from rudderpipe.delivery.backoff import before_retry_s
-from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.errors import QueueUnavailable
+from rudderpipe.clock import Clock
+from rudderpipe.delivery.courier import Courier, Parcel, Verdict
+from rudderpipe.errors import LeaseLost, QueueUnavailable
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue
 from rudderpipe.queue.taken import Taken
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.ledger import Ledger
 from rudderpipe.sender.upkeep import Upkeep
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
-RENEW_S = LOCK_MS / 1000 / 3
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+STANDBY_S = 0.2
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
 
@@ -30,35 +30,37 @@ logger = logging.getLogger("rudderpipe.sender")
 class Sender:
     """Delivers at least once, in order: nothing is taken before what was taken is settled.
 
-    ``abandoned`` says whether who started us is gone; then we end once the queue has been empty for ``linger_s``.
+    ``lease`` is None where several senders work. ``abandoned`` says whether who started us is gone; then we end once
+    the queue has been empty for ``linger_s``, or at once while another sender has the lease.
     """
 
     def __init__(
         self,
         queue: Queue,
-        plane: DataPlane,
+        courier: Courier,
+        lease: Lease | None,
         settings: Settings,
         clock: Clock,
         *,
+        facts: Facts | None = None,
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         self._queue = queue
-        self._plane = plane
+        self._courier = courier
+        self._lease = lease
         self._settings = settings
         self._clock = clock
         self._abandoned = abandoned
         self._log = ThrottledLog(logger, clock)
-        self._held: list[Taken] = []
-        """Taken and not settled, in order."""
-        self._delivered: list[Taken] = []
-        """Delivered, and Redis does not know it yet."""
-        self._failed: list[tuple[Taken, str]] = []
-        """Not to be tried again, and Redis does not know it yet."""
-        self._alone = 0
-        """How many of the held are sent one by one, as a request that they shared was refused."""
-        self._must_recover = not settings.is_multi_processor
+        self._facts = facts or Facts(clock.monotonic_s())
+        self._ledger = Ledger(queue)
         self._upkeep = Upkeep(queue, settings)
-        self._not_before_s = self._renewed_s = float("-inf")
+        self._held: list[Taken] = []
+        self._must_recover = lease is not None
+        sure_ms = min(LOCK_MS, settings.lease_ms) if lease else LOCK_MS
+        self._sure_s = sure_ms / 1000 / 2
+        """So long after a script has said that the jobs are ours, no request needs another look."""
+        self._confirmed_at_s = self._not_before_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
         self._found_empty = False
@@ -67,170 +69,180 @@ class Sender:
     def work(self) -> int:
         """One request at the most; how many jobs were settled."""
         now_s = self._clock.monotonic_s()
+        if now_s < self._not_before_s:
+            return 0
         try:
-            if now_s < self._not_before_s:
-                self._renew(now_s)
-                return 0
-            done = self._take(now_s) if not self._held else self._write_down()
-            if self._held:
-                self._busy_at_s = now_s
-                self._attempt()
+            done = self._cycle(now_s) if self._may_work(now_s) else 0
+        except LeaseLost:
+            assert self._lease is not None
+            logger.warning("lease lost number=%d jobs=%d", self._lease.number, len(self._held))
+            self._lease.lost()
+            return 1  # look at once who has it
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
             self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
             self._found_empty = False  # what waits in a Redis that is away is not known
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             return 0
+        finally:
+            self._facts.held = tuple(self._held)
         self._retry_s = RETRY_MIN_S
+        return done
+
+    def _may_work(self, now_s: float) -> bool:
+        facts, lease = self._facts, self._lease
+        if lease is None or (lease.held and facts.lost != facts.fence):
+            facts.state = "active"
+            return True
+        before = lease.number
+        if not lease.take():
+            if facts.state != "standby":
+                _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
+                logger.info("standing by host=%s pid=%s lapses_in_ms=%d", host, pid, lease.lapses_in_ms)
+            facts.state = "standby"
+            facts.moved(now_s)
+            self._let_go()
+            self._not_before_s = now_s + STANDBY_S
+            return False
+        if lease.number != before:
+            self._let_go()
+            self._must_recover = True
+        logger.info("lease taken number=%d again=%s", lease.number, lease.number == before)
+        facts.state, facts.fence, facts.lost = "active", self._queue.fence, ""
+        return True
+
+    def _cycle(self, now_s: float) -> int:
+        done = self._ledger.write() if self._held else self._take(now_s)
+        if self._held:
+            if now_s - self._confirmed_at_s > self._sure_s and not self._still_ours(now_s):
+                return done
+            self._busy_at_s = now_s
+            self._attempt()
+            self._facts.moved(self._clock.monotonic_s())
         return done
 
     def _take(self, now_s: float) -> int:
         """Write down what is known and take what is next; how many jobs were written down."""
+        done = 0
         self._upkeep.work(now_s)
-        if self._failed:
-            self._write_down()
         if self._must_recover:
-            self._write_down()
+            done = self._ledger.write()
             recovered = self._queue.recover()
             self._must_recover = False
             if recovered:
                 logger.warning("recovered jobs=%d", recovered)
         # Order: a take whose answer is lost leaves jobs active that we do not know of; they are recovered then.
-        self._must_recover = not self._settings.is_multi_processor
-        limits = self._settings.max_jobs_per_request, self._settings.max_request_bytes
-        done = len(self._delivered)
-        if done:
-            kept, taken = self._queue.complete_and_take(self._delivered, *limits)
-            self._completed(kept)
-        else:
-            taken = self._queue.take(*limits)
+        self._must_recover = self._lease is not None
+        written, taken = self._ledger.write_and_take(
+            self._settings.max_jobs_per_request, self._settings.max_request_bytes
+        )
         self._must_recover = False
         self._found_empty = not taken
-        self._renewed_s = now_s
+        self._confirmed_at_s = now_s
+        self._facts.moved(now_s)
         for job in taken:
             if job.job is None:
-                self._failed.append((job, job.trouble))
+                self._give_up(job, job.trouble)
             elif not job.job.events:
-                self._failed.append((job, "the job's batch is empty"))
+                self._give_up(job, "the job's batch is empty")
             else:
                 self._held.append(job)
-        return done + len(self._failed)
+        return done + written
 
-    def _completed(self, kept: int) -> None:
-        if kept < len(self._delivered):
-            logger.warning("delivered, but no longer ours to complete jobs=%d", len(self._delivered) - kept)
-        self._delivered = []
+    def _still_ours(self, now_s: float) -> bool:
+        if self._queue.renew(self._held) < len(self._held):
+            logger.warning("another sender has taken over jobs=%d", len(self._held))
+            self._let_go()
+            return False
+        self._confirmed_at_s = now_s
+        return True
 
     def _attempt(self) -> None:
-        group = self._group()
-        first = group[0].job
-        assert first is not None
-        events = [event for taken in group if taken.job for event in taken.job.events]
-        body = request.body(events, iso_ms(self._clock.time_ms()))
-        outcome = self._plane.post(body, first.write_key, first.timeout_s)
-        if outcome.kind == "delivered":
-            self._delivered += group
-            self._settled(group)
-        elif outcome.kind == "retry":
-            self._retry(group, outcome)
-        elif len(group) > 1:
-            self._alone = len(group)
-            logger.warning("shared request refused, sending its jobs one by one jobs=%d %s", len(group), outcome.reason)
+        verdict = self._courier.attempt([_parcel(taken) for taken in self._held])
+        group = self._held[: verdict.count]
+        if verdict.kind == "delivered":
+            self._ledger.delivered += group
+            del self._held[: len(group)]
+        elif self._facts.aborting:
+            return  # cut off by our own stop: no attempt
+        elif verdict.kind == "retry":
+            self._retry(group, verdict)
+        elif verdict.kind == "failed":
+            del self._held[0]
+            self._give_up(group[0], verdict.reason)
+        elif verdict.kind == "split":
+            self._split(group[0], verdict)
         else:
-            self._give_up(group[0], outcome.reason, group[0].attempts + 1)
+            logger.warning("refused, sending one by one jobs=%d reason=%s", verdict.count, verdict.outcome.reason)
 
-    def _group(self) -> list[Taken]:
-        """The next jobs that may travel together: one write key, and small enough."""
-        group, size = [self._held[0]], len(self._held[0].data)
-        if self._alone:
-            return group
-        first = self._held[0].job
-        for taken in self._held[1 : self._settings.max_jobs_per_request]:
-            size += len(taken.data)
-            same = (
-                first and taken.job and (taken.job.write_key, taken.job.timeout_s) == (first.write_key, first.timeout_s)
-            )
-            if not same or size > self._settings.max_request_bytes:
-                break
-            group.append(taken)
-        return group
-
-    def _settled(self, group: list[Taken]) -> None:
-        self._held = self._held[len(group) :]
-        self._alone = max(0, self._alone - len(group))
-
-    def _retry(self, group: list[Taken], outcome: Outcome) -> None:
-        attempts = group[0].attempts + 1
-        if attempts >= self._settings.max_attempts:
-            self._give_up(group[0], outcome.reason, attempts)
-            return
-        wait_s = before_retry_s(attempts)
-        logger.warning(
-            "attempt failed job=%s jobs=%d attempt=%d next_in_s=%g %s",
-            group[0].id,
-            len(group),
-            attempts,
-            wait_s,
-            outcome.reason,
-        )
+    def _retry(self, group: list[Taken], verdict: Verdict) -> None:
+        events = sum(taken.events for taken in group)
+        where = f"job={group[0].id} jobs={len(group)} events={events} attempt={verdict.attempts}"
+        logger.warning("attempt failed %s next_in_s=%g reason=%s", where, verdict.wait_s, verdict.outcome.reason)
         # Order: counted here before Redis is asked to, so that an unreachable Redis does not add attempts.
         tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
         self._held[: len(group)] = tried
-        self._not_before_s = self._clock.monotonic_s() + wait_s
+        self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
         if self._queue.retry_later(group) < len(group):
-            self._lost()
+            logger.warning("another sender has taken over jobs=%d", len(self._held))
+            self._let_go()
 
-    def _give_up(self, taken: Taken, reason: str, attempts: int) -> None:
-        reason = f"{reason} (after {attempts} attempt{'s' if attempts > 1 else ''})"
-        logger.error("job failed job=%s events=%d %s", taken.id, taken.events, reason)
-        self._failed.append((taken, reason))
-        self._settled([taken])
+    def _split(self, taken: Taken, verdict: Verdict) -> None:
+        reason = verdict.outcome.reason
+        logger.warning("refused, sending its halves job=%s events=%d reason=%s", taken.id, taken.events, reason)
+        halves = self._queue.split(taken)
+        if halves is None:
+            logger.warning("another sender has taken over jobs=%d", len(self._held))
+            self._let_go()
+        else:
+            self._held[:1] = halves
 
-    def _write_down(self) -> int:
-        done = 0
-        if self._delivered:
-            done += len(self._delivered)
-            self._completed(self._queue.complete(self._delivered))
-        while self._failed:
-            taken, reason = self._failed[0]
-            if not self._queue.fail(taken, reason):
-                logger.warning("failed, but no longer ours to say so job=%s", taken.id)
-            self._failed.pop(0)
-            done += 1
-        return done
+    def _give_up(self, taken: Taken, reason: str) -> None:
+        logger.error("job failed job=%s events=%d reason=%s", taken.id, taken.events, reason)
+        self._ledger.failed.append((taken, reason))
 
-    def _renew(self, now_s: float) -> None:
-        if self._held and now_s - self._renewed_s >= RENEW_S:
-            self._renewed_s = now_s
-            if self._queue.renew(self._held) < len(self._held):
-                self._lost()
-
-    def _lost(self) -> None:
-        logger.warning("another sender has taken over, letting go jobs=%d", len(self._held))
+    def _let_go(self) -> None:
+        """What we had is another's, or will be recovered."""
         self._held = []
-        self._alone = 0
-        self._not_before_s = float("-inf")
+        self._ledger.forget()
+        self._courier.forget()
+        self._not_before_s = self._facts.backoff_until_s = float("-inf")
 
     def finished(self) -> bool:
         """True when nobody needs us any more."""
-        if self._held or self._delivered or self._failed:
+        if self._held or not self._ledger.is_empty or not self._abandoned():
             return False
+        if self._facts.state == "standby":  # the other one delivers what our parent left in the queue
+            return self._lease is None or self._lease.others_live
         idle_s = self._clock.monotonic_s() - self._busy_at_s
-        return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S) and self._abandoned()
+        return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S)
 
     def drain(self, deadline_s: float) -> None:
-        """Write down what is known; what is not finished is first in line again."""
-        while self._clock.monotonic_s() < deadline_s:
+        """Write down what is known; what is not finished is first in line again, and another may have the queue."""
+        logger.info("draining jobs=%d", len(self._held))
+        while True:
             try:
-                self._write_down()
+                self._ledger.write()
                 if self._held:
-                    logger.info("putting back jobs=%d", self._queue.put_back(self._held))
+                    logger.info("put back jobs=%d", self._queue.put_back(self._held))
+                if self._lease is not None:
+                    self._lease.release()
+                return
+            except LeaseLost:
+                logger.warning("lease lost jobs=%d", len(self._held))
                 return
             except QueueUnavailable as error:
                 self._log.warning("queue", f"cannot put back, the next sender recovers: {error}")
-                self._clock.sleep(0.1)
+            if self._clock.monotonic_s() >= deadline_s:
+                return
+            self._clock.sleep(0.1)
 
     def close(self) -> None:
-        """Close the connections."""
-        self._plane.close()
+        """Close the connection."""
         self._queue.close()
+
+
+def _parcel(taken: Taken) -> Parcel:
+    job = taken.job
+    assert job is not None
+    return Parcel(job.events, len(taken.data), job.write_key, job.timeout_s, taken.attempts)

@@ -1,0 +1,68 @@
+"""Keeps lease and locks while the sender waits for an answer: a thread with a connection of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rudderpipe.clock import Clock
+from rudderpipe.errors import LeaseLost, QueueUnavailable
+from rudderpipe.queue.queue import LOCK_MS, Queue
+from rudderpipe.sender.facts import Facts
+from rudderpipe.settings import Settings
+
+TICK_S = 0.5
+
+
+class Keeper:
+    """Its word is never needed: every script checks lease and lock by itself."""
+
+    def __init__(
+        self, queue: Queue, facts: Facts, settings: Settings, clock: Clock, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """``queue`` takes locks with the sender's token. ``on_tick`` is called about twice a second."""
+        self._queue = queue
+        self._facts = facts
+        self._clock = clock
+        self._on_tick = on_tick
+        shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
+        self._every_s = shortest_ms / 1000 / 3
+        self._next_s = clock.monotonic_s()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rudderpipe-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to keep."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(TICK_S):
+            self.work()
+            self._on_tick()
+
+    def work(self) -> None:
+        """Renew what is due; in tests without the thread."""
+        facts, now_s = self._facts, self._clock.monotonic_s()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self._every_s
+        try:
+            if facts.state == "active" and (facts.fence or facts.held):
+                self._queue.fence = facts.fence
+                self._queue.renew(facts.held)
+            counts = self._queue.counts()
+        except LeaseLost:
+            facts.lost = self._queue.fence
+        except QueueUnavailable:  # the sender's own thread says so
+            facts.waiting_jobs = None
+        else:
+            facts.waiting_jobs, facts.paused = counts.waiting + counts.active, counts.paused
+            facts.redis_seen_at_s = self._clock.monotonic_s()
+
+    def stop(self) -> None:
+        """Keep nothing any more."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=TICK_S)
+        if not self._thread.is_alive():  # else it waits for Redis, and ends with the process
+            self._queue.close()
