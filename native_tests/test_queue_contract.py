@@ -322,19 +322,13 @@ def test_redis_takes_every_script(server: RedisServer) -> None:
 def test_the_contract_calls_every_script(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A script that no promise is tried of would be found by its users."""
     called: set[str] = set()
-    call = Scripts.call
     together = Scripts.call_together
 
-    def noted(self: Scripts, client: Redis, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
-        called.add(name)
-        return call(self, client, name, keys, *arguments)
-
-    def noted_together(self: Scripts, client: Redis, *calls: Call) -> list[Any]:
+    def noted(self: Scripts, client: Redis, *calls: Call) -> list[Any]:
         called.update(name for name, _, _ in calls)
         return together(self, client, *calls)
 
-    monkeypatch.setattr(Scripts, "call", noted)
-    monkeypatch.setattr(Scripts, "call_together", noted_together)
+    monkeypatch.setattr(Scripts, "call_together", noted)
     for promises in (TestQueue(), TestFailedJobs()):
         for name in dir(promises):
             test = getattr(promises, name)

@@ -99,7 +99,7 @@ def test_recorded_jobs_read(golden: Path) -> None:
         (b'{"version":4,"eventData":"{}"}', "version 4"),
         (b'{"version":3}', "eventData"),
         (b'{"version":3,"eventData":{}}', "eventData"),
-        (b'{"version":3,"eventData":"\xff"}', "eventData"),
+        (b'{"version":3,"eventData":"\xff"}', "not JSON"),
         (b'{"version":3,"eventData":"{\\"request\\":{\\"data\\":{\\"batch\\":7}}}"}', "list of events"),
         (b'{"version":3,"eventData":"nope"}', "eventData"),
         (b'{"version":3,"eventData":"{}"}', "eventData"),

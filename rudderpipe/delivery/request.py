@@ -27,11 +27,13 @@ def body(events: Iterable[bytes | Raw], sent_at: str) -> bytes:
     """
     moment = sent_at.encode()
     tail = b',"sentAt":"%b"}' % moment
-    parts = [
-        _again(whole, moment) if _SENT_AT in whole else whole[:-1] + tail
-        for whole in (bytes(event) for event in events)
-    ]
-    return b'{"batch":[%b],"timestamp":"%b","sentAt":"%b"}' % (b",".join(parts), moment, moment)
+    wholes = [bytes(event) for event in events]
+    if _SENT_AT in b",".join(wholes):  # one search in all is many times cheaper than one in each
+        wholes = [_again(whole, moment) if _SENT_AT in whole else whole[:-1] + tail for whole in wholes]
+        batch = b",".join(wholes)
+    else:
+        batch = (tail + b",").join([whole[:-1] for whole in wholes]) + (tail if wholes else b"")
+    return b'{"batch":[%b],"timestamp":"%b","sentAt":"%b"}' % (batch, moment, moment)
 
 
 def _again(event: bytes, moment: bytes) -> bytes:

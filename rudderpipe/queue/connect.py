@@ -74,7 +74,7 @@ class Connection:
                 node = cluster.get_node_from_key(self._key)
                 if node is None:
                     raise redis.ConnectionError("no node of the cluster has the queue's slot")
-                return redis.Redis(host=node.host, port=node.port, **options, **own)
+                return redis.Redis(host=node.host, port=node.port, single_connection_client=True, **options, **own)
             finally:
                 cluster.close()
         if where.sentinels:
@@ -86,12 +86,13 @@ class Connection:
             finally:
                 for client in sentinel.sentinels:
                     client.close()
-            return redis.Redis(host=host, port=port, db=where.db, **options, **own)
+            return redis.Redis(host=host, port=port, db=where.db, single_connection_client=True, **options, **own)
         return redis.Redis(
             host=where.host,
             port=where.port,
             db=where.db,
             unix_socket_path=where.unix_socket_path,
+            single_connection_client=True,
             **options,
             **own,
         )

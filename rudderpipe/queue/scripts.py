@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -56,32 +57,41 @@ class Scripts:
 
     def call(self, client: redis.Redis, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script."""
-        execute: Any = client.execute_command  # has no types
-        try:
-            try:
-                return execute("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-            except redis.exceptions.NoScriptError:
-                return execute("EVAL", self._sources[name], len(keys), *keys, *arguments)
-        except redis.ResponseError as error:
-            raise _translated(error) from None
+        return self.call_together(client, (name, keys, arguments))[0]
 
     def call_together(self, client: redis.Redis, *calls: Call) -> list[Any]:
         """Run scripts over one round trip; each is a step of its own. Raises what the first raised.
 
         In this order, but for one that Redis does not know: it is sent whole, and runs after the others.
         """
-        pipe: Any  # its execute_command has no types
-        with client.pipeline(transaction=False) as pipe:
-            for name, keys, arguments in calls:
-                pipe.execute_command("EVALSHA", self._digests[name], len(keys), *keys, *arguments)
-            answers: list[Any] = pipe.execute(raise_on_error=False)
+        answers = _ask(client, [("EVALSHA", self._digests[name], keys, arguments) for name, keys, arguments in calls])
         for number, (name, keys, arguments) in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
-                answers[number] = self.call(client, name, keys, *arguments)
-            if isinstance(answers[number], Exception):
-                raise _translated(answers[number])
+                (answers[number],) = _ask(client, [("EVAL", self._sources[name], keys, arguments)])
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise LeaseLost if str(answer).startswith(LOST) else answer
         return answers
 
 
-def _translated(error: Exception) -> Exception:
-    return LeaseLost() if str(error).startswith(LOST) else error
+def _ask(client: redis.Redis, commands: Sequence[tuple[str, str, list[str], Sequence[str | bytes | int]]]) -> list[Any]:
+    """The answers, errors of Redis among them; packed here, as the client's own way takes ten times as long.
+
+    Only with a client that has one connection (``single_connection_client``).
+    """
+    parts: list[bytes] = []
+    for command, script, keys, arguments in commands:
+        words = (command, script, len(keys), *keys, *arguments)
+        parts.append(b"*%d\r\n" % len(words))
+        for word in words:
+            packed = word if isinstance(word, bytes) else str(word).encode()
+            parts += (b"$%d\r\n" % len(packed), packed, b"\r\n")
+    link: Any = client.connection
+    link.send_packed_command([b"".join(parts)])
+    answers: list[Any] = []
+    for _ in commands:
+        try:
+            answers.append(link.read_response())
+        except redis.ResponseError as error:
+            answers.append(error)
+    return answers
