@@ -38,7 +38,18 @@ ORDER = [
     *("ring.consumer", "ring.reclaim", "ring.keeper", "ring.account"),
     *("queue", "queue.keys", "queue.job", "queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue"),
     *("queue.lease", "queue.failed", "queue.budget"),
-    *("delivery", "delivery.outcome", "delivery.backoff", "delivery.request", "delivery.post", "delivery.courier"),
+    *(
+        "delivery",
+        "delivery.outcome",
+        "delivery.backoff",
+        "delivery.request",
+        "delivery.answer",
+        "delivery.wire",
+        "delivery.redirect",
+        "delivery.retry_after",
+        "delivery.post",
+        "delivery.courier",
+    ),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
     *("sender", "sender.facts", "sender.ledger", "sender.keeper", "sender.upkeep", "sender.sender", "sender.__main__"),
@@ -66,7 +77,7 @@ NEVER = {  # stations that meet only through what lies between them
 }
 ONLY = {
     "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue", "cli.redis_server"},
-    "urllib3": {"delivery.post"},
+    "urllib3": {"delivery.wire"},
     "psutil": {"liveness", "cli.demo"},
     "multiprocessing": {"ring.shared"},
 }

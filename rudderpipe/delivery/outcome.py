@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 REASON_CHARACTERS = 200
-TOO_MANY = 429
+TEMPORARY = (408, 429)
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -23,18 +23,23 @@ class Outcome(msgspec.Struct, frozen=True):
     """How long the server asked to be left alone; None when it did not."""
 
 
-def of_answer(status: int, body: bytes) -> Outcome:
-    """2xx is delivered; 5xx and 429 may succeed later; everything else, redirects included, never will.
-
-    Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
-    """
+def of_answer(status: int, body: bytes, retry_after_s: float | None = None) -> Outcome:
+    """2xx is delivered; 5xx, 408 and 429 may succeed later; everything else never will."""
     text = " ".join(body[: REASON_CHARACTERS * 4].decode("utf-8", "replace").split())[:REASON_CHARACTERS]
     reason = f"status {status}: {text}" if text else f"status {status}"
     if 200 <= status < 300:
         return Outcome("delivered", status, reason)
-    if status == TOO_MANY or 500 <= status < 600:
-        return Outcome("retry", status, reason)
+    if status in TEMPORARY or 500 <= status < 600:
+        return Outcome("retry", status, reason, retry_after_s)
     return Outcome("refused", status, reason)
+
+
+def of_refusal(status: int, why: str) -> Outcome:
+    """An answer that is not what a data plane says.
+
+    Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
+    """
+    return Outcome("refused", status, f"status {status}: {why}"[:REASON_CHARACTERS])
 
 
 def of_failure(reason: str) -> Outcome:
