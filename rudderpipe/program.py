@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rudderpipe import notify
+
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -29,7 +31,8 @@ def start(
 
     It finds modules just where this process does. ``log`` is appended to by its standard error.
     """
-    environment = dict(os.environ)
+    # What it is will not be told to the service manager of who starts it, as if it were that.
+    environment = {name: value for name, value in os.environ.items() if name not in notify.VARIABLES}
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  # "" too
     command = [interpreter(), "-m", module, "--stdin", *arguments]
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else output

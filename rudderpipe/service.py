@@ -46,6 +46,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def guarded(program: str, main: Callable[[], int]) -> int:
     """Run a program; an exit code, and one line on standard error, for what is wrong with its surroundings."""
+    occupy_standard_descriptors()
     try:
         return main()
     except SettingsError as error:
@@ -54,6 +55,15 @@ def guarded(program: str, main: Callable[[], int]) -> int:
     except RingUnavailable as error:
         logging.getLogger(f"rudderpipe.{program}").error("%s", error)
         return EXIT_UNAVAILABLE
+
+
+def occupy_standard_descriptors() -> None:
+    """Open those that were closed when we were started: a connection would get the number of standard error."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
 
 
 def detach() -> None:

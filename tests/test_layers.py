@@ -16,6 +16,7 @@ ORDER = [
         "settings",
         "liveness",
         "signals",
+        "notify",
         "duty",
         "forks",
         "throttle",
@@ -52,6 +53,7 @@ ORDER = [
     ),
     *("pipe", "client"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.flusher", "flusher.rings", "flusher.__main__"),
+    *("admin", "admin.address", "admin.answer", "admin.server", "admin.health"),
     *("sender", "sender.facts", "sender.ledger", "sender.keeper", "sender.upkeep", "sender.sender", "sender.__main__"),
     *(
         "cli",
@@ -73,6 +75,7 @@ NEVER = {  # stations that meet only through what lies between them
     "pipe": {"queue", "delivery", "flusher", "sender"},
     "client": {"queue", "delivery", "flusher", "sender"},
     "flusher": {"client", "pipe", "event", "sender"},
+    "admin": {"ring", "queue", "delivery", "client", "pipe", "event", "flusher", "sender"},
     "sender": {"ring", "client", "pipe", "event", "flusher"},
 }
 ONLY = {

@@ -7,10 +7,14 @@ import os
 import sys
 
 from rudderpipe import liveness, service
+from rudderpipe.admin import health
+from rudderpipe.admin.address import parse_address, text_of
+from rudderpipe.admin.server import AdminServer
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.duty import Idle, run
+from rudderpipe.notify import Notify
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.facts import Facts
@@ -23,14 +27,26 @@ IDLE_MAX_S = 0.05
 logger = logging.getLogger("rudderpipe.sender")
 
 
-def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None) -> None:
+def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
     """Deliver until we are told to stop, or until our parent is gone and nothing is left to do."""
     queue, plane = Queue(settings, clock), DataPlane(settings)
-    facts = Facts(clock.monotonic_s())
+    facts = Facts(clock.monotonic_s(), settings.stall_timeout_s)
+    notify = Notify.from_environment(os.environ)
     lease = None
     if not settings.is_multi_processor:
         lease = Lease(queue, settings.lease_ms, liveness.address(), liveness.is_surely_dead)
-    keeper = Keeper(Queue(settings, clock, queue.token), facts, settings, clock)
+
+    def observed() -> health.Facts:
+        return facts.health(clock.monotonic_s())
+
+    def tick() -> None:
+        if stop.raised and not facts.stopping:
+            facts.stopping = True
+            notify.stopping()
+        if not health.is_stalled(observed()):
+            notify.beat(clock.monotonic_s())
+
+    keeper = Keeper(Queue(settings, clock, queue.token), facts, settings, clock, tick)
     sender = Sender(
         queue,
         Courier(plane, settings, clock),
@@ -46,10 +62,19 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None) 
         plane.abort()
 
     stop.bound(settings.shutdown_timeout_s, overdue)
+    server = None
+    if admin is not None:
+        answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}
+        server = AdminServer(parse_address(admin), answers)
+        server.start()
+        logger.info("admin address=%s", text_of(*server.address))
     keeper.start()
+    notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
         run(sender, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=Idle(clock, IDLE_MAX_S))
     finally:
+        if server is not None:
+            server.close()
         keeper.stop()
         plane.close()
 
@@ -58,6 +83,7 @@ def main() -> int:
     """The program; an exit code. Raises what ``service.guarded`` turns into one."""
     parser = service.parser("sender", "Delivers the events in the queue to the data plane.")
     parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
+    parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz there; off by default")
     arguments = parser.parse_args()
     clock, stop = Clock(), StopFlag()
     settings = service.settings_of(arguments)
@@ -65,7 +91,7 @@ def main() -> int:
     stop.install()
     service.log_to(arguments)
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
-    serve(settings, stop, clock, arguments.parent)
+    serve(settings, stop, clock, arguments.parent, arguments.admin)
     return EXIT_OK
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from rudderpipe.admin import health
 from rudderpipe.queue.taken import Taken
 
 
@@ -16,21 +17,32 @@ class Facts:
     held: tuple[Taken, ...] = ()
     """Taken and not settled, in order."""
     backoff_until_s: float = float("-inf")
-    moved_at_s: float
-    """When the last job was taken or settled, or there was none."""
     # Written by the keeper.
     waiting_jobs: int | None = None
     """None while Redis does not answer."""
     paused: bool = False
-    redis_seen_at_s: float = float("-inf")
+    redis_seen_at_s: float | None = None
     lost: str = ""
     """The fence that a renewal found to be lost."""
-    # Written when a stop took too long.
+    # Written when we are told to stop, and when that took too long.
+    stopping: bool = False
     aborting: bool = False
 
-    def __init__(self, now_s: float) -> None:
-        self.moved_at_s = now_s
+    def __init__(self, now_s: float, stall_timeout_s: float) -> None:
+        self.progress = health.Progress(now_s)
+        self._stall_timeout_s = stall_timeout_s
 
-    def moved(self, now_s: float) -> None:
-        """The sender has done something, or found nothing to do."""
-        self.moved_at_s = now_s
+    def health(self, now_s: float) -> health.Facts:
+        """The same as an operator is told."""
+        active: Literal["held", "none"] = "held" if self.fence else "none"
+        return health.Facts(
+            now_s=now_s,
+            waiting_jobs=self.waiting_jobs,
+            paused=self.paused,
+            in_backoff=now_s < self.backoff_until_s,
+            moved_at_s=self.progress.moved_at_s,
+            lease="standby" if self.state == "standby" else active,
+            redis_seen_at_s=self.redis_seen_at_s,
+            stall_timeout_s=self._stall_timeout_s,
+            stopping=self.stopping,
+        )

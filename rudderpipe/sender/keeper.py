@@ -12,6 +12,7 @@ from rudderpipe.sender.facts import Facts
 from rudderpipe.settings import Settings
 
 TICK_S = 0.5
+LOOK_S = 4.0
 
 
 class Keeper:
@@ -26,7 +27,7 @@ class Keeper:
         self._clock = clock
         self._on_tick = on_tick
         shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
-        self._every_s = shortest_ms / 1000 / 3
+        self._every_s = min(LOOK_S, shortest_ms / 1000 / 3)
         self._next_s = clock.monotonic_s()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rudderpipe-keeper", daemon=True)
@@ -58,6 +59,7 @@ class Keeper:
         else:
             facts.waiting_jobs, facts.paused = counts.waiting + counts.active, counts.paused
             facts.redis_seen_at_s = self._clock.monotonic_s()
+        facts.progress.looked(facts.health(now_s))
 
     def stop(self) -> None:
         """Keep nothing any more."""

@@ -52,7 +52,7 @@ class Sender:
         self._clock = clock
         self._abandoned = abandoned
         self._log = ThrottledLog(logger, clock)
-        self._facts = facts or Facts(clock.monotonic_s())
+        self._facts = facts or Facts(clock.monotonic_s(), settings.stall_timeout_s)
         self._ledger = Ledger(queue)
         self._upkeep = Upkeep(queue, settings)
         self._held: list[Taken] = []
@@ -100,7 +100,7 @@ class Sender:
                 _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
                 logger.info("standing by host=%s pid=%s lapses_in_ms=%d", host, pid, lease.lapses_in_ms)
             facts.state = "standby"
-            facts.moved(now_s)
+            facts.progress.moved(now_s)
             self._let_go()
             self._not_before_s = now_s + STANDBY_S
             return False
@@ -118,7 +118,7 @@ class Sender:
                 return done
             self._busy_at_s = now_s
             self._attempt()
-            self._facts.moved(self._clock.monotonic_s())
+            self._facts.progress.moved(self._clock.monotonic_s())
         return done
 
     def _take(self, now_s: float) -> int:
@@ -139,7 +139,7 @@ class Sender:
         self._must_recover = False
         self._found_empty = not taken
         self._confirmed_at_s = now_s
-        self._facts.moved(now_s)
+        self._facts.progress.moved(now_s)
         for job in taken:
             if job.job is None:
                 self._give_up(job, job.trouble)

@@ -1,0 +1,1 @@
+"""What a running process tells those who operate it, over HTTP."""
