@@ -40,7 +40,8 @@ class Connection:
     def client(self) -> Iterator[redis.Redis]:
         """For one call. Raises ``QueueUnavailable``: what Redis says is told, what we sent is not."""
         try:
-            if self._client is None:
+            if self._client is None or _is_stale(self._client):
+                self.close()
                 self._client = self._find()
             yield self._client
         except redis.AuthenticationError:
@@ -114,6 +115,15 @@ class Connection:
                 "ssl_check_hostname": where.ssl_check_hostname,
             }
         return options
+
+
+def _is_stale(client: redis.Redis) -> bool:
+    """Redis has closed the connection, as it does with idle ones, or was started anew meanwhile."""
+    link: Any = client.connection
+    try:
+        return bool(link.can_read())  # nothing was asked: what is there to be read is the connection's end
+    except (redis.RedisError, OSError):
+        return True
 
 
 def _reason(error: Exception) -> str:

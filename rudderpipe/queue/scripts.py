@@ -51,7 +51,7 @@ class Scripts:
 
     def __init__(self) -> None:
         self._sources = {name: source(name) for name in NAMES}
-        self._digests = {
+        self.digests = {
             name: hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest() for name, text in self._sources.items()
         }
 
@@ -64,7 +64,7 @@ class Scripts:
 
         In this order, but for one that Redis does not know: it is sent whole, and runs after the others.
         """
-        answers = _ask(client, [("EVALSHA", self._digests[name], keys, arguments) for name, keys, arguments in calls])
+        answers = _ask(client, [("EVALSHA", self.digests[name], keys, arguments) for name, keys, arguments in calls])
         for number, (name, keys, arguments) in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
                 (answers[number],) = _ask(client, [("EVAL", self._sources[name], keys, arguments)])

@@ -107,13 +107,15 @@ class Sender:
         if lease.number != before:
             self._let_go()
             self._must_recover = True
-        logger.info("lease taken number=%d again=%s", lease.number, lease.number == before)
+        logger.info("lease %s number=%d", "kept" if lease.number == before else "taken", lease.number)
         facts.state, facts.fence, facts.lost = "active", self._queue.fence, ""
         return True
 
     def _cycle(self, now_s: float) -> int:
         done = self._ledger.write() if self._held else self._take(now_s)
         if self._held:
+            # Order: the clock is read after the take, whose answer may be old: we may have been stopped meanwhile.
+            now_s = self._clock.monotonic_s()
             if now_s - self._confirmed_at_s > self._sure_s and not self._still_ours(now_s):
                 return done
             self._busy_at_s = now_s

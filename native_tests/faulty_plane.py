@@ -1,0 +1,201 @@
+"""A data plane that does with each request what a test tells it to."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+import zlib
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import msgspec
+
+PATIENCE_S = 30.0
+
+
+class Request(msgspec.Struct):
+    """One that came: over which connection, its first line and headers, its events."""
+
+    connection: int
+    line: str
+    headers: dict[str, str]
+    events: list[dict[str, Any]]
+
+    @property
+    def ids(self) -> list[str]:
+        """Its events' message ids."""
+        return [event["messageId"] for event in self.events]
+
+
+Step = Callable[[socket.socket, Request], bool]
+"""Does something to the connection; False ends it. ``taken`` says whether its events count as accepted."""
+
+
+def answer(status: int = 200, body: bytes = b"ok", **headers: str) -> Step:
+    """A whole answer; header names have ``_`` for ``-``."""
+
+    def step(sock: socket.socket, _request: Request) -> bool:
+        sock.sendall(whole(status, body, **headers))
+        return True
+
+    step.taken = 200 <= status < 300  # type: ignore[attr-defined]  # read by FaultyPlane
+    return step
+
+
+def whole(status: int = 200, body: bytes = b"ok", **headers: str) -> bytes:
+    """An answer's bytes."""
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 {status} x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
+
+
+def raw(data: bytes, *, end: str = "close") -> Step:
+    """These bytes; then the connection is closed, ``reset``, kept, or ``silent`` until the other side ends it."""
+
+    def step(sock: socket.socket, _request: Request) -> bool:
+        sock.sendall(data)
+        if end == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif end == "silent":
+            sock.recv(1)
+        return end == "keep"
+
+    return step
+
+
+def drip(data: bytes, every_s: float = 0.02) -> Step:
+    """One byte after the other until the other side has enough of it."""
+
+    def step(sock: socket.socket, _request: Request) -> bool:
+        for byte in data:
+            sock.sendall(bytes([byte]))
+            sock.settimeout(every_s)
+            try:
+                if not sock.recv(1):
+                    return False
+            except TimeoutError:
+                pass
+        return False
+
+    return step
+
+
+def depends(judge: Callable[[Request], Step]) -> Step:
+    """Whatever fits the request."""
+
+    def step(sock: socket.socket, request: Request) -> bool:
+        chosen = judge(request)
+        step.taken = getattr(chosen, "taken", False)  # type: ignore[attr-defined]  # as above
+        return chosen(sock, request)
+
+    return step
+
+
+class FaultyPlane:
+    """Plays one step for each request, then the last one again and again; listens on loopback, on any port.
+
+    ``hold()``: the next request is not answered before ``let_go()``. Safe to ask from any thread.
+    """
+
+    def __init__(self, *steps: Step, context: ssl.SSLContext | None = None) -> None:
+        self._steps = list(steps) or [answer()]
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._changed = threading.Condition()
+        self._open = threading.Event()
+        self._open.set()
+        self.requests: list[Request] = []
+        self.accepted: list[str] = []
+        """Message ids, in the order in which they were accepted; again when they came again."""
+        self.connections = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """What a sender takes as ``data_plane_url``."""
+        scheme = "https" if self._context else "http"
+        return f"{scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        """Of the listener."""
+        number: int = self._listener.getsockname()[1]
+        return number
+
+    def then(self, *steps: Step) -> None:
+        """What comes next, in place of what is left."""
+        self._steps = list(steps)
+
+    def hold(self) -> None:
+        """Requests wait for ``let_go`` from now on, already counted in ``requests``."""
+        self._open.clear()
+
+    def let_go(self) -> None:
+        """They wait no more."""
+        self._open.set()
+
+    def wait_for(self, what: Callable[[], Any]) -> None:
+        """Until it is true, looked at after every request and every answer."""
+        with self._changed:
+            if not self._changed.wait_for(what, PATIENCE_S):
+                raise AssertionError(f"not within {PATIENCE_S} s: {what}, {len(self.requests)} requests")
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(sock, self.connections), daemon=True).start()
+
+    def _serve(self, sock: socket.socket, number: int) -> None:
+        try:
+            if self._context is not None:
+                sock = self._context.wrap_socket(sock, server_side=True)
+            with sock:
+                while (request := _read(sock, number)) and self._play(sock, request):
+                    pass
+        except (OSError, ValueError):
+            pass  # the other side was killed, or had enough
+
+    def _play(self, sock: socket.socket, request: Request) -> bool:
+        with self._changed:
+            self.requests.append(request)
+            step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
+            self._changed.notify_all()
+        self._open.wait(PATIENCE_S)
+        try:
+            return step(sock, request)
+        finally:
+            with self._changed:
+                if getattr(step, "taken", False):
+                    self.accepted += request.ids
+                self._changed.notify_all()
+
+    def __enter__(self) -> FaultyPlane:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.set()
+        self._listener.close()
+
+
+def _read(sock: socket.socket, number: int) -> Request | None:
+    head = b""
+    while b"\r\n\r\n" not in head:
+        data = sock.recv(65_536)
+        if not data:
+            return None
+        head += data
+    head, _, body = head.partition(b"\r\n\r\n")
+    line, *lines = head.decode().split("\r\n")
+    headers = dict(entry.split(": ", 1) for entry in lines)
+    while len(body) < int(headers.get("content-length", "0")):
+        body += sock.recv(65_536)
+    plain = zlib.decompress(body, 31) if headers.get("content-encoding") == "gzip" else body
+    return Request(number, line, headers, msgspec.json.decode(plain)["batch"] if plain else [])
