@@ -31,7 +31,7 @@ class Request(msgspec.Struct):
 
 
 Step = Callable[[socket.socket, Request], bool]
-"""Does something to the connection; False ends it. ``taken`` says whether its events count as accepted."""
+"""Does something to the connection; False ends it. With a true ``taken`` the request's events count as accepted."""
 
 
 def answer(status: int = 200, body: bytes = b"ok", **headers: str) -> Step:
@@ -86,10 +86,9 @@ def depends(judge: Callable[[Request], Step]) -> Step:
     """Whatever fits the request."""
 
     def step(sock: socket.socket, request: Request) -> bool:
-        chosen = judge(request)
-        step.taken = getattr(chosen, "taken", False)  # type: ignore[attr-defined]  # as above
-        return chosen(sock, request)
+        return judge(request)(sock, request)
 
+    step.judge = judge  # type: ignore[attr-defined]  # read by FaultyPlane
     return step
 
 
@@ -167,13 +166,13 @@ class FaultyPlane:
             step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
             self._changed.notify_all()
         self._open.wait(PATIENCE_S)
-        try:
-            return step(sock, request)
-        finally:
+        if judge := getattr(step, "judge", None):
+            step = judge(request)
+        if getattr(step, "taken", False):
             with self._changed:
-                if getattr(step, "taken", False):
-                    self.accepted += request.ids
+                self.accepted += request.ids
                 self._changed.notify_all()
+        return step(sock, request)
 
     def __enter__(self) -> FaultyPlane:
         return self

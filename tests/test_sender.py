@@ -480,3 +480,21 @@ def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: F
     assert queue.store.line == ["a"]
     assert queue.store.jobs["a"].get("attemptsMade", "0") == "0"
     assert queue.store.leaseholder() == ""
+
+
+def test_a_sender_that_comes_back_recovers_what_its_successor_left(queue: FakeQueue, clock: FakeClock) -> None:
+    """As one that starts does: the lease was another's meanwhile."""
+    queue.put("a")
+    plane = FakePlane(DOWN)
+    first = sender_of(queue, FakePlane(), clock)
+    first.work()
+    first.work()
+    clock.now_s += 60
+    queue.put("b")
+    sender_of(FakeQueue(queue.store), plane, clock).work()
+    clock.now_s += 60
+    assert queue.store.active == ["b"]
+
+    run(first, clock, 1)
+
+    assert queue.store.delivered == ["a", "b"]
