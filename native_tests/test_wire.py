@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import trustme
+from urllib3.util import wait_for_read
 
-from native_tests.faulty_plane import FaultyPlane, Step, answer, drip, raw, whole
+from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, drip, raw, whole
 from native_tests.world import wait_until
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.post import DataPlane
@@ -203,6 +204,49 @@ def test_a_connection_that_cannot_be_kept_is_not(plane: FaultyPlane, data: bytes
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
     assert plane.connections == 2
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nconnection: Close\r\ncontent-length: 2\r\n\r\nok",
+    ],
+)
+def test_a_server_that_wants_to_close_need_not_hurry(plane: FaultyPlane, data: bytes) -> None:
+    """What it has not closed yet is not used any more either."""
+    plane.then(raw(data, end="keep"), OK)
+    ours = data_plane(plane)
+    assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
+    assert plane.connections == 2
+
+
+def test_what_a_server_says_unasked_answers_nothing(plane: FaultyPlane) -> None:
+    """Many send a 408 before they close an idle connection: the next request is not what it is about."""
+    idle = threading.Event()
+
+    def bored(sock: socket.socket, _request: Request) -> bool:
+        sock.sendall(whole())
+        idle.wait(30)
+        sock.sendall(whole(408, b"too slow"))
+        return False
+
+    plane.then(bored, OK)
+    ours = data_plane(plane)
+    assert ours.post(BODY, KEY).kind == "delivered"
+    (wire,) = ours._wires.values()  # noqa: SLF001  # only it can tell that the bytes have come
+    assert wire.sock is not None
+    idle.set()
+    assert wait_for_read(wire.sock, timeout=30)
+
+    assert ours.post(BODY, KEY).status == 200
+    assert len(plane.requests) == 2
+
+
+def test_an_answer_of_endless_chunks_is_not_read_to_its_end(plane: FaultyPlane) -> None:
+    """Nor is a long one: its status is what counts."""
+    head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    assert post(plane, raw(head + b"fffffff\r\nx", end="silent")).kind == "delivered"
 
 
 def test_a_long_answer_is_not_read_to_its_end(plane: FaultyPlane) -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from rudderpipe.delivery import outcome, request
+from rudderpipe.delivery import outcome, redirect, request, retry_after
 from rudderpipe.delivery.backoff import before_retry_s
 
 NOW = "2026-11-23T10:00:00.000Z"
@@ -67,3 +67,50 @@ def test_a_reason_is_bounded_and_on_one_line() -> None:
 def test_the_backoff_doubles_up_to_half_a_minute() -> None:
     """min(30 s, 2^n s) before retry n."""
     assert [before_retry_s(n) for n in (1, 2, 3, 4, 5, 6, 1000)] == [2, 4, 8, 16, 30, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("url", "location", "there"),
+    [
+        ("https://a.example/v1/batch", "https://a.example:8443/v1/batch", "https://a.example:8443/v1/batch"),
+        ("http://a.example/v1/batch", "https://a.example/v1/batch#x", "https://a.example/v1/batch"),
+        ("https://a.example/v1/batch", "../v2/batch?q=1", "https://a.example/v2/batch?q=1"),
+        ("https://a.example/v1/batch", "https://user@a.example/x", "https://a.example/x"),
+        ("https://a.example/v1/batch", "http://a.example/v1/batch", ""),
+        ("https://a.example/v1/batch", "https://b.example/v1/batch", ""),
+        ("https://a.example/v1/batch", "https://a.example.b.example/", ""),
+        ("https://a.example/v1/batch", "", ""),
+        ("https://a.example/v1/batch", "https://a.example:port/", ""),
+    ],
+)
+def test_the_write_key_stays_with_its_host_and_its_secrecy(url: str, location: str, there: str) -> None:
+    """A redirect leads elsewhere on the same host, never from https to http."""
+    found, why_not = redirect.follow(url, location)
+    assert found == there
+    assert bool(why_not) == (not there)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("120", 120.0),
+        (" 1.5 ", 1.5),
+        ("-3", 0.0),
+        ("Tue, 14 Nov 2023 22:13:50 GMT", 30.0),
+        ("Tue, 14 Nov 2023 22:00:00 GMT", 0.0),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("Tue, 99 Nov 2023 22:13:50 GMT", None),
+        ("", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
+    """Nonsense says nothing, and a moment that has passed means now."""
+    assert retry_after.seconds(text, 1_700_000_000_000) == seconds
+
+
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(None, 8.0), (0.0, 1.0), (5.0, 5.0), (60.0, 60.0), (1e9, 300.0)])
+def test_what_the_server_asks_for_is_bounded(asked_s: float | None, wait_s: float) -> None:
+    """By a second, so that attempts are not used up at once, and by five minutes."""
+    assert before_retry_s(3, asked_s) == wait_s
