@@ -8,7 +8,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.signals import StopFlag
 
 IDLE_MIN_S = 0.001
-IDLE_MAX_S = 0.045
+IDLE_MAX_S = 0.06
 """A wake-up costs 90 us of CPU on a virtual machine; what is due waits no longer than this."""
 
 

@@ -23,7 +23,8 @@ from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_OK, StopFlag
 
-IDLE_MAX_S = 0.05
+IDLE_MAX_S = 0.2
+"""Jobs wait in Redis, whose room is not the ring's: polling less costs a moment, and nothing else."""
 logger = logging.getLogger("rudderpipe.sender")
 
 
