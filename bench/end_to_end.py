@@ -1,173 +1,134 @@
-"""What the whole way of an event carries: events a second, and CPU by process, beside RudderStack's Python SDK.
+"""What the whole way of an event carries: events a second, and CPU by process, beside the peers.
 
-Two producers track 450-byte events as fast as there is room for them (``flush_at`` 20); through ring, flusher,
-Redis and sender they reach a local data plane. The peer has no Redis: its two producers post to the same data plane
-themselves. Everything runs on this machine, Redis and data plane included.
+Two producers track 450-byte events as fast as there is room for them (``flush_at`` 20); through ring, flusher, Redis
+and sender they reach a local data plane. RudderStack's, Segment's and PostHog's Python SDKs post to the same data plane
+from two processes, RudderStack's Node SDK from one, with its Redis queue and without. Everything runs on this machine,
+Redis and data plane included.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
-import subprocess
+import shutil
+import statistics
 import sys
-import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from bench import report
-from bench.call import start_plane
-from rudderpipe.cli.redis_server import RedisServer
+from bench.peers import PROPERTIES
+from bench.plane import Plane, Stats, wait_for
+from bench.stand import Stand, cpu_s, stand
 
 PRODUCERS = 2
+NODE_MODULES = Path(__file__).parent.parent / "native_tests" / "node" / "node_modules"
 OURS = """
-import sys, time, rudderpipe
+import sys, rudderpipe
 from bench.peers import PROPERTIES
 client = rudderpipe.Client()
-put, left, until = client.track, int(sys.argv[1]), time.monotonic() + float(sys.argv[2])
-while left and time.monotonic() < until:
-    left -= put("123456", "Item Viewed", PROPERTIES)
+track = client.track
+for _ in range(int(sys.argv[1])):
+    track("123456", "Item Viewed", PROPERTIES)
 client.flush(120)
 """
 PEER = """
-import os, sys
-from rudderstack.analytics.client import Client
-from bench.peers import PROPERTIES
-client = Client("KEY", host=os.environ["PLANE"], max_queue_size=10_000_000)
+import sys
+from bench import peers
+peers.quiet()
+call, flush = getattr(peers, sys.argv[2])(sys.argv[3])
 for _ in range(int(sys.argv[1])):
-    client.track("123456", "Item Viewed", PROPERTIES)
-client.flush()
+    call()
+flush()
 """
+Row = tuple[float, dict[str, float]]
+"""Events a second, and microseconds of CPU an event by process."""
 
 
-def stats(url: str) -> dict[str, int]:
-    """The data plane's counts."""
-    with urllib.request.urlopen(f"{url}/stats") as answer:
-        return msgspec.json.decode(answer.read(), type=dict[str, int])
+def ours(plane: Plane, events: int, jobs: int) -> Row:
+    """Through ring and Redis, with so many jobs in a request."""
+    with stand(plane.url) as found:
+        for name in ("flusher", "sender"):
+            found.program(name, RUDDERPIPE_MAX_JOBS_PER_REQUEST=str(jobs))
+        found.settle()
+        running = {"data plane": plane.process.pid, **found.known()}
+        for number in range(PRODUCERS):
+            found.start(f"producer {number + 1}", sys.executable, "-c", OURS, str(events // PRODUCERS))
+        return measured(plane, found, events, running)
 
 
-def cpu_s(pid: int) -> float:
-    """User and system time of a process so far."""
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except psutil.Error:
-        return 0.0
-    return float(times.user + times.system)
+def python_peer(plane: Plane, events: int, name: str) -> Row:
+    """Straight to the data plane."""
+    with stand(plane.url) as found:
+        for number in range(PRODUCERS):
+            command = (sys.executable, "-c", PEER, str(events // PRODUCERS), name, plane.url)
+            found.start(f"producer {number + 1}", *command)
+        return measured(plane, found, events)
 
 
-class Watch:
-    """CPU of the processes of a run, by what they are; of those that end, what was seen last."""
-
-    def __init__(self, directory: str, known: dict[str, int]) -> None:
-        self._directory = directory
-        self._known = dict(known)
-        self.seen: dict[str, float] = {}
-        self._start = {name: cpu_s(pid) for name, pid in known.items()}
-
-    def look(self) -> None:
-        """Find flusher and sender, and read all clocks."""
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                line = " ".join(process.cmdline())
-                for name in ("flusher", "sender"):
-                    if f"rudderpipe.{name}" in line and self._directory in line and name not in self._known:
-                        self._known[name] = process.pid
-        for name, pid in self._known.items():
-            now = cpu_s(pid)
-            self.seen[name] = max(self.seen.get(name, 0.0), now - self._start.get(name, 0.0) if now else 0.0)
+def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
+    """One process."""
+    with stand(plane.url) as found:
+        script = str(Path(__file__).with_name("node_sdk.js"))
+        socket = [str(found.server.socket)] if with_redis else []
+        properties = msgspec.json.encode(PROPERTIES).decode()
+        found.start("node", "node", script, str(events), plane.url, properties, *socket, NODE_PATH=str(NODE_MODULES))
+        return measured(plane, found, events)
 
 
-@contextlib.contextmanager
-def running(code: str, events: int, environment: dict[str, str]) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Producers of that code."""
-    command = [sys.executable, "-c", code, str(events // PRODUCERS), "300"]
-    producers = [subprocess.Popen(command, env={**os.environ, **environment}) for _ in range(PRODUCERS)]
-    try:
-        yield producers
-    finally:
-        for producer in producers:
-            producer.kill()
-            producer.wait()
-
-
-def measure(code: str, events: int, environment: dict[str, str], url: str, watch: Watch) -> float:
-    """Delivered events a second, from the first request to the last."""
-    before = stats(url)["events"]
-    with running(code, events, environment) as producers:
-        for number, producer in enumerate(producers):
-            watch._known[f"producer {number + 1}"] = producer.pid  # noqa: SLF001  # ours
-        started, first, last = time.perf_counter(), 0.0, 0.0
-        while True:
-            delivered = stats(url)["events"] - before
-            now = time.perf_counter()
-            first = first or (now if delivered else 0.0)
-            watch.look()
-            if delivered >= events:
-                last = now
-                break
-            if now - started > 300:
-                raise SystemExit(f"only {delivered} of {events} events arrived in 300 s")
-            time.sleep(0.05)
-    return events / (last - first)
+def measured(plane: Plane, found: Stand, events: int, running: dict[str, int] | None = None) -> Row:
+    """From the first request to the last; of what ran already only what it does from now on."""
+    running = running or {"data plane": plane.process.pid}
+    pids = {**running, **found.known()}
+    before = {name: cpu_s(pid) if name in running else 0.0 for name, pid in pids.items()}
+    used: dict[str, float] = {}
+    plane.stats(reset=True)
+    stats = Stats()
+    for stats in wait_for(plane, events):  # noqa: B007  # the last one counts
+        for name, pid in pids.items():
+            used[name] = max(used.get(name, 0.0), cpu_s(pid) - before[name])
+    rate = stats.events / (stats.last_s - stats.first_s)
+    return rate, {name: seconds / events * 1e6 for name, seconds in used.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=100_000)
-    parser.add_argument("--jobs-per-request", type=int, default=50, help="for the run with shared requests")
     parser.add_argument("--alone", action="store_true", help="only rudderpipe")
     arguments = parser.parse_args()
+    events = arguments.events
     print(report.machine())
     rates: dict[str, list[float]] = {}
-    cpu: dict[str, dict[str, float]] = {}
-    for _ in range(arguments.rounds):
-        for name, jobs in (
-            ("one job a request", 1),
-            (f"up to {arguments.jobs_per_request}", arguments.jobs_per_request),
-        ):
-            with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
-                plane, url = start_plane()
-                environment = {
-                    "RUDDERPIPE_WRITE_KEY": "KEY",
-                    "RUDDERPIPE_DATA_PLANE_URL": url,
-                    "RUDDERPIPE_REDIS": server.url,
-                    "RUDDERPIPE_RUNTIME_DIR": f"{directory}/run",
-                    "RUDDERPIPE_PIPE": f"bench-{os.getpid()}",
-                    "RUDDERPIPE_LINGER_S": "0.1",
-                    "RUDDERPIPE_FLUSH_INTERVAL_MS": "200",
-                    "RUDDERPIPE_WHEN_FULL": "block",
-                    "RUDDERPIPE_MAX_JOBS_PER_REQUEST": str(jobs),
-                }
-                assert server.process is not None
-                watch = Watch(directory, {"redis": server.process.pid, "data plane": plane.pid})
-                rates.setdefault(f"rudderpipe, {name}", []).append(
-                    measure(OURS, arguments.events, environment, url, watch)
-                )
-                cpu[f"rudderpipe, {name}"] = watch.seen
-                plane.kill()
-                plane.wait()
+    cpu: dict[str, list[dict[str, float]]] = {}
+    with Plane() as plane:
+        rows: dict[str, Callable[[], Row]] = {
+            "rudderpipe, up to 50 jobs": lambda: ours(plane, events, 50),
+            "rudderpipe, up to 20 jobs": lambda: ours(plane, events, 20),
+            "rudderpipe, one job a request": lambda: ours(plane, events, 1),
+        }
         if not arguments.alone:
-            plane, url = start_plane()
-            watch = Watch("/nowhere", {"data plane": plane.pid})
-            rates.setdefault("rudder-sdk-python, no Redis", []).append(
-                measure(PEER, arguments.events, {"PLANE": url}, url, watch)
-            )
-            cpu["rudder-sdk-python, no Redis"] = watch.seen
-            plane.kill()
-            plane.wait()
-    report.table(f"delivered events a second, {arguments.events:,} events", "events/s", rates, higher_is_better=True)
-    print("\nCPU by process, microseconds an event (last round)")
-    for name, seen in cpu.items():
-        parts = ", ".join(f"{part} {seconds / arguments.events * 1e6:.1f}" for part, seconds in sorted(seen.items()))
-        own = sum(seconds for part, seconds in seen.items() if part not in ("redis", "data plane"))
-        print(f"{name:34} {parts}; without redis and data plane {own / arguments.events * 1e6:.1f}")
+            rows |= {
+                "rudder-sdk-python": lambda: python_peer(plane, events // 2, "rudder_sdk_python"),
+                "segment-analytics-python": lambda: python_peer(plane, events // 2, "segment_analytics_python"),
+                "posthog": lambda: python_peer(plane, events // 2, "posthog"),
+            }
+            if shutil.which("node") and NODE_MODULES.exists():
+                rows["rudder-sdk-node, in memory"] = lambda: node(plane, events // 5, with_redis=False)
+                rows["rudder-sdk-node, Redis queue"] = lambda: node(plane, 200, with_redis=True)
+        for _ in range(arguments.rounds):
+            for name, run in rows.items():
+                rate, used = run()
+                rates.setdefault(name, []).append(rate)
+                cpu.setdefault(name, []).append(used)
+    report.table("delivered events a second", "events/s", rates, higher_is_better=True)
+    print("\nCPU by process, microseconds an event (medians)")
+    for name, rounds in cpu.items():
+        medians = {part: statistics.median(used.get(part, 0.0) for used in rounds) for part in rounds[0]}
+        own = sum(used for part, used in medians.items() if part not in ("redis", "data plane"))
+        print(f"{name:34} {own:7.1f}: " + ", ".join(f"{part} {used:.1f}" for part, used in sorted(medians.items())))
+    print("(first: without redis and data plane)")
 
 
 if __name__ == "__main__":

@@ -155,12 +155,11 @@ class Consumer:
         marks: list[Mark] = []
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
-        counted = [(block, block.count(words)) for block in self._blocks.values()]
-        fence()  # Order: counts before the events, which their producers stored first
-        for block, committed in counted:
-            wanted = min(committed - block.taken, max_events - count)
+        for block in self._blocks.values():
+            wanted = min(block.count(words) - block.taken, max_events - count)
             if wanted <= 0:
                 continue
+            fence()  # Order: the count before the events, which their producer stored first
             there, end = self._fitting(block, wanted, max_bytes - size, must=count == 0)
             if there == 0:
                 if end < 0:

@@ -1,0 +1,100 @@
+"""What the benchmarks of the whole way share: Redis, settings, processes and their CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from rudderpipe.cli.redis_server import RedisServer
+
+
+class Stand:
+    """A Redis, a directory, and our settings as variables."""
+
+    def __init__(self, directory: str, server: RedisServer, url: str) -> None:
+        self.directory = directory
+        self.server = server
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("RUDDERPIPE_")},
+            "RUDDERPIPE_WRITE_KEY": "KEY",
+            "RUDDERPIPE_DATA_PLANE_URL": url,
+            "RUDDERPIPE_REDIS": server.url,
+            "RUDDERPIPE_RUNTIME_DIR": f"{directory}/run",
+            "RUDDERPIPE_PIPE": f"bench-{os.getpid()}",
+            "RUDDERPIPE_AUTOSTART": "false",
+            "RUDDERPIPE_FLUSH_INTERVAL_MS": "200",
+            "RUDDERPIPE_WHEN_FULL": "block",
+            "RUDDERPIPE_BLOCK_TIMEOUT_MS": "60000",
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str, **variables: str) -> subprocess.Popen[bytes]:
+        """A process whose CPU is counted under that name."""
+        process = subprocess.Popen(command, env={**self.environment, **variables})
+        self._processes[name] = process
+        return process
+
+    def program(self, name: str, **variables: str) -> subprocess.Popen[bytes]:
+        """One of ours: ``flusher`` or ``sender``."""
+        return self.start(name, sys.executable, "-m", f"rudderpipe.{name}", **variables)
+
+    def settle(self) -> None:
+        """Wait until what was started has done its start: it has used no CPU to speak of for a third of a second."""
+        before, now = -1.0, 0.0
+        while now - before > 0.02:
+            before = now
+            time.sleep(0.33)
+            now = sum(cpu_s(process.pid) for process in self._processes.values())
+
+    def known(self) -> dict[str, int]:
+        """The pid of each, Redis included."""
+        assert self.server.process is not None
+        return {"redis": self.server.process.pid, **{name: each.pid for name, each in self._processes.items()}}
+
+    def end(self, *names: str) -> None:
+        """Let those go on to their end, and kill the others."""
+        for name, process in self._processes.items():
+            if name in names:
+                process.wait()
+            elif process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def stand(url: str) -> Iterator[Stand]:
+    """All of it, gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
+        made = Stand(directory, server, url)
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process so far; of one that has ended but was not collected too."""
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system)
+
+
+def rss_mb(pid: int) -> float:
+    """Resident memory."""
+    return float(psutil.Process(pid).memory_info().rss) / (1 << 20)
