@@ -59,7 +59,8 @@ class Stats(msgspec.Struct):
         self.first_s = self.first_s or now_s
         self.last_s = now_s
         if stamped:
-            self.late_ms += [(now_s - decode_stamped(event).properties["at_s"]) * 1000 for event in events]
+            made = (decode_stamped(event).properties.get("at_s") for event in events)
+            self.late_ms += [(now_s - at_s) * 1000 for at_s in made if at_s]
 
 
 class Server:
