@@ -13,10 +13,10 @@ from rudderpipe import locks, program, service
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.rings import Rings
-from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
-from rudderpipe.flusher.spool import Spool
+from rudderpipe.flusher.sink import QueueSink, Sink
 from rudderpipe.ring import keeper
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
@@ -83,8 +83,10 @@ def make_sink(settings: Settings, ring: Ring, clock: Clock) -> Sink:
     """The queue, or without one the data plane."""
     if settings.redis is not None:
         return QueueSink(settings, ring, clock)
-    directory = locks.runtime_dir(settings.runtime_dir)
-    return DirectSink(settings, Spool(directory / f"{settings.pipe_name}.failed.ndjson"), clock)
+    from rudderpipe.delivery.post import DataPlane
+    from rudderpipe.flusher.direct import DirectSink
+
+    return DirectSink(settings, ring.segment.epoch, DataPlane(settings), spool.of(settings), clock)
 
 
 def check(settings: Settings, clock: Clock) -> int:
