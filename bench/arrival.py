@@ -62,9 +62,8 @@ def main() -> None:
         print(f"\nidle for {arguments.idle_seconds:g} s")
         for name, each in programs.items():
             used, woken = cpu_s(each.pid) - before[name][0], switches(each.pid) - before[name][1]
-            print(
-                f"{name}: {used / arguments.idle_seconds:.2%} of a core, {woken / arguments.idle_seconds:.0f} wake-ups/s"
-            )
+            share, woke = used / arguments.idle_seconds, woken / arguments.idle_seconds
+            print(f"{name}: {share:.2%} of a core, {woke:.0f} wake-ups/s")
 
 
 def switches(pid: int) -> int:

@@ -57,9 +57,8 @@ def main() -> None:
                 marks.append((time.monotonic(), stats.events, cpu_s(sender.pid)))
         print(f"drained at {stats.events / (stats.last_s - stats.first_s):,.0f} events/s, {stats.requests:,} requests")
         middle = memory[len(memory) // 2]
-        print(
-            f"sender's memory: {memory[0]:.0f} MB at first, {middle:.0f} in the middle, {memory[-1]:.0f} at last, most {max(memory):.0f}"
-        )
+        seen = f"{memory[0]:.0f} MB at first, {middle:.0f} in the middle, {memory[-1]:.0f} at last"
+        print(f"sender's memory: {seen}, at most {max(memory):.0f}")
         tenth = events // 10
         first = [mark for mark in marks if mark[1] <= marks[0][1] + tenth]
         last = [mark for mark in marks if mark[1] >= events - tenth]

@@ -20,6 +20,13 @@ class ThrottledLog:
 
     def warning(self, reason: str, message: str, count: int = 1) -> None:
         """Log ``message`` unless one of the same ``reason`` was logged within the second."""
+        self._say(logging.WARNING, reason, message, count)
+
+    def error(self, reason: str, message: str, count: int = 1) -> None:
+        """The same, of something that is lost."""
+        self._say(logging.ERROR, reason, message, count)
+
+    def _say(self, level: int, reason: str, message: str, count: int) -> None:
         total = self._since.get(reason, 0) + count
         now_s = self._clock.monotonic_s()
         if now_s - self._last_s.get(reason, float("-inf")) < PERIOD_S:
@@ -27,4 +34,4 @@ class ThrottledLog:
             return
         self._last_s[reason] = now_s
         self._since[reason] = 0
-        self._logger.warning("%s reason=%s count=%d", message, reason, total)
+        self._logger.log(level, "%s reason=%s count=%d", message, reason, total)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rudderpipe.clock import Clock
+from rudderpipe.flusher.sink import Answer
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
@@ -87,11 +88,14 @@ class FakeSink:
         self.trouble: Exception | None = None
         self.ends = 0
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> list[int]:
+    def known(self) -> dict[int, int]:
+        return {}
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
         if self.trouble is not None:
             raise self.trouble
         self.batches += [texts(cut) for cut in cuts]
-        return [at.H_DELIVERED] * len(cuts)
+        return Answer([at.H_DELIVERED] * len(cuts))
 
     def ended(self, ring: Ring) -> None:
         self.ends += 1

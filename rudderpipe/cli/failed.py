@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 
 from rudderpipe.cli.progress import Progress
+from rudderpipe.cli.spooled import SpooledJobs
 from rudderpipe.clock import Clock
-from rudderpipe.errors import SettingsError
 from rudderpipe.queue.failed import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
@@ -32,21 +32,31 @@ class Listed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class FailedStore(Protocol):
+    """Where failed jobs rest: the queue's failed set, or direct mode's spool."""
+
+    def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
+        """Those of the selection, oldest first; jobs that fail meanwhile are not among them."""
+
+    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
+        """At most ``AT_ONCE`` wait again, in this order; how many really did."""
+
+    def remove(self, ids: Sequence[str]) -> tuple[int, int]:
+        """Delete at most 1,000 for good; how many jobs and how many events that were."""
+
+
 @contextmanager
-def failed_jobs(settings: Settings) -> Iterator[FailedJobs]:
-    """The failed set that these settings name. Raises ``SettingsError`` in direct mode."""
+def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
+    """The failed jobs of the pipe that these settings name."""
     if settings.redis is None:
-        raise SettingsError(
-            "redis", "is missing: without a queue, failed batches are in the spool, see the flusher's log"
-        )
-    queue = Queue(settings, Clock())
-    try:
+        with closing(SpooledJobs(settings, Clock())) as spooled:
+            yield spooled
+        return
+    with closing(Queue(settings, Clock())) as queue:
         yield FailedJobs(queue)
-    finally:
-        queue.close()
 
 
-def list_(found: FailedJobs, selection: Selection, *, limit: int | None, as_json: bool) -> int:
+def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_json: bool) -> int:
     """Print a line for each, oldest first, and how many there are."""
     jobs = events = 0
     for job in found.find(selection):
@@ -65,7 +75,7 @@ def list_(found: FailedJobs, selection: Selection, *, limit: int | None, as_json
     return EXIT_OK
 
 
-def show(found: FailedJobs, job_id: str) -> int:
+def show(found: FailedStore, job_id: str) -> int:
     """Print one with its events; the write key is left out."""
     job = next(found.find(Selection(ids=frozenset([job_id]))), None)
     if job is None:
@@ -81,7 +91,7 @@ def show(found: FailedJobs, job_id: str) -> int:
     return EXIT_OK
 
 
-def retry(found: FailedJobs, selection: Selection, *, first: bool, dry_run: bool) -> int:
+def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: bool) -> int:
     """Put them back in line, oldest first; ahead of what waits when ``first``."""
     progress, back, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection, newest_first=first and not dry_run)):
@@ -100,7 +110,7 @@ def retry(found: FailedJobs, selection: Selection, *, first: bool, dry_run: bool
     return EXIT_OK if back == jobs else _left_alone(jobs - back)
 
 
-def delete(found: FailedJobs, selection: Selection, *, dry_run: bool) -> int:
+def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
     """Delete them for good."""
     progress, removed, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection)):
@@ -119,7 +129,7 @@ def delete(found: FailedJobs, selection: Selection, *, dry_run: bool) -> int:
     return EXIT_OK if removed == jobs else _left_alone(jobs - removed)
 
 
-def export(found: FailedJobs, selection: Selection, path: str, *, dry_run: bool) -> int:
+def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool) -> int:
     """Write their events as NDJSON that ``rudderpipe send`` reads; the jobs stay where they are."""
     if path != "-" and Path(path).exists():
         print(f"rudderpipe: {path} is there already, give another name", file=sys.stderr)

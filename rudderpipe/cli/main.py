@@ -109,7 +109,7 @@ def _add_failed(failed: argparse.ArgumentParser) -> None:
             action.add_argument("--limit", type=int, metavar="N", help="print at most so many lines")
             action.add_argument("--json", action="store_true", help="one JSON object a line")
         if name == "retry":
-            action.add_argument("--first", action="store_true", help="ahead of what waits, instead of behind it")
+            action.add_argument("--first", action="store_true", help="ahead of what waits (needs a queue)")
         if name == "export":
             action.add_argument("file", metavar="FILE", help="- is standard output")
         if name in ("retry", "export", "delete"):

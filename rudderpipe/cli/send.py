@@ -12,9 +12,10 @@ import msgspec
 from rudderpipe import locks, whole
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
+from rudderpipe.cli.put import put
 from rudderpipe.client import Client
 from rudderpipe.clock import Clock
-from rudderpipe.errors import EventError, EventTooLarge, RingUnavailable
+from rudderpipe.errors import EventError, RingUnavailable
 from rudderpipe.pipe import Pipe
 from rudderpipe.ring import keeper
 from rudderpipe.ring import layout as at
@@ -24,7 +25,6 @@ from rudderpipe.signals import EXIT_FAILED, EXIT_OK
 
 KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
 PIPES = 16
-WAIT_S = 0.002
 POLL_S = 0.05
 SHOWN_REJECTIONS = 20
 
@@ -50,11 +50,15 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
     before = status.read(settings).events
     started_s = clock.monotonic_s()
+
+    def waits(reason: str) -> None:
+        progress.show(f"{summary.accepted:,} accepted, waiting for room ({reason})")
+
     with _opened(path) as lines:
         for number, message in _messages(lines, summary):
             try:
                 data = whole.from_wire(str(message["type"]), message)
-                _put(pipe, data, progress, summary)
+                put(pipe, data, waits)
             except EventError as error:
                 _reject(summary, number, str(error))
                 continue
@@ -72,6 +76,8 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     summary.delivered = after.delivered - before.delivered - left_over
     summary.seconds = round(clock.monotonic_s() - started_s, 3)
     _report(summary, left_over, as_json=as_json)
+    if summary.failed and settings.redis is None:
+        print(f"what failed is kept: rudderpipe failed list --pipe {settings.pipe_name}", file=sys.stderr)
     return EXIT_FAILED if summary.rejected or summary.failed or summary.dropped else EXIT_OK
 
 
@@ -112,19 +118,6 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
             _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
             continue
         yield number, message
-
-
-def _put(pipe: Pipe, data: bytes, progress: Progress, summary: Summary) -> None:
-    while True:
-        reason = pipe.producer.append(data)
-        if reason is None:
-            return
-        if reason == "too_large":
-            raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
-        if reason == "ring" and pipe.producer.trouble is not None:
-            raise pipe.producer.trouble
-        progress.show(f"{summary.accepted:,} accepted, waiting for room ({reason})")
-        time.sleep(WAIT_S)
 
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:

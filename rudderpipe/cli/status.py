@@ -6,6 +6,7 @@ import msgspec
 
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.flusher import spool as spools
 from rudderpipe.ring import account
 from rudderpipe.ring.account import Account
 from rudderpipe.ring.ring import Ring, find
@@ -27,6 +28,15 @@ class Jobs(msgspec.Struct, frozen=True):
     bytes: int = 0
     """Of Redis's memory, over all states; an estimate when there are thousands of jobs."""
     max_bytes: int | None = None
+
+
+class Spooled(msgspec.Struct, frozen=True):
+    """Failed batches that direct mode keeps, of all rings that the pipe has had."""
+
+    batches: int
+    events: int
+    bytes: int
+    max_bytes: int
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -52,7 +62,8 @@ class Events(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """What ``--json`` prints; ``ring`` is null when the pipe has none, ``jobs`` in direct mode.
 
-    ``trouble`` says why Redis could not be read: ``queued`` is then what was handed to it, whatever became of that.
+    ``spool`` is there in direct mode alone. ``trouble`` says why Redis could not be read: ``queued`` is then what was
+    handed to it, whatever became of that.
     """
 
     pipe: str
@@ -61,10 +72,11 @@ class Status(msgspec.Struct, frozen=True):
     jobs: Jobs | None
     events: Events
     trouble: str | None = None
+    spool: Spooled | None = None
 
 
 def read(settings: Settings) -> Status:
-    """The status of the pipe that these settings name. Raises ``QueueUnavailable`` and ``RingUnavailable``."""
+    """That of the pipe that these settings name, less the spool. Raises ``QueueUnavailable``, ``RingUnavailable``."""
     ring = find(settings)
     if settings.redis is not None:
         return _queued(settings, ring)
@@ -134,6 +146,17 @@ def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced:
     return Events(now.accepted, in_ring, queued, delivered, failed, now.refused, balanced=balanced, corrupt=now.corrupt)
 
 
+def spooled(settings: Settings) -> Spooled:
+    """What is in the spool; it is read from the beginning to the end."""
+    spool = spools.of(settings)
+    batches = events = 0
+    for record in spool.records():
+        batches += 1
+        events += len(record.events)
+    size_bytes = spool.path.stat().st_size if spool.path.exists() else 0
+    return Spooled(batches, events, size_bytes, spool.limit_bytes)
+
+
 def _text(status: Status) -> str:
     events, ring, jobs = status.events, status.ring, status.jobs
     lines = [f"pipe      {status.pipe}"]
@@ -148,7 +171,8 @@ def _text(status: Status) -> str:
         )
         lines.append(f"flusher   {flusher}")
         if ring.down_since_ms:
-            lines.append("          cannot add to the queue: events stay in the ring, the flusher's log says why")
+            cannot = "reach the data plane" if status.spool else "add to the queue"
+            lines.append(f"          cannot {cannot}: events stay in the ring, the flusher's log says why")
     if status.trouble:
         lines.append(f"queue     {status.trouble}; queued means handed over")
     elif jobs is not None:
@@ -159,6 +183,11 @@ def _text(status: Status) -> str:
         lines.append(
             f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
             f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
+        )
+    if (spool := status.spool) is not None:
+        lines.append(
+            f"spool     {spool.batches:,} failed batches, {spool.events:,} events; "
+            f"{spool.bytes:,} of {spool.max_bytes:,} bytes"
         )
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
@@ -190,6 +219,8 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     except QueueUnavailable as error:
         now, events = _of_ring(find(settings))
         found = Status(settings.pipe_name, settings.redis_place, now, None, events, str(error))
+    if settings.redis is None:
+        found = msgspec.structs.replace(found, spool=spooled(settings))
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,14 +14,17 @@ from rudderpipe import locks, program, service
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.rings import Rings
-from rudderpipe.flusher.sink import DirectSink, QueueSink, Sink
-from rudderpipe.flusher.spool import Spool
+from rudderpipe.flusher.sink import QueueSink, Sink
 from rudderpipe.ring import keeper
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
+
+if TYPE_CHECKING:
+    from rudderpipe.delivery.post import DataPlane
 
 RESTART_S = 1.0
 logger = logging.getLogger("rudderpipe.flusher")
@@ -60,6 +64,8 @@ class SenderKeeper:
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
     """Be the flusher of the pipe's ring until it ends or we are told to stop; an exit code."""
+    plane = direct_plane(settings)
+    stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
 
     def open_next() -> Flusher | None:
@@ -69,7 +75,9 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) ->
             return None
         logger.info("serving ring=%s", ring.segment.name)
         look_after = sender.look_after if sender else lambda: None
-        return Flusher(ring, make_sink(settings, ring, clock), settings, clock, lingers=lingers, look_after=look_after)
+        return Flusher(
+            ring, make_sink(settings, ring, plane, clock), settings, clock, lingers=lingers, look_after=look_after
+        )
 
     rings = Rings(open_next, clock, follow=not lingers)
     if not rings.enter():
@@ -79,12 +87,22 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) ->
     return EXIT_OK
 
 
-def make_sink(settings: Settings, ring: Ring, clock: Clock) -> Sink:
-    """The queue, or without one the data plane."""
+def direct_plane(settings: Settings) -> DataPlane | None:
+    """The data plane in direct mode; None when there is a queue, whose flusher need not load what speaks HTTP."""
     if settings.redis is not None:
+        return None
+    from rudderpipe.delivery.post import DataPlane
+
+    return DataPlane(settings)
+
+
+def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
+    """The queue, or the data plane."""
+    if plane is None:
         return QueueSink(settings, ring, clock)
-    directory = locks.runtime_dir(settings.runtime_dir)
-    return DirectSink(settings, Spool(directory / f"{settings.pipe_name}.failed.ndjson"), clock)
+    from rudderpipe.flusher.direct import DirectSink
+
+    return DirectSink(settings, ring.segment.epoch, plane, spool.of(settings), clock)
 
 
 def check(settings: Settings, clock: Clock) -> int:

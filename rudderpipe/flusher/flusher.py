@@ -51,6 +51,7 @@ class Flusher:
         self._look_after = look_after
         self._log = ThrottledLog(logger, clock)
         self._consumer = Consumer(ring)
+        self._consumer.read_to(sink.known(), at.H_FAILED)
         self._reclaimer = Reclaimer(ring)
         self._held: list[Cut] = []
         self._freed: list[int] = []
@@ -64,6 +65,8 @@ class Flusher:
         self._kept_house_s = float("-inf")
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
+        self._not_before_s = float("-inf")
+        """Until then the sink wants to be left alone."""
         now_s = clock.monotonic_s()
         self._waiting_since_s = self._busy_at_s = now_s
 
@@ -82,7 +85,7 @@ class Flusher:
             self._look_after()
         if self._living:
             self._busy_at_s = now_s
-        if now_s < self._retry_at_s:
+        if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
         if not self._held:
             self._collect(now_s)
@@ -137,7 +140,7 @@ class Flusher:
 
     def _settle(self, now_s: float) -> int:
         try:
-            settled = self._sink.settle(self._held, self._freed)
+            answer = self._sink.settle(self._held, self._freed)
         except QueueBehind as behind:
             self._log.warning("behind", f"redis has more than we knew, going on from there: {behind}")
             # We hold the flusher's lock, so a later term than ours is a damaged word in the ring.
@@ -148,20 +151,26 @@ class Flusher:
             self._retry_at_s = now_s + RETRY_MIN_S
             return 0
         except QueueUnavailable as error:
-            if not self._ring.words[at.H_DOWN_MS]:
-                self._ring.words[at.H_DOWN_MS] = self._clock.time_ms()
+            self._say_down(down=True)
             self._log.warning("queue", f"events stay in the ring: {error}")
             self._retry_at_s = now_s + self._retry_s
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             return 0
-        self._ring.words[at.H_DOWN_MS] = 0
+        self._say_down(down=answer.wait_s > 0)
         self._retry_s = RETRY_MIN_S
+        self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
         moved = 0
-        for counter, group in groupby(zip(settled, self._held, strict=False), itemgetter(0)):
+        for counter, group in groupby(zip(answer.settled, self._held, strict=False), itemgetter(0)):
             moved += self._consumer.release([cut for _, cut in group], counter)
-        self._held = self._held[len(settled) :]
+        self._held = self._held[len(answer.settled) :]
+        if answer.halve:
+            self._held[:1] = self._consumer.halves(self._held[0])
         return moved
+
+    def _say_down(self, *, down: bool) -> None:
+        words = self._ring.words
+        words[at.H_DOWN_MS] = (words[at.H_DOWN_MS] or self._clock.time_ms()) if down else 0
 
     def finished(self) -> bool:
         """True once the ring has ended: by lingering, or because it was removed and is drained."""
@@ -184,8 +193,11 @@ class Flusher:
         return True
 
     def drain(self, deadline_s: float) -> None:
-        """Hand over everything that is committed now, due or not; what is left stays in the ring."""
-        while not self._ended and self._clock.monotonic_s() < deadline_s:
+        """Hand over everything that is committed now, due or not; what is left stays in the ring.
+
+        A sink that wants to be left alone is not waited for.
+        """
+        while not self._ended and self._not_before_s <= self._clock.monotonic_s() < deadline_s:
             self._forced = True
             done = self.work()
             if not self._held and not self._consumer.pending()[0]:

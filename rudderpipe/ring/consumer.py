@@ -227,9 +227,36 @@ class Consumer:
             block.taken = block.read
             self._seek(block)
 
-    def read_to(self, positions: dict[int, int]) -> None:
-        """The queue has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
-        self._leave(at.H_QUEUED, positions)
+    def halves(self, cut: Cut) -> tuple[Cut, Cut]:
+        """The same events as two cuts. Only of one that holds two or more, and is not released.
+
+        Damaged offsets make halves that are no JSON, never more or fewer events.
+        """
+        half = cut.count // 2
+        left, size = half, 0
+        marks: tuple[list[Mark], list[Mark]] = ([], [])
+        for mark in cut.marks:
+            middle = min(mark.start + left, mark.end)
+            left -= middle - mark.start
+            if middle > mark.start:
+                marks[0].append(Mark(mark.sequence, mark.start, middle))
+                size += self._size_bytes(mark.sequence, mark.start, middle)
+            if middle < mark.end:
+                marks[1].append(Mark(mark.sequence, middle, mark.end))
+        size = min(max(1, size), len(cut.data))
+        return Cut(cut.data[: size - 1], half, tuple(marks[0])), Cut(cut.data[size:], cut.count - half, tuple(marks[1]))
+
+    def _size_bytes(self, sequence: int, start: int, end: int) -> int:
+        """Of some events of a tenancy, with their commas; 0 when the block is gone by a damaged word."""
+        block, entries = self._blocks.get(sequence), self.ring.segment.entries
+        if block is None:
+            return 0
+        begin = entries[block.entry - start + 1] if start else block.start
+        return int(entries[block.entry - end + 1] - begin)
+
+    def read_to(self, positions: dict[int, int], counter: int = at.H_QUEUED) -> None:
+        """The sink has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
+        self._leave(counter, positions)
 
     def _leave(self, counter: int, positions: dict[int, int]) -> None:
         words = self.ring.words

@@ -1,0 +1,133 @@
+"""Direct mode's sink: batches go to the data plane from here, what is refused goes to the spool."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import Raw
+
+from rudderpipe.clock import Clock
+from rudderpipe.delivery.courier import Courier, Parcel, Verdict
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher import spool as spools
+from rudderpipe.flusher.sink import Answer, pass_over
+from rudderpipe.flusher.spool import Spool
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+from rudderpipe.throttle import ThrottledLog
+
+logger = logging.getLogger("rudderpipe.flusher")
+_split = msgspec.json.Decoder(list[Raw]).decode
+
+
+class DirectSink:
+    """Delivers with the sender's rules. Attempts are counted here alone: another flusher begins anew."""
+
+    def __init__(self, settings: Settings, epoch: int, plane: DataPlane, spool: Spool, clock: Clock) -> None:
+        self._settings = settings
+        self._epoch = epoch
+        self._plane = plane
+        self._courier = Courier(plane, settings, clock)
+        self._spool = spool
+        self._clock = clock
+        self._log = ThrottledLog(logger, clock)
+        self._attempts: dict[tuple[int, int], int] = {}
+        """Of the batches that were tried and are not settled, by the place of their first event."""
+        self._to_keep: Verdict | None = None
+        """The first batch has failed, and could not be put into the spool yet."""
+
+    def known(self) -> dict[int, int]:
+        """What a predecessor had put into the spool when it died before it said so in the ring."""
+        try:
+            return self._spool.reached(self._epoch)
+        except OSError as error:
+            logger.error("spool cannot be read path=%s error=%s", self._spool.path, error.strerror)
+            return {}
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:  # noqa: ARG002  # nothing to forget here
+        """One request at the most, with the first of these."""
+        verdict = self._to_keep
+        if verdict is None:
+            parcels = self._parcels(cuts)
+            if not parcels:
+                return self._unreadable(cuts[0])
+            verdict = self._courier.attempt(parcels)
+        tried = cuts[: verdict.count]
+        if verdict.kind == "retry":
+            self._attempts.update((_place(cut), self._tried(cut) + 1) for cut in tried)
+            logger.warning(
+                "attempt failed batches=%d attempt=%d next_in_s=%g %s",
+                verdict.count,
+                verdict.attempts,
+                verdict.wait_s,
+                verdict.outcome.reason,
+            )
+            return Answer(wait_s=verdict.wait_s)
+        if verdict.kind == "alone":
+            logger.warning("shared request refused, one by one batches=%d %s", verdict.count, verdict.outcome.reason)
+            return Answer()
+        if verdict.kind == "failed" and not self._keep(cuts[0], verdict):
+            self._to_keep = verdict
+            return Answer()
+        self._to_keep = None
+        for cut in tried:
+            self._attempts.pop(_place(cut), None)
+        if verdict.kind == "split":
+            logger.warning("batch refused, halving it events=%d %s", cuts[0].count, verdict.outcome.reason)
+            return Answer(halve=True)
+        return Answer([at.H_DELIVERED if verdict.kind == "delivered" else at.H_FAILED] * verdict.count)
+
+    def _parcels(self, cuts: Sequence[Cut]) -> list[Parcel]:
+        """The first of these, as many as one request may hold, up to one that cannot be read."""
+        parcels: list[Parcel] = []
+        size_bytes = 0
+        for cut in cuts[: self._settings.max_jobs_per_request]:
+            size_bytes += len(cut.data)
+            if parcels and size_bytes > self._settings.max_request_bytes:
+                break
+            try:
+                events = _events(cut)
+            except (msgspec.MsgspecError, RecursionError):
+                break
+            parcels.append(Parcel(events, len(cut.data), self._settings.write_key, attempts=self._tried(cut)))
+        return parcels
+
+    def _tried(self, cut: Cut) -> int:
+        return self._attempts.get(_place(cut), 0)
+
+    def _unreadable(self, cut: Cut) -> Answer:
+        """A batch that is no JSON: only those of its events that are none are passed over."""
+        return Answer(halve=True) if cut.count > 1 else Answer([pass_over(cut)])
+
+    def _keep(self, cut: Cut, verdict: Verdict) -> bool:
+        """Put a batch into the spool; False when that has to wait. A batch that cannot be kept is lost."""
+        now_ms = self._clock.time_ms()
+        record = spools.record_of(cut, _events(cut), self._epoch, now_ms, verdict.reason, verdict.attempts)
+        try:
+            if not self._spool.keep(record):
+                return False
+        except (OSError, RingUnavailable) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+            self._log.error("lost", f"failed events cannot be kept error={reason} path={self._spool.path}", cut.count)
+        logger.error("batch failed id=%s events=%d %s", record.id, cut.count, verdict.reason)
+        return True
+
+    def ended(self, ring: Ring) -> None:
+        """Nothing is kept elsewhere."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._plane.close()
+
+
+def _events(cut: Cut) -> list[Raw]:
+    return _split(b"[%b]" % cut.data)
+
+
+def _place(cut: Cut) -> tuple[int, int]:
+    return cut.marks[0].sequence, cut.marks[0].start
