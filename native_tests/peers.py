@@ -80,6 +80,7 @@ class Peers:
         self._numbers = itertools.count()
         self._queue = Queue(world.settings, Clock())
         self._senders: list[Sender] = []
+        self._planes: list[DataPlane] = []
 
     def sdk(self, write_key: str = "NODE_KEY", **settings: Any) -> NodeProgram:
         """The Node SDK, producing and working, ready."""
@@ -117,8 +118,10 @@ class Peers:
         clock = Clock()
         queue = Queue(own, clock)
         lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, liveness.address(), lambda _: False)
-        sender = Sender(queue, Courier(DataPlane(own), own, clock), lease, own, clock)
+        plane = DataPlane(own)
+        sender = Sender(queue, Courier(plane, own, clock), lease, own, clock)
         self._senders.append(sender)
+        self._planes.append(plane)
         return sender
 
     def send_all(self, **settings: Any) -> Sender:
@@ -184,8 +187,8 @@ class Peers:
 
     def end(self) -> None:
         """Close the connections."""
-        for sender in self._senders:
-            sender.close()
+        for made in (*self._senders, *self._planes):
+            made.close()
         self._queue.close()
         self.redis.close()
 

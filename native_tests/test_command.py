@@ -77,9 +77,9 @@ def test_send_waits_for_room_instead_of_losing(world: World) -> None:
 
 
 def test_send_reports_what_failed(world: World) -> None:
-    """An answer of 400 makes the exit code 1 and is counted as failed."""
+    """An answer of 401 makes the exit code 1 and is counted as failed."""
     del world.explicit["pipe"]
-    world.plane.misbehaviour = Misbehaviour(400, times=1)
+    world.plane.misbehaviour = Misbehaviour(401, times=1)
 
     done = world.run("-m", "rudderpipe", "send", "--json", stdin=lines(50))
 

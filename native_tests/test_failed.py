@@ -158,7 +158,6 @@ def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, director
         (["retry"], "say which failed jobs: --all, or --id, --since, --reason"),
         (["delete", "--all", "--id", "1"], "contradict one another"),
         (["list", "--since", "yesterday"], "argument --since: must be 90s"),
-        (["list", "--redis", "none"], "setting redis: is missing"),
     ],
 )
 def test_wrong_arguments_are_named(world: World, redis_server: RedisServer, arguments: list[str], said: str) -> None:

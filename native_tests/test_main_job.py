@@ -205,8 +205,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
     assert events.balanced
     assert "status 401: told to misbehave" in world.log()
     if direct:
-        spool = Path(world.explicit["runtime_dir"]) / f"{world.explicit['pipe']}.failed.ndjson"
-        assert world.run("-m", "rudderpipe", "send", str(spool)).returncode == 0
+        assert world.run("-m", "rudderpipe", "failed", "retry", "--all").returncode == 0
         world.delivered(40)
     else:
         redis = redis_server.text_client()
