@@ -187,8 +187,9 @@ class Peers:
 
     def end(self) -> None:
         """Close the connections."""
-        for made in (*self._senders, *self._planes):
-            made.close()
+        for sender, plane in zip(self._senders, self._planes, strict=True):
+            sender.close()
+            plane.close()
         self._queue.close()
         self.redis.close()
 
