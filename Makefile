@@ -26,6 +26,9 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.ring
 	$(BIN)/python -m bench.end_to_end
+	$(BIN)/python -m bench.slow_plane
+	$(BIN)/python -m bench.backlog
+	$(BIN)/python -m bench.arrival
 
 setup: $(READY) $(NODE_READY)
 
@@ -40,7 +43,7 @@ $(READY): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
-$(BENCH_READY): pyproject.toml $(READY)
+$(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'
 	touch $@
 

@@ -150,7 +150,7 @@ class Hosts:
         assert not strange, f"{len(strange)} arrived that nobody was told of: {sorted(strange)[:5]}"
         assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
         stats = self.world.plane.stats()
-        # The data plane has an event before its answer is written down; a worker that ended may have sent some just now.
+        # The data plane has an event before its answer is written down; a worker that ended may just have sent some.
         account = wait_until(lambda: (now := self.world.status().events).in_ring == 0 and now)
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
         assert (account.accepted, account.delivered, account.failed) == (len(accepted), len(accepted), 0)
