@@ -141,24 +141,20 @@ class Hosts:
 
         With ``ordered``, the events of one place in one process arrived in the order of its calls.
         """
-
-        def settled() -> Any:
-            """What there is once nothing is under way; workers that end may send some more meanwhile."""
-            notes, account = self.noted(), self.world.status().events
-            if account.in_ring or account.delivered != account.accepted:
-                return None
-            found = notes, account, self.events(), self.world.plane.stats()
-            same = self.noted() == notes and self.world.status().events.accepted == account.accepted
-            return found if same else None
-
-        (accepted, refusals), account, events, stats = wait_until(settled)
+        wait_until(lambda: not (now := self.world.status().events).in_ring and now.delivered == now.accepted)
+        accepted, refusals = self.noted()
+        events = self.events()
         arrived = Counter((event.pid, event.n) for event in events)
         missing, strange = accepted - set(arrived), set(arrived) - accepted
         assert not missing, f"{len(missing)} of {len(accepted)} lost: {sorted(missing)[:5]}"
         assert not strange, f"{len(strange)} arrived that nobody was told of: {sorted(strange)[:5]}"
         assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
+        stats = self.world.plane.stats()
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
-        assert (account.accepted, account.delivered, account.failed) == (len(accepted), len(accepted), 0)
+        # A worker that ends may have sent some more since.
+        wait_until(lambda: (now := self.world.status().events).delivered == now.accepted == len(self.noted()[0]))
+        account = self.world.status().events
+        assert account.failed == 0
         assert account.balanced
         assert sum(account.refused.values()) == refusals, account.refused
         assert refused or not refusals, account.refused
