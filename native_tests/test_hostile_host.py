@@ -163,7 +163,7 @@ for number in range(300):
                 answer = b'0'
         os.write(go, answer)
         sys.stdin.read()  # until the test has looked
-        client._pipe.shut()
+        client._own.shut()
         os._exit(0)
 found = b''
 while len(found) < 300: found += os.read(done, 300)

@@ -224,13 +224,14 @@ def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: World,
         client.create_persistence_queue(redis=url)
     errors: list[Exception | None] = []
     client.create_persistence_queue(redis=url, callback=errors.append)
+    wait_until(lambda: errors)
     assert isinstance(errors.pop(), QueueUnavailable)
     assert send(client, 30) == 30
 
     redis_server.start()
     client.create_persistence_queue(redis=url, callback=errors.append)
 
-    assert errors == [None]
+    wait_until(lambda: errors == [None])
     queued.delivered(30)
     assert_account(queued, 30)
 

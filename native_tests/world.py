@@ -135,7 +135,7 @@ class World:
     def end(self) -> None:
         """Kill what is left, and remove the segment."""
         for client in self._clients:
-            client._pipe.shut()  # noqa: SLF001  # without the flush, which may have nobody to wait for
+            client._own.shut()  # noqa: SLF001  # without the flush, which may have nobody to wait for
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -1,9 +1,12 @@
 """RudderStack events from applications that run as many processes: what an application imports."""
 
 from rudderpipe.client import Client
+from rudderpipe.default import configure, default_client
 from rudderpipe.errors import (
+    DeliveryError,
     EventError,
     EventTooLarge,
+    FlushTimeout,
     JobUnreadable,
     QueueError,
     QueueUnavailable,
@@ -13,16 +16,22 @@ from rudderpipe.errors import (
     RudderpipeError,
     SettingsError,
 )
+from rudderpipe.receipts import FlushResult
 from rudderpipe.redis_address import RedisAddress
 from rudderpipe.settings import Settings
+from rudderpipe.shape.ambient import request_context
+from rudderpipe.shape.scrubber import Scrubber
 from rudderpipe.version import VERSION
 
 __version__ = VERSION
 
 __all__ = [
     "Client",
+    "DeliveryError",
     "EventError",
     "EventTooLarge",
+    "FlushResult",
+    "FlushTimeout",
     "JobUnreadable",
     "QueueError",
     "QueueUnavailable",
@@ -31,7 +40,11 @@ __all__ = [
     "RingFull",
     "RingUnavailable",
     "RudderpipeError",
+    "Scrubber",
     "Settings",
     "SettingsError",
     "__version__",
+    "configure",
+    "default_client",
+    "request_context",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import UNSET, UnsetType
 
+from rudderpipe import values
 from rudderpipe.errors import EventError
 
 _MS_FROM, _MS_TO = 10**11, 10**14  # 1973 to 5138: a number of seconds is not taken for one of milliseconds
@@ -56,9 +57,15 @@ def mapping(name: str, value: Any) -> Any:
     """A mapping, as a dict."""
     if value is None or value is UNSET:
         return UNSET
-    if not isinstance(value, Mapping):
-        raise EventError(name, f"must be a mapping, not {type(value).__name__}")
-    return value if isinstance(value, dict) else dict(value)
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, (str, bytes, list, tuple, int, float)):
+        value = values.plain(value, name)  # a dataclass, a model
+        if isinstance(value, dict):
+            return value
+    raise EventError(name, f"must be a mapping, not {type(value).__name__}")
 
 
 def moment(name: str, value: Any) -> Any:

@@ -69,7 +69,10 @@ class RingUnavailable(RingError):
 
 
 class RingFull(RingError):
-    """An event was refused while ``when_full`` is ``"raise"``; ``reason`` is the counter it was counted under."""
+    """An event was refused; ``reason`` is the counter it was counted under.
+
+    Raised with ``when_full="raise"`` or ``strict``; a callback gets it in any case.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -77,6 +80,32 @@ class RingFull(RingError):
 
     def __str__(self) -> str:
         return f"the event was refused: {self.reason}"
+
+
+# The data plane.
+
+
+class DeliveryError(RudderpipeError):
+    """An event will not be delivered; ``reason`` says why, as far as it is known here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the event was not delivered: {self.reason}"
+
+
+class FlushTimeout(RudderpipeError):
+    """A flush took longer than it was given; ``pending`` events were still under way."""
+
+    def __init__(self, timeout_s: float, pending: int) -> None:
+        super().__init__(timeout_s, pending)
+        self.timeout_s = timeout_s
+        self.pending = pending
+
+    def __str__(self) -> str:
+        return f"{self.pending:,} events were still under way after {self.timeout_s:g} s"
 
 
 # The queue.

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Raw
 
-from rudderpipe import checks, culprit
+from rudderpipe import checks, values
 from rudderpipe.message_ids import MessageIds
 from rudderpipe.version import LIBRARY, VERSION
 
 CHANNEL = "server"
 _LIBRARY = {"name": LIBRARY, "version": VERSION}
-encode = msgspec.json.Encoder().encode
+encode = values.encode
 CONTEXT = Raw(encode({"library": _LIBRARY}))
 """The context of a message that was given none."""
 message_ids = MessageIds()
@@ -34,6 +33,7 @@ def context(given_context: Any, traits: Any = UNSET) -> Any:
 def encoded(message: Any) -> bytes:
     """The message's JSON; raises ``EventError`` with the path of a value that JSON cannot hold."""
     try:
-        return encode(message)
-    except Exception as error:  # noqa: BLE001  # whatever a value raises: found again below, and named
-        raise culprit.explain(message, error) from None
+        data = encode(message)
+    except Exception:  # noqa: BLE001  # whatever a value raises: it is met again, and named
+        return values.carefully(message)
+    return values.carefully(message) if values.needs_care(data) else data

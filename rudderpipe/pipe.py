@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Mapping
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from rudderpipe import locks, program
+from rudderpipe import forks, locks, program
+from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
-from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
+from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
+from rudderpipe.flush import RingFlush
+from rudderpipe.receipts import Done, Flush, Until
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
@@ -17,10 +21,10 @@ from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.ring.seat import ENTER_TIMEOUT_S
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
+from rudderpipe.watch import Place, Watch
 
 UNDRAINED_S = 30.0
 BLOCK_STEP_S = 0.002
-FLUSH_STEP_S = 0.005
 
 logger = logging.getLogger("rudderpipe")
 
@@ -34,19 +38,78 @@ class Pipe:
         self._log = ThrottledLog(logger, clock)
         self._told_undrained = False
         self._undrained_since_s: float | None = None
+        self._clients = 0
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
+        self.forget()
+        forks.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: what is watched is the parent's."""
+        self._watches: dict[tuple[int, int], Watch] = {}
 
     def _open_ring(self) -> Ring:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
 
+    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+        """Append an event; ``callback`` is told when it has left the ring for good, or why it never got in."""
+        if callback is None:
+            reason = self.producer.append(data)
+            return reason is None or self.refused(reason, data)
+        ring, slot, before = self.producer.place()
+        reason = self.producer.append(data)
+        try:
+            accepted = reason is None or self.refused(reason, data)
+        except RudderpipeError as error:
+            callbacks.call(callback, error, None)
+            raise
+        if not accepted:
+            callbacks.call(callback, RingFull(reason or ""), None)
+        else:
+            self._watch(ring, slot, before, callback, data)
+        return accepted
+
+    def _watch(self, ring: Ring | None, slot: int, before: int, callback: Callback, data: bytes) -> None:
+        now_ring, now_slot, after = self.producer.place()
+        if now_ring is None or now_slot < 0:  # from within another call, before there is a slot
+            callbacks.call(callback, None, msgspec.json.decode(data))
+            return
+        if (now_ring, now_slot) != (ring, slot) or before >= after:
+            before = after - 1  # our first event there; or one from within another, which is appended after it
+        key = now_ring.segment.epoch, now_slot
+        watch = self._watches.get(key)
+        if watch is None:
+            self._watches.clear()
+            watch = self._watches[key] = Watch(now_ring, now_slot)
+        watch.add(Place(now_ring, now_slot, before, after), callback, lambda: msgspec.json.decode(data))
+
+    def counts(self) -> Mapping[str, int]:
+        """Events of this process, as its slot has them; empty without one."""
+        ring, slot, _ = self.producer.place()
+        if ring is None or slot < 0:
+            return {}
+        mine = account.read(ring).producers[slot]
+        return {"accepted": mine.accepted, **mine.refused}
+
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+        """Count an event that never was one; says why, unless that was the application's own wish."""
+        self.producer.count_refused(reason)
+        if error is not None:
+            self._log.warning(reason, f"event refused: {error}")
+        if callback is not None:
+            callbacks.call(callback, error, None)
+        return False
+
     def refused(self, reason: str, data: bytes) -> bool:
         """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
 
-        Raises ``EventTooLarge``, and ``RingFull`` when ``when_full`` is ``"raise"``.
+        Raises ``RingFull``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
         """
         if reason == "too_large":
-            self.producer.count_refused(reason)
-            raise EventTooLarge(len(data), at.EVENT_MAX_BYTES)
+            error = EventTooLarge(len(data), at.EVENT_MAX_BYTES)
+            self.refuse(reason, error)
+            if self.settings.when_full == "raise":
+                raise error
+            return False
         if self.settings.when_full == "block" and reason != "closed":
             left = self._block(data)
             if left is None:
@@ -108,36 +171,51 @@ class Pipe:
                 self.settings.autostart,
             )
 
-    def flush(self, timeout_s: float) -> bool:
-        """Have everything that the pipe holds now taken out of the ring, and wait for it; False when it took longer.
+    def flush(self, until: Until = "queued") -> Flush:
+        """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
 
-        Out of the ring means: in Redis, or in direct mode delivered or given up.
+        Raises ``RingUnavailable``.
         """
-        ring = self.producer.ring
+        ring = self.producer.ring or find(self.settings)
         if ring is None:
-            try:
-                ring = find(self.settings)
-            except RingUnavailable as error:
-                self._log.warning("ring", f"cannot flush: {error}")
-                return False
-            if ring is None:
-                return True
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        targets = account.accepted_by_slot(ring)
-        asked = self.producer.ask_flush()
-        if asked is not None and asked is not ring:
-            ring, targets = asked, account.accepted_by_slot(asked)  # the one we knew had ended
-        self._look_around(ring, sure=True)  # an empty ring, too, needs somebody who ends it
-        while True:
-            drained = account.drained_by_slot(ring)
-            if all(drained.get(slot, 0) >= target for slot, target in targets.items()):
-                return True
-            self._look_around(ring)
-            left_s = deadline_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                return False
-            time.sleep(min(FLUSH_STEP_S, left_s))
+            return Done()
+        asked = self.producer.ask_flush() or ring  # not the one we knew, if that had ended
+        self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
+        queue = self.settings.redis is not None
+        return RingFlush(asked, self.producer, self._look_around, self._clock, until, queue=queue)
 
     def shut(self) -> None:
-        """Give the slot up: later events are refused, and what is in the ring is drained without us."""
-        self.producer.leave()
+        """One client less. The last gives the slot up: later events are refused, what is in the ring is drained."""
+        self._clients -= 1
+        if self._clients <= 0:
+            _open.pop(self.settings, None)
+            self.producer.leave()
+
+
+_open: WeakValueDictionary[Settings, Pipe] = WeakValueDictionary()
+
+
+def shared(settings: Settings, clock: Clock) -> Pipe:
+    """The process's pipe of these settings, made if need be; each caller shuts it once.
+
+    A second one of the same name with other settings is warned about: one flusher serves both, by the settings of
+    whoever started it.
+    """
+    pipe = _open.get(settings)
+    if pipe is None:
+        for other in list(_open.values()):
+            if other.settings.pipe_name == settings.pipe_name and other.settings.runtime_dir == settings.runtime_dir:
+                differing = [
+                    name
+                    for name in Settings.__struct_fields__
+                    if getattr(other.settings, name) != getattr(settings, name)
+                ]
+                logger.warning(
+                    "two clients of one write key differ in %s: the flusher goes by those of whoever started it; "
+                    "give them the same settings, or a pipe each",
+                    ", ".join(differing),
+                )
+                break
+        pipe = _open[settings] = Pipe(settings, clock)
+    pipe._clients += 1  # noqa: SLF001  # its own module
+    return pipe

@@ -14,7 +14,7 @@ import msgspec
 
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
-from rudderpipe.settings import Settings
+from rudderpipe.settings import LOG_LEVELS, Settings
 from rudderpipe.signals import EXIT_UNAVAILABLE, EXIT_USAGE
 
 LOG_BYTES = 1 << 20
@@ -72,7 +72,7 @@ def detach() -> None:
         os._exit(0)
 
 
-def log_to(arguments: argparse.Namespace) -> logging.Logger:
+def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
     """Set up logging, which only our own programs do, and return the logger."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
@@ -80,5 +80,6 @@ def log_to(arguments: argparse.Namespace) -> logging.Logger:
     handler.setFormatter(logging.Formatter(FORMAT))
     logger = logging.getLogger("rudderpipe")
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO if arguments.verbose or arguments.log else logging.WARNING)
+    usual = logging.INFO if arguments.verbose or arguments.log else logging.WARNING
+    logger.setLevel(LOG_LEVELS[level] if level else usual)
     return logger

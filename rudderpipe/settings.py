@@ -20,6 +20,10 @@ ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
 EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
 
+CLIENTS = ("enable", "dry_run", "sync_mode", "strict")
+"""Settings that only a client cares for."""
+LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
+
 Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024, le=EVENT_LIMIT_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
@@ -36,11 +40,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     # where events go
     write_key: str = ""
     data_plane_url: str = ""
+    path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000)] = "/v1/batch"
     gzip: bool = True
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     proxy_url: str | None = None
     ca_file: str | None = None
+    # what a client does with them
+    enable: bool = True
+    dry_run: bool = False
+    sync_mode: bool = False
+    strict: bool = False
+    log_level: Literal["debug", "info", "warning", "error", "none"] | None = None
     # batches
     flush_at: Annotated[int, Meta(ge=1, le=10_000)] = 20
     flush_interval_ms: Milliseconds = 20_000
@@ -111,6 +122,13 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.redis is not None:
             parts += [self.redis_place, self.queue_name, self.prefix]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    def for_processes(self) -> Settings:
+        """Less what only a client cares for, so that two that differ in that alone have one pipe."""
+        when_full = "raise" if self.strict else self.when_full
+        return msgspec.structs.replace(
+            self, when_full=when_full, enable=True, dry_run=False, sync_mode=False, strict=False
+        )
 
     def require(self, *fields: str) -> None:
         """Raise ``SettingsError`` for the first of these that was not given."""

@@ -86,6 +86,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.trouble: Exception | None = None
+        self.seen: tuple[int, int] | None = None
         self.ends = 0
 
     def known(self) -> dict[int, int]:
@@ -96,6 +97,9 @@ class FakeSink:
             raise self.trouble
         self.batches += [texts(cut) for cut in cuts]
         return Answer([at.H_DELIVERED] * len(cuts))
+
+    def seen_off(self) -> tuple[int, int] | None:
+        return self.seen
 
     def ended(self, ring: Ring) -> None:
         self.ends += 1

@@ -145,7 +145,6 @@ def test_a_value_that_json_cannot_hold_is_named_by_its_path() -> None:
     for properties, path in (
         ({"items": [1, {"price": Unknown()}]}, "properties.items[1].price"),
         ({"a": cyclic}, "properties.a[0]"),
-        ({"secret": "\ud800"}, "properties.secret"),
         ({"s": {Unknown()}}, "properties.s[0]"),
     ):
         with pytest.raises(EventError) as caught:
@@ -169,7 +168,7 @@ def test_ordinary_values_are_encoded() -> None:
     assert sent == {
         "when": "2024-01-02T00:00:00Z",
         "id": str(uuid.UUID(int=7)),
-        "price": "19.95",
+        "price": 19.95,
         "nan": None,
         "tags": ["a"],
     }

@@ -111,7 +111,7 @@ def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
     pipes: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     """4,000,000 bytes pass; one more is ``EventTooLarge`` with both sizes, counted, and without the payload."""
-    pipe = pipes()
+    pipe = pipes(when_full="raise")
 
     assert put(pipe, b'"%b"' % (b"s" * (at.EVENT_MAX_BYTES - 2)))
     with pytest.raises(EventTooLarge) as caught:

@@ -11,7 +11,7 @@ from typing import Any
 from rudderpipe import settings as settings_module
 from rudderpipe.cli.moments import moment_ms
 from rudderpipe.errors import RudderpipeError, SettingsError
-from rudderpipe.settings import Settings
+from rudderpipe.settings import CLIENTS, Settings
 from rudderpipe.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 from rudderpipe.version import VERSION
 
@@ -22,7 +22,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings of a command: its options, then the environment, then the file. Raises ``SettingsError``."""
     explicit: dict[str, Any] = {}
     environment = dict(os.environ)
-    for name in Settings.__struct_fields__:
+    for name in _NAMES:
         text = getattr(arguments, name, None)
         if text is None:
             continue
@@ -33,10 +33,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return settings_module.load(explicit, environment=environment, config=arguments.config)
 
 
+_NAMES = [name for name in Settings.__struct_fields__ if name not in CLIENTS]
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
     group = parser.add_argument_group("settings", "each is also RUDDERPIPE_ and its name in upper case")
-    for name in Settings.__struct_fields__:
+    for name in _NAMES:
         hint = {
             "redis": "a URL, or none: straight to the data plane",
             "write_key": "better as RUDDERPIPE_WRITE_KEY: arguments can be read by every user of the machine",

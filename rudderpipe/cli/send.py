@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from rudderpipe import locks, whole
+from rudderpipe import locks, receipts, whole
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.put import put
@@ -122,7 +122,11 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
     log = locks.log_file(settings)
-    while not pipe.flush(1.0) or (found := status.read(settings).events).queued or found.in_ring:
+    while (
+        not receipts.wait(pipe.flush(), 1.0, Clock(), time.sleep)
+        or (found := status.read(settings).events).queued
+        or found.in_ring
+    ):
         now = status.read(settings).events
         progress.show(
             f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed; "

@@ -14,14 +14,12 @@ from rudderpipe.delivery.wire import PORTS, Wire
 from rudderpipe.settings import Settings
 from rudderpipe.version import USER_AGENT
 
-PATH = "/v1/batch"
-
 
 class DataPlane:
     """One data plane, over one kept connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.data_plane_url.rstrip("/") + PATH
+        self._url = settings.data_plane_url.rstrip("/") + settings.path
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
         """One, and one more for each place that redirects lead to."""

@@ -132,7 +132,7 @@ def main() -> int:
     if arguments.detach:
         service.detach()
     stop.install()
-    service.log_to(arguments)
+    service.log_to(arguments, settings.log_level)
     return serve(settings, stop, clock, lingers=arguments.detach)
 
 

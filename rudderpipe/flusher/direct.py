@@ -117,6 +117,10 @@ class DirectSink:
         logger.error("batch failed id=%s events=%d %s", record.id, cut.count, verdict.reason)
         return True
 
+    def seen_off(self) -> tuple[int, int] | None:
+        """Settled is the end here."""
+        return None
+
     def ended(self, ring: Ring) -> None:
         """Nothing is kept elsewhere."""
 

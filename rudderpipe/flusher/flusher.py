@@ -13,6 +13,7 @@ from rudderpipe.flusher.sink import Sink
 from rudderpipe.ring import keeper, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
@@ -22,6 +23,8 @@ CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
 HOUSEKEEPING_S = 0.5
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+SEE_OFF_S = 0.02
+"""How often the queue is asked what has become of its events, while a producer waits for that."""
 
 logger = logging.getLogger("rudderpipe.flusher")
 
@@ -62,7 +65,7 @@ class Flusher:
         self.removed = False
         """Somebody removed the ring: it is drained, and another takes its place."""
         self._ended = False
-        self._kept_house_s = float("-inf")
+        self._kept_house_s = self._saw_off_s = float("-inf")
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = float("-inf")
@@ -85,6 +88,9 @@ class Flusher:
             self._look_after()
         if self._living:
             self._busy_at_s = now_s
+        if now_s - self._saw_off_s >= SEE_OFF_S:
+            self._saw_off_s = now_s
+            self._see_off()
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
         if not self._held:
@@ -103,6 +109,22 @@ class Flusher:
         if not linked and not self.removed:
             logger.warning("the ring or its lock file was removed, its producers move on to another one")
             self.removed = True
+
+    def _see_off(self) -> None:
+        """Tell producers that wait for it how far the queue has come with their events."""
+        words, layout, now_ms = self._ring.words, self._ring.layout, self._clock.time_ms()
+        awaited = (words[layout.slot(slot) + at.S_AWAITED_MS] for slot in range(self._ring.slots_used))
+        if max(awaited, default=0) < now_ms:
+            return
+        try:
+            seen = self._sink.seen_off()
+        except QueueUnavailable as error:
+            self._log.warning("queue", f"cannot tell how far the queue has come: {error}")
+            return
+        if seen is not None:
+            words[at.H_SEEN_OFF], words[at.H_SEEN_FAILED] = seen
+            fence()
+            at.bump(words, at.H_SEEN_TIMES)
 
     def _collect(self, now_s: float) -> None:
         events, size = self._consumer.pending()

@@ -43,6 +43,12 @@ class Sink(Protocol):
         Raises ``QueueUnavailable``, or ``QueueBehind`` when some were taken before without our knowing.
         """
 
+    def seen_off(self) -> tuple[int, int] | None:
+        """Of the ring's events that were handed on: how many have come to an end, and how many of them by failing.
+
+        None where settling is the end. Raises ``QueueUnavailable``.
+        """
+
     def ended(self, ring: Ring) -> None:
         """The ring is empty and gone."""
 
@@ -94,6 +100,11 @@ class QueueSink:
         self._budget.check(sum(len(data) for data, _ in batches))
         self._queue.add(epoch, batches, marks, freed, self._ring.words[at.H_TERM])
         return Answer(settled)
+
+    def seen_off(self) -> tuple[int, int] | None:
+        """As Redis has counted them; another SDK's worker counts nothing, and is seen once nothing waits."""
+        counts = self._queue.counts(self._ring.segment.epoch)
+        return counts.events_gone - counts.events_queued, counts.events_failed
 
     def ended(self, ring: Ring) -> None:
         """Its positions in Redis go with the last of its jobs."""

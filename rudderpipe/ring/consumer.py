@@ -6,7 +6,9 @@ from collections.abc import Iterable
 
 import msgspec
 
+from rudderpipe.ring import failures
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
@@ -268,6 +270,9 @@ class Consumer:
         for sequence, end in positions.items():
             block = self._blocks.get(sequence)
             if block is not None and block.read < end <= block.count(self.ring.words):
+                if counter in (at.H_FAILED, at.H_CORRUPT):
+                    failure = Failure(block.slot, block.base + block.read, block.base + end)
+                    failures.record(self.ring, failure)
                 self._store(block, end)
                 if block.taken < end:
                     block.taken = end

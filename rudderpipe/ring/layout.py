@@ -18,20 +18,23 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
       8  lock file's inode
      16  next sequence  17  slots ever used  18  start ms                  producers, under the claim lock
      19  complement of 16
-     20..26  refused, by reason, of producers without a slot
+     20..31  refused, by reason, of producers without a slot
      32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms    42  namespace
      43  settling     44  drained before        45  settled before
      46  term: how many flushers there were
+     48  events of the ring that the queue has seen off     49  failed there     50  how often 48 and 49 were read
+     64  failures: how many of those below were ever written; 128..  the last 96, of three words each:
+         slot, first and end of events of the slot that failed in direct mode, or were corrupt
 
     SLOT, 32 words                              BLOCK HEADER, 8 words (one cache line)
       0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
       2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
       4  image            5  namespace            2  slot     whose it is
-      6  entered   8..14  refused, by reason      3  base     events of the slot before this block
-     16..22  refused before, by reason            4  run      blocks in a row that this one stands for
-                                                  5  head     for the later blocks of a run: index of the first + 1
+      6  entered          7  awaited until ms     3  base     events of the slot before this block
+      8..19  refused, by reason                   4  run      blocks in a row that this one stands for
+     20..31  refused before, by reason            5  head     for the later blocks of a run: index of the first + 1
 
     BLOCK (or run of them), a slotted page
       +------------------------------------------------------------------+
@@ -43,13 +46,14 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
 at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
 program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
-the slot's earlier producers had accepted and refused: the rest is its present producer's. Events that leave the ring
-are counted under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so that
-DRAINED in total is always the sum of the four, whoever dies.
+the slot's earlier producers had accepted and refused: the rest is its present producer's. Until ``awaited`` the
+producer wants 48 to 50 to be kept up to date: somebody waits for what becomes of events in the queue. Events that
+leave the ring are counted under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so
+that DRAINED in total is always the sum of the four, whoever dies.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
-flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 26 are written under the claim lock; DRAINED,
-RELEASED, READ and words 32 to 47 are the flusher's (who takes a free slot puts a damaged DRAINED right). All are
+flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 31 are written under the claim lock; DRAINED,
+RELEASED, READ and all words from 32 on are the flusher's (who takes a free slot puts a damaged DRAINED right). All are
 stored through ``memoryview.cast("Q")``: one aligned store (``struct.pack_into`` writes byte by byte and is seen torn).
 
 Order of stores, and what a kill in between leaves:
@@ -60,6 +64,7 @@ claim    next sequence, its complement | count, slot, base, run, head | members'
          flusher releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
 drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
          Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
+fail     a failure's three words | fence | failures, before the events are drained: who sees them gone sees why.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
          tenancy that ended. READ needs no reset: it names its tenancy.
 """
@@ -71,7 +76,7 @@ import msgspec
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 MAGIC = 0x3145504950445552  # "RUDPIPE1", little end first
-VERSION = 2
+VERSION = 3
 BLOCK_BYTES = 65_536
 SLOTS = 256
 WORD = 8
@@ -105,18 +110,21 @@ H_REFUSED = 20
     H_TERM,
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
+H_SEEN_OFF, H_SEEN_FAILED, H_SEEN_TIMES = range(48, 51)
+H_FAILURES = 64
+FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 HEADER_WORDS = 512
 H_NOWHERE = HEADER_WORDS - 1
 """What a thread stores that finds its block given up between an event and its count; read by nobody."""
 
 # Slot words.
-S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED = range(7)
+S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED, S_AWAITED_MS = range(8)
 S_REFUSED = 8
-S_REFUSED_BEFORE = 16
+S_REFUSED_BEFORE = 20
 SLOT_WORDS = 32
 
-# Why an event was refused; the order is the counters'.
-REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed", "no_slot")
+# Why an event was refused; the order is the counters', of which there is room for 12.
+REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed", "no_slot", "invalid", "dropped")
 
 # Block header words.
 B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD = range(6)

@@ -198,6 +198,10 @@ class Seat:
         self._claiming = False
         return True
 
+    def place(self) -> tuple[Ring | None, int, int]:
+        """Ring, slot, and how many events were appended in that slot; a moment's truth, taken without the lock."""
+        return self.ring, self._slot, self._base + self._count
+
     def _find_out(self, ring: Ring) -> None:
         """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
         words, layout = self._words, ring.layout

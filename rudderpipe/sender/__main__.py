@@ -90,7 +90,7 @@ def main() -> int:
     settings = service.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     stop.install()
-    service.log_to(arguments)
+    service.log_to(arguments, settings.log_level)
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
     serve(settings, stop, clock, arguments.parent, arguments.admin)
     return EXIT_OK

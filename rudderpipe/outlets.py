@@ -1,0 +1,82 @@
+"""Where a client's events go: the pipe, or one of the places for those who want something else."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from rudderpipe.callbacks import Callback, callbacks
+from rudderpipe.clock import Clock
+from rudderpipe.receipts import Done, Flush, Until
+from rudderpipe.throttle import ThrottledLog
+
+logger = logging.getLogger("rudderpipe")
+
+
+class Outlet(Protocol):
+    """Takes encoded events."""
+
+    def put(self, data: bytes, callback: Callback | None = None) -> Any:
+        """Take an event; False when it is refused. Raises only where the settings ask for that."""
+
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+        """Count an event that never was one; False."""
+
+    def counts(self) -> Mapping[str, int]:
+        """Events of this process: ``accepted``, and refused by reason."""
+
+    def flush(self, until: Until = "queued") -> Flush:
+        """Begin to flush."""
+
+    def shut(self) -> None:
+        """Take no more."""
+
+
+class Local:
+    """What outlets have in common that have no ring to count in."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._log = ThrottledLog(logger, Clock())
+
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+        """Count it; log why, unless that was the application's own wish."""
+        self._counts[reason] += 1
+        if error is not None:
+            self._log.warning(reason, f"event refused: {error}")
+        if callback is not None:
+            callbacks.call(callback, error, None)
+        return False
+
+    def counts(self) -> Mapping[str, int]:
+        """Since the client was made."""
+        return dict(self._counts)
+
+    def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # nothing is under way
+        """Nothing is kept."""
+        return Done()
+
+    def shut(self) -> None:
+        """Nothing to give back."""
+
+
+class Nowhere(Local):
+    """``enable=False`` and ``dry_run``: everything is checked and counted, nothing is sent."""
+
+    def __init__(self, *, shows: bool) -> None:
+        super().__init__()
+        self._shows = shows
+
+    def put(self, data: bytes, callback: Callback | None = None) -> Any:
+        """True; with ``dry_run`` the message."""
+        self._counts["accepted"] += 1
+        if not self._shows and callback is None:
+            return True
+        message: dict[str, Any] = msgspec.json.decode(data)
+        if callback is not None:
+            callbacks.call(callback, None, message)
+        return message if self._shows else True

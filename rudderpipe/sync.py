@@ -1,0 +1,92 @@
+"""``sync_mode``: an event is delivered within the call, by this process; for functions and scripts that end at once."""
+
+from __future__ import annotations
+
+from _thread import RLock
+from typing import Any
+
+import msgspec
+
+from rudderpipe import forks
+from rudderpipe.callbacks import Callback, callbacks
+from rudderpipe.clock import Clock
+from rudderpipe.errors import DeliveryError, EventTooLarge
+from rudderpipe.outlets import Local
+from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
+
+
+class InTheCall(Local):
+    """Delivers by the sender's rules: ``timeout_s`` an attempt, ``max_attempts``, the same waits between them.
+
+    A failed event is refused: it is kept nowhere. Threads wait for each other; what is sent from a signal handler in
+    the middle of another call goes over a connection of its own.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__()
+        self._settings = settings
+        self._clock = clock
+        self.forget()
+        forks.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        self._lock = RLock()
+        self._busy = False
+        self._courier: Any = None
+
+    def _new_courier(self) -> Any:
+        # Only here does an application's process load what speaks HTTP, and only when it asked for that.
+        from rudderpipe.delivery.courier import Courier
+        from rudderpipe.delivery.post import DataPlane
+
+        return Courier(DataPlane(self._settings), self._settings, self._clock)
+
+    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+        """True when it was delivered; raises ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
+        if not forks.PAGE[0]:
+            forks.renew()
+        if len(data) > EVENT_LIMIT_BYTES:
+            return self._failed("too_large", EventTooLarge(len(data), EVENT_LIMIT_BYTES), callback)
+        with self._lock:
+            nested, self._busy = self._busy, True
+            try:
+                if self._courier is None or nested:
+                    courier = self._new_courier()
+                    if not nested:
+                        self._courier = courier
+                else:
+                    courier = self._courier
+                reason = self._deliver(courier, data)
+            finally:
+                self._busy = nested
+        if reason is not None:
+            return self._failed("failed", DeliveryError(reason), callback)
+        self._counts["accepted"] += 1
+        if callback is not None:
+            callbacks.call(callback, None, msgspec.json.decode(data))
+        return True
+
+    def _deliver(self, courier: Any, data: bytes) -> str | None:
+        from rudderpipe.delivery.courier import Parcel
+
+        attempts = 0
+        while True:
+            verdict = courier.attempt(
+                [Parcel([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=attempts)]
+            )
+            attempts = verdict.attempts
+            if verdict.kind == "delivered":
+                return None
+            if verdict.kind == "failed":
+                return str(verdict.reason)
+            self._log.warning(
+                "attempt", f"attempt failed attempt={attempts} next_in_s={verdict.wait_s:g} {verdict.outcome.reason}"
+            )
+            self._clock.sleep(verdict.wait_s)
+
+    def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
+        self.refuse(reason, error, callback)
+        if self._settings.strict:
+            raise error
+        return False
