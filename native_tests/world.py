@@ -72,6 +72,10 @@ class World:
         self._clients.append(client)
         return client
 
+    def adopt(self, client: Client) -> None:
+        """A client that something else made on this pipe."""
+        self._clients.append(client)
+
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a Python program with this pipe's variables, in a process group of its own."""
         process = subprocess.Popen(

@@ -455,6 +455,14 @@ class Client:
             raise RingFull("closed")
         return False
 
+    def put_encoded(self, data: bytes, callback: Callback | None = None) -> bool:
+        """Send a message that is complete, and JSON already; for what speaks for another SDK. Answers as ``track``."""
+        return self._put(data, callback)
+
+    def refuse(self, error: EventError, callback: Callback | None = None) -> bool:
+        """Count and log a message that could not be made; raises the error when ``strict``."""
+        return self._invalid(error, callback)
+
     def counts(self) -> Mapping[str, int]:
         """Events of this process: ``accepted``, and refused by reason. With the pipe, since it took its slot."""
         return self._outlet.counts()

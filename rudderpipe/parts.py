@@ -11,9 +11,9 @@ from rudderpipe.message_ids import MessageIds
 from rudderpipe.version import LIBRARY, VERSION
 
 CHANNEL = "server"
-_LIBRARY = {"name": LIBRARY, "version": VERSION}
+LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
 encode = values.encode
-CONTEXT = Raw(encode({"library": _LIBRARY}))
+CONTEXT = Raw(encode({"library": LIBRARY_PART}))
 """The context of a message that was given none."""
 message_ids = MessageIds()
 
@@ -26,7 +26,7 @@ def context(given_context: Any, traits: Any = UNSET) -> Any:
     whole = {} if given is UNSET else dict(given)
     if traits:
         whole["traits"] = traits
-    whole["library"] = _LIBRARY
+    whole["library"] = LIBRARY_PART
     return whole
 
 

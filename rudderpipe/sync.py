@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from _thread import RLock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +13,9 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import DeliveryError, EventTooLarge
 from rudderpipe.outlets import Local
 from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.delivery.post import DataPlane
 
 
 class InTheCall(Local):
@@ -33,14 +36,20 @@ class InTheCall(Local):
         """In a forked child: the connection is the parent's."""
         self._lock = RLock()
         self._busy = False
-        self._courier: Any = None
+        self._plane: DataPlane | None = None
 
-    def _new_courier(self) -> Any:
+    def _new_plane(self) -> DataPlane:
         # Only here does an application's process load what speaks HTTP, and only when it asked for that.
-        from rudderpipe.delivery.courier import Courier
         from rudderpipe.delivery.post import DataPlane
 
-        return Courier(DataPlane(self._settings), self._settings, self._clock)
+        return DataPlane(self._settings)
+
+    def shut(self) -> None:
+        """Close the connection; a later event would open another."""
+        with self._lock:
+            plane, self._plane = self._plane, None
+            if plane is not None:
+                plane.close()
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
         """True when it was delivered; raises ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
@@ -51,13 +60,7 @@ class InTheCall(Local):
         with self._lock:
             nested, self._busy = self._busy, True
             try:
-                if self._courier is None or nested:
-                    courier = self._new_courier()
-                    if not nested:
-                        self._courier = courier
-                else:
-                    courier = self._courier
-                reason = self._deliver(courier, data)
+                reason = self._deliver_over(None if nested else self._plane, data, nested=nested)
             finally:
                 self._busy = nested
         if reason is not None:
@@ -67,9 +70,21 @@ class InTheCall(Local):
             callbacks.call(callback, None, msgspec.json.decode(data))
         return True
 
-    def _deliver(self, courier: Any, data: bytes) -> str | None:
-        from rudderpipe.delivery.courier import Parcel
+    def _deliver_over(self, plane: DataPlane | None, data: bytes, *, nested: bool) -> str | None:
+        if plane is None:
+            plane = self._new_plane()
+        if not nested:
+            self._plane = plane
+        try:
+            return self._deliver(plane, data)
+        finally:
+            if nested:
+                plane.close()
 
+    def _deliver(self, plane: DataPlane, data: bytes) -> str | None:
+        from rudderpipe.delivery.courier import Courier, Parcel
+
+        courier = Courier(plane, self._settings, self._clock)
         attempts = 0
         while True:
             verdict = courier.attempt(

@@ -1,0 +1,1 @@
+"""Other SDKs' names and manners over rudderpipe, for applications that change over by changing an import."""

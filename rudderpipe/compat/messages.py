@@ -1,0 +1,83 @@
+"""The messages of rudder-sdk-python 2.1, key by key, and what it refuses (``client.py``, ``utils.py`` there)."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from typing import Any
+
+from rudderpipe import checks, parts
+from rudderpipe.errors import EventError, EventTooLarge
+
+_JUST_NOW = timedelta(seconds=5)
+
+
+class WrongCall(EventError, AssertionError):
+    """A call that rudder-sdk-python answers with ``AssertionError``; unlike there, the text holds no value."""
+
+
+class MessageTooLarge(EventTooLarge, RuntimeError):
+    """An event that rudder-sdk-python answers with ``RuntimeError``; unlike there, the text does not hold the event."""
+
+
+def require(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
+    """Raise ``WrongCall`` unless the value is of that type."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        raise WrongCall(name, f"must be a {' or a '.join(each.__name__ for each in kinds)}, not {type(value).__name__}")
+
+
+def require_id(name: str, value: Any) -> None:
+    """Raise ``WrongCall`` unless the value can be an id."""
+    require(name, value, (numbers.Number, str))
+
+
+def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> dict[str, Any]:
+    """The message as it goes on the wire; the caller's mappings are copied, never changed."""
+    timestamp = message["timestamp"]
+    integrations = message["integrations"] or all_integrations
+    require("integrations", integrations, dict)
+    require("timestamp", datetime.now(timezone.utc) if timestamp is None else timestamp, datetime)
+    require("context", message["context"], dict)
+    whole = {name: cleaned(value) for name, value in message.items()}
+    whole["integrations"] = cleaned(integrations)
+    whole["timestamp"] = (datetime.now(timezone.utc) if timestamp is None else _zoned(timestamp)).isoformat()
+    whole["context"]["library"] = parts.LIBRARY_PART
+    for name in ("userId", "anonymousId"):
+        value = message.get(name)
+        whole[name] = None if value is None else str(value)
+    given = message["messageId"]
+    whole["messageId"] = parts.message_ids.new() if given is None else str(given)
+    whole["channel"] = parts.CHANNEL
+    return whole
+
+
+def check_ids(message: dict[str, Any]) -> None:
+    """Raises ``EventError`` for ids that the server takes for none: it would refuse the whole batch for them."""
+    checks.ids(message["userId"], message["anonymousId"])
+
+
+def _zoned(moment: datetime) -> datetime:
+    """As there: without a zone it is UTC, unless it was made just now, and so by ``datetime.now()``."""
+    if moment.tzinfo is not None and moment.tzinfo.utcoffset(moment) is not None:
+        return moment
+    age = datetime.now() - moment.replace(tzinfo=None)  # noqa: DTZ005  # the question is whether it is local time
+    return moment.astimezone() if age < _JUST_NOW else moment.replace(tzinfo=timezone.utc)
+
+
+def cleaned(value: Any) -> Any:
+    """A copy in which text is text; what rudder-sdk-python drops without a word is left for the encoder to judge."""
+    if isinstance(value, dict):
+        return {key: cleaned(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [cleaned(child) for child in value]
+    if isinstance(value, Enum):
+        return cleaned(value.value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
+    return value

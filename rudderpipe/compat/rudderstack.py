@@ -1,0 +1,96 @@
+"""Drop-in for rudder-sdk-python 2.1: ``from rudderpipe.compat import rudderstack as rudder_analytics``.
+
+Its module functions, its module settings (read at the first call), ``default_client`` and ``Client``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rudderpipe.compat.client import Client, DefaultConfig
+
+__all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "screen", "shutdown", "track"]
+
+write_key: str | None = DefaultConfig.write_key
+host: str | None = DefaultConfig.host
+dataPlaneUrl: str | None = None  # noqa: N816  # as there
+on_error = DefaultConfig.on_error
+debug = DefaultConfig.debug
+send = DefaultConfig.send
+sync_mode = DefaultConfig.sync_mode
+max_queue_size = DefaultConfig.max_queue_size
+gzip = DefaultConfig.gzip
+timeout = DefaultConfig.timeout
+max_retries = DefaultConfig.max_retries
+proxies = DefaultConfig.proxies
+thread = DefaultConfig.thread
+upload_size = DefaultConfig.upload_size
+upload_interval = DefaultConfig.upload_interval
+default_client: Client | None = None
+
+
+def track(*args: Any, **kwargs: Any) -> None:
+    """Send a track call."""
+    _client().track(*args, **kwargs)
+
+
+def identify(*args: Any, **kwargs: Any) -> None:
+    """Send an identify call."""
+    _client().identify(*args, **kwargs)
+
+
+def group(*args: Any, **kwargs: Any) -> None:
+    """Send a group call."""
+    _client().group(*args, **kwargs)
+
+
+def alias(*args: Any, **kwargs: Any) -> None:
+    """Send an alias call."""
+    _client().alias(*args, **kwargs)
+
+
+def page(*args: Any, **kwargs: Any) -> None:
+    """Send a page call."""
+    _client().page(*args, **kwargs)
+
+
+def screen(*args: Any, **kwargs: Any) -> None:
+    """Send a screen call."""
+    _client().screen(*args, **kwargs)
+
+
+def flush() -> None:
+    """Wait until events have left the ring; never for ever."""
+    _client().flush()
+
+
+def join() -> None:
+    """The same as ``flush``: there is no thread to wait for."""
+    _client().join()
+
+
+def shutdown() -> None:
+    """Flush, and let go; later events are refused."""
+    _client().shutdown()
+
+
+def _client() -> Client:
+    global default_client  # applications look at it, and set it
+    if default_client is None:
+        default_client = Client(
+            write_key,
+            host=dataPlaneUrl or host,
+            debug=debug,
+            max_queue_size=max_queue_size,
+            send=send,
+            on_error=on_error,
+            gzip=gzip,
+            max_retries=max_retries,
+            sync_mode=sync_mode,
+            timeout=timeout,
+            proxies=proxies,
+            thread=thread,
+            upload_size=upload_size,
+            upload_interval=upload_interval,
+        )
+    return default_client

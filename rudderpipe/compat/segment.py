@@ -1,0 +1,146 @@
+"""Drop-in for segment-analytics-python 2.3: ``from rudderpipe.compat import segment as analytics``.
+
+Its module functions, its module settings (read at the first call), ``default_client`` and ``Client``. Events go to
+the RudderStack data plane ``host``; what Segment alone has (OAuth) is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from rudderpipe.compat import client as base
+from rudderpipe.compat.client import Answer, DefaultConfig, OnError
+from rudderpipe.errors import SettingsError
+
+__all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "screen", "shutdown", "track"]
+
+
+class Client(base.Client):
+    """As ``segment.analytics.client.Client``: traits stand beside the context, not in it, and gzip is off at first."""
+
+    _traits_in_context = False
+    _integrations: Mapping[str, Any] = {}
+
+    def __init__(
+        self,
+        write_key: str | None = DefaultConfig.write_key,
+        host: str | None = DefaultConfig.host,
+        debug: bool = DefaultConfig.debug,
+        max_queue_size: int = DefaultConfig.max_queue_size,
+        send: bool = DefaultConfig.send,
+        on_error: OnError | None = DefaultConfig.on_error,
+        gzip: bool = False,
+        max_retries: int = DefaultConfig.max_retries,
+        sync_mode: bool = DefaultConfig.sync_mode,
+        timeout: float | tuple[float, float] | None = DefaultConfig.timeout,
+        proxies: str | Mapping[str, str] | None = DefaultConfig.proxies,
+        thread: int = DefaultConfig.thread,
+        upload_size: int = DefaultConfig.upload_size,
+        upload_interval: float = DefaultConfig.upload_interval,
+        log_handler: logging.Handler | None = None,
+        **settings: Any,
+    ) -> None:
+        if log_handler is not None:
+            logging.getLogger("rudderpipe").addHandler(log_handler)
+        for name in [name for name in settings if name.startswith("oauth_")]:
+            if settings.pop(name):
+                raise SettingsError(name, "has no meaning: a data plane knows its sources by their write keys")
+        for name in ("max_total_backoff_duration", "max_rate_limit_duration"):
+            settings.pop(name, None)  # max_retries bounds it here
+        super().__init__(
+            write_key,
+            host,
+            debug,
+            max_queue_size,
+            send,
+            on_error,
+            gzip,
+            max_retries,
+            sync_mode,
+            timeout,
+            proxies,
+            thread,
+            upload_size,
+            upload_interval,
+            **settings,
+        )
+
+
+write_key: str | None = DefaultConfig.write_key
+host: str | None = DefaultConfig.host
+on_error = DefaultConfig.on_error
+debug = DefaultConfig.debug
+log_handler: logging.Handler | None = None
+send = DefaultConfig.send
+sync_mode = DefaultConfig.sync_mode
+max_queue_size = DefaultConfig.max_queue_size
+gzip = False
+timeout = DefaultConfig.timeout
+max_retries = DefaultConfig.max_retries
+default_client: Client | None = None
+
+
+def track(*args: Any, **kwargs: Any) -> Answer:
+    """Send a track call."""
+    return _client().track(*args, **kwargs)
+
+
+def identify(*args: Any, **kwargs: Any) -> Answer:
+    """Send an identify call."""
+    return _client().identify(*args, **kwargs)
+
+
+def group(*args: Any, **kwargs: Any) -> Answer:
+    """Send a group call."""
+    return _client().group(*args, **kwargs)
+
+
+def alias(*args: Any, **kwargs: Any) -> Answer:
+    """Send an alias call."""
+    return _client().alias(*args, **kwargs)
+
+
+def page(*args: Any, **kwargs: Any) -> Answer:
+    """Send a page call."""
+    return _client().page(*args, **kwargs)
+
+
+def screen(*args: Any, **kwargs: Any) -> Answer:
+    """Send a screen call."""
+    return _client().screen(*args, **kwargs)
+
+
+def flush() -> None:
+    """Wait until events have left the ring; never for ever."""
+    _client().flush()
+
+
+def join() -> None:
+    """The same as ``flush``: there is no thread to wait for."""
+    _client().join()
+
+
+def shutdown() -> None:
+    """Flush, and let go; later events are refused."""
+    _client().shutdown()
+
+
+def _client() -> Client:
+    global default_client  # applications look at it, and set it
+    if default_client is None:
+        default_client = Client(
+            write_key,
+            host=host,
+            debug=debug,
+            max_queue_size=max_queue_size,
+            send=send,
+            on_error=on_error,
+            gzip=gzip,
+            max_retries=max_retries,
+            sync_mode=sync_mode,
+            timeout=timeout,
+            log_handler=log_handler,
+        )
+    return default_client
