@@ -1,4 +1,4 @@
-"""A flush of one ring: whose events it waits for, and where they are."""
+"""A flush of one ring: whose events it waits for, and what became of them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,32 @@ from rudderpipe.ring.ring import Ring
 AWAIT_MS = 1_000
 
 
+class Since:
+    """What the ring had counted when a receipt was last given, or when this process came."""
+
+    def __init__(self, ring: Ring) -> None:
+        self.ring = ring
+        self.failed = _failed(ring)
+        self.delivered = ring.words[at.H_DELIVERED]
+        self.queued = ring.words[at.H_QUEUED]
+        self.seen: tuple[int, int] | None = None if self.queued else (0, 0)
+        """Of the events in the queue: seen off, and failed. Not known of those that others put in before us."""
+
+
+def _failed(ring: Ring) -> int:
+    return int(ring.words[at.H_FAILED] + ring.words[at.H_CORRUPT])
+
+
 class RingFlush:
     """Of everything that the ring holds when it begins; with ``until="delivered"`` also of what it had put into Redis.
 
-    ``seen``: settling is not the end, there is a queue. Exact in what is pending. Of the events that left meanwhile it
-    is counted how many were delivered and how many failed, not which; with several senders at one queue an event of
-    somebody else's may stand for one of ours.
+    Exact in when it is complete, but for a queue with several senders, where an event of somebody else's may stand for
+    one of ours. Once complete, ``since`` is now.
     """
 
     def __init__(
         self,
-        ring: Ring,
+        since: Since,
         producer: Producer,
         look_around: Callable[[Ring], None],
         clock: Clock,
@@ -32,51 +47,50 @@ class RingFlush:
         *,
         queue: bool,
     ) -> None:
-        self._ring = ring
+        self._since = since
+        self._ring = since.ring
         self._producer = producer
         self._look_around = look_around
         self._clock = clock
         self._queue = queue
         self._sees_off = queue and until == "delivered"
-        self._targets = account.accepted_by_slot(ring)
-        self._total = self._left_of(account.drained_by_slot(ring))
-        self._failed_before = self._failed()
-        self._seen_times = ring.words[at.H_SEEN_TIMES]
-        self._seen_before: tuple[int, int] | None = None
+        self._targets = account.accepted_by_slot(self._ring)
+        self._seen_times = self._ring.words[at.H_SEEN_TIMES]
         self._handed: int | None = None
-
-    def _left_of(self, drained: dict[int, int]) -> int:
-        return sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
-
-    def _failed(self) -> int:
-        return int(self._ring.words[at.H_FAILED] + self._ring.words[at.H_CORRUPT])
 
     def poll(self) -> FlushResult:
         """How far it is; complete once it is at its end."""
         self._look_around(self._ring)
         if self._sees_off:
             self._producer.await_queue(self._clock.time_ms() + AWAIT_MS)
-        pending = self._left_of(account.drained_by_slot(self._ring))
-        left = self._total - pending
-        if not self._sees_off:
-            failed = min(left, self._failed() - self._failed_before)
-            if self._queue:
-                return FlushResult(left - failed, 0, failed, pending, pending == 0)
-            return FlushResult(0, left - failed, failed, pending, pending == 0)
-        return self._seen_off(left, pending)
+        drained = account.drained_by_slot(self._ring)
+        pending = sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
+        return self._seen_off(pending) if self._sees_off else self._settled(pending)
 
-    def _seen_off(self, left: int, pending: int) -> FlushResult:
-        words = self._ring.words
+    def _settled(self, pending: int) -> FlushResult:
+        since, words = self._since, self._ring.words
+        queued, delivered, failed = words[at.H_QUEUED], words[at.H_DELIVERED], _failed(self._ring)
+        result = FlushResult(
+            queued - since.queued, delivered - since.delivered, failed - since.failed, pending, pending == 0
+        )
+        if result.complete:
+            since.queued, since.delivered, since.failed = queued, delivered, failed
+        return result
+
+    def _seen_off(self, pending: int) -> FlushResult:
+        since, words = self._since, self._ring.words
         if words[at.H_SEEN_TIMES] == self._seen_times:
-            return FlushResult(left, 0, 0, pending, complete=False)
+            return FlushResult(pending=pending, complete=False)
         seen, failed = words[at.H_SEEN_OFF], words[at.H_SEEN_FAILED]
-        if self._seen_before is None:
-            self._seen_before = seen, failed
-        if pending:
-            return FlushResult(left, 0, 0, pending, complete=False)
-        if self._handed is None:
-            self._handed = words[at.H_QUEUED]  # Order: after nothing of ours is pending: it has all of ours
-        total = max(0, self._handed - self._seen_before[0])
-        over = min(total, max(0, seen - self._seen_before[0]))
-        failed = min(over, max(0, failed - self._seen_before[1]))
-        return FlushResult(total - over, over - failed, failed, 0, over == total)
+        if since.seen is None:
+            since.seen = seen, failed
+        if self._handed is None and not pending:
+            self._handed = words[at.H_QUEUED]  # Order: after nothing of ours is pending; all of ours are in it
+        handed = words[at.H_QUEUED] if self._handed is None else self._handed
+        over, lost = seen - since.seen[0], max(0, failed - since.seen[1])
+        queued = max(0, handed - seen)
+        corrupt = _failed(self._ring) - since.failed
+        result = FlushResult(queued, max(0, over - lost), lost + corrupt, pending, pending == 0 == queued)
+        if result.complete:
+            since.seen, since.failed, since.queued = (seen, failed), since.failed + corrupt, words[at.H_QUEUED]
+        return result

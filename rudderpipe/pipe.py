@@ -12,7 +12,7 @@ from rudderpipe import forks, locks, program
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
-from rudderpipe.flush import RingFlush
+from rudderpipe.flush import RingFlush, Since
 from rudderpipe.receipts import Done, Flush, Until
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
@@ -46,6 +46,12 @@ class Pipe:
     def forget(self) -> None:
         """In a forked child: what is watched is the parent's."""
         self._watches: dict[tuple[int, int], Watch] = {}
+        self._since: Since | None = None
+
+    def _since_last(self, ring: Ring) -> Since:
+        if self._since is None or self._since.ring is not ring:
+            self._since = Since(ring)
+        return self._since
 
     def _open_ring(self) -> Ring:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
@@ -133,6 +139,7 @@ class Pipe:
     def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
         """See that there is a flusher, and start one where that is ours to do. Never raises: it runs within a call."""
         try:
+            self._since_last(ring)
             program.reap()
             if self.settings.autostart and keeper.may_start(ring, self._clock, sure=sure):
                 self._start_flusher(ring)
@@ -182,7 +189,7 @@ class Pipe:
         asked = self.producer.ask_flush() or ring  # not the one we knew, if that had ended
         self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
         queue = self.settings.redis is not None
-        return RingFlush(asked, self.producer, self._look_around, self._clock, until, queue=queue)
+        return RingFlush(self._since_last(asked), self.producer, self._look_around, self._clock, until, queue=queue)
 
     def shut(self) -> None:
         """One client less. The last gives the slot up: later events are refused, what is in the ring is drained."""

@@ -14,11 +14,12 @@ STEP_S = 0.005
 
 
 class FlushResult(msgspec.Struct, frozen=True):
-    """Where the events are that the pipe held when the flush began, those of other processes on this host included.
+    """What has become of the pipe's events since the last complete flush, or this process's first event.
 
-    True when the flush was complete: all of them got where they were to get, within the time. ``queued``: in Redis,
-    not delivered yet as far as the flush looked. ``failed``: will not be tried again by themselves; ``rudderpipe
-    failed`` shows them. ``pending``: still in the ring.
+    Those of other processes on this host are among them. True when the flush was complete: all that was there when it
+    began got where it was to get, within the time. ``queued``: put into Redis; with ``until="delivered"`` what is not
+    delivered yet. ``failed``: will not be tried again by itself; ``rudderpipe failed`` shows it. ``pending``: still
+    in the ring, of what was there when the flush began.
     """
 
     queued: int = 0

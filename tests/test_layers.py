@@ -72,6 +72,8 @@ ORDER = [
         "cli.demo_app",
     ),
     *("cli.demo", "cli.main", "__main__"),
+    *("compat", "compat.messages", "compat.client", "compat.rudderstack", "compat.segment"),
+    *("testing.capture", "testing.plane", "testing", "testing.plugin"),
 ]
 NEVER = {  # stations that meet only through what lies between them
     "ring": {"queue", "delivery", "event"},

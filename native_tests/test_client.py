@@ -1,0 +1,525 @@
+"""What an application is told: callbacks, receipts, counts; its switches; and clients that share a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native_tests.faulty_plane import FaultyPlane, answer, depends
+from native_tests.world import World, wait_until
+from rudderpipe import Client, DeliveryError, FlushResult, FlushTimeout, RingFull
+from rudderpipe.callbacks import THREAD_NAME
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.errors import EventError, SettingsError
+
+
+@pytest.fixture(name="queued")
+def _queued(world: World, redis_server: RedisServer) -> World:
+    world.explicit["redis"] = f"unix://{redis_server.socket}"
+    return world
+
+
+def threads() -> list[str]:
+    """Ours, in this process."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rudderpipe")]
+
+
+# Callbacks.
+
+
+def test_a_callback_is_called_once_when_its_event_was_delivered(world: World) -> None:
+    """Not before, in order, with no error and the message; also in the Node SDK's form of a call."""
+    world.plane.misbehaviour = Misbehaviour(delay_ms=50)
+    client = world.client(flush_at=5)
+    told: list[tuple[Any, str, int]] = []
+
+    def tell(error: Exception | None, message: dict[str, Any]) -> None:
+        told.append((error, message["event"], world.plane.stats()["events"]))
+
+    for number in range(19):
+        assert client.track("u", f"e{number}", callback=tell)
+    assert client.track({"userId": "u", "event": "e19"}, tell)
+    assert told == []
+
+    assert client.flush(10)
+    wait_until(lambda: len(told) == 20)
+
+    assert [(error, event) for error, event, _ in told] == [(None, f"e{number}") for number in range(20)]
+    assert all(seen > number for number, (_, _, seen) in enumerate(told))
+    client.shutdown()
+    assert len(told) == 20
+
+
+def test_a_callback_is_called_when_its_event_is_in_redis(queued: World) -> None:
+    """With a queue that is the moment from which the event needs this host no more."""
+    queued.plane.misbehaviour = Misbehaviour(status=503)
+    client = queued.client()
+    told: list[Any] = []
+
+    client.track("u", "e", callback=lambda error: told.append(error))
+    wait_until(lambda: told)
+
+    assert told == [None]
+    status = queued.status()
+    assert (status.events.queued, status.events.in_ring) == (1, 0)
+
+
+def test_the_error_goes_to_the_event_that_failed() -> None:
+    """One of eight is refused by the data plane: seven callbacks without an error, one with."""
+    guilty = depends(lambda request: answer(400 if any(e["event"] == "e3" for e in request.events) else 200, b"bad"))
+    with FaultyPlane(guilty) as plane, _world_of(plane) as world:
+        client = world.client(flush_at=8, max_jobs_per_request=50)
+        told: dict[str, Any] = {}
+        for number in range(8):
+            client.track("u", f"e{number}", callback=partial(_note, told, f"e{number}"))
+
+        wait_until(lambda: len(told) == 8)
+
+        assert isinstance(told.pop("e3"), DeliveryError)
+        assert set(told.values()) == {None}
+
+
+def _note(told: dict[str, Any], name: str, error: Exception | None) -> None:
+    told[name] = error
+
+
+class _world_of:  # noqa: N801  # read as a function
+    """A world around another data plane."""
+
+    def __init__(self, plane: FaultyPlane) -> None:
+        import tempfile
+
+        self._directory = tempfile.TemporaryDirectory(prefix="rp-")
+        self._world = World(Path(self._directory.name), plane)  # type: ignore[arg-type]  # only its url is asked for
+
+    def __enter__(self) -> World:
+        return self._world
+
+    def __exit__(self, *_: object) -> None:
+        self._world.end()
+        self._directory.cleanup()
+
+
+def test_callbacks_of_many_threads_are_called_once_each(world: World) -> None:
+    """Four threads, 500 events each, while the ring drains."""
+    client = world.client()
+    told: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def tell(_error: Exception | None, message: dict[str, Any]) -> None:
+        with lock:
+            told[message["event"]] = told.get(message["event"], 0) + 1
+
+    def work(thread: int) -> None:
+        for number in range(500):
+            assert client.track("u", f"{thread}-{number}", callback=tell)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert client.flush(10)
+    wait_until(lambda: len(told) == 2000)
+
+    assert set(told.values()) == {1}
+
+
+def test_a_refused_event_tells_its_callback_why(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """A full ring, and a call that is wrong; neither raises."""
+    client = world.client(max_internal_queue_size=1, autostart=False)
+    told: list[Exception | None] = []
+
+    assert client.track("u", "first")
+    assert not client.track("u", "second", callback=lambda error: told.append(error))
+    assert not client.track("", "third", callback=lambda error: told.append(error))
+    wait_until(lambda: len(told) == 2)
+
+    assert isinstance(told[0], RingFull)
+    assert isinstance(told[1], EventError)
+    assert client.counts() == {"accepted": 1, "full": 1, "invalid": 1}
+    assert "user_id: is missing or blank" in caplog.text
+
+
+def test_a_callback_that_raises_is_contained(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The next one is called; the log names the callback and the error's type, not its text."""
+    client = world.client(flush_at=1)
+    told: list[Any] = []
+
+    def clumsy(_error: Exception | None) -> None:
+        raise RuntimeError("s3cret")
+
+    client.track("u", "a", callback=clumsy)
+    client.track("u", "b", callback=lambda *all_: told.append(all_[0]))
+    wait_until(lambda: told)
+
+    assert told == [None]
+    assert "clumsy raised RuntimeError" in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+CHILD = """
+import os, sys, threading, rudderpipe
+client = rudderpipe.Client()
+assert [t.name for t in threading.enumerate()] == ["MainThread"]
+def tell(error, message):
+    os.write(1, b"%d %s %s\\n" % (os.getpid(), message["event"].encode(), str(error).encode()))
+client.track("u", "parent", callback=tell)
+{between}
+if os.fork() == 0:
+    client.track("u", "child", callback=tell)
+    client.shutdown()
+    os._exit(0)
+os.wait()
+client.shutdown()
+"""
+
+
+@pytest.mark.parametrize("between", ["", "client.flush(10)"])
+def test_a_forked_child_calls_its_own_callbacks_alone(world: World, between: str) -> None:
+    """The parent's are called in the parent, once, though the fork happened while they waited."""
+    child = world.run("-W", "ignore", "-c", CHILD.format(between=between))
+
+    assert child.returncode == 0, child.stderr
+    lines = [line.split() for line in child.stdout.decode().splitlines()]
+    assert sorted((event, error) for _, event, error in lines) == [("child", "None"), ("parent", "None")]
+    assert len({pid for pid, _, _ in lines}) == 2
+
+
+def test_there_is_no_thread_without_a_callback(world: World) -> None:
+    """And one with any number of them."""
+    program = """
+import threading, rudderpipe
+client = rudderpipe.Client()
+client.track("u", "e"); client.flush(5); client.flush(5, until="delivered")
+print([t.name for t in threading.enumerate()])
+for _ in range(5):
+    client.track("u", "e", callback=print)
+    client.flush(print)
+print([t.name for t in threading.enumerate()])
+client.shutdown()
+"""
+    lines = world.run("-c", program).stdout.decode().splitlines()
+
+    assert lines[:2] == ["['MainThread']", f"['MainThread', '{THREAD_NAME}']"]
+    assert len(lines) == 12
+
+
+# Receipts.
+
+
+def test_flush_says_what_was_delivered_and_what_failed(world: World) -> None:
+    """In direct mode; a second flush has nothing to say."""
+    client = world.client(flush_at=100)
+    for number in range(10):
+        client.track("u", f"e{number}")
+    assert client.flush(10) == FlushResult(delivered=10)
+    world.plane.misbehaviour = Misbehaviour(status=401)
+    for number in range(3):
+        client.track("u", f"f{number}")
+
+    assert client.flush(10, until="delivered") == FlushResult(failed=3)
+    assert client.flush(10) == FlushResult()
+
+
+def test_flush_until_delivered_waits_for_the_queue(queued: World) -> None:
+    """``queued`` is in Redis; ``delivered`` counts what the sender has seen off, and what failed."""
+    queued.plane.misbehaviour = Misbehaviour(status=503, times=2)
+    client = queued.client(flush_at=5)
+    for number in range(20):
+        client.track("u", f"e{number}")
+
+    assert client.flush(10) == FlushResult(queued=20)
+    assert client.flush(0.01, until="delivered").complete is False
+    result = client.flush(20, until="delivered")
+
+    assert result.complete
+    assert (result.pending, result.queued, result.failed) == (0, 0, 0)
+    assert queued.plane.stats()["unique_message_ids"] == 20
+    queued.plane.misbehaviour = Misbehaviour(status=401)
+    for number in range(7):
+        client.track("u", f"f{number}")
+    assert client.flush(20, until="delivered") == FlushResult(failed=7)
+
+
+def test_flush_counts_what_is_late(world: World) -> None:
+    """A data plane that is away: all of it is pending, and said so in time."""
+    world.plane.misbehaviour = Misbehaviour(status=503)
+    client = world.client()
+    for number in range(5):
+        client.track("u", f"e{number}")
+    started_s = time.monotonic()
+
+    result = client.flush(0.3)
+
+    assert not result
+    assert result == FlushResult(pending=5, complete=False)
+    assert time.monotonic() - started_s < 5
+    told: list[Any] = []
+    client.flush(0.1, callback=lambda error, result: told.append((error, result)))
+    wait_until(lambda: told)
+    (error, result) = told[0]
+    assert isinstance(error, FlushTimeout)
+    assert (error.pending, result.pending) == (5, 5)
+
+
+def test_aflush_lets_other_tasks_run(world: World) -> None:
+    """And answers the same as ``flush``."""
+    world.plane.misbehaviour = Misbehaviour(delay_ms=200)
+    client = world.client()
+    client.track("u", "e")
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.01)
+
+    async def main() -> FlushResult:
+        task = asyncio.create_task(tick())
+        try:
+            return await client.aflush(10)
+        finally:
+            task.cancel()
+
+    assert asyncio.run(main()) == FlushResult(delivered=1)
+    assert ticks >= 5
+
+
+def test_a_flush_without_events_makes_nothing(world: World) -> None:
+    """No ring, no process."""
+    client = world.client()
+    assert client.flush(1) == FlushResult()
+    client.shutdown()
+
+    assert world.status().ring is None
+    assert world.own_processes() == []
+    with pytest.raises(SettingsError, match="until"):
+        client.flush(1, until="sent")  # type: ignore[arg-type]  # the point
+
+
+EXITS = {
+    "nothing at all": "",
+    "atexit": "import atexit; atexit.register(client.shutdown)",
+    "a signal handler": "import os, signal\n"
+    "signal.signal(signal.SIGTERM, lambda *_: (client.track('u', 'last'), client.shutdown()))\n"
+    "os.kill(os.getpid(), signal.SIGTERM)",
+    "with": "client.__enter__(); client.__exit__(None, None, None); client.shutdown()",
+    "a thread that goes on": "import threading\n"
+    "threading.Thread(target=lambda: [client.track('u', 't') for _ in range(9)], daemon=True).start()\n"
+    "client.shutdown()",
+    "a kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+    "a destructor": "import sys\n"
+    "sys.modules['keep'] = type('K', (), {'__del__': lambda self: client.track('u', 'd')})()",
+}
+
+
+@pytest.mark.parametrize("way", EXITS)
+def test_a_process_may_end_in_any_way(world: World, way: str) -> None:
+    """What it had accepted arrives; it ends at once, and prints nothing."""
+    program = (
+        f"import rudderpipe; client = rudderpipe.Client()\nfor n in range(30): client.track('u', str(n))\n{EXITS[way]}"
+    )
+    child = world.run("-c", program)
+
+    assert child.stderr == b""
+    assert child.returncode == (-signal.SIGKILL if way == "a kill" else 0)
+    world.delivered(30)
+    wait_until(lambda: not world.own_processes())
+
+
+# Switches.
+
+
+def test_disabled_checks_counts_and_calls_back(world: World) -> None:
+    """Nothing is started; a wrong call is still told."""
+    client = world.client(enable=False)
+    told: list[Any] = []
+
+    assert client.track("u", "e", callback=lambda error, message: told.append((error, message["event"])))
+    assert not client.track("u", "")
+    wait_until(lambda: told)
+
+    assert told == [(None, "e")]
+    assert client.counts() == {"accepted": 1, "invalid": 1}
+    assert client.flush() == FlushResult()
+    assert not Path(world.explicit["runtime_dir"]).exists()
+
+
+def test_dry_run_answers_the_message(world: World) -> None:
+    """As it would have been sent, shaped and all."""
+    client = world.client(dry_run=True, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}})
+    message: Any = client.track("u", "e", {"n": 1})
+
+    assert message["properties"] == {"n": 1}
+    assert (message["extra"], message["context"]["app"]) == (1, {"v": 2})
+    assert world.status().ring is None
+
+
+def test_strict_raises_where_production_logs(world: World) -> None:
+    """A wrong call, a value without a form, a full ring."""
+    client = world.client(strict=True, max_internal_queue_size=1, autostart=False)
+    with pytest.raises(EventError, match="user_id"):
+        client.track("", "e")
+    with pytest.raises(EventError, match=r"properties\.a\[0\]: is of type object"):
+        client.track("u", "e", {"a": [object()]})
+    assert client.track("u", "e")
+    with pytest.raises(RingFull):
+        client.track("u", "e")
+
+
+def test_sync_mode_delivers_in_the_call() -> None:
+    """With the sender's retries; no process is started; failing answers False, or raises when strict."""
+    with FaultyPlane(answer(503, retry_after="1"), answer()) as plane:
+        client = Client("KEY", plane.url, sync_mode=True)
+        assert client.track("u", "e")
+        assert [len(request.events) for request in plane.requests] == [1, 1]
+        assert len({request.ids[0] for request in plane.requests}) == 1
+        plane.then(answer(401, b"no such source"))
+        told: list[Any] = []
+        assert not client.track("u", "e", callback=lambda error: told.append(error))
+        wait_until(lambda: told)
+        assert "401" in str(told[0])
+        assert client.counts() == {"accepted": 1, "failed": 1}
+        strict = Client("KEY", plane.url, sync_mode=True, strict=True)
+        with pytest.raises(DeliveryError, match="401"):
+            strict.track("u", "e")
+        for each in (client, strict):
+            each.shutdown()
+
+
+def test_sync_mode_after_a_fork_uses_its_own_connection() -> None:
+    """Parent and child, in turn, over the connection that each opened."""
+    with FaultyPlane(answer()) as plane:
+        program = f"""
+import os, rudderpipe
+client = rudderpipe.Client("KEY", {plane.url!r}, sync_mode=True)
+assert client.track("u", "parent")
+if os.fork() == 0:
+    assert client.track("u", "child")
+    os._exit(0)
+assert os.wait()[1] == 0
+assert client.track("u", "parent")
+"""
+        subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=30)
+
+        assert [request.events[0]["event"] for request in plane.requests] == ["parent", "child", "parent"]
+        first, second, third = (request.connection for request in plane.requests)
+        assert first == third != second
+
+
+# Several clients.
+
+
+def test_clients_of_the_same_settings_share_a_pipe(world: World) -> None:
+    """One slot of one ring; each is shut down by itself."""
+    first, second = world.client(), world.client()
+    assert first.track("u", "a")
+    assert second.track("u", "b")
+    ring = world.status().ring
+    assert ring is not None
+    assert len(ring.producers) == 1
+
+    first.shutdown()
+
+    assert not first.track("u", "late")
+    assert second.track("u", "c")
+    assert second.flush(10)
+    world.delivered(3)
+
+
+def test_one_key_with_different_settings_is_warned_about(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Once, naming the settings that differ, and no secret."""
+    _first, _second = world.client(flush_at=5), world.client(flush_at=6, gzip=False)
+
+    assert "differ in gzip, flush_at" in caplog.text
+    assert "WRITE_KEY" not in caplog.text
+
+
+def test_a_wrong_key_does_not_hold_up_another(queued: World) -> None:
+    """Two keys, one queue: the refused one's events fail, the other's arrive."""
+    with FaultyPlane(depends(lambda request: answer(401 if _key(request) == "WRONG" else 200))) as plane:
+        del queued.explicit["pipe"]
+        queued.explicit |= {"data_plane_url": plane.url, "flush_at": 1}
+        right, wrong = queued.client(write_key="RIGHT"), queued.client(write_key="WRONG")
+        assert right.settings.pipe_name != wrong.settings.pipe_name
+        for number in range(5):
+            assert wrong.track("u", f"w{number}")
+            assert right.track("u", f"r{number}")
+
+        assert right.flush(20, until="delivered") == FlushResult(delivered=5)
+        assert wrong.flush(20, until="delivered") == FlushResult(failed=5)
+
+
+def _key(request: Any) -> str:
+    import base64
+
+    return base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode().rstrip(":")
+
+
+def test_on_error_gets_what_failed(world: World) -> None:
+    """The messages of this process, in direct mode."""
+    world.plane.misbehaviour = Misbehaviour(status=401)
+    told: list[Any] = []
+    client = world.client(on_error=lambda error, messages: told.append((error, messages)))
+    client.track("u", "e", {"n": 1})
+
+    wait_until(lambda: told)
+
+    assert isinstance(told[0][0], DeliveryError)
+    assert told[0][1][0]["properties"] == {"n": 1}
+
+
+def test_the_request_context_reaches_the_events_of_its_thread_and_task(world: World) -> None:
+    """Two tasks at a time, each with its own; nothing of it afterwards."""
+    from rudderpipe import request_context
+
+    client = world.client(context={"app": {"name": "shop"}, "ip": "0.0.0.0"})
+
+    async def answer_request(number: int) -> None:
+        with request_context({"ip": f"10.0.0.{number}"}):
+            await asyncio.sleep(0)
+            client.track("u", f"e{number}", context={"page": {"path": f"/{number}"}})
+
+    async def main() -> None:
+        await asyncio.gather(*(answer_request(number) for number in range(3)))
+
+    asyncio.run(main())
+    client.track("u", "e3")
+    assert client.flush(10)
+
+    events = [event for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    context = {event["event"]: event["context"] for event in events}
+    assert {name: each["ip"] for name, each in context.items()} == {
+        "e0": "10.0.0.0",
+        "e1": "10.0.0.1",
+        "e2": "10.0.0.2",
+        "e3": "0.0.0.0",
+    }
+    assert context["e1"]["page"] == {"path": "/1"}
+    assert all(each["app"] == {"name": "shop"} and each["library"]["name"] == "rudderpipe" for each in context.values())
+
+
+def test_sigkill_in_the_middle_of_callbacks_loses_no_event(world: World) -> None:
+    """A callback is a promise of this process's life; an event is not."""
+    program = """
+import os, signal, rudderpipe
+client = rudderpipe.Client()
+for number in range(100):
+    assert client.track("u", str(number), callback=lambda error: None)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert world.run("-c", program).returncode == -signal.SIGKILL
+    world.delivered(100)
