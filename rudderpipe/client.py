@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -14,7 +13,7 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import event as messages
-from rudderpipe import node_names, pipe, program, receipts, values
+from rudderpipe import node_names, receipts, values
 from rudderpipe import settings as settings_module
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.callbacks import accepted as accepted_arguments
@@ -108,8 +107,8 @@ class Client:
             "default": default,
             "on_error": on_error,
         }
-        sampling = Sampling(sample_events, sample_users) if sample_events or sample_users != 1.0 else None
-        shapes = sampling is not None or steps or scrubber is not None
+        sampling = Sampling(sample_events, sample_users)
+        shapes = sample_events or sample_users != 1.0 or steps or scrubber is not None
         self._shaper = Shaper(sampling, steps, scrubber) if shapes else None
         self._context = _part("context", context)
         self._integrations = _part("integrations", integrations)
@@ -145,15 +144,19 @@ class Client:
             from rudderpipe.sync import InTheCall
 
             return InTheCall(settings, self._clock)
+        # Not with the module: shared memory and psutil take as long to load as all the rest.
+        from rudderpipe import pipe
+
         return pipe.shared(settings.for_processes(), self._clock)
 
     def _route(self) -> None:
         """Plain calls go straight to the ring; all that is more than that goes the long way, through ``_put``."""
         outlet = self._outlet = self._own if _diverted is None else _diverted
         extras = (self._shaper, self._context, self._integrations, self._default, self._on_error)
-        self._plain = isinstance(outlet, pipe.Pipe) and not any(extras) and not self._is_shut
-        if isinstance(outlet, pipe.Pipe):
-            self._append, self._refused = outlet.producer.append, outlet.refused
+        short = outlet.short_way()
+        self._plain = short is not None and not any(extras) and not self._is_shut
+        if short is not None:
+            self._append, self._refused = short
 
     def create_persistence_queue(
         self,
@@ -179,7 +182,7 @@ class Client:
         if chosen != self.settings:
             self._own.shut()
             self._use(chosen)
-        error = self._check_queue() if isinstance(self._outlet, pipe.Pipe) else None
+        error = None if self._outlet.short_way() is None else self._check_queue()
         if callback is not None:
             callbacks.call(callback, error)
         elif error is not None:
@@ -191,6 +194,10 @@ class Client:
 
     def _check_queue(self) -> QueueUnavailable | None:
         # In a process of its own: an application's process opens no socket to Redis, nor loads a client for it.
+        import subprocess
+
+        from rudderpipe import program
+
         payload = msgspec.json.encode(self.settings)
         child = program.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import quote
 
 from rudderpipe.errors import SettingsError
 
@@ -153,6 +152,8 @@ def _axios(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _proxy(value: Any) -> str:
+    from urllib.parse import quote  # here, as few have a proxy
+
     try:
         auth = value.get("auth")
         user = f"{quote(auth['username'], safe='')}:{quote(auth.get('password', ''), safe='')}@" if auth else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -17,11 +17,18 @@ from rudderpipe.throttle import ThrottledLog
 logger = logging.getLogger("rudderpipe")
 
 
+ShortWay = tuple[Callable[[bytes], str | None], Callable[[str, bytes], bool]]
+"""Appends an event, or says why not; and what is answered then."""
+
+
 class Outlet(Protocol):
     """Takes encoded events."""
 
     def put(self, data: bytes, callback: Callback | None = None) -> Any:
         """Take an event; False when it is refused. Raises only where the settings ask for that."""
+
+    def short_way(self) -> ShortWay | None:
+        """What plain calls are spared the rest by; None where there is no such way."""
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
         """Count an event that never was one; False."""
@@ -42,6 +49,10 @@ class Local:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._log = ThrottledLog(logger, Clock())
+
+    def short_way(self) -> ShortWay | None:
+        """None."""
+        return None
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
         """Count it; log why, unless that was the application's own wish."""

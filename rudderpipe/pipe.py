@@ -13,6 +13,7 @@ from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
 from rudderpipe.flush import RingFlush, Since
+from rudderpipe.outlets import ShortWay
 from rudderpipe.receipts import Done, Flush, Until
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
@@ -55,6 +56,10 @@ class Pipe:
 
     def _open_ring(self) -> Ring:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
+
+    def short_way(self) -> ShortWay | None:
+        """Straight into the ring."""
+        return self.producer.append, self.refused
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
         """Append an event; ``callback`` is told when it has left the ring for good, or why it never got in."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from rudderpipe.errors import SettingsError
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 FILES = ("ssl_ca_file", "ssl_cert_file", "ssl_key_file")
 SECURE = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
@@ -70,6 +72,8 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 def host_and_port(node: str, default_port: int) -> tuple[str, int]:
     """Of ``host``, ``host:port`` or ``[v6]:port``. Raises ``SettingsError``."""
+    from urllib.parse import urlsplit  # here, as loading it takes milliseconds, and not everybody has a queue
+
     try:
         url = urlsplit(f"//{node}")
         host, port = url.hostname, url.port or default_port
@@ -87,6 +91,8 @@ def from_url(text: str) -> RedisAddress:
     The query may hold ``db``, ``ssl_ca_file``, ``ssl_cert_file``, ``ssl_key_file`` (absolute paths),
     ``ssl_check_hostname``, ``sentinel_username`` and ``sentinel_password``. Raises ``SettingsError``, without the URL.
     """
+    from urllib.parse import parse_qsl, unquote, urlsplit  # as above
+
     try:
         url = urlsplit(text)
         query = [
@@ -121,6 +127,8 @@ def from_url(text: str) -> RedisAddress:
 
 
 def _nodes(url: SplitResult, form: str) -> dict[str, Any]:
+    from urllib.parse import unquote  # as above
+
     nodes = [node for node in url.netloc.rpartition("@")[2].split(",") if node]
     parts = [unquote(part) for part in url.path.split("/") if part]
     values: dict[str, Any] = {}

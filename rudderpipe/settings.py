@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -91,7 +88,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             raise SettingsError("autostart", 'must be true, false or "flusher"')
         if self.data_plane_url:
             _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
-            if "@" in urlsplit(self.data_plane_url).netloc:
+            if "@" in self.data_plane_url.partition("//")[2].partition("/")[0]:
                 raise SettingsError("data_plane_url", "holds a user name; only the write key identifies the source")
         if self.proxy_url is not None:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
@@ -121,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         parts = [self.write_key, self.data_plane_url.rstrip("/")]
         if self.redis is not None:
             parts += [self.redis_place, self.queue_name, self.prefix]
+        import hashlib  # here, as loading it takes milliseconds that not every process has to spend
+
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def for_processes(self) -> Settings:
@@ -152,7 +151,7 @@ def load(
     """
     environment = os.environ if environment is None else environment
     config = config or environment.get(CONFIG_VARIABLE)
-    merged: dict[str, Any] = _from_file(Path(config)) if config else {}
+    merged: dict[str, Any] = _from_file(os.fspath(config)) if config else {}
     merged |= _from_environment(environment)
     merged |= {name: value for name, value in (explicit or {}).items() if value is not None}
     for name in ("runtime_dir", "ca_file"):
@@ -200,7 +199,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return {name: from_text(name, environment[key]) for name, key in variables.items() if key in environment}
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: str) -> dict[str, Any]:
     if sys.version_info < (3, 11):
         try:
             import tomli as tomllib
@@ -209,7 +208,8 @@ def _from_file(path: Path) -> dict[str, Any]:
     else:
         import tomllib
     try:
-        return tomllib.loads(path.read_text())
+        with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs every import what only this needs
+            return tomllib.load(file)
     except OSError as error:
         raise SettingsError("config", f"cannot read {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -217,6 +217,8 @@ def _from_file(path: Path) -> dict[str, Any]:
 
 
 def _check_url(field: str, text: str, schemes: tuple[str, ...]) -> None:
+    from urllib.parse import urlsplit  # as above
+
     try:
         url = urlsplit(text)
         _ = url.port

@@ -6,12 +6,11 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -23,7 +22,7 @@ DEEPEST = 200
 """Containers within each other; a server that reads JSON by recursion gives up some time, too."""
 SHOWN = 120
 """Characters of a path that are shown."""
-_NATIVE = (datetime, date, time, timedelta, UUID, bytes, bytearray, memoryview)
+_NATIVE = (datetime, date, time, timedelta, bytes, bytearray, memoryview)
 _surrogates = re.compile("[\ud800-\udfff]")
 
 
@@ -43,9 +42,22 @@ def foreign(value: Any) -> Any:
         return value.value
     if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, _NATIVE):
+        return _native(value)
+    return _by_its_own_means(value)
+
+
+def _native(value: Any) -> Any:
+    """Of a subclass what msgspec knows, and a datetime with a zone."""
     if isinstance(value, datetime):
         return _moment(value)
-    return _by_its_own_means(value)
+    if isinstance(value, date):
+        return date(value.year, value.month, value.day)
+    if isinstance(value, time):
+        return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo)
+    if isinstance(value, timedelta):
+        return timedelta(value.days, value.seconds, value.microseconds)
+    return bytes(value)
 
 
 def _moment(value: datetime) -> Any:
@@ -78,10 +90,9 @@ def _by_its_own_means(value: Any) -> Any:
             return convert()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind.__module__ == "ipaddress":
+    if kind.__module__ in ("uuid", "ipaddress"):
         return str(value)
-    # An iterator gives what it has once; a message may have to be read twice.
-    if isinstance(value, Iterable) and not isinstance(value, (type, Iterator)):
+    if isinstance(value, (Sequence, Set, ValuesView)):  # an iterator would give what it has only once
         return list(value)
     raise _Unknown
 
@@ -149,7 +160,7 @@ def _plain(value: Any, path: str, default: Default | None, above: tuple[int, ...
     if kind is Decimal:
         return Raw(str(value).encode()) if value.is_finite() else None
     if isinstance(value, _NATIVE):
-        return _moment(value) if isinstance(value, datetime) else value
+        return _native(value)
     return _plain(_converted(value, path, default), path, default, below)
 
 

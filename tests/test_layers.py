@@ -53,7 +53,7 @@ ORDER = [
         "delivery.post",
         "delivery.courier",
     ),
-    *("watch", "flush", "pipe", "outlets", "sync", "client", "default"),
+    *("outlets", "watch", "flush", "pipe", "sync", "client", "default"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.direct", "flusher.flusher", "flusher.rings"),
     "flusher.__main__",
     *("admin", "admin.address", "admin.answer", "admin.server", "admin.health"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +34,8 @@ class Sampling:
 
 def _place(user: str) -> float:
     """Of a user among all of them, 0 to 1."""
+    import hashlib  # here, as loading it takes milliseconds that most applications have no use for
+
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / (1 << 64)
 
 

@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 class Shaper:
     """Sampling, then each ``before_send`` in turn, then the scrubber, which sees what those put in."""
 
-    def __init__(self, sampling: Sampling | None, before_send: Sequence[BeforeSend], scrubber: Scrubber | None) -> None:
+    def __init__(self, sampling: Sampling, before_send: Sequence[BeforeSend], scrubber: Scrubber | None) -> None:
         self._sampling = sampling
         self._before_send = before_send
         self._scrubber = scrubber
@@ -28,7 +28,7 @@ class Shaper:
     def shape(self, data: bytes) -> bytes | None:
         """The message as it is to be sent; None when it is not. Raises ``EventError``, by ``before_send``'s fault."""
         message: dict[str, Any] = _decode(data)
-        if self._sampling is not None and not self._sampling.keeps(message):
+        if not self._sampling.keeps(message):
             return None
         if not self._before_send and self._scrubber is None:
             return data

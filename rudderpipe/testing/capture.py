@@ -10,6 +10,7 @@ import msgspec
 
 from rudderpipe import client, values
 from rudderpipe.callbacks import Callback, callbacks
+from rudderpipe.outlets import ShortWay
 from rudderpipe.receipts import Done, Flush, Until
 
 SHOWN = 20
@@ -101,6 +102,10 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         if callback is not None:
             callbacks.call(callback, None, message)
         return True
+
+    def short_way(self) -> ShortWay | None:
+        """None: every call is looked at."""
+        return None
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
         """Count it; raise why, when ``strict``."""

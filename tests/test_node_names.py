@@ -1,0 +1,127 @@
+"""The Node SDK's option names: what each becomes, and what is said of those that cannot be."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from rudderpipe import Client, node_names
+from rudderpipe.errors import SettingsError
+
+URL = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ({"dataPlaneUrl": URL + "///"}, {"data_plane_url": URL}),
+        ({"dataPlaneUrl": ""}, {"data_plane_url": "https://hosted.rudderlabs.com"}),
+        ({"host": URL}, {"data_plane_url": URL}),
+        ({"dataPlaneUrl": URL, "host": "http://other"}, {"data_plane_url": URL}),
+        ({"host": "http://other", "dataPlaneUrl": URL}, {"data_plane_url": URL}),
+        ({"path": "v1/batch/"}, {"path": "/v1/batch"}),
+        ({"flushAt": 0}, {"flush_at": 1}),
+        ({"flushAt": -3}, {"flush_at": 1}),
+        ({"flushAt": "7"}, {"flush_at": 7}),
+        ({"flushAt": 2.5}, {"flush_at": 2}),
+        ({"flushAt": None}, {}),
+        ({"flushInterval": 0}, {"flush_interval_ms": 10_000}),
+        ({"flushInterval": 20_000}, {"flush_interval_ms": 20_000}),
+        ({"maxQueueSize": 460_800}, {"max_batch_bytes": 460_800}),
+        ({"maxInternalQueueSize": 20_000}, {"max_internal_queue_size": 20_000}),
+        ({"logLevel": "warn"}, {"log_level": "warning"}),
+        ({"enable": False}, {"enable": False}),
+        ({"enable": 0}, {"enable": True}),
+        ({"gzip": False}, {"gzip": False}),
+        ({"gzip": 0}, {"gzip": True}),
+        ({"timeout": 5000}, {"timeout_s": 5.0}),
+        ({"timeout": "2.5s"}, {"timeout_s": 2.5}),
+        ({"timeout": "1m"}, {"timeout_s": 60.0}),
+        ({"timeout": False}, {}),
+        ({"retryCount": 3}, {"max_attempts": 4}),
+        ({"retryCount": 0}, {"max_attempts": 1}),
+        ({"errorHandler": print}, {"on_error": print}),
+        ({"axiosConfig": {"proxy": {"host": "p", "port": 8080}}}, {"proxy_url": "http://p:8080"}),
+        (
+            {
+                "axiosConfig": {
+                    "proxy": {"protocol": "https:", "host": "p", "auth": {"username": "u@", "password": "/"}}
+                }
+            },
+            {"proxy_url": "https://u%40:%2F@p:80"},
+        ),
+        ({"axiosConfig": {"timeout": 1000}}, {"timeout_s": 1.0}),
+        ({"axiosInstance": None, "axiosRetryConfig": {}}, {}),
+        ({"flush_at": 5, "when_full": "block"}, {"flush_at": 5, "when_full": "block"}),
+    ],
+)
+def test_an_option_becomes_a_setting(options: dict[str, Any], settings: dict[str, Any]) -> None:
+    """With the Node SDK's own leniency, and our names beside."""
+    assert node_names.settings_of(options) == settings
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"flushAtt": 5}, "setting flushAtt: is unknown; the Node SDK has axiosConfig, dataPlaneUrl"),
+        ({"flushAt": "many"}, "setting flushAt: must be a number"),
+        ({"flushAt": math.nan}, "setting flushAt: must be a number"),
+        ({"timeout": "soon"}, "setting timeout: must be milliseconds"),
+        ({"timeout": True}, "setting timeout: must be milliseconds"),
+        ({"logLevel": "loud"}, "setting logLevel: must be one of log, debug"),
+        ({"axiosInstance": object()}, "setting axiosInstance: has no meaning without axios; give proxy_url"),
+        ({"axiosConfig": {"headers": {}}}, "setting axiosConfig.headers: has no meaning"),
+        ({"axiosConfig": {"proxy": {"port": 1}}}, "setting axiosConfig.proxy: must have host"),
+    ],
+)
+def test_an_option_that_means_nothing_is_named(options: dict[str, Any], text: str) -> None:
+    """By the name that the caller wrote."""
+    with pytest.raises(SettingsError) as caught:
+        node_names.settings_of(options)
+    assert str(caught.value).startswith(text)
+
+
+def test_the_queues_options() -> None:
+    """As ``createPersistenceQueue`` has them, defaults included."""
+    redis = {"host": "h", "port": 6380, "db": 1, "password": "p"}
+    assert node_names.queue_settings_of({"redisOpts": redis}) == {
+        "redis": redis,
+        "is_multi_processor": False,
+        "max_attempts": 10,
+    }
+    assert node_names.queue_settings_of(
+        {
+            "redisOpts": redis,
+            "queueName": "q",
+            "prefix": "{mine}",
+            "isMultiProcessor": True,
+            "jobOpts": {"maxAttempts": 3},
+        }
+    ) == {"redis": redis, "queue_name": "q", "prefix": "mine", "is_multi_processor": True, "max_attempts": 3}
+    for options, name in (
+        ({}, "redisOpts"),
+        ({"redisOpts": redis, "name": "q"}, "name"),
+        ({"redisOpts": redis, "jobOpts": {"attempts": 3}}, "jobOpts.attempts"),
+    ):
+        with pytest.raises(SettingsError, match=f"setting {name}: is"):
+            node_names.queue_settings_of(options)
+
+
+def test_a_client_takes_them_in_either_place() -> None:
+    """After the url, as in Python; or in its place, as in Node. Arguments by name win."""
+    options = {"flushAt": 5, "flushInterval": 1000, "enable": False}
+    for ours in (
+        Client("KEY", URL, options),
+        Client("KEY", {**options, "dataPlaneUrl": URL}),
+        Client("KEY", URL, {**options, "dataPlaneUrl": "http://other"}),
+    ):
+        chosen = ours.settings
+        assert (chosen.data_plane_url, chosen.flush_at, chosen.flush_interval_ms, chosen.enable) == (
+            URL,
+            5,
+            1000,
+            False,
+        )
+    assert Client("KEY", {"enable": False}).settings.data_plane_url == node_names.HOSTED

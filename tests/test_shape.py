@@ -1,0 +1,267 @@
+"""What an application leaves out of its stream, changes in it, and adds to it."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from typing import Any
+
+import pytest
+
+from rudderpipe import Client, Scrubber, request_context
+from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.shape import ambient
+from rudderpipe.shape.sampling import Sampling
+from rudderpipe.shape.scrubber import CARD_NUMBER, EMAIL
+from rudderpipe.testing import CapturedEvents, capture
+
+
+def client(**options: Any) -> Client:
+    """One that can be asked for messages, and sends none."""
+    return Client("KEY", "http://127.0.0.1:9", pipe="never", dry_run=True, **options)
+
+
+def test_before_send_changes_and_drops_in_turn() -> None:
+    """Each is given what the one before answered; None ends it, and is counted."""
+
+    def add(message: dict[str, Any]) -> dict[str, Any]:
+        message["properties"]["added"] = True
+        return message
+
+    def drop(message: dict[str, Any]) -> dict[str, Any] | None:
+        assert message["properties"]["added"]
+        return None if message["event"] == "Ping" else {**message, "channel": "mobile"}
+
+    ours = client(before_send=[add, drop])
+    message: Any = ours.track("u", "Item Viewed", {"n": 1})
+
+    assert message["properties"] == {"n": 1, "added": True}
+    assert message["channel"] == "mobile"
+    assert ours.track("u", "Ping", {}) is False
+    assert ours.counts() == {"accepted": 1, "dropped": 1}
+
+
+def test_before_send_leaves_the_callers_values_alone() -> None:
+    """It is given a copy."""
+    properties = {"items": [{"n": 1}]}
+
+    def change(message: dict[str, Any]) -> dict[str, Any]:
+        message["properties"]["items"][0]["n"] = 2
+        return message
+
+    message: Any = client(before_send=change).track("u", "e", properties)
+
+    assert message["properties"]["items"][0]["n"] == 2
+    assert properties == {"items": [{"n": 1}]}
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (lambda _message: 1 / 0, "before_send: raised ZeroDivisionError"),
+        (lambda _message: "text", "before_send: must answer the message or None, not str"),
+        (lambda message: {**message, "userId": " "}, "userId: is missing or blank"),
+        (lambda message: {**message, "messageId": ""}, "messageId: is missing or blank"),
+        (lambda message: {**message, "x": object()}, "x: is of type object"),
+    ],
+)
+def test_a_faulty_before_send_sends_nothing(step: Any, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is raised; the log says whose fault it is. Sent as it was, it might hold what was to be taken out."""
+    ours = client(before_send=step)
+
+    assert ours.track("u", "e", {"secret": "s3cret"}) is False
+
+    assert reason in caplog.text
+    assert "s3cret" not in caplog.text
+    assert ours.counts() == {"invalid": 1}
+    with pytest.raises(EventError, match=re.escape(reason)):
+        client(before_send=step, strict=True).track("u", "e")
+
+
+def test_a_sample_of_users_is_the_same_everywhere() -> None:
+    """By the id alone, whatever the event and the process; about as many as asked for."""
+    sampling = Sampling(users=0.3)
+    kept = {
+        number
+        for number in range(2000)
+        if sampling.keeps({"type": "track", "event": "e", "userId": str(number), "messageId": "m"})
+    }
+
+    assert 500 < len(kept) < 700
+    for number in range(200):
+        page = {"type": "page", "anonymousId": str(number), "messageId": str(number)}
+        assert sampling.keeps(page) == (number in kept)
+    assert sorted(kept)[:3] == [2, 6, 17]  # of this very hash: on every host, in every version
+
+
+def test_a_sample_of_events_goes_by_name_then_by_type() -> None:
+    """0 is none, 1 is all, in between a part."""
+    sampling = Sampling({"Item Viewed": 0.5, "page": 0.0, "Home": 1.0})
+
+    def kept(**message: Any) -> int:
+        return sum(sampling.keeps({**message, "userId": "u", "messageId": f"m{number}"}) for number in range(1000))
+
+    assert 400 < kept(type="track", event="Item Viewed") < 600
+    assert kept(type="track", event="Other") == 1000
+    assert kept(type="page", name="Docs") == 0
+    assert kept(type="page", name="Home") == 1000
+    assert kept(type="identify") == 1000
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.1, "half", True])
+def test_a_part_is_between_none_and_all(part: Any) -> None:
+    """The error names whose part it is."""
+    with pytest.raises(SettingsError, match=r"sample_events\['e'\]"):
+        client(sample_events={"e": part})
+    with pytest.raises(SettingsError, match="sample_users"):
+        client(sample_users=part)
+
+
+def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
+    """At any depth of properties, traits and context; ids and names of events stay."""
+    ours = client(scrubber=Scrubber(patterns=[EMAIL, CARD_NUMBER]))
+    message: Any = ours.track(
+        "ann@example.com",
+        "Signed up",
+        {
+            "Api-Key": "k",
+            "nested": [{"PASSWORD": {"x": 1}, "note": "mail ann@example.com, card 4111 1111 1111 1111"}],
+            "n": 5,
+        },
+        {"headers": {"authorization": "Basic abc"}, "ip": "1.1.1.1"},
+    )
+
+    gone = "[scrubbed]"
+    assert message["userId"] == "ann@example.com"
+    assert message["properties"] == {
+        "Api-Key": gone,
+        "nested": [{"PASSWORD": gone, "note": f"mail {gone}, card {gone}"}],
+        "n": 5,
+    }
+    assert (message["context"]["headers"], message["context"]["ip"]) == ({"authorization": gone}, "1.1.1.1")
+    traits: Any = ours.identify("u", {"email": "ann@example.com", "ssn": 1})
+    assert traits["traits"] == traits["context"]["traits"] == {"email": gone, "ssn": gone}
+
+
+def test_the_scrubber_sees_what_before_send_put_in() -> None:
+    """It comes last."""
+    ours = client(scrubber=Scrubber(keys=["pin"]), before_send=lambda message: {**message, "traits": {"pin": 1}})
+    message: Any = ours.track("u", "e", {"password": "kept: its key was not asked for"})
+
+    assert message["traits"] == {"pin": "[scrubbed]"}
+    assert message["properties"]["password"].startswith("kept")
+
+
+def test_context_and_integrations_are_defaults() -> None:
+    """The call's own take precedence key by key, then the request's, then the client's; the library is ours."""
+    ours = client(context={"app": {"name": "shop"}, "ip": "0", "locale": "de"}, integrations={"All": True, "X": False})
+    with request_context({"ip": "1", "locale": "en"}), request_context({"locale": "fr"}):
+        message: Any = ours.track("u", "e", None, {"page": {"path": "/"}, "locale": "it"}, integrations={"X": True})
+        whole: Any = ours.track({"userId": "u", "event": "e", "context": {"locale": "it"}})
+
+    assert message["context"].pop("library")["name"] == "rudderpipe"
+    assert message["context"] == {"app": {"name": "shop"}, "ip": "1", "locale": "it", "page": {"path": "/"}}
+    assert message["integrations"] == {"All": True, "X": True}
+    assert (whole["context"]["ip"], whole["context"]["locale"]) == ("1", "it")
+    assert whole["integrations"] == {"All": True, "X": False}
+    after: Any = ours.track("u", "e")
+    assert after["context"]["ip"] == "0"
+
+
+def test_a_requests_context_is_its_threads_own() -> None:
+    """Another thread sees nothing of it; one popped elsewhere is no error."""
+    seen = []
+    with request_context({"ip": "1"}):
+        thread = threading.Thread(target=lambda: seen.append(ambient.current.get()))
+        thread.start()
+        thread.join()
+        pushed = ambient.push({"x": 1})
+    thread = threading.Thread(target=ambient.pop, args=(pushed,))
+    thread.start()
+    thread.join()
+
+    assert seen == [None]
+    with pytest.raises(EventError, match="context: must be a mapping"):
+        ambient.push("text")  # type: ignore[arg-type]  # the point
+
+
+@pytest.mark.parametrize("name", ["context", "integrations"])
+def test_a_default_that_cannot_be_sent_is_a_settings_error(name: str) -> None:
+    """At once, not at each event."""
+    with pytest.raises(SettingsError, match=f"{name}.x: is of type object"):
+        client(**{name: {"x": object()}})
+
+
+def test_default_encodes_what_nobody_knows() -> None:
+    """In every part of a message."""
+    ours = client(default=lambda value: f"<{type(value).__name__}>")
+    message: Any = ours.track("u", "e", {"a": [object()]}, {"b": object()})
+    whole: Any = ours.track({"userId": "u", "event": "e", "properties": {"a": object()}})
+
+    assert message["properties"] == {"a": ["<object>"]}
+    assert message["context"]["b"] == "<object>"
+    assert whole["properties"] == {"a": "<object>"}
+
+
+@pytest.fixture(name="captured")
+def _captured() -> Any:
+    with capture() as captured:
+        yield captured
+
+
+def test_capture_keeps_what_clients_send(captured: CapturedEvents) -> None:
+    """Those made before and within; shaped; nothing of their pipe is touched."""
+    ours = Client("KEY", "http://127.0.0.1:9", before_send=lambda message: {**message, "shaped": True})
+    ours.identify("u", {"plan": "pro"})
+    ours.track("u", "Item Viewed", {"price": 19.95, "items": [1, 2]})
+
+    assert [message["type"] for message in captured] == ["identify", "track"]
+    assert captured[1]["shaped"]
+    assert captured.of_type("identify")[0]["traits"] == {"plan": "pro"}
+    found = captured.assert_tracked("Item Viewed", user_id="u", properties={"price": 19.95})
+    assert found is captured[1]
+    captured.assert_tracked("Item Viewed", times=1, context={"library": {"name": "rudderpipe"}})
+    captured.assert_not_tracked("Other")
+    assert json.dumps(captured[:1])
+    captured.clear()
+    assert not captured
+
+
+def test_capture_says_what_is_missing(captured: CapturedEvents) -> None:
+    """The text names the difference of each event of that name, or the names that there are."""
+    ours = Client("KEY", "http://127.0.0.1:9")
+    with pytest.raises(AssertionError, match="nothing was tracked"):
+        captured.assert_tracked("Item Viewed")
+    ours.track("u", "Item Viewed", {"price": 1, "nested": {"a": [1]}})
+    for wanted, text in (
+        ({"properties": {"price": 2}}, r"with properties\.price=1 instead of 2"),
+        ({"properties": {"nested": {"b": 1}}}, r"without properties\.nested\.b"),
+        ({"user_id": 7}, "with userId='u' instead of '7'"),
+        ({"times": 2}, "2 times, but 1"),
+    ):
+        with pytest.raises(AssertionError, match=text):
+            captured.assert_tracked("Item Viewed", **wanted)
+    with pytest.raises(AssertionError, match=r"tracked were \['Item Viewed'\]"):
+        captured.assert_tracked("Item Bought")
+    with pytest.raises(AssertionError, match="'Item Viewed' was tracked 1 times"):
+        captured.assert_not_tracked("Item Viewed")
+
+
+def test_capture_fails_a_test_that_calls_wrongly(captured: CapturedEvents) -> None:
+    """What production would log is raised."""
+    ours = Client("KEY", "http://127.0.0.1:9", before_send=lambda message: None)
+    with pytest.raises(EventError):
+        ours.track("", "e")
+    assert ours.track("u", "e") is False
+    assert captured.refused == {"invalid": 1, "dropped": 1}
+    assert ours.flush()
+    assert ours.counts() == {"accepted": 0, "invalid": 1, "dropped": 1}
+
+
+def test_after_capture_clients_are_where_they_were() -> None:
+    """Also those made within."""
+    with capture():
+        ours = client()
+    message: Any = ours.track("u", "e")
+    assert message["event"] == "e"

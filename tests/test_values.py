@@ -1,0 +1,274 @@
+"""What values become on the wire, and where those are that cannot."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import enum
+import ipaddress
+import json
+import math
+import pathlib
+import types
+import uuid
+from collections.abc import Iterator
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import msgspec
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rudderpipe import event, values
+from rudderpipe.errors import EventError
+
+INDIA = timezone(timedelta(hours=5, minutes=30))
+ZONELESS = datetime.fromisoformat("2024-01-02T03:04:05.000006")
+WRITTEN = "2024-01-02T03:04:05.000006Z"
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    PAIR = (1, 2)
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Name(str):
+    """As Django's SafeString."""
+
+    __slots__ = ()
+
+
+class Day(date):
+    pass
+
+
+class Length(timedelta):
+    pass
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    y: int = 2
+
+
+@attrs.define
+class Item:
+    price: Any
+    _hidden: int = 1
+
+
+class Renamed(msgspec.Struct, rename="camel", tag="renamed"):
+    first_name: str
+    at: Any = None
+
+
+class Model(pydantic.BaseModel):
+    when: datetime
+    tags: set[str] = {"a"}
+
+
+class Hostile:
+    """Raises at whatever is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("s3cret")
+
+    def __iter__(self) -> Iterator[int]:
+        raise ValueError("s3cret")
+
+
+def written(value: Any, **arguments: Any) -> Any:
+    """As the data plane reads it: at the top, and inside something that is."""
+    data = event.track("u", "e", {"top": value, "in": [{"a": (value,)}]}, *[None] * 5, **arguments)
+    properties = json.loads(data, parse_constant=_no_json)["properties"]
+    assert [properties["top"]] == properties["in"][0]["a"]
+    return properties["top"]
+
+
+def _no_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is not JSON")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2024, 1, 2, 3, 4, 5, 6, timezone.utc), WRITTEN),
+        (ZONELESS, WRITTEN),
+        (datetime(2024, 1, 2, 3, 4, 5, tzinfo=INDIA), "2024-01-02T03:04:05+05:30"),
+        (date(2024, 1, 2), "2024-01-02"),
+        (Day(2024, 1, 2), "2024-01-02"),
+        (time(3, 4), "03:04:00"),
+        (timedelta(days=1), "P1D"),
+        (Length(days=1), "P1D"),
+        (Decimal("19.95"), 19.95),
+        (Decimal("1E+5"), 1e5),
+        (Decimal("NaN"), None),
+        (Decimal("-Infinity"), None),
+        (Decimal("sNaN"), None),
+        (math.nan, None),
+        (-math.inf, None),
+        (uuid.UUID(int=7), "00000000-0000-0000-0000-000000000007"),
+        (Colour.RED, "red"),
+        (Colour.PAIR, [1, 2]),
+        (Level.HIGH, 3),
+        (Name("text"), "text"),
+        (Point(ZONELESS), {"x": WRITTEN, "y": 2}),
+        (Point(Name("x")), {"x": "x", "y": 2}),
+        (Item(Decimal("1.5")), {"price": 1.5}),
+        (Renamed("Ann", ZONELESS), {"type": "renamed", "firstName": "Ann", "at": WRITTEN}),
+        (Model(when=ZONELESS), {"when": WRITTEN, "tags": ["a"]}),
+        ({1}, [1]),
+        (frozenset(("a",)), ["a"]),
+        ((1, (2,)), [1, [2]]),
+        (collections.deque([1, 2]), [1, 2]),
+        (range(3), [0, 1, 2]),
+        ({"a": 1}.keys(), ["a"]),
+        (types.MappingProxyType({"a": 1}), {"a": 1}),
+        (collections.OrderedDict(a=1), {"a": 1}),
+        (b"ab", "YWI="),
+        (bytearray(b"ab"), "YWI="),
+        (pathlib.PurePosixPath("/a/b"), "/a/b"),
+        (ipaddress.ip_address("10.0.0.1"), "10.0.0.1"),
+        (np.int64(3), 3),
+        (np.float64(1.5), 1.5),
+        (np.float64("nan"), None),
+        (np.bool_(True), True),
+        (np.str_("x"), "x"),
+        (np.array([[1, 2]]), [[1, 2]]),
+        (np.datetime64("2024-01-02T03:04:05.000006"), WRITTEN),
+        (np.datetime64("NaT"), None),
+        (pd.Timestamp(ZONELESS), WRITTEN),
+        (pd.NaT, None),
+        (pd.NA, None),
+        (pd.Series([1, 2]), [1, 2]),
+        (pd.Timedelta(days=1), "P1D"),
+        (2**64, 2**64),
+        (-(10**30), -(10**30)),
+        ("a\ud800b", "a\ufffdb"),
+        ({"\udfff": "\ud800"}, {"\ufffd": "\ufffd"}),
+        ({None: 1, True: 2, 3: 4, uuid.UUID(int=7): 5}, {"null": 1, "true": 2, "3": 4, str(uuid.UUID(int=7)): 5}),
+        ("2024-01-02T03:04:05", "2024-01-02T03:04:05"),
+        ("NaN", "NaN"),
+        (["Infinity", {"NaN": "-Infinity"}], ["Infinity", {"NaN": "-Infinity"}]),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_value_becomes(value: Any, expected: Any) -> None:
+    """At any depth; and always JSON."""
+    assert written(value) == expected
+
+
+def cyclic() -> list[Any]:
+    """A list within itself."""
+    value: list[Any] = [1]
+    value.append({"again": value})
+    return value
+
+
+def deep(depth: int) -> list[Any]:
+    """Lists within lists."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "field", "reason"),
+    [
+        ({"items": [1, {"price": object()}]}, "properties.v.items[1].price", "type object, which JSON cannot hold"),
+        (cyclic(), "properties.v[1].again", "refers to itself"),
+        (deep(5000), "properties.v" + "[0]" * 36 + "…", "is nested more than 200 deep"),
+        (10**5000, "properties.v", "an integer of more than 4,300 digits"),
+        ({(1, 2): 3}, "properties.v", "has a key of type tuple"),
+        (Point(object()), "properties.v.x", "type object"),
+        (Item(object()), "properties.v.price", "type object"),
+        (Renamed("a", object()), "properties.v.at", "type object"),
+        ((number for number in range(3)), "properties.v", "type generator"),
+        (Hostile(), "properties.v", "type Hostile, and raises ValueError when it is read"),
+        (pd.DataFrame({"a": [1]}), "properties.v", "type DataFrame"),
+        (print, "properties.v", "type builtin_function_or_method"),
+        (1j, "properties.v", "type complex"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_has_no_form_is_refused_by_its_path(value: Any, field: str, reason: str) -> None:
+    """Never left out in silence, and never shown."""
+    with pytest.raises(EventError) as caught:
+        event.track("u", "e", {"v": value}, *[None] * 5)
+
+    assert caught.value.field == field
+    assert reason in caught.value.reason
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_deep_value_passes_where_it_can() -> None:
+    """A few hundred levels need no care."""
+    assert json.loads(event.track("u", "e", {"v": deep(300)}, *[None] * 5))
+
+
+def test_default_is_asked_for_unknown_types_alone() -> None:
+    """As that of ``json.dumps``; what it answers is looked at again; a ``TypeError`` means that it does not know."""
+    asked: list[Any] = []
+
+    def default(value: Any) -> Any:
+        asked.append(value)
+        if isinstance(value, complex):
+            return {"re": value.real, "at": ZONELESS}
+        raise TypeError
+
+    plain = values.plain({"a": 1j, "b": Decimal(1), "c": [Name("x")], "d": ZONELESS}, "properties", default)
+
+    assert json.loads(values.encode(plain)) == {"a": {"re": 0.0, "at": WRITTEN}, "b": 1, "c": ["x"], "d": WRITTEN}
+    assert asked == [1j, "x"]
+    with pytest.raises(EventError, match=r"properties\.a: is of type object"):
+        values.plain({"a": object()}, "properties", default)
+
+
+def test_a_model_can_be_the_properties() -> None:
+    """Anything that becomes a mapping; a list does not."""
+    for properties in (Point(1), Item(1), Model(when=ZONELESS), types.MappingProxyType({"a": 1})):
+        assert isinstance(json.loads(event.track("u", "e", properties, *[None] * 5))["properties"], dict)
+    with pytest.raises(EventError, match="properties: must be a mapping, not list"):
+        event.track("u", "e", [("a", 1)], *[None] * 5)
+
+
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters()),
+    st.sampled_from(["T12:00:00", "NaN", "Infinity", "2024-01-02T03:04:05"]),
+    st.decimals(),
+    st.datetimes(),
+    st.datetimes(timezones=st.just(INDIA)),
+    st.uuids(),
+)
+TREES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
+
+
+@given(st.dictionaries(st.text(), TREES, max_size=4), st.text(min_size=1, max_size=60), st.booleans())
+def test_whatever_is_sent_is_json_with_zones(properties: dict[str, Any], user: str, with_context: bool) -> None:
+    """Random trees: the fast way and the careful one write the same, and every datetime has a zone."""
+    context = {"seen": ZONELESS} if with_context else None
+    try:
+        data = event.track("u" + user, "T", properties, context, *[None] * 4)
+    except EventError:
+        return
+    message = json.loads(data, parse_constant=_no_json)
+
+    assert message["properties"] == json.loads(values.encode(values.plain(properties, "properties")))
+    if with_context:
+        assert message["context"]["seen"] == WRITTEN
