@@ -21,10 +21,11 @@ message_ids = MessageIds()
 def context(given_context: Any, traits: Any = UNSET) -> Any:
     """The context, with our library in it, and an identify's traits, which replace any given there."""
     given = checks.mapping("context", given_context)
-    if given is UNSET and not traits:
+    has_traits = traits is not UNSET and traits is not None
+    if given is UNSET and not has_traits:
         return CONTEXT
     whole = {} if given is UNSET else dict(given)
-    if traits:
+    if has_traits:
         whole["traits"] = traits
     whole["library"] = LIBRARY_PART
     return whole

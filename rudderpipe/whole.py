@@ -32,7 +32,7 @@ def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
             whole.pop(name, None)
         else:
             whole[name] = value
-    for name in ("category", "name"):
+    for name in ("category", "name", "event"):
         checks.text(name, message.get(name))
     for name in ("properties", "traits", "integrations"):
         checks.mapping(name, message.get(name))

@@ -1,0 +1,138 @@
+"""Messages beside the real Node SDK's: the same calls, with random content, give the same on the wire."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from native_tests.node_programs import NodeError, NodeProgram, NodePrograms
+from native_tests.world import World
+from rudderpipe import Client, EventError
+from rudderpipe.cli.data_plane import DataPlaneServer
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e6, 1e6) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+MAPPINGS = st.dictionaries(TEXT, VALUES, max_size=4)
+IDS = st.sampled_from(["u1", "ü 2", 42, 1.5, "", None])  # not 0, which is an id to us and none to the Node SDK
+WRONG = st.sampled_from([["list"], True, {"an": "object"}])
+NAMES = st.sampled_from(["Item Viewed", "ü", "", None, 7])
+PARTS: dict[str, st.SearchStrategy[Any]] = {
+    "userId": IDS | WRONG,
+    "anonymousId": IDS,
+    "event": NAMES,
+    "name": NAMES,
+    "category": NAMES,
+    "groupId": st.sampled_from(["g", "", None]),
+    "previousId": st.sampled_from(["p", "", None]),
+    "properties": MAPPINGS,
+    "traits": MAPPINGS,
+    "context": MAPPINGS | st.just([1]),
+    "integrations": MAPPINGS | st.just("text"),
+    "timestamp": st.sampled_from([{"$date": "2026-01-02T03:04:05.678Z"}, None]),
+    "messageId": st.sampled_from(["mine", "", None]),
+    "own": VALUES,
+}
+NEEDED = {
+    "identify": {"userId": "u"},
+    "track": {"userId": "u", "event": "e"},
+    "page": {"anonymousId": "a"},
+    "screen": {"userId": "u"},
+    "group": {"userId": "u", "groupId": "g"},
+    "alias": {"userId": "u", "previousId": "p"},
+}
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """Mostly what a call needs, and some more, which may be wrong."""
+    method = draw(st.sampled_from(sorted(NEEDED)))
+    more = draw(st.lists(st.sampled_from(sorted(PARTS)), max_size=4, unique=True))
+    return method, {**NEEDED[method], **{name: draw(PARTS[name]) for name in more}}
+
+
+def sent(plane: DataPlaneServer) -> dict[str, Any]:
+    """The event that came last, less what may differ: ids and moments made by the SDK, and whose library it is."""
+    (event,) = json.loads(plane.last_events()[-1])["batch"]
+    for name in ("sentAt", "_metadata", "originalTimestamp"):
+        event.pop(name, None)
+    if event.get("timestamp"):
+        event["timestamp"] = datetime.fromisoformat(event["timestamp"].replace("Z", "+00:00"))
+    if event["messageId"] != "mine":
+        del event["messageId"]
+    assert event["context"].pop("library")["version"]
+    return {name: value for name, value in event.items() if value is not None and value != ""}
+
+
+def by_node(program: NodeProgram, plane: DataPlaneServer, method: str, message: dict[str, Any]) -> Any:
+    """What it sent; None when it threw."""
+    try:
+        program.ask(method=method, message=message)
+    except NodeError:
+        return None
+    return sent(plane)
+
+
+def by_us(client: Client, plane: DataPlaneServer, method: str, message: dict[str, Any]) -> Any:
+    """The same of ours."""
+    mine = copy.deepcopy(message)
+    if isinstance(mine.get("timestamp"), dict):
+        mine["timestamp"] = datetime.fromisoformat(mine["timestamp"]["$date"].replace("Z", "+00:00"))
+    try:
+        getattr(client, method)(mine)
+    except EventError:
+        return None
+    return sent(plane)
+
+
+def test_the_same_calls_give_the_same_messages(world: World, node: NodePrograms) -> None:
+    """300 random calls as one mapping, in its names: the same event, or both refuse."""
+    program = node.start("memory", write_key="KEY", data_plane_url=world.plane.url)
+    program.ready()
+    client = world.client(sync_mode=True, strict=True)
+    compared = []
+
+    @settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(calls())
+    def both(call: tuple[str, dict[str, Any]]) -> None:
+        expected = by_node(program, world.plane, *call)
+        got = by_us(client, world.plane, *call)
+        assert got == expected
+        compared.append(got)
+
+    try:
+        both()
+    finally:
+        client.shutdown()
+
+    assert sum(event is not None for event in compared) > 100
+    assert sum(event is None for event in compared) > 20
+
+
+def test_named_arguments_say_the_same(world: World) -> None:
+    """Python's form and the Node SDK's of each call, with the same content."""
+    client = world.client(dry_run=True, strict=True)
+    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    common = {"context": {"ip": "1"}, "timestamp": when, "integrations": {"All": True}, "message_id": "m"}
+    wire = {"context": {"ip": "1"}, "timestamp": when, "integrations": {"All": True}, "messageId": "m"}
+    for method, arguments, message in (
+        ("identify", {"user_id": 7, "traits": {"a": 1}}, {"userId": 7, "traits": {"a": 1}}),
+        ("track", {"anonymous_id": "x", "event": "e"}, {"anonymousId": "x", "event": "e"}),
+        ("page", {"user_id": "u", "name": "n", "category": "c"}, {"userId": "u", "name": "n", "category": "c"}),
+        ("screen", {"user_id": "u", "properties": {"a": 1}}, {"userId": "u", "properties": {"a": 1}}),
+        ("group", {"user_id": "u", "group_id": "g"}, {"userId": "u", "groupId": "g"}),
+        ("alias", {"previous_id": "p", "user_id": "u"}, {"previousId": "p", "userId": "u"}),
+    ):
+        ours: Any = getattr(client, method)(**arguments, **common)
+        theirs: Any = getattr(client, method)({**message, **wire})
+        for each in (ours, theirs):
+            assert each.pop("originalTimestamp")
+        assert ours == theirs
