@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
@@ -36,10 +35,15 @@ from rudderpipe.shape.ambient import current as ambient
 from rudderpipe.shape.sampling import Sampling
 from rudderpipe.shape.scrubber import Scrubber
 from rudderpipe.shape.shaper import BeforeSend, Shaper
+from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
 
 CHECK_TIMEOUT_S = 20.0
 
-UserId = str | int | float | None
+UserId = Id | None
+EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
+FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
+QueueCallback = Callable[[Exception | None], Any]
+ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 Message = Mapping[str, Any]
 
 logger = logging.getLogger("rudderpipe")
@@ -80,7 +84,7 @@ class Client:
         context: Message | None = None,
         integrations: Message | None = None,
         default: values.Default | None = None,
-        on_error: Callable[[Exception, list[dict[str, Any]]], Any] | None = None,
+        on_error: ErrorHandler | None = None,
         **settings: Any,
     ) -> None:
         if isinstance(data_plane_url, Mapping):
@@ -161,7 +165,7 @@ class Client:
     def create_persistence_queue(
         self,
         redis: str | Mapping[str, Any] | RedisAddress | None = None,
-        callback: Callback | None = None,
+        callback: QueueCallback | None = None,
         **settings: Any,
     ) -> None:
         """Send events through a queue in Redis, which Bull's tools and RudderStack's Node SDK understand.
@@ -188,7 +192,7 @@ class Client:
         elif error is not None:
             raise error
 
-    def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: Callback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
+    def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
         """``create_persistence_queue`` by the Node SDK's names: ``redisOpts``, ``queueName``, ``jobOpts`` and so on."""
         self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
 
@@ -216,14 +220,14 @@ class Client:
 
     def identify(
         self,
-        user_id: UserId | Message = None,
-        traits: Message | Callback | None = None,
+        user_id: UserId | IdentifyMessage | Message = None,
+        traits: Message | EventCallback | None = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         anonymous_id: UserId = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Tie a user to an id and to traits: ``client.identify("123456", {"email": "name@domain.com"})``.
 
@@ -243,15 +247,15 @@ class Client:
 
     def track(
         self,
-        user_id: UserId | Message = None,
-        event: str | Callback | None = None,
+        user_id: UserId | TrackMessage | Message = None,
+        event: str | EventCallback | None = None,
         properties: Message | None = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         anonymous_id: UserId = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Say that a user did something: ``client.track("123456", "Item Viewed", {"price": 19.95})``.
 
@@ -289,16 +293,16 @@ class Client:
 
     def page(
         self,
-        user_id: UserId | Message = None,
-        category: str | Callback | None = None,
+        user_id: UserId | PageMessage | Message = None,
+        category: str | EventCallback | None = None,
         name: str | None = None,
         properties: Message | None = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         anonymous_id: UserId = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Say that a user saw a page: ``client.page("123456", "Docs", "Queue", {"path": "/docs/queue"})``.
 
@@ -320,16 +324,16 @@ class Client:
 
     def screen(
         self,
-        user_id: UserId | Message = None,
-        category: str | Callback | None = None,
+        user_id: UserId | PageMessage | Message = None,
+        category: str | EventCallback | None = None,
         name: str | None = None,
         properties: Message | None = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         anonymous_id: UserId = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Say that a user saw a screen of an app; as ``page``."""
         return self._call(
@@ -348,15 +352,15 @@ class Client:
 
     def group(
         self,
-        user_id: UserId | Message = None,
-        group_id: UserId | Callback = None,
+        user_id: UserId | GroupMessage | Message = None,
+        group_id: UserId | EventCallback = None,
         traits: Message | None = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         anonymous_id: UserId = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Say that a user belongs to a group: ``client.group("123456", "acme", {"plan": "pro"})``.
 
@@ -377,13 +381,13 @@ class Client:
 
     def alias(
         self,
-        previous_id: UserId | Message = None,
-        user_id: UserId | Callback = None,
+        previous_id: UserId | AliasMessage | Message = None,
+        user_id: UserId | EventCallback = None,
         context: Message | None = None,
-        timestamp: datetime | str | int | float | None = None,
+        timestamp: Moment | None = None,
         integrations: Message | None = None,
         message_id: str | None = None,
-        callback: Callback | None = None,
+        callback: EventCallback | None = None,
     ) -> bool:
         """Say that two ids are one user: ``client.alias("anonymous-1", "123456")``.
 
@@ -475,7 +479,7 @@ class Client:
         return self._outlet.counts()
 
     def flush(
-        self, timeout_s: float | Callback = 10.0, until: Until = "queued", *, callback: Callback | None = None
+        self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None
     ) -> FlushResult:
         """Have everything that the pipe holds now taken out of the ring, and wait for that, ``timeout_s`` at the most.
 

@@ -60,7 +60,7 @@ class Local:
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
         if callback is not None:
-            callbacks.call(callback, error, None)
+            callbacks.call(callback, error, {})
         return False
 
     def counts(self) -> Mapping[str, int]:

@@ -71,10 +71,10 @@ class Pipe:
         try:
             accepted = reason is None or self.refused(reason, data)
         except RudderpipeError as error:
-            callbacks.call(callback, error, None)
+            callbacks.call(callback, error, {})
             raise
         if not accepted:
-            callbacks.call(callback, RingFull(reason or ""), None)
+            callbacks.call(callback, RingFull(reason or ""), msgspec.json.decode(data))
         else:
             self._watch(ring, slot, before, callback, data)
         return accepted
@@ -107,7 +107,7 @@ class Pipe:
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
         if callback is not None:
-            callbacks.call(callback, error, None)
+            callbacks.call(callback, error, {})
         return False
 
     def refused(self, reason: str, data: bytes) -> bool:

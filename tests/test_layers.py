@@ -24,6 +24,7 @@ ORDER = [
         "locks",
     ),
     *("program", "service"),
+    "types",
     *("values", "checks", "message_ids", "parts", "whole", "event", "node_names", "callbacks", "receipts"),
     *("shape", "shape.ambient", "shape.sampling", "shape.scrubber", "shape.shaper"),
     *(

@@ -111,7 +111,7 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         """Count it; raise why, when ``strict``."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
         if callback is not None:
-            callbacks.call(callback, error, None)
+            callbacks.call(callback, error, {})
         if error is not None and self.strict:
             raise error
         return False

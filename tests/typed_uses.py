@@ -1,0 +1,138 @@
+"""Uses of every public name as applications write them; mypy and pyright, both strict, have nothing to say of it.
+
+Nothing here runs: the tests of types read it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+from uuid import UUID
+
+import rudderpipe
+from rudderpipe import (
+    Client,
+    DeliveryError,
+    EventError,
+    FlushResult,
+    RedisAddress,
+    RingFull,
+    Scrubber,
+    Settings,
+    SettingsError,
+    configure,
+    default_client,
+    request_context,
+)
+from rudderpipe.compat import rudderstack, segment
+from rudderpipe.shape.scrubber import EMAIL
+from rudderpipe.testing import CapturedEvents, LocalDataPlane, capture
+from rudderpipe.types import AliasMessage, IdentifyMessage, TrackMessage
+
+
+def told(error: Exception | None, message: dict[str, Any]) -> None:
+    """A callback."""
+    print(error, message["messageId"])
+
+
+def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
+    """Drops what is internal."""
+    return None if message.get("userId") == "internal" else message
+
+
+def clients() -> Iterator[Client]:
+    """The ways to make one."""
+    yield Client()
+    yield Client("KEY", "https://plane.example.com", flush_at=20, redis="redis://localhost")
+    yield Client("KEY", "https://plane.example.com", {"flushAt": 20, "logLevel": "debug"})
+    yield Client("KEY", {"dataPlaneUrl": "https://plane.example.com"})
+    yield Client(
+        "KEY",
+        "https://plane.example.com",
+        before_send=[before_send, lambda message: message],
+        sample_events={"Item Viewed": 0.1},
+        sample_users=0.5,
+        scrubber=Scrubber(patterns=[EMAIL, re.compile("x")]),
+        context={"app": {"name": "shop"}},
+        integrations={"All": True},
+        default=str,
+        on_error=lambda error, messages: print(error, len(messages)),
+    )
+    yield configure("KEY", "https://plane.example.com")
+    yield default_client()
+
+
+def calls(client: Client) -> bool:
+    """All six, in both forms."""
+    now = datetime.now(timezone.utc)
+    message: TrackMessage = {"userId": 42, "event": "Item Viewed", "properties": {"price": 19.95}, "timestamp": now}
+    person: IdentifyMessage = {"anonymousId": "a", "traits": {"plan": "pro"}}
+    both: AliasMessage = {"userId": "u", "previousId": "p"}
+    accepted: bool = client.track("u", "Item Viewed", {"price": 19.95, "id": UUID(int=1)}, timestamp=now)
+    accepted &= client.track(message) and client.track(message, told)
+    accepted &= client.track({"userId": "u", "event": "e", "own": 1}, lambda error: print(error))
+    accepted &= client.identify(person) and client.identify("u", {"plan": "pro"}, callback=told)
+    accepted &= client.page("u", "Docs", "Queue", {"path": "/"}) and client.screen(anonymous_id=1, name="Home")
+    accepted &= client.group("u", "acme", {"plan": "pro"}, context={"ip": "1.1.1.1"}, integrations={"All": False})
+    return accepted and client.alias("p", "u", message_id="mine") and client.alias(both)
+
+
+def queue(client: Client) -> None:
+    """The ways to have one."""
+    client.create_persistence_queue("redis://localhost")
+    client.create_persistence_queue({"host": "localhost", "port": 6380}, queue_name="mine", max_attempts=3)
+    client.create_persistence_queue(RedisAddress(host="localhost"), lambda error: print(error))
+    client.createPersistenceQueue({"redisOpts": {"host": "localhost"}, "jobOpts": {"maxAttempts": 3}}, print)
+
+
+async def receipts(client: Client) -> int:
+    """What is answered to a flush."""
+    result: FlushResult = client.flush(5, until="delivered")
+    client.flush(lambda error, result: print(error, result))
+    later = await client.aflush(timeout_s=1.5)
+    with client as same:
+        same.shutdown()
+    settings: Settings = client.settings
+    counts = client.counts().get("accepted", 0)
+    return result.failed + later.pending + settings.flush_at + counts if result and later.complete else 0
+
+
+def contexts(client: Client) -> None:
+    """Within a request."""
+    with request_context({"ip": "1.1.1.1"}):
+        client.track("u", "e")
+
+
+def errors(client: Client) -> str:
+    """What can be caught."""
+    try:
+        client.track("u", "e")
+    except (EventError, SettingsError) as error:
+        return error.field + error.reason
+    except (RingFull, DeliveryError) as error:
+        return error.reason
+    except rudderpipe.RudderpipeError:
+        return rudderpipe.__version__
+    return ""
+
+
+def drop_ins() -> tuple[bool, dict[str, Any]]:
+    """As with the SDKs that they stand for."""
+    rudderstack.write_key = "KEY"
+    rudderstack.track("u", "e", {"a": 1})
+    ok, message = segment.Client("KEY", host="https://plane.example.com", gzip=True).track("u", "e")
+    rudderstack.Client("KEY", on_error=lambda error, batch: print(error, batch[0])).identify("u", {"plan": "pro"})
+    return ok, message
+
+
+@contextmanager
+def tests() -> Generator[CapturedEvents, None, None]:
+    """In an application's own tests."""
+    with capture(strict=False) as captured, LocalDataPlane() as plane:
+        plane.fail(503, times=2)
+        found: dict[str, Any] = captured.assert_tracked("e", user_id=5, properties={"a": 1}, times=1)
+        print(found, captured[0]["event"], captured[-2:], len(captured), plane.wait_for(1)[0]["event"])
+        yield captured
