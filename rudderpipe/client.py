@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
 
 import msgspec
 
 from rudderpipe import event as messages
 from rudderpipe import node_names, receipts, values
 from rudderpipe import settings as settings_module
-from rudderpipe.callbacks import Callback, callbacks
-from rudderpipe.callbacks import accepted as accepted_arguments
-from rudderpipe.checks import mapping as checked_mapping
-from rudderpipe.clock import Clock
-from rudderpipe.errors import (
-    DeliveryError,
-    EventError,
-    FlushTimeout,
-    QueueUnavailable,
-    RingFull,
-    RingUnavailable,
-    SettingsError,
-)
-from rudderpipe.outlets import Nowhere, Outlet
-from rudderpipe.receipts import Flush, FlushResult, Until
+from rudderpipe.callbacks import callbacks
+from rudderpipe.client_base import ClientBase, ErrorHandler, logger
+from rudderpipe.errors import RingUnavailable, SettingsError
+from rudderpipe.maker import Maker
+from rudderpipe.receipts import Flush, FlushResult, Stuck, Until
 from rudderpipe.redis_address import RedisAddress
-from rudderpipe.settings import LOG_LEVELS, Settings
+from rudderpipe.settings import Settings
 from rudderpipe.shape.ambient import current as ambient
 from rudderpipe.shape.sampling import Sampling
 from rudderpipe.shape.scrubber import Scrubber
 from rudderpipe.shape.shaper import BeforeSend, Shaper
 from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
 
-CHECK_TIMEOUT_S = 20.0
-
 UserId = Id | None
 EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
 FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
 QueueCallback = Callable[[Exception | None], Any]
-ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 Message = Mapping[str, Any]
 
-logger = logging.getLogger("rudderpipe")
-_clients: WeakSet[Client] = WeakSet()
-_diverted: Outlet | None = None
 
-
-class Client:
+class Client(ClientBase):
     """Sends events to RudderStack, through shared memory and a process of its own.
 
     Made before or after a fork, used from any process and thread. It starts no thread and opens no socket here; the
@@ -113,15 +94,12 @@ class Client:
         }
         sampling = Sampling(sample_events, sample_users)
         shapes = sample_events or sample_users != 1.0 or steps or scrubber is not None
-        self._shaper = Shaper(sampling, steps, scrubber) if shapes else None
-        self._context = _part("context", context)
-        self._integrations = _part("integrations", integrations)
-        self._default = default
-        self._on_error = on_error
-        self._clock = Clock()
-        self._is_shut = False
+        super().__init__(
+            Maker(context, integrations, default), Shaper(sampling, steps, scrubber) if shapes else None, on_error
+        )
         self._use(self._load(self._explicit))
-        _clients.add(self)
+        if options is not None:
+            self._explicit.setdefault("data_plane_url", self.settings.data_plane_url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process makes its own client of (``multiprocessing`` with spawn); holds the write key."""
@@ -132,35 +110,6 @@ class Client:
         if self._hosted and not settings.data_plane_url:
             settings = msgspec.structs.replace(settings, data_plane_url=node_names.HOSTED)
         return settings
-
-    def _use(self, settings: Settings) -> None:
-        settings.require("write_key", "data_plane_url")
-        if settings.log_level is not None:
-            logger.setLevel(LOG_LEVELS[settings.log_level])
-        self.settings = settings
-        self._own = self._make_outlet(settings)
-        self._route()
-
-    def _make_outlet(self, settings: Settings) -> Outlet:
-        if settings.dry_run or not settings.enable:
-            return Nowhere(shows=settings.dry_run)
-        if settings.sync_mode:
-            from rudderpipe.sync import InTheCall
-
-            return InTheCall(settings, self._clock)
-        # Not with the module: shared memory and psutil take as long to load as all the rest.
-        from rudderpipe import pipe
-
-        return pipe.shared(settings.for_processes(), self._clock)
-
-    def _route(self) -> None:
-        """Plain calls go straight to the ring; all that is more than that goes the long way, through ``_put``."""
-        outlet = self._outlet = self._own if _diverted is None else _diverted
-        extras = (self._shaper, self._context, self._integrations, self._default, self._on_error)
-        short = outlet.short_way()
-        self._plain = short is not None and not any(extras) and not self._is_shut
-        if short is not None:
-            self._append, self._refused = short
 
     def create_persistence_queue(
         self,
@@ -186,7 +135,11 @@ class Client:
         if chosen != self.settings:
             self._own.shut()
             self._use(chosen)
-        error = None if self._outlet.short_way() is None else self._check_queue()
+        error = None
+        if self._outlet.short_way() is not None:
+            from rudderpipe import reach
+
+            error = reach.trouble(chosen)
         if callback is not None:
             callbacks.call(callback, error)
         elif error is not None:
@@ -195,26 +148,6 @@ class Client:
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
         """``create_persistence_queue`` by the Node SDK's names: ``redisOpts``, ``queueName``, ``jobOpts`` and so on."""
         self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
-
-    def _check_queue(self) -> QueueUnavailable | None:
-        # In a process of its own: an application's process opens no socket to Redis, nor loads a client for it.
-        import subprocess
-
-        from rudderpipe import program
-
-        payload = msgspec.json.encode(self.settings)
-        child = program.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
-        try:
-            child.stdin = None  # closed by now; communicate would use it
-            _, text = child.communicate(timeout=CHECK_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            text = b"no answer in time"
-        if child.returncode == 0:
-            return None
-        lines = text.decode("utf-8", "replace").strip().splitlines()
-        return QueueUnavailable(self.settings.redis_place, lines[-1] if lines else f"exit code {child.returncode}")
 
     # The six calls.
 
@@ -404,80 +337,6 @@ class Client:
             message_id=message_id,
         )
 
-    # How a call that is more than plain goes on.
-
-    def _call(self, kind: str, callback: Callback | None, **arguments: Any) -> bool:
-        """The long way of all six calls, and the short one of the five that are rare."""
-        first, second, *_ = arguments
-        if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
-            callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
-        try:
-            data = self._encoded(kind, first, arguments)
-        except Exception as error:  # noqa: BLE001  # no call raises for what is wrong with an event
-            return self._invalid(error, callback)
-        return self._put(data, callback)
-
-    def _encoded(self, kind: str, first: str, arguments: dict[str, Any]) -> bytes:
-        if self._default is not None:
-            for name in ("properties", "traits", "context", "integrations", first):
-                if arguments.get(name) is not None:
-                    arguments[name] = values.plain(arguments[name], "" if name == first else name, self._default)
-        context = {**self._context, **(ambient.get() or {})}
-        whole = arguments[first] if isinstance(arguments[first], Mapping) else None
-        if whole is not None and (context or self._integrations):
-            added = {"context": context, "integrations": self._integrations}
-            merged = {name: _merged(name, mine, whole.get(name)) for name, mine in added.items() if mine}
-            arguments[first] = {**whole, **merged}
-        elif whole is None:
-            if context:
-                arguments["context"] = _merged("context", context, arguments["context"])
-            if self._integrations:
-                arguments["integrations"] = _merged("integrations", self._integrations, arguments["integrations"])
-        data: bytes = getattr(messages, kind)(*arguments.values())
-        return data
-
-    def _put(self, data: bytes, callback: Callback | None) -> bool:
-        if self._is_shut:
-            return self._late(callback)
-        if self._shaper is not None:
-            try:
-                shaped = self._shaper.shape(data)
-            except Exception as error:  # noqa: BLE001  # as in _call
-                return self._invalid(error, callback)
-            if shaped is None:
-                return self._outlet.refuse("dropped", None, callback)
-            data = shaped
-        if self._on_error is not None:
-            callback = _both(callback, self._on_error, data)
-        answer: bool = self._outlet.put(data, callback)  # or the message, with dry_run
-        return answer
-
-    def _invalid(self, error: Exception, callback: Callback | None = None) -> bool:
-        if not isinstance(error, EventError):
-            error = EventError("event", f"cannot be read: it raises {type(error).__name__}")
-        self._outlet.refuse("invalid", error, callback)
-        if self.settings.strict:
-            raise error
-        return False
-
-    def _late(self, callback: Callback | None) -> bool:
-        self._outlet.refuse("closed", EventError("event", "comes after shutdown()"), callback)
-        if self.settings.strict or self.settings.when_full == "raise":
-            raise RingFull("closed")
-        return False
-
-    def put_encoded(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Send a message that is complete, and JSON already; for what speaks for another SDK. Answers as ``track``."""
-        return self._put(data, callback)
-
-    def refuse(self, error: EventError, callback: Callback | None = None) -> bool:
-        """Count and log a message that could not be made; raises the error when ``strict``."""
-        return self._invalid(error, callback)
-
-    def counts(self) -> Mapping[str, int]:
-        """Events of this process: ``accepted``, and refused by reason. With the pipe, since it took its slot."""
-        return self._outlet.counts()
-
     def flush(
         self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None
     ) -> FlushResult:
@@ -493,18 +352,12 @@ class Client:
         flush = self._begin_flush(until)
         if callback is None:
             return receipts.wait(flush, timeout_s, self._clock, time.sleep)
-        deadline_s = self._clock.monotonic_s() + timeout_s
-
-        def poll() -> bool:
-            result = flush.poll()
-            late = not result.complete and self._clock.monotonic_s() >= deadline_s
-            if result.complete or late:
-                error = FlushTimeout(timeout_s, result.pending + result.queued) if late else None
-                callbacks.call(callback, error, result)
-            return result.complete or late
-
-        callbacks.watch(poll)
+        callbacks.watch(receipts.teller(flush, timeout_s, self._clock, callback))
         return flush.poll()
+
+    async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
+        """``flush`` for asyncio: other tasks go on meanwhile."""
+        return await receipts.wait_in_turn(self._begin_flush(until), timeout_s, self._clock)
 
     def _begin_flush(self, until: Until) -> Flush:
         if until not in ("queued", "delivered"):
@@ -513,17 +366,7 @@ class Client:
             return self._outlet.flush(until)
         except RingUnavailable as error:
             logger.warning("cannot flush: %s", error)
-            return _Stuck()
-
-    async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
-        """``flush`` for asyncio: other tasks go on meanwhile."""
-        import asyncio
-
-        flush = self._begin_flush(until)
-        deadline_s = self._clock.monotonic_s() + timeout_s
-        while not (result := flush.poll()).complete and self._clock.monotonic_s() < deadline_s:
-            await asyncio.sleep(receipts.STEP_S)
-        return result
+            return Stuck()
 
     def shutdown(self) -> None:
         """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s``; may be called again.
@@ -547,44 +390,5 @@ class Client:
         self.shutdown()
 
 
-class _Stuck:
-    """A flush of a ring that cannot be opened."""
-
-    def poll(self) -> FlushResult:
-        """Never complete."""
-        return FlushResult(complete=False)
-
-
 def _remade(explicit: dict[str, Any], config: str | None, more: dict[str, Any]) -> Client:
     return Client(config=config, **explicit, **more)
-
-
-def _part(name: str, value: Message | None) -> dict[str, Any]:
-    try:
-        return {} if value is None else values.plain(checked_mapping(name, value), name)
-    except EventError as error:
-        raise SettingsError(error.field, error.reason) from None
-
-
-def _merged(name: str, mine: Mapping[str, Any], given: Any) -> dict[str, Any]:
-    return dict(mine) if given is None else {**mine, **checked_mapping(name, given)}
-
-
-def _both(callback: Callback | None, on_error: Callable[..., Any], data: bytes) -> Callback:
-    def told(error: Exception | None, message: Any) -> None:
-        try:
-            if callback is not None:
-                callback(error, *[message][: accepted_arguments(callback) - 1])
-        finally:
-            if isinstance(error, DeliveryError):
-                on_error(error, *[[msgspec.json.decode(data)]][: accepted_arguments(on_error) - 1])
-
-    return told
-
-
-def divert(outlet: Outlet | None) -> None:
-    """Have all clients, also those to be made, put their events there; None: back to where they belong."""
-    global _diverted  # of the process, as tests need it
-    _diverted = outlet
-    for client in list(_clients):
-        client._route()  # noqa: SLF001  # its own module

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from weakref import WeakValueDictionary
+from collections.abc import Callable, Mapping
 
 import msgspec
 
@@ -33,13 +32,14 @@ logger = logging.getLogger("rudderpipe")
 class Pipe:
     """The producer's end of the pipe that these settings name."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(self, settings: Settings, clock: Clock, release: Callable[[], bool] = lambda: True) -> None:
+        """``release`` is asked whether it was the last user who shuts the pipe."""
+        self._release = release
         self.settings = settings
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._told_undrained = False
         self._undrained_since_s: float | None = None
-        self._clients = 0
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
         self.forget()
         forks.forget_in_children(self)
@@ -197,37 +197,6 @@ class Pipe:
         return RingFlush(self._since_last(asked), self.producer, self._look_around, self._clock, until, queue=queue)
 
     def shut(self) -> None:
-        """One client less. The last gives the slot up: later events are refused, what is in the ring is drained."""
-        self._clients -= 1
-        if self._clients <= 0:
-            _open.pop(self.settings, None)
+        """Give the slot up: later events are refused, what is in the ring is drained without us."""
+        if self._release():
             self.producer.leave()
-
-
-_open: WeakValueDictionary[Settings, Pipe] = WeakValueDictionary()
-
-
-def shared(settings: Settings, clock: Clock) -> Pipe:
-    """The process's pipe of these settings, made if need be; each caller shuts it once.
-
-    A second one of the same name with other settings is warned about: one flusher serves both, by the settings of
-    whoever started it.
-    """
-    pipe = _open.get(settings)
-    if pipe is None:
-        for other in list(_open.values()):
-            if other.settings.pipe_name == settings.pipe_name and other.settings.runtime_dir == settings.runtime_dir:
-                differing = [
-                    name
-                    for name in Settings.__struct_fields__
-                    if getattr(other.settings, name) != getattr(settings, name)
-                ]
-                logger.warning(
-                    "two clients of one write key differ in %s: the flusher goes by those of whoever started it; "
-                    "give them the same settings, or a pipe each",
-                    ", ".join(differing),
-                )
-                break
-        pipe = _open[settings] = Pipe(settings, clock)
-    pipe._clients += 1  # noqa: SLF001  # its own module
-    return pipe

@@ -7,7 +7,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
+from rudderpipe.errors import FlushTimeout
 
 Until = Literal["queued", "delivered"]
 STEP_S = 0.005
@@ -47,6 +49,14 @@ class Done:
         return FlushResult()
 
 
+class Stuck:
+    """A flush of a ring that cannot be opened."""
+
+    def poll(self) -> FlushResult:
+        """Never complete."""
+        return FlushResult(complete=False)
+
+
 def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], None]) -> FlushResult:
     """Its result once it is complete, or that of the moment when the time was over."""
     deadline_s = clock.monotonic_s() + timeout_s
@@ -56,3 +66,28 @@ def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], 
             break
         sleep(min(STEP_S, left_s))
     return result
+
+
+async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushResult:
+    """``wait`` for asyncio."""
+    import asyncio
+
+    deadline_s = clock.monotonic_s() + timeout_s
+    while not (result := flush.poll()).complete and clock.monotonic_s() < deadline_s:
+        await asyncio.sleep(STEP_S)
+    return result
+
+
+def teller(flush: Flush, timeout_s: float, clock: Clock, callback: Callback) -> Callable[[], bool]:
+    """What the thread for callbacks is to watch, so that this one is called with ``(error, result)``."""
+    deadline_s = clock.monotonic_s() + timeout_s
+
+    def poll() -> bool:
+        result = flush.poll()
+        late = not result.complete and clock.monotonic_s() >= deadline_s
+        if result.complete or late:
+            error = FlushTimeout(timeout_s, result.pending + result.queued) if late else None
+            callbacks.call(callback, error, result)
+        return result.complete or late
+
+    return poll

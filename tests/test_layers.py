@@ -54,7 +54,7 @@ ORDER = [
         "delivery.post",
         "delivery.courier",
     ),
-    *("outlets", "watch", "flush", "pipe", "sync", "client", "default"),
+    *("outlets", "watch", "flush", "pipe", "pipes", "sync", "reach", "maker", "client_base", "client", "default"),
     *("flusher", "flusher.spool", "flusher.sink", "flusher.direct", "flusher.flusher", "flusher.rings"),
     "flusher.__main__",
     *("admin", "admin.address", "admin.answer", "admin.server", "admin.health"),

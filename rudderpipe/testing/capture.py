@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import msgspec
 
-from rudderpipe import client, values
+from rudderpipe import client_base, values
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.outlets import ShortWay
 from rudderpipe.receipts import Done, Flush, Until
@@ -145,8 +145,8 @@ def _difference(wanted: Any, got: Any, path: str = "") -> str:
 def capture(*, strict: bool = True) -> Iterator[CapturedEvents]:
     """Capture the events of every client of this process, made before or within; one at a time."""
     captured = CapturedEvents(strict=strict)
-    client.divert(captured)
+    client_base.divert(captured)
     try:
         yield captured
     finally:
-        client.divert(None)
+        client_base.divert(None)

@@ -1,0 +1,62 @@
+"""What a client adds to the arguments of its calls, and the message that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rudderpipe import checks, event, values
+from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.shape.ambient import current as ambient
+
+
+class Maker:
+    """``context`` and ``integrations`` are defaults by key, ``default`` encodes what nobody else can.
+
+    The context of the request comes between the client's and the call's. Raises ``SettingsError``.
+    """
+
+    def __init__(
+        self, context: Mapping[str, Any] | None, integrations: Mapping[str, Any] | None, default: values.Default | None
+    ) -> None:
+        self._context = _part("context", context)
+        self._integrations = _part("integrations", integrations)
+        self._default = default
+
+    @property
+    def adds(self) -> bool:
+        """Whether there is anything to be done, but for a request's context."""
+        return bool(self._context or self._integrations or self._default)
+
+    def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
+        """The call's JSON; the arguments are in the order of ``event``'s functions. Raises ``EventError``."""
+        first = next(iter(arguments))
+        if self._default is not None:
+            for name in ("properties", "traits", "context", "integrations", first):
+                if arguments.get(name) is not None:
+                    arguments[name] = values.plain(arguments[name], "" if name == first else name, self._default)
+        whole = arguments[first]
+        added = {"context": {**self._context, **(ambient.get() or {})}, "integrations": self._integrations}
+        added = {name: mine for name, mine in added.items() if mine}
+        if isinstance(whole, Mapping):
+            if added:
+                arguments[first] = {**whole, **_merged(added, whole)}
+        else:
+            arguments |= _merged(added, arguments)
+        data: bytes = getattr(event, kind)(*arguments.values())
+        return data
+
+
+def _merged(added: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The added parts, in which what was given takes precedence by key."""
+    return {
+        name: dict(mine) if given.get(name) is None else {**mine, **checks.mapping(name, given[name])}
+        for name, mine in added.items()
+    }
+
+
+def _part(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
+    try:
+        return {} if value is None else values.plain(checks.mapping(name, value), name)
+    except EventError as error:
+        raise SettingsError(error.field, error.reason) from None
