@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
+from typing import Any
 
 import rudderpipe
 from bench import peers, report
+from rudderpipe.compat import rudderstack
 
 CALLS = 5_000
 
@@ -33,6 +36,52 @@ def microseconds(call: peers.Call, calls: int) -> float:
     for _ in range(calls):
         call()
     return (time.perf_counter() - started) / calls * 1e6
+
+
+def with_extras(url: str, directory: str, plain: rudderpipe.Client) -> dict[str, tuple[peers.Call, peers.Call]]:
+    """The same call by clients with more to do."""
+
+    def shaped(**options: Any) -> tuple[peers.Call, peers.Call]:
+        client = rudderpipe.Client(
+            "KEY", url, runtime_dir=directory, pipe="bench-call", linger_s=0.1, flush_at=100, **options
+        )
+        return (
+            lambda: client.track("123456", "Item Viewed", peers.PROPERTIES),
+            lambda: client.flush(60),
+        )
+
+    def in_request() -> bool:
+        with rudderpipe.request_context({"ip": "203.0.113.7"}):
+            return plain.track("123456", "Item Viewed", peers.PROPERTIES)
+
+    when = datetime(2026, 1, 2)  # noqa: DTZ001  # without a zone, which makes the values be looked at one by one
+    return {
+        "plain": (lambda: plain.track("123456", "Item Viewed", peers.PROPERTIES), lambda: plain.flush(60)),
+        "a datetime without a zone": (
+            lambda: plain.track("123456", "Item Viewed", {**peers.PROPERTIES, "when": when}),
+            lambda: plain.flush(60),
+        ),
+        "in a request context": (in_request, lambda: plain.flush(60)),
+        "with a callback": (
+            lambda: plain.track("123456", "Item Viewed", peers.PROPERTIES, callback=lambda _error: None),
+            lambda: plain.flush(60),
+        ),
+        "context and integrations": shaped(context={"app": {"name": "shop"}}, integrations={"All": True}),
+        "before_send": shaped(before_send=lambda message: message),
+        "scrubber": shaped(scrubber=rudderpipe.Scrubber()),
+        "drop-in for rudder-sdk-python": (_drop_in(url, directory), lambda: plain.flush(60)),
+    }
+
+
+def _drop_in(url: str, directory: str) -> peers.Call:
+    client = rudderstack.Client("KEY", url, runtime_dir=directory, pipe="bench-call", linger_s=0.1, upload_size=100)
+    return lambda: client.track("123456", "Item Viewed", peers.PROPERTIES)
+
+
+def import_ms(module: str) -> float:
+    """In a process of its own."""
+    code = f"import time; started = time.perf_counter(); import {module}; print((time.perf_counter() - started) * 1e3)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 
 def main() -> None:
@@ -62,7 +111,17 @@ def main() -> None:
                     samples[name].append(microseconds(call, CALLS))
                     wait()
             report.table(f"one track() of a 450-byte event, {CALLS:,} in a row", "us", samples, higher_is_better=False)
+            extras = with_extras(url, directory, client)
+            samples = {name: [] for name in extras}
+            for _ in range(arguments.rounds):
+                for name, (call, wait) in extras.items():
+                    samples[name].append(microseconds(call, CALLS))
+                    wait()
+            report.table("what more than the plain call costs", "us", samples, higher_is_better=False)
             client.shutdown()
+            modules = ["rudderpipe"] if arguments.alone else ["rudderpipe", *peers.MODULES]
+            imports = {f"import {name}": [import_ms(name) for _ in range(arguments.rounds)] for name in modules}
+            report.table("import, less a bare Python's", "ms", imports, higher_is_better=False)
     finally:
         plane.kill()
         plane.wait()

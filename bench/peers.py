@@ -20,6 +20,7 @@ PROPERTIES: dict[str, Any] = {
 """Nine properties: a message of about 450 bytes."""
 
 Call = Callable[[], Any]
+MODULES = ("rudderstack.analytics", "segment.analytics", "posthog")
 
 
 def rudder_sdk_python(url: str) -> tuple[Call, Call]:

@@ -390,3 +390,33 @@ def test_an_application_gets_no_client_thread_socket_or_handler(world: World) ->
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
+
+
+def test_the_import_is_light(world: World) -> None:
+    """What every process of an application pays, whether it sends anything or not; and less than 12 MB of memory."""
+    heavy = (
+        "redis",
+        "urllib3",
+        "http",
+        "ssl",
+        "socket",
+        "asyncio",
+        "multiprocessing",
+        "psutil",
+        "subprocess",
+        "hashlib",
+    )
+    code = (
+        "import sys\n"
+        "def kilobytes():\n"
+        "    return int(next(l for l in open('/proc/self/status') if l.startswith('VmRSS')).split()[1])\n"
+        "before = kilobytes() if sys.platform == 'linux' else 0\n"
+        "import rudderpipe\n"
+        "print(kilobytes() - before if before else 0)\n"
+        f"print([name for name in {heavy} if name in sys.modules])\n"
+    )
+
+    grown, loaded = world.run("-c", code).stdout.decode().splitlines()
+
+    assert loaded == "[]"
+    assert int(grown) < 12_000
