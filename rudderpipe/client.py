@@ -9,17 +9,17 @@ from typing import Any
 
 import msgspec
 
-from rudderpipe import event as messages
 from rudderpipe import node_names, receipts, values
 from rudderpipe import settings as settings_module
 from rudderpipe.callbacks import callbacks
 from rudderpipe.client_base import ClientBase, ErrorHandler, logger
 from rudderpipe.errors import RingUnavailable, SettingsError
+from rudderpipe.event import track as _track
 from rudderpipe.maker import Maker
 from rudderpipe.receipts import Flush, FlushResult, Stuck, Until
 from rudderpipe.redis_address import RedisAddress
 from rudderpipe.settings import Settings
-from rudderpipe.shape.ambient import current as ambient
+from rudderpipe.shape.ambient import current
 from rudderpipe.shape.sampling import Sampling
 from rudderpipe.shape.scrubber import Scrubber
 from rudderpipe.shape.shaper import BeforeSend, Shaper
@@ -30,6 +30,8 @@ EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, 
 FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
 QueueCallback = Callable[[Exception | None], Any]
 Message = Mapping[str, Any]
+
+_ambient = current.get
 
 
 class Client(ClientBase):
@@ -202,15 +204,14 @@ class Client(ClientBase):
         ``callback(error, message)`` is called once, on a thread of its own, when the event has left this host's ring
         for good: it is in Redis, or in direct mode delivered or failed. It is not called if the process ends before.
         """
-        if self._plain and callback is None and type(event) is str and ambient.get() is None:
+        if self._plain and callback is None and _ambient() is None:
             try:
-                data = messages.track(
-                    user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id
-                )
-            except Exception as error:  # noqa: BLE001  # no call raises for what is wrong with an event
-                return self._invalid(error)
-            reason = self._append(data)
-            return reason is None or self._refused(reason, data)
+                data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
+            except Exception:  # noqa: BLE001, S110  # whatever it is, the long way meets it again, and says so
+                pass
+            else:
+                reason = self._append(data)
+                return reason is None or self._refused(reason, data)
         return self._call(
             "track",
             callback,

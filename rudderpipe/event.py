@@ -61,10 +61,11 @@ class _Alias(_Message, tag_field="type", tag="alias", gc=False):
     previousId: str
 
 
-_HEAD_BYTES = encode(
-    _Track("", UNSET, CONTEXT, CHANNEL, datetime(2000, 1, 1, tzinfo=_utc), "", UNSET, UNSET, "", UNSET)
-).index(b'"messageId"')
-"""At least so many bytes, and the user id's, come before what the caller gave."""
+_HEAD_BYTES = len(
+    encode(_Track("", UNSET, CONTEXT, CHANNEL, datetime(2000, 1, 1, tzinfo=_utc), "-" * 36, UNSET, UNSET, "", {}))
+)
+_HEAD_BYTES -= len("{}}")
+"""At least so many bytes, those of user id and event besides, come before the properties of an ordinary call."""
 
 
 def track(
@@ -84,26 +85,30 @@ def track(
             others = (event, properties, context, timestamp, anonymous_id, integrations, message_id)
             return whole.from_wire("track", user_id, *others)
         user_id, anonymous_id = checks.ids(user_id, anonymous_id)
-        head = 0
     else:
         anonymous_id = UNSET
-        head = _HEAD_BYTES + len(user_id) if context is None else 0
     if type(event) is not str or not event:
         event = checks.text("event", event, required=True)
     if type(properties) is not dict:
         properties = checks.mapping("properties", properties)
-    message = _Track(
-        user_id,
-        anonymous_id,
-        CONTEXT if context is None else parts.context(context),
-        CHANNEL,
-        _now(_utc),
-        (message_ids.next() if PAGE[0] else message_ids.new()) if message_id is None else checks.message_id(message_id),
-        UNSET if timestamp is None else checks.moment("timestamp", timestamp),
-        UNSET if integrations is None else checks.mapping("integrations", integrations),
-        event,
-        properties,
-    )
+    head = 0
+    if anonymous_id is UNSET and context is timestamp is integrations is message_id is None:  # what most calls are
+        head = _HEAD_BYTES + len(user_id) + len(event)
+        new_id = message_ids.next() if PAGE[0] else message_ids.new()
+        message = _Track(user_id, UNSET, CONTEXT, CHANNEL, _now(_utc), new_id, UNSET, UNSET, event, properties)
+    else:
+        message = _Track(
+            user_id,
+            anonymous_id,
+            CONTEXT if context is None else parts.context(context),
+            CHANNEL,
+            _now(_utc),
+            message_ids.new() if message_id is None else checks.message_id(message_id),
+            UNSET if timestamp is None else checks.moment("timestamp", timestamp),
+            UNSET if integrations is None else checks.mapping("integrations", integrations),
+            event,
+            properties,
+        )
     try:  # as parts.encoded, less what is always there
         data = encode(message)
     except Exception:  # noqa: BLE001  # whatever a value raises: it is met again, and named
