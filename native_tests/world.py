@@ -78,9 +78,11 @@ class World:
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start a Python program with this pipe's variables, in a process group of its own."""
-        process = subprocess.Popen(
-            [sys.executable, *arguments], env=self.environment, start_new_session=True, **options
-        )
+        return self.start_program(sys.executable, *arguments, **options)
+
+    def start_program(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
+        """The same of any program."""
+        process = subprocess.Popen(command, env=self.environment, start_new_session=True, **options)
         self.processes.append(process)
         return process
 

@@ -369,15 +369,22 @@ class Client(ClientBase):
             logger.warning("cannot flush: %s", error)
             return Stuck()
 
-    def shutdown(self) -> None:
-        """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s``; may be called again.
+    def warm_up(self) -> None:
+        """Take this process's place in the ring, and see to a flusher: what the first event would wait for."""
+        self._outlet.warm_up()
+
+    def shutdown(self, timeout_s: float | None = None) -> None:
+        """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s`` or the time given.
+
+        May be called again.
 
         Later events are refused. Nothing needs it: what was accepted is delivered without this process.
         """
         if self._is_shut:
             return
-        deadline_s = self._clock.monotonic_s() + self.settings.shutdown_timeout_s
-        self.flush(self.settings.shutdown_timeout_s)
+        timeout_s = self.settings.shutdown_timeout_s if timeout_s is None else timeout_s
+        deadline_s = self._clock.monotonic_s() + timeout_s
+        self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
         self._is_shut, self._plain = True, False
         self._own.shut()

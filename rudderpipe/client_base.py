@@ -134,6 +134,11 @@ def _both(callback: Callback | None, on_error: Callable[..., Any], data: bytes) 
     return told
 
 
+def living() -> list[ClientBase]:
+    """The clients of this process that were not shut down."""
+    return [client for client in list(_clients) if not client._is_shut]  # noqa: SLF001  # its own module
+
+
 def divert(outlet: Outlet | None) -> None:
     """Have all clients, also those to be made, put their events there; None: back to where they belong."""
     global _diverted  # of the process, as tests need it

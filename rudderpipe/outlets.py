@@ -36,6 +36,9 @@ class Outlet(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Events of this process: ``accepted``, and refused by reason."""
 
+    def warm_up(self) -> None:
+        """Have what the first event would have to wait for."""
+
     def flush(self, until: Until = "queued") -> Flush:
         """Begin to flush."""
 
@@ -66,6 +69,9 @@ class Local:
     def counts(self) -> Mapping[str, int]:
         """Since the client was made."""
         return dict(self._counts)
+
+    def warm_up(self) -> None:
+        """Nothing."""
 
     def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # nothing is under way
         """Nothing is kept."""

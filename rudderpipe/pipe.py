@@ -183,6 +183,12 @@ class Pipe:
                 self.settings.autostart,
             )
 
+    def warm_up(self) -> None:
+        """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""
+        ring = self.producer.ask_flush()
+        if ring is not None:
+            self._look_around(ring)
+
     def flush(self, until: Until = "queued") -> Flush:
         """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
 

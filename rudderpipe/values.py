@@ -90,7 +90,7 @@ def _by_its_own_means(value: Any) -> Any:
             return convert()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind.__module__ in ("uuid", "ipaddress"):
+    if kind.__module__ in ("uuid", "ipaddress", "django.utils.functional"):  # the last: a lazy translation
         return str(value)
     if isinstance(value, (Sequence, Set, ValuesView)):  # an iterator would give what it has only once
         return list(value)

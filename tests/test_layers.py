@@ -73,6 +73,9 @@ ORDER = [
         "cli.demo_app",
     ),
     *("cli.demo", "cli.main", "__main__"),
+    *("contrib", "contrib.context", "contrib.options", "contrib.processes", "contrib.gunicorn", "contrib.wsgi"),
+    *("contrib.flask", "contrib.asgi", "contrib.celery"),
+    *("contrib.django", "contrib.django.apps", "contrib.django.middleware"),
     *("compat", "compat.messages", "compat.client", "compat.rudderstack", "compat.segment"),
     *("testing.capture", "testing.plane", "testing", "testing.plugin"),
 ]

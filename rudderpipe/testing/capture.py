@@ -120,6 +120,9 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         """As a client's."""
         return {"accepted": len(self._messages), **self.refused}
 
+    def warm_up(self) -> None:
+        """Nothing."""
+
     def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # nothing is under way
         """Complete at once."""
         return Done()

@@ -1,0 +1,1 @@
+"""Manners of frameworks and servers; each module needs its own framework alone."""

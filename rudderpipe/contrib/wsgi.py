@@ -1,0 +1,40 @@
+"""Request context for any WSGI application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rudderpipe.contrib import context
+from rudderpipe.shape import ambient
+
+Environ = dict[str, Any]
+Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
+
+
+def context_of(environ: Environ, proxies: int = 0) -> dict[str, Any]:
+    """The context of a WSGI request."""
+    return context.of_request(
+        ip=context.client_ip(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), proxies),
+        user_agent=environ.get("HTTP_USER_AGENT"),
+        languages=environ.get("HTTP_ACCEPT_LANGUAGE"),
+        path=environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""),
+        search=environ.get("QUERY_STRING"),
+        referrer=environ.get("HTTP_REFERER"),
+    )
+
+
+class RequestContext:
+    """Middleware: events that are sent while a request is answered have its ip, userAgent, locale and page.
+
+    Not those that a streamed body sends while it is read. ``proxies``: how many of one's own stand before the server.
+    """
+
+    def __init__(self, application: Application, proxies: int = 0) -> None:
+        self.application = application
+        self.proxies = proxies
+
+    def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """One request."""
+        with ambient.request_context(context_of(environ, self.proxies)):
+            return self.application(environ, start_response)

@@ -1,0 +1,132 @@
+"""The context of a request, by each kind of framework."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.http import HttpRequest, HttpResponse
+
+from rudderpipe import Client
+from rudderpipe.contrib import asgi, context, wsgi
+from rudderpipe.contrib.django.middleware import request_context_middleware
+from rudderpipe.contrib.options import client_of
+from rudderpipe.errors import SettingsError
+from rudderpipe.shape import ambient
+
+ENVIRON = {
+    "REMOTE_ADDR": "127.0.0.1",
+    "HTTP_X_FORWARDED_FOR": "6.6.6.6, 10.0.0.1",
+    "HTTP_USER_AGENT": "agent",
+    "HTTP_ACCEPT_LANGUAGE": "de-CH,de;q=0.9",
+    "HTTP_REFERER": "https://example.com/",
+    "SCRIPT_NAME": "/shop",
+    "PATH_INFO": "/items",
+    "QUERY_STRING": "a=1",
+}
+EXPECTED = {
+    "ip": "10.0.0.1",
+    "userAgent": "agent",
+    "locale": "de-CH",
+    "page": {"path": "/shop/items", "search": "?a=1", "referrer": "https://example.com/"},
+}
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "proxies", "ip"),
+    [
+        (None, 0, "remote"),
+        ("6.6.6.6", 0, "remote"),
+        (None, 1, "remote"),
+        (" , ", 1, "remote"),
+        ("a", 1, "a"),
+        ("forged, a", 1, "a"),
+        ("forged, a, b", 2, "a"),
+        ("a", 5, "a"),
+        ("a, b", -1, "remote"),
+    ],
+)
+def test_whose_address_it_is(forwarded: str | None, proxies: int, ip: str) -> None:
+    """Only what our own proxies have written counts."""
+    assert context.client_ip("remote", forwarded, proxies) == ip
+
+
+def test_wsgi() -> None:
+    """While the application is called, and not afterwards; also when it raises."""
+    seen: list[Any] = []
+
+    def application(_environ: Any, _start: Any) -> list[bytes]:
+        seen.append(ambient.current.get())
+        raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011  # its own
+        wsgi.RequestContext(application, proxies=1)(ENVIRON, print)
+
+    assert seen == [EXPECTED]
+    assert ambient.current.get() is None
+    assert wsgi.context_of({}) == {}
+
+
+def test_asgi() -> None:
+    """HTTP and websockets have one, the lifespan has none."""
+    seen: list[Any] = []
+
+    async def application(_scope: Any, _receive: Any, _send: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append(ambient.current.get())
+
+    headers = [
+        (b"User-Agent", b"agent"),
+        (b"accept-language", b"de-CH,de;q=0.9"),
+        (b"x-forwarded-for", b"6.6.6.6, 10.0.0.1"),
+        (b"referer", b"https://example.com/"),
+    ]
+    scope = {"client": ("127.0.0.1", 5), "path": "/shop/items", "query_string": b"a=1", "headers": headers}
+
+    async def main() -> None:
+        middleware = asgi.RequestContext(application, proxies=1)
+        for kind in ("http", "websocket", "lifespan"):
+            await middleware({"type": kind, **scope}, None, None)  # type: ignore[arg-type]  # the application asks neither
+
+    asyncio.run(main())
+
+    assert seen == [EXPECTED, EXPECTED, None]
+    assert asgi.context_of({"type": "http", "client": None}) == {}
+
+
+def test_django_in_both_kinds_of_views() -> None:
+    """A sync one and a coroutine."""
+    if not django_settings.configured:
+        django_settings.configure(RUDDERPIPE={"proxies": 1})
+    request = HttpRequest()
+    request.META, request.path = ENVIRON, "/shop/items"
+    seen: list[Any] = []
+
+    def sync(_request: Any) -> HttpResponse:
+        seen.append(ambient.current.get())
+        return HttpResponse()
+
+    async def later(_request: Any) -> HttpResponse:
+        await asyncio.sleep(0)
+        return sync(_request)
+
+    request_context_middleware(sync)(request)
+    asyncio.run(request_context_middleware(later)(request))
+
+    assert seen == [EXPECTED, EXPECTED]
+
+
+def test_one_mapping_of_all_settings() -> None:
+    """Both kinds of names, and what is no setting."""
+    made = client_of(
+        {"write_key": "KEY", "dataPlaneUrl": "http://127.0.0.1:9", "flushAt": 5, "dry_run": True, "default": str}
+    )
+    assert isinstance(made, Client)
+    assert (made.settings.flush_at, made.settings.data_plane_url) == (5, "http://127.0.0.1:9")
+    message: Any = made.track("u", "e", {"a": types})
+    assert message["properties"]["a"].startswith("<module 'types'")
+    with pytest.raises(SettingsError, match="flushAtt"):
+        client_of({"write_key": "KEY", "flushAtt": 5})
