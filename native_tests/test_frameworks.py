@@ -170,6 +170,7 @@ def test_flask_under_uwsgi(page: World, directory: Path, port: int) -> None:
 
 def test_fastapi_under_uvicorn(page: World, directory: Path, port: int) -> None:
     """Two workers, coroutines and threads at once; when they have ended, everything has been delivered."""
+    page.plane.misbehaviour = Misbehaviour(delay_ms=700)
     server = serve(
         page,
         directory,
