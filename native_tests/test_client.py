@@ -169,6 +169,32 @@ def test_a_callback_that_raises_is_contained(world: World, caplog: pytest.LogCap
     assert "s3cret" not in caplog.text
 
 
+def test_a_callback_may_do_anything(world: World) -> None:
+    """Send with a callback of its own, flush, exit, and shut the client down, which waits for no callback then."""
+    client = world.client(flush_at=1)
+    told: list[str] = []
+
+    def last(_error: Exception | None) -> None:
+        told.append("last")
+        client.shutdown()
+        told.append("shut")
+
+    def first(_error: Exception | None) -> None:
+        client.flush(5)
+        client.track("u", "b", callback=lambda _error: sys.exit(1))
+        client.track("u", "c", callback=last)
+        told.append("first")
+
+    started_s = time.monotonic()
+    client.track("u", "a", callback=first)
+    wait_until(lambda: "shut" in told)
+
+    assert told == ["first", "last", "shut"]
+    assert time.monotonic() - started_s < 8  # shutdown_timeout_s is 10
+    assert not client.track("u", "late")
+    world.delivered(3)
+
+
 CHILD = """
 import os, sys, threading, rudderpipe
 client = rudderpipe.Client()
@@ -315,6 +341,8 @@ def test_a_flush_without_events_makes_nothing(world: World) -> None:
 EXITS = {
     "nothing at all": "",
     "atexit": "import atexit; atexit.register(client.shutdown)",
+    "atexit with a callback": "import atexit\n"
+    "atexit.register(lambda: client.track('u', 'x', callback=lambda error: None))",
     "a signal handler": "import os, signal\n"
     "signal.signal(signal.SIGTERM, lambda *_: (client.track('u', 'last'), client.shutdown()))\n"
     "os.kill(os.getpid(), signal.SIGTERM)",

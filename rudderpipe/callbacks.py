@@ -34,7 +34,7 @@ class Callbacks:
     def forget(self) -> None:
         """In a forked child: the thread is the parent's, and so is what waits for it."""
         self._inbox: Any = None
-        self._asked = self._done = 0
+        self._thread: Any = None
 
     def call(self, callback: Callback, error: Exception | None, *more: Any) -> None:
         """Have it called soon, and never from here. May be called from a signal handler."""
@@ -49,8 +49,11 @@ class Callbacks:
             forks.renew()
         inbox = self._inbox
         if inbox is None:
-            inbox = self._start()
-        self._asked += 1
+            try:
+                inbox = self._start()
+            except RuntimeError as error:  # the interpreter is ending, or there are too many threads
+                self._log.warning("callback", f"no callback will be called: {error}")
+                return
         inbox.put(task)
 
     def _start(self) -> Any:
@@ -60,26 +63,27 @@ class Callbacks:
         import threading
 
         inbox: Any = queue.SimpleQueue()
-        self._inbox = inbox
-        threading.Thread(target=self._serve, args=(inbox,), name=THREAD_NAME, daemon=True).start()
+        thread = threading.Thread(target=self._serve, args=(inbox,), name=THREAD_NAME, daemon=True)
+        thread.start()
+        self._inbox, self._thread = inbox, thread
         return inbox
 
     def _serve(self, inbox: Any) -> None:
         import queue
 
         watched: list[Callable[[], bool]] = []
+        ends: list[_End] = []
         while True:
             try:
-                tasks = [inbox.get(timeout=STEP_S if watched else None)]
+                tasks = [inbox.get(timeout=STEP_S if watched or ends else None)]
             except queue.Empty:
                 tasks = []
-            waiting = []
-            for task in watched + tasks:
-                if self._is_over(task):
-                    self._done += 1
-                else:
-                    waiting.append(task)
-            watched = waiting
+            ends += [task for task in tasks if isinstance(task, _End)]
+            watched = [task for task in watched + tasks if not isinstance(task, _End) and not self._is_over(task)]
+            if ends and not watched and inbox.empty():
+                for end in ends:
+                    end.reached = True
+                ends = []
 
     def _is_over(self, task: Callable[[], bool]) -> bool:
         try:
@@ -91,19 +95,31 @@ class Callbacks:
     def _run(self, callback: Callback, error: Exception | None, more: tuple[Any, ...]) -> bool:
         try:
             callback(error, *more[: accepted(callback) - 1])
-        except Exception as raised:  # noqa: BLE001  # an application's mistake must not stop the other callbacks
+        except BaseException as raised:  # noqa: BLE001  # not even sys.exit may stop the other callbacks
             name = getattr(callback, "__qualname__", type(callback).__name__)
             self._log.error("callback", f"the callback {name} raised {type(raised).__name__}")
         return True
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until everything asked for has been called; False when it took longer."""
-        deadline_s = time.monotonic() + timeout_s
-        while self._asked != self._done and self._inbox is not None:
-            if time.monotonic() >= deadline_s:
-                return False
+        """Wait until all that was asked for has been called; False when it took longer, or when a callback asks."""
+        inbox, thread = self._inbox, self._thread
+        if inbox is None:
+            return True
+        import threading
+
+        if thread is threading.current_thread():
+            return False
+        end, deadline_s = _End(), time.monotonic() + timeout_s
+        inbox.put(end)
+        while not end.reached and time.monotonic() < deadline_s:
             time.sleep(STEP_S)
-        return True
+        return end.reached
+
+
+class _End:
+    """Reached once nothing is left to be called or watched."""
+
+    reached = False
 
 
 def accepted(callback: Callback) -> int:

@@ -38,7 +38,6 @@ class ClientBase:
         self._on_error = on_error
         self._clock = Clock()
         self._is_shut = False
-        _clients.add(self)
 
     def _use(self, settings: Settings) -> None:
         settings.require("write_key", "data_plane_url")
@@ -47,6 +46,7 @@ class ClientBase:
         self.settings = settings
         self._own = self._make_outlet(settings)
         self._route()
+        _clients.add(self)
 
     def _make_outlet(self, settings: Settings) -> Outlet:
         if settings.dry_run or not settings.enable:
