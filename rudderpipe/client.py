@@ -204,8 +204,11 @@ class Client(ClientBase):
         ``callback(error, message)`` is called once, on a thread of its own, when the event has left this host's ring
         for good: it is in Redis, or in direct mode delivered or failed. It is not called if the process ends before.
         """
-        if self._plain and callback is None and _ambient() is None:
+        around = _ambient()
+        if self._plain and callback is None and (around is None or type(user_id) is str):
             try:
+                if around is not None:
+                    context = {**around, **(context or {})}
                 data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
             except Exception:  # noqa: BLE001, S110  # whatever it is, the long way meets it again, and says so
                 pass
