@@ -250,3 +250,33 @@ def test_the_first_event_comes_from_a_native_thread_of_gevent(hosts: Hosts) -> N
     hosts.run(PATCHED + NATIVE_THREADS + AND_THEN_FROM_MAIN, "gevent", MOMENTS[0], "thread")
 
     assert len(hosts.assert_all_arrived()) > 8 * 1000
+
+
+CALLBACKS = """
+import os, time
+told = []
+
+def tell(error, message):
+    told.append((error, message["properties"]["n"]))
+
+for n in range(300):
+    assert client.track("u", "e", {"n": n}, callback=tell)
+    os.write(tally.notes, b"%d %d %d\\n" % (os.getpid(), n, True))
+flushed = []
+client.flush(lambda error, result: flushed.append((error, result.failed)))
+deadline = time.monotonic() + 10
+while (len(told) < 300 or not flushed) and time.monotonic() < deadline:
+    time.sleep(0.01)
+assert told == [(None, n) for n in range(300)], told[:3]
+assert flushed == [(None, 0)], flushed
+client.shutdown()
+"""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_callbacks_are_called_in_any_host(hosts: Hosts, host: str, moment: str) -> None:
+    """By a thread, or by what stands for one; the host's own loop goes on meanwhile."""
+    hosts.run(PATCHED + CALLBACKS, host, moment)
+
+    hosts.world.delivered(300)
