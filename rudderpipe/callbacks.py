@@ -80,6 +80,7 @@ class Callbacks:
                 tasks = []
             ends += [task for task in tasks if isinstance(task, _End)]
             watched = [task for task in watched + tasks if not isinstance(task, _End) and not self._is_over(task)]
+            tasks = []  # while it waits for the next, the last must not keep a ring in memory
             if ends and not watched and inbox.empty():
                 for end in ends:
                     end.reached = True
