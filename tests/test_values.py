@@ -147,7 +147,7 @@ def _no_json(constant: str) -> None:
         (np.str_("x"), "x"),
         (np.array([[1, 2]]), [[1, 2]]),
         (np.datetime64("2024-01-02T03:04:05.000006"), WRITTEN),
-        (np.datetime64("NaT"), None),
+        (np.datetime64("NaT", "s"), None),
         (pd.Timestamp(ZONELESS), WRITTEN),
         (pd.NaT, None),
         (pd.NA, None),
