@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -448,6 +449,36 @@ assert client.track("u", "parent")
         assert [request.events[0]["event"] for request in plane.requests] == ["parent", "child", "parent"]
         first, second, third = (request.connection for request in plane.requests)
         assert first == third != second
+
+
+@pytest.fixture(name="deep_stack")
+def _deep_stack() -> Iterator[None]:
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.usefixtures("deep_stack")  # the data plane is here, and has to read it too
+def test_whatever_could_be_encoded_arrives(world: World) -> None:
+    """Nested as deep as the encoder goes, from a process with hardly any stack in use."""
+    program = """
+import rudderpipe
+client = rudderpipe.Client()
+accepted = 0
+for depth in range(900, 1000):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    accepted += client.track("u", "e", {"deep": value})
+print(accepted)
+client.shutdown()
+"""
+    accepted = int(world.run("-c", program).stdout)
+
+    assert accepted > 50
+    world.delivered(accepted)
+    assert world.status().events.corrupt == 0
 
 
 # Several clients.

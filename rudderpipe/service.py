@@ -18,6 +18,7 @@ from rudderpipe.settings import LOG_LEVELS, Settings
 from rudderpipe.signals import EXIT_UNAVAILABLE, EXIT_USAGE
 
 LOG_BYTES = 1 << 20
+RECURSION_LIMIT = 10_000
 FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
@@ -47,6 +48,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 def guarded(program: str, main: Callable[[], int]) -> int:
     """Run a program; an exit code, and one line on standard error, for what is wrong with its surroundings."""
     occupy_standard_descriptors()
+    # What an application could encode, at whatever depth of its stack, must be readable here.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
     try:
         return main()
     except SettingsError as error:

@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             events = _decode(body).batch
         except msgspec.ValidationError:
             return 400, b"event is not a valid rudder event\n", []
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return 400, b"invalid json\n", []
         if not all(str(event.userId or "").strip() or str(event.anonymousId or "").strip() for event in events):
             return 400, b"request neither has anonymousId nor userId\n", []
