@@ -73,8 +73,10 @@ class Client(ClientBase):
         if isinstance(data_plane_url, Mapping):
             options = {**data_plane_url, **(options or {})}
             data_plane_url = None
+        if options is not None and not isinstance(options, Mapping):
+            raise SettingsError("options", f"must be a mapping, not {type(options).__name__}")
         given = node_names.settings_of(options or {})
-        on_error = on_error or given.pop("on_error", None)
+        on_error = given.pop("on_error", None) if on_error is None else on_error
         self._explicit = {**given, **settings}
         self._explicit |= {
             name: value
@@ -83,7 +85,12 @@ class Client(ClientBase):
         }
         self._config = config
         self._hosted = options is not None
-        steps = (before_send,) if callable(before_send) else tuple(before_send)
+        steps = (before_send,) if callable(before_send) or not isinstance(before_send, Iterable) else tuple(before_send)
+        _check_callable("before_send", *steps)
+        _check_callable("default", *([] if default is None else [default]))
+        _check_callable("on_error", *([] if on_error is None else [on_error]))
+        if scrubber is not None and not isinstance(scrubber, Scrubber):
+            raise SettingsError("scrubber", f"must be a rudderpipe.Scrubber, not {type(scrubber).__name__}")
         self._more = {
             "before_send": steps,
             "sample_events": sample_events,
@@ -399,6 +406,12 @@ class Client(ClientBase):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+def _check_callable(name: str, *values: object) -> None:
+    for value in values:
+        if not callable(value):
+            raise SettingsError(name, f"must be callable, not {type(value).__name__}")
 
 
 def _remade(explicit: dict[str, Any], config: str | None, more: dict[str, Any]) -> Client:

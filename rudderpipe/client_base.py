@@ -74,9 +74,10 @@ class ClientBase:
         if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
             callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
         try:
+            _check_callback(callback)
             data = self._maker.encoded(kind, arguments)
         except Exception as error:  # noqa: BLE001  # no call raises for what is wrong with an event
-            return self._invalid(error, callback)
+            return self._invalid(error, callback if callable(callback) else None)
         return self._put(data, callback)
 
     def _put(self, data: bytes, callback: Callback | None) -> bool:
@@ -120,6 +121,11 @@ class ClientBase:
     def counts(self) -> Mapping[str, int]:
         """Events of this process: ``accepted``, and refused by reason. With the pipe, since it took its slot."""
         return self._outlet.counts()
+
+
+def _check_callback(callback: object) -> None:
+    if callback is not None and not callable(callback):
+        raise EventError("callback", f"must be callable, not {type(callback).__name__}")
 
 
 def _both(callback: Callback | None, on_error: Callable[..., Any], data: bytes) -> Callback:

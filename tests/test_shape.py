@@ -193,6 +193,34 @@ def test_a_default_that_cannot_be_sent_is_a_settings_error(name: str) -> None:
         client(**{name: {"x": object()}})
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"before_send": 5}, "setting before_send: must be callable, not int"),
+        ({"before_send": [print, "text"]}, "setting before_send: must be callable, not str"),
+        ({"default": 5}, "setting default: must be callable, not int"),
+        ({"on_error": "x"}, "setting on_error: must be callable, not str"),
+        ({"options": {"errorHandler": "x"}}, "setting on_error: must be callable, not str"),
+        ({"options": 5}, "setting options: must be a mapping, not int"),
+        ({"scrubber": "password"}, "setting scrubber: must be a rudderpipe.Scrubber, not str"),
+        ({"sample_users": "x"}, "setting sample_users: must be a number from 0 to 1"),
+    ],
+)
+def test_what_is_no_setting_is_checked_too(wrong: dict[str, Any], text: str) -> None:
+    """At once, and by name; else each event would have to say so."""
+    with pytest.raises(SettingsError) as caught:
+        client(**wrong)
+    assert str(caught.value) == text
+
+
+def test_a_callback_must_be_callable(caplog: pytest.LogCaptureFixture) -> None:
+    """The event is refused: its application would wait for ever."""
+    ours = client()
+    wrong: Any = "no function"
+    assert ours.track("u", "e", callback=wrong) is False
+    assert "event refused: callback: must be callable, not str" in caplog.text
+
+
 def test_default_encodes_what_nobody_knows() -> None:
     """In every part of a message."""
     ours = client(default=lambda value: f"<{type(value).__name__}>")
