@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer, depends
@@ -23,6 +25,7 @@ from rudderpipe.callbacks import THREAD_NAME
 from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.ring import segment
 
 
 @pytest.fixture(name="queued")
@@ -479,6 +482,53 @@ client.shutdown()
     assert accepted > 50
     world.delivered(accepted)
     assert world.status().events.corrupt == 0
+
+
+def test_sync_mode_within_itself() -> None:
+    """A signal handler that sends while a request is under way: over a connection of its own, both are delivered."""
+    with FaultyPlane() as plane:
+        plane.hold()
+        program = f"""
+import os, signal, rudderpipe
+client = rudderpipe.Client("KEY", {plane.url!r}, sync_mode=True)
+signal.signal(signal.SIGUSR1, lambda *_: print(client.track("u", "inner"), flush=True))
+print(client.track("u", "outer"), flush=True)
+print(client.track("u", "after"), flush=True)
+"""
+        process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        plane.wait_for(lambda: len(plane.requests) == 1)
+        process.send_signal(signal.SIGUSR1)
+        plane.wait_for(lambda: len(plane.requests) == 2)
+        plane.let_go()
+        printed, _ = process.communicate(timeout=30)
+
+        assert printed.split() == [b"True"] * 3
+        outer, inner, after = plane.requests
+        assert [each.events[0]["event"] for each in (outer, inner, after)] == ["outer", "inner", "after"]
+        assert outer.connection == after.connection != inner.connection
+
+
+def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
+    """Once they have been called and the client is gone."""
+    client = world.client(flush_at=1)
+    told: list[Any] = []
+
+    def tell(error: Exception | None, *, _of: Client = client) -> None:
+        told.append(error)
+
+    client.track("u", "e", callback=tell)
+    wait_until(lambda: told)
+    client._own.shut()  # noqa: SLF001  # shutdown() would ask the thread once more
+    name = segment.segment_name(client.settings.pipe_name)
+    world._clients.clear()  # noqa: SLF001  # nobody else may hold it
+    del client, tell
+
+    wait_until(lambda: _unmapped(name), 5)
+
+
+def _unmapped(name: str) -> bool:
+    gc.collect()
+    return not [each for each in psutil.Process().memory_maps(grouped=False) if name in each.path]
 
 
 # Several clients.
