@@ -27,7 +27,7 @@ class RequestContext:
 
     def __init__(self, app: Application, proxies: int = 0) -> None:
         self.app = app
-        self.proxies = proxies
+        self.proxies = context.checked_proxies(proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
@@ -40,7 +40,10 @@ class RequestContext:
 
 def context_of(scope: Scope, proxies: int = 0) -> dict[str, Any]:
     """The context of an ASGI request."""
-    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope.get("headers", ())}
+    headers: dict[str, str] = {}
+    for raw_name, raw in scope.get("headers", ()):
+        name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value  # a proxy may add a line of its own
     return context.of_request(
         ip=context.client_ip((scope.get("client") or (None,))[0], headers.get("x-forwarded-for"), proxies),
         user_agent=headers.get("user-agent"),
@@ -60,9 +63,19 @@ def lifespan(client: Client) -> Callable[[Any], AbstractAsyncContextManager[None
     @asynccontextmanager
     async def run(_app: Any) -> AsyncIterator[None]:
         client.warm_up()
-        yield
-        result = await client.aflush(client.settings.shutdown_timeout_s)
-        if not result:
-            logger.warning("the server ends, events stay in the ring for the next flusher events=%d", result.pending)
+        try:
+            yield
+        finally:
+            await _wait(client)
 
     return run
+
+
+async def _wait(client: Client) -> None:
+    try:
+        result = await client.aflush(client.settings.shutdown_timeout_s)
+    except Exception as error:  # noqa: BLE001  # the server ends in order, whatever is wrong with its ring
+        logger.warning("the server ends, and cannot wait for the ring: %s", error)
+        return
+    if not result:
+        logger.warning("the server ends, events stay in the ring for the next flusher events=%d", result.pending)

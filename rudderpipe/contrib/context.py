@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rudderpipe.errors import SettingsError
+
 
 def of_request(
     *,
@@ -36,3 +38,10 @@ def client_ip(remote: str | None, forwarded_for: str | None, proxies: int) -> st
     if proxies <= 0 or not hops:
         return remote
     return hops[-min(proxies, len(hops))]
+
+
+def checked_proxies(value: Any) -> int:
+    """The number of proxies, before there is a request that it could break. Raises ``SettingsError``."""
+    if not isinstance(value, int) or value < 0:
+        raise SettingsError("proxies", "must be a number of proxies, 0 or more")
+    return value

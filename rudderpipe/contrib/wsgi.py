@@ -32,7 +32,7 @@ class RequestContext:
 
     def __init__(self, application: Application, proxies: int = 0) -> None:
         self.application = application
-        self.proxies = proxies
+        self.proxies = context.checked_proxies(proxies)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """One request."""
