@@ -130,3 +130,40 @@ def test_one_mapping_of_all_settings() -> None:
     assert message["properties"]["a"].startswith("<module 'types'")
     with pytest.raises(SettingsError, match="flushAtt"):
         client_of({"write_key": "KEY", "flushAtt": 5})
+
+
+def test_the_node_sdks_names_without_capitals() -> None:
+    """``host``, ``timeout`` and a path without its slash are understood beside its others and alone."""
+    given = {"write_key": "KEY", "host": "http://127.0.0.1:9", "timeout": "3s", "path": "v2/batch", "dry_run": True}
+    settings = client_of(given).settings
+    assert (settings.data_plane_url, settings.timeout_s, settings.path) == ("http://127.0.0.1:9", 3.0, "/v2/batch")
+
+
+@pytest.mark.parametrize("wrong", ["1", None, -1])
+def test_a_wrong_number_of_proxies_breaks_the_start_and_no_request(wrong: Any) -> None:
+    """A variable's text, say, is refused when the application is made."""
+    for middleware in (asgi.RequestContext, wsgi.RequestContext):
+        with pytest.raises(SettingsError, match="proxies"):
+            middleware(None, wrong)  # type: ignore[arg-type]  # it is not called
+
+
+def test_a_proxy_may_add_a_header_of_its_own() -> None:
+    """Two lines of ``X-Forwarded-For`` are one list."""
+    headers = [(b"x-forwarded-for", b"6.6.6.6, 10.0.0.1"), (b"X-Forwarded-For", b"10.0.0.2")]
+    assert asgi.context_of({"type": "http", "headers": headers}, 2) == {"ip": "10.0.0.1"}
+
+
+def test_a_lifespan_ends_in_order_whatever_becomes_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
+    """It waits too when the application's own part raises, and a failed wait is a line in the log."""
+
+    class Broken(Client):
+        async def aflush(self, *_arguments: Any, **_more: Any) -> Any:
+            raise OSError("no ring")
+
+    async def main() -> None:
+        async with asgi.lifespan(Broken("KEY", "http://127.0.0.1:9", dry_run=True))(None):
+            raise ValueError("the application's")
+
+    with pytest.raises(ValueError, match="the application's"):
+        asyncio.run(main())
+    assert "no ring" in caplog.text

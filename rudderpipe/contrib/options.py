@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rudderpipe.client import Client
+from rudderpipe.settings import Settings
+
+_ARGUMENTS = frozenset(inspect.signature(Client).parameters) - {"settings"}
 
 
 def client_of(options: Mapping[str, Any], make: Callable[..., Client] = Client) -> Client:
-    """The Node SDK's names have capitals; the rest are arguments of ``Client``. Raises ``SettingsError``."""
-    nodes = {name: value for name, value in options.items() if not name.islower()}
-    own = {name: value for name, value in options.items() if name.islower()}
-    return make(options=nodes, **own) if nodes else make(**own)
+    """Arguments of ``Client``, and settings by our names or the Node SDK's. Raises ``SettingsError``."""
+    arguments = {name: value for name, value in options.items() if name in _ARGUMENTS}
+    settings = {name: value for name, value in options.items() if name not in _ARGUMENTS}
+    # With one of the Node SDK's names all are read as there: "path" needs no slash then.
+    if settings.keys() <= set(Settings.__struct_fields__):
+        return make(**arguments, **settings)
+    return make(**{**arguments, "options": {**settings, **(arguments.get("options") or {})}})
