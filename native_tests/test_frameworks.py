@@ -24,6 +24,32 @@ from rudderpipe.cli.redis_server import RedisServer
 BLOCK = re.compile(r"```(?:python|ini)\n[#;] (\S+)\n(.*?)```", re.DOTALL)
 REQUESTS = 45  # no multiple of flush_at: the last ones have to be asked for
 
+# Views that answer no request before two are in them.
+MEETING = """
+import asyncio, threading
+import rudderpipe
+from django.http import HttpResponse
+from django.urls import path
+
+met, both = [], threading.Barrier(2)
+
+def answer(request, number):
+    rudderpipe.default_client().track(request.GET["user"], "Item Viewed", {"number": number})
+    return HttpResponse("ok")
+
+async def coroutine(request, number):
+    met.append(number)
+    while len(met) < 2:
+        await asyncio.sleep(0.01)
+    return answer(request, number)
+
+def thread(request, number):
+    both.wait(10)
+    return answer(request, number)
+
+urlpatterns = [path("coroutines/<int:number>", coroutine), path("threads/<int:number>", thread)]
+"""
+
 
 @pytest.fixture(name="port")
 def _port() -> int:
@@ -136,6 +162,32 @@ def test_django_under_gunicorn(page: World, directory: Path, port: int) -> None:
     event = events(page)[7]
     assert event["properties"] == {"number": 7, "kind": "book"}
     assert event["context"]["app"] == {"name": "shop"}
+
+
+@pytest.mark.parametrize("view", ["coroutines", "threads"])
+def test_django_under_uvicorn(page: World, directory: Path, port: int, view: str) -> None:
+    """Two requests at once in one process, which wait for each other: each has its own context."""
+    (directory / "django_app.py").write_text(MEETING)
+    page.explicit["flush_interval_ms"] = 200  # nobody waits at this server's end
+    app = ("--factory", "django.core.asgi:get_asgi_application", "--no-proxy-headers", "--log-level", "warning")
+    command = [sys.executable, "-m", "uvicorn", "--port", str(port), *app]
+    environment = {**page.environment, "DJANGO_SETTINGS_MODULE": "settings"}
+    server = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
+    page.processes.append(server)
+    wait_until(lambda: _listens(port))
+    threads = [threading.Thread(target=ask, args=(port, number, view)) for number in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    stop(server)
+    wait_until(lambda: len(events(page)) == 2)
+
+    for number, event in events(page).items():
+        assert (event["userId"], event["context"]["ip"]) == (f"u{number}", f"10.0.0.{number}")
+        assert event["context"]["userAgent"] == f"agent-{number}"
+        assert event["context"]["page"]["path"] == f"/{view}/{number}"
 
 
 def test_flask_under_gunicorn(page: World, directory: Path, port: int) -> None:
