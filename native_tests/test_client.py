@@ -368,7 +368,8 @@ def test_a_process_may_end_in_any_way(world: World, way: str) -> None:
     )
     child = world.run("-c", program)
 
-    assert child.stderr == b""
+    # Python 3.12 starts no thread while it ends; the event arrives, and the log says what does not.
+    assert child.stderr == b"" or (way == "atexit with a callback" and b"no callback will be called" in child.stderr)
     assert child.returncode == (-signal.SIGKILL if way == "a kill" else 0)
     world.delivered(30)
     wait_until(lambda: not world.own_processes())

@@ -45,7 +45,8 @@ EXPECTED = {
         ("a", 1, "a"),
         ("forged, a", 1, "a"),
         ("forged, a, b", 2, "a"),
-        ("a", 5, "a"),
+        ("a", 5, "remote"),
+        ("forged", 2, "remote"),
         ("a, b", -1, "remote"),
     ],
 )

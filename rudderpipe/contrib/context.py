@@ -15,11 +15,10 @@ def of_request(
     path: str | None = None,
     search: str | None = None,
     referrer: str | None = None,
-    url: str | None = None,
 ) -> dict[str, Any]:
     """What is known of it; ``languages`` is the header ``Accept-Language``, of which the first is the locale."""
     locale = (languages or "").partition(",")[0].partition(";")[0].strip()
-    page = {"path": path, "search": f"?{search}" if search else None, "referrer": referrer, "url": url}
+    page = {"path": path, "search": f"?{search}" if search else None, "referrer": referrer}
     whole = {"ip": ip, "userAgent": user_agent, "locale": locale, "page": _known(page)}
     return _known(whole)
 
@@ -32,12 +31,10 @@ def client_ip(remote: str | None, forwarded_for: str | None, proxies: int) -> st
     """Who asked, behind so many proxies of our own.
 
     Each adds the address that it was asked from at the end of ``X-Forwarded-For``; what stands before those, anybody
-    may have written.
+    may have written, and all of it when there are fewer: then the request came past a proxy.
     """
     hops = [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
-    if proxies <= 0 or not hops:
-        return remote
-    return hops[-min(proxies, len(hops))]
+    return hops[-proxies] if 0 < proxies <= len(hops) else remote
 
 
 def checked_proxies(value: Any) -> int:
