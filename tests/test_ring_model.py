@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -43,7 +44,8 @@ class RingModel(RuleBasedStateMachine):
         self.held: list[Cut] = []
         self.found: list[str] = []
         self.inner: list[str] = []
-        """Accepted in calls from within calls."""
+        """Accepted in calls from within calls; named by a number that none of them had before."""
+        self.names = itertools.count()
 
     # Producers.
 
@@ -59,7 +61,7 @@ class RingModel(RuleBasedStateMachine):
     @rule(who=PRODUCERS, size=SIZES, step=STEPS)
     def append_in_an_append(self, who: int, size: int, step: int) -> None:
         """A signal handler tracks in the middle of it, or of what is left of it."""
-        writer, text = self.writers[who], f"inner:{len(self.inner)}:"
+        writer, text = self.writers[who], f"inner:{next(self.names)}:"
         done: list[str | None] = []
 
         def track() -> None:
