@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from urllib.parse import SplitResult
 
 FILES = ("ssl_ca_file", "ssl_cert_file", "ssl_key_file")
+PATHS = (*FILES, "unix_socket_path")
 SECURE = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 FORMS = ("", "sentinel", "cluster")
 REDIS_PORT, SENTINEL_PORT = 6379, 26379

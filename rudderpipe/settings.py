@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from rudderpipe import names
 from rudderpipe.errors import SettingsError
-from rudderpipe.redis_address import FILES, RedisAddress, from_url
+from rudderpipe.redis_address import PATHS, RedisAddress, from_url
 
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
@@ -37,7 +38,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     # where events go
     write_key: str = ""
     data_plane_url: str = ""
-    path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000)] = "/v1/batch"
+    path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000)] = names.USUAL_PATH
+    data_plane_id: Annotated[str, Meta(pattern="^[!-~]{1,200}$")] | None = None
     gzip: bool = True
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
@@ -90,6 +92,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
             if "@" in self.data_plane_url.partition("//")[2].partition("/")[0]:
                 raise SettingsError("data_plane_url", "holds a user name; only the write key identifies the source")
+            if "?" in self.data_plane_url or "#" in self.data_plane_url:
+                raise SettingsError("data_plane_url", "holds a query or a fragment; path is added behind the URL")
         if self.proxy_url is not None:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
@@ -108,6 +112,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return from_url(self.redis) if isinstance(self.redis, str) else self.redis
 
     @property
+    def endpoint(self) -> str:
+        """The URL that batches are posted to, in its normal form; empty without ``data_plane_url``."""
+        return names.endpoint(self.data_plane_url, self.path)
+
+    @property
+    def plane_id(self) -> str:
+        """What tells this data plane from another one; holds nothing secret, and is empty without a data plane."""
+        return self.data_plane_id or self.endpoint
+
+    @property
     def pipe_name(self) -> str:
         """The explicit name, else one derived from write key, data plane and queue; reveals none of them.
 
@@ -115,12 +129,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """
         if self.pipe:
             return f"{self.pipe}.queue" if self.redis is not None else self.pipe
-        parts = [self.write_key, self.data_plane_url.rstrip("/")]
-        if self.redis is not None:
-            parts += [self.redis_place, self.queue_name, self.prefix]
-        import hashlib  # here, as loading it takes milliseconds that not every process has to spend
+        return names.pipe(self.write_key, self.endpoint, self._queue_parts)
 
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    @property
+    def pipe_names(self) -> list[str]:
+        """The pipe's name, then the others that earlier versions may have given it."""
+        if self.pipe:
+            return [self.pipe_name]
+        former = names.former_pipes(
+            self.write_key, self.data_plane_url, self.endpoint, self._queue_parts, self.redis_place
+        )
+        return list(dict.fromkeys((self.pipe_name, *former)))
+
+    @property
+    def _queue_parts(self) -> tuple[str, ...]:
+        return () if self.redis is None else (names.redis(self.redis_address), self.queue_name, self.prefix)
 
     def for_processes(self) -> Settings:
         """Less what only a client cares for, so that two that differ in that alone have one pipe."""
@@ -159,7 +182,7 @@ def load(
             merged[name] = os.path.abspath(merged[name])  # noqa: PTH100  # autostarted processes run in /
     if isinstance(merged.get("redis"), Mapping):
         merged["redis"] = {
-            name: os.path.abspath(value) if name in FILES and isinstance(value, str) else value  # noqa: PTH100  # the same
+            name: os.path.abspath(value) if name in PATHS and isinstance(value, str) else value  # noqa: PTH100  # the same
             for name, value in merged["redis"].items()
         }
     return _convert(merged)

@@ -13,6 +13,7 @@ ORDER = [
         "errors",
         "clock",
         "redis_address",
+        "names",
         "settings",
         "liveness",
         "signals",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,106 @@ def test_a_pipe_is_named_by_where_its_events_go() -> None:
     assert len({name(), name(write_key="l"), name(redis="redis://h:1/3"), name(queue_name="q"), name(prefix="p")}) == 5
     assert name(pipe="mine") == "mine.queue"
     assert settings.load({"pipe": "mine"}, environment={}).pipe_name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "endpoint"),
+    [
+        ("http://d", "/v1/batch", "http://d/v1/batch"),
+        ("HTTP://D.Example:80/", "/v1/batch", "http://d.example/v1/batch"),
+        ("https://d:443", "/v1/batch", "https://d/v1/batch"),
+        ("https://d:80", "/v1/batch", "https://d:80/v1/batch"),
+        ("http://d/v1/batch", "/v1/batch", "http://d/v1/batch"),
+        ("http://d/v1/batch/", "/v1/batch", "http://d/v1/batch"),
+        ("http://d/Proxy//", "/v1/batch", "http://d/Proxy/v1/batch"),
+        ("http://d/a/v1/batch", "/v1/batch", "http://d/a/v1/batch"),
+        ("http://[::1]:8080", "/", "http://[::1]:8080/"),
+        ("", "/v1/batch", ""),
+    ],
+)
+def test_a_data_plane_has_one_normal_form(url: str, path: str, endpoint: str) -> None:
+    """The endpoint is what is posted to, and what tells one data plane from another."""
+    loaded = settings.load({"data_plane_url": url, "path": path}, environment={})
+
+    assert loaded.endpoint == loaded.plane_id == endpoint
+
+
+def test_a_data_plane_may_have_an_id_of_its_own() -> None:
+    """One data plane under an internal and an external name."""
+    loaded = settings.load({"data_plane_url": "http://d", "data_plane_id": "production"}, environment={})
+
+    assert (loaded.plane_id, loaded.endpoint) == ("production", "http://d/v1/batch")
+
+
+@pytest.mark.parametrize("url", ["http://d?token=x", "http://d/#x", "http://d/?"])
+def test_a_data_plane_url_with_a_query_is_refused(url: str) -> None:
+    """``path`` would become a part of the query, and the query may hold a secret."""
+    with pytest.raises(SettingsError, match=r"data_plane_url.*query"):
+        settings.load({"data_plane_url": url}, environment={})
+
+
+def test_every_spelling_of_one_place_gives_one_pipe() -> None:
+    """Two rings for one source, because one process wrote ``localhost`` and another ``127.0.0.1``, mix up the order."""
+    spellings: list[list[dict[str, Any]]] = [
+        [{"data_plane_url": url} for url in ("http://d.io", "HTTP://D.io/", "http://d.io:80", "http://d.io/v1/batch/")],
+        [{"data_plane_url": "http://d/a"}, {"data_plane_url": "http://d", "path": "/a/v1/batch"}],
+        [
+            {"redis": redis}
+            for redis in (
+                "redis://",
+                "redis://localhost",
+                "redis://LOCALHOST:6379/0",
+                "redis://127.0.0.1",
+                "redis://u:p@[::1]",
+            )
+        ],
+        [{"redis": "redis://Cache.io"}, {"redis": {"host": "cache.io"}}],
+        [{"redis": {"unix_socket_path": path}} for path in ("/run/r.sock", "/run//r.sock", "/run/x/../r.sock")],
+        [{"redis": f"redis+sentinel://{nodes}/main"} for nodes in ("a,b", "B:26379,a:26379")],
+        [{"redis": f"redis+cluster://{nodes}"} for nodes in ("a,b", "b:6379,A")],
+    ]
+    names = [
+        {
+            settings.load({"write_key": "k", "data_plane_url": "http://x", **one}, environment={}).pipe_name
+            for one in kind
+        }
+        for kind in spellings
+    ]
+
+    assert [len(kind) for kind in names] == [1] * len(spellings)
+    assert len(set.union(*names)) == len(spellings)
+    other_path = [{"data_plane_url": "http://d", "path": "/x"}, {"data_plane_url": "http://d/x"}]
+    assert len({settings.load(one, environment={}).pipe_name for one in other_path}) == 2
+
+
+def test_what_earlier_versions_called_a_pipe_is_found() -> None:
+    """They hashed the settings as they were given; a ring that they left must be drained."""
+
+    def former(*parts: str) -> str:
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+    queue = ("rudderEventsQueue", "rudder")
+    for given, parts in (
+        ({"data_plane_url": "http://d"}, ("http://d",)),
+        ({"data_plane_url": "HTTP://D:80/"}, ("HTTP://D:80",)),
+        ({"data_plane_url": "HTTP://D:80/"}, ("http://d",)),
+        ({"data_plane_url": "http://d"}, ("http://d:80",)),
+        ({"data_plane_url": "http://d/v1/batch"}, ("http://d/v1/batch",)),
+        ({"data_plane_url": "http://d", "redis": "redis://"}, ("http://d", "127.0.0.1:6379/0", *queue)),
+        ({"data_plane_url": "http://d", "redis": "redis://127.0.0.1"}, ("http://d", "localhost:6379/0", *queue)),
+        ({"data_plane_url": "http://d", "redis": "redis://[::1]/2"}, ("http://d", "::1:6379/2", *queue)),
+    ):
+        names = settings.load({"write_key": "k", **given}, environment={}).pipe_names
+        assert former("k", *parts) in names
+        assert len(set(names)) == len(names)
+    assert settings.load({"pipe": "mine"}, environment={}).pipe_names == ["mine"]
+
+
+def test_a_socket_is_found_from_any_directory() -> None:
+    """Autostarted processes run in the root directory."""
+    loaded = settings.load({"redis": {"unix_socket_path": "redis.sock"}}, environment={})
+
+    assert loaded.redis_address.unix_socket_path == str(Path.cwd() / "redis.sock")
 
 
 def test_settings_travel_to_a_child_process() -> None:

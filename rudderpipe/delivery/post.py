@@ -19,7 +19,7 @@ class DataPlane:
     """One data plane, over one kept connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.data_plane_url.rstrip("/") + settings.path
+        self._url = settings.endpoint
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
         """One, and one more for each place that redirects lead to."""
