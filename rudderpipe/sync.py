@@ -93,8 +93,8 @@ class InTheCall(Local):
             attempts = verdict.attempts
             if verdict.kind == "delivered":
                 return None
-            if verdict.kind == "failed":
-                return str(verdict.reason)
+            if verdict.kind in ("failed", "blocked"):  # a call cannot wait until the host is mended
+                return verdict.reason
             self._log.warning(
                 "attempt", f"attempt failed attempt={attempts} next_in_s={verdict.wait_s:g} {verdict.outcome.reason}"
             )

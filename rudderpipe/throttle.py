@@ -1,4 +1,4 @@
-"""One log line a second for each reason, with the number of those it stands for."""
+"""One log line a period for each reason, a second by default, with the number of those it stands for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ PERIOD_S = 1.0
 class ThrottledLog:
     """Wraps a logger. Not exact under threads: a line more or less does no harm."""
 
-    def __init__(self, logger: logging.Logger, clock: Clock) -> None:
+    def __init__(self, logger: logging.Logger, clock: Clock, period_s: float = PERIOD_S) -> None:
         self._logger = logger
         self._clock = clock
+        self._period_s = period_s
         self._last_s: dict[str, float] = {}
         self._since: dict[str, int] = {}
 
     def warning(self, reason: str, message: str, count: int = 1) -> None:
-        """Log ``message`` unless one of the same ``reason`` was logged within the second."""
+        """Log ``message`` unless one of the same ``reason`` was logged within the period."""
         self._say(logging.WARNING, reason, message, count)
 
     def error(self, reason: str, message: str, count: int = 1) -> None:
@@ -29,7 +30,7 @@ class ThrottledLog:
     def _say(self, level: int, reason: str, message: str, count: int) -> None:
         total = self._since.get(reason, 0) + count
         now_s = self._clock.monotonic_s()
-        if now_s - self._last_s.get(reason, float("-inf")) < PERIOD_S:
+        if now_s - self._last_s.get(reason, float("-inf")) < self._period_s:
             self._since[reason] = total
             return
         self._last_s[reason] = now_s

@@ -24,6 +24,7 @@ from tests.fakes import FakeClock
 OK = outcome.of_answer(200, b"ok")
 DOWN = outcome.of_answer(503, b"down")
 BAD = outcome.of_answer(400, b"bad")
+BLOCKED = outcome.of_obstacle("ca_file cannot be read: Permission denied")
 
 
 class FakePlane:
@@ -108,6 +109,27 @@ def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, cl
     assert "status 503: down" in queue.reasons()["a"]
     assert "3 attempts" in queue.reasons()["a"]
     assert queue.store.delivered == ["b"]
+
+
+def test_what_this_host_prevents_fails_no_job_however_long_it_lasts(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No attempt is counted; the log says it once a minute; once it is mended everything is delivered in order."""
+    plane = FakePlane(*[BLOCKED] * 300)
+    for name in "abc":
+        queue.put(name)
+    sender = sender_of(queue, plane, clock, max_attempts=2, max_jobs_per_request=2)
+
+    run(sender, clock, 170)
+    said = [record for record in caplog.records if "ca_file cannot be read" in record.getMessage()]
+    assert len(said) == 3
+    assert len(plane.requests) <= 90
+    assert not queue.store.failed
+    plane.answers = [DOWN]
+    run(sender, clock, 5)
+
+    assert queue.store.delivered == ["a", "b", "c"]
+    assert not queue.store.failed
 
 
 def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 LONGEST_S = 30.0
+BLOCKED_S = 2.0
+"""How often an attempt that this host prevents is repeated: soon enough after it is mended, and cheap until then."""
 ASKED_MIN_S, ASKED_MAX_S = 1.0, 300.0
 """Bounds of what a server may ask for: 0 would use up all attempts in an instant, a day is no answer."""
 

@@ -10,8 +10,8 @@ from msgspec import Raw
 
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.delivery import request
-from rudderpipe.delivery.backoff import before_retry_s
-from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.delivery.backoff import BLOCKED_S, before_retry_s
+from rudderpipe.delivery.outcome import Outcome, of_obstacle
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.settings import Settings
 
@@ -32,12 +32,13 @@ class Parcel(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """What became of the first ``count`` parcels.
 
-    ``delivered``; ``retry``: the same again after ``wait_s``; ``failed``: never again (``count`` is 1); ``split``: the
-    halves of the first are to be tried apart; ``alone``: nothing is settled, they are sent one by one from now on.
+    ``delivered``; ``retry``: the same again after ``wait_s``; ``blocked``: likewise, but no attempt was made and none
+    is to be counted, as this host prevents it; ``failed``: never again (``count`` is 1); ``split``: the halves of the
+    first are to be tried apart; ``alone``: nothing is settled, they are sent one by one from now on.
     ``attempts`` includes the one just made.
     """
 
-    kind: Literal["delivered", "retry", "failed", "split", "alone"]
+    kind: Literal["delivered", "retry", "blocked", "failed", "split", "alone"]
     count: int
     attempts: int
     outcome: Outcome
@@ -46,7 +47,7 @@ class Verdict(msgspec.Struct, frozen=True):
     @property
     def reason(self) -> str:
         """Status, what the server said, and the attempts made: what the failed set shows."""
-        return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts > 1 else ''})"
+        return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
 
 
 class Courier:
@@ -67,9 +68,12 @@ class Courier:
         """One request with the first of these (at least one)."""
         group = self._group(parcels)
         first = group[0]
-        events = [event for parcel in group for event in parcel.events]
-        body = request.body(events, iso_ms(self._clock.time_ms()))
-        outcome = self._plane.post(body, first.write_key, first.timeout_s)
+        try:
+            events = [event for parcel in group for event in parcel.events]
+            body = request.body(events, iso_ms(self._clock.time_ms()))
+            outcome = self._plane.post(body, first.write_key, first.timeout_s)
+        except MemoryError:
+            outcome = of_obstacle("no memory is left for a request")
         verdict = self._judge(group, outcome, first.attempts + 1)
         if verdict.kind in ("delivered", "failed"):
             self._alone = max(0, self._alone - verdict.count)
@@ -82,6 +86,8 @@ class Courier:
     def _judge(self, group: Sequence[Parcel], outcome: Outcome, attempts: int) -> Verdict:
         if outcome.kind == "delivered":
             return Verdict("delivered", len(group), attempts, outcome)
+        if outcome.kind == "blocked":
+            return Verdict("blocked", len(group), attempts - 1, outcome, BLOCKED_S)
         if outcome.kind == "retry":
             if attempts >= self._settings.max_attempts:
                 return Verdict("failed", 1, attempts, outcome)

@@ -13,10 +13,13 @@ TEMPORARY = (408, 429)
 class Outcome(msgspec.Struct, frozen=True):
     """``delivered``; ``retry``: the same request may succeed later; ``refused``: it never will.
 
+    ``blocked``: this host, a setting or a proxy prevents the attempt, which says nothing about the events: it is
+    repeated later and counts as no attempt.
+
     ``status`` is 0 when there was no answer. ``reason`` is for people, bounded, and holds nothing that was sent.
     """
 
-    kind: Literal["delivered", "retry", "refused"]
+    kind: Literal["delivered", "retry", "refused", "blocked"]
     status: int
     reason: str
     retry_after_s: float | None = None
@@ -45,3 +48,8 @@ def of_refusal(status: int, why: str) -> Outcome:
 def of_failure(reason: str) -> Outcome:
     """No answer, or half of one: it may have been handled, and the server tells repeated events by their ids."""
     return Outcome("retry", 0, reason[:REASON_CHARACTERS])
+
+
+def of_obstacle(reason: str) -> Outcome:
+    """Something that must be mended on this host: no event may fail for it, however long it lasts."""
+    return Outcome("blocked", 0, reason[:REASON_CHARACTERS])

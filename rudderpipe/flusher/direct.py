@@ -21,6 +21,8 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
+BLOCKED_LOG_S = 60.0
+
 logger = logging.getLogger("rudderpipe.flusher")
 _split = msgspec.json.Decoder(list[Raw]).decode
 
@@ -36,6 +38,7 @@ class DirectSink:
         self._spool = spool
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
+        self._rare_log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
         self._attempts: dict[tuple[int, int], int] = {}
         """Of the batches that were tried and are not settled, by the place of their first event."""
         self._to_keep: Verdict | None = None
@@ -67,6 +70,9 @@ class DirectSink:
                 verdict.wait_s,
                 verdict.outcome.reason,
             )
+            return Answer(wait_s=verdict.wait_s)
+        if verdict.kind == "blocked":
+            self._rare_log.error(verdict.outcome.reason, "cannot deliver, events stay in the ring")
             return Answer(wait_s=verdict.wait_s)
         if verdict.kind == "alone":
             logger.warning("shared request refused, one by one batches=%d %s", verdict.count, verdict.outcome.reason)

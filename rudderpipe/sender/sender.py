@@ -21,6 +21,7 @@ from rudderpipe.throttle import ThrottledLog
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 STANDBY_S = 0.2
+BLOCKED_LOG_S = 60.0
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
 
@@ -52,6 +53,7 @@ class Sender:
         self._clock = clock
         self._abandoned = abandoned
         self._log = ThrottledLog(logger, clock)
+        self._rare_log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
         self._facts = facts or Facts(clock.monotonic_s(), settings.stall_timeout_s)
         self._ledger = Ledger(queue)
         self._upkeep = Upkeep(queue, settings)
@@ -167,6 +169,9 @@ class Sender:
             del self._held[: len(group)]
         elif self._facts.aborting:
             return  # cut off by our own stop: no attempt
+        elif verdict.kind == "blocked":
+            self._rare_log.error(verdict.outcome.reason, "cannot deliver, jobs wait and no attempt is counted")
+            self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
         elif verdict.kind == "retry":
             self._retry(group, verdict)
         elif verdict.kind == "failed":
