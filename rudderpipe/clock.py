@@ -17,6 +17,10 @@ class Clock:
         """Seconds since some moment; never jumps."""
         return time.monotonic()
 
+    def monotonic_ms(self) -> int:
+        """The same in milliseconds: one clock for all processes of a host, so that one may read another's moment."""
+        return int(self.monotonic_s() * 1000)
+
     def sleep(self, seconds: float) -> None:
         """Wait that long."""
         time.sleep(seconds)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rudderpipe.clock import Clock
 from rudderpipe.receipts import FlushResult, Until
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring
-
-AWAIT_MS = 1_000
 
 
 class Since:
@@ -42,7 +39,6 @@ class RingFlush:
         since: Since,
         producer: Producer,
         look_around: Callable[[Ring], None],
-        clock: Clock,
         until: Until,
         *,
         queue: bool,
@@ -51,7 +47,6 @@ class RingFlush:
         self._ring = since.ring
         self._producer = producer
         self._look_around = look_around
-        self._clock = clock
         self._queue = queue
         self._sees_off = queue and until == "delivered"
         self._targets = account.accepted_by_slot(self._ring)
@@ -62,7 +57,7 @@ class RingFlush:
         """How far it is; complete once it is at its end."""
         self._look_around(self._ring)
         if self._sees_off:
-            self._producer.await_queue(self._clock.time_ms() + AWAIT_MS)
+            self._producer.await_queue()
         drained = account.drained_by_slot(self._ring)
         pending = sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
         return self._seen_off(pending) if self._sees_off else self._settled(pending)

@@ -167,8 +167,8 @@ class Pipe:
     def _tell_undrained(self, ring: Ring) -> None:
         """Say once that events have been accepted for half a minute while nobody took them."""
         now_s = self._clock.monotonic_s()
-        age_ms = self._clock.time_ms() - ring.words[at.H_HEARTBEAT_MS]
-        if self._told_undrained or age_ms < keeper.FRESH_MS:
+        age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
+        if self._told_undrained or 0 <= age_ms < keeper.FRESH_MS:
             self._undrained_since_s = None
             return
         since_s = self._undrained_since_s = now_s if self._undrained_since_s is None else self._undrained_since_s
@@ -200,7 +200,7 @@ class Pipe:
         asked = self.producer.ask_flush() or ring  # not the one we knew, if that had ended
         self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
         queue = self.settings.redis is not None
-        return RingFlush(self._since_last(asked), self.producer, self._look_around, self._clock, until, queue=queue)
+        return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)
 
     def shut(self) -> None:
         """Give the slot up: later events are refused, what is in the ring is drained without us."""

@@ -187,7 +187,7 @@ class Process:
             if holder is self:
                 del self.stage.holders[byte]
                 if byte >= at.LOCK_SLOT and words[layout.slot(byte - at.LOCK_SLOT) + at.S_PID]:
-                    words[layout.slot(byte - at.LOCK_SLOT) + at.S_START_MS] = 1
+                    words[layout.slot(byte - at.LOCK_SLOT) + at.S_START] = 1
 
     def run(self, operation: Callable[[], object], kill_at: int = 0) -> bool:
         """Do it, and die at its N-th store; whether it came to its end."""

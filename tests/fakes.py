@@ -25,9 +25,11 @@ class FakeClock(Clock):
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
+        self.stepped_ms = 0
+        """By how much the time of day was set, in which ``now_s`` has no part."""
 
     def time_ms(self) -> int:
-        return 1_700_000_000_000 + int(self.now_s * 1000)
+        return 1_700_000_000_000 + int(self.now_s * 1000) + self.stepped_ms
 
     def monotonic_s(self) -> float:
         return self.now_s

@@ -506,6 +506,19 @@ def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(stage: Stage) -
     assert texts(drainer.consumer.cut(10, 1000)) == writer.accepted
 
 
+@pytest.mark.parametrize("stepped_ms", [-3_600_000, 3_600_000])
+def test_a_step_of_the_clock_starts_no_second_flusher(stage: Stage, clock: FakeClock, stepped_ms: int) -> None:
+    """How long ago one was started is not measured by the time of day."""
+    process = stage.process()
+    assert keeper.may_start(process.ring, clock)
+
+    clock.stepped_ms = stepped_ms
+
+    assert not keeper.may_start(process.ring, clock)
+    clock.sleep(keeper.START_MS / 1000)
+    assert keeper.may_start(process.ring, clock)
+
+
 def test_a_flusher_that_came_and_died_is_followed_at_once(stage: Stage, clock: FakeClock) -> None:
     """The time that one has for its start is over when it has taken the ring."""
     process = stage.process()

@@ -184,7 +184,7 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
     producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
     put(producer, 0, 70)
     dead = ring.layout.slot(producer._slot)
-    ring.words[dead + at.S_START_MS] = 1  # as if the pid belonged to another process by now
+    ring.words[dead + at.S_START] = 1  # as if the pid belonged to another process by now
 
     reclaimer.work()
     assert drain(consumer) == numbers(0, 70)

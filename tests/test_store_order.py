@@ -85,7 +85,7 @@ def test_the_first_append_takes_the_slot_last(writer: Writer) -> None:
     steps = [step for step in steps_of(writer) if step not in ("acquire", "release")]
     slot = steps.index("S_PID[0]")
 
-    assert {"S_START_MS[0]", "S_IMAGE[0]", "S_LEFT[0]", "H_SLOTS_USED"} <= set(steps[:slot])
+    assert {"S_START[0]", "S_IMAGE[0]", "S_LEFT[0]", "H_SLOTS_USED"} <= set(steps[:slot])
     assert steps[:2] == [LOCKED, f"lock {at.LOCK_SLOT}"]
     assert steps[slot + 1 : slot + 4] == [UNLOCKED, LOCKED, "GRANTED[0]"]
     assert steps.index("SEQUENCE[0]") < steps.index(UNLOCKED, slot + 2) < steps.index("memory")

@@ -163,7 +163,7 @@ def _text(status: Status) -> str:
     if ring is None:
         lines.append("ring      none: nobody is sending")
     else:
-        age_ms = Clock().time_ms() - ring.heartbeat_ms
+        age_ms = Clock().monotonic_ms() - ring.heartbeat_ms
         flusher = f"pid {ring.flusher_pid}, last seen {age_ms / 1000:.1f} s ago" if ring.flusher_pid else "none yet"
         lines.append(
             f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "

@@ -25,6 +25,8 @@ HOUSEKEEPING_S = 0.5
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 SEE_OFF_S = 0.02
 """How often the queue is asked what has become of its events, while a producer waits for that."""
+AWAITED_S = 1.0
+"""How long a producer counts as waiting for that after it said so."""
 
 logger = logging.getLogger("rudderpipe.flusher")
 
@@ -59,7 +61,8 @@ class Flusher:
         self._held: list[Cut] = []
         self._freed: list[int] = []
         self._living = 0
-        self._tickets = self._asked()
+        self._tickets = self._asked(at.S_TICKET)
+        self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
         self._forced = bool(self._consumer.pending()[0])
         """Everything is due: a flush was asked for (perhaps of a predecessor that died), or no producer is left."""
         self.removed = False
@@ -112,9 +115,10 @@ class Flusher:
 
     def _see_off(self) -> None:
         """Tell producers that wait for it how far the queue has come with their events."""
-        words, layout, now_ms = self._ring.words, self._ring.layout, self._clock.time_ms()
-        awaited = (words[layout.slot(slot) + at.S_AWAITED_MS] for slot in range(self._ring.slots_used))
-        if max(awaited, default=0) < now_ms:
+        words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
+        if awaited != self._awaited:
+            self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
+        if now_s >= self._awaited_until_s:
             return
         try:
             seen = self._sink.seen_off()
@@ -132,7 +136,7 @@ class Flusher:
             self._waiting_since_s = now_s
             self._forced = False
             return
-        tickets = self._asked()
+        tickets = self._asked(at.S_TICKET)
         if not self._living:
             self._living = self._reclaimer.living()
         self._forced = self._forced or tickets != self._tickets or not self._living
@@ -155,10 +159,10 @@ class Flusher:
         self._waiting_since_s = now_s
         self._forced = self._forced and events > 0
 
-    def _asked(self) -> int:
-        """Moves whenever a producer asks for a flush."""
+    def _asked(self, word: int) -> int:
+        """Return what moves whenever a producer asks by this word of its slot."""
         words, layout = self._ring.words, self._ring.layout
-        return sum(words[layout.slot(slot) + at.S_TICKET] for slot in range(self._ring.slots_used))
+        return sum(words[layout.slot(slot) + word] for slot in range(self._ring.slots_used))
 
     def _settle(self, now_s: float) -> int:
         try:

@@ -40,7 +40,7 @@ def take_slot(ring: Ring, me: Identity) -> int:
         settled = min(words[layout.granted + slot], words[layout.drained + slot])
         # Both are the same but for damage, and nobody's while the slot is free.
         words[layout.granted + slot] = words[layout.drained + slot] = settled
-        words[mine + at.S_START_MS] = me.start_ms
+        words[mine + at.S_START] = me.start
         words[mine + at.S_NAMESPACE] = me.namespace
         words[mine + at.S_IMAGE] = _image.number
         words[mine + at.S_LEFT] = 0

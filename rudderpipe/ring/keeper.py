@@ -25,7 +25,7 @@ def take(ring: Ring, clock: Clock) -> bool:
             return False
         clock.sleep(0.01)
     words, me = ring.words, liveness.me()
-    words[at.H_PID_START_MS], words[at.H_NAMESPACE] = me.start_ms, me.namespace
+    words[at.H_PID_START], words[at.H_NAMESPACE] = me.start, me.namespace
     at.bump(words, at.H_TERM)
     words[at.H_PID] = me.pid
     beat(ring, clock)
@@ -49,12 +49,13 @@ def close_unused(ring: Ring) -> bool:
 
 def beat(ring: Ring, clock: Clock) -> None:
     """Say that the flusher is there."""
-    ring.words[at.H_HEARTBEAT_MS] = clock.time_ms()
+    ring.words[at.H_HEARTBEAT_MS] = clock.monotonic_ms()
 
 
 def is_kept(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
     """Whether a flusher has the ring; ``sure``: not only had it a moment ago. Never asked by the flusher itself."""
-    age_ms = clock.time_ms() - ring.words[at.H_HEARTBEAT_MS]
+    # A moment of another clock, of a version before or of another time namespace, is not fresh: the lock tells then.
+    age_ms = clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
     return (not sure and 0 <= age_ms < FRESH_MS) or ring.locks.is_held(at.LOCK_FLUSHER)
 
 
@@ -70,8 +71,9 @@ def may_start(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
     try:
         if not ring.locks.lock(at.LOCK_CLAIM, 0.005):
             return False
-        now_ms = clock.time_ms()
-        if 0 <= now_ms - ring.words[at.H_START_MS] < START_MS:
+        now_ms = clock.monotonic_ms()
+        started_ms = ring.words[at.H_START_MS]
+        if started_ms and 0 <= now_ms - started_ms < START_MS:
             return False
         ring.words[at.H_START_MS] = now_ms
         return True

@@ -19,7 +19,7 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
      16  next sequence  17  slots ever used  18  start ms                  producers, under the claim lock
      19  complement of 16
      20..31  refused, by reason, of producers without a slot
-     32  flusher pid  33  start ms    34  heartbeat ms  35  room            the flusher alone
+     32  flusher pid  33  start       34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms    42  namespace
      43  settling     44  drained before        45  settled before
@@ -29,10 +29,10 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
 
     SLOT, 32 words                              BLOCK HEADER, 8 words (one cache line)
-      0  pid (0 = free)   1  start ms             0  count    events committed; written last, read first
+      0  pid (0 = free)   1  start                0  count    events committed; written last, read first
       2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
       4  image            5  namespace            2  slot     whose it is
-      6  entered          7  awaited until ms     3  base     events of the slot before this block
+      6  entered          7  awaited              3  base     events of the slot before this block
       8..19  refused, by reason                   4  run      blocks in a row that this one stands for
      20..31  refused before, by reason            5  head     for the later blocks of a run: index of the first + 1
 
@@ -46,8 +46,10 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
 at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
 program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
-the slot's earlier producers had accepted and refused: the rest is its present producer's. Until ``awaited`` the
-producer wants 48 to 50 to be kept up to date: somebody waits for what becomes of events in the queue. Events that
+the slot's earlier producers had accepted and refused: the rest is its present producer's. ``awaited`` moves while the
+producer needs 48 to 50 to be kept up to date, because a flush waits for what becomes of events in the queue. The
+heartbeat and word 18 are moments of the monotonic clock, and a start is ``liveness.Identity``'s: no step of the clock
+moves them. Events that
 leave the ring are counted under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so
 that DRAINED in total is always the sum of the four, whoever dies.
 
@@ -94,7 +96,7 @@ H_NEXT, H_SLOTS_USED, H_START_MS, H_NEXT_CHECK = range(16, 20)
 H_REFUSED = 20
 (
     H_PID,
-    H_PID_START_MS,
+    H_PID_START,
     H_HEARTBEAT_MS,
     H_ROOM,
     H_DELIVERED,
@@ -118,7 +120,7 @@ H_NOWHERE = HEADER_WORDS - 1
 """What a thread stores that finds its block given up between an event and its count; read by nobody."""
 
 # Slot words.
-S_PID, S_START_MS, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED, S_AWAITED_MS = range(8)
+S_PID, S_START, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED, S_AWAITED = range(8)
 S_REFUSED = 8
 S_REFUSED_BEFORE = 20
 SLOT_WORDS = 32

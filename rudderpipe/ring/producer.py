@@ -209,11 +209,11 @@ class Producer(Seat):
         finally:
             self.catch_up()
 
-    def await_queue(self, until_ms: int) -> None:
-        """Have the flusher tell until then what becomes of events in the queue."""
+    def await_queue(self) -> None:
+        """Have the flusher tell for about a second what becomes of events in the queue."""
         ring, slot = self.ring, self._slot
         if ring is not None and slot >= 0 and forks.PAGE[0]:
-            ring.words[ring.layout.slot(slot) + at.S_AWAITED_MS] = until_ms
+            at.bump(ring.words, ring.layout.slot(slot) + at.S_AWAITED)
 
     def _ask_flush(self) -> Ring | None:
         if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:

@@ -42,7 +42,7 @@ class Ring:
     def owner(self, slot: int) -> Identity:
         """Whose the slot is, or was."""
         words, mine = self.words, self.layout.slot(slot)
-        return Identity(words[mine + at.S_PID], words[mine + at.S_START_MS], words[mine + at.S_NAMESPACE])
+        return Identity(words[mine + at.S_PID], words[mine + at.S_START], words[mine + at.S_NAMESPACE])
 
     def drained(self) -> int:
         """Events that ever left the ring (a word's worth, whatever damage says)."""
@@ -160,7 +160,7 @@ def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
     if words[at.H_LOCK_INODE] == lock_file.inode:
         _mark(ring)  # its maker may have died before it did
         return ring
-    owners = [Identity(words[at.H_PID], words[at.H_PID_START_MS], words[at.H_NAMESPACE])]
+    owners = [Identity(words[at.H_PID], words[at.H_PID_START], words[at.H_NAMESPACE])]
     stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
     owners += [ring.owner(slot) for slot in stay]
     if any(owner.pid and not owner.is_gone() for owner in owners):
