@@ -1,170 +1,381 @@
-"""A storm: real producers, flusher and Redis, which are killed and stopped at random while events are numbered."""
+"""A storm: real producers, flushers, senders and Redis are killed and stopped at random in front of a bad data plane.
+
+It blows over several pipes at once, each in another mode, and its verdict is at the data plane and in the failed sets.
+"""
 
 from __future__ import annotations
 
 import random
 import signal
+import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import psutil
 
 from native_tests import storm_verdict
-from native_tests.storm_crowd import Crowd, is_flusher, resume
-from native_tests.storm_verdict import Verdict
+from native_tests.storm_crowd import Crowd, resume
+from native_tests.storm_verdict import Excuses, Name, PlaneLog, Verdict
 from native_tests.storm_watch import Watch
 from native_tests.world import World, wait_until
+from rudderpipe.cli import status
+from rudderpipe.cli.failed import failed_jobs
 from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.ring import segment
+from rudderpipe.cli.status import Status
+from rudderpipe.queue.failed import Selection
+from rudderpipe.queue.keys import Keys
+from rudderpipe.settings import Settings
 
-CALM_S = 30.0
+CALM_S = 120.0
+"""A job of a dead sender among several is stalled after up to a minute; a delay before a retry lasts up to 30 s."""
+LEASE_MS = 2_000
+
+
+class Mode(NamedTuple):
+    """What one pipe of the storm is like; pipes of one ``queue`` share it."""
+
+    name: str
+    queue: str | None = None
+    senders: int = 0
+    is_multi_processor: bool = False
+
+
+MODES = {
+    "queue": (Mode("queue", "queue", 2),),
+    "direct": (Mode("direct"),),
+    "multi": (Mode("multi", "multi", 2, is_multi_processor=True),),
+    "rings": (Mode("ring-a", "rings", 2), Mode("ring-b", "rings", 0)),
+}
+"""One queue with a standby, no queue, several senders, two rings on one queue; by the name that a command takes."""
+
+
+class Address(NamedTuple):
+    """A data plane that is another process."""
+
+    url: str
+
+
+class Pipeline:
+    """One pipe with all of its processes."""
+
+    def __init__(self, mode: Mode, home: Path, plane_url: str, redis_url: str, server: RedisServer, seed: int) -> None:
+        self.mode = mode
+        self.world = World(home / mode.name, Address(plane_url))  # type: ignore[arg-type]  # only its url is asked for
+        self.world.explicit |= {
+            "write_key": f"KEY-{mode.name}",
+            "lease_ms": LEASE_MS,
+            "connect_timeout_s": 1.0,
+            "timeout_s": 2.0,
+            "max_jobs_per_request": 20,
+            "shutdown_timeout_s": 3.0,
+        }
+        if mode.queue is not None:
+            more = {"redis": redis_url, "queue_name": mode.queue, "is_multi_processor": mode.is_multi_processor}
+            self.world.explicit |= {**more, "autostart": "flusher"}
+        self._server = server
+        self.crowd = Crowd(self.world, random.Random(f"{seed}/{mode.name}"), mode.name, seed, senders=mode.senders)
+        self.watch = Watch(self.status, mode.name)
+
+    @property
+    def settings(self) -> Settings:
+        """Those of the pipe, with Redis as it is without the wire that loses and holds."""
+        settings = self.world.settings
+        return settings if settings.redis is None else msgspec.structs.replace(settings, redis=self._server.url)
+
+    def status(self) -> Status:
+        """What ``rudderpipe status`` knows."""
+        return status.read(self.settings)
+
+    def failed(self, verdict: Verdict) -> set[Name]:
+        """The events in the failed set, or among the dead letters."""
+        with failed_jobs(self.settings) as found:
+            return set(storm_verdict.failed_events(found.find(Selection()), verdict))
 
 
 class Storm:
-    """One world, one seed. ``blow`` as long as you like, then ``calm`` once, which tells what became of the events."""
+    """Blow as long as you like, then ``calm`` once, which returns what became of the events; ``end`` in any case."""
 
-    def __init__(self, world: World, server: RedisServer, seed: int, *, producers: int, pause_s: float) -> None:
-        world.explicit.update(redis=server.url, autostart="flusher")
-        self._world = world
+    def __init__(
+        self,
+        directory: Path,
+        server: RedisServer,
+        seed: int,
+        *,
+        modes: tuple[str, ...] = tuple(MODES),
+        producers: int = 1,
+        pause_s: float = 0.4,
+        faults_every_s: float = 3.0,
+        hold_s: float = 30.0,
+    ) -> None:
+        self._home = directory / "storm"
+        self._home.mkdir()
         self._server = server
         self._producers = producers
         self._pause_s = pause_s
         self._chance = random.Random(seed)
         self._redis_is_well = True
-        self.crowd = Crowd(world, self._chance, seed)
-        self.watch = Watch(world)
-        self._weights: dict[Callable[[], None], float] = {
+        self._helpers: list[subprocess.Popen[bytes]] = []
+        self._own_pipes: list[Pipeline] = []
+        self.redis_deaths: Counter[str] = Counter()
+        plane = self._help("storm_plane", "plane", str(seed), str(faults_every_s))
+        proxy = self._help("storm_proxy", "proxy", str(server.socket), str(seed), str(hold_s))
+        for mode in [mode for name in modes for mode in MODES[name]]:
+            home = directory / "pipes"
+            self._own_pipes.append(
+                Pipeline(mode, home, f"http://127.0.0.1:{plane}", f"redis://127.0.0.1:{proxy}", server, seed)
+            )
+        self._acts: dict[Callable[[Crowd], None], float] = {
             self._kill_producer: 30,
-            self._stop_producer: 20,
-            self._kill_flusher: 14,
+            self._stop_producer: 16,
+            self._kill_flusher: 16,
             self._stop_flusher: 10,
             self._terminate_flusher: 4,
+            self._kill_sender: 16,
+            self._stop_sender: 10,
+            self._terminate_sender: 4,
             self._kill_both: 5,
             self._kill_all_producers: 2,
-            self._kill_redis: 4,
+            self._kill_redis: 6,
             self._stop_redis: 6,
             self._stop_redis_and_kill_flusher: 6,
         }
 
+    def _help(self, module: str, name: str, *arguments: str) -> int:
+        """Start a process that stands between ours and the world; its port."""
+        command = [sys.executable, "-m", f"native_tests.{module}", str(self._home), *arguments]
+        with (self._home / f"{name}.errors").open("wb") as errors:
+            self._helpers.append(subprocess.Popen(command, stderr=errors))
+        port = self._home / f"{name}.port"
+        wait_until(port.exists)
+        return int(port.read_text())
+
+    # What it was.
+
+    @property
+    def crowds(self) -> list[Crowd]:
+        """One for each pipe."""
+        return [pipe.crowd for pipe in self._own_pipes]
+
+    @property
+    def deaths(self) -> Counter[str]:
+        """Which kinds died of our SIGKILL."""
+        return sum((crowd.deaths for crowd in self.crowds), Counter(self.redis_deaths))
+
+    @property
+    def acts(self) -> Counter[str]:
+        """What else was done."""
+        proxy = self._home / "proxy.json"
+        acts = Counter(msgspec.json.decode(proxy.read_bytes(), type=dict[str, int]) if proxy.exists() else {})
+        return sum((crowd.acts for crowd in self.crowds), acts)
+
+    @property
+    def told(self) -> Counter[str]:
+        """What ``status`` said."""
+        return sum((pipe.watch.told for pipe in self._own_pipes), Counter[str]())
+
+    @property
+    def trouble(self) -> list[str]:
+        """What the watches found to be wrong."""
+        return [trouble for pipe in self._own_pipes for trouble in pipe.watch.trouble]
+
+    # The storm and its end.
+
     def blow(self, seconds: float) -> None:
-        """Kill and stop, start what is missing; returns early when the watch has seen something wrong."""
+        """Kill and stop, start what is missing; returns early when a watch has seen something wrong."""
         end_s = time.monotonic() + seconds
-        while time.monotonic() < end_s and not self.watch.trouble:
-            self.crowd.do_what_is_due()
-            self.crowd.fill(self._producers)
-            (act,) = self._chance.choices(list(self._weights), list(self._weights.values()))
-            act()
-            self.watch.pause(min(1.0, self._chance.expovariate(1 / self._pause_s)))
+        pause = time.sleep
+        while time.monotonic() < end_s and not self.trouble:
+            for crowd in self.crowds:
+                crowd.do_what_is_due()
+                crowd.fill(self._producers)
+            (act,) = self._chance.choices(list(self._acts), list(self._acts.values()))
+            act(self._chance.choice(self.crowds))
+            pause(min(1.0, self._chance.expovariate(1 / self._pause_s)))
 
     def calm(self) -> Verdict:
-        """Let everybody go on and come to an end; then look what is in Redis, and what is left behind."""
-        self.crowd.do_what_is_due(everything=True)
-        for process in self._world.own_processes():
-            resume(process)
-        (self.crowd.home / "stop").touch()
-        problems = [] if self._all_end(self.crowd.producers) else ["hang: producers do not end"]
-        with self._world.client() as client:
-            if not client.flush(CALM_S):
-                problems.append("the ring is not drained in the end")
-            problems += self.watch.last_word()
-        self.watch.end()
-        if not self._all_end(self._world.own_processes):
-            problems.append("hang: flushers do not end")
-        verdict = storm_verdict.reach(self.crowd.home, self._server.text_client(), self.crowd.killed)
-        verdict.problems += problems + self.watch.trouble + self.crowd.wrong() + self._left_behind()
+        """Let everything go on and come to an end; then see what the data plane has, and what is left behind."""
+        (self._home / "calm").touch()
+        for pipe in self._own_pipes:
+            pipe.crowd.do_what_is_due(everything=True)
+            for process in pipe.world.own_processes():
+                resume(process)
+            (pipe.crowd.home / "stop").touch()
+            pipe.crowd.fill(0)
+        verdict = Verdict()
+        for pipe in self._own_pipes:
+            if not self._all_end(pipe, "producer"):
+                verdict.problems.append(f"hang: producers of {pipe.mode.name} do not end")
+        for pipe in self._own_pipes:
+            with pipe.world.client() as client:
+                if not client.flush(CALM_S):
+                    verdict.problems.append(f"the ring of {pipe.mode.name} is not drained in the end: {pipe.status()}")
+        for queue in {pipe.mode.queue for pipe in self._own_pipes} - {None}:
+            assert queue is not None
+            if not self._is_emptied(queue):
+                verdict.problems.append(f"the queue {queue} is not emptied in the end")
+        for pipe in self._own_pipes:
+            pipe.watch.end()
+            if not self._all_end(pipe, "flusher"):
+                verdict.problems.append(f"hang: flushers of {pipe.mode.name} do not end")
+            pipe.crowd.end_senders()
+        self._judge(verdict)
         return verdict
 
-    def _all_end(self, processes: Callable[[], list[psutil.Process]]) -> bool:
+    def _all_end(self, pipe: Pipeline, kind: str) -> bool:
         try:
-            wait_until(lambda: not processes(), CALM_S)
+            wait_until(lambda: not pipe.crowd.of(kind), CALM_S)
         except AssertionError:
-            for process in processes():
-                if not is_flusher(process):
+            for process in pipe.crowd.of(kind):
+                if kind == "producer":
                     process.send_signal(signal.SIGUSR1)  # its stacks are among the errors
-                self.crowd.kill(process, "one that hangs")
+                pipe.crowd.kill(process, "one that hangs")
             return False
         return True
 
-    def _left_behind(self) -> list[str]:
-        """Segments, lock files, and what else is beside the logs."""
-        pipe = self._world.settings.pipe_name
-        files = [path.name for path in Path(self._world.explicit["runtime_dir"]).iterdir()]
-        left = [name for name in files if not name.startswith(f"{pipe}.log")]
-        left += [name for name in segment.names() if name == segment.segment_name(pipe)]
-        return [f"left behind: {name}" for name in left]
+    def _is_emptied(self, queue: str) -> bool:
+        keys, client = Keys("rudder", queue), self._server.text_client()
+
+        def is_empty() -> bool:
+            return not (client.llen(keys.wait) + client.llen(keys.active) + client.zcard(keys.delayed))
+
+        try:
+            wait_until(is_empty, CALM_S)
+        except AssertionError:
+            return False
+        return True
+
+    def _judge(self, verdict: Verdict) -> None:
+        plane = PlaneLog(self._home / "plane.log")
+        verdict.kinds = plane.kinds
+        attempted: set[Name] = set()
+        for group in {pipe.mode.queue or pipe.mode.name: pipe for pipe in self._own_pipes}:
+            pipes = [pipe for pipe in self._own_pipes if (pipe.mode.queue or pipe.mode.name) == group]
+            failed = pipes[0].failed(verdict)
+            deliverer = "sender" if pipes[0].mode.queue else "flusher"
+            interruptions = [each for pipe in pipes for each in pipe.crowd.interruptions if each.what == deliverer]
+            logs = [text for pipe in pipes for text in pipe.crowd.logs()]
+            excuses = Excuses(interruptions, logs)
+            ours: set[Name] = set()
+            for pipe in pipes:
+                in_order = not pipe.mode.is_multi_processor
+                killed = pipe.crowd.killed
+                ours |= storm_verdict.judge(pipe.crowd.home, plane, failed, excuses, killed, verdict, in_order=in_order)
+                verdict.problems += pipe.crowd.wrong()
+            verdict.add(f"failed, but of no producer, in {group}", sorted(failed - ours))
+            verdict.add(f"alarms without a reason in {group}", list(storm_verdict.alarms(logs)))
+            self._judge_account(pipes[0], ours & (plane.taken.keys() | failed), verdict)
+            attempted |= ours
+        verdict.add("taken, but of no producer", sorted(plane.taken.keys() - attempted))
+        verdict.problems += self.trouble
+        for path in self._home.glob("*.errors"):
+            if text := path.read_text():
+                verdict.problems.append(f"{path.name}: {text[-2000:]}")
+
+    def _judge_account(self, pipe: Pipeline, there: set[Name], verdict: Verdict) -> None:
+        """A queue's account has each event once, wherever it is now."""
+        if pipe.mode.queue is None:
+            return
+        events = pipe.status().events
+        counted = events.queued + events.delivered + events.failed + events.removed + events.elsewhere
+        if not events.balanced or counted != len(there) or events.removed or events.elsewhere:
+            verdict.problems.append(f"the account of {pipe.mode.queue} has {events} for {len(there)} events")
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for pipe in self._own_pipes:
+            pipe.watch.end()
+            pipe.world.end()
+        for process in self._helpers:
+            process.kill()
+            process.wait()
 
     # What may happen.
 
     def _any(self, processes: list[psutil.Process]) -> list[psutil.Process]:
         return self._chance.sample(processes, min(1, len(processes)))
 
-    def _any_flusher(self) -> list[psutil.Process]:
+    def _any_flusher(self, crowd: Crowd) -> list[psutil.Process]:
         """The one that has the ring; now and then one that is about to start, after whose death it takes 10 s."""
-        flushers = self.crowd.flushers()
-        serving = [one for one in flushers if one.pid == self.watch.flusher_pid]
+        flushers = crowd.of("flusher")
+        pids = {pipe.watch.flusher_pid for pipe in self._own_pipes}
+        serving = [one for one in flushers if one.pid in pids]
         return self._any(flushers if self._chance.random() < 0.05 else serving)
 
-    def _kill_producer(self) -> None:
-        for process in self._any(self.crowd.producers()):
-            self.crowd.kill(process, "producer")
+    def _kill_producer(self, crowd: Crowd) -> None:
+        for process in self._any(crowd.of("producer")):
+            crowd.kill(process, "producer")
 
-    def _stop_producer(self) -> None:
-        for process in self._any(self.crowd.producers()):
-            self.crowd.stop(process, "producer")
+    def _stop_producer(self, crowd: Crowd) -> None:
+        for process in self._any(crowd.of("producer")):
+            crowd.stop(process, "producer")
 
-    def _kill_flusher(self) -> None:
-        for process in self._any_flusher():
-            self.crowd.kill(process, "flusher")
+    def _kill_flusher(self, crowd: Crowd) -> None:
+        for process in self._any_flusher(crowd):
+            crowd.kill(process, "flusher")
 
-    def _stop_flusher(self) -> None:
-        for process in self._any_flusher():
-            self.crowd.stop(process, "flusher")
+    def _stop_flusher(self, crowd: Crowd) -> None:
+        for process in self._any_flusher(crowd):
+            crowd.stop(process, "flusher")
 
-    def _terminate_flusher(self) -> None:
-        for process in self._any_flusher():
-            process.terminate()
-            self.crowd.acts["flusher asked to end"] += 1
+    def _terminate_flusher(self, crowd: Crowd) -> None:
+        for process in self._any_flusher(crowd):
+            crowd.terminate(process, "flusher")
 
-    def _kill_both(self) -> None:
-        self._kill_producer()
-        self._kill_flusher()
+    def _kill_sender(self, crowd: Crowd) -> None:
+        for process in self._any(crowd.of("sender")):
+            crowd.kill(process, "sender")
 
-    def _kill_all_producers(self) -> None:
-        """And have nobody for a while, in which the ring may end."""
-        for process in self.crowd.producers():
-            self.crowd.kill(process, "producer")
-        self.crowd.acts["all producers killed at once"] += 1
-        self.watch.pause(self._chance.uniform(0, 1.5))
+    def _stop_sender(self, crowd: Crowd) -> None:
+        """For up to twice its lease."""
+        for process in self._any(crowd.of("sender")):
+            crowd.stop(process, "sender", LEASE_MS / 500)
 
-    def _kill_redis(self) -> None:
+    def _terminate_sender(self, crowd: Crowd) -> None:
+        for process in self._any(crowd.of("sender")):
+            crowd.terminate(process, "sender")
+
+    def _kill_both(self, crowd: Crowd) -> None:
+        self._kill_producer(crowd)
+        self._kill_flusher(crowd)
+
+    def _kill_all_producers(self, crowd: Crowd) -> None:
+        """And have none for a while, in which the ring may end."""
+        for process in crowd.of("producer"):
+            crowd.kill(process, "producer")
+        crowd.acts["all producers killed at once"] += 1
+
+    def _kill_redis(self, crowd: Crowd) -> None:
         process = self._server.process
         if self._redis_is_well and process is not None:
             self._redis_is_well = False
             self._server.kill()
-            self.crowd.deaths["redis"] += process.returncode == -signal.SIGKILL
-            self.crowd.later(1.5, self._start_redis)
+            self.redis_deaths["redis"] += process.returncode == -signal.SIGKILL
+            crowd.later(1.5, self._start_redis)
 
     def _start_redis(self) -> None:
         self._server.start()
         self._redis_is_well = True
 
-    def _stop_redis(self) -> None:
+    def _stop_redis(self, crowd: Crowd) -> None:
         """A call that is under way has its answer late, or never."""
         process = self._server.process
         if self._redis_is_well and process is not None:
             self._redis_is_well = False
             process.send_signal(signal.SIGSTOP)
-            self.crowd.acts["redis stopped"] += 1
-            self.crowd.later(1.0, self._resume_redis)
+            crowd.acts["redis stopped"] += 1
+            crowd.later(1.0, self._resume_redis)
 
     def _resume_redis(self) -> None:
         assert self._server.process is not None
         self._server.process.send_signal(signal.SIGCONT)
         self._redis_is_well = True
 
-    def _stop_redis_and_kill_flusher(self) -> None:
+    def _stop_redis_and_kill_flusher(self, crowd: Crowd) -> None:
         """Its last call is done after its death."""
-        self._stop_redis()
-        self.watch.pause(self._chance.uniform(0, 0.2))
-        self._kill_flusher()
+        self._stop_redis(crowd)
+        self._kill_flusher(crowd)

@@ -1,4 +1,4 @@
-"""Who takes part in a storm: they are found, killed, stopped and resumed, and each death is proved and counted."""
+"""The processes of one pipe in a storm: they are found, killed, stopped and resumed, and each death is counted."""
 
 from __future__ import annotations
 
@@ -11,11 +11,22 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
 from native_tests.storm_producer import KINDS
 from native_tests.world import World, wait_until
+from rudderpipe.signals import EXIT_OK, EXIT_STOPPED_NOW
+
+
+class Interruption(NamedTuple):
+    """A process was killed, asked to end or stopped; ``end_s`` is when it went on, or was dead."""
+
+    what: str
+    pid: int
+    start_s: float
+    end_s: float
 
 
 def is_over(process: psutil.Process) -> bool:
@@ -26,12 +37,13 @@ def is_over(process: psutil.Process) -> bool:
         return True
 
 
-def is_flusher(process: psutil.Process) -> bool:
-    """Also one that is about to start."""
+def kind_of(process: psutil.Process) -> str:
+    """``flusher`` (also one that is about to start), ``sender`` or ``producer``."""
     try:
-        return "rudderpipe.flusher" in process.cmdline()
+        command = " ".join(process.cmdline())
     except psutil.Error:
-        return False
+        command = ""
+    return next((kind for kind in ("flusher", "sender") if f"rudderpipe.{kind}" in command), "producer")
 
 
 def resume(process: psutil.Process) -> None:
@@ -43,46 +55,55 @@ def resume(process: psutil.Process) -> None:
 
 
 class Crowd:
-    """The producers and flushers of one world; ``home`` is where producers leave their marks."""
+    """The producers, flushers and senders of one world; ``home`` is where producers leave their marks."""
 
-    def __init__(self, world: World, chance: random.Random, seed: int) -> None:
+    def __init__(self, world: World, chance: random.Random, name: str, seed: int, *, senders: int) -> None:
+        self.name = name
         self.deaths: Counter[str] = Counter()
-        """Who died of our SIGKILL, proved: by its status when it is our child, else by its not being there."""
+        """Which kinds died of our SIGKILL: proved by the status of our own child, else by its absence."""
         self.acts: Counter[str] = Counter()
         self.killed: set[int] = set()
+        self.interruptions: list[Interruption] = []
+        self._senders = senders
         self._world = world
         self._chance = chance
         self._seed = seed
-        self._names = itertools.count()
+        self._numbers = itertools.count()
         self._turns = itertools.count()
         self._own: dict[int, subprocess.Popen[bytes]] = {}
+        self._kinds: dict[int, str] = {}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        runtime_dir = Path(world.explicit["runtime_dir"])
-        runtime_dir.mkdir(mode=0o700)
-        self.home = runtime_dir.parent / "marks"
+        self.runtime_dir = Path(world.explicit["runtime_dir"])
+        self.runtime_dir.mkdir(mode=0o700, parents=True)
+        self.home = self.runtime_dir.parent / "marks"
         self.home.mkdir()
 
-    def producers(self) -> list[psutil.Process]:
-        """Those that were forked included."""
-        return [one for one in self._world.own_processes() if not is_flusher(one)]
+    def of(self, kind: str) -> list[psutil.Process]:
+        """Those of one kind that live; forked producers included, and flushers that are about to start."""
+        return [one for one in self._world.own_processes() if kind_of(one) == kind]
 
-    def flushers(self) -> list[psutil.Process]:
-        """More than one while another is about to start."""
-        return [one for one in self._world.own_processes() if is_flusher(one)]
+    def fill(self, producers: int) -> None:
+        """Start producers and senders until there are so many; forked producers are not counted."""
+        living = Counter(self._kinds[pid] for pid, one in self._own.items() if one.poll() is None)
+        for _ in range(producers - living["producer"]):
+            who, kind = f"{self.name}{next(self._numbers)}", self._chance.choice(KINDS)
+            arguments = (str(self.runtime_dir), str(self._seed), who, kind)
+            self._start("producer", "-m", "native_tests.storm_producer", *arguments)
+        for _ in range(self._senders - living["sender"]):
+            log = self.runtime_dir / f"sender-{next(self._numbers)}.log"
+            self._start("sender", "-m", "rudderpipe.sender", "--log", str(log))
 
-    def fill(self, number: int) -> None:
-        """Start producers until there are so many, forked ones not counted."""
-        for _ in range(number - sum(one.poll() is None for one in self._own.values())):
-            runtime_dir, name = self._world.explicit["runtime_dir"], str(next(self._names))
-            arguments = (runtime_dir, str(self._seed), name, self._chance.choice(KINDS))
-            with (self.home / "errors").open("ab") as errors:
-                process = self._world.start("-m", "native_tests.storm_producer", *arguments, stderr=errors)
-            self._own[process.pid] = process
-            self.acts["producers started"] += 1
+    def _start(self, kind: str, *command: str) -> None:
+        with (self.home / "errors").open("ab") as errors:
+            process = self._world.start(*command, stderr=errors)
+        self._own[process.pid] = process
+        self._kinds[process.pid] = kind
+        self.acts[f"{kind}s started"] += 1
 
-    def kill(self, process: psutil.Process, what: str) -> None:
-        """SIGKILL, and wait until it has had its effect."""
+    def kill(self, process: psutil.Process, what: str, since_s: float | None = None) -> None:
+        """SIGKILL, and wait until it has had its effect; ``since_s`` is when the process was stopped."""
         own = self._own.get(process.pid)
+        start_s = since_s or time.time()
         try:
             if is_over(process):
                 return
@@ -91,20 +112,43 @@ class Crowd:
         except psutil.NoSuchProcess:
             return
         wait_until(lambda: is_over(process))
+        self.interruptions.append(Interruption(what, process.pid, start_s, time.time()))
         if own is None or own.wait() == -signal.SIGKILL:
             self.deaths[what if own or what != "producer" else "forked producer"] += 1
 
-    def stop(self, process: psutil.Process, what: str) -> None:
+    def stop(self, process: psutil.Process, what: str, most_s: float = 1.0) -> None:
         """SIGSTOP, and a while later SIGCONT or SIGKILL."""
+        since_s = time.time()
         try:
             process.suspend()
         except psutil.NoSuchProcess:
             return
         self.acts[f"{what} stopped"] += 1
         if self._chance.random() < 0.4:
-            self.later(1.0, lambda: self.kill(process, what))
+            self.later(most_s, lambda: self.kill(process, what, since_s))
         else:
-            self.later(1.0, lambda: resume(process))
+            self.later(most_s, lambda: self._resume(process, what, since_s))
+
+    def _resume(self, process: psutil.Process, what: str, since_s: float) -> None:
+        resume(process)
+        self.interruptions.append(Interruption(what, process.pid, since_s, time.time()))
+
+    def terminate(self, process: psutil.Process, what: str) -> None:
+        """SIGTERM: it drains and ends by itself."""
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            return
+        self.acts[f"{what} asked to end"] += 1
+        self.interruptions.append(Interruption(what, process.pid, time.time(), time.time() + 10.0))
+
+    def end_senders(self) -> None:
+        """Ask the senders to end, and wait until they have."""
+        senders = [one for pid, one in self._own.items() if self._kinds[pid] == "sender" and one.poll() is None]
+        for one in senders:
+            one.terminate()
+        for one in senders:
+            one.wait(30)
 
     def later(self, most_s: float, thing: Callable[[], None]) -> None:
         """Do a thing after a random while."""
@@ -117,11 +161,15 @@ class Crowd:
             heapq.heappop(self._agenda)[2]()
 
     def wrong(self) -> list[str]:
-        """What is wrong with the ways in which producers ended, and with what they and the flushers said."""
+        """What is wrong with the ways in which our own children ended, and with what they and the flushers said."""
         wrong = [
-            f"producer {one.pid} ended with {one.wait()}"
-            for one in self._own.values()
-            if one.wait() not in (0, -signal.SIGKILL)
+            f"{self._kinds[pid]} {pid} ended with {one.wait()}"
+            for pid, one in self._own.items()
+            if one.wait() not in (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL)  # the second: asked twice to end
         ]
-        said = (self.home / "errors").read_text() + self._world.log()
+        said = (self.home / "errors").read_text() + "".join(self.logs())
         return wrong + [found[:3000] for found in said.split("Traceback")[1:]]
+
+    def logs(self) -> list[str]:
+        """What flushers and senders logged."""
+        return [path.read_text(errors="replace") for path in sorted(self.runtime_dir.glob("*.log*"))]

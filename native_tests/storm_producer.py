@@ -20,6 +20,8 @@ KINDS = ("plain", "threads", "forks", "threads and forks", "exec")
 PADS = tuple("x" * size for size in (60, 120, 40_000, 200_000))
 SHARES = (600, 390, 8, 2)
 """Of a thousand events: about 300 bytes each, but some fill a block, and some need a run of blocks."""
+BAD = 0.01
+"""The share of events that the data plane refuses."""
 CHILDREN, GENERATIONS = 3, 2
 
 
@@ -58,7 +60,7 @@ class Producer:
 
     def _produce(self, thread: int) -> None:
         chance = random.Random(f"{self._seed}/{self._who}/{thread}")
-        pause, most_s = threading.Event().wait, chance.choice((0.004, 0.03, 0.1))
+        pause, most_s = threading.Event().wait, chance.choice((0.03, 0.2, 0.5))
         marks = Marks(self._home, self._who, thread)
         number, last = 0, min(MOST, int(chance.expovariate(1 / 8000)) + 1)
         while number < last and not self._told_to_stop():
@@ -66,15 +68,16 @@ class Producer:
             end = min(last, number + burst)
             accepted = True
             while number < end and accepted:
-                accepted = self._track(marks, thread, number, chance.choices(PADS, SHARES)[0])
+                bad = {"bad": True} if chance.random() < BAD else {}
+                accepted = self._track(marks, thread, number, {"pad": chance.choices(PADS, SHARES)[0], **bad})
                 number += 1
             if "forks" in self._kind and chance.random() < 0.03:
                 self._fork()
             pause(chance.uniform(0, most_s))
         marks.end()
 
-    def _track(self, marks: Marks, thread: int, number: int, pad: str) -> bool:
-        properties = {"who": self._who, "thread": thread, "n": number, "pad": pad}
+    def _track(self, marks: Marks, thread: int, number: int, more: dict[str, Any]) -> bool:
+        properties = {"who": self._who, "thread": thread, "n": number, **more}
         marks.attempt(number)
         try:
             accepted = self._client.track("u", "e", properties)

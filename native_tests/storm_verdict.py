@@ -1,25 +1,46 @@
-"""What became of every event: the producers' marks against the jobs in Redis."""
+"""What became of every event: the producers' marks against what the data plane took and what failed."""
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from native_tests.storm_crowd import Interruption
 from native_tests.storm_marks import ACCEPTED, ATTEMPTED, REFUSED, Record
 from native_tests.storm_marks import read as read_marks
-from rudderpipe.errors import JobUnreadable
-from rudderpipe.queue import job
-from rudderpipe.queue.keys import Keys
+from native_tests.storm_plane import Line
+from rudderpipe.queue.failed import FailedJob
 
-KEYS = Keys("rudder", "rudderEventsQueue")
-BASE = KEYS.base
-AT_ONCE = 200
 SHOWN = 5
+SLACK_S = 0.5
+"""Clocks are read before and after what they time."""
+
+Name = tuple[str, int, int]
+"""An event's producer, thread and number."""
+
+_read_line = msgspec.json.Decoder(Line).decode
+_TAKEOVER = re.compile(r"^(\S+ \S+) rudderpipe\.sender \w+ lease taken", re.MULTILINE)
+_ALARM = re.compile(r"^\S+ \S+ rudderpipe\S* (?:WARNING|ERROR|CRITICAL) (.*)$", re.MULTILINE)
+NEVER_TRUE = (
+    "corrupt",
+    "not JSON",
+    "cannot be kept",
+    "cannot be read",
+    "cannot be started",
+    "another data plane",
+    "no flusher has drained",
+    "events are lost",
+    "lost its data",
+    "deleted the oldest",
+)
+"""Alarms for which nothing in a storm gives a reason."""
 
 
 class _Properties(msgspec.Struct):
@@ -39,80 +60,150 @@ class Verdict(msgspec.Struct):
     refused: int = 0
     undecided: int = 0
     undecided_but_there: int = 0
-    jobs: int = 0
+    delivered: int = 0
+    failed: int = 0
+    repeated: int = 0
     threads: int = 0
-    rings: int = 0
+    kinds: Counter[str] = msgspec.field(default_factory=Counter)
+    """What the data plane did, by request."""
     problems: list[str] = msgspec.field(default_factory=list)
 
-
-def _batches(redis: Any, verdict: Verdict) -> Iterator[list[msgspec.Raw]]:
-    """The events of each job, in the queue's order."""
-    ids = redis.lrange(f"{BASE}wait", 0, -1)[::-1]
-    for start in range(0, len(ids), AT_ONCE):
-        pipe = redis.pipeline(transaction=False)
-        for number in ids[start : start + AT_ONCE]:
-            pipe.hget(f"{BASE}{number}", "data")
-        for data in pipe.execute():
-            try:
-                yield job.read(data.encode()).events
-            except (JobUnreadable, AttributeError):  # no hash at all
-                verdict.problems.append(f"a job that nobody can read: {str(data)[:200]}")
+    def add(self, what: str, names: Sequence[object]) -> None:
+        """Note a problem, if there are any of it."""
+        if names:
+            self.problems.append(f"{what}: {len(names)}, such as {names[:SHOWN]}")
 
 
-def _in_redis(redis: Any, verdict: Verdict) -> dict[tuple[str, int], list[int]]:
-    """The numbers of each thread, in the queue's order."""
+class Taken(msgspec.Struct, frozen=True):
+    """One request in which the data plane took an event."""
+
+    at_s: float
+    seen: bool
+
+
+class PlaneLog:
+    """What the data plane took, in its order."""
+
+    def __init__(self, path: Path) -> None:
+        self.kinds: Counter[str] = Counter()
+        self.taken: dict[Name, list[Taken]] = {}
+        self.order: dict[tuple[str, int], list[int]] = defaultdict(list)
+        """The numbers of each thread as they were first taken."""
+        for text in path.read_bytes().splitlines():
+            line = _read_line(text)
+            self.kinds[line.kind] += 1
+            if line.taken:
+                self._take(line)
+
+    def _take(self, line: Line) -> None:
+        taken = Taken(line.at_s, line.seen)
+        for name in line.events:
+            times = self.taken.setdefault(name, [])
+            if not times:
+                self.order[name[0], name[1]].append(name[2])
+            times.append(taken)
+
+
+def failed_events(jobs: Iterable[FailedJob], verdict: Verdict) -> Iterator[Name]:
+    """The events of failed jobs, each of which must have a reason."""
     decode = msgspec.json.Decoder(_Event).decode
-    found: dict[tuple[str, int], list[int]] = defaultdict(list)
-    events = 0
-    for batch in _batches(redis, verdict):
-        verdict.jobs += 1
-        events += len(batch)
-        for raw in batch:
+    for job in jobs:
+        if not job.reason:
+            verdict.problems.append(f"job {job.id} failed without a reason")
+        if job.job is None:
+            verdict.problems.append(f"job {job.id} failed and cannot be read: {job.reason}")
+            continue
+        for raw in job.job.events:
             event = decode(raw).properties
-            found[event.who, event.thread].append(event.n)
-    rings = [
-        int(redis.hget(key, "queued") or 0) for key in redis.keys(f"{KEYS.account}:*") if key != KEYS.failed_events
-    ]
-    account = int(redis.hget(KEYS.account, "queued") or 0)
-    verdict.rings = len(rings)
-    if not events == account == sum(rings):
-        verdict.problems.append(
-            f"{events} events in jobs, {account} in the account, {sum(rings)} in those of the rings"
-        )
-    return found
+            yield event.who, event.thread, event.n
 
 
-def _judge(record: Record, found: list[int], verdict: Verdict) -> Iterator[tuple[str, list[int]]]:
-    """Each way to be wrong, with the numbers that are."""
-    times = Counter(found)
-    by_mark: dict[int, list[int]] = {ATTEMPTED: [], ACCEPTED: [], REFUSED: [], 0: []}
-    for number, mark in enumerate(record.marks):
-        by_mark[mark].append(number)
-    verdict.accepted += len(by_mark[ACCEPTED])
-    verdict.refused += len(by_mark[REFUSED])
-    verdict.undecided += len(by_mark[ATTEMPTED])
-    verdict.undecided_but_there += sum(number in times for number in by_mark[ATTEMPTED])
-    yield "lost", [number for number in by_mark[ACCEPTED] if number not in times]
-    yield "twice", [number for number, count in times.items() if count > 1]
-    yield "refused but there", [number for number in by_mark[REFUSED] if number in times]
-    yield "never attempted but there", [number for number in times if number >= len(record.marks)]
-    yield "out of order", [after for before, after in pairwise(found) if after < before]
-    yield "badly marked", by_mark[0] + [number for number in by_mark[ATTEMPTED] if number < len(record.marks) - 1]
+class Excuses:
+    """When a process was killed, asked to end or stopped, or lost its lease: an event may come twice then."""
+
+    def __init__(self, interruptions: Iterable[Interruption], logs: Iterable[str]) -> None:
+        spans = [(each.start_s, each.end_s) for each in interruptions]
+        for text in logs:
+            for found in _TAKEOVER.finditer(text):
+                at_s = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S,%f").astimezone().timestamp()
+                spans.append((at_s, at_s))
+        self._spans = sorted(spans)
+        self._starts = [start_s for start_s, _ in self._spans]
+        self._longest_s = max((end_s - start_s for start_s, end_s in spans), default=0.0)
+
+    def has(self, start_s: float, end_s: float) -> bool:
+        """Whether one of them falls between."""
+        first = bisect_left(self._starts, start_s - self._longest_s - SLACK_S)
+        for start, end in self._spans[first:]:
+            if start > end_s + SLACK_S:
+                return False
+            if end >= start_s - SLACK_S:
+                return True
+        return False
 
 
-def reach(home: Path, redis: Any, killed: Set[int]) -> Verdict:
-    """Compare all of it; ``killed`` are those who need not have come to an end."""
-    verdict = Verdict()
-    found = _in_redis(redis, verdict)
+def alarms(logs: Iterable[str]) -> Iterator[str]:
+    """Alarms for which there was no reason."""
+    for text in logs:
+        for found in _ALARM.finditer(text):
+            if any(each in found[1] for each in NEVER_TRUE):
+                yield found[1]
+
+
+def judge(
+    home: Path,
+    plane: PlaneLog,
+    failed: Set[Name],
+    excuses: Excuses,
+    killed: Set[int],
+    verdict: Verdict,
+    *,
+    in_order: bool,
+) -> set[Name]:
+    """Compare the marks of one pipe with all that arrived or failed; the events that its producers attempted."""
+    attempted: set[Name] = set()
     for path in sorted(home.glob("*.marks")):
         record = read_marks(path)
         verdict.threads += 1
-        for wrong, numbers in _judge(record, found.pop((record.who, record.thread), []), verdict):
-            if numbers:
-                verdict.problems.append(
-                    f"{wrong}: {len(numbers)} of producer {record.who}, thread {record.thread}: {numbers[:SHOWN]}"
-                )
+        thread = record.who, record.thread
+        order = plane.order.get(thread, [])
+        for what, names in _judge(record, plane, failed, excuses, verdict):
+            verdict.add(f"{what}, producer {record.who} thread {record.thread}", names)
+        if in_order:
+            verdict.add(
+                f"out of order, producer {thread}", [after for before, after in pairwise(order) if after < before]
+            )
         if not record.ended and record.pid not in killed:
-            verdict.problems.append(f"producer {record.who}, thread {record.thread} ended neither by itself nor by us")
-    verdict.problems += [f"nobody's events: {len(numbers)} of {key}" for key, numbers in found.items()]
-    return verdict
+            verdict.problems.append(f"producer {thread} ended neither by itself nor by us")
+        attempted |= {(*thread, number) for number in range(len(record.marks))}
+    return attempted
+
+
+def _judge(
+    record: Record, plane: PlaneLog, failed: Set[Name], excuses: Excuses, verdict: Verdict
+) -> Iterator[tuple[str, list[int]]]:
+    """Each way to be wrong, with the numbers that are."""
+    by_mark: dict[int, list[int]] = {ATTEMPTED: [], ACCEPTED: [], REFUSED: [], 0: []}
+    for number, mark in enumerate(record.marks):
+        by_mark[mark].append(number)
+    there: set[int] = set()
+    twice: list[int] = []
+    for number in range(len(record.marks)):
+        name = record.who, record.thread, number
+        taken, has_failed = plane.taken.get(name, []), name in failed
+        if taken or has_failed:
+            there.add(number)
+        verdict.delivered += bool(taken)
+        verdict.failed += has_failed
+        verdict.repeated += max(0, len(taken) - 1)
+        for first, second in pairwise(taken):
+            if first.seen and not excuses.has(first.at_s, second.at_s):
+                twice.append(number)
+    verdict.accepted += len(by_mark[ACCEPTED])
+    verdict.refused += len(by_mark[REFUSED])
+    verdict.undecided += len(by_mark[ATTEMPTED])
+    verdict.undecided_but_there += sum(number in there for number in by_mark[ATTEMPTED])
+    yield "lost", [number for number in by_mark[ACCEPTED] if number not in there]
+    yield "twice without an excuse", twice
+    yield "refused but there", [number for number in by_mark[REFUSED] if number in there]
+    yield "badly marked", by_mark[0] + [number for number in by_mark[ATTEMPTED] if number < len(record.marks) - 1]
