@@ -143,14 +143,14 @@ def test_another_users_segment_of_the_same_name_is_left_alone(world: World) -> N
 
 
 def test_more_producers_than_slots_are_refused_and_counted(world: World) -> None:
-    """300 processes, 256 slots: 256 get in, the others are told why, and every refusal is in the account."""
+    """550 processes, 512 slots: 512 get in, the others are told why, and every refusal is in the account."""
     world.explicit |= {"autostart": False, "ring_bytes": 64 << 20}
     code = """
 import os, sys, logging, rudderpipe
 logging.basicConfig()
 client = rudderpipe.Client(when_full='raise')
 done, go = os.pipe()
-for number in range(300):
+for number in range(550):
     if not os.fork():
         answer = None
         while answer is None:
@@ -158,7 +158,7 @@ for number in range(300):
                 client.track('u', 'e', {'n': number})
                 answer = b'1'
             except rudderpipe.RingFull:
-                pass  # the claim lock was busy: 300 processes begin at once
+                pass  # the claim lock was busy: 550 processes begin at once
             except rudderpipe.RingUnavailable:
                 answer = b'0'
         os.write(go, answer)
@@ -166,9 +166,9 @@ for number in range(300):
         client._own.shut()
         os._exit(0)
 found = b''
-while len(found) < 300: found += os.read(done, 300)
+while len(found) < 550: found += os.read(done, 550)
 print(found.count(b'1'), flush=True)
-for _ in range(300): os.wait()
+for _ in range(550): os.wait()
 """
     crowd = world.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert crowd.stdout is not None
@@ -178,9 +178,9 @@ for _ in range(300): os.wait()
     assert crowd.stdin is not None
     crowd.stdin.close()
     crowd.wait(60)
-    assert world.status().events.refused["no_slot"] == 300 - at.SLOTS
+    assert world.status().events.refused["no_slot"] == 550 - at.SLOTS
     assert crowd.stderr is not None
-    assert b"all of its 256 slots are taken reason=no_slot" in crowd.stderr.read()
+    assert b"all of its 512 slots are taken reason=no_slot" in crowd.stderr.read()
     flusher = world.start("-m", "rudderpipe.flusher")
     world.delivered(at.SLOTS)
     flusher.terminate()

@@ -51,8 +51,10 @@ def name_of(layout: at.Layout, view: str, key: int | slice) -> str:
     ):
         if key < end:
             return f"{name}[{key - start}]"
-    block, word = divmod(key - layout.block0, at.BLOCK_WORDS)
-    return f"{_BLOCK.get(word, word)}[{block}]"
+    block, word = divmod(key - layout.block0, layout.format.block_words)
+    if word >= at.B_COPIES:
+        return f"COPY OF {_BLOCK.get(word + at.B_SLOT - at.B_COPIES)}[{block}]"
+    return f"{_BLOCK[word]}[{block}]"
 
 
 class View:
@@ -262,7 +264,7 @@ class Writer:
     def room(self) -> int:
         """Bytes of events that fit into its block yet, if no more than one."""
         producer = self.producer
-        return producer._limit - producer._at - 4 * producer._count - 1
+        return producer._limit - producer._at - 8 * producer._count - 1
 
 
 class Stage:
@@ -298,7 +300,7 @@ class Stage:
     def snapshot(self) -> Ring:
         """What a process that starts now would see, on a copy of its own."""
         whole = memoryview(bytearray(self.ring.segment.memory))
-        casts = {"memory": whole, "words": whole.cast("Q"), "entries": whole.cast("I")}
+        casts = {"memory": whole, "words": whole.cast("Q"), "entries": whole.cast(self.ring.layout.format.entry_code)}
         return Ring(
             Seen(self.ring.segment, lambda name, _view: casts[name]),
             Locks(self.ring.locks, self.process(), self.holders),

@@ -31,6 +31,7 @@ ORDER = [
     *(
         "ring",
         "ring.layout",
+        "ring.block_header",
         "ring.shared",
         "ring.segment",
         "ring.fence",

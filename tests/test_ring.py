@@ -343,7 +343,7 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
 
         text = "x" * 450
         accepted = put(producer, 0, 3)
-        while producer._at + 460 + 4 * producer._count < producer._limit:
+        while producer._at + 460 + 8 * producer._count < producer._limit:
             accepted += producer.append(text.encode()) is None
         monkeypatch.setattr(claims, "claim_blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):

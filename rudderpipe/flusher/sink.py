@@ -32,7 +32,7 @@ class Sink(Protocol):
     """Takes batches for good, in order."""
 
     def known(self) -> dict[int, int]:
-        """How far the sink has events of the ring's tenancies that failed, as a predecessor may not have said.
+        """How far the sink has events of the ring's tenures that failed, as a predecessor may not have said.
 
         Asked once, before anything is offered.
         """

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
@@ -52,10 +53,10 @@ def accepted_by_slot(ring: Ring) -> dict[int, int]:
     blocks = ring.blocks_in_use()
     accepted: dict[int, int] = {}
     for _, block in blocks:
-        header = layout.block(block)
-        if not words[header + at.B_HEAD]:
-            slot = words[header + at.B_SLOT]
-            accepted[slot] = max(accepted.get(slot, 0), words[header + at.B_BASE] + words[header + at.B_COUNT])
+        header = block_header.read(words, layout, block)
+        if not header.head:
+            count = words[layout.block(block) + at.B_COUNT]
+            accepted[header.slot] = max(accepted.get(header.slot, 0), header.base + count)
     # Order: DRAINED last; a block that was freed meanwhile is in it.
     return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used)}
 
@@ -69,15 +70,14 @@ def drained_by_slot(ring: Ring) -> dict[int, int]:
 def handed_over(ring: Ring, positions: Mapping[int, int]) -> int:
     """Events that left the ring, with those that the queue has although the flusher has not stored so yet.
 
-    ``positions`` are the queue's: how many events it has of each tenancy of a block. Never too low.
+    ``positions`` are the queue's: how many events it has of each tenure of a block. Never too low.
     """
     words, layout = ring.words, ring.layout
     reached: dict[int, int] = {}
     for sequence, block in ring.blocks_in_use():
-        header, gone = layout.block(block), positions.get(sequence, 0)
-        if gone and not words[header + at.B_HEAD]:
-            slot = words[header + at.B_SLOT]
-            reached[slot] = max(reached.get(slot, 0), words[header + at.B_BASE] + gone)
+        header, gone = block_header.read(words, layout, block), positions.get(sequence, 0)
+        if gone and not header.head:
+            reached[header.slot] = max(reached.get(header.slot, 0), header.base + gone)
     # Order: DRAINED last; a block that was freed meanwhile is in it.
     return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
 

@@ -6,7 +6,9 @@ import os
 
 from rudderpipe import forks
 from rudderpipe.liveness import Identity
+from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.block_header import BlockHeader
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
@@ -47,7 +49,7 @@ def take_slot(ring: Ring, me: Identity) -> int:
         words[mine + at.S_ENTERED] = settled
         for number in range(len(at.REFUSALS)):
             words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
-        words[at.H_SLOTS_USED] = max(words[at.H_SLOTS_USED], slot + 1)
+        ring.see_slot(slot)
         words[mine + at.S_PID] = me.pid  # Order: last, the slot is taken now
         return slot
     return -1
@@ -57,7 +59,7 @@ def grant(ring: Ring, slot: int, wanted: int) -> int:
     """Allow the slot some events of the cap: fewer as it comes near, so that idle producers hold little back."""
     words, layout = ring.words, ring.layout
     if words[at.H_SLOTS_USED] <= slot:
-        words[at.H_SLOTS_USED] = slot + 1  # a damaged word: a slot that is not seen is not counted
+        ring.see_slot(slot)  # a damaged word: a slot that is not seen is not counted
     used = ring.slots_used
     granted = words[layout.granted : layout.granted + used].tolist()
     drained = words[layout.drained : layout.drained + used].tolist()
@@ -71,7 +73,7 @@ def grant(ring: Ring, slot: int, wanted: int) -> int:
     return wanted
 
 
-def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int, int, int] | None:
+def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int, now_ms: int) -> tuple[int, int, int] | None:
     """A free block, or as many in a row as are needed: (first, sequence, how many); None when there are none."""
     words, layout = ring.words, ring.layout
     run = -(-need_bytes // at.BLOCK_BYTES)
@@ -86,14 +88,12 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int) -> tuple[int
     words[at.H_NEXT] = sequence + 1
     words[at.H_NEXT_CHECK] = at.complement(sequence + 1)
     for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
-        header = layout.block(block)
-        words[header + at.B_COUNT] = 0
-        words[header + at.B_SLOT] = slot
-        words[header + at.B_BASE] = base
-        words[header + at.B_RUN] = run if block == first else 0
-        words[header + at.B_HEAD] = 0 if block == first else first + 1
+        is_first = block == first
+        header = BlockHeader(slot, base, run if is_first else 0, 0 if is_first else first + 1)
+        block_header.write(words, layout, block, header, sequence, now_ms)
         fence()
         words[layout.sequence + block] = sequence
+        words[layout.block(block) + at.B_TENURE] = sequence
     return first, sequence, run
 
 
@@ -103,7 +103,7 @@ def _next_sequence(ring: Ring) -> int:
     following: int = words[at.H_NEXT]
     if words[at.H_NEXT_CHECK] == at.complement(following):
         return following
-    known = words[layout.sequence : layout.released].tolist()
+    known = block_header.tenures(words, layout)
     return 1 + max((sequence for sequence in known if sequence < at.SEQUENCE_END), default=0)
 
 
@@ -112,7 +112,8 @@ def _find_free(ring: Ring, run: int) -> int:
     # which blocks are drained is that of their sequences, wherever they lie.
     words, layout, in_a_row = ring.words, ring.layout, 0
     for block in range(layout.blocks):
-        if words[layout.sequence + block] == words[layout.released + block]:
+        released = words[layout.released + block]
+        if words[layout.sequence + block] == released == block_header.tenure(words, layout, block):
             in_a_row += 1
             if in_a_row == run:
                 return block - run + 1

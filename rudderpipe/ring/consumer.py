@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from rudderpipe.ring import failures
+from rudderpipe.ring import block_header, failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
@@ -14,7 +14,7 @@ from rudderpipe.ring.ring import Ring
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Events ``start`` to ``end`` of one tenancy of a block."""
+    """Events ``start`` to ``end`` of one tenure of a block."""
 
     sequence: int
     start: int
@@ -30,7 +30,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class _Block:
-    """One tenancy of a block that is not free, as far as it has been taken."""
+    """One tenure of a block that is not free, as far as it has been taken."""
 
     __slots__ = (
         "base",
@@ -41,6 +41,7 @@ class _Block:
         "most",
         "offset",
         "read",
+        "run",
         "sequence",
         "slot",
         "start",
@@ -49,17 +50,17 @@ class _Block:
 
     def __init__(self, ring: Ring, sequence: int, index: int) -> None:
         words, layout = ring.words, ring.layout
-        header = layout.block(index)
+        header, entry_bytes = block_header.read(words, layout, index), layout.format.entry_bytes
         self.index = index
         self.sequence = sequence
-        self.count_at = header + at.B_COUNT
-        self.slot = words[header + at.B_SLOT]
-        self.base = words[header + at.B_BASE]
+        self.count_at = layout.block(index) + at.B_COUNT
+        self.slot = header.slot
+        self.base = header.base
         self.start = layout.start(index)
-        run = min(max(1, words[header + at.B_RUN]), layout.blocks - index)
-        self.limit = self.start + run * at.BLOCK_BYTES
-        self.most = run * at.BLOCK_BYTES // (at.ENTRY + 1)
-        self.entry = self.limit // at.ENTRY - 1
+        self.run = min(max(1, header.run), layout.blocks - index)
+        self.limit = self.start + self.run * at.BLOCK_BYTES
+        self.most = self.run * at.BLOCK_BYTES // (entry_bytes + 1)
+        self.entry = self.limit // entry_bytes - 1
         word = words[layout.read + index]
         self.read = word & ((1 << at.READ_BITS) - 1) if word >> at.READ_BITS == sequence else 0
         self.read = min(self.read, self.most)
@@ -104,7 +105,7 @@ class Consumer:
             if sequence >= at.SEQUENCE_END:
                 words[layout.released + index] = sequence  # a damaged word
                 continue
-            head = words[layout.block(index) + at.B_HEAD]
+            head = block_header.read(words, layout, index).head
             if head:
                 if not self._is_member(sequence, head - 1):
                     self._release_orphan(sequence, index)
@@ -122,7 +123,7 @@ class Consumer:
         words, layout = self.ring.words, self.ring.layout
         return (
             head < layout.blocks
-            and words[layout.sequence + head] == sequence
+            and block_header.tenure(words, layout, head) == sequence
             and words[layout.released + head] != sequence
         )
 
@@ -131,8 +132,10 @@ class Consumer:
         try:
             if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # a claim under way is not an orphan yet
                 return
-            head = ring.words[ring.layout.block(index) + at.B_HEAD]
-            if ring.words[ring.layout.sequence + index] == sequence and not self._is_member(sequence, head - 1):
+            head = block_header.read(ring.words, ring.layout, index).head
+            if block_header.tenure(ring.words, ring.layout, index) == sequence and not self._is_member(
+                sequence, head - 1
+            ):
                 ring.words[ring.layout.released + index] = sequence
         finally:
             ring.locks.release(at.LOCK_CLAIM)
@@ -145,7 +148,7 @@ class Consumer:
             count = block.count(words)
             if count > block.taken:
                 events += count - block.taken
-                size += max(0, entries[block.entry - count + 1] - block.offset)
+                size += max(0, (entries[block.entry - count + 1] & at.END_BITS) - block.offset)
         return events, size
 
     def cut(self, max_events: int, max_bytes: int) -> Cut | None:
@@ -183,7 +186,7 @@ class Consumer:
     def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
         """How many of the next events fit into so many bytes, and where they end; (0, -1) from a damaged block."""
         entries, first = self.ring.segment.entries, block.entry - block.taken
-        end = entries[first - there + 1]
+        end = entries[first - there + 1] & at.END_BITS
         if not block.offset < end <= block.limit:
             self._pass_over(block)
             return 0, -1
@@ -192,7 +195,7 @@ class Consumer:
         low, high = 0, there
         while high - low > 1:
             middle = (low + high) // 2
-            if entries[first - middle + 1] - block.offset <= room + 1:
+            if (entries[first - middle + 1] & at.END_BITS) - block.offset <= room + 1:
                 low = middle
             else:
                 high = middle
@@ -200,7 +203,7 @@ class Consumer:
             if not must:
                 return 0, 0
             low = 1
-        end = entries[first - low + 1]
+        end = entries[first - low + 1] & at.END_BITS
         if not block.offset < end <= block.limit:
             self._pass_over(block)
             return 0, -1
@@ -213,7 +216,7 @@ class Consumer:
 
     def _seek(self, block: _Block) -> None:
         entries = self.ring.segment.entries
-        block.offset = entries[block.entry - block.taken + 1] if block.taken else block.start
+        block.offset = entries[block.entry - block.taken + 1] & at.END_BITS if block.taken else block.start
 
     def release(self, cuts: Iterable[Cut], counter: int = at.H_QUEUED) -> int:
         """The sink has these events for good: give their room back. Returns how many they were.
@@ -249,15 +252,15 @@ class Consumer:
         return Cut(cut.data[: size - 1], half, tuple(marks[0])), Cut(cut.data[size:], cut.count - half, tuple(marks[1]))
 
     def _size_bytes(self, sequence: int, start: int, end: int) -> int:
-        """Of some events of a tenancy, with their commas; 0 when the block is gone by a damaged word."""
+        """Of some events of a tenure, with their commas; 0 when the block is gone by a damaged word."""
         block, entries = self._blocks.get(sequence), self.ring.segment.entries
         if block is None:
             return 0
-        begin = entries[block.entry - start + 1] if start else block.start
-        return int(entries[block.entry - end + 1] - begin)
+        begin = entries[block.entry - start + 1] & at.END_BITS if start else block.start
+        return int(entries[block.entry - end + 1] & at.END_BITS) - begin
 
     def read_to(self, positions: dict[int, int], counter: int = at.H_QUEUED) -> None:
-        """The sink has so many events of these tenancies; less than known already, or of a freed block, is ignored."""
+        """The sink has so many events of these tenures; less than known already, or of a freed block, is ignored."""
         self._leave(counter, positions)
 
     def _leave(self, counter: int, positions: dict[int, int]) -> None:
@@ -311,9 +314,8 @@ class Consumer:
             fence()  # Order: sealed before count: after the seal the count is final
             if block.count(words) != block.read:
                 continue
-            run = words[header + at.B_RUN]
             words[layout.released + block.index] = sequence
-            for member in range(block.index + 1, min(block.index + run, layout.blocks)):
+            for member in range(block.index + 1, block.index + block.run):
                 words[layout.released + member] = sequence
             del self._blocks[sequence]
             freed.append(sequence)

@@ -1,20 +1,20 @@
 """Where every byte of the ring is, who writes it, and in which order; no behaviour but arithmetic.
 
-The segment, in order (offsets for the default 32 MiB; all words are u64, host order, aligned)::
+The segment, in order (all words are u64, host order, aligned)::
 
-    0        HEADER         4,096 bytes, 512 words, below
-    4,096    GRANTED        one word a slot    events the slot's producer was ever allowed to append
+    0        HEADER         16,384 bytes, 2,048 words, below
+    16,384   GRANTED        one word a slot    events the slot's producer was ever allowed to append
              DRAINED        one word a slot    events of the slot that left the ring
              SLOTS          32 words a slot    below
-             SEQUENCE       one word a block   the block's present tenancy; 0 before the first
-             RELEASED       one word a block   the last tenancy that ended: equal to SEQUENCE = the block is FREE
-             READ           one word a block   tenancy << 24 | events of it that left the ring
-             BLOCK HEADERS  8 words a block    below
+             SEQUENCE       one word a block   the block's present tenure; 0 before the first
+             RELEASED       one word a block   the last tenure that ended: equal to SEQUENCE = the block is FREE
+             READ           one word a block   tenure << 24 | events of it that left the ring
+             BLOCK HEADERS  16 words a block   below
     (page)   BLOCKS         65,536 bytes each
 
     HEADER, in words of 8 bytes
       0  magic        1  version      2  segment bytes   3  blocks          made once, before magic, which is last
-      4  slots        5  epoch        6  cap (events)    7  created ms
+      4  slots        5  epoch        6  cap (events)    7  created ms      (6 may grow)
       8  lock file's inode
      16  next sequence  17  slots ever used  18  start ms                  producers, under the claim lock
      19  complement of 16
@@ -25,64 +25,89 @@ The segment, in order (offsets for the default 32 MiB; all words are u64, host o
      43  settling     44  drained before        45  settled before
      46  term: how many flushers there were
      48  events of the ring that the queue has seen off     49  failed there     50  how often 48 and 49 were read
-     64  failures: how many of those below were ever written; 128..  the last 96, of three words each:
+     51  tickets served
+     52  complement of 17               53  complement of 6                producers, under the claim lock
+     54  flusher starts                 55  asleep          56  interpreter       reserved
+     64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
+    512..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
 
-    SLOT, 32 words                              BLOCK HEADER, 8 words (one cache line)
+    SLOT, 32 words                              BLOCK HEADER, 16 words (two cache lines)
       0  pid (0 = free)   1  start                0  count    events committed; written last, read first
-      2  flush ticket     3  left                 1  sealed   the tenancy that will get no more events
+      2  flush ticket     3  left                 1  sealed   the tenure that will get no more events
       4  image            5  namespace            2  slot     whose it is
       6  entered          7  awaited              3  base     events of the slot before this block
-      8..19  refused, by reason                   4  run      blocks in a row that this one stands for
-     20..31  refused before, by reason            5  head     for the later blocks of a run: index of the first + 1
+      8..17  refused, by reason                   4  run      blocks in a row that this one stands for
+     18  starved         19  within               5  head     for the later blocks of a run: index of the first + 1
+     20..29  refused before, by reason            6  claimed ms
+     30..31  reserved                             7  tenure   SEQUENCE again, stored after it
+                                                  8  complement of SEQUENCE, stored before it     9  sum of 2 to 5
+                                                 10..13  complements of 2 to 5
+                                                 14..15  reserved
 
     BLOCK (or run of them), a slotted page
       +------------------------------------------------------------------+
       | {event},{event},{event},     -->      free      <--  end2 end1 end0|
       +------------------------------------------------------------------+
-      event bytes grow from the front, each followed by one comma; from the back, u32: the byte of the segment at which
-      each event ends, comma included
+      event bytes grow from the front, each followed by one comma; from the back, words: the byte of the segment at
+      which each event ends, comma included, in the lower half; the upper half is reserved
+
+The layout before (3) has a header of 512 words, 256 slots, block headers of the first 8 words without a copy of
+anything, and end offsets of 4 bytes; the starts of processes are times of day; all else is the same. It is read, drained and reclaimed, and never written into
+by producers.
+
+**Damage.** A word that decides whose bytes are read stands in the ring three times, or in a form that tells which copy
+of it is damaged: SEQUENCE beside *tenure* and a complement (two of the three agree), the words 2 to 5 of a block's
+header beside their complements and a sum. ``ring/block_header.py`` reads them. A complement is stored before its word,
+so that a claim that is cut leaves the old tenure, whose block is free.
 
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
 at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
 program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
-the slot's earlier producers had accepted and refused: the rest is its present producer's. ``awaited`` moves while the
-producer needs 48 to 50 to be kept up to date, because a flush waits for what becomes of events in the queue. The
-heartbeat and word 18 are moments of the monotonic clock, and a start is ``liveness.Identity``'s: no step of the clock
-moves them. Events that
-leave the ring are counted under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so
-that DRAINED in total is always the sum of the four, whoever dies.
+the slot's earlier producers had accepted and refused: the rest is its present producer's. ``starved`` moves when the
+producer found no room, which makes what waits in the ring due. ``within`` is 1 in the second slot of a process, for
+calls from within calls. ``awaited`` moves while the producer needs 48 to 50 to be kept up to date, because a flush
+waits for what becomes of events in the queue. The heartbeat and word 18 are moments of the monotonic clock, and a start
+is ``liveness.Identity``'s: no step of the clock moves them. Events that leave the ring are counted under one of 36 to
+39, which ``settling`` names while they do (0: nothing under way), so that DRAINED in total is always the sum of the
+four, whoever dies.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
-flusher's once it holds the dead slot's lock; SEQUENCE and words 16 to 31 are written under the claim lock; DRAINED,
-RELEASED, READ and all words from 32 on are the flusher's (who takes a free slot puts a damaged DRAINED right). All are
-stored through ``memoryview.cast("Q")``: one aligned store (``struct.pack_into`` writes byte by byte and is seen torn).
+flusher's once it holds the dead slot's lock; SEQUENCE and words 6, 16 to 31, 52 and 53 are written under the claim
+lock; DRAINED, RELEASED, READ and the other words from 32 on are the flusher's (who takes a free slot puts a damaged
+DRAINED right). All are stored through ``memoryview.cast("Q")``: one aligned store (``struct.pack_into`` writes byte by
+byte and is seen torn).
 
 Order of stores, and what a kill in between leaves:
 
 append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
-claim    next sequence, its complement | count, slot, base, run, head | members' SEQUENCE | fence | SEQUENCE. Cut
-         before the last: a sequence nobody has, and the block is still free (members of a run are orphans, which the
-         flusher releases under the claim lock). Cut after it: the block is the dead slot's, and empty.
+claim    next sequence, its complement | count, slot, base, run, head and their copies, complement of SEQUENCE | fence |
+         SEQUENCE | tenure; of a run the later blocks before the first. Cut before SEQUENCE: a sequence nobody has, and
+         the block is still free (later blocks of a run are orphans, which the flusher releases under the claim lock).
+         Cut after it: the block is the dead slot's, and empty.
+grow     complement of the cap | fence | cap. Cut in between: the smaller of the two counts.
 drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
          Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 fail     a failure's three words | fence | failures, before the events are drained: who sees them gone sees why.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
-         tenancy that ended. READ needs no reset: it names its tenancy.
+         tenure that ended. READ needs no reset: it names its tenure.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import msgspec
 
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 MAGIC = 0x3145504950445552  # "RUDPIPE1", little end first
-VERSION = 3
+VERSION = 4
 BLOCK_BYTES = 65_536
-SLOTS = 256
 WORD = 8
-ENTRY = 4  # bytes of an end offset
+ALL_BITS = (1 << 64) - 1
+END_BITS = (1 << 32) - 1
+"""The part of an end offset's word that is the offset."""
 READ_BITS = 24
 SEQUENCE_END = 1 << (64 - READ_BITS)  # no claim gets so far
 EVENT_MAX_BYTES = EVENT_LIMIT_BYTES
@@ -113,24 +138,24 @@ H_REFUSED = 20
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 H_SEEN_OFF, H_SEEN_FAILED, H_SEEN_TIMES = range(48, 51)
+H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK = range(51, 54)
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
-HEADER_WORDS = 512
-H_NOWHERE = HEADER_WORDS - 1
-"""What a thread stores that finds its block given up between an event and its count; read by nobody."""
+FIXED_WORDS = 512
+"""Words of the header that are the same in every layout."""
 
 # Slot words.
 S_PID, S_START, S_TICKET, S_LEFT, S_IMAGE, S_NAMESPACE, S_ENTERED, S_AWAITED = range(8)
 S_REFUSED = 8
+S_STARVED, S_WITHIN = 18, 19
 S_REFUSED_BEFORE = 20
 SLOT_WORDS = 32
 
-# Why an event was refused; the order is the counters', of which there is room for 12.
+# Why an event was refused; the order is the counters', of which there is room for 10.
 REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed", "no_slot", "invalid", "dropped")
 
 # Block header words.
-B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD = range(6)
-BLOCK_WORDS = 8
+B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD, B_CLAIMED_MS, B_TENURE, B_CHECK, B_SUM, B_COPIES = range(11)
 
 # Bytes of the lock file, each a lock of its own.
 LOCK_CLAIM = 0
@@ -146,14 +171,46 @@ def bump(words: memoryview, index: int, by: int = 1) -> None:
 
 def complement(value: int) -> int:
     """What stands beside a word to tell whether it is damaged."""
-    return value ^ ((1 << 64) - 1)
+    return value ^ ALL_BITS
+
+
+class Format(msgspec.Struct, frozen=True):
+    """What differs between the versions of the layout."""
+
+    version: int
+    header_words: int
+    slots: int
+    block_words: int
+    entry_bytes: int
+    """Bytes of an end offset."""
+    entry_code: Literal["I", "Q"]
+    """The same for ``memoryview.cast``."""
+    has_copies: bool
+    """Whether the words that decide whose bytes are read stand there more than once."""
+    has_starts: bool
+    """Whether the starts of processes are ``liveness.Identity``'s."""
+
+
+_FORMATS = {
+    3: Format(3, 512, 256, 8, 4, "I", has_copies=False, has_starts=False),
+    VERSION: Format(VERSION, 2048, 512, 16, WORD, "Q", has_copies=True, has_starts=True),
+}
+SLOTS = _FORMATS[VERSION].slots
+ENTRY = _FORMATS[VERSION].entry_bytes
+H_NOWHERE = _FORMATS[VERSION].header_words - 1
+"""What a thread stores that finds its block given up between an event and its count; read by nobody."""
+
+
+def for_version(version: int) -> Format | None:
+    """Return what is particular to a version; None for one that cannot be read."""
+    return _FORMATS.get(version)
 
 
 class Layout(msgspec.Struct, frozen=True):
     """The positions for one size; indices count words of 8 bytes from the start of the segment."""
 
+    format: Format
     blocks: int
-    slots: int
     granted: int
     drained: int
     slot0: int
@@ -165,32 +222,38 @@ class Layout(msgspec.Struct, frozen=True):
     """Byte offset of the first block."""
     size_bytes: int
 
+    @property
+    def slots(self) -> int:
+        """How many there are."""
+        return self.format.slots
+
     def slot(self, slot: int) -> int:
         """Index of a slot's first word."""
         return self.slot0 + slot * SLOT_WORDS
 
     def block(self, block: int) -> int:
         """Index of a block header's first word."""
-        return self.block0 + block * BLOCK_WORDS
+        return self.block0 + block * self.format.block_words
 
     def start(self, block: int) -> int:
         """Byte offset of a block."""
         return self.data + block * BLOCK_BYTES
 
 
-def for_blocks(blocks: int, slots: int = SLOTS) -> Layout:
+def for_blocks(blocks: int, version: int = VERSION) -> Layout:
     """The layout of a segment of so many blocks."""
-    granted = HEADER_WORDS
-    drained = granted + slots
-    slot0 = drained + slots
-    sequence = slot0 + slots * SLOT_WORDS
+    found = _FORMATS[version]
+    granted = found.header_words
+    drained = granted + found.slots
+    slot0 = drained + found.slots
+    sequence = slot0 + found.slots * SLOT_WORDS
     released = sequence + blocks
     read = released + blocks
-    block0 = -(-(read + blocks) // BLOCK_WORDS) * BLOCK_WORDS
-    data = -(-(block0 + blocks * BLOCK_WORDS) * WORD // BLOCK_BYTES) * BLOCK_BYTES
+    block0 = -(-(read + blocks) // found.block_words) * found.block_words
+    data = -(-(block0 + blocks * found.block_words) * WORD // BLOCK_BYTES) * BLOCK_BYTES
     return Layout(
+        found,
         blocks,
-        slots,
         granted,
         drained,
         slot0,
@@ -203,9 +266,9 @@ def for_blocks(blocks: int, slots: int = SLOTS) -> Layout:
     )
 
 
-def for_bytes(size_bytes: int, slots: int = SLOTS) -> Layout:
+def for_bytes(size_bytes: int) -> Layout:
     """The largest layout that fits into so many bytes (1 MiB at least)."""
     blocks = size_bytes // BLOCK_BYTES
-    while for_blocks(blocks, slots).size_bytes > size_bytes:
+    while for_blocks(blocks).size_bytes > size_bytes:
         blocks -= 1
-    return for_blocks(blocks, slots)
+    return for_blocks(blocks)

@@ -74,7 +74,7 @@ class Producer(Seat):
             try:
                 at_byte, count = self._at, self._count
                 end = at_byte + size
-                if count >= self._count_limit or end + 4 * count >= self._limit or size > LARGE_BYTES:
+                if count >= self._count_limit or end + 8 * count >= self._limit or size > LARGE_BYTES:
                     reason = self._prepare(size)
                     if reason is not None:
                         return reason

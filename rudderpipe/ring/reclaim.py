@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
@@ -16,6 +17,7 @@ class Reclaimer:
 
     def work(self) -> int:
         """Look at every slot once; how many were freed."""
+        self._mend()
         freed = 0
         for slot in self._ring.slots_in_use():
             if slot in self._dead or self._is_dead(slot):
@@ -26,6 +28,16 @@ class Reclaimer:
     def living(self) -> int:
         """Producers that are there."""
         return len(set(self._ring.slots_in_use()) - self._dead)
+
+    def _mend(self) -> None:
+        ring, layout = self._ring, self._ring.layout
+        if ring.words[layout.sequence : layout.released].tolist() == block_header.tenures(ring.words, layout):
+            return
+        try:
+            if ring.locks.lock(at.LOCK_CLAIM, 0.001):
+                block_header.mend(ring.words, layout)
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
 
     def _is_dead(self, slot: int) -> bool:
         words, lock = self._ring.words, at.LOCK_SLOT + slot
@@ -42,9 +54,8 @@ class Reclaimer:
         ring, words, layout = self._ring, self._ring.words, self._ring.layout
         left = False
         for sequence, block in ring.blocks_in_use():
-            header = layout.block(block)
-            if words[header + at.B_SLOT] == slot:
-                words[header + at.B_SEALED] = sequence
+            if block_header.read(words, layout, block).slot == slot:
+                words[layout.block(block) + at.B_SEALED] = sequence
                 left = True
         if left:
             return False

@@ -11,8 +11,8 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.liveness import Identity
 from rudderpipe.locks import LockFile
+from rudderpipe.ring import block_header, segment
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.segment import Segment
 from rudderpipe.settings import Settings
@@ -36,13 +36,30 @@ class Ring:
 
     @property
     def slots_used(self) -> int:
-        """Slots that ever had a producer; a damaged word is no larger than there are slots."""
-        return min(self.words[at.H_SLOTS_USED], self.layout.slots)
+        """Slots that ever had a producer; all of them when the word is damaged, or has no complement (layout 3)."""
+        used = self.words[at.H_SLOTS_USED]
+        is_whole = self.words[at.H_SLOTS_USED_CHECK] == at.complement(used)
+        return min(used, self.layout.slots) if is_whole else self.layout.slots
+
+    def see_slot(self, slot: int) -> None:
+        """Count a slot among those that ever had a producer. Only under the claim lock."""
+        used = max(self.words[at.H_SLOTS_USED], slot + 1)
+        # Order: a cut in between leaves a pair that does not fit, and all slots are looked at.
+        self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
+        self.words[at.H_SLOTS_USED] = used
 
     def owner(self, slot: int) -> Identity:
         """Whose the slot is, or was."""
-        words, mine = self.words, self.layout.slot(slot)
-        return Identity(words[mine + at.S_PID], words[mine + at.S_START], words[mine + at.S_NAMESPACE])
+        mine = self.layout.slot(slot)
+        return self._identity(mine + at.S_PID, mine + at.S_START, mine + at.S_NAMESPACE)
+
+    def flusher(self) -> Identity:
+        """The process that has, or had, the flusher's lock."""
+        return self._identity(at.H_PID, at.H_PID_START, at.H_NAMESPACE)
+
+    def _identity(self, pid: int, start: int, namespace: int) -> Identity:
+        words = self.words
+        return Identity(words[pid], words[start] if self.layout.format.has_starts else 0, words[namespace])
 
     def drained(self) -> int:
         """Events that ever left the ring (a word's worth, whatever damage says)."""
@@ -56,7 +73,7 @@ class Ring:
     def blocks_in_use(self) -> list[tuple[int, int]]:
         """(sequence, block) of what is not free, oldest first."""
         layout = self.layout
-        sequences = self.words[layout.sequence : layout.released].tolist()
+        sequences = block_header.tenures(self.words, layout)
         released = self.words[layout.released : layout.read].tolist()
         if sequences == released:
             return []
@@ -107,7 +124,7 @@ def _places(settings: Settings) -> tuple[str, Path]:
 
 
 def find(settings: Settings) -> Ring | None:
-    """The pipe's ring if there is one; makes nothing but the runtime directory and the lock file."""
+    """The pipe's ring if there is one, of any layout; makes nothing but the runtime directory and the lock file."""
     name, path = _places(settings)
     if name not in segment.names() and not path.exists():
         return None
@@ -127,6 +144,10 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
     while True:
         with _claimed(path, wait_s) as lock_file:
             ring = _attached(name, lock_file)
+            if ring is not None and ring.layout.format.version != at.VERSION:
+                version = ring.layout.format.version
+                reason = f"has layout {version}, this is layout {at.VERSION}: let the older version drain it first"
+                raise RingUnavailable(name, reason)
             if ring is not None:
                 return ring
             if lock_file.is_fresh():
@@ -160,7 +181,7 @@ def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
     if words[at.H_LOCK_INODE] == lock_file.inode:
         _mark(ring)  # its maker may have died before it did
         return ring
-    owners = [Identity(words[at.H_PID], words[at.H_PID_START], words[at.H_NAMESPACE])]
+    owners = [ring.flusher()]
     stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
     owners += [ring.owner(slot) for slot in stay]
     if any(owner.pid and not owner.is_gone() for owner in owners):

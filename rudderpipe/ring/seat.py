@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rudderpipe import liveness
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import claims
+from rudderpipe.ring import block_header, claims
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
@@ -71,7 +71,7 @@ class Seat:
         needs_grant = self._count >= self._count_limit
         if needs_grant and self._words[at.H_ROOM] == self._refused_at_room:
             return "full"
-        if not needs_grant and self._at + size + 4 * self._count < self._limit:
+        if not needs_grant and self._at + size + at.ENTRY * self._count < self._limit:
             return None
         try:
             if not self._lock_claim(ring, now_s):
@@ -80,7 +80,7 @@ class Seat:
                 self._find_out(ring)
             if self._count >= self._count_limit and not self._grant(ring, now_s):
                 return "full"
-            if self._at + size + 4 * self._count >= self._limit and not self._claim(ring, size):
+            if self._at + size + at.ENTRY * self._count >= self._limit and not self._claim(ring, size):
                 return "no_block"
         finally:
             ring.locks.release(at.LOCK_CLAIM)
@@ -178,7 +178,7 @@ class Seat:
             # Order: before the next block can be seen. Another thread may stand between its event and its count; were
             # that count still missing, what it appends next would overtake it.
             words[self._counted] = self._count
-        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY)
+        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY, self._clock.time_ms())
         if claimed is None:
             self._claiming = False
             return False
@@ -209,10 +209,10 @@ class Seat:
         self._counted = at.H_NOWHERE
         accepted = words[layout.drained + self._slot]
         for sequence, block in ring.blocks_in_use():
-            header = layout.block(block)
-            if words[header + at.B_SLOT] == self._slot and not words[header + at.B_HEAD]:
-                accepted = max(accepted, words[header + at.B_BASE] + words[header + at.B_COUNT])
-                words[header + at.B_SEALED] = sequence
+            header = block_header.read(words, layout, block)
+            if header.slot == self._slot and not header.head:
+                accepted = max(accepted, header.base + words[layout.block(block) + at.B_COUNT])
+                words[layout.block(block) + at.B_SEALED] = sequence
         self._block, self._sequence, self._base, self._count, self._at, self._limit = -1, 0, accepted, 0, 0, 0
         self._count_limit = words[layout.granted + self._slot] - accepted
         self._claiming = False

@@ -30,7 +30,7 @@ def segment_name(pipe: str) -> str:
 
 
 class Segment:
-    """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as u32 of the same memory."""
+    """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as end offsets of the same memory."""
 
     def __init__(self, name: str, shared: Shared, layout: Layout) -> None:
         self.name = name
@@ -38,7 +38,7 @@ class Segment:
         self._shared = shared
         self.memory = shared.whole[: layout.size_bytes]
         self.words = self.memory.cast("Q")
-        self.entries = self.memory.cast("I")
+        self.entries = self.memory.cast(layout.format.entry_code)
         found = os.fstat(self._fd)
         self._identity = (found.st_dev, found.st_ino)
         descriptors.own(self, self._fd)
@@ -71,8 +71,9 @@ class Segment:
 
     @property
     def cap(self) -> int:
-        """Events that the ring may hold."""
-        return self.words[at.H_CAP]
+        """Events that the ring may hold; the smaller of two that do not agree."""
+        cap, check = self.words[at.H_CAP], self.words[at.H_CAP_CHECK]
+        return min(cap, at.complement(check))
 
     def reserve(self, start: int, size_bytes: int) -> bool:
         """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
@@ -125,6 +126,8 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
         (at.H_CAP, cap),
         (at.H_CREATED_MS, clock.time_ms()),
         (at.H_LOCK_INODE, lock_inode),
+        (at.H_CAP_CHECK, at.complement(cap)),
+        (at.H_SLOTS_USED_CHECK, at.complement(0)),
         (at.H_NEXT, 1),
         (at.H_NEXT_CHECK, at.complement(1)),
         (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is whole
@@ -136,7 +139,7 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
 def attach(name: str) -> Segment | None:
     """Map the segment of that name; None when there is none, or only one whose maker died at it (removed here).
 
-    Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or not a ring of this version.
+    Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or of a layout that cannot be read.
     """
     try:
         shared = shared_memory.open_shared(name)
@@ -160,25 +163,26 @@ def _checked(name: str, shared: Shared) -> Segment | None:
         raise RingUnavailable(
             name, "belongs to another user or can be read by others: remove it or choose another pipe"
         )
-    head = bytes(shared.whole[: at.HEADER_WORDS * at.WORD])
-    words = memoryview(head.ljust(at.HEADER_WORDS * at.WORD, b"\0")).cast("Q")
+    head = bytes(shared.whole[: at.FIXED_WORDS * at.WORD])
+    words = memoryview(head.ljust(at.FIXED_WORDS * at.WORD, b"\0")).cast("Q")
     if words[at.H_MAGIC] == 0:
         shared.close()
         remove(name)
         return None
     if words[at.H_MAGIC] != at.MAGIC:
         raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
-    if len(head) < at.HEADER_WORDS * at.WORD:
+    if len(head) < at.FIXED_WORDS * at.WORD:
         raise RingUnavailable(name, "was cut off: remove it")
-    if words[at.H_VERSION] != at.VERSION:
+    version = words[at.H_VERSION]
+    known = at.for_version(version)
+    if known is None:
         raise RingUnavailable(
-            name,
-            f"has layout {words[at.H_VERSION]}, this is layout {at.VERSION}: let the older version drain it first",
+            name, f"has layout {version}, this is layout {at.VERSION}: let the version that made it drain it first"
         )
-    layout = at.for_blocks(words[at.H_BLOCKS]) if words[at.H_BLOCKS] < 1 << 24 else None
+    layout = at.for_blocks(words[at.H_BLOCKS], version) if words[at.H_BLOCKS] < 1 << 24 else None
     if (
         layout is None
-        or words[at.H_SLOTS] != at.SLOTS
+        or words[at.H_SLOTS] != known.slots
         or layout.size_bytes != words[at.H_BYTES]
         or layout.size_bytes > shared.size
     ):

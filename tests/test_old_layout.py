@@ -1,0 +1,105 @@
+"""A ring of the layout before is drained and reclaimed, and never written into by producers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rudderpipe import liveness, locks
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import account, segment
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.reclaim import Reclaimer
+from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock, drain, settings_of
+from tests.old_ring import OldRing
+
+
+@pytest.fixture(name="settings")
+def _settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path, ring_bytes=1 << 20)
+
+
+@pytest.fixture(name="old")
+def _old(settings: Settings, tmp_path: Path) -> Iterator[OldRing]:
+    name = segment.segment_name(settings.pipe_name)
+    lock_file = locks.shared(tmp_path / f"{settings.pipe_name}.lock")
+    lock_file.mark("old")
+    yield OldRing(name, lock_file.inode)
+    segment.remove(name)
+
+
+def found_by(settings: Settings) -> Ring:
+    """The ring, as this version finds it."""
+    ring = find(settings)
+    assert ring is not None
+    return ring
+
+
+def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old: OldRing) -> None:
+    """Small ones, and some that take several blocks; afterwards slots and blocks are free and the ring can end."""
+    expected = []
+    for number in range(4):
+        producer = old.producer(1, 1, liveness.me().namespace)
+        for event in range(250):
+            text = f"{number}:{event}:".ljust(150_000 if event == 100 else 450, "x")
+            producer.append(text.encode())
+            expected.append(text)
+        old.words[producer.header + 1] = old.words[16] - 1
+    ring = found_by(settings)
+    assert ring.layout.format.version == 3
+    consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+    assert account.read(ring).in_ring == 1000
+
+    found = drain(consumer, 70)
+    assert reclaimer.work() == 4
+
+    assert found == expected
+    books = account.read(ring)
+    assert (books.accepted, books.in_ring, books.queued, books.corrupt) == (1000, 0, 1000, 0)
+    assert ring.blocks_in_use() == []
+    assert ring.try_close()
+
+
+def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old: OldRing) -> None:
+    """Positions in the ring mean the same in both layouts."""
+    producer = old.producer(1, 1, liveness.me().namespace)
+    for event in range(300):
+        producer.append(f"{event}:".ljust(450, "x").encode())
+    consumer = Consumer(found_by(settings))
+    consumer.refresh()
+    cut = consumer.cut(170, 1_000_000)
+    assert cut is not None
+    consumer.release([cut])
+
+    rest = drain(Consumer(found_by(settings)))
+
+    assert [int(text.split(":")[0]) for text in rest] == list(range(170, 300))
+
+
+def test_a_producer_that_still_lives_goes_on_in_it(settings: Settings, old: OldRing) -> None:
+    """A process of the version before may still append while this version drains."""
+    me = liveness.me()
+    producer, ring = old.producer(*me), found_by(settings)
+    consumer, reclaimer = Consumer(ring), Reclaimer(ring)
+    found = []
+    for event in range(500):
+        producer.append(str(event).encode())
+        if event % 50 == 0:
+            found += drain(consumer)
+            assert reclaimer.work() == 0
+    found += drain(consumer)
+
+    assert found == [str(event) for event in range(500)]
+
+
+def test_no_producer_of_this_version_enters_it(settings: Settings, old: OldRing, clock: FakeClock) -> None:
+    """Who opens the ring to write is told why not."""
+    assert old.words[at.H_VERSION] == 3
+
+    with pytest.raises(RingUnavailable, match="layout 3"):
+        open_ring(settings, clock)
