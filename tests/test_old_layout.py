@@ -18,6 +18,9 @@ from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, drain, settings_of
 from tests.old_ring import OldRing
 
+GONE = (1 << 22) + 1
+"""No process has such a number (PID_MAX_LIMIT)."""
+
 
 @pytest.fixture(name="settings")
 def _settings(tmp_path: Path) -> Settings:
@@ -44,7 +47,7 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
     """Small ones, and some that take several blocks; afterwards slots and blocks are free and the ring can end."""
     expected = []
     for number in range(4):
-        producer = old.producer(1, 1, liveness.me().namespace)
+        producer = old.producer(GONE, 1, liveness.me().namespace)
         for event in range(250):
             text = f"{number}:{event}:".ljust(150_000 if event == 100 else 450, "x")
             producer.append(text.encode())
@@ -67,7 +70,7 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
 
 def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old: OldRing) -> None:
     """Positions in the ring mean the same in both layouts."""
-    producer = old.producer(1, 1, liveness.me().namespace)
+    producer = old.producer(GONE, 1, liveness.me().namespace)
     for event in range(300):
         producer.append(f"{event}:".ljust(450, "x").encode())
     consumer = Consumer(found_by(settings))
