@@ -28,9 +28,9 @@ class RedisStand:
             queue.close()
         self.client.close()
 
-    def queue(self, **settings: Any) -> Queue:
+    def queue(self, token: str | None = None, **settings: Any) -> Queue:
         loaded = settings_module.load({"redis": self.server.url, **settings}, environment={})
-        self._queues.append(Queue(loaded, self.clock))
+        self._queues.append(Queue(loaded, self.clock, token))
         return self._queues[-1]
 
     def view(self) -> View:

@@ -34,7 +34,9 @@ class RedisServer:
     ``options`` are further ones of its command line; they may give it a port of loopback.
     """
 
-    def __init__(self, directory: Path, *options: str, persistent: bool = False) -> None:
+    def __init__(self, directory: Path, *options: str, persistent: bool = False, program: str | None = None) -> None:
+        """``program`` is the server's executable; that of ``executable()`` unless given."""
+        self._program = program
         self._options = options
         self.socket = directory / "redis.sock"
         self.url = f"unix://{self.socket}"
@@ -64,7 +66,7 @@ class RedisServer:
             options += ["--appendonly", "yes", "--appendfsync", "always"]
         self.socket.unlink(missing_ok=True)
         with (self._directory / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen([executable(), *options], stdout=log, stderr=log)  # noqa: S603  # found above
+            self.process = subprocess.Popen([self._program or executable(), *options], stdout=log, stderr=log)  # noqa: S603  # found above
 
     def wait(self) -> None:
         """Until it answers. Raises ``QueueUnavailable`` when it does not in time."""

@@ -65,7 +65,10 @@ class Queue(QueueBase):
         keys = self.keys
         return self._fenced(
             "take_jobs",
-            [keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account, keys.failed_events],
+            [
+                *(keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account),
+                *(keys.failed_events, keys.delayed, keys.failed),
+            ],
             *(keys.base, self.token, LOCK_MS, self.clock.time_ms(), max_jobs, max_bytes, int(self._found)),
         )
 

@@ -33,6 +33,15 @@ NAMES = (
     "release_lease",
 )
 LOST = "LEASELOST"
+_KEY_TYPE = re.compile(r"^  KEYS\[\d+\] +\w+ +([A-Z]+) ", re.MULTILINE)
+_CHECK = """
+for number, kind in ipairs({%s}) do
+  local found = redis.call("TYPE", KEYS[number]).ok
+  if found ~= "none" and found ~= kind then
+    return redis.error_reply("WRONGTYPE " .. KEYS[number] .. " is a " .. found .. " and must be a " .. kind)
+  end
+end
+"""
 _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 
 
@@ -40,10 +49,16 @@ Call = tuple[str, list[str], tuple[str | bytes | int, ...]]
 
 
 def source(name: str) -> str:
-    """The text of one script, with what it includes; raises ``FileNotFoundError`` when the package is not whole."""
+    """Return the text of one script, with what it includes. Raise ``FileNotFoundError`` if the package is incomplete.
+
+    The script begins with a check that each key is missing or of the type that the header names, because a key of
+    another type would cut the script between two of its writes.
+    """
     folder = files("rudderpipe.queue") / "lua"
-    text = (folder / f"{name}.lua").read_text()
-    return _INCLUDE.sub(lambda line: (folder / "include" / f"{line[1]}.lua").read_text(), text)
+    header, end, body = (folder / f"{name}.lua").read_text().partition("]]\n")
+    kinds = ", ".join(f'"{kind.lower()}"' for kind in _KEY_TYPE.findall(header))
+    body = _INCLUDE.sub(lambda line: (folder / "include" / f"{line[1]}.lua").read_text(), body)
+    return header + end + _CHECK % kinds + body
 
 
 class Scripts:

@@ -33,18 +33,20 @@ local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], 
 local jobs, term = ARGV[7], ARGV[8]
 
 -- include: line
+-- include: count
+-- include: publish
 
 local behind = {false}
-local later = tonumber(redis.call("HGET", ring, "term") or "0")
+local later = tonumber(redis.call("HGET", ring, "term") or "0") or 0
 if later > tonumber(term) then
   return {false, 0, later}
 end
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do
-  local known = redis.call("HGET", ring, mark[1])
-  if known and tonumber(known) > mark[2] then
+  local known = tonumber(redis.call("HGET", ring, mark[1]) or "0") or 0
+  if known > mark[2] then
     behind[#behind + 1] = mark[1]
-    behind[#behind + 1] = tonumber(known)
+    behind[#behind + 1] = known
   end
 end
 if #behind > 1 then
@@ -54,30 +56,42 @@ end
 local line = line_of(wait, paused, meta)
 local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
 jobs = cmsgpack.unpack(jobs)
-local last = redis.call("INCRBY", id, #jobs)
-local number = last - #jobs
-if number == 0 then -- the first ever, or after Bull's obliterate
+if not redis.call("GET", id) then -- the first ever, or after Bull's obliterate
   redis.call("DEL", counted)
 end
-local events = 0
-for _, job in ipairs(jobs) do
-  number = number + 1
-  local job_id = string.format("%.0f", number)
+local last = redis.call("INCRBY", id, #jobs)
+local ids, events, messages = {}, 0, {}
+for number, job in ipairs(jobs) do
+  local job_id = string.format("%.0f", last - #jobs + number)
   redis.call("HSET", prefix .. job_id, "name", "__default__", "data", job[1], "opts", opts,
     "timestamp", now_ms, "delay", "0", "priority", "0")
-  redis.call("LPUSH", line, job_id)
-  redis.call("PUBLISH", prefix .. "waiting@" .. token, job_id)
+  ids[number] = job_id
   events = events + job[2]
+  messages[number] = {prefix .. "waiting@" .. token, job_id}
 end
 
-for _, mark in ipairs(marks) do
-  redis.call("HSET", ring, mark[1], mark[3])
-end
+-- Order: positions and ids are two writes that must both be made or neither. Whatever else may be refused comes first,
+-- the counting by adding 0; the positions are taken back when the ids are refused.
+count(account, "queued", 0)
+count(ring, "queued", 0)
+redis.call("PEXPIRE", ring, keep_ms)
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
 end
-redis.call("HSET", ring, "term", term)
-redis.call("HINCRBY", ring, "queued", events)
-redis.call("PEXPIRE", ring, keep_ms)
-redis.call("HINCRBY", account, "queued", events)
+local before, after = {"term", term}, {"term", term}
+for _, mark in ipairs(marks) do
+  before[#before + 1], after[#after + 1] = mark[1], mark[1]
+  before[#before + 1], after[#after + 1] = redis.call("HGET", ring, mark[1]) or "0", mark[3]
+end
+redis.call("HSET", ring, unpack(after))
+if #ids > 0 then
+  local pushed = redis.pcall("LPUSH", line, unpack(ids))
+  if type(pushed) == "table" then
+    redis.call("HSET", ring, unpack(before))
+    return pushed
+  end
+end
+count(ring, "queued", events)
+count(account, "queued", events)
+publish(messages)
 return {last - #jobs + 1, last}

@@ -18,12 +18,16 @@
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  each event is counted as delivered once
-  Costs     O(jobs * active)
+  Costs     O(jobs + active)
   Same as   Bull 4.16.5 moveToFinished-9 with removeOnComplete; unlike it, a lock that merely lapsed is no obstacle
 ]]
 local active, stalled, completed, account, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, token, now_ms, keep, jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- include: count
 -- include: move_events
+-- include: holder_of
+-- include: among
+-- include: finished
 -- include: publish
 -- include: fenced
 
@@ -35,32 +39,64 @@ end
 local done = {}
 keep = tonumber(keep)
 jobs = cmsgpack.unpack(jobs)
+local here = among(active, 0, -1)
+local ids, counts = {}, false
+for number, job in ipairs(jobs) do
+  ids[number] = job[1]
+  counts = counts or job[2] ~= ""
+end
+if #jobs > 0 then -- first: Redis out of memory refuses a script whose first write takes some
+  redis.call("SREM", stalled, unpack(ids))
+end
+if counts then
+  count(account, "delivered", 0) -- refused here, if at all: a job that is removed must be counted
+end
+
+local epochs, events_of, messages, refused = {}, {}, {}, nil
 for number, job in ipairs(jobs) do
   local id, epoch, events = job[1], job[2], job[3]
   local key = prefix .. id
-  local holder = redis.call("GET", key .. ":lock")
-  if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
-    done[number] = 0
-  else
-    redis.call("DEL", key .. ":lock")
-    redis.call("SREM", stalled, id)
-    if keep == 0 then
-      redis.call("DEL", key, key .. ":logs")
-    else
+  local holder = holder_of(key .. ":lock")
+  done[number] = 0
+  if here[id] and (not holder or holder == token) then
+    here[id] = false
+    local kind = redis.call("TYPE", key).ok
+    if keep > 0 and (kind == "hash" or kind == "none") then
       redis.call("ZADD", completed, now_ms, id)
       redis.call("HSET", key, "returnvalue", "null", "finishedOn", now_ms)
     end
-    if epoch ~= "" then
-      local ring = account .. ":" .. epoch
-      move_events(account, ring, "queued", "delivered", events)
-      if redis.call("HEXISTS", ring, "ended") == 1 and tonumber(redis.call("HGET", ring, "queued")) <= 0
-        and tonumber(redis.call("HGET", ring, "failed") or "0") <= 0 then
-        redis.call("DEL", ring)
-      end
+    redis.call("DEL", key .. ":lock")
+    local removed = redis.pcall("LREM", active, -1, id)
+    if type(removed) == "table" then
+      refused = removed
+      break
     end
-    publish_finished(prefix .. "completed", id, "null")
     done[number] = 1
+    if epoch ~= "" and not events_of[epoch] then
+      epochs[#epochs + 1] = epoch
+    end
+    if epoch ~= "" then
+      events_of[epoch] = (events_of[epoch] or 0) + events
+    end
+    messages[#messages + 1] = {prefix .. "completed", finished(id, "null")}
   end
+end
+for _, epoch in ipairs(epochs) do
+  local ring = account .. ":" .. epoch
+  move_events(account, ring, "queued", "delivered", events_of[epoch])
+  if redis.call("TYPE", ring).ok == "hash" and redis.call("HEXISTS", ring, "ended") == 1
+    and (tonumber(redis.call("HGET", ring, "queued")) or 0) <= 0
+    and (tonumber(redis.call("HGET", ring, "failed") or "0") or 0) <= 0 then
+    redis.call("DEL", ring)
+  end
+end
+for number, job in ipairs(jobs) do
+  if done[number] == 1 and keep == 0 then
+    redis.call("DEL", prefix .. job[1], prefix .. job[1] .. ":logs")
+  end
+end
+if refused then
+  return refused
 end
 if keep > 0 then
   local surplus = redis.call("ZCARD", completed) - keep
@@ -68,8 +104,9 @@ if keep > 0 then
     if surplus <= 0 then
       break
     end
-    redis.call("ZREM", completed, id)
     redis.call("DEL", prefix .. id, prefix .. id .. ":logs")
+    redis.call("ZREM", completed, id)
   end
 end
+publish(messages)
 return done

@@ -24,14 +24,16 @@
 local wait, paused, meta, active, delayed, failed, completed, account, counted, asked =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
+-- include: count
+
 local waiting = redis.call("LLEN", wait) + redis.call("LLEN", paused)
 local attempted, later = redis.call("LLEN", active), redis.call("ZCARD", delayed)
 local function correct(from, to)
   for _, key in ipairs({account, asked}) do
-    local events = tonumber(redis.call("HGET", key, from) or "0")
+    local events = tonumber(redis.call("HGET", key, from) or "0") or 0
     if events ~= 0 then
-      redis.call("HINCRBY", key, from, -events)
-      redis.call("HINCRBY", key, to, events)
+      count(key, from, -events)
+      count(key, to, events)
     end
   end
 end

@@ -15,8 +15,8 @@
 local ring = KEYS[1]
 local keep_ms = ARGV[1]
 
-local queued = tonumber(redis.call("HGET", ring, "queued") or "0")
-local failed = tonumber(redis.call("HGET", ring, "failed") or "0")
+local queued = tonumber(redis.call("HGET", ring, "queued") or "0") or 0
+local failed = tonumber(redis.call("HGET", ring, "failed") or "0") or 0
 if queued <= 0 and failed <= 0 then
   redis.call("DEL", ring)
   return 1

@@ -32,7 +32,11 @@ local active, failed, stalled, account, counted, last_id, lease =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local prefix, token, now_ms, id, reason, data, epoch, events, displaced, fence =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+-- include: count
 -- include: move_events
+-- include: holder_of
+-- include: among
+-- include: finished
 -- include: publish
 -- include: fenced
 
@@ -41,18 +45,17 @@ if lost then
   return lost
 end
 
-local key = prefix .. id
-local holder = redis.call("GET", key .. ":lock")
-if (holder and holder ~= token) or redis.call("LREM", active, -1, id) == 0 then
+local lock, active_id = prefix .. id .. ":lock", id
+local holder = holder_of(lock)
+if (holder and holder ~= token) or not among(active, 0, -1)[id] then
   return 0
 end
-redis.call("DEL", key .. ":lock")
 redis.call("SREM", stalled, id)
+redis.call("DEL", lock) -- before the job is failed: people cannot retry a failed job that is locked
 if displaced == "1" then
   id = tostring(redis.call("INCR", last_id))
-  key = prefix .. id
 end
-redis.call("ZADD", failed, now_ms, id)
+local key = prefix .. id
 for field, value in pairs({name = "__default__", data = "{}", opts = "{}", timestamp = now_ms, delay = "0",
   priority = "0"}) do
   redis.call("HSETNX", key, field, value)
@@ -62,9 +65,12 @@ redis.call("HSET", key, "failedReason", reason, "finishedOn", now_ms, "attemptsM
 if data ~= "" then
   redis.call("HSET", key, "data", data)
 end
-if epoch ~= "" then
-  redis.call("HSET", counted, id, epoch .. ":" .. events)
+-- Order: an earlier call that was cut had counted the job; it is active until this one is whole.
+if epoch ~= "" and not redis.call("HGET", counted, id) then
   move_events(account, account .. ":" .. epoch, "queued", "failed", events)
+  redis.call("HSET", counted, id, epoch .. ":" .. events)
 end
-publish_finished(prefix .. "failed", id, reason)
+redis.call("ZADD", failed, now_ms, id)
+redis.call("LREM", active, -1, active_id)
+publish({{prefix .. "failed", finished(id, reason)}})
 return 1

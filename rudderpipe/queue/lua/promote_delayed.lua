@@ -24,6 +24,8 @@
 local delayed, wait, paused, meta, active, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, max_jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: line
+-- include: among
+-- include: publish
 -- include: fenced
 
 local lost = fenced(lease, fence)
@@ -33,19 +35,28 @@ end
 
 local line = line_of(wait, paused, meta)
 local due = redis.call("ZRANGEBYSCORE", delayed, 0, string.format("%.0f", tonumber(now_ms) * 4096), "LIMIT", 0, max_jobs)
+local there, missing, messages = among(line, 0, 4999), {}, {}
+for number, id in ipairs(due) do
+  if not there[id] then
+    missing[#missing + 1] = id
+  end
+  messages[number] = {prefix .. "waiting@" .. token, id}
+end
+if #missing > 0 then
+  redis.call("LPUSH", line, unpack(missing))
+end
 for _, id in ipairs(due) do
-  redis.call("ZREM", delayed, id)
   redis.call("LREM", active, 0, id)
-  redis.call("LPUSH", line, id)
-  redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+  redis.call("ZREM", delayed, id)
   if redis.call("TYPE", prefix .. id).ok == "hash" then
     redis.call("HSET", prefix .. id, "delay", "0")
   end
 end
 local following = redis.call("ZRANGE", delayed, 0, 0, "WITHSCORES")
-if not following[2] then
-  return {#due, -1}
+local next_ms = -1
+if following[2] then
+  next_ms = math.floor(tonumber(following[2]) / 4096)
+  messages[#messages + 1] = {delayed, string.format("%.0f", next_ms)}
 end
-local next_ms = math.floor(tonumber(following[2]) / 4096)
-redis.call("PUBLISH", delayed, string.format("%.0f", next_ms))
+publish(messages)
 return {#due, next_ms}

@@ -17,13 +17,17 @@
 
   Returns   how many were put back; a job whose lock another sender has is left alone
   Promises  nothing overtakes them, and their attempts stay counted
-  Costs     O(ids * active)
+  Costs     O(ids + active)
   Same as   nothing in Bull; its workers leave such a job to the stalled check
 ]]
 local wait, paused, meta, active, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, ids, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- include: line
+-- include: holder_of
+-- include: among
+-- include: next_in_line
+-- include: publish
 -- include: fenced
 
 local lost = fenced(lease, fence)
@@ -32,17 +36,21 @@ if lost then
 end
 
 local line = line_of(wait, paused, meta)
-local back = 0
+local here, back, messages = among(active, 0, -1), {}, {}
 ids = cmsgpack.unpack(ids)
 for number = #ids, 1, -1 do
   local id = ids[number]
-  local holder = redis.call("GET", prefix .. id .. ":lock")
-  if (not holder or holder == token) and redis.call("LREM", active, -1, id) == 1 then
+  local holder = holder_of(prefix .. id .. ":lock")
+  if here[id] and (not holder or holder == token) then
+    redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
     redis.call("DEL", prefix .. id .. ":lock")
-    redis.call("SREM", stalled, id)
-    redis.call("RPUSH", line, id)
-    redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
-    back = back + 1
+    back[#back + 1] = id
+    messages[#messages + 1] = {prefix .. "waiting@" .. token, id}
   end
 end
-return back
+next_in_line(line, back)
+for _, id in ipairs(back) do
+  redis.call("LREM", active, -1, id)
+end
+publish(messages)
+return #back

@@ -24,6 +24,9 @@ local wait, paused, meta, active, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KE
 local prefix, token, max_jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
 -- include: line
+-- include: among
+-- include: next_in_line
+-- include: publish
 -- include: fenced
 
 local lost = fenced(lease, fence)
@@ -32,19 +35,16 @@ if lost then
 end
 
 local line = line_of(wait, paused, meta)
-local recovered = 0
-for _ = 1, tonumber(max_jobs) do
-  local id = redis.call("LPOP", active)
-  if not id then
-    break
-  end
-  redis.call("DEL", prefix .. id .. ":lock")
+local left, messages = redis.call("LRANGE", active, 0, max_jobs - 1), {}
+for number, id in ipairs(left) do
   redis.call("SREM", stalled, id)
+  redis.call("DEL", prefix .. id .. ":lock")
   if redis.call("TYPE", prefix .. id).ok == "hash" then
     redis.call("HSET", prefix .. id, "attemptsMade", "0")
   end
-  redis.call("RPUSH", line, id)
-  redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
-  recovered = recovered + 1
+  messages[number] = {prefix .. "waiting@" .. token, id}
 end
-return recovered
+next_in_line(line, left)
+redis.call("LTRIM", active, #left, -1)
+publish(messages)
+return #left

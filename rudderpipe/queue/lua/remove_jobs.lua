@@ -17,15 +17,17 @@
 ]]
 local failed, account, counted = KEYS[1], KEYS[2], KEYS[3]
 local prefix, ids = ARGV[1], ARGV[2]
+-- include: count
 -- include: move_events
 -- include: forget_failure
 
 local removed, events = 0, 0
 for _, id in ipairs(cmsgpack.unpack(ids)) do
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("ZREM", failed, id) == 1 then
-    redis.call("DEL", key, key .. ":logs")
+  if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("ZSCORE", failed, id) then
     events = events + forget_failure(account, counted, id, "removed")
+    redis.call("DEL", key, key .. ":logs")
+    redis.call("ZREM", failed, id)
     removed = removed + 1
   end
 end

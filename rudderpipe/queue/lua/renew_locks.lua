@@ -21,6 +21,7 @@
 ]]
 local stalled, active, lease = KEYS[1], KEYS[2], KEYS[3]
 local prefix, token, lock_ms, ids, lease_ms, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+-- include: holder_of
 -- include: own
 -- include: fenced
 

@@ -25,17 +25,22 @@
 local failed, wait, paused, meta, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: line
+-- include: among
+-- include: publish
+-- include: count
 -- include: move_events
 -- include: forget_failure
 
 local line = line_of(wait, paused, meta)
-local back = {}
+-- An earlier call that was cut may have put some of them there.
+local there = among(line, first == "1" and -5000 or 0, first == "1" and -1 or 4999)
+local back, messages = {}, {}
 jobs = cmsgpack.unpack(jobs)
 for place = 1, #jobs do
   local number = first == "1" and #jobs + 1 - place or place
   local id, data = jobs[number][1], jobs[number][2]
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 1 or redis.call("ZREM", failed, id) == 0 then
+  if redis.call("EXISTS", key .. ":lock") == 1 or not redis.call("ZSCORE", failed, id) then
     back[number] = 0
   else
     redis.call("HDEL", key, "finishedOn", "processedOn", "failedReason")
@@ -44,9 +49,13 @@ for place = 1, #jobs do
       redis.call("HSET", key, "data", data)
     end
     forget_failure(account, counted, id, "queued")
-    redis.call(first == "1" and "RPUSH" or "LPUSH", line, id)
-    redis.call("PUBLISH", prefix .. "waiting@" .. token, id)
+    if not there[id] then
+      redis.call(first == "1" and "RPUSH" or "LPUSH", line, id)
+    end
+    redis.call("ZREM", failed, id)
+    messages[#messages + 1] = {prefix .. "waiting@" .. token, id}
     back[number] = 1
   end
 end
+publish(messages)
 return back

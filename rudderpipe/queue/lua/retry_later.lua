@@ -21,6 +21,8 @@
 ]]
 local stalled, active, lease = KEYS[1], KEYS[2], KEYS[3]
 local prefix, token, lock_ms, ids, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+-- include: count
+-- include: holder_of
 -- include: own
 -- include: fenced
 
@@ -37,7 +39,7 @@ for number, id in ipairs(cmsgpack.unpack(ids)) do
   else
     redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
     redis.call("SET", key .. ":lock", token, "PX", lock_ms)
-    redis.call("HINCRBY", key, "attemptsMade", 1)
+    count(key, "attemptsMade", 1)
     held[number] = 1
   end
 end

@@ -24,7 +24,10 @@
 local active, id, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local prefix, token, lock_ms, job_id, first, second, fence =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+-- include: holder_of
 -- include: own
+-- include: among
+-- include: publish
 -- include: fenced
 
 local lost = fenced(lease, fence)
@@ -32,22 +35,27 @@ if lost then
   return lost
 end
 local key = prefix .. job_id
-if not own(active, key .. ":lock", token, job_id) or redis.call("TYPE", key).ok ~= "hash" then
+if not own(active, key .. ":lock", token, job_id) or redis.call("TYPE", key).ok ~= "hash"
+  or not among(active, 0, -1)[job_id] then
   return false
 end
 local new_id = string.format("%.0f", redis.call("INCR", id))
-if redis.call("LINSERT", active, "BEFORE", job_id, new_id) < 1 then
-  return false
-end
 local fields = redis.call("HGETALL", key)
 for number = 1, #fields, 2 do
   redis.call("HSET", prefix .. new_id, fields[number], fields[number + 1])
 end
 redis.call("HSET", prefix .. new_id, "data", second)
-redis.call("HSET", key, "data", first)
 for _, name in ipairs({job_id, new_id}) do
   redis.call("SREM", stalled, name)
   redis.call("SET", prefix .. name .. ":lock", token, "PX", lock_ms)
 end
-redis.call("PUBLISH", prefix .. "active@" .. token, new_id)
+-- Order: the first half and the second one's place are two writes that must both be made or neither.
+local whole = redis.call("HGET", key, "data")
+redis.call("HSET", key, "data", first)
+local placed = redis.pcall("LINSERT", active, "BEFORE", job_id, new_id)
+if type(placed) == "table" then
+  redis.call("HSET", key, "data", whole or "")
+  return placed
+end
+publish({{prefix .. "active@" .. token, new_id}})
 return new_id

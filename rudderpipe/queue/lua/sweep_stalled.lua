@@ -24,6 +24,9 @@
 local stalled, wait, paused, meta, active, failed, check = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
 local prefix, now_ms, every_ms = ARGV[1], ARGV[2], ARGV[3]
 -- include: line
+-- include: among
+-- include: next_in_line
+-- include: finished
 -- include: publish
 
 if redis.call("EXISTS", check) == 1 then
@@ -31,25 +34,30 @@ if redis.call("EXISTS", check) == 1 then
 end
 redis.call("SET", check, now_ms, "PX", every_ms)
 local line = line_of(wait, paused, meta)
-local back = 0
-local suspects = redis.call("SMEMBERS", stalled)
-redis.call("DEL", stalled)
-for _, id in ipairs(suspects) do
+local here, messages, back = among(active, 0, -1), {}, 0
+for _, id in ipairs(redis.call("SMEMBERS", stalled)) do
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("LREM", active, 1, id) > 0 then
-    local kind = redis.call("TYPE", key).ok
-    if kind == "hash" and redis.call("HINCRBY", key, "stalledCounter", 1) > 1 then
-      redis.call("ZADD", failed, now_ms, id)
+  if here[id] and redis.call("EXISTS", key .. ":lock") == 0 then
+    local is_job = redis.call("TYPE", key).ok == "hash"
+    local stalls = is_job and (tonumber(redis.call("HGET", key, "stalledCounter") or "0") or 0) + 1 or 0
+    if stalls > 1 then
       redis.call("HSET", key, "failedReason", "job stalled more than allowable limit", "finishedOn", now_ms)
-      publish_finished(prefix .. "failed", id, "job stalled more than maxStalledCount")
+      redis.call("ZADD", failed, now_ms, id)
+      messages[#messages + 1] = {prefix .. "failed", finished(id, "job stalled more than maxStalledCount")}
     else
-      redis.call("RPUSH", line, id)
-      redis.call("PUBLISH", prefix .. "stalled@", id)
+      next_in_line(line, {id})
+      messages[#messages + 1] = {prefix .. "stalled@", id}
       back = back + 1
+    end
+    redis.call("LREM", active, 1, id)
+    if is_job then
+      redis.call("HSET", key, "stalledCounter", stalls)
     end
   end
 end
+redis.call("DEL", stalled)
 for _, id in ipairs(redis.call("LRANGE", active, 0, 4999)) do
   redis.call("SADD", stalled, id)
 end
+publish(messages)
 return back

@@ -11,7 +11,9 @@
   KEYS[5] priority  ZSET    waiting jobs with a priority; loses those ids
   KEYS[6] account   HASH    events over all rings; failed becomes queued for a job that was retried
   KEYS[7] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
-  KEYS[8] lease     STRING  who is the queue's one sender; read
+  KEYS[8] delayed   ZSET    jobs that wait for a time; loses those ids, should they be there
+  KEYS[9] failed    ZSET    failed jobs; loses those ids, should they be there
+  KEYS[10] lease    STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes the locks
@@ -28,12 +30,15 @@
   Costs     O(max_jobs), plus the size of the jobs
   Same as   Bull 4.16.5 moveToActive-8, less the rate limit; like it, it overwrites a lock that somebody left there
 ]]
-local wait, active, meta, stalled, priority, account, counted, lease =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local wait, active, meta, stalled, priority, account, counted, delayed, failed, lease =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell, fence =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+-- include: count
 -- include: move_events
 -- include: forget_failure
+-- include: among
+-- include: publish
 -- include: fenced
 
 local lost = fenced(lease, fence)
@@ -44,6 +49,13 @@ end
 local taken = {}
 if redis.call("EXISTS", meta) == 1 then
   return taken
+end
+-- A call that was cut left an id in two lists; where it waits is where it is.
+local here, messages, sets = among(active, 0, -1), {}, {}
+for _, set in ipairs({priority, delayed, failed}) do
+  if redis.call("EXISTS", set) == 1 then
+    sets[#sets + 1] = set
+  end
 end
 local bytes = 0
 for number = 1, tonumber(max_jobs) do
@@ -60,11 +72,17 @@ for number = 1, tonumber(max_jobs) do
     end
   end
   redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
-  redis.call("RPOPLPUSH", wait, active)
-  redis.call("SET", key .. ":lock", token, "PX", lock_ms)
-  redis.call("ZREM", priority, id)
-  redis.call("PUBLISH", prefix .. "active@" .. token, id)
   forget_failure(account, counted, id, "queued")
+  redis.call("SET", key .. ":lock", token, "PX", lock_ms)
+  if here[id] then
+    redis.call("LREM", active, 0, id)
+  end
+  redis.call("LPUSH", active, id)
+  redis.call("RPOP", wait)
+  for _, set in ipairs(sets) do
+    redis.call("ZREM", set, id)
+  end
+  messages[number] = {prefix .. "active@" .. token, id}
   if kind == "hash" then
     local fields = redis.call("HGETALL", key)
     redis.call("HSET", key, "processedOn", now_ms)
@@ -75,6 +93,7 @@ for number = 1, tonumber(max_jobs) do
   end
 end
 if tell == "1" and #taken == 0 then
-  redis.call("PUBLISH", prefix .. "drained", "")
+  messages[1] = {prefix .. "drained", ""}
 end
+publish(messages)
 return taken

@@ -28,6 +28,6 @@ local own = mine
 if mine == "" or known ~= mine then
   own = string.format("%.0f %s", (tonumber(string.match(known, "^(%d+) ")) or 0) + 1, holder)
 end
+redis.call("SET", last, own) -- first: a number that nobody got is no harm, one that two got is
 redis.call("SET", lease, own, "PX", lease_ms)
-redis.call("SET", last, own)
 return {1, own, tonumber(lease_ms)}

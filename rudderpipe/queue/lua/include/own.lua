@@ -1,6 +1,6 @@
 -- Whether a job is its sender's still: the lock is its own, or lapsed while nobody took the job away from `active`.
 local function own(active, lock, token, id)
-  local holder = redis.call("GET", lock)
+  local holder = holder_of(lock)
   if holder then
     return holder == token
   end
