@@ -25,7 +25,7 @@ from rudderpipe.callbacks import THREAD_NAME
 from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.ring import segment
+from rudderpipe.ring import place
 
 
 @pytest.fixture(name="queued")
@@ -520,7 +520,7 @@ def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
     client.track("u", "e", callback=tell)
     wait_until(lambda: told)
     client._own.shut()  # noqa: SLF001  # shutdown() would ask the thread once more
-    name = segment.segment_name(client.settings.pipe_name)
+    name = place.own(client.settings).segment
     world._clients.clear()  # noqa: SLF001  # nobody else may hold it
     del client, tell
 

@@ -12,6 +12,7 @@ from typing import Any
 from rudderpipe.clock import Clock
 from rudderpipe.flusher.sink import Answer
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import place
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
@@ -47,6 +48,11 @@ def settings_of(directory: Path, **others: Any) -> Settings:
 def pipe_of(directory: Path, pipe: str, cap: int = 100) -> Settings:
     """Settings of a pipe that has a name already."""
     return settings_of(directory, pipe=pipe, ring_bytes=1 << 20, max_internal_queue_size=cap)
+
+
+def pipe_called(ring: Ring) -> str:
+    """The name of the pipe that a ring belongs to."""
+    return next(iter(place.readings(ring.locks.path.parent, ring.locks.path.stem))).pipe
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.ring.seat import GRANT_MAX
 from tests.cutting import Stage, Writer, name_of, stage_of
-from tests.fakes import FakeClock, drain, pipe_of, producer_of, ring_of
+from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, ring_of
 
 VALUES = [0, 1, 2**23, 2**32 - 1, 2**50, 2**64 - 1]
 CAP = 100
@@ -160,7 +160,7 @@ def test_a_damaged_header_is_refused_or_of_no_harm(tmp_path: Path, clock: FakeCl
     """Each word that is read when the ring is mapped: it says what to do, or the ring goes on."""
     for word in HEADER:
         with ring_of(tmp_path, clock, cap=CAP) as ring:
-            pipe = ring.locks.path.stem
+            pipe = pipe_called(ring)
             producer_of(ring, clock).append(b"1")
             ring.words[word] = value
             said = "to remove it"
@@ -184,7 +184,7 @@ def test_a_damaged_header_is_refused_or_of_no_harm(tmp_path: Path, clock: FakeCl
 def test_a_ring_that_is_marked_as_closed_but_is_in_use_goes_on(tmp_path: Path, clock: FakeClock) -> None:
     """Who closes a ring sees that it is empty: the mark is damage, and is taken away."""
     with ring_of(tmp_path, clock) as ring:
-        pipe = ring.locks.path.stem
+        pipe = pipe_called(ring)
         producer_of(ring, clock).append(b"1")
         ring.words[at.H_CLOSED] = 7
 
@@ -210,7 +210,7 @@ def damaged(ring: Ring, content: bytes | None = None, size: int = -1, mode: int 
 def test_a_segment_that_was_cut_off_is_refused(tmp_path: Path, clock: FakeClock, size: int, finds: bool) -> None:
     """To whatever size, by somebody who has no business there: the error says to remove it."""
     with ring_of(tmp_path, clock) as ring:
-        pipe = ring.locks.path.stem
+        pipe = pipe_called(ring)
         damaged(ring, size=size)
 
         with pytest.raises(RingUnavailable, match="remove it"):
@@ -224,7 +224,7 @@ def test_a_segment_whose_maker_died_is_made_anew(tmp_path: Path, clock: FakeCloc
         epoch = ring.segment.epoch
         damaged(ring, content)
 
-        again = open_ring(pipe_of(tmp_path, ring.locks.path.stem, CAP), clock)
+        again = open_ring(pipe_of(tmp_path, pipe_called(ring), CAP), clock)
 
         assert again.segment.epoch != epoch
         assert producer_of(again, clock).append(b"1") is None
@@ -238,7 +238,7 @@ def test_what_is_no_ring_is_refused(tmp_path: Path, clock: FakeClock, content: b
         damaged(ring, content)
 
         with pytest.raises(RingUnavailable, match="remove it"):
-            open_ring(pipe_of(tmp_path, ring.locks.path.stem, CAP), clock)
+            open_ring(pipe_of(tmp_path, pipe_called(ring), CAP), clock)
         assert (SHM / ring.segment.name).read_bytes() == content
 
 
@@ -249,4 +249,4 @@ def test_a_segment_that_others_can_read_is_refused(tmp_path: Path, clock: FakeCl
         damaged(ring, mode=mode)
 
         with pytest.raises(RingUnavailable, match="another user"):
-            open_ring(pipe_of(tmp_path, ring.locks.path.stem, CAP), clock)
+            open_ring(pipe_of(tmp_path, pipe_called(ring), CAP), clock)

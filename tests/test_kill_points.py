@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe.ring import account, keeper, segment
+from rudderpipe.ring import account, keeper, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
 from tests.cutting import Drainer, Process, Stage, Writer, name_of, stage_of
-from tests.fakes import FakeClock, drain, pipe_of, producer_of, texts
+from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, texts
 
 BIG = 150_000
 """Bytes of an event that takes three blocks in a row."""
@@ -535,7 +535,7 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
     stage: Stage, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes next makes it anew, or finds all of it: the magic is stored last."""
-    real, pipe = segment.Segment, f"{stage.ring.locks.path.stem}-made"
+    real, pipe = segment.Segment, f"{pipe_called(stage.ring)}-made"
     for number in itertools.count(1):
         victim = stage.process()
         with monkeypatch.context() as patch:
@@ -551,7 +551,7 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
         except Exception as error:
             raise AssertionError(f"killed at store {number}, {victim.last}: {error}") from error
         finally:
-            segment.remove(segment.segment_name(pipe))
+            segment.remove(place.own(pipe_of(tmp_path, pipe)).segment)
         if made:
             break
     assert number > 5
@@ -591,7 +591,7 @@ def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
     unlink = segment.remove
     for number in itertools.count(1):
         with stage_of(tmp_path, clock) as stage:
-            pipe, victim = stage.ring.locks.path.stem, stage.process()
+            pipe, victim = pipe_called(stage.ring), stage.process()
             with monkeypatch.context() as patch:
                 patch.setattr(segment, "remove", lambda name, victim=victim: victim.unlink(name, lambda: unlink(name)))
                 closed = victim.run(victim.ring.try_close, number)

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from rudderpipe import liveness, locks
-from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import account, segment
+from rudderpipe.ring import account, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
-from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, drain, settings_of
 from tests.old_ring import OldRing
@@ -29,17 +28,16 @@ def _settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(name="old")
 def _old(settings: Settings, tmp_path: Path) -> Iterator[OldRing]:
-    name = segment.segment_name(settings.pipe_name)
     lock_file = locks.shared(tmp_path / f"{settings.pipe_name}.lock")
     lock_file.mark("old")
-    yield OldRing(name, lock_file.inode)
-    segment.remove(name)
+    yield OldRing(segment.segment_name(settings.pipe_name), lock_file.inode)
+    for where in place.of_pipe(settings):
+        segment.remove(where.segment)
 
 
 def found_by(settings: Settings) -> Ring:
     """The ring, as this version finds it."""
-    ring = find(settings)
-    assert ring is not None
+    (ring,) = find_all(settings)
     return ring
 
 
@@ -101,8 +99,9 @@ def test_a_producer_that_still_lives_goes_on_in_it(settings: Settings, old: OldR
 
 
 def test_no_producer_of_this_version_enters_it(settings: Settings, old: OldRing, clock: FakeClock) -> None:
-    """Who opens the ring to write is told why not."""
+    """They use a ring of their own beside it."""
     assert old.words[at.H_VERSION] == 3
+    ring = open_ring(settings, clock)
 
-    with pytest.raises(RingUnavailable, match="layout 3"):
-        open_ring(settings, clock)
+    assert ring.layout.format.version == at.VERSION
+    assert {found.layout.format.version for found in find_all(settings)} == {3, at.VERSION}

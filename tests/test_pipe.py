@@ -13,7 +13,7 @@ import pytest
 from rudderpipe import program
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.pipe import Pipe
-from rudderpipe.ring import account, segment
+from rudderpipe.ring import account, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring
@@ -38,7 +38,7 @@ def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
         return Pipe(settings_of(tmp_path, **{**chosen, "autostart": False, **settings}), clock)
 
     yield make
-    segment.remove(segment.segment_name(base.pipe_name))
+    segment.remove(place.own(base).segment)
 
 
 def put(pipe: Pipe, data: bytes = b'"x"') -> bool:

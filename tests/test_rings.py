@@ -1,18 +1,22 @@
-"""One flusher process and the rings it serves, when somebody removes one of them."""
+"""One flusher process and the rings it serves: all of its pipe, also when one of them is removed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from rudderpipe import interpreter
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher import rings as rings_module
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.rings import Rings
-from rudderpipe.ring import segment
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import place, segment
 from rudderpipe.ring.producer import Producer
-from rudderpipe.ring.ring import open_ring
+from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, settings_of
 
@@ -20,19 +24,14 @@ from tests.fakes import FakeClock, FakeSink, settings_of
 class Pipe:
     """A pipe with its flusher, and producers that open its ring as they would."""
 
-    def __init__(self, settings: Settings, clock: FakeClock, *, follow: bool) -> None:
+    def __init__(self, settings: Settings, clock: FakeClock, *, stays: bool) -> None:
         self.settings = settings
         self.clock = clock
         self.sink = FakeSink()
-        self.trouble: RingUnavailable | None = None
-        self.rings = Rings(self.open_next, clock, follow=follow)
-        assert self.rings.enter()
+        self.rings = Rings(settings, self.make, clock, stays=stays)
 
-    def open_next(self) -> Flusher | None:
-        if self.trouble is not None:
-            raise self.trouble
-        ring = open_ring(self.settings, self.clock)
-        return Flusher(ring, self.sink, self.settings, self.clock, lingers=not self.rings._follow)
+    def make(self, ring: Ring, *, lingers: bool) -> Flusher:
+        return Flusher(ring, self.sink, self.settings, self.clock, lingers=lingers)
 
     def producer(self) -> Producer:
         return Producer(lambda: open_ring(self.settings, self.clock), lambda _ring: None, self.clock)
@@ -56,19 +55,31 @@ class Pipe:
 def _settings(tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(tmp_path, ring_bytes=1 << 20, flush_interval_ms=100, linger_s=1.0)
     yield settings
-    segment.remove(segment.segment_name(settings.pipe_name))
+    for where in place.of_pipe(settings):
+        segment.remove(where.segment)
 
 
+def producer_of_interpreter(number: int, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Producer:
+    """A producer that has entered the ring of that interpreter, and put one event into it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(interpreter, "current", lambda: number)
+        producer = pipe.producer()
+        assert producer.append(b"%d" % number) is None
+    return producer
+
+
+@pytest.mark.parametrize("stays", [True, False])
 @pytest.mark.parametrize("what", ["segment", "lock file"])
-def test_a_managed_flusher_serves_the_removed_ring_and_the_next(
-    settings: Settings, clock: FakeClock, what: str
+def test_a_flusher_serves_the_removed_ring_and_the_next(
+    settings: Settings, clock: FakeClock, what: str, *, stays: bool
 ) -> None:
     """An idle producer stays in the old ring, a busy one is in the new: both are drained, and the old one ends when its
     last producer has left it."""
-    pipe = Pipe(settings, clock, follow=True)
+    pipe = Pipe(settings, clock, stays=stays)
     idle, busy = pipe.producer(), pipe.producer()
     idle.append(b"1")
     busy.append(b"2")
+    assert pipe.rings.enter()
     assert idle.ring is not None
     if what == "segment":
         segment.remove(idle.ring.segment.name)
@@ -88,32 +99,120 @@ def test_a_managed_flusher_serves_the_removed_ring_and_the_next(
     assert len(pipe.rings._served) == 1
 
 
-def test_an_autostarted_flusher_ends_with_its_ring(settings: Settings, clock: FakeClock) -> None:
-    """The producers start another one for the next ring."""
-    pipe = Pipe(settings, clock, follow=False)
-    producer = pipe.producer()
-    producer.append(b"1")
-    assert producer.ring is not None
-    segment.remove(producer.ring.segment.name)
-    pipe.cycles(5)
-    clock.now_s += 2
-    producer.append(b"2")
-
-    assert pipe.cycles()
-    assert pipe.events == ["1"]
-
-
-def test_a_ring_that_cannot_be_made_is_tried_again(settings: Settings, clock: FakeClock) -> None:
+def test_a_ring_that_cannot_be_made_is_tried_again(
+    settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While the old one is still served; with nothing left to serve it is an error."""
-    pipe = Pipe(settings, clock, follow=True)
+    pipe = Pipe(settings, clock, stays=True)
     producer = pipe.producer()
     producer.append(b"1")
+    assert pipe.rings.enter()
     assert producer.ring is not None
     segment.remove(producer.ring.segment.name)
-    pipe.trouble = RingUnavailable("name", "there is no /dev/shm")
+
+    def fails(*_: object) -> Ring:
+        raise RingUnavailable("name", "there is no /dev/shm")
+
+    monkeypatch.setattr(rings_module, "open_ring", fails)
 
     pipe.cycles()
     assert pipe.events == ["1"]
     producer.leave()
     with pytest.raises(RingUnavailable):
         pipe.cycles()
+
+
+def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
+    settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Record locks exclude nobody within a process. Rings that come later are found; an empty ring of another
+    interpreter than the main one is removed once its last producer has left."""
+    pipe = Pipe(settings, clock, stays=True)
+    assert pipe.rings.enter()
+    producers = [producer_of_interpreter(number, pipe, monkeypatch) for number in range(3)]
+    rings = [producer.ring for producer in producers]
+    assert len({ring.segment.epoch for ring in rings if ring is not None}) == 3
+
+    assert not pipe.cycles()
+    assert sorted(pipe.events) == ["0", "1", "2"]
+    assert len(pipe.rings._served) == len(find_all(settings)) == 3
+
+    for producer in producers:
+        producer.leave()
+    assert not pipe.cycles()
+    assert [ring.segment.name for ring in find_all(settings)] == [place.own(settings).segment]
+    assert [path.name for path in Path(str(settings.runtime_dir)).glob("*.lock")] == [
+        place.own(settings).lock_file.name
+    ]
+
+
+def test_an_autostarted_flusher_serves_a_ring_that_is_not_the_main_interpreters(
+    settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It makes no ring that nobody uses, and ends with the last one."""
+    pipe = Pipe(settings, clock, stays=False)
+    producer = producer_of_interpreter(2, pipe, monkeypatch)
+
+    assert pipe.rings.enter()
+    assert not pipe.cycles()
+    assert pipe.events == ["2"]
+    assert len(find_all(settings)) == 1
+
+    producer.leave()
+    assert pipe.cycles()
+    pipe.rings.close()
+    assert find_all(settings) == []
+    assert list(Path(str(settings.runtime_dir)).iterdir()) == []
+
+
+def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clock: FakeClock) -> None:
+    """Earlier versions named the pipe by the settings as they were given."""
+    given = settings_of(tmp_path, pipe=None, write_key="k", data_plane_url="HTTP://D:80/", ring_bytes=1 << 20)
+    former = msgspec.structs.replace(given, pipe=given.pipe_names[-1])
+    assert former.pipe_name != given.pipe_name
+    pipe, old = Pipe(given, clock, stays=True), Pipe(former, clock, stays=True)
+    try:
+        producer = old.producer()
+        producer.append(b"1")
+        assert pipe.rings.enter()
+        producer.append(b"2")
+        producer.leave()
+        pipe.cycles(40)
+        assert pipe.events == ["1", "2"]
+        assert [ring.segment.name for ring in find_all(given)] == [place.own(given).segment]
+    finally:
+        for where in place.of_pipe(given):
+            segment.remove(where.segment)
+
+
+@pytest.mark.parametrize(
+    ("stem", "readings"),
+    [
+        ("x", [("x", 3, 0)]),
+        ("x-v4", [("x", 4, 0), ("x-v4", 3, 0)]),
+        ("a.queue-v4-i1", [("a.queue", 4, 1), ("a.queue-v4-i1", 3, 0)]),
+        ("x-v12-i70", [("x", 12, 70), ("x-v12-i70", 3, 0)]),
+        ("x-v3", [("x-v3", 3, 0)]),
+    ],
+)
+def test_a_rings_name_says_pipe_layout_and_interpreter(
+    tmp_path: Path, stem: str, readings: list[tuple[str, int, int]]
+) -> None:
+    """Up to layout 3 a ring was called like its pipe, which may be called anything."""
+    found = list(place.readings(tmp_path, stem))
+
+    assert [(where.pipe, where.layout, where.interpreter) for where in found] == readings
+    assert {where.stem for where in found} == {stem}
+
+
+def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A longer one is hashed, and is another one for each ring."""
+    monkeypatch.setattr(segment.sys, "platform", "darwin")
+    monkeypatch.setattr(segment.os, "getuid", lambda: 501)
+    short = place.RingPlace(tmp_path, "0123456789ab")
+    long = [place.RingPlace(tmp_path, "p" * 64, interpreter=number) for number in range(3)]
+
+    assert short.segment == f"rudderpipe-501-0123456789ab-v{at.VERSION}"
+    names = {where.segment for where in (short, *long)}
+    assert len(names) == 4
+    assert max(map(len, names)) <= 30

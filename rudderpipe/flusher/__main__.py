@@ -18,8 +18,7 @@ from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.rings import Rings
 from rudderpipe.flusher.sink import QueueSink, Sink
-from rudderpipe.ring import keeper
-from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 
@@ -63,24 +62,20 @@ class SenderKeeper:
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
-    """Be the flusher of the pipe's ring until it ends or we are told to stop; an exit code."""
+    """Be the flusher of the pipe's rings until they end or we are told to stop; an exit code."""
     plane = direct_plane(settings)
     stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
 
-    def open_next() -> Flusher | None:
-        ring = open_ring(settings, clock)
-        if not keeper.take(ring, clock):
-            logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
-            return None
-        logger.info("serving ring=%s", ring.segment.name)
+    def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
         return Flusher(
             ring, make_sink(settings, ring, plane, clock), settings, clock, lingers=lingers, look_after=look_after
         )
 
-    rings = Rings(open_next, clock, follow=not lingers)
+    rings = Rings(settings, make, clock, stays=not lingers)
     if not rings.enter():
+        logger.warning("another flusher serves this pipe already pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
     logger.info("left pipe=%s", settings.pipe_name)

@@ -1,80 +1,170 @@
-"""The rings that one flusher process serves: the pipe's, and those that were removed while producers still had them."""
+"""The rings that one flusher process serves: all of its pipe, and those that were removed while producers had them."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
+import msgspec
+
+from rudderpipe import locks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.ring import keeper, place
+from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.ring import Ring, find_at, open_ring
+from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
-RETRY_S = 1.0
+LOOK_S = 0.5
+"""How often the pipe's rings are looked for."""
+PATIENCE_S = 0.01
+"""How long a look waits for the claim lock of a ring; the rings that are served wait meanwhile."""
+ENTRY_PATIENCE_S = 0.1
+"""How long a lock is tried for at the beginning and at the end: a producer that probes it has it for an instant."""
+SERVING = 0
+"""The byte of the pipe's own lock file that its flusher holds."""
 logger = logging.getLogger("rudderpipe.flusher")
 
 
-class Rings:
-    """A duty made of those of one ``Flusher`` for each ring.
+class MakeFlusher(Protocol):
+    """Makes the flusher of one ring."""
 
-    ``follow`` (managed): when the pipe's ring was removed, the one that takes its place is served too, at once, for a
-    producer that is idle leaves a removed ring only at its next event. ``open_next`` answers None when another flusher
-    has that ring.
+    def __call__(self, ring: Ring, *, lingers: bool) -> Flusher:
+        """Return it; ``lingers`` when it must end with its ring's last producer."""
+
+
+class _Served(msgspec.Struct):
+    place: RingPlace
+    ring: Ring
+    flusher: Flusher
+
+
+class Rings:
+    """A duty made of those of one ``Flusher`` for each ring of the pipe.
+
+    ``stays`` (managed): this process makes the pipe's ring and never ends; else it ends with its last ring. Rings of
+    other interpreters and of the layout before always end with their last producer.
     """
 
-    def __init__(self, open_next: Callable[[], Flusher | None], clock: Clock, *, follow: bool) -> None:
-        self._open_next = open_next
+    def __init__(self, settings: Settings, make: MakeFlusher, clock: Clock, *, stays: bool) -> None:
+        self._settings = settings
+        self._make = make
         self._clock = clock
-        self._follow = follow
+        self._stays = stays
         self._log = ThrottledLog(logger, clock)
-        self._served: list[Flusher] = []
-        self._newest: Flusher | None = None
-        self._again_at_s = float("-inf")
+        self._served: list[_Served] = []
+        self._looked_at_s = float("-inf")
+        self._told: set[int] = set()
+        """The rings that another process has, as the log says already."""
 
     def enter(self) -> bool:
-        """Serve the pipe's ring; False when another flusher does. Raises ``RingUnavailable``."""
-        self._newest = self._open_next()
-        if self._newest is not None:
-            self._served.append(self._newest)
-        return self._newest is not None
+        """Serve every ring of the pipe; False when another process does. Raises ``RingUnavailable``."""
+        if not self._take_pipe():
+            return False
+        self._looked_at_s = self._clock.monotonic_s()
+        main = self._main_ring()
+        if main is not None and not self._take(*main, keeper.TAKE_TIMEOUT_S) and self._stays:
+            self.close()
+            return False
+        self._look(ENTRY_PATIENCE_S)
+        return True
 
-    @property
-    def _is_followed(self) -> bool:
-        """Whether another ring is to be served after the newest."""
-        return self._follow and self._newest is not None and self._newest.removed
+    def _take_pipe(self) -> bool:
+        """Become the one flusher process of the pipe among those that read the same layouts, for life."""
+        mine = place.own(self._settings)
+        path = mine.lock_file.with_suffix(".flusher")
+        deadline_s = self._clock.monotonic_s() + keeper.TAKE_TIMEOUT_S
+        while True:
+            self._guard = locks.shared(path)
+            if self._guard.try_lock(SERVING):
+                if self._guard.is_current():
+                    return True
+            elif self._clock.monotonic_s() > deadline_s:
+                return False
+            self._clock.sleep(0.01)
 
-    def work(self) -> int:
-        """One cycle of each; how many events left the rings."""
-        if self._is_followed:
-            self._move_on()
-        return sum(flusher.work() for flusher in self._served)
+    def _main_ring(self) -> tuple[RingPlace, Ring] | None:
+        """Return the ring of the main interpreter; only a managed flusher makes it."""
+        where = place.own(self._settings)
+        ring = open_ring(self._settings, self._clock) if self._stays else find_at(where)
+        return (where, ring) if ring is not None else None
+
+    def _take(self, where: RingPlace, ring: Ring, patience_s: float) -> bool:
+        if not keeper.take(ring, self._clock, patience_s):
+            if ring.segment.epoch not in self._told:
+                self._told.add(ring.segment.epoch)
+                logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
+            return False
+        logger.info("serving ring=%s", ring.segment.name)
+        lingers = not self._stays or where != place.own(self._settings)
+        self._served.append(_Served(where, ring, self._make(ring, lingers=lingers)))
+        return True
+
+    def _look(self, patience_s: float = 0.0) -> None:
+        """Serve the rings that have come since the last look. A ring that cannot be opened is said, and tried again."""
+        for where in place.of_pipe(self._settings):
+            if any(one.place == where and not one.flusher.removed for one in self._served):
+                continue
+            try:
+                ring = find_at(where, PATIENCE_S)
+                if ring is not None and all(one.ring.segment.epoch != ring.segment.epoch for one in self._served):
+                    self._take(where, ring, patience_s)
+            except (RingUnavailable, OSError) as error:
+                self._log.warning(where.stem, f"a ring cannot be served ring={where.stem}: {error}")
 
     def _move_on(self) -> None:
-        now_s = self._clock.monotonic_s()
-        if now_s < self._again_at_s:
-            return
-        self._again_at_s = now_s + RETRY_S
+        """Make the pipe's ring again when it was removed, at once: an idle producer notices at its next event."""
         try:
-            self.enter()
+            main = self._main_ring()
         except RingUnavailable as error:
             if not self._served:
                 raise
             self._log.warning("ring", f"a removed ring cannot be followed by another: {error}")
+            return
+        if main is not None:
+            self._take(*main, 0.0)
+
+    @property
+    def _has_main(self) -> bool:
+        mine = place.own(self._settings)
+        return any(one.place == mine and not one.flusher.removed for one in self._served)
+
+    def work(self) -> int:
+        """One cycle of each; how many events left the rings."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_at_s >= LOOK_S:
+            self._looked_at_s = now_s
+            if self._stays and not self._has_main:
+                self._move_on()
+            self._look()
+        done = 0
+        for one in self._served:
+            done += one.flusher.work()
+            for other in self._served:  # a cycle may last as long as a request
+                keeper.beat(other.ring, self._clock)
+        return done
 
     def finished(self) -> bool:
         """True once every ring has ended and none follows."""
-        ended = [flusher for flusher in self._served if flusher.finished()]
-        for flusher in ended:
-            flusher.close()
-            self._served.remove(flusher)
-        return not self._served and not self._is_followed
+        ended = [one for one in self._served if one.flusher.finished()]
+        for one in ended:
+            one.flusher.close()
+            self._served.remove(one)
+        if self._served or self._stays:
+            return False
+        self._look(ENTRY_PATIENCE_S)  # for rings that were made since
+        return not self._served
 
     def drain(self, deadline_s: float) -> None:
         """Hand over everything that is committed now, in each."""
-        for flusher in self._served:
-            flusher.drain(deadline_s)
+        for one in self._served:
+            one.flusher.drain(deadline_s)
 
     def close(self) -> None:
         """Give connections back."""
-        for flusher in self._served:
-            flusher.close()
+        for one in self._served:
+            one.flusher.close()
+        if self._guard.is_current():
+            self._guard.remove()

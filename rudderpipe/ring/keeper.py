@@ -14,14 +14,14 @@ START_MS = 3_000
 TAKE_TIMEOUT_S = 2.0
 
 
-def take(ring: Ring, clock: Clock) -> bool:
+def take(ring: Ring, clock: Clock, patience_s: float = TAKE_TIMEOUT_S) -> bool:
     """Become the flusher of this ring, for life; False when another one is.
 
     Tries for a moment: a producer that looks whether the lock is free holds it for an instant.
     """
-    deadline_s = clock.monotonic_s() + TAKE_TIMEOUT_S
+    deadline_s = clock.monotonic_s() + patience_s
     while not ring.locks.try_lock(at.LOCK_FLUSHER):
-        if clock.monotonic_s() > deadline_s:
+        if clock.monotonic_s() >= deadline_s:
             return False
         clock.sleep(0.01)
     words, me = ring.words, liveness.me()

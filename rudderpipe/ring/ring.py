@@ -11,9 +11,10 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.liveness import Identity
 from rudderpipe.locks import LockFile
-from rudderpipe.ring import block_header, segment
+from rudderpipe.ring import block_header, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
+from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.segment import Segment
 from rudderpipe.settings import Settings
 
@@ -111,75 +112,81 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
             if not lock_file.lock(at.LOCK_CLAIM, wait_s):
                 raise RingUnavailable(path.stem, f"another process has held its lock for {wait_s:g} s")
             if lock_file.is_current():
-                yield lock_file
+                try:
+                    yield lock_file
+                except RingUnavailable:
+                    if lock_file.is_fresh():  # no ring could be made or opened: the file would be left for ever
+                        lock_file.remove()
+                    raise
                 return
         finally:
             lock_file.release(at.LOCK_CLAIM)
 
 
-def _places(settings: Settings) -> tuple[str, Path]:
-    """The segment's name and the lock file of the pipe."""
-    directory = locks.runtime_dir(settings.runtime_dir)
-    return segment.segment_name(settings.pipe_name), directory / f"{settings.pipe_name}.lock"
-
-
 def find(settings: Settings) -> Ring | None:
-    """The pipe's ring if there is one, of any layout; makes nothing but the runtime directory and the lock file."""
-    name, path = _places(settings)
-    if name not in segment.names() and not path.exists():
+    """The pipe's ring of this interpreter if there is one; makes nothing but runtime directory and lock file."""
+    return find_at(place.own(settings))
+
+
+def find_all(settings: Settings) -> list[Ring]:
+    """Every ring of the pipe: of all interpreters, and of the layout before. Raises ``RingUnavailable``."""
+    return [ring for each in place.of_pipe(settings) if (ring := find_at(each)) is not None]
+
+
+def find_at(where: RingPlace, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
+    """The ring at a place if there is one. Raises ``RingUnavailable``."""
+    if where.segment not in segment.names() and not where.lock_file.exists():
         return None
-    with _claimed(path) as lock_file:
-        ring = _attached(name, lock_file)
+    with _claimed(where.lock_file, wait_s) as lock_file:
+        ring = _attached(where, lock_file)
         if ring is None:
             lock_file.remove()
         return ring
 
 
 def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_S) -> Ring:
-    """The pipe's ring, made if need be; size and cap are those of its first maker. Raises ``RingUnavailable``.
+    """The pipe's ring of this interpreter, made if need be; size and cap are those of its first maker.
 
-    ``wait_s`` bounds the wait for the claim lock.
+    ``wait_s`` bounds the wait for the claim lock. Raises ``RingUnavailable``.
     """
-    name, path = _places(settings)
+    where = place.own(settings)
     while True:
-        with _claimed(path, wait_s) as lock_file:
-            ring = _attached(name, lock_file)
-            if ring is not None and ring.layout.format.version != at.VERSION:
-                version = ring.layout.format.version
-                reason = f"has layout {version}, this is layout {at.VERSION}: let the older version drain it first"
-                raise RingUnavailable(name, reason)
+        with _claimed(where.lock_file, wait_s) as lock_file:
+            ring = _attached(where, lock_file)
             if ring is not None:
                 return ring
             if lock_file.is_fresh():
                 memory = segment.create(
-                    name, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
+                    where.segment, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
                 )
                 ring = Ring(memory, lock_file)
-                _mark(ring)
+                _mark(ring, where)
                 return ring
             # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
             lock_file.remove()
 
 
-def _attached(name: str, lock_file: LockFile) -> Ring | None:
+def _attached(where: RingPlace, lock_file: LockFile) -> Ring | None:
     """The ring that is there; one whose flusher died at closing it is removed, so that nobody opens it for ever."""
-    memory = segment.attach(name)
+    memory = segment.attach(where.segment)
     if memory is None:
         return None
     ring = Ring(memory, lock_file)
+    if ring.layout.format.version != where.layout:
+        raise RingUnavailable(where.segment, f"is no ring of layout {where.layout}: choose another pipe")
     if ring.words[at.H_CLOSED]:
         if not (ring.slots_in_use() or ring.blocks_in_use()):
-            segment.remove(name)
+            segment.remove(where.segment)
             return None
         ring.words[at.H_CLOSED] = 0  # a damaged word: what is closed is empty
-    return _adopted(ring, lock_file)
+    return _adopted(ring, where, lock_file)
 
 
-def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
+def _adopted(ring: Ring, where: RingPlace, lock_file: LockFile) -> Ring:
     """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
     words = ring.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
-        _mark(ring)  # its maker may have died before it did
+        _mark(ring, where)  # its maker may have died before it did
         return ring
     owners = [ring.flusher()]
     stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
@@ -188,10 +195,10 @@ def _adopted(ring: Ring, lock_file: LockFile) -> Ring:
         reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
         raise RingUnavailable(ring.segment.name, reason)
     words[at.H_LOCK_INODE] = lock_file.inode
-    _mark(ring)
+    _mark(ring, where)
     return ring
 
 
-def _mark(ring: Ring) -> None:
-    """Write into the lock file whose it is."""
-    ring.locks.mark(f"{ring.segment.epoch:016x}\n")
+def _mark(ring: Ring, where: RingPlace) -> None:
+    """Record in the lock file which ring it belongs to."""
+    ring.locks.mark(where.record(ring.segment.epoch))

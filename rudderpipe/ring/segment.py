@@ -21,9 +21,9 @@ _not_ours: list[Shared] = []
 """Mappings whose descriptors somebody closed: kept for good."""
 
 
-def segment_name(pipe: str) -> str:
-    """The segment's name: readable where the system allows (macOS takes 30 characters)."""
-    name = f"{PREFIX}-{os.getuid()}-{pipe}"
+def segment_name(ring: str) -> str:
+    """The segment's name of a ring of this user: readable where the system allows (macOS takes 30 characters)."""
+    name = f"{PREFIX}-{os.getuid()}-{ring}"
     if sys.platform != "linux" and len(name) > _MACOS_NAME_LIMIT:
         return f"{PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
     return name
@@ -105,16 +105,25 @@ class Segment:
 
 
 def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) -> Segment:
-    """Make the segment. Only under the claim lock. Raises ``RingUnavailable``."""
+    """Make the segment; one that cannot be made is removed. Only under the claim lock. Raises ``RingUnavailable``."""
     layout = at.for_bytes(size_bytes)
     try:
-        segment = Segment(name, shared_memory.open_shared(name, layout.size_bytes), layout)
-    except OSError as error:
+        return _made(name, layout, cap, lock_inode, clock)
+    except FileExistsError as error:
         raise RingUnavailable(name, _reason(error, "made")) from error
-    if not segment.reserve(0, layout.data + at.BLOCK_BYTES):
-        segment.close()
+    except OSError as error:
         remove(name)
-        need = layout.data + at.BLOCK_BYTES
+        raise RingUnavailable(name, _reason(error, "made")) from error
+    except (RingUnavailable, MemoryError):
+        remove(name)
+        raise
+
+
+def _made(name: str, layout: Layout, cap: int, lock_inode: int, clock: Clock) -> Segment:
+    segment = Segment(name, shared_memory.open_shared(name, layout.size_bytes), layout)
+    need = layout.data + at.BLOCK_BYTES
+    if not segment.reserve(0, need):
+        segment.close()
         raise RingUnavailable(name, f"no room for the first {need:,} bytes in shared memory ({_room()}): enlarge it")
     words = segment.words
     for index, value in (

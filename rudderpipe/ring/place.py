@@ -1,0 +1,90 @@
+"""What a ring is called, and where its segment and its lock file are.
+
+A pipe has a ring for each layout that is in use and for each interpreter of a process: record locks exclude nobody
+within a process, so no two interpreters may be producers of one ring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from rudderpipe import interpreter, locks
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
+from rudderpipe.settings import Settings
+
+UNNAMED_LAYOUT = 3
+"""The last layout whose rings were called like their pipe."""
+SUFFIX = ".lock"
+_SUFFIXED = re.compile(r"(?P<pipe>.+)-v(?P<layout>\d{1,6})(?:-i(?P<interpreter>\d{1,19}))?")
+
+
+class RingPlace(msgspec.Struct, frozen=True):
+    """One ring's pipe, layout and interpreter, and the directory of its lock file."""
+
+    directory: Path
+    pipe: str
+    layout: int = at.VERSION
+    interpreter: int = 0
+
+    @property
+    def stem(self) -> str:
+        """The ring's name, which its segment's and its lock file's hold."""
+        if self.layout <= UNNAMED_LAYOUT:
+            return self.pipe
+        return f"{self.pipe}-v{self.layout}" + (f"-i{self.interpreter}" if self.interpreter else "")
+
+    @property
+    def segment(self) -> str:
+        """The segment's name, for a ring of this user."""
+        return segment.segment_name(self.stem)
+
+    @property
+    def lock_file(self) -> Path:
+        """The path of the lock file."""
+        return self.directory / f"{self.stem}{SUFFIX}"
+
+    def record(self, epoch: int) -> str:
+        """Return what the lock file holds, by which tools find the ring; macOS cannot list segments."""
+        if self.layout <= UNNAMED_LAYOUT:
+            return f"{epoch:016x}\n"
+        fields = {
+            "name": self.segment,
+            "layout": self.layout,
+            "pipe": self.pipe,
+            "interpreter": self.interpreter,
+            "epoch": f"{epoch:016x}",
+        }
+        return msgspec.json.encode(fields).decode() + "\n"
+
+
+def own(settings: Settings) -> RingPlace:
+    """Return the place of the ring that this interpreter puts events into."""
+    return RingPlace(locks.runtime_dir(settings.runtime_dir), settings.pipe_name, interpreter=interpreter.current())
+
+
+def of_pipe(settings: Settings) -> list[RingPlace]:
+    """Return the places of all rings that the pipe may have now: the oldest layout first, then by interpreter."""
+    directory = locks.runtime_dir(settings.runtime_dir)
+    wanted = set(settings.pipe_names)
+    found = [place for stem in stems(directory) for place in readings(directory, stem) if place.pipe in wanted]
+    return sorted(found, key=lambda place: (place.layout, place.interpreter, place.pipe))
+
+
+def stems(directory: Path) -> set[str]:
+    """Return the names of all rings that may be there: of lock files, and of segments where the system lists them."""
+    files = {path.name.removesuffix(SUFFIX) for path in directory.glob(f"*{SUFFIX}")}
+    before = len(segment.segment_name(""))
+    return files | {name[before:] for name in segment.names()}
+
+
+def readings(directory: Path, stem: str) -> Iterable[RingPlace]:
+    """Yield what a ring's name can mean: ``x-v4`` is a ring of pipe ``x``, or an old one of a pipe called ``x-v4``."""
+    match = _SUFFIXED.fullmatch(stem)
+    if match is not None and int(match["layout"]) > UNNAMED_LAYOUT:
+        yield RingPlace(directory, match["pipe"], int(match["layout"]), int(match["interpreter"] or 0))
+    yield RingPlace(directory, stem, UNNAMED_LAYOUT)
