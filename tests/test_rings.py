@@ -167,7 +167,9 @@ def test_an_autostarted_flusher_serves_a_ring_that_is_not_the_main_interpreters(
 
 def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clock: FakeClock) -> None:
     """Earlier versions named the pipe by the settings as they were given."""
-    given = settings_of(tmp_path, pipe=None, write_key="k", data_plane_url="HTTP://D:80/", ring_bytes=1 << 20)
+    given = settings_of(
+        tmp_path, pipe=None, write_key="k", data_plane_url="HTTP://D:80/", ring_bytes=1 << 20, linger_s=1.0
+    )
     former = msgspec.structs.replace(given, pipe=given.pipe_names[-1])
     assert former.pipe_name != given.pipe_name
     pipe, old = Pipe(given, clock, stays=True), Pipe(former, clock, stays=True)
@@ -207,8 +209,8 @@ def test_a_rings_name_says_pipe_layout_and_interpreter(
 
 def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A longer one is hashed, and is another one for each ring."""
-    monkeypatch.setattr(segment.sys, "platform", "darwin")
-    monkeypatch.setattr(segment.os, "getuid", lambda: 501)
+    monkeypatch.setattr("sys.platform", "darwin")
+    monkeypatch.setattr("os.getuid", lambda: 501)
     short = place.RingPlace(tmp_path, "0123456789ab")
     long = [place.RingPlace(tmp_path, "p" * 64, interpreter=number) for number in range(3)]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from rudderpipe.clock import Clock
@@ -9,11 +12,17 @@ from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import spool as spools
 from rudderpipe.ring import account
 from rudderpipe.ring.account import Account
-from rudderpipe.ring.ring import Ring, find
+from rudderpipe.ring.ring import Ring, find_all
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 
+if TYPE_CHECKING:
+    from rudderpipe.queue.base import QueueBase
+    from rudderpipe.queue.taken import QueueCounts
+
 TRIES = 100
+ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
+"""Numbers of a ring's account that are added when a pipe has several rings."""
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -59,9 +68,17 @@ class Events(msgspec.Struct, frozen=True):
     elsewhere: int = 0
 
 
-class Status(msgspec.Struct, frozen=True):
-    """What ``--json`` prints; ``ring`` is null when the pipe has none, ``jobs`` in direct mode.
+class RingEvents(msgspec.Struct, frozen=True):
+    """One ring of the pipe: there is one for each interpreter of a process, and for each layout."""
 
+    name: str
+    in_ring: int
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What ``--json`` prints; ``ring`` is all rings of the pipe together and null when it has none.
+
+    ``jobs`` is null in direct mode.
     ``spool`` is there in direct mode alone. ``trouble`` says why Redis could not be read: ``queued`` is then what was
     handed to it, whatever became of that.
     """
@@ -73,21 +90,57 @@ class Status(msgspec.Struct, frozen=True):
     events: Events
     trouble: str | None = None
     spool: Spooled | None = None
+    rings: list[RingEvents] = []
 
 
 def read(settings: Settings) -> Status:
     """That of the pipe that these settings name, less the spool. Raises ``QueueUnavailable``, ``RingUnavailable``."""
-    ring = find(settings)
+    rings = find_all(settings)
     if settings.redis is not None:
-        return _queued(settings, ring)
-    now, events = _of_ring(ring)
-    return Status(settings.pipe_name, "", now, None, events)
+        return _queued(settings, rings)
+    return _status(settings, rings, [_of_ring(ring) for ring in rings])
 
 
-def _of_ring(ring: Ring | None) -> tuple[Account | None, Events]:
+def _status(settings: Settings, rings: list[Ring], found: list[tuple[Account, Events]]) -> Status:
+    """The rings of a pipe taken together, by their own words alone."""
+    now = _merged([account for account, _ in found])
+    events = _sum([events for _, events in found])
+    each = [RingEvents(ring.segment.name, own.in_ring) for ring, (own, _) in zip(rings, found, strict=True)]
+    return Status(settings.pipe_name, settings.redis_place, now, None, events, rings=each)
+
+
+def _merged(accounts: list[Account]) -> Account | None:
+    """All rings as one; what cannot be added is that of the first."""
+    if len(accounts) < 2:
+        return accounts[0] if accounts else None
+    added = {name: sum(getattr(account, name) for account in accounts) for name in ADDED}
+    return msgspec.structs.replace(
+        accounts[0],
+        **added,
+        refused=_added([account.refused for account in accounts]),
+        producers=[producer for account in accounts for producer in account.producers],
+        heartbeat_ms=min(account.heartbeat_ms for account in accounts),
+        down_since_ms=max(account.down_since_ms for account in accounts),
+    )
+
+
+def _sum(events: list[Events]) -> Events:
+    if len(events) == 1:
+        return events[0]
+    names = [name for name in Events.__struct_fields__ if name not in ("refused", "balanced")]
+    return Events(
+        **{name: sum(getattr(each, name) for each in events) for name in names},
+        refused=_added([each.refused for each in events]),
+        balanced=all(each.balanced for each in events),
+    )
+
+
+def _added(counts: list[dict[str, int]]) -> dict[str, int]:
+    return dict(sum(map(Counter, counts), Counter()))
+
+
+def _of_ring(ring: Ring) -> tuple[Account, Events]:
     """The account by the ring's own words alone."""
-    if ring is None:
-        return None, Events(0, 0, 0, 0, 0, {}, balanced=True)
     for _ in range(TRIES):
         before = ring.drained()
         now = account.read(ring)
@@ -98,35 +151,16 @@ def _of_ring(ring: Ring | None) -> tuple[Account | None, Events]:
     return now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after)
 
 
-def _queued(settings: Settings, ring: Ring | None) -> Status:
+def _queued(settings: Settings, rings: list[Ring]) -> Status:
     from rudderpipe.queue.queue import Queue
 
     queue = Queue(settings, Clock())
-    now: Account | None = None
-    if ring is None:
-        counts = queue.counts()
-        gone = counts.events_gone
-        events = Events(gone, 0, 0, 0, 0, {}, balanced=True)
-    else:
-        # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
-        # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
-        for _ in range(TRIES):
-            before = ring.drained()
-            counts = queue.counts(ring.segment.epoch)
-            after = account.handed_over(ring, counts.positions)
-            current = now = account.read(ring)
-            gone = counts.events_gone + current.corrupt
-            if before == gone == after:
-                break
-        events = _events(current, counts.events_gone, 0, 0, balanced=before <= gone <= after)
-    events = msgspec.structs.replace(
-        events,
-        queued=counts.events_queued,
-        delivered=counts.events_delivered,
-        failed=counts.events_failed,
-        removed=counts.events_removed,
-        elsewhere=counts.events_elsewhere,
-    )
+    found = [_of_queue(queue, ring) for ring in rings]
+    counts = queue.counts()
+    status = _status(settings, rings, found)
+    if not rings:
+        counted = Events(counts.events_gone, 0, 0, 0, 0, {}, balanced=True)
+        status = msgspec.structs.replace(status, events=_with(counted, counts))
     jobs = Jobs(
         counts.waiting,
         counts.active,
@@ -138,7 +172,34 @@ def _queued(settings: Settings, ring: Ring | None) -> Status:
         settings.max_queue_bytes,
     )
     queue.close()
-    return Status(settings.pipe_name, settings.redis_place, now, jobs, events)
+    return msgspec.structs.replace(status, jobs=jobs)
+
+
+def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
+    """One ring's account with what Redis says of its events."""
+    # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
+    # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
+    for _ in range(TRIES):
+        before = ring.drained()
+        counts = queue.counts(ring.segment.epoch)
+        after = account.handed_over(ring, counts.positions)
+        now = account.read(ring)
+        gone = counts.events_gone + now.corrupt
+        if before == gone == after:
+            break
+    return now, _with(_events(now, counts.events_gone, 0, 0, balanced=before <= gone <= after), counts)
+
+
+def _with(events: Events, counts: QueueCounts) -> Events:
+    """The events that left the ring, by what became of them in Redis."""
+    return msgspec.structs.replace(
+        events,
+        queued=counts.events_queued,
+        delivered=counts.events_delivered,
+        failed=counts.events_failed,
+        removed=counts.events_removed,
+        elsewhere=counts.events_elsewhere,
+    )
 
 
 def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
@@ -169,6 +230,8 @@ def _text(status: Status) -> str:
             f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "
             f"{sum(producer.pid > 0 for producer in ring.producers)} producers"
         )
+        if len(status.rings) > 1:
+            lines += [f"          {one.in_ring:,} in {one.name}" for one in status.rings]
         lines.append(f"flusher   {flusher}")
         if ring.down_since_ms:
             cannot = "reach the data plane" if status.spool else "add to the queue"
@@ -217,8 +280,9 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     try:
         found = read(settings)
     except QueueUnavailable as error:
-        now, events = _of_ring(find(settings))
-        found = Status(settings.pipe_name, settings.redis_place, now, None, events, str(error))
+        rings = find_all(settings)
+        found = _status(settings, rings, [_of_ring(ring) for ring in rings])
+        found = msgspec.structs.replace(found, trouble=str(error))
     if settings.redis is None:
         found = msgspec.structs.replace(found, spool=spooled(settings))
     if as_json:

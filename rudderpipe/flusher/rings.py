@@ -12,6 +12,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.ring import keeper, place
+from rudderpipe.ring import layout as at
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import Ring, find_at, open_ring
 from rudderpipe.settings import Settings
@@ -105,7 +106,7 @@ class Rings:
     def _look(self, patience_s: float = 0.0) -> None:
         """Serve the rings that have come since the last look. A ring that cannot be opened is said, and tried again."""
         for where in place.of_pipe(self._settings):
-            if any(one.place == where and not one.flusher.removed for one in self._served):
+            if where.layout > at.VERSION or any(one.place == where and not one.flusher.removed for one in self._served):
                 continue
             try:
                 ring = find_at(where, PATIENCE_S)
