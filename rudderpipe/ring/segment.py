@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 import sys
+from contextlib import suppress
 
 from rudderpipe import descriptors
 from rudderpipe.clock import Clock
@@ -111,11 +112,11 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
         return _made(name, layout, cap, lock_inode, clock)
     except FileExistsError as error:
         raise RingUnavailable(name, _reason(error, "made")) from error
-    except OSError as error:
-        remove(name)
-        raise RingUnavailable(name, _reason(error, "made")) from error
-    except (RingUnavailable, MemoryError):
-        remove(name)
+    except (OSError, RingUnavailable, MemoryError) as error:
+        with suppress(OSError):  # what could not be made may not be removable either
+            remove(name)
+        if isinstance(error, OSError):
+            raise RingUnavailable(name, _reason(error, "made")) from error
         raise
 
 
