@@ -129,7 +129,10 @@ class Stage:
 
     def retry(self, *ids: str) -> int:
         """Retry jobs that somebody saw in the failed set."""
-        return FailedJobs(self.queue).retry([FailedJob(name, 0, "", DATA.encode(), None) for name in ids])
+        scores = {name: int(score) for name, score in self.client.zrange(f"{traces.BASE}failed", 0, -1, withscores=True)}
+        return FailedJobs(self.queue).retry(
+            [FailedJob(name, scores.get(name, 0), "", DATA.encode(), None) for name in ids]
+        )
 
 
 class Replay(msgspec.Struct, frozen=True):

@@ -107,6 +107,29 @@ class TestFailedJobs:
 
         assert stand.view().failed == ["1"]
 
+    @pytest.mark.parametrize("late", ["retry", "remove"])
+    def test_a_job_that_failed_again_is_not_what_the_caller_saw(
+        self, stand: RedisStand, monkeypatch: pytest.MonkeyPatch, late: str
+    ) -> None:
+        """A call that arrives late, after its repeat and a second failure, changes nothing."""
+        queue = stand.queue()
+        fail(stand, queue, 1)
+        calls: list[tuple[Any, ...]] = []
+        call = queue.call
+        monkeypatch.setattr(queue, "call", lambda *arguments: (calls.append(arguments), call(*arguments))[1])
+        failed = FailedJobs(queue)
+        assert failed.remove(["1"]) == (1, 2) if late == "remove" else failed.retry(list(failed)) == 1
+        if late == "remove":
+            stand.client.hset(f"{P}1", mapping={"data": data_of(0), "opts": "{}"})
+            stand.client.rpush(f"{P}wait", "1")
+        stand.clock.now_s += 1
+        (taken,) = queue.take(*ALL)
+        queue.fail(taken, "again")
+
+        assert call(*calls[0]) in ([0], [0, 0])
+
+        assert stand.view() == View(failed=["1"])
+
     def test_removed_events_are_counted_as_removed(self, stand: RedisStand) -> None:
         """A job that waits again, or is gone, is not removed."""
         queue = stand.queue()

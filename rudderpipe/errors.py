@@ -116,12 +116,17 @@ class QueueError(RudderpipeError):
 
 
 class QueueUnavailable(QueueError):
-    """Redis does not answer or refuses; ``address`` has no password in it."""
+    """Redis does not answer or refuses; ``address`` has no password in it.
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
+    ``answered`` is True when Redis refused, or when nothing was sent. Else Redis may have executed the call, or may
+    still do so minutes later.
+    """
+
+    def __init__(self, address: str, reason: str, answered: bool = False) -> None:
+        super().__init__(address, reason, answered)
         self.address = address
         self.reason = reason
+        self.answered = answered
 
     def __str__(self) -> str:
         return f"redis at {self.address}: {self.reason}"
@@ -132,7 +137,7 @@ class QueueFull(QueueUnavailable):
 
     def __init__(self, address: str, size_bytes: int, limit_bytes: int) -> None:
         reason = f"its jobs take {size_bytes:,} bytes, max_queue_bytes is {limit_bytes:,}"
-        super().__init__(address, reason)
+        super().__init__(address, reason, answered=True)
         self.args = (address, size_bytes, limit_bytes)
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes

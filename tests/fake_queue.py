@@ -206,6 +206,8 @@ class FakeQueue:
         ring = store.rings.get(epoch, Counter())
         if ring["term"] > term:
             raise QueueBehind({0: ring["term"]})
+        if ring["ended"]:
+            raise QueueUnavailable("here", "RINGENDED", answered=True)
         if behind := {block: ring[str(block)] for block, (start, _) in marks.items() if ring[str(block)] > start}:
             raise QueueBehind(behind)
         store.rings[epoch] = ring
@@ -405,7 +407,7 @@ class FakeQueue:
         ring = self.store.rings.get(epoch, Counter())
         over = bool(ring["ended"]) and ring["queued"] <= 0 and ring["failed"] <= 0
         if over:
-            del self.store.rings[epoch]
+            self.store.rings[epoch] = Counter(term=ring["term"], ended=1)
         return over
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from rudderpipe.errors import LeaseLost, QueueBehind
+from rudderpipe.errors import LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
@@ -520,10 +520,28 @@ class QueueContract:
         assert queue.counts(EPOCH).events_delivered == 0  # forgotten
         assert queue.counts().events_delivered == 4
 
-        add(queue, 1)
+        add(queue, 1, epoch=OTHER_EPOCH)
         queue.complete(queue.take(*ALL))
-        assert queue.end_ring(EPOCH)
-        assert queue.counts(EPOCH).events_delivered == 0
+        assert queue.end_ring(OTHER_EPOCH)
+        assert queue.counts(OTHER_EPOCH).events_delivered == 0
+
+    @pytest.mark.parametrize("ended_first", [True, False])
+    def test_nothing_is_added_for_a_ring_that_has_ended(self, stand: Stand, ended_first: bool) -> None:
+        """A call that arrives that late would add its events again, as the positions are forgotten."""
+        queue = stand.queue()
+        add(queue, 2, term=3)
+        if ended_first:
+            queue.end_ring(EPOCH)
+        queue.complete(queue.take(*ALL))
+        queue.end_ring(EPOCH)
+
+        with pytest.raises(QueueBehind) as caught:
+            add(queue, 2, term=2)
+        assert caught.value.read == {0: 3}
+        with pytest.raises(QueueUnavailable, match="RINGENDED"):
+            add(queue, 2, term=3)
+
+        assert stand.view() == View()
 
     def test_what_is_there_takes_room_and_what_is_gone_does_not(self, stand: Stand) -> None:
         """The size is that of the jobs in every state."""

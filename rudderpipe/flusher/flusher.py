@@ -169,8 +169,6 @@ class Flusher:
             answer = self._sink.settle(self._held, self._freed)
         except QueueBehind as behind:
             self._log.warning("behind", f"redis has more than we knew, going on from there: {behind}")
-            # We hold the flusher's lock, so a later term than ours is a damaged word in the ring.
-            self._ring.words[at.H_TERM] = max(self._ring.words[at.H_TERM], behind.read.get(0, 0))
             self._consumer.read_to(behind.read)
             self._consumer.rewind()
             self._held = []

@@ -9,6 +9,7 @@ from typing import Protocol
 import msgspec
 
 from rudderpipe.clock import Clock, iso_ms
+from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
@@ -98,7 +99,19 @@ class QueueSink:
             except UnicodeDecodeError:
                 settled.append(pass_over(cut))
         self._budget.check(sum(len(data) for data, _ in batches))
-        self._queue.add(epoch, batches, marks, freed, self._ring.words[at.H_TERM])
+        words = self._ring.words
+        try:
+            self._queue.add(epoch, batches, marks, freed, words[at.H_TERM])
+        except QueueUnavailable as error:
+            # Order: before the next call. Redis may get this one after that one, and must refuse it then.
+            if not error.answered:
+                at.bump(words, at.H_TERM)
+            raise
+        except QueueBehind as behind:
+            # Redis knows a later term than the ring's word: never an equal one, a call of that term may be under way.
+            if later := behind.read.get(0, 0):
+                words[at.H_TERM] = max(words[at.H_TERM], later) + 1
+            raise
         return Answer(settled)
 
     def seen_off(self) -> tuple[int, int] | None:

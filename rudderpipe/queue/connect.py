@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -16,6 +18,8 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.redis_address import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
 
+ABORT = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for 0 seconds."""
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 10.0
 _SCRIPT = re.compile(r"^(ERR )?Error running script \(call to \w+\): |@user_script: ?\d+: ?|^-|, on @user_script.*$")
@@ -38,25 +42,40 @@ class Connection:
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
-        """For one call. Raises ``QueueUnavailable``: what Redis says is told, what we sent is not."""
+        """Yield a client for one call. Raise ``QueueUnavailable`` with what Redis says, without what we sent."""
+        asked = False
         try:
             if self._client is None or _is_stale(self._client):
                 self.close()
                 self._client = self._find()
+            asked = True
             yield self._client
         except redis.AuthenticationError:
             self.close()
-            raise QueueUnavailable(self.place, "user or password is missing or was refused") from None
+            raise QueueUnavailable(self.place, "user or password is missing or was refused", answered=True) from None
         except MasterNotFoundError:  # its text shows the clients it asked
             self.close()
             reason = f"none of the sentinels that answer knows a master of {self._address.service_name}"
-            raise QueueUnavailable(self.place, reason) from None
+            raise QueueUnavailable(self.place, reason, answered=True) from None
         except redis.TimeoutError as error:
-            self.close()
-            raise QueueUnavailable(self.place, "no answer in time") from error
+            self._give_up()
+            raise QueueUnavailable(self.place, "no answer in time", answered=not asked) from error
         except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
-            self.close()
-            raise QueueUnavailable(self.place, _reason(error)) from error
+            answered = not asked or isinstance(error, (redis.ResponseError, redis.BusyLoadingError))
+            self.close() if answered else self._give_up()
+            raise QueueUnavailable(self.place, _reason(error), answered) from error
+
+    def _give_up(self) -> None:
+        """Close a connection whose answer did not come, and have the kernel forget what it has not sent yet.
+
+        Without that it would go on sending the call, and Redis might get it after calls of the next connection.
+        """
+        link: Any = self._client and self._client.connection
+        own = getattr(link, "_sock", None)  # redis-py tells its socket nowhere else
+        if own is not None:
+            with suppress(OSError):
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+        self.close()
 
     def close(self) -> None:
         """Close the connections; the next call finds the node anew."""

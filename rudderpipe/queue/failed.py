@@ -64,40 +64,47 @@ class FailedJobs:
         for start in range(0, len(names), AT_ONCE):
             yield from filter(selection.takes, self._read(names[start : start + AT_ONCE]))
 
-    def _names(self, selection: Selection) -> list[bytes]:
+    def _names(self, selection: Selection) -> list[tuple[bytes, int]]:
         failed = self._queue.keys.failed
         if selection.ids is None:
             since: int | str = "-inf" if selection.since_ms is None else selection.since_ms
             (known,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, "+inf", withscores=True))
         else:
-            wanted = [name.encode(errors="surrogateescape") for name in selection.ids]
-            scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in wanted])
-            known = [(name, score) for name, score in zip(wanted, scores, strict=True) if score is not None]
+            known = self._since([name.encode(errors="surrogateescape") for name in selection.ids])
         # Those of one millisecond by number: Redis has 10 before 9.
-        return [name for name, _ in sorted(known, key=lambda pair: (pair[1], len(pair[0]), pair[0]))]
+        in_order = sorted(known, key=lambda pair: (pair[1], len(pair[0]), pair[0]))
+        return [(name, int(score)) for name, score in in_order]
 
-    def _read(self, names: Sequence[bytes]) -> Iterator[FailedJob]:
+    def _since(self, names: Sequence[bytes]) -> list[tuple[bytes, float]]:
+        """Return those that are in the failed set, each with when it failed."""
+        failed = self._queue.keys.failed
+        scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in names])
+        return [(name, score) for name, score in zip(names, scores, strict=True) if score is not None]
+
+    def _read(self, names: Sequence[tuple[bytes, int]]) -> Iterator[FailedJob]:
         base = self._queue.keys.base.encode()
 
         def fill(pipe: Any) -> None:
-            for name in names:
-                pipe.hmget(base + name, "failedReason", "finishedOn", "data")
+            for name, _ in names:
+                pipe.hmget(base + name, "failedReason", "data")
 
-        for name, (reason, finished_on, data) in zip(names, self._queue.ask(fill), strict=True):
+        for (name, failed_at_ms), (reason, data) in zip(names, self._queue.ask(fill), strict=True):
             try:
                 job = jobs.read(data or b"")
             except JobUnreadable:
                 job = None
             yield FailedJob(
                 id=name.decode(errors="surrogateescape"),
-                failed_at_ms=int(finished_on) if finished_on and finished_on.isdigit() else 0,
+                failed_at_ms=failed_at_ms,
                 reason=(reason or b"no reason was given").decode(errors="replace"),
                 data=data or b"",
                 job=job,
             )
 
     def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
-        """At most ``AT_ONCE`` wait again, in this order, with no attempt counted; how many really did.
+        """Put at most ``AT_ONCE`` in line again, in this order, with no attempt counted; return how many really are.
+
+        A job that has failed again since it was read is left alone.
 
         ``first``: ahead of what waits. More than ``AT_ONCE`` are then given from the last piece to the first.
         """
@@ -109,18 +116,19 @@ class FailedJobs:
             queue.token,
             queue.clock.time_ms(),
             int(first),
-            pack([(failed.id, _without_attempts(failed)) for failed in chosen if _is_text(failed.id)]),
+            pack([(job.id, job.failed_at_ms, _without_attempts(job)) for job in chosen if _is_text(job.id)]),
         )
         return int(sum(answer))
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
         """Delete at most 1,000 failed jobs for good; how many jobs and how many events of ours that were."""
         keys = self._queue.keys
+        known = self._since([name.encode() for name in ids if _is_text(name)])
         removed, events = self._queue.call(
             "remove_jobs",
             [keys.failed, keys.account, keys.failed_events],
             keys.base,
-            pack([name for name in ids if _is_text(name)]),
+            pack([(name.decode(), int(failed_at_ms)) for name, failed_at_ms in known]),
         )
         return removed, events
 

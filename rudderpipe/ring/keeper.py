@@ -26,7 +26,8 @@ def take(ring: Ring, clock: Clock, patience_s: float = TAKE_TIMEOUT_S) -> bool:
         clock.sleep(0.01)
     words, me = ring.words, liveness.me()
     words[at.H_PID_START], words[at.H_NAMESPACE] = me.start, me.namespace
-    at.bump(words, at.H_TERM)
+    at.bump(words, at.H_TERM)  # a call of a flusher before us may still be under way
+    at.bump(words, at.H_STARTS)
     words[at.H_PID] = me.pid
     beat(ring, clock)
     try:

@@ -23,11 +23,12 @@ The segment, in order (all words are u64, host order, aligned)::
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms    42  namespace
      43  settling     44  drained before        45  settled before
-     46  term: how many flushers there were
+     46  term: higher than that of any call to Redis whose answer is not known
      48  events of the ring that the queue has seen off     49  failed there     50  how often 48 and 49 were read
      51  tickets served
      52  complement of 17               53  complement of 6                producers, under the claim lock
-     54  flusher starts                 55  asleep          56  interpreter       reserved
+     54  flusher starts: how many flushers there were
+     55  asleep         56  interpreter                                         reserved
      64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
     512..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
@@ -138,7 +139,7 @@ H_REFUSED = 20
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 H_SEEN_OFF, H_SEEN_FAILED, H_SEEN_TIMES = range(48, 51)
-H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK = range(51, 54)
+H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS = range(51, 55)
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 FIXED_WORDS = 512

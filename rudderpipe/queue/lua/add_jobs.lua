@@ -18,12 +18,12 @@
   ARGV[5] marks     msgpack list of (sequence, from, to): these jobs hold events from..to of that block
   ARGV[6] freed     msgpack list of sequences: blocks that are free again, whose positions may go
   ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
-  ARGV[8] term      integer how many flushers the ring has had, the caller included
+  ARGV[8] term      integer higher than that of any call whose answer is not known, by whichever flusher of the ring
 
   Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
             `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
             lost its last writes, and with them those jobs; what the flusher has is added.) {false, 0, term} to a
-            flusher that has a successor: its call was under way when it died, and comes too late.
+            call of an earlier term: its caller has died, or has given it up, and it comes too late
   Promises  no event of a ring is in two jobs, however often its flusher dies
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
@@ -40,6 +40,9 @@ local behind = {false}
 local later = tonumber(redis.call("HGET", ring, "term") or "0") or 0
 if later > tonumber(term) then
   return {false, 0, later}
+end
+if redis.call("HEXISTS", ring, "ended") == 1 then
+  return redis.error_reply("RINGENDED the ring has ended, and nothing can be added for it")
 end
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do

@@ -25,6 +25,7 @@ local active, stalled, completed, account, lease = KEYS[1], KEYS[2], KEYS[3], KE
 local prefix, token, now_ms, keep, jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 -- include: count
 -- include: move_events
+-- include: leave_tombstone
 -- include: holder_of
 -- include: among
 -- include: finished
@@ -87,7 +88,7 @@ for _, epoch in ipairs(epochs) do
   if redis.call("TYPE", ring).ok == "hash" and redis.call("HEXISTS", ring, "ended") == 1
     and (tonumber(redis.call("HGET", ring, "queued")) or 0) <= 0
     and (tonumber(redis.call("HGET", ring, "failed") or "0") or 0) <= 0 then
-    redis.call("DEL", ring)
+    leave_tombstone(ring)
   end
 end
 for number, job in ipairs(jobs) do

@@ -8,23 +8,26 @@
   KEYS[3] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] ids       msgpack list of ids, at most 1000
+  ARGV[2] jobs      msgpack list of (id, failed ms), at most 1000
 
-  Returns   {jobs, events} removed; a job that is not in the failed set or that somebody has locked is left alone
+  Returns   {jobs, events} removed; a job that did not fail at that moment, is not in the failed set any more, or that
+            another program has locked is left alone
   Promises  what is deleted is counted as removed: no event is gone unseen
-  Costs     O(ids)
+  Costs     O(jobs)
   Same as   Bull 4.16.5 removeJob-11 for jobs in failed; unlike it the other lists are not touched
 ]]
 local failed, account, counted = KEYS[1], KEYS[2], KEYS[3]
-local prefix, ids = ARGV[1], ARGV[2]
+local prefix, jobs = ARGV[1], ARGV[2]
+-- include: failed_at
 -- include: count
 -- include: move_events
 -- include: forget_failure
 
 local removed, events = 0, 0
-for _, id in ipairs(cmsgpack.unpack(ids)) do
+for _, job in ipairs(cmsgpack.unpack(jobs)) do
+  local id, failed_ms = job[1], job[2]
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 0 and redis.call("ZSCORE", failed, id) then
+  if redis.call("EXISTS", key .. ":lock") == 0 and failed_at(failed, id, failed_ms) then
     events = events + forget_failure(account, counted, id, "removed")
     redis.call("DEL", key, key .. ":logs")
     redis.call("ZREM", failed, id)

@@ -14,9 +14,10 @@
   ARGV[2] token     string  whom Bull's listeners take for the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the caller's clock
   ARGV[4] first     integer 1: ahead of what waits, the first of them next in line; 0: behind it, in their order
-  ARGV[5] jobs      msgpack list of (id, data): data with its attempts at 0, or "" to leave it; at most 1000
+  ARGV[5] jobs      msgpack list of (id, failed ms, data): data with its attempts at 0, or "" to leave it; at most 1000
 
-  Returns   for each job 1, or 0 when it is not in the failed set or somebody holds its lock: nothing is changed then
+  Returns   for each job 1, or 0 when it did not fail at that moment, is not in the failed set any more, or another
+            program holds its lock: nothing is changed then
   Promises  a job is in line once, however often this is called, and its next attempt is counted as the first
   Costs     O(jobs)
   Same as   Bull 4.16.5 reprocessJob-6 for each; unlike it nothing is changed in a job that has not failed, and
@@ -25,6 +26,7 @@
 local failed, wait, paused, meta, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: line
+-- include: failed_at
 -- include: among
 -- include: publish
 -- include: count
@@ -38,9 +40,9 @@ local back, messages = {}, {}
 jobs = cmsgpack.unpack(jobs)
 for place = 1, #jobs do
   local number = first == "1" and #jobs + 1 - place or place
-  local id, data = jobs[number][1], jobs[number][2]
+  local id, failed_ms, data = jobs[number][1], jobs[number][2], jobs[number][3]
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 1 or not redis.call("ZSCORE", failed, id) then
+  if redis.call("EXISTS", key .. ":lock") == 1 or not failed_at(failed, id, failed_ms) then
     back[number] = 0
   else
     redis.call("HDEL", key, "finishedOn", "processedOn", "failedReason")
