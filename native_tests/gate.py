@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from typing import Any
 
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue.scripts import Scripts
@@ -26,6 +27,7 @@ class Gate:
         self._script: bytes | None = None
         self._before = True
         self._opened = threading.Event()
+        self._passed = threading.Event()
         self.reached = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -38,6 +40,7 @@ class Gate:
         """Hold the next call of it."""
         self.reached.clear()
         self._opened.clear()
+        self._passed.clear()
         self._before = before
         self._script = self._digests[script].encode()
 
@@ -45,6 +48,12 @@ class Gate:
         """Hold nothing any more."""
         self._script = None
         self._opened.set()
+
+    def release(self, client: Any) -> None:
+        """Hold nothing any more, and wait until Redis has done what was held."""
+        self.open()
+        assert self._passed.wait(PATIENCE_S)
+        client.ping()  # Redis answers it after what had arrived before
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -57,13 +66,16 @@ class Gate:
             server.connect(self._path)
             threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
             while data := client.recv(1 << 20):
-                if self._script is not None and self._script in data:
+                held = self._script is not None and self._script in data
+                if held:
                     self._script = None
                     if self._before:
                         self._hold()
                     else:
                         self._holding = server
                 server.sendall(data)
+                if held:
+                    self._passed.set()
 
     _holding: socket.socket | None = None
     """The connection whose next answer is held."""

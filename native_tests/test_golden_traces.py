@@ -129,7 +129,9 @@ class Stage:
 
     def retry(self, *ids: str) -> int:
         """Retry jobs that somebody saw in the failed set."""
-        scores = {name: int(score) for name, score in self.client.zrange(f"{traces.BASE}failed", 0, -1, withscores=True)}
+        scores = {
+            name: int(score) for name, score in self.client.zrange(f"{traces.BASE}failed", 0, -1, withscores=True)
+        }
         return FailedJobs(self.queue).retry(
             [FailedJob(name, scores.get(name, 0), "", DATA.encode(), None) for name in ids]
         )

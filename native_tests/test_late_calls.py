@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from native_tests.gate import Gate
+from native_tests.test_queue import ALL, queue_of
 from native_tests.world import World, wait_until
 from rudderpipe.cli.redis_server import RedisServer
 
@@ -37,9 +38,9 @@ def _redis(redis_server: RedisServer) -> Any:
 
 
 def track(client: Any, *users: int) -> None:
-    """An event of each."""
+    """An event of each, which fills most of a block."""
     for user in users:
-        assert client.track(f"u{user}", "e")
+        assert client.track(f"u{user}", "e", {"text": "x" * 50_000})
 
 
 def lost(path: Path) -> int:
@@ -47,10 +48,16 @@ def lost(path: Path) -> int:
     return path.read_text().count("no answer in time") if path.exists() else 0
 
 
+def positions(redis: Any) -> set[str]:
+    """The blocks of which Redis knows how far it has them."""
+    rings = redis.keys("{rudder}:rudderpipe:rudderEventsQueue:account:" + "?" * 16)
+    return {name for ring in rings for name in redis.hkeys(ring) if name.isdigit()}
+
+
 @pytest.mark.parametrize("ends", [False, True], ids=["the ring goes on", "the ring has ended"])
 @pytest.mark.parametrize("done", [False, True], ids=["redis gets it late", "redis did it at once"])
 def test_a_late_add_adds_nothing(
-    world: World, gate: Gate, redis: Any, directory: Path, ends: bool, done: bool
+    world: World, redis_server: RedisServer, gate: Gate, redis: Any, directory: Path, ends: bool, done: bool
 ) -> None:
     """The flusher has repeated it over another connection, and gone on or ended the ring."""
     world.explicit |= {"redis": gate.address, "autostart": False, "flush_at": 2, "linger_s": 60}
@@ -63,21 +70,29 @@ def test_a_late_add_adds_nothing(
     gate.stop("add_jobs", before=not done)
     track(client, 1, 2)
     assert gate.reached.wait(10)
+    blocks = positions(redis)
     wait_until(lambda: lost(log) == 1)
     track(client, 3, 4)
-    wait_until(lambda: redis.llen(f"{P}wait") >= 3)
+    wait_until(lambda: redis.llen(f"{P}wait") == 3)
     if ends:
+        queue = queue_of(redis_server)
+        assert queue.complete(queue.take(*ALL)) == 3
+        queue.close()
         client.shutdown()
         flusher.terminate()
         assert flusher.wait(20) == 0
+        assert positions(redis) == set()
+    else:
+        track(client, 5, 6)
+        wait_until(lambda: redis.llen(f"{P}wait") == 4 and not blocks & positions(redis))
 
     gate.release(redis)
 
-    assert redis.llen(f"{P}wait") == 3
     if ends:
-        assert redis.hgetall(f"{{rudder}}:rudderpipe:rudderEventsQueue:account")["queued"] == "5"
+        assert redis.llen(f"{P}wait") == 0
+        account = redis.hgetall("{rudder}:rudderpipe:rudderEventsQueue:account")
+        assert (account["queued"], account["delivered"]) == ("0", "5")
     else:
-        track(client, 5, 6)
-        wait_until(lambda: redis.llen(f"{P}wait") == 4)
+        assert redis.llen(f"{P}wait") == 4
         events = world.status().events
         assert (events.accepted, events.queued, events.in_ring, events.balanced) == (7, 7, 0, True)
