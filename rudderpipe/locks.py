@@ -5,31 +5,51 @@ Mutexes are those of ``_thread``, the interpreter's own also where gevent or eve
 
 POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
 process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
-a process opens each file once (``shared``) and closes it only when it was removed and nobody uses it.
+a process opens each file once (``shared``) and closes it only when nothing in it uses the file any more.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
+import resource
 import signal
 import stat
 import sys
 import threading
 import time
 from _thread import RLock
+from collections import deque
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from rudderpipe import descriptors, forks
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.settings import Settings
 
 _SPIN_S = 0.0002
+_OWN_SUFFIXES = (".lock", ".log", ".log.1", ".guard", ".ndjson", ".ring", ".fifo", ".failed", ".spool")
+"""What rudderpipe itself puts into a runtime directory."""
+
+logger = logging.getLogger("rudderpipe")
+_warned: set[Path] = set()
+
+
+def file_limit() -> int:
+    """Return how large a file this process may make (``ulimit -f``).
+
+    Passing the limit is a signal, SIGXFSZ, that ends a process which has not changed its action, as under uWSGI.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def runtime_dir(given: str | None) -> Path:
-    """The directory of lock files and logs, made 0700; ours alone, else ``RingUnavailable``.
+    """The directory of lock files and logs, made 0700 whatever the umask is; ours alone, else ``RingUnavailable``.
+
+    One that is ours and has other bits is set to 0700, unless it holds other programs' files, which they may share.
 
     By default it stands beside the segments, so that both are seen by the same processes (a service with a private
     ``/tmp`` would lock another file than its neighbour, and corrupt the ring they share) and no cleaner of ``/tmp``
@@ -38,13 +58,55 @@ def runtime_dir(given: str | None) -> Path:
     home = "/dev/shm" if sys.platform == "linux" else "/tmp"  # noqa: S108  # made 0700 and checked below
     path = Path(given) if given else Path(home) / f"rudderpipe-{os.getuid()}"
     try:
-        path.mkdir(mode=0o700, parents=given is not None, exist_ok=True)
+        _make(path, parents=given is not None)
         found = path.lstat()
-    except OSError as error:
-        raise RingUnavailable(str(path), f"runtime_dir cannot be made: {error.strerror}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        mode = stat.S_IMODE(found.st_mode)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and mode != 0o700 and _is_own(path):
+            path.chmod(0o700)
+            if mode & 0o077:
+                _warn_once(path, f"runtime_dir {path} had the mode {mode:04o}; it is 0700 now")
+            return path
+    except (OSError, ValueError) as error:  # the latter: a path that holds NUL
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RingUnavailable(str(path), f"runtime_dir cannot be made: {reason}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o022:
         raise RingUnavailable(str(path), "runtime_dir must be a directory that only its owner, this user, can write")
+    if mode & 0o700 != 0o700:
+        raise RingUnavailable(str(path), f"runtime_dir has the mode {mode:04o}: its owner must be able to write there")
+    if mode & 0o077:
+        _warn_once(path, f"runtime_dir {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
     return path
+
+
+def _make(path: Path, *, parents: bool) -> None:
+    """Make the directory 0700; a umask would take bits away that its owner needs, or leave some for others."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if not parents or path.parent == path:
+            raise
+        _make(path.parent, parents=True)
+        _make(path, parents=False)
+        return
+    path.chmod(0o700)
+
+
+def _is_own(path: Path) -> bool:
+    """True when nothing is in it but what rudderpipe puts there: others' files would be cut off from their readers."""
+    if path.stat().st_mode & stat.S_ISVTX:
+        return False
+    try:
+        return all(name.endswith(_OWN_SUFFIXES) for name in os.listdir(path))  # noqa: PTH208  # names are all it needs
+    except PermissionError:  # its owner cannot read it, so nobody shares it
+        return True
+
+
+def _warn_once(path: Path, text: str) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        logger.warning(text)
 
 
 def log_file(settings: Settings) -> Path:
@@ -52,17 +114,26 @@ def log_file(settings: Settings) -> Path:
     return runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
 
 
-class LockFile:
-    """One file; each of its bytes is a lock. Only through ``shared``."""
+def open_log(path: str | Path, flags: int = os.O_WRONLY | os.O_CREAT | os.O_APPEND) -> int:
+    """Open a log for its owner alone, whatever the umask is. Raises ``OSError``."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
+        os.fchmod(fd, 0o600)
+    return fd
 
-    def __init__(self, path: Path) -> None:
+
+class LockFile:
+    """One file; each of its bytes is a lock. Only through ``shared``.
+
+    Whatever the system refuses is ``RingUnavailable``.
+    """
+
+    def __init__(self, path: Path, descriptor: _Descriptor) -> None:
+        """Only by ``_Files``."""
         self.path = path
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        except OSError as error:
-            raise RingUnavailable(str(path), f"the lock file cannot be opened: {error.strerror}") from error
-        self.inode = os.fstat(self._fd).st_ino
-        descriptors.own(self, self._fd)
+        self._descriptor = descriptor
+        self._fd = descriptor.fd
+        self.inode = descriptor.inode
         self.forget()
         forks.forget_in_children(self)
 
@@ -74,30 +145,37 @@ class LockFile:
         """Calls from within the owner's, which were refused and have not called ``release`` yet."""
 
     def __del__(self) -> None:
-        """Close a file that was removed; closing one that others may open again would drop their locks."""
+        """Close the file: nothing in this process uses it, or holds one of its locks."""
         try:
-            if descriptors.disown(self, self._fd) and os.fstat(self._fd).st_ino == self.inode:
-                os.close(self._fd)
-        except (OSError, AttributeError):
-            pass  # somebody closed our descriptor, or it was never opened
+            _files.let_go(self._descriptor)
+        except (AttributeError, TypeError):
+            pass  # the interpreter is ending
 
     def is_current(self) -> bool:
         """False when the file was removed, another stands in its place, or our descriptor is no longer its.
 
         An application that turns into a daemon may have closed every descriptor and opened others.
         """
-        try:
-            return self.path.stat().st_ino == self.inode and os.fstat(self._fd).st_ino == self.inode
-        except OSError:
-            return False
+        return _is_at(self.path, self._descriptor)
 
     def is_fresh(self) -> bool:
         """True until ``mark``: nobody has used the file for a ring yet."""
-        return os.fstat(self._fd).st_size == 0
+        try:
+            return os.fstat(self._fd).st_size == 0
+        except OSError as error:
+            raise _refused(self.path, "be used", error) from error
 
     def mark(self, text: str) -> None:
         """Write down which ring the file belongs to. Only under its claim lock."""
-        os.pwrite(self._fd, text.encode(), 0)
+        data = text.encode()
+        try:
+            if os.pread(self._fd, len(data) + 1, 0) == data:
+                return
+            if file_limit() < len(data):
+                raise RingUnavailable(str(self.path), "the lock file cannot be written: RLIMIT_FSIZE is too low")
+            os.pwrite(self._fd, data, 0)
+        except OSError as error:
+            raise _refused(self.path, "be written", error) from error
 
     def try_lock(self, byte: int) -> bool:
         """Take one lock without waiting. True also when this process holds it already."""
@@ -106,7 +184,7 @@ class LockFile:
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # the last: the application closed it
                 return False
-            raise
+            raise _refused(self.path, "be locked", error) from error
         return True
 
     def unlock(self, byte: int) -> None:
@@ -115,7 +193,7 @@ class LockFile:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         except OSError as error:
             if error.errno != errno.EBADF:  # the application closed it, and gave the lock back with it
-                raise
+                raise _refused(self.path, "be unlocked", error) from error
 
     def is_held(self, byte: int) -> bool:
         """Whether another process holds the lock; takes it for an instant to find out. Never of one we hold."""
@@ -177,7 +255,10 @@ class LockFile:
 
     def remove(self) -> None:
         """Unlink the file. Only under its claim lock: who waits for that finds the file gone and opens the next."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(self.path, "be removed", error) from error
 
 
 def _nap(seconds: float) -> None:
@@ -196,29 +277,117 @@ def _drop(mutex: RLock) -> None:
         pass  # an exception came before it was taken
 
 
+class _Descriptor:
+    """A file that is open, and how many ``LockFile`` objects have it: one, and those that are being destroyed."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # Without O_NONBLOCK, opening another's FIFO of that name would wait for its writer.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self.fd = os.open(path, flags, 0o600)
+        except OSError as error:
+            raise _refused(path, "be opened", error) from error
+        try:
+            found = os.fstat(self.fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                raise RingUnavailable(str(path), "the lock file must be a regular file of this user: remove it")
+            if stat.S_IMODE(found.st_mode) != 0o600:
+                os.fchmod(self.fd, 0o600)  # whatever the umask took away
+        except OSError as error:
+            os.close(self.fd)
+            raise _refused(path, "be used", error) from error
+        except RingUnavailable:
+            os.close(self.fd)
+            raise
+        self.inode = found.st_ino
+        self.users = 0
+        descriptors.own(self, self.fd)
+
+    def is_open(self) -> bool:
+        """False when the application closed it, and the number may be another file's."""
+        try:
+            return os.fstat(self.fd).st_ino == self.inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, which gives back every lock of this process on the file."""
+        if descriptors.disown(self, self.fd) and self.is_open():
+            os.close(self.fd)
+
+
 class _Files:
     """The lock files this process has open, one for each path."""
 
     def __init__(self) -> None:
-        self._found: dict[Path, LockFile] = {}
+        self._found: WeakValueDictionary[Path, LockFile] = WeakValueDictionary()
+        self._open: dict[Path, _Descriptor] = {}
+        self._let_go: deque[_Descriptor] = deque()
         self.forget()
         forks.forget_in_children(self)
 
     def forget(self) -> None:
         """In a forked child: only the mutex is not ours."""
         self._mutex = RLock()
+        self._busy = False
 
     def get(self, path: Path) -> LockFile:
-        """The one of that path, opened anew when the file has been removed."""
-        path = path.parent.resolve() / path.name
+        """The one of that path, opened anew when the file has been removed; closed when it is no longer referred to."""
+        try:
+            path = path.parent.resolve() / path.name
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a path that holds NUL
+            raise RingUnavailable(str(path), f"the lock file cannot be found: {error}") from error
         with self._mutex:
-            for known, lock_file in list(self._found.items()):
-                if not lock_file.is_current():
-                    del self._found[known]
-            found = self._found.get(path)
-            if found is None:
-                found = self._found[path] = LockFile(path)
+            self._close_unused()
+            before, self._busy = self._busy, True  # a destructor, or a signal handler, may come in between
+            try:
+                return self._get(path)
+            finally:
+                self._busy = before
+
+    def _get(self, path: Path) -> LockFile:
+        found = self._found.get(path)
+        if found is not None and found.is_current():
             return found
+        # Order: the one before may be in the middle of its end, which would drop the locks of a second descriptor of
+        # the same file; so its descriptor is used again, and has a user when that end is seen.
+        descriptor = self._open.get(path)
+        if descriptor is None or not _is_at(path, descriptor):
+            descriptor = self._open[path] = _Descriptor(path)
+        descriptor.users += 1
+        found = self._found[path] = LockFile(path, descriptor)
+        return found
+
+    def let_go(self, descriptor: _Descriptor) -> None:
+        """Close it unless it has another user. For destructors, which may run anywhere: never waits."""
+        self._let_go.append(descriptor)
+        mutex = self._mutex
+        if mutex.acquire(blocking=False):  # else the thread that has it, or the next ``get``, closes it
+            try:
+                self._close_unused()
+            finally:
+                mutex.release()
+
+    def _close_unused(self) -> None:
+        while self._let_go and not self._busy:
+            descriptor = self._let_go.popleft()
+            descriptor.users -= 1
+            if not descriptor.users:
+                for path in [path for path, known in self._open.items() if known is descriptor]:
+                    del self._open[path]
+                descriptor.close()
+
+
+def _is_at(path: Path, descriptor: _Descriptor) -> bool:
+    try:
+        return path.stat().st_ino == descriptor.inode and descriptor.is_open()
+    except OSError:
+        return False
+
+
+def _refused(path: Path, what: str, error: OSError) -> RingUnavailable:
+    reason = error.strerror or type(error).__name__
+    return RingUnavailable(str(path), f"the lock file cannot {what}: {reason}")
 
 
 _files = _Files()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rudderpipe import notify
+from rudderpipe import locks, notify
 
 _started: list[subprocess.Popen[bytes]] = []
 
@@ -35,7 +35,7 @@ def start(
     environment = {name: value for name, value in os.environ.items() if name not in notify.VARIABLES}
     environment["PYTHONPATH"] = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)  # noqa: PTH100  # "" too
     command = [interpreter(), "-m", module, "--stdin", *arguments]
-    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if log else output
+    errors = locks.open_log(log) if log else output
     try:
         child = subprocess.Popen(  # noqa: S603  # our own interpreter and module
             command,

@@ -8,10 +8,12 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Callable
+from io import TextIOWrapper
 from pathlib import Path
 
 import msgspec
 
+from rudderpipe import locks
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.settings import LOG_LEVELS, Settings
@@ -75,11 +77,18 @@ def detach() -> None:
         os._exit(0)
 
 
+class OwnLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read, also after it was rotated."""
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(os.fdopen(locks.open_log(self.baseFilename), "ab"), encoding="utf-8")
+
+
 def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
     """Set up logging, which only our own programs do, and return the logger."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
-        handler = logging.handlers.RotatingFileHandler(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+        handler = OwnLog(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
     logger = logging.getLogger("rudderpipe")
     logger.addHandler(handler)

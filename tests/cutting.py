@@ -86,7 +86,7 @@ class Seen(Segment):
 
     def __init__(self, real: Segment, view: Callable[[str, memoryview], Any]) -> None:
         self.name, self.layout = real.name, real.layout
-        self._real, self._shared, self._identity = real, real._shared, real._identity
+        self._real, self._shared = real, real._shared
         self.memory = view("memory", real.memory)
         self.words = view("words", real.words)
         self.entries = view("entries", real.entries)
@@ -99,7 +99,7 @@ class Locks(LockFile):
     """One process's side of the lock file; ``holders`` is the kernel's table."""
 
     def __init__(self, real: LockFile, process: Process, holders: dict[int, Process]) -> None:
-        self.path, self._fd, self.inode = real.path, real._fd, real.inode
+        self.path, self._fd, self.inode, self._descriptor = real.path, real._fd, real.inode, real._descriptor
         self._process = process
         self._holders = holders
         self.forget()

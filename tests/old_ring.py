@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from rudderpipe.ring.shared import Shared, open_shared
+from rudderpipe.ring.shared import Shared, open_fd
 
 BLOCK_BYTES = 65_536
 MAGIC, VERSION, SLOTS = 0x3145504950445552, 3, 256
@@ -23,7 +23,9 @@ class OldRing:
         self.released = self.sequence + blocks
         self.block_0 = -(-(self.released + 2 * blocks) // 8) * 8
         self.data = -(-(self.block_0 + blocks * 8) * 8 // BLOCK_BYTES) * BLOCK_BYTES
-        self.shared: Shared = open_shared(name, self.data + blocks * BLOCK_BYTES)
+        fd, size_bytes = open_fd(name, makes=True), self.data + blocks * BLOCK_BYTES
+        os.ftruncate(fd, size_bytes)
+        self.shared = Shared(fd, size_bytes)
         self.memory = self.shared.whole
         self.words = self.memory.cast("Q")
         self.entries = self.memory.cast("I")

@@ -97,7 +97,6 @@ ONLY = {
     "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue", "cli.redis_server"},
     "urllib3": {"delivery.wire"},
     "psutil": {"liveness", "cli.demo"},
-    "multiprocessing": {"ring.shared"},
 }
 
 

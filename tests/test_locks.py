@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from rudderpipe import locks
+from rudderpipe import locks, service
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.locks import LockFile
+
+LOG_NAMES = ("x.lock", "x.log", "y.log", "y.log.1")
 
 
 def test_a_process_opens_each_file_once(tmp_path: Path) -> None:
@@ -37,7 +42,7 @@ def owner(lock_file: LockFile) -> int | None:
 
 def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
     """A signal handler that comes in the middle of a claim is told that it is busy, and releases nothing."""
-    lock_file = LockFile(tmp_path / "x.lock")
+    lock_file = locks.shared(tmp_path / "x.lock")
 
     assert lock_file.lock(0, 1)
     assert not lock_file.lock(0, 1)
@@ -53,7 +58,7 @@ def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
 
 def test_a_lock_is_not_taken_by_two_threads(tmp_path: Path) -> None:
     """The kernel's lock would let a second thread in; the mutex does not."""
-    lock_file = LockFile(tmp_path / "x.lock")
+    lock_file = locks.shared(tmp_path / "x.lock")
     answers: list[bool] = []
     assert lock_file.lock(0, 1)
 
@@ -66,7 +71,7 @@ def test_a_lock_is_not_taken_by_two_threads(tmp_path: Path) -> None:
 
 def test_an_exception_on_the_way_leaves_no_lock_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler may raise anywhere inside ``lock`` and ``release``."""
-    lock_file = LockFile(tmp_path / "x.lock")
+    lock_file = locks.shared(tmp_path / "x.lock")
 
     def interrupted(_byte: int) -> bool:
         raise KeyboardInterrupt
@@ -83,9 +88,112 @@ def test_an_exception_on_the_way_leaves_no_lock_taken(tmp_path: Path, monkeypatc
     assert answers == [True]
 
 
-def test_a_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
-    """Locks, logs and the spool are this user's alone."""
-    tmp_path.chmod(0o777)
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o750])
+def test_a_directory_of_our_own_is_closed_to_others(
+    tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Locks, logs and dead letters are this user's alone; that the mode was changed is said once."""
+    (tmp_path / "a.lock").touch()
+    tmp_path.chmod(mode)
 
+    assert locks.runtime_dir(str(tmp_path)) == locks.runtime_dir(str(tmp_path)) == tmp_path
+
+    assert mode_of(tmp_path) == 0o700
+    assert caplog.messages == [f"runtime_dir {tmp_path} had the mode {mode:04o}; it is 0700 now"]
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_directory_with_other_programs_files_keeps_its_mode(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, sticky: bool
+) -> None:
+    """A web server in front may have its socket there, and reach it as another user; /tmp is nobody's own."""
+    if not sticky:
+        (tmp_path / "gunicorn.sock").touch()
+    mode = 0o1755 if sticky else 0o755
+    tmp_path.chmod(mode)
+
+    for _ in range(2):
+        assert locks.runtime_dir(str(tmp_path)) == tmp_path
+
+    assert mode_of(tmp_path) == mode
+    assert len(caplog.messages) == 1
+    assert "give rudderpipe one of its own" in caplog.text
+    tmp_path.chmod(mode | 0o022)
     with pytest.raises(RingUnavailable, match="only its owner"):
         locks.runtime_dir(str(tmp_path))
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o177, 0o777])
+def test_no_umask_changes_what_is_made(tmp_path: Path, umask: int) -> None:
+    """Directories with their parents, lock files and logs, before and after a rotation, are their owner's alone."""
+    made = tmp_path / "a" / "b" / "c"
+    before = os.umask(umask)
+    try:
+        assert locks.runtime_dir(str(made)) == made
+        lock_file = locks.shared(made / "x.lock")
+        os.close(locks.open_log(made / "x.log"))
+        log = service.OwnLog(made / "y.log", maxBytes=100, backupCount=1)
+        for _ in range(3):
+            log.emit(logging.LogRecord("x", logging.INFO, "", 0, "m" * 60, None, None))
+        log.close()
+    finally:
+        os.umask(before)
+
+    assert [mode_of(path) for path in (made, made.parent, made.parent.parent)] == [0o700] * 3
+    assert {path.name: mode_of(path) for path in made.iterdir()} == dict.fromkeys(
+        ("x.lock", "x.log", "y.log", "y.log.1"), 384
+    )
+    assert lock_file.is_fresh()
+
+
+def test_what_is_no_file_of_this_user_is_no_lock_file(tmp_path: Path) -> None:
+    """Another's file, a FIFO, a directory, a link: refused at once, and left as it is."""
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "target").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+
+    for name in ("fifo", "directory", "link"):
+        with pytest.raises(RingUnavailable):
+            locks.shared(tmp_path / name)
+
+
+def test_the_last_user_of_a_file_closes_it(tmp_path: Path) -> None:
+    """And only the last: closing any descriptor of the file gives back all of the process's locks."""
+    before = descriptors_of()
+    first = locks.shared(tmp_path / "x.lock")
+    second = locks.shared(tmp_path / "x.lock")
+    assert len(descriptors_of() - before) == 1
+    assert first.try_lock(7)
+
+    del first
+    assert len(descriptors_of() - before) == 1
+    assert Path("/proc/locks").read_text().count(f":{second.inode} ") == 1
+    del second
+
+    assert descriptors_of() == before
+
+
+def test_a_file_that_is_opened_while_its_last_user_ends_stays_open(tmp_path: Path) -> None:
+    """The destructor of one may run in the middle of opening the next: the lock of the next is kept."""
+    first = locks.shared(tmp_path / "x.lock")
+    ending = first._descriptor
+    ending.users += 1  # as if another thread were in the middle of its end
+    del first
+    second = locks.shared(tmp_path / "x.lock")
+    assert second.try_lock(7)
+
+    locks._files.let_go(ending)
+
+    assert second.is_current()
+    assert Path("/proc/locks").read_text().count(f":{second.inode} ") == 1
+
+
+def descriptors_of() -> set[str]:
+    """The numbers of this process's open files."""
+    return {path.name for path in Path("/dev/fd").iterdir() if path.exists()}
+
+
+def mode_of(path: Path) -> int:
+    """Its bits, without its type."""
+    return stat.S_IMODE(path.stat().st_mode)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -209,11 +210,11 @@ def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypat
     pipe = pipes(max_internal_queue_size=1000)
     assert put(pipe)
 
-    def fails(_byte: int) -> bool:
+    def fails(*_arguments: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ring_of(pipe).locks, "try_lock", fails)
+        patch.setattr(fcntl, "lockf", fails)
         assert [put(pipe) for _ in range(3)] == [False] * 3
     assert pipe.producer.trouble is not None
     assert "No locks available" in str(pipe.producer.trouble)

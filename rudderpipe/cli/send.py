@@ -19,7 +19,7 @@ from rudderpipe.errors import EventError, RingUnavailable
 from rudderpipe.pipe import Pipe
 from rudderpipe.ring import keeper
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.ring import find, open_ring
+from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK
 
@@ -46,7 +46,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     clock = Clock()
     if settings.redis is not None:
         Client(**msgspec.structs.asdict(settings)).create_persistence_queue()  # says what is wrong with Redis
-    settings = _own_pipe(settings, clock)
+    settings, _kept = _own_pipe(settings, clock)
     pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
     before = status.read(settings).events
     started_s = clock.monotonic_s()
@@ -81,16 +81,19 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     return EXIT_FAILED if summary.rejected or summary.failed or summary.dropped else EXIT_OK
 
 
-def _own_pipe(settings: Settings, clock: Clock) -> Settings:
-    """A pipe of this command's own, so that its account is its own; the one of an earlier run is taken up again."""
+def _own_pipe(settings: Settings, clock: Clock) -> tuple[Settings, Ring | None]:
+    """A pipe of this command's own, so that its account is its own; the one of an earlier run is taken up again.
+
+    It is this command's for as long as the ring is kept.
+    """
     if settings.pipe is not None:
-        return settings
+        return settings, None
     base = settings.pipe_name
     for number in range(PIPES):
         own = msgspec.structs.replace(settings, pipe=f"send-{base}-{number}")
         ring = open_ring(own, clock)
         if ring.locks.try_lock(at.LOCK_OWNER):
-            return own
+            return own, ring
     raise RingUnavailable(f"send-{base}", f"{PIPES} others are sending with the same settings")
 
 

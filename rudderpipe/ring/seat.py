@@ -59,8 +59,8 @@ class Seat:
         """Slot, grant and a block with room; a reason when one of them cannot be had."""
         try:
             return self._make_room_in(size, now_s)
-        except OSError as error:  # no locks or descriptors left, a full disk under runtime_dir
-            self.trouble = RingUnavailable("ring", f"cannot be used: {error.strerror or type(error).__name__}")
+        except RingUnavailable as error:  # no locks or descriptors left, a full disk under runtime_dir
+            self.trouble = RingUnavailable(*error.args)  # not the one with a traceback, which keeps the ring in use
             return "ring"
 
     def _make_room_in(self, size: int, now_s: float) -> str | None:
@@ -108,6 +108,8 @@ class Seat:
         try:
             if self._lock_claim(ring, self._clock.monotonic_s()):
                 self._count_at(ring, at.H_REFUSED)
+        except RingUnavailable:
+            pass  # no locks: counted with the next one
         finally:
             ring.locks.release(at.LOCK_CLAIM)
 
@@ -122,7 +124,7 @@ class Seat:
         try:
             slot = self._take_slot()
         except RingUnavailable as error:
-            self.trouble, self._kept_out = error, "ring"
+            self.trouble, self._kept_out = RingUnavailable(*error.args), "ring"  # as in _make_room
             self._open_again_at_s = now_s + RETRY_S
             return "ring"
         ring = self.ring
@@ -229,5 +231,8 @@ class Seat:
         granted_at = ring.layout.granted + self._slot
         self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
         self._words[self._slot_at + at.S_LEFT] = 1
-        ring.locks.unlock(at.LOCK_SLOT + self._slot)
+        try:
+            ring.locks.unlock(at.LOCK_SLOT + self._slot)
+        except RingUnavailable:
+            pass  # the end of this process gives it back
         self._drop_slot()

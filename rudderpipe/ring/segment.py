@@ -9,7 +9,7 @@ import stat
 import sys
 from contextlib import suppress
 
-from rudderpipe import descriptors
+from rudderpipe import descriptors, locks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import layout as at
@@ -40,30 +40,15 @@ class Segment:
         self.memory = shared.whole[: layout.size_bytes]
         self.words = self.memory.cast("Q")
         self.entries = self.memory.cast(layout.format.entry_code)
-        found = os.fstat(self._fd)
-        self._identity = (found.st_dev, found.st_ino)
-        descriptors.own(self, self._fd)
+        descriptors.own(self, shared.fd)
 
     def __del__(self) -> None:
         """Give the descriptor back; the mapping goes with the last view of it."""
-        if self._fd < 0:
-            return
-        if descriptors.disown(self, self._fd) and self._owns_fd():
-            os.close(self._fd)
-        else:
-            _not_ours.append(self._shared)  # unmapping closes a second descriptor, whose number is another's too
-
-    def _owns_fd(self) -> bool:
-        """False when somebody, such as an application that became a daemon, closed our descriptor."""
-        try:
-            found = os.fstat(self._fd)
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
-
-    @property
-    def _fd(self) -> int:
-        return self._shared._fd  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
+        shared = self._shared
+        if descriptors.disown(self, shared.fd) and shared.owns_fd():
+            shared.close_fd()
+        elif shared.keeps_duplicate:
+            _not_ours.append(shared)  # the number that unmapping closes is another file's
 
     @property
     def epoch(self) -> int:
@@ -80,20 +65,20 @@ class Segment:
         """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
         if not hasattr(os, "posix_fallocate"):
             return True  # macOS backs shared memory with swap
-        if not self._owns_fd():
+        if not self._shared.owns_fd():
             return False
         try:
-            os.posix_fallocate(self._fd, start, size_bytes)
+            os.posix_fallocate(self._shared.fd, start, size_bytes)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
                 return False
-            raise
+            raise RingUnavailable(self.name, _reason(error, "enlarged")) from error
         return True
 
     def is_linked(self) -> bool:
         """False when the segment's name was removed, by us or by somebody else."""
         try:
-            return os.fstat(self._fd).st_nlink > 0
+            return os.fstat(self._shared.fd).st_nlink > 0
         except OSError:
             return False
 
@@ -108,24 +93,19 @@ class Segment:
 def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) -> Segment:
     """Make the segment; one that cannot be made is removed. Only under the claim lock. Raises ``RingUnavailable``."""
     layout = at.for_bytes(size_bytes)
+    if (limit := locks.file_limit()) < layout.size_bytes:  # passing it is a signal that ends the process
+        reason = f"RLIMIT_FSIZE (ulimit -f) is {limit:,} bytes, the ring needs {layout.size_bytes:,}: raise it"
+        raise RingUnavailable(name, f"{reason}, or lower ring_bytes")
     try:
-        return _made(name, layout, cap, lock_inode, clock)
-    except FileExistsError as error:
+        fd = shared_memory.open_fd(name, makes=True)
+    except OSError as error:
         raise RingUnavailable(name, _reason(error, "made")) from error
-    except (OSError, RingUnavailable, MemoryError) as error:
-        with suppress(OSError):  # what could not be made may not be removable either
+    try:
+        segment = _made(name, fd, layout)
+    except BaseException:
+        with suppress(RingUnavailable):  # what could not be made may not be removable either
             remove(name)
-        if isinstance(error, OSError):
-            raise RingUnavailable(name, _reason(error, "made")) from error
         raise
-
-
-def _made(name: str, layout: Layout, cap: int, lock_inode: int, clock: Clock) -> Segment:
-    segment = Segment(name, shared_memory.open_shared(name, layout.size_bytes), layout)
-    need = layout.data + at.BLOCK_BYTES
-    if not segment.reserve(0, need):
-        segment.close()
-        raise RingUnavailable(name, f"no room for the first {need:,} bytes in shared memory ({_room()}): enlarge it")
     words = segment.words
     for index, value in (
         (at.H_VERSION, at.VERSION),
@@ -152,13 +132,24 @@ def attach(name: str) -> Segment | None:
     Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or of a layout that cannot be read.
     """
     try:
-        shared = shared_memory.open_shared(name)
+        fd = shared_memory.open_fd(name, makes=False)
     except FileNotFoundError:
         return None
-    except ValueError:  # nothing in it yet: mmap refuses an empty file
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "mapped")) from error
+    found = os.fstat(fd)
+    # Nothing of another user's is mapped, written or removed, whatever is in it.
+    is_ours = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o600
+    if not is_ours or not found.st_size:
+        os.close(fd)
+        if not is_ours:
+            reason = "belongs to another user or can be read by others: remove it or choose another pipe"
+            raise RingUnavailable(name, reason)
         remove(name)
         return None
-    except OSError as error:
+    try:
+        shared = Shared(fd, found.st_size)
+    except (OSError, ValueError) as error:  # the latter: a file that cannot be mapped
         raise RingUnavailable(name, _reason(error, "mapped")) from error
     try:
         return _checked(name, shared)
@@ -167,12 +158,25 @@ def attach(name: str) -> Segment | None:
         raise
 
 
+def _made(name: str, fd: int, layout: Layout) -> Segment:
+    try:
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
+                os.fchmod(fd, 0o600)  # whatever the umask took away
+            os.ftruncate(fd, layout.size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        segment = Segment(name, Shared(fd, layout.size_bytes), layout)
+    except (OSError, ValueError) as error:
+        raise RingUnavailable(name, _reason(error, "made")) from error
+    need = layout.data + at.BLOCK_BYTES
+    if not segment.reserve(0, need):
+        raise RingUnavailable(name, f"no room for the first {need:,} bytes in shared memory ({_room()}): enlarge it")
+    return segment
+
+
 def _checked(name: str, shared: Shared) -> Segment | None:
-    found = os.fstat(shared._fd)  # type: ignore[attr-defined]  # noqa: SLF001  # no public name for it
-    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) != 0o600:
-        raise RingUnavailable(
-            name, "belongs to another user or can be read by others: remove it or choose another pipe"
-        )
     head = bytes(shared.whole[: at.FIXED_WORDS * at.WORD])
     words = memoryview(head.ljust(at.FIXED_WORDS * at.WORD, b"\0")).cast("Q")
     if words[at.H_MAGIC] == 0:
@@ -201,7 +205,7 @@ def _checked(name: str, shared: Shared) -> Segment | None:
 
 
 def remove(name: str) -> None:
-    """Unlink the name; processes that have it mapped keep their mapping."""
+    """Unlink the name; processes that have it mapped keep their mapping. Raises ``RingUnavailable``."""
     try:
         if sys.platform == "linux":
             os.unlink(f"/dev/shm/{name}")  # noqa: PTH108, S108  # where shm_open keeps it
@@ -211,6 +215,8 @@ def remove(name: str) -> None:
             _posixshmem.shm_unlink(f"/{name}")
     except FileNotFoundError:
         pass
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "removed")) from error
 
 
 def names() -> list[str]:
@@ -230,7 +236,9 @@ def _room() -> str:
     return f"{found.f_bavail * found.f_frsize:,} of {found.f_blocks * found.f_frsize:,} bytes free"
 
 
-def _reason(error: OSError, done: str) -> str:
+def _reason(error: OSError | ValueError, done: str) -> str:
+    if not isinstance(error, OSError):
+        return f"shared memory cannot be {done}: {error}"
     hints = {
         errno.ENOENT: "there is no /dev/shm: mount a tmpfs there",
         errno.EACCES: "permission denied",

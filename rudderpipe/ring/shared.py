@@ -1,73 +1,85 @@
-"""``multiprocessing.shared_memory`` without its resource tracker, and without its ways of unlinking."""
+"""POSIX shared memory by its name, mapped, with the one descriptor that it needs."""
 
 from __future__ import annotations
 
+import mmap
+import os
 import sys
-from _thread import RLock
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
-from multiprocessing.shared_memory import SharedMemory
-
-from rudderpipe import forks
 
 PREFIX = "rudderpipe"
 
 
-class _Patching:
-    """One thread at a time, also in a child that was forked meanwhile."""
+class Shared:
+    """A mapping, and the descriptor by which its memory is reserved and its name watched.
 
-    def __init__(self) -> None:
-        forks.forget_in_children(self)
-        self.forget()
+    Unlike ``multiprocessing.shared_memory``, which keeps two descriptors, starts a process that unlinks what others
+    still use, and unlinks another's segment when mapping it fails.
+    """
 
-    def forget(self) -> None:
-        """The thread that had it may not be here."""
-        self.lock = RLock()
-
-
-_patching = _Patching()
-
-
-class Shared(SharedMemory):
-    """Shared memory that outlives the process: never unlinked behind our back, quiet at interpreter exit."""
-
-    def __del__(self) -> None:
-        """Leave the mapping to the kernel: views of it may still be in use."""
+    def __init__(self, fd: int, size_bytes: int) -> None:
+        """Takes over the descriptor. Raises ``OSError``, and has closed it then."""
+        try:
+            found = os.fstat(fd)
+            self.identity = found.st_dev, found.st_ino
+            self.size = size_bytes
+            self._closes = True
+            self.fd = fd
+            if sys.version_info >= (3, 13):
+                self.mapping = mmap.mmap(fd, size_bytes, trackfd=False)
+                return
+            # mmap keeps a duplicate: the lowest number that is free. Of the two the first is closed.
+            expected = os.dup(fd)
+            os.close(expected)
+            self.mapping = mmap.mmap(fd, size_bytes)
+            self.fd, twin = expected, fd
+            self._closes = False
+            if not self.owns_fd():  # another thread opened something in between: both stay
+                self.fd, twin = fd, -1
+                self._closes = True
+        except BaseException:
+            os.close(fd)
+            raise
+        if twin >= 0:
+            os.close(twin)
 
     @property
     def whole(self) -> memoryview:
         """All of it."""
-        assert self.buf is not None
-        return self.buf
+        return memoryview(self.mapping)
 
-    def unlink(self) -> None:
-        """Never from within: the standard library unlinks another's segment when mapping it fails."""
+    @property
+    def keeps_duplicate(self) -> bool:
+        """True when unmapping closes a descriptor by its number, whoever has that number by then."""
+        return sys.version_info < (3, 13)
 
-
-@contextmanager
-def _untracked() -> Iterator[None]:
-    """Keep the resource tracker out: it unlinks what other processes still use, and it is a process of its own.
-
-    From 3.13 there is ``track=False``. Before, registering starts the tracker, so it must not even be asked.
-    """
-    with _patching.lock:
-        original = resource_tracker.register
-
-        def register(name: Sized, rtype: str) -> None:
-            if not str(name).lstrip("/").startswith(PREFIX):
-                original(name, rtype)
-
-        resource_tracker.register = register
+    def owns_fd(self) -> bool:
+        """False when the application closed our descriptor, whose number may be another file's now."""
         try:
-            yield
-        finally:
-            resource_tracker.register = original
+            found = os.fstat(self.fd)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.identity
+
+    def close_fd(self) -> None:
+        """Give the descriptor back, unless unmapping does."""
+        if self._closes:
+            self._closes = False
+            os.close(self.fd)
+
+    def close(self) -> None:
+        """Unmap, and give the descriptor back. No view of it may be in use."""
+        self.mapping.close()
+        self.close_fd()
 
 
-def open_shared(name: str, size_bytes: int = 0) -> Shared:
-    """Make the segment when a size is given, else map the one that is there."""
-    if sys.version_info >= (3, 13):
-        return Shared(name, create=size_bytes > 0, size=size_bytes, track=False)
-    with _untracked():
-        return Shared(name, create=size_bytes > 0, size=size_bytes)
+def open_fd(name: str, *, makes: bool) -> int:
+    """Open the segment, or make one that was not there. Raises ``OSError``."""
+    flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if makes else 0)
+    if sys.platform == "linux":  # as shm_open does
+        flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        fd = os.open(f"/dev/shm/{name}", flags, 0o600)  # noqa: S108  # its directory
+    else:
+        import _posixshmem
+
+        fd = _posixshmem.shm_open(f"/{name}", flags, mode=0o600)
+    return fd
