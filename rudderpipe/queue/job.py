@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from rudderpipe.version import LIBRARY, USER_AGENT
 VERSION = 3
 MAX_ATTEMPTS = 1_000_000
 MAX_TIMEOUT_S = 600.0
+NO_OBJECT = "the job's data is not JSON, or no object"
 # What Node writes for half a character, such as a text cut inside an emoji; the server reads it so, too.
 _SURROGATE = re.compile(
     r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
@@ -62,6 +64,8 @@ class _Envelope(Struct):
 
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _decode_event_data = msgspec.json.Decoder(_EventData).decode
+_decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_events = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Job(Struct, frozen=True):
@@ -106,38 +110,66 @@ def read(data: bytes) -> Job:
 
     Only what delivery needs must be as the SDKs write it: attempts and a timeout that make no sense are passed over.
     """
-    envelope = _decoded(_decode_envelope, data, "the job's data is not JSON, or no object")
+    with _readable():
+        text = _event_data(data)
+        trouble = "the job's eventData is no JSON with request.data.batch, a list of events"
+        inner = _decoded(_decode_event_data, text, trouble)
+        request = inner.request
+        ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
+        username = request.auth.username if request.auth else ""
+        return Job(
+            events=request.data.batch,
+            write_key=str(username) if isinstance(username, (str, int)) else "",
+            attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
+            epoch=_epoch(inner.jobId) if ours else 0,
+            timeout_s=_timeout_s(request.timeout),
+        )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what a job's content does to a parser into ``JobUnreadable``; a lack of memory is no job's fault."""
+    try:
+        yield
+    except (JobUnreadable, MemoryError):
+        raise
+    except Exception as error:  # noqa: BLE001  # any: it must cost this job alone
+        raise JobUnreadable(f"the job's data cannot be read: {type(error).__name__}") from None
+
+
+def _event_data(data: bytes) -> str:
+    """Return the inner JSON, half characters mended: the one text that is read, split and rewritten."""
+    # Text, not bytes: the parser does not look at the encoding of what it passes over.
+    envelope = _decoded(_decode_envelope, _text(data), NO_OBJECT)
     version, text = envelope.version, envelope.eventData
     if version != VERSION:
-        known = f"version {version}" if isinstance(version, (int, float)) else "no version number"
+        known = f"version {version}"[:80] if isinstance(version, (int, float)) else "no version number"
         raise JobUnreadable(f"the job's data has {known}, only {VERSION} is known")
     if not isinstance(text, str):
         raise JobUnreadable("the job's data has no eventData that is text")
     if "\\" in text and ("\\ud" in text or "\\uD" in text):  # the first is a search for one byte, and mostly fails
         text = _SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
-    inner = _decoded(
-        _decode_event_data,
-        text,
-        "the job's eventData is no JSON with request.data.batch, a list of events",
-    )
-    request = inner.request
-    ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
-    username = request.auth.username if request.auth else ""
-    timeout_ms = request.timeout if isinstance(request.timeout, (int, float)) else 0
-    return Job(
-        events=request.data.batch,
-        write_key=str(username) if isinstance(username, (str, int)) else "",
-        attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
-        epoch=_epoch(inner.jobId) if ours else 0,
-        timeout_s=min(timeout_ms / 1000, MAX_TIMEOUT_S) if timeout_ms > 0 else None,
-    )
+    return text
 
 
-def _decoded(decode: Callable[[bytes | str], _T], data: bytes | str, trouble: str) -> _T:
+def _text(data: bytes) -> str:
     try:
-        return decode(data)
-    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: text that is not UTF-8
+        return data.decode()
+    except UnicodeDecodeError:
+        raise JobUnreadable(NO_OBJECT) from None
+
+
+def _decoded(decode: Callable[[str], _T], text: str, trouble: str) -> _T:
+    try:
+        return decode(text)
+    except (msgspec.MsgspecError, RecursionError):
         raise JobUnreadable(trouble) from None
+
+
+def _timeout_s(timeout_ms: Any) -> float | None:
+    if type(timeout_ms) not in (int, float) or timeout_ms < 1:
+        return None
+    return float(min(timeout_ms, MAX_TIMEOUT_S * 1000) / 1000)
 
 
 def _epoch(job_id: Any) -> int:
@@ -148,20 +180,26 @@ def _epoch(job_id: Any) -> int:
 
 
 def without_attempts(data: bytes) -> bytes:
-    """The same data with attempts at 0: in the failed set, so that a retry by any tool really tries again."""
+    """The same data with attempts at 0: in the failed set, so that a retry by any tool really tries again.
+
+    Data that cannot be read stays as it is.
+    """
     try:
         return _changed(data, lambda inner: inner.update(attempts=Raw(b"0"))).encode()
-    except (msgspec.MsgspecError, ValueError, RecursionError, KeyError):
+    except JobUnreadable:
         return data
 
 
 def with_events(data: bytes, start: int, end: int) -> str:
-    """The same data with those of its events, and the description that the Node SDK would give it."""
+    """The same data with those of its events, and the description that the Node SDK would give it.
+
+    Raises ``JobUnreadable``.
+    """
 
     def keep(inner: dict[str, Raw]) -> None:
-        request = msgspec.json.decode(inner["request"], type=dict[str, Raw])
-        batch = msgspec.json.decode(request["data"], type=dict[str, Raw])
-        batch["batch"] = Raw(_encode(msgspec.json.decode(batch["batch"], type=list[Raw])[start:end]))
+        request = _decode_fields(inner["request"])
+        batch = _decode_fields(request["data"])
+        batch["batch"] = Raw(_encode(_decode_events(batch["batch"])[start:end]))
         request["data"] = Raw(_encode(batch))
         inner["request"] = Raw(_encode(request))
         if "description" in inner:
@@ -173,8 +211,9 @@ def with_events(data: bytes, start: int, end: int) -> str:
 
 
 def _changed(data: bytes, change: Callable[[dict[str, Raw]], None]) -> str:
-    envelope = msgspec.json.decode(data, type=dict[str, Raw])
-    inner = msgspec.json.decode(msgspec.json.decode(envelope["eventData"], type=str), type=dict[str, Raw])
-    change(inner)
-    envelope["eventData"] = Raw(_encode(_encode(inner).decode()))
-    return _encode(envelope).decode()
+    with _readable():
+        inner = _decode_fields(_event_data(data))
+        change(inner)
+        envelope = _decode_fields(_text(data))
+        envelope["eventData"] = Raw(_encode(_encode(inner).decode()))
+        return _encode(envelope).decode()
