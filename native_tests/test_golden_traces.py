@@ -160,7 +160,7 @@ REPLAYED = {
     "01-add-fifo": Replay(Stage.add, differences=_added("1")),
     "02-add-fifo-second": Replay(Stage.add, differences=_added("1")),
     "05-take-blocking": Replay(lambda stage: _ids(stage.queue.take(1, 1)), ["3"]),
-    "06-extend-lock": Replay(lambda stage: stage.queue.renew(stage.active("3")), 1),
+    "06-extend-lock": Replay(lambda stage: len(stage.queue.renew(stage.active("3"))), 1),
     "10-complete-and-fetch-next": Replay(
         lambda stage: _first_and_ids(stage.queue.complete_and_take(stage.active("3"), 1, 1)),
         (1, ["1"]),
@@ -192,7 +192,7 @@ REPLAYED = {
         | {"published": (RETRIED, [(f"waiting@{traces.TOKEN}", number) for number in "12"])},
     ),
     "20-fail-with-immediate-retry": Replay(
-        lambda stage: stage.queue.retry_later(stage.active("1")),
+        lambda stage: len(stage.queue.retry_later(stage.active("1"))),
         1,
         {
             "1 failedReason": (RETRY, None),
@@ -203,7 +203,7 @@ REPLAYED = {
         },
     ),
     "21-fail-with-backoff": Replay(
-        lambda stage: stage.queue.retry_later(stage.active("1")),
+        lambda stage: len(stage.queue.retry_later(stage.active("1"))),
         1,
         {
             "1 failedReason": (RETRY, None),

@@ -156,7 +156,7 @@ def test_a_failed_job_keeps_its_data_and_can_be_retried(queue: Queue, redis: Any
     """Reason and time are there, attempts are 0; taken again, its events count as queued again."""
     add(queue, 1)
     (taken,) = queue.take(*ALL)
-    assert queue.retry_later([taken]) == 1
+    assert queue.retry_later([taken]) == [taken]
     assert redis.hget(f"{P}1", "attemptsMade") == "1"
 
     assert queue.fail(taken, 'status 400: "bad"')
@@ -185,8 +185,8 @@ def test_nothing_is_changed_under_another_senders_lock(queue: Queue, redis_serve
 
     assert other.complete([taken]) == 0
     assert other.fail(taken, "no") is False
-    assert other.renew([taken]) == 0
-    assert other.retry_later([taken]) == 0
+    assert other.renew([taken]) == []
+    assert other.retry_later([taken]) == []
     assert other.put_back([taken]) == 0
 
     assert redis.hgetall(f"{P}1") == before
@@ -216,7 +216,7 @@ def test_what_a_dead_sender_left_is_first_in_line_oldest_first(queue: Queue, red
     dead.take(200, 10_000_000)
     dead.close()
 
-    assert queue.recover() == 1200
+    assert queue.recover().jobs == 1200
 
     again = queue.take(1000, 100_000_000)
     assert ids(again) == [str(number) for number in range(1, 1001)]

@@ -131,7 +131,7 @@ class QueueStates(RuleBasedStateMachine):
     @rule(who=SENDERS)
     def retry_later(self, who: int) -> None:
         """An attempt came to nothing; who has lost a job lets go of all."""
-        if self.queues[who].retry_later(self.held[who]) < len(self.held[who]):
+        if len(self.queues[who].retry_later(self.held[who])) < len(self.held[who]):
             self.held[who] = []
 
     @rule(who=SENDERS)

@@ -18,6 +18,7 @@ from native_tests.test_redis_forms import queue_at
 from native_tests.world import World, wait_until
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
 
@@ -91,7 +92,7 @@ def test_jobs_of_a_take_whose_answer_was_lost_are_recovered(wire: Wire, queue: Q
     add(queue, 3, 1)
     cut(wire, lambda: queue.take(2, 1_000_000))
 
-    assert queue.recover() == 3
+    assert queue.recover().jobs == 3
     assert ids(queue.take(*ALL)) == ["1", "2", "3", "4"]
 
 
@@ -163,21 +164,27 @@ def test_a_replica_refuses_and_a_master_takes(redis_server: RedisServer, redis: 
 
 
 def test_a_redis_without_memory_takes_nothing_more_and_still_drains(redis_server: RedisServer, redis: Any) -> None:
-    """Adding is refused; taking, completing, failing and putting back are not, so that there is room again."""
+    """Adding is refused; the lease, taking, completing, failing and putting back are not, so there is room again."""
     queue = queue_of(redis_server)
     add(queue, 20)
     redis.config_set("maxmemory", 1)
     with pytest.raises(QueueUnavailable, match=r"OOM|maxmemory"):
         add(queue, 1, 20)
 
+    lease = Lease(queue, 10_000, "me", lambda _: False)
+    assert lease.take()
+    assert lease.take(above=lease.number)
+    redis.delete(queue.keys.lease)
+    assert lease.take(above=lease.number)
+    assert (lease.number, lease.kept) == (3, True)
     taken = queue.take(4, 1_000_000)
-    assert queue.renew(taken) == 4
-    assert queue.retry_later(taken) == 4
+    assert queue.renew(taken) == taken
+    assert queue.retry_later(taken) == taken
     assert queue.fail(taken[0], "no")
     assert queue.put_back(taken[1:2]) == 1
     kept, more = queue.complete_and_take(taken[2:], 50, 1_000_000)
     assert (kept, len(more)) == (2, 17)
-    assert queue.recover() == 17
+    assert queue.recover().jobs == 17
 
     redis.config_set("maxmemory", 0)
     add(queue, 1, 20)

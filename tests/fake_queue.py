@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from copy import copy
+from functools import wraps
 from typing import Any
 
 from rudderpipe.clock import Clock
 from rudderpipe.errors import LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.keys import Keys
-from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
 from rudderpipe.queue.taken import QueueCounts, Taken, all_taken, half
 
 STALLED = "job stalled more than allowable limit"
@@ -52,15 +55,18 @@ class FakeStore:
         value, until_ms = self._lease
         return value if until_ms > self.clock.time_ms() else ""
 
-    def take_lease(self, holder: str, lease_ms: int, dead: str, mine: str) -> list[Any]:
+    def take_lease(self, mine: str, fresh: str, lease_ms: int, dead: str, above: int) -> list[Any]:
         """As the script of that name."""
         held = self.leaseholder()
-        if held and held not in (dead, mine):
-            return [0, held.encode(), self._lease[1] - self.clock.time_ms()]
-        number = int(self._last_lease.partition(" ")[0] or 0) + 1
-        self._last_lease = mine if mine and mine == self._last_lease else f"{number} {holder}"
+        known, _, holder = self._last_lease.partition(" ")
+        ours = holder in (mine, fresh)
+        if held and held != dead and not (ours and held == self._last_lease):
+            return [0, held.encode(), self._lease[1] - self.clock.time_ms(), 0]
+        number = int(known or 0)
+        if not ours or number <= above:
+            self._last_lease = f"{max(number, above) + 1} {mine if holder == mine else fresh}"
         self.hold_lease(self._last_lease, lease_ms)
-        return [1, self._last_lease.encode(), lease_ms]
+        return [1, self._last_lease.encode(), lease_ms, int(holder == mine)]
 
     def hold_lease(self, value: str, lease_ms: int) -> None:
         """From now on."""
@@ -132,6 +138,32 @@ class FakeStore:
         self._swept_until_ms = 0
 
 
+def changes(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A call whose late execution would do harm: its answer can be lost, and it can be held up."""
+
+    @wraps(method)
+    def called(self: FakeQueue, *arguments: Any, **named: Any) -> Any:
+        name = method.__name__
+        if name in self.holds:
+            self.holds.remove(name)
+            then = copy(self)  # with the fence and the token of now
+            self._late.append(lambda: method(then, *arguments, **named))
+            self.unsure = True
+            raise QueueUnavailable("here", "no answer in time")
+        try:
+            answer = method(self, *arguments, **named)
+        except QueueUnavailable:
+            self.unsure = True
+            raise
+        if name in self.loses:
+            self.loses.remove(name)
+            self.unsure = True
+            raise QueueUnavailable("here", "no answer in time")
+        return answer
+
+    return called
+
+
 class FakeQueue:
     """One sender's or flusher's view of a store; ``away`` makes every call fail."""
 
@@ -143,6 +175,12 @@ class FakeQueue:
         self._keep_completed = keep_completed
         self._lease_ms = lease_ms
         self.fence = ""
+        self.unsure = False
+        self.loses: list[str] = []
+        """Calls of these names are executed, and their answers are lost; each once."""
+        self.holds: list[str] = []
+        """Calls of these names are held up, each once: ``let_go`` executes them."""
+        self._late: list[Callable[[], object]] = []
         self.keys = Keys("rudder", "rudderEventsQueue")
 
     def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
@@ -174,10 +212,20 @@ class FakeQueue:
         if self.away or self.store.away:
             raise QueueUnavailable("here", "away")
 
+    def let_go(self) -> None:
+        """Redis gets the calls that were held up."""
+        late, self._late = self._late, []
+        for call in late:
+            with suppress(QueueUnavailable, LeaseLost):
+                call()
+
+    @changes
     def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
         self._check()
         store = self.store
-        if not store.is_own(taken.id, self.token) or taken.id not in store.jobs:
+        if not store.is_own(taken.id, self.token) or taken.id not in store.jobs or taken.id not in store.active:
+            return None
+        if store.jobs[taken.id].get("data", "").encode() != taken.data:
             return None
         store.last_id += 1
         name, middle = str(store.last_id), taken.events // 2
@@ -234,6 +282,7 @@ class FakeQueue:
             ring.pop(str(block), None)
         ring["term"] = term
 
+    @changes
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
         self._check()
         store = self.store
@@ -258,6 +307,7 @@ class FakeQueue:
                 fields.setdefault("opts", "{}")
         return all_taken(answer)
 
+    @changes
     def complete(self, done: Sequence[Taken]) -> int:
         self._check()
         store = self.store
@@ -283,9 +333,11 @@ class FakeQueue:
                 store.delete(name)
         return kept
 
+    @changes
     def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
         return self.complete(done), self.take(max_jobs, max_bytes)
 
+    @changes
     def fail(self, taken: Taken, reason: str) -> bool:
         self._check()
         store = self.store
@@ -309,20 +361,22 @@ class FakeQueue:
             store.move_events(epoch, "queued", "failed", taken.events)
         return True
 
-    def retry_later(self, tried: Sequence[Taken]) -> int:
+    @changes
+    def retry_later(self, tried: Sequence[Taken]) -> list[Taken]:
         self._check()
         there = [taken for taken in tried if taken.id in self.store.jobs]
         held = self._hold(there)
         for name in held:
             fields = self.store.jobs[name]
             fields["attemptsMade"] = str(int(fields.get("attemptsMade", "0")) + 1)
-        return len(held)
+        return [taken for taken in tried if taken.id in held]
 
-    def renew(self, held: Sequence[Taken]) -> int:
+    def renew(self, held: Sequence[Taken]) -> list[Taken]:
         self._check()
         if self.fence:
             self.store.hold_lease(self.fence, self._lease_ms)
-        return len(self._hold(held))
+        ours = self._hold(held)
+        return [taken for taken in held if taken.id in ours]
 
     def _hold(self, held: Iterable[Taken]) -> list[str]:
         ours = [taken.id for taken in held if self.store.is_own(taken.id, self.token)]
@@ -331,23 +385,36 @@ class FakeQueue:
             self.store.suspects.discard(name)
         return ours
 
+    @changes
     def put_back(self, held: Sequence[Taken]) -> int:
         self._check()
         ours = [taken.id for taken in held if self.store.leave_active(taken.id, self.token)]
         self.store.line[:0] = ours
         return len(ours)
 
-    def recover(self) -> int:
+    @changes
+    def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
         self._check()
-        store = self.store
-        recovered, store.active = store.active, []
+        store, kept = self.store, {taken.id for taken in keep}
+        recovered = [
+            name
+            for name in store.active
+            if name not in kept
+            and (whose == "all" or store.holder(name) in ((self.token, None) if whose == "free" else (self.token,)))
+        ]
+        broken = sum(store.holder(name) not in (None, self.token) for name in recovered)
+        store.active = [name for name in store.active if name not in recovered]
         for name in recovered:
             store.unlock(name)
             store.suspects.discard(name)
-            if name in store.jobs:
+            if name in store.jobs and whose == "all":
                 store.jobs[name]["attemptsMade"] = "0"
         store.line[:0] = recovered
-        return len(recovered)
+        return Recovered(len(recovered), broken)
+
+    def stranded(self) -> int:
+        self.ping()
+        return sum(self.store.holder(name) is None for name in self.store.active)
 
     def sweep(self, every_ms: int = SWEEP_MS) -> int:
         self.ping()

@@ -276,9 +276,9 @@ class QueueContract:
         add(queue, 1)
         (taken,) = queue.take(*ALL)
 
-        assert queue.retry_later([taken]) == 1
+        assert queue.retry_later([taken]) == [taken]
         stand.lapse("1")
-        assert queue.retry_later([taken]) == 1
+        assert queue.retry_later([taken]) == [taken]
 
         assert stand.view() == View(active=["1"], locks={"1": queue.token})
         assert stand.fields("1")["attemptsMade"] == "2"
@@ -290,7 +290,7 @@ class QueueContract:
         (taken,) = queue.take(*ALL)
         stand.delete("1")
 
-        assert queue.retry_later([taken]) == 0
+        assert queue.retry_later([taken]) == []
         assert stand.fields("1") == {}
 
     def test_a_lock_that_lapsed_is_taken_again_by_its_holder(self, stand: Stand) -> None:
@@ -301,7 +301,7 @@ class QueueContract:
         other.sweep()
         stand.lapse("1")
 
-        assert queue.renew(taken) == 1
+        assert queue.renew(taken) == taken
 
         stand.interval_passes()
         stand.lapse("1")  # and it is no suspect any more: a lapse begins to count again
@@ -324,7 +324,7 @@ class QueueContract:
             assert other.fail(again[0], "no") if where == "failed" else other.complete(again)
         before = stand.view()
 
-        assert getattr(slow, held)(taken) == 0
+        assert getattr(slow, held)(taken) == []
 
         assert stand.view() == before
         assert before.locks == {}
@@ -350,11 +350,67 @@ class QueueContract:
         dead.retry_later(dead.take(2, 1_000_000))
         dead.take(1, 1_000_000)
 
-        assert queue.recover() == 3
-        assert queue.recover() == 0
+        assert queue.recover().jobs == 3
+        assert queue.recover().jobs == 0
 
         assert stand.view() == View(line=["1", "2", "3", "4"])
         assert {taken.attempts for taken in queue.take(*ALL)} == {0}
+
+    def test_what_a_sender_keeps_is_not_recovered(self, stand: Stand) -> None:
+        """Of the others those that nobody or itself has locked, with their attempts; another's lock stands."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 6)
+        kept, lapsed, ours = queue.take(3, 1_000_000)
+        other.take(1, 1000)
+        queue.retry_later([lapsed, ours])
+        stand.lapse("2")
+
+        assert queue.recover([kept], "free") == (2, 0)
+        assert queue.recover([kept], "free") == (0, 0)
+
+        assert stand.view() == View(
+            line=["2", "3", "5", "6"], active=["1", "4"], locks={"1": queue.token, "4": other.token}
+        )
+        assert stand.fields("2")["attemptsMade"] == "1"
+        assert queue.recover([kept]) == (1, 1)
+        assert stand.view().line == ["4", "2", "3", "5", "6"]
+
+    def test_one_of_several_senders_puts_back_what_its_own_token_has_locked(self, stand: Stand) -> None:
+        """And nothing that has lapsed: that may be another's, whose sweep sees to it."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 3)
+        queue.take(2, 1_000_000)
+        other.take(1, 1000)
+        stand.lapse("1")
+
+        assert queue.recover((), "ours") == (1, 0)
+
+        assert stand.view() == View(line=["2"], active=["1", "3"], locks={"3": other.token})
+
+    def test_what_is_active_and_nobodys_is_seen(self, stand: Stand) -> None:
+        """Until somebody has locked it."""
+        queue = stand.queue()
+        add(queue, 3)
+        taken = queue.take(2, 1_000_000)
+        assert queue.stranded() == 0
+
+        stand.lapse("1", "2")
+        assert queue.stranded() == 2
+
+        queue.renew(taken[:1])
+        assert queue.stranded() == 1
+
+    def test_those_that_are_still_ours_are_named(self, stand: Stand) -> None:
+        """In their order, whether one was deleted or another has its lock."""
+        queue, other = stand.queue(), stand.queue()
+        add(queue, 4)
+        taken = queue.take(*ALL)
+        stand.delete("1")
+        stand.lapse("3")
+        other.renew(taken[2:3])
+
+        assert ids(queue.renew(taken)) == ["2", "4"]
+        assert ids(queue.retry_later(taken)) == ["2", "4"]
 
     def test_another_senders_lock_is_never_touched(self, stand: Stand) -> None:
         """Complete, fail, renew, count and put back leave the job alone and say so."""
@@ -363,7 +419,8 @@ class QueueContract:
         taken = queue.take(*ALL)
         before = stand.fields("1")
 
-        assert other.complete(taken) == other.renew(taken) == other.retry_later(taken) == other.put_back(taken) == 0
+        assert other.complete(taken) == other.put_back(taken) == 0
+        assert other.renew(taken) == other.retry_later(taken) == []
         assert other.fail(taken[0], "no") is False
 
         assert stand.fields("1") == before
@@ -483,7 +540,7 @@ class QueueContract:
         queue = stand.queue()
         stand.put_no_hash("odd")
         (taken,) = queue.take(*ALL)
-        assert queue.retry_later([taken]) == 0
+        assert queue.retry_later([taken]) == []
 
         assert queue.fail(taken, taken.trouble)
 
@@ -588,6 +645,48 @@ class QueueContract:
         assert first.take()
         assert first.number == 3
 
+    def test_a_lease_is_kept_under_a_higher_number(self, stand: Stand) -> None:
+        """What was under way with the old one changes nothing any more; nobody else has had it in between."""
+        queue = stand.queue()
+        lease = lease_of(queue)
+        lease.take()
+        assert not lease.kept
+        old = queue.fence
+
+        assert lease.take(above=1)
+        assert (lease.number, lease.kept) == (2, True)
+        assert lease.take(above=1)
+        assert (lease.number, lease.kept) == (2, True)
+
+        add(queue, 1)
+        queue.fence = old
+        with pytest.raises(LeaseLost):
+            queue.take(*ALL)
+
+    @pytest.mark.parametrize("between", [False, True])
+    @pytest.mark.parametrize("lapsed", [False, True])
+    def test_a_lost_answer_does_not_hide_who_had_the_lease(self, stand: Stand, between: bool, lapsed: bool) -> None:
+        """Another one's tenure in between is seen, however many questions got no answer."""
+        queue = stand.queue()
+        lease = lease_of(queue)
+        lease.take()
+        if between:
+            stand.lapse_lease()
+            other = lease_of(stand.queue())
+            other.take()
+            other.release()
+        unheard = lease_of(queue)
+        unheard.__dict__.update(lease.__dict__)
+        unheard.take(above=lease.number)
+        queue.fence = "1 what was known before"
+        if lapsed:
+            stand.lapse_lease()
+
+        assert lease.take(above=1)
+
+        assert lease.kept is not between
+        assert lease.number == 2 + between
+
     def test_a_released_lease_is_free_and_only_ones_own_is_released(self, stand: Stand) -> None:
         """At once; of a lease that was lost nothing is released."""
         first, second = lease_of(stand.queue()), lease_of(stand.queue())
@@ -691,6 +790,18 @@ class QueueContract:
         counts = queue.counts(EPOCH)
         assert (counts.events_queued, counts.events_failed, counts.events_delivered) == (4, 1, 1)
 
+    def test_a_job_that_was_split_is_not_split_again_by_who_has_not_heard_of_it(self, stand: Stand) -> None:
+        """Nor one whose data is not what the caller has read."""
+        queue = stand.queue()
+        add(queue, 1)
+        (taken,) = queue.take(*ALL)
+        queue.split(taken)
+        before = stand.view(), stand.fields("1"), stand.fields("2")
+
+        assert queue.split(taken) is None
+
+        assert (stand.view(), stand.fields("1"), stand.fields("2")) == before
+
     def test_the_halves_of_a_job_are_recovered_in_their_order(self, stand: Stand) -> None:
         """As what stands in Redis says, not what the sender that split it knew."""
         queue = stand.queue()
@@ -699,7 +810,7 @@ class QueueContract:
         assert queue.split(first)
 
         other = stand.queue()
-        assert other.recover() == 3
+        assert other.recover().jobs == 3
 
         assert [users(taken) for taken in other.take(*ALL)] == [["a0"], ["b0"], ["a1", "b1"]]
 

@@ -23,6 +23,11 @@ MEASURE_SAMPLE = 200
 pack = msgspec.msgpack.Encoder().encode
 
 
+def new_token() -> str:
+    """Return a token that no other process has: a random UUID, whatever was seeded."""
+    return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+
+
 class QueueBase:
     """Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
 
@@ -33,7 +38,7 @@ class QueueBase:
         self.place = self._connection.place
         self.clock = clock
         self._scripts = Scripts()
-        self.token = token or str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
+        self.token = token or new_token()
         self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
 
     def ping(self) -> None:

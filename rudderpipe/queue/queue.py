@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 from rudderpipe.clock import Clock
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.base import QueueBase, pack
 from rudderpipe.queue.scripts import Call
@@ -16,6 +19,16 @@ LOCK_MS = 30_000
 SWEEP_MS = 30_000
 RECOVER_AT_ONCE = 1000
 PROMOTE_AT_ONCE = 1000
+REPEATABLE = frozenset({"renew_locks", "promote_delayed"})
+"""Scripts that may be executed late, or a second time, without harm."""
+Whose = Literal["all", "free", "ours"]
+
+
+class Recovered(NamedTuple):
+    """How many jobs are in line again, and how many of their locks were another's."""
+
+    jobs: int
+    broken_locks: int
 
 
 class Queue(QueueBase):
@@ -28,6 +41,8 @@ class Queue(QueueBase):
     def __init__(self, settings: Settings, clock: Clock, token: str | None = None) -> None:
         super().__init__(settings, clock, token)
         self.fence = ""
+        self.unsure = False
+        """A call got no answer: it may have been executed, or may still be. Only the caller sets it back."""
         self._lease_ms = settings.lease_ms
         self._keep_completed = settings.keep_completed
         self._found = False
@@ -37,21 +52,33 @@ class Queue(QueueBase):
         return name, [*keys, self.keys.lease], (*arguments, self.fence)
 
     def _run(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
-        return self.call(name, [*keys, self.keys.lease], *arguments, self.fence)
+        with self._answered(name):
+            return self.call(name, [*keys, self.keys.lease], *arguments, self.fence)
+
+    @contextmanager
+    def _answered(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except QueueUnavailable as error:
+            if not error.answered and name not in REPEATABLE:
+                self.unsure = True
+            raise
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
         """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
         name, keys, arguments = self._take_call(max_jobs, max_bytes)
-        return self._taken(self.call(name, keys, *arguments))
+        with self._answered(name):
+            return self._taken(self.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
         """Delivered jobs are done with, but for the last ``keep_completed``; how many were still ours."""
         name, keys, arguments = self._complete_call(done)
-        return int(sum(self.call(name, keys, *arguments)))
+        with self._answered(name):
+            return int(sum(self.call(name, keys, *arguments)))
 
     def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
         """``complete`` and then ``take``, two steps over one round trip."""
-        with self._connection.client() as client:
+        with self._answered("take_jobs"), self._connection.client() as client:
             completed, answer = self._scripts.call_together(
                 client, self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )
@@ -102,7 +129,10 @@ class Queue(QueueBase):
         return bool(answer)
 
     def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
-        """Two jobs of one, each with half of its events, in their order; None when it was not ours any more."""
+        """Two jobs of one, each with half of its events, in their order; None when it was not ours any more.
+
+        Raises ``JobUnreadable`` when its data cannot be written anew.
+        """
         assert taken.job is not None
         keys, middle = self.keys, len(taken.job.events) // 2
         first, second = jobs.with_events(taken.data, 0, middle), jobs.with_events(taken.data, middle, taken.events)
@@ -115,23 +145,26 @@ class Queue(QueueBase):
             taken.id,
             first,
             second,
+            len(taken.data),
+            hashlib.sha1(taken.data, usedforsecurity=False).hexdigest(),
         )
         if new_id is None:
             return None
         return half(taken, taken.id, first, 0, middle), half(taken, new_id.decode(), second, middle, taken.events)
 
-    def retry_later(self, tried: Sequence[Taken]) -> int:
-        """Count an attempt of each and keep them locked; how many are still ours."""
+    def retry_later(self, tried: Sequence[Taken]) -> list[Taken]:
+        """Count an attempt of each and keep them locked; those that are still ours."""
         return self._hold("retry_later", tried)
 
-    def renew(self, held: Sequence[Taken]) -> int:
-        """Keep the lease, and jobs locked; how many are still ours."""
+    def renew(self, held: Sequence[Taken]) -> list[Taken]:
+        """Keep the lease, and jobs locked; those that are still ours."""
         return self._hold("renew_locks", held, self._lease_ms)
 
-    def _hold(self, name: str, held: Sequence[Taken], *more: int) -> int:
+    def _hold(self, name: str, held: Sequence[Taken], *more: int) -> list[Taken]:
         ids = pack([taken.id for taken in held])
         keys = [self.keys.stalled, self.keys.active]
-        return int(sum(self._run(name, keys, self.keys.base, self.token, LOCK_MS, ids, *more)))
+        ours = self._run(name, keys, self.keys.base, self.token, LOCK_MS, ids, *more)
+        return [taken for taken, is_ours in zip(held, ours, strict=True) if is_ours]
 
     def put_back(self, held: Sequence[Taken]) -> int:
         """Jobs not finished are first in line again, in their order; how many were still ours."""
@@ -146,21 +179,29 @@ class Queue(QueueBase):
             )
         )
 
-    def recover(self) -> int:
-        """Jobs that a dead sender left active are first in line again. Only for the one sender of a queue."""
+    def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
+        """Jobs that are active and not in ``keep`` are first in line again.
+
+        ``all``: as a dead sender left them, attempts at 0; only for the one sender of a queue. ``free``: those that
+        nobody or we have locked. ``ours``: those that we have locked.
+        """
         keys = self.keys
-        total = 0
+        ids = pack([taken.id for taken in keep])
+        total = broken = 0
         while True:
-            recovered: int = self._run(
+            recovered, foreign = self._run(
                 "recover_active",
                 [*self._line, keys.active, keys.stalled],
-                keys.base,
-                self.token,
-                RECOVER_AT_ONCE,
+                *(keys.base, self.token, RECOVER_AT_ONCE, ids, whose),
             )
             total += recovered
+            broken += foreign
             if recovered < RECOVER_AT_ONCE:
-                return total
+                return Recovered(total, broken)
+
+    def stranded(self) -> int:
+        """How many jobs are active and locked by nobody."""
+        return int(self.call("count_stranded", [self.keys.active], self.keys.base))
 
     def sweep(self, every_ms: int = SWEEP_MS) -> int:
         """Jobs whose sender died are next in line again; how many. For a queue with several senders."""

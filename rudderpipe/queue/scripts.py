@@ -27,6 +27,7 @@ NAMES = (
     "retry_failed",
     "remove_jobs",
     "count_jobs",
+    "count_stranded",
     "measure_jobs",
     "end_ring",
     "take_lease",

@@ -15,11 +15,15 @@ class Facts:
     state: Literal["starting", "standby", "active"] = "starting"
     fence: str = ""
     held: tuple[Taken, ...] = ()
-    """Taken and not settled, in order."""
+    """Taken and not settled in Redis, in order."""
+    token: str = ""
+    """Whose locks they are; empty until it changes."""
     backoff_until_s: float = float("-inf")
     # Written by the keeper.
     waiting_jobs: int | None = None
-    """None while Redis does not answer."""
+    """In line, held by us, or active and nobody's. None while Redis does not answer."""
+    stranded_at_s: float = float("-inf")
+    """When a job was last seen to be active and nobody's."""
     paused: bool = False
     redis_seen_at_s: float | None = None
     lost: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
@@ -10,9 +11,12 @@ from rudderpipe.errors import LeaseLost, QueueUnavailable
 from rudderpipe.queue.queue import LOCK_MS, Queue
 from rudderpipe.sender.facts import Facts
 from rudderpipe.settings import Settings
+from rudderpipe.throttle import ThrottledLog
 
+BLOCKED_LOG_S = 60.0
 TICK_S = 0.5
 LOOK_S = 4.0
+logger = logging.getLogger("rudderpipe.sender")
 
 
 class Keeper:
@@ -26,6 +30,7 @@ class Keeper:
         self._facts = facts
         self._clock = clock
         self._on_tick = on_tick
+        self._log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
         shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
         self._every_s = min(LOOK_S, shortest_ms / 1000 / 3)
         self._next_s = clock.monotonic_s()
@@ -38,7 +43,10 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._ended.wait(TICK_S):
-            self.work()
+            try:
+                self.work()
+            except Exception as error:  # noqa: BLE001  # of this host: the lease must not end with it
+                self._log.error(type(error).__name__, "cannot keep lease and locks, trying again")
             self._on_tick()
 
     def work(self) -> None:
@@ -49,16 +57,20 @@ class Keeper:
         self._next_s = now_s + self._every_s
         try:
             if facts.state == "active" and (facts.fence or facts.held):
-                self._queue.fence = facts.fence
+                self._queue.fence, self._queue.token = facts.fence, facts.token or self._queue.token
                 self._queue.renew(facts.held)
             counts = self._queue.counts()
+            held = len(facts.held)
+            stranded = self._queue.stranded() if counts.active > held else 0
         except LeaseLost:
             facts.lost = self._queue.fence
         except QueueUnavailable:  # the sender's own thread says so
             facts.waiting_jobs = None
         else:
-            facts.waiting_jobs, facts.paused = counts.waiting + counts.active, counts.paused
+            facts.waiting_jobs, facts.paused = counts.waiting + held + stranded, counts.paused
             facts.redis_seen_at_s = self._clock.monotonic_s()
+            if stranded:
+                facts.stranded_at_s = facts.redis_seen_at_s
         facts.progress.looked(facts.health(now_s))
 
     def stop(self) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
 
@@ -18,6 +21,8 @@ class Ledger:
         self.delivered: list[Taken] = []
         self.failed: list[tuple[Taken, str]] = []
         """With the reason."""
+        self._repeats = False
+        """The last call got no answer, so it may have been executed: what is no longer ours then is no surprise."""
 
     @property
     def is_empty(self) -> bool:
@@ -26,17 +31,22 @@ class Ledger:
 
     def forget(self) -> None:
         """The jobs are another sender's now."""
-        self.delivered, self.failed = [], []
+        self.delivered, self.failed, self._repeats = [], [], False
 
     def write(self) -> int:
         """How many jobs were settled. Raises ``QueueUnavailable`` and ``LeaseLost``."""
         done = len(self.delivered) + len(self.failed)
         if self.delivered:
-            self._completed(self._queue.complete(self.delivered))
+            with self._asking():
+                kept = self._queue.complete(self.delivered)
+            self._completed(kept)
         while self.failed:
             taken, reason = self.failed[0]
-            if not self._queue.fail(taken, reason):
+            with self._asking():
+                kept = self._queue.fail(taken, reason)
+            if not kept and not self._repeats:
                 logger.warning("failed, but no longer ours to say so job=%s", taken.id)
+            self._repeats = False
             self.failed.pop(0)
         return done
 
@@ -45,11 +55,20 @@ class Ledger:
         if self.failed or not self.delivered:
             return self.write(), self._queue.take(max_jobs, max_bytes)
         done = len(self.delivered)
-        kept, taken = self._queue.complete_and_take(self.delivered, max_jobs, max_bytes)
+        with self._asking():
+            kept, taken = self._queue.complete_and_take(self.delivered, max_jobs, max_bytes)
         self._completed(kept)
         return done, taken
 
     def _completed(self, kept: int) -> None:
-        if kept < len(self.delivered):
+        if kept < len(self.delivered) and not self._repeats:
             logger.warning("delivered, but no longer ours to complete jobs=%d", len(self.delivered) - kept)
-        self.delivered = []
+        self.delivered, self._repeats = [], False
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except QueueUnavailable as error:
+            self._repeats = self._repeats or not error.answered
+            raise

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
-from rudderpipe.errors import LeaseLost, QueueUnavailable
+from rudderpipe.errors import JobUnreadable, LeaseLost, QueueUnavailable
+from rudderpipe.queue.base import new_token
 from rudderpipe.queue.lease import Lease
-from rudderpipe.queue.queue import LOCK_MS, Queue
+from rudderpipe.queue.queue import LOCK_MS, Queue, Whose
 from rudderpipe.queue.taken import Taken
 from rudderpipe.sender.facts import Facts
 from rudderpipe.sender.ledger import Ledger
@@ -58,7 +59,11 @@ class Sender:
         self._ledger = Ledger(queue)
         self._upkeep = Upkeep(queue, settings)
         self._held: list[Taken] = []
-        self._must_recover = lease is not None
+        self._to_recover: Whose | None = "all" if lease else None
+        """What is to be put back in line before anything else happens."""
+        self._recovered_at_s = float("-inf")
+        self._is_careful = False
+        """Take one job at a time: the host could not handle more."""
         sure_ms = min(LOCK_MS, settings.lease_ms) if lease else LOCK_MS
         self._sure_s = sure_ms / 1000 / 2
         """So long after a script has said that the jobs are ours, no request needs another look."""
@@ -76,74 +81,128 @@ class Sender:
         try:
             done = self._cycle(now_s) if self._may_work(now_s) else 0
         except LeaseLost:
-            assert self._lease is not None
-            logger.warning("lease lost number=%d jobs=%d", self._lease.number, len(self._held))
-            self._lease.lost()
+            self._forgo()
             return 1  # look at once who has it
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
-            self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
-            self._found_empty = False  # what waits in a Redis that is away is not known
-            self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+            self._wait_for_redis(now_s)
+            return 0
+        except Exception as error:  # noqa: BLE001  # of this host, such as MemoryError: no job's doing
+            self._rare_log.error(type(error).__name__, "cannot work, trying again")
+            self._queue.unsure = self._is_careful = True
+            self._wait_for_redis(now_s)
             return 0
         finally:
-            self._facts.held = tuple(self._held)
+            self._show_held()
         self._retry_s = RETRY_MIN_S
         return done
 
+    def _wait_for_redis(self, now_s: float) -> None:
+        self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
+        self._found_empty = False  # what waits in a Redis that is away is not known
+        self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+
+    def _show_held(self) -> None:
+        """Have the keeper renew the locks of what is not settled in Redis."""
+        self._facts.held = (*self._ledger.delivered, *self._held)
+
+    def _forgo(self) -> None:
+        """A script has said that the lease is not ours: it has lapsed at the least."""
+        assert self._lease is not None
+        self._lease.lost()
+
     def _may_work(self, now_s: float) -> bool:
         facts, lease = self._facts, self._lease
-        if lease is None or (lease.held and facts.lost != facts.fence):
+        if lease is None:
+            facts.state = "active"
+            if self._queue.unsure:
+                self._take_new_token()
+            return True
+        if lease.held and facts.lost != facts.fence and not self._queue.unsure:
             facts.state = "active"
             return True
         before = lease.number
-        if not lease.take():
+        if not lease.take(above=before if self._queue.unsure else 0):
             if facts.state != "standby":
                 _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
                 logger.info("standing by host=%s pid=%s lapses_in_ms=%d", host, pid, lease.lapses_in_ms)
             facts.state = "standby"
             facts.progress.moved(now_s)
-            self._let_go()
+            self._let_go(before)
             self._not_before_s = now_s + STANDBY_S
             return False
-        if lease.number != before:
-            self._let_go()
-            self._must_recover = True
-        logger.info("lease %s number=%d", "kept" if lease.number == before else "taken", lease.number)
+        if not lease.kept:
+            self._let_go(before)
+            self._to_recover = "all"
+        elif self._queue.unsure:
+            self._to_recover = self._to_recover or "free"
+        self._queue.unsure = False
+        logger.info("lease %s number=%d", "kept" if lease.kept else "taken", lease.number)
         facts.state, facts.fence, facts.lost = "active", self._queue.fence, ""
         return True
 
+    def _take_new_token(self) -> None:
+        """A call may still be under way: let it find a token that holds nothing which we know of.
+
+        Order: what was delivered is written down under the old token, then what is left under it is put back.
+        """
+        self._ledger.write()
+        put_back = self._queue.recover((), "ours").jobs
+        logger.warning("an answer of redis was lost, put back jobs=%d", put_back)
+        self._held = []
+        self._courier.forget()
+        self._queue.token = self._facts.token = new_token()
+        self._queue.unsure = False
+
     def _cycle(self, now_s: float) -> int:
-        done = self._ledger.write() if self._held else self._take(now_s)
+        if self._lease is not None and self._facts.stranded_at_s > self._recovered_at_s:
+            self._to_recover = self._to_recover or "free"
+        done = self._recover() if self._to_recover else 0
+        done += self._ledger.write() if self._held else self._take(now_s)
         if self._held:
             # Order: the clock is read after the take, whose answer may be old: we may have been stopped meanwhile.
             now_s = self._clock.monotonic_s()
-            if now_s - self._confirmed_at_s > self._sure_s and not self._still_ours(now_s):
-                return done
+            if now_s - self._confirmed_at_s > self._sure_s:
+                self._keep(self._held, self._queue.renew(self._held))
+                self._confirmed_at_s = now_s
+        if self._held:
             self._busy_at_s = now_s
+            self._show_held()
             self._attempt()
+        if done:
             self._facts.progress.moved(self._clock.monotonic_s())
+        return done
+
+    def _recover(self) -> int:
+        """Put what is active and nobody's first in line; how many jobs were written down before."""
+        done = self._ledger.write()
+        whose = self._to_recover
+        recovered = self._queue.recover(self._held, whose or "free")
+        self._to_recover = None
+        self._recovered_at_s = self._clock.monotonic_s()
+        if recovered.jobs:
+            logger.warning("recovered jobs=%d broken_locks=%d", recovered.jobs, recovered.broken_locks)
+            self._facts.progress.moved(self._recovered_at_s)
         return done
 
     def _take(self, now_s: float) -> int:
         """Write down what is known and take what is next; how many jobs were written down."""
-        done = 0
-        self._upkeep.work(now_s)
-        if self._must_recover:
-            done = self._ledger.write()
-            recovered = self._queue.recover()
-            self._must_recover = False
-            if recovered:
-                logger.warning("recovered jobs=%d", recovered)
+        try:
+            self._upkeep.work(now_s)
+        except QueueUnavailable as error:
+            if not error.answered:
+                raise
+            self._log.warning("upkeep", f"delayed, stalled and old failed jobs are left alone: {error}")
         # Order: a take whose answer is lost leaves jobs active that we do not know of; they are recovered then.
-        self._must_recover = self._lease is not None
-        written, taken = self._ledger.write_and_take(
-            self._settings.max_jobs_per_request, self._settings.max_request_bytes
-        )
-        self._must_recover = False
+        self._to_recover = "free" if self._lease else None
+        max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
+        written, taken = self._ledger.write_and_take(max_jobs, self._settings.max_request_bytes)
+        self._to_recover = None
+        self._is_careful = False
         self._found_empty = not taken
         self._confirmed_at_s = now_s
-        self._facts.progress.moved(now_s)
+        if taken:
+            self._facts.progress.moved(now_s)
         for job in taken:
             if job.job is None:
                 self._give_up(job, job.trouble)
@@ -151,18 +210,23 @@ class Sender:
                 self._give_up(job, "the job's batch is empty")
             else:
                 self._held.append(job)
-        return done + written
+        return written
 
-    def _still_ours(self, now_s: float) -> bool:
-        if self._queue.renew(self._held) < len(self._held):
-            logger.warning("another sender has taken over jobs=%d", len(self._held))
-            self._let_go()
-            return False
-        self._confirmed_at_s = now_s
-        return True
+    def _keep(self, asked: Sequence[Taken], ours: Sequence[Taken]) -> None:
+        """Go on with those that are still ours, in their order."""
+        lost = {taken.id for taken in asked} - {taken.id for taken in ours}
+        if not lost:
+            return
+        logger.warning("another sender or a tool has taken over jobs=%d", len(lost))
+        self._held = [taken for taken in self._held if taken.id not in lost]
+        self._courier.forget()
+        if self._lease is not None:
+            self._to_recover = self._to_recover or "free"
 
     def _attempt(self) -> None:
         verdict = self._courier.attempt([_parcel(taken) for taken in self._held])
+        if verdict.kind != "blocked":
+            self._facts.progress.moved(self._clock.monotonic_s())
         group = self._held[: verdict.count]
         if verdict.kind == "delivered":
             self._ledger.delivered += group
@@ -190,29 +254,39 @@ class Sender:
         tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
         self._held[: len(group)] = tried
         self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
-        if self._queue.retry_later(group) < len(group):
-            logger.warning("another sender has taken over jobs=%d", len(self._held))
-            self._let_go()
+        self._keep(group, self._queue.retry_later(group))
 
     def _split(self, taken: Taken, verdict: Verdict) -> None:
         reason = verdict.outcome.reason
         logger.warning("refused, sending its halves job=%s events=%d reason=%s", taken.id, taken.events, reason)
-        halves = self._queue.split(taken)
-        if halves is None:
-            logger.warning("another sender has taken over jobs=%d", len(self._held))
-            self._let_go()
+        try:
+            halves = self._queue.split(taken)
+        except JobUnreadable as error:  # the one place for what a job does to those who rewrite it
+            del self._held[0]
+            self._give_up(taken, f"{reason}; {error.reason}")
+        except QueueUnavailable:
+            if self._queue.unsure:  # which jobs there are now, Redis alone knows: all are taken anew, in their order
+                self._held = []
+                self._courier.forget()
+            raise
         else:
-            self._held[:1] = halves
+            if halves is None:
+                self._keep([taken], [])
+            else:
+                self._held[:1] = halves
 
     def _give_up(self, taken: Taken, reason: str) -> None:
         logger.error("job failed job=%s events=%d reason=%s", taken.id, taken.events, reason)
         self._ledger.failed.append((taken, reason))
 
-    def _let_go(self) -> None:
-        """What we had is another's, or will be recovered."""
+    def _let_go(self, number: int) -> None:
+        """What we had under the lease of this number is another's, or will be recovered."""
+        if self._held or not self._ledger.is_empty:
+            logger.warning("lease lost number=%d jobs=%d", number, len(self._held))
         self._held = []
         self._ledger.forget()
         self._courier.forget()
+        self._queue.unsure = False
         self._not_before_s = self._facts.backoff_until_s = float("-inf")
 
     def finished(self) -> bool:
@@ -229,20 +303,26 @@ class Sender:
         logger.info("draining jobs=%d", len(self._held))
         while True:
             try:
-                self._ledger.write()
-                if self._held:
-                    logger.info("put back jobs=%d", self._queue.put_back(self._held))
+                if self._has_something() and self._may_work(self._clock.monotonic_s()):
+                    if self._to_recover:
+                        self._recover()
+                    self._ledger.write()
+                    if self._held:
+                        logger.info("put back jobs=%d", self._queue.put_back(self._held))
                 if self._lease is not None:
                     self._lease.release()
                 return
             except LeaseLost:
-                logger.warning("lease lost jobs=%d", len(self._held))
-                return
+                self._forgo()
             except QueueUnavailable as error:
                 self._log.warning("queue", f"cannot put back, the next sender recovers: {error}")
             if self._clock.monotonic_s() >= deadline_s:
                 return
             self._clock.sleep(0.1)
+
+    def _has_something(self) -> bool:
+        """Whether something of the queue is ours, or may be."""
+        return bool(self._held or not self._ledger.is_empty or self._queue.unsure or self._to_recover == "free")
 
     def close(self) -> None:
         """Close the connection."""

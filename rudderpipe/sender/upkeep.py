@@ -25,10 +25,10 @@ class Upkeep:
         self._sweep_at_s = self._promote_at_s = self._trim_at_s = float("-inf")
 
     def work(self, now_s: float) -> None:
-        """Do what is due. Raises ``QueueUnavailable``."""
+        """Do what is due; what raised is due again later. Raises ``QueueUnavailable`` and ``LeaseLost``."""
         if now_s >= self._promote_at_s:
-            next_ms = self._queue.promote()
             self._promote_at_s = now_s + PROMOTE_S
+            next_ms = self._queue.promote()
             if next_ms >= 0:
                 due_in_s = (next_ms - self._queue.clock.time_ms()) / 1000
                 self._promote_at_s = now_s + min(PROMOTE_S, max(0.0, due_in_s))
@@ -38,7 +38,9 @@ class Upkeep:
                 logger.warning("stalled jobs are next in line again jobs=%d", swept)
         keep, keep_s = self._settings.keep_failed, self._settings.keep_failed_s
         if (keep is not None or keep_s is not None) and now_s >= self._trim_at_s:
+            self._trim_at_s = now_s + TRIM_S
             jobs, events = self._failed.trim(keep, keep_s)
-            self._trim_at_s = now_s + (0 if jobs == TRIM_AT_ONCE else TRIM_S)
+            if jobs == TRIM_AT_ONCE:
+                self._trim_at_s = now_s
             if jobs:
                 logger.warning("deleted the oldest failed jobs, more are not kept jobs=%d events=%d", jobs, events)

@@ -52,7 +52,8 @@ if (holder and holder ~= token) or not among(active, 0, -1)[id] then
 end
 redis.call("SREM", stalled, id)
 redis.call("DEL", lock) -- before the job is failed: people cannot retry a failed job that is locked
-if displaced == "1" then
+local kind = redis.call("TYPE", prefix .. id).ok
+if displaced == "1" or (kind ~= "hash" and kind ~= "none") then
   id = tostring(redis.call("INCR", last_id))
 end
 local key = prefix .. id

@@ -14,16 +14,19 @@
   ARGV[4] job_id    string  the job
   ARGV[5] first     string  data with the first half of its events
   ARGV[6] second    string  data with the others
-  ARGV[7] fence     string  the caller's lease; "" where several senders work
+  ARGV[7] length    integer bytes of the data that the caller has read
+  ARGV[8] digest    string  their SHA-1, in hexadecimal
+  ARGV[9] fence     string  the caller's lease; "" where several senders work
 
-  Returns   the new job's id; false when another sender has the lock, it is not active or no job: nothing is changed then
+  Returns   the new job's id; false when another sender has the lock, it is not active or no job, or its data is not
+            what the caller has read, as after an earlier call whose answer was lost: nothing is changed then
   Promises  each event is in one of the two, which are tried, counted and recovered in the order of their events
   Costs     O(active), plus the size of the job
   Same as   nothing in Bull
 ]]
 local active, id, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local prefix, token, lock_ms, job_id, first, second, fence =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local prefix, token, lock_ms, job_id, first, second, length, digest, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 -- include: holder_of
 -- include: own
 -- include: among
@@ -39,6 +42,10 @@ if not own(active, key .. ":lock", token, job_id) or redis.call("TYPE", key).ok 
   or not among(active, 0, -1)[job_id] then
   return false
 end
+local whole = redis.call("HGET", key, "data")
+if not whole or #whole ~= tonumber(length) or redis.sha1hex(whole) ~= digest then
+  return false
+end
 local new_id = string.format("%.0f", redis.call("INCR", id))
 local fields = redis.call("HGETALL", key)
 for number = 1, #fields, 2 do
@@ -50,11 +57,10 @@ for _, name in ipairs({job_id, new_id}) do
   redis.call("SET", prefix .. name .. ":lock", token, "PX", lock_ms)
 end
 -- Order: the first half and the second one's place are two writes that must both be made or neither.
-local whole = redis.call("HGET", key, "data")
 redis.call("HSET", key, "data", first)
 local placed = redis.pcall("LINSERT", active, "BEFORE", job_id, new_id)
 if type(placed) == "table" then
-  redis.call("HSET", key, "data", whole or "")
+  redis.call("HSET", key, "data", whole)
   return placed
 end
 publish({{prefix .. "active@" .. token, new_id}})

@@ -1,0 +1,470 @@
+"""What a job, the queue, an answer or the host does to a sender: it lives, and loses, doubles and strands nothing."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from rudderpipe.admin import health
+from rudderpipe.delivery import outcome
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue import job
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.taken import Taken
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.keeper import Keeper
+from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock
+from tests.test_sender import BAD, DOWN, OK, FakePlane, Picky, run, sender_of, wired
+
+BOTH = pytest.mark.parametrize("several", [False, True], ids=["one sender", "several senders"])
+
+
+@pytest.fixture(name="queue")
+def _queue(clock: FakeClock) -> FakeQueue:
+    return FakeQueue(FakeStore(clock))
+
+
+def node_data(batch: str, **others: Any) -> bytes:
+    """A job's data as a Node SDK writes it, around a batch in JSON."""
+    request = {"auth": {"username": "KEY"}, "headers": {}, "data": {"batch": "@"}}
+    inner = json.dumps({"jobId": "x", "request": request, "attempts": 0, **others}).replace('"@"', batch)
+    return json.dumps({"version": 3, "eventData": inner}).encode()
+
+
+class AnyPlane(FakePlane):
+    """Keeps each body, which must be JSON, and refuses those that hold a text."""
+
+    def __init__(self, status: int = 200, guilty: str = "") -> None:
+        super().__init__()
+        self.status = status
+        self.guilty = guilty
+        self.batches: list[list[Any]] = []
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        batch = json.loads(body.decode())["batch"]
+        if self.guilty and self.guilty in json.dumps(batch):
+            return outcome.of_answer(self.status, b"bad")
+        self.batches.append(batch)
+        return OK
+
+
+@pytest.mark.parametrize("status", [400, 413])
+def test_a_refused_job_with_half_a_character_is_halved_like_any_other(
+    queue: FakeQueue, clock: FakeClock, status: int
+) -> None:
+    """What can be read can be rewritten; the server reads a replacement, and the next job goes."""
+    queue.put("half", node_data('[{"userId":"a","t":"half \\ud83d"},{"userId":"guilty"},{"userId":"c"}]'))
+    queue.put("next")
+    plane = AnyPlane(status, "guilty")
+
+    run(sender_of(queue, cast(FakePlane, plane), clock), clock, 5)
+
+    assert [[event["userId"] for event in batch] for batch in plane.batches] == [["a"], ["c"], ["next"]]
+    assert plane.batches[0][0]["t"] == "half \ufffd"
+    assert len(queue.store.failed) == 1
+    assert queue.store.active == []
+
+
+@pytest.mark.parametrize("event", ["{}", "{ }", "7", '"x"', '""', "null", "[]", '["a"]', "true", '{"a":1} '])
+def test_an_event_of_any_kind_leaves_its_request_json(queue: FakeQueue, clock: FakeClock, event: str) -> None:
+    """One that cannot take a ``sentAt`` goes as it is; its neighbours have theirs."""
+    queue.put("odd", node_data(f'[{{"userId":"a"}},{event},{{"userId":"b"}}]'))
+    plane = AnyPlane()
+
+    run(sender_of(queue, cast(FakePlane, plane), clock), clock, 1)
+
+    ((first, odd, last),) = plane.batches
+    assert first["sentAt"] == last["sentAt"]
+    assert odd == (json.loads(event) | {"sentAt": first["sentAt"]} if event.startswith("{") else json.loads(event))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [{"attempts": 10**400}, {"attempts": [9]}, {"attempts": -3}, {"jobId": 10**400}, {"description": {"a": 1}}],
+    ids=str,
+)
+@pytest.mark.parametrize("timeout", [10**400, 1e308, -1, True, 0.001, "5s"], ids=str)
+def test_odd_numbers_in_a_job_end_nothing(
+    queue: FakeQueue, clock: FakeClock, others: dict[str, Any], timeout: Any
+) -> None:
+    """The job is delivered, halved or failed with a reason; the one behind it is delivered."""
+    data = json.loads(node_data('[{"userId":"a"},{"userId":"guilty"}]', **others))
+    inner = json.loads(data["eventData"])
+    inner["request"]["timeout"] = timeout
+    queue.put("odd", json.dumps(data | {"eventData": json.dumps(inner)}).encode())
+    queue.put("next")
+    plane = AnyPlane(400, "guilty")
+
+    run(sender_of(queue, cast(FakePlane, plane), clock), clock, 5)
+
+    assert plane.batches[-1][0]["userId"] == "next"
+    assert len(queue.store.failed) == 1
+    assert (queue.store.line, queue.store.active) == ([], [])
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), MemoryError(), RuntimeError("?")], ids=repr)
+def test_what_the_host_raises_fails_no_job(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """A thousand jobs wait until it is mended; then all are delivered, in order."""
+    names = [str(number) for number in range(1000, 2000)]
+    for name in names:
+        queue.put(name)
+
+    class Broken(FakePlane):
+        mended = False
+
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            if not self.mended:
+                raise error
+            return super().post(body, write_key, timeout_s)
+
+    plane = Broken()
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=50, max_attempts=2)
+    run(sender, clock, 130)
+    assert not queue.store.failed
+    assert 2 <= len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 3
+
+    plane.mended = True
+    run(sender, clock, 10)
+
+    assert queue.store.delivered == names
+    assert not queue.store.failed
+
+
+@BOTH
+def test_a_lack_of_memory_while_jobs_are_taken_costs_nothing(
+    queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, several: bool
+) -> None:
+    """They are put back, and taken one by one until it works again."""
+    for name in "abc":
+        queue.put(name)
+    lacking = [MemoryError()] * 3
+    usual = job.read
+
+    def read(data: bytes) -> job.Job:
+        if lacking:
+            raise lacking.pop()
+        return usual(data)
+
+    monkeypatch.setattr(job, "read", read)
+    plane = FakePlane()
+
+    run(sender_of(queue, plane, clock, is_multi_processor=several), clock, 5)
+
+    assert plane.requests == [["a"], ["b"], ["c"]]
+    assert (queue.store.delivered, queue.store.active) == (["a", "b", "c"], [])
+
+
+def test_trouble_with_other_jobs_does_not_hold_up_those_that_wait(queue: FakeQueue, clock: FakeClock) -> None:
+    """A ``delayed`` of another type than Bull's, for example."""
+
+    def refuse() -> int:
+        raise QueueUnavailable("here", "WRONGTYPE", answered=True)
+
+    queue.promote = refuse  # type: ignore[method-assign]  # as Redis does it
+    queue.put("a")
+    plane = FakePlane()
+
+    run(sender_of(queue, plane, clock), clock, 1)
+
+    assert plane.requests == [["a"]]
+
+
+# What is no longer ours.
+
+
+def after_an_outage(
+    queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], settings: Settings
+) -> FakePlane:
+    """Jobs a to e, a 503 for longer than anything is taken for granted, and something that happens in it."""
+    plane = FakePlane(DOWN, DOWN, DOWN)
+    for name in "abcde":
+        queue.put(name)
+    facts = Facts(clock.monotonic_s(), 120)
+    keeper_queue = FakeQueue(queue.store)
+    keeper_queue.token = queue.token
+    keeper = Keeper(cast(Queue, keeper_queue), facts, settings, clock)
+    sender = wired(queue, plane, clock, settings, facts=facts)
+    run(sender, clock, 1)
+    meanwhile(queue.store)
+    for _ in range(600):
+        sender.work()
+        keeper.work()
+        clock.now_s += 0.1
+    return plane
+
+
+def delete_b(store: FakeStore) -> None:
+    """As a tool does."""
+    store.active.remove("b")
+    store.delete("b")
+    store.unlock("b")
+
+
+def lock_b(store: FakeStore) -> None:
+    """As another worker does, which is not heard of again."""
+    store.lock("b", "another")
+
+
+def restore(store: FakeStore) -> None:
+    """To a snapshot in which the last three were active under another's lock, and the first was not there yet."""
+    store.line, store.active = [], ["c", "d", "e"]
+    for name in "ab":
+        store.delete(name)
+        store.unlock(name)
+    for name in "cde":
+        store.unlock(name)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "delivered"), [(delete_b, "acde"), (lock_b, "acdeb"), (restore, "cde")], ids=["a", "b", "c"]
+)
+def test_what_is_no_longer_ours_costs_the_others_nothing(
+    queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], delivered: str
+) -> None:
+    """A tool deletes one job, another worker locks one and dies, Redis comes back as it was before."""
+    after_an_outage(queue, clock, meanwhile, Settings(max_jobs_per_request=3))
+
+    assert queue.store.delivered == list(delivered)
+    assert (queue.store.active, queue.store.line) == ([], [])
+
+
+@pytest.mark.parametrize(("meanwhile", "delivered"), [(delete_b, "acde"), (lock_b, "acdeb")], ids=["a", "b"])
+def test_so_it_is_with_several_senders(
+    queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], delivered: str
+) -> None:
+    """What another had locked and left is found by the sweep."""
+    after_an_outage(queue, clock, meanwhile, Settings(max_jobs_per_request=3, is_multi_processor=True))
+    sender = sender_of(queue, FakePlane(), clock, is_multi_processor=True)
+    run(sender, clock, 90)
+
+    assert sorted(queue.store.delivered) == sorted(delivered)
+    assert (queue.store.active, queue.store.line) == ([], [])
+
+
+# Answers that are lost, and calls that arrive late.
+
+
+class DownAtFirst(Picky):
+    """Takes the first request for one too many."""
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        answer = super().post(body, write_key, timeout_s)
+        return answer if len(self.requests) > 1 else DOWN
+
+    def accepted(self) -> list[str]:
+        del self.requests[0]
+        return super().accepted()
+
+
+CALLS = ["take", "complete_and_take", "complete", "fail", "split", "retry_later", "recover"]
+
+
+@BOTH
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("late", [None, 0.0, 3.0, 20.0], ids=["executed", "late at once", "late", "very late"])
+def test_a_lost_answer_loses_doubles_and_strands_nothing(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, call: str, late: float | None, several: bool
+) -> None:
+    """Whether the call was executed at once, or reaches Redis when everything has gone on without it."""
+    plane = DownAtFirst("guilty")
+    names = ["a", "b", "c", "d", "e", "f"]
+    for name in names[:3]:
+        queue.put(name)
+    events = b",".join(b'{"userId":"%b"}' % user for user in (b"x", b"guilty", b"y"))
+    queue.put("many", job.build(events, "KEY", "t", 7).encode())
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=2, is_multi_processor=several)
+    if call == "recover" and several:
+        queue.loses.append("take")
+    elif call == "recover":
+        queue.take(1, 1000)
+    (queue.loses if late is None else queue.holds).append(call)
+    run(sender, clock, 8)
+    if late is not None:
+        run(sender, clock, late)
+        queue.let_go()
+    for name in names[3:]:
+        queue.put(name)
+    for _ in range(12 if several else 1):
+        run(sender, clock, 10)
+
+    assert not queue.loses
+    assert not queue.holds
+    assert (queue.store.line, queue.store.active) == ([], [])
+    accepted = plane.accepted()
+    assert sorted(set(accepted)) == sorted([*names, "x", "y"])
+    assert [name for name in accepted if name in names and accepted.count(name) == 1] == names
+    assert len(queue.store.failed) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "no longer ours" in line or "lease lost" in line]
+
+
+class Cutting(FakePlane):
+    """Redis goes away as soon as 50 jobs are delivered."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        self.queue.away = len(self.requests) == 0
+        return super().post(body, write_key, timeout_s)
+
+
+@BOTH
+@pytest.mark.parametrize("away_s", [1, 5, 25])
+def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, several: bool, away_s: float
+) -> None:
+    """Fifty jobs at once, the lease lapsed or not; and nobody else has had it, so the log does not say so."""
+    names = [str(number) for number in range(100, 200)]
+    for name in names:
+        queue.put(name)
+    plane = Cutting(queue)
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=50, is_multi_processor=several)
+
+    run(sender, clock, away_s)
+    queue.away = False
+    run(sender, clock, 10)
+
+    assert [name for request in plane.requests for name in request] == names
+    assert queue.store.delivered == names
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "lease lost" in line or "no longer ours" in line]
+
+
+def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivered(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """Nobody else has had the lease: the next sender must not send it again."""
+    queue.put("a")
+    queue.put("b")
+    plane = Cutting(queue)
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=1)
+    run(sender, clock, 20)
+    queue.away = False
+
+    sender.drain(clock.monotonic_s() + 1)
+
+    assert queue.store.delivered == ["a"]
+    assert queue.store.line == ["b"]
+    assert queue.store.leaseholder() == ""
+
+
+def test_a_split_that_got_no_answer_is_looked_at_anew(queue: FakeQueue, clock: FakeClock) -> None:
+    """Redis knows which jobs there are now; no half is lost or sent twice, and the order stays."""
+    plane = Picky("c")
+    queue.put("many", job.build(b'{"userId":"a"},{"userId":"b"},{"userId":"c"},{"userId":"d"}', "KEY", "t", 7).encode())
+    queue.put("last")
+    queue.loses.append("split")
+
+    run(sender_of(queue, plane, clock, max_jobs_per_request=5), clock, 5)
+
+    assert plane.accepted() == ["a", "b", "d", "last"]
+    assert len(queue.store.failed) == 1
+
+
+# Health.
+
+
+def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[Facts, Keeper]:
+    """With a keeper that looks at the queue."""
+    facts = Facts(clock.monotonic_s(), 30)
+    own = FakeQueue(queue.store)
+    own.token = queue.token
+    return facts, Keeper(cast(Queue, own), facts, Settings(), clock)
+
+
+def test_a_job_that_is_active_and_nobodys_is_no_health_and_does_not_stay_so(queue: FakeQueue, clock: FakeClock) -> None:
+    """A take that finds nothing is no progress while it is there; the sender takes it up by itself."""
+    facts, keeper = facts_of(queue, clock)
+    plane = FakePlane()
+    sender = wired(queue, plane, clock, Settings(max_jobs_per_request=1), facts=facts)
+    run(sender, clock, 1)
+    queue.put("a")
+    store = queue.store
+    store.active.append(store.line.pop())
+
+    for _ in range(400):
+        clock.now_s += 0.1
+        keeper.work()
+    assert health.healthz(facts.health(clock.now_s)).status == 503
+    sender.work()
+    run(sender, clock, 1)
+    clock.now_s += 5
+    keeper.work()
+
+    assert plane.requests == [["a"]]
+    assert health.healthz(facts.health(clock.now_s)).status == 200
+
+
+@pytest.mark.parametrize("why", ["paused", "backoff", "redis", "empty", "another's"])
+def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why: str) -> None:
+    """For as long as it lasts."""
+    facts, keeper = facts_of(queue, clock)
+    sender = wired(queue, FakePlane(Outcome("retry", 503, "", 300.0)), clock, Settings(), facts=facts)
+    sender.work()
+    if why != "empty":
+        queue.put("a")
+    if why == "paused":
+        queue.store.paused = True
+    elif why == "redis":
+        queue.store.away = True
+    elif why == "another's":
+        queue.store.active.append(queue.store.line.pop())
+    for _ in range(2000):
+        clock.now_s += 0.1
+        if why == "another's":
+            queue.store.lock("a", "another")
+        sender.work()
+        keeper.work()
+        assert health.healthz(facts.health(clock.now_s)).status == 200
+
+
+def test_the_keeper_knows_what_the_first_request_holds(queue: FakeQueue, clock: FakeClock) -> None:
+    """A request may take longer than a lock holds; and so may a Redis that does not take down what was delivered."""
+    facts, keeper = facts_of(queue, clock)
+    seen: list[tuple[Taken, ...]] = []
+
+    class Slow(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            seen.append(facts.held)
+            for _ in range(10):
+                clock.now_s += 5
+                keeper.work()
+            return super().post(body, write_key, timeout_s)
+
+    queue.put("a")
+    sender = wired(queue, Slow(), clock, Settings(is_multi_processor=True), facts=facts)
+    sender.work()
+
+    assert [[taken.id for taken in held] for held in seen] == [["a"]]
+    assert queue.store.holder("a") == queue.token
+    assert [taken.id for taken in facts.held] == ["a"]
+
+
+def test_a_bad_event_of_a_job_that_cannot_be_rewritten_costs_that_job_alone(
+    queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a rewriting raises: the job fails with both reasons."""
+
+    def broken(_inner: Any) -> Any:
+        raise RecursionError
+
+    queue.put("many", node_data('[{"userId":"a"},{"userId":"b"}]'))
+    queue.put("next")
+    monkeypatch.setattr(job, "_decode_events", broken)
+    plane = FakePlane(BAD)
+
+    run(sender_of(queue, plane, clock), clock, 1)
+
+    assert plane.requests == [["a", "b"], ["next"]]
+    assert queue.reasons() == {"many": "status 400: bad; the job's data cannot be read: RecursionError"}
