@@ -11,7 +11,7 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends, raw
 from native_tests.test_failed import command
 from native_tests.world import World, wait_until
-from rudderpipe.settings import Settings
+from rudderpipe.flusher import spool
 
 
 @pytest.fixture(name="faulty")
@@ -36,17 +36,15 @@ def accepted_users(plane: FaultyPlane, guilty: str) -> list[str]:
     return [user for request in plane.requests if not set(guilty) & set(users(request)) for user in users(request)]
 
 
-def spool(world: World) -> Path:
-    """Where it is."""
-    settings: Settings = world.settings
-    return Path(str(settings.runtime_dir)) / f"{settings.pipe_name}.failed.ndjson"
+def dead_letters(world: World) -> list[Path]:
+    """The files, oldest first."""
+    letters = spool.of(world.settings)
+    return [letters.path / name for name in letters.names()]
 
 
 def kept(world: World) -> list[list[str]]:
     """The users of each record."""
-    if not spool(world).exists():
-        return []
-    records = [json.loads(line) for line in spool(world).read_text().splitlines() if not line.startswith("#")]
+    records = [json.loads(path.read_bytes()) for path in dead_letters(world)]
     return [[event["userId"] for event in record["events"]] for record in records]
 
 
@@ -75,8 +73,10 @@ def test_the_guilty_events_are_kept_and_the_others_arrive_in_order(
     code, said, _ = command(world, "list")
     assert code == 0
     assert said.count(f"status {status}: bad (after 1 attempt)") == len(guilty)
-    assert spool(world).stat().st_mode & 0o777 == 0o600
-    assert "WRITE_KEY" not in spool(world).read_text()
+    for path in dead_letters(world):
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert "WRITE_KEY" not in path.read_text()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_what_fails_is_listed_shown_exported_and_retried(world: World, faulty: FaultyPlane, directory: Path) -> None:

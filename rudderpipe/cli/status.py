@@ -40,12 +40,14 @@ class Jobs(msgspec.Struct, frozen=True):
 
 
 class Spooled(msgspec.Struct, frozen=True):
-    """Failed batches that direct mode keeps, of all rings that the pipe has had."""
+    """Dead letters, of all rings that the pipe has had: batches that failed in direct mode, and damaged events."""
 
     batches: int
     events: int
     bytes: int
     max_bytes: int
+    damaged: int = 0
+    path: str = ""
 
 
 class Events(msgspec.Struct, frozen=True):
@@ -78,9 +80,8 @@ class RingEvents(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """What ``--json`` prints; ``ring`` is all rings of the pipe together and null when it has none.
 
-    ``jobs`` is null in direct mode.
-    ``spool`` is there in direct mode alone. ``trouble`` says why Redis could not be read: ``queued`` is then what was
-    handed to it, whatever became of that.
+    ``jobs`` is null in direct mode. ``spool`` is there in direct mode, and where events were damaged. ``trouble`` says
+    why Redis could not be read: ``queued`` is then what was handed to it, whatever became of that.
     """
 
     pipe: str
@@ -208,14 +209,15 @@ def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced:
 
 
 def spooled(settings: Settings) -> Spooled:
-    """What is in the spool; it is read from the beginning to the end."""
-    spool = spools.of(settings)
-    batches = events = 0
-    for record in spool.records():
-        batches += 1
+    """Count the dead letters; each is read."""
+    letters = spools.of(settings)
+    letters.take_over()
+    batches = events = damaged = 0
+    for record in letters.records():
+        batches += not record.damaged
+        damaged += bool(record.damaged)
         events += len(record.events)
-    size_bytes = spool.path.stat().st_size if spool.path.exists() else 0
-    return Spooled(batches, events, size_bytes, spool.limit_bytes)
+    return Spooled(batches, events, letters.size_bytes(), letters.limit_bytes, damaged, str(letters.path))
 
 
 def _text(status: Status) -> str:
@@ -234,7 +236,7 @@ def _text(status: Status) -> str:
             lines += [f"          {one.in_ring:,} in {one.name}" for one in status.rings]
         lines.append(f"flusher   {flusher}")
         if ring.down_since_ms:
-            cannot = "reach the data plane" if status.spool else "add to the queue"
+            cannot = "add to the queue" if status.redis else "reach the data plane"
             lines.append(f"          cannot {cannot}: events stay in the ring, the flusher's log says why")
     if status.trouble:
         lines.append(f"queue     {status.trouble}; queued means handed over")
@@ -252,6 +254,8 @@ def _text(status: Status) -> str:
             f"spool     {spool.batches:,} failed batches, {spool.events:,} events; "
             f"{spool.bytes:,} of {spool.max_bytes:,} bytes"
         )
+        if spool.damaged:
+            lines.append(f"          {spool.damaged:,} damaged events, as they stood in the ring, in {spool.path}")
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
         lines.append(f"refused   {refused}")
@@ -283,8 +287,9 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
         rings = find_all(settings)
         found = _status(settings, rings, [_of_ring(ring) for ring in rings])
         found = msgspec.structs.replace(found, trouble=str(error))
-    if settings.redis is None:
-        found = msgspec.structs.replace(found, spool=spooled(settings))
+    kept = spooled(settings)
+    if settings.redis is None or kept.damaged:
+        found = msgspec.structs.replace(found, spool=kept)
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -73,6 +73,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) ->
             ring, make_sink(settings, ring, plane, clock), settings, clock, lingers=lingers, look_after=look_after
         )
 
+    take_over(settings)
     rings = Rings(settings, make, clock, stays=not lingers)
     if not rings.enter():
         logger.warning("another flusher serves this pipe already pipe=%s", settings.pipe_name)
@@ -94,10 +95,18 @@ def direct_plane(settings: Settings) -> DataPlane | None:
 def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
     """The queue, or the data plane."""
     if plane is None:
-        return QueueSink(settings, ring, clock)
+        return QueueSink(settings, ring, spool.of(settings), clock)
     from rudderpipe.flusher.direct import DirectSink
 
     return DirectSink(settings, ring.segment.epoch, plane, spool.of(settings), clock)
+
+
+def take_over(settings: Settings) -> None:
+    """Import dead letters of 0.1; what cannot be imported stays where it is."""
+    try:
+        spool.of(settings).take_over()
+    except OSError as error:
+        logger.error("dead letters of an earlier version cannot be taken over error=%s", error)
 
 
 def check(settings: Settings, clock: Clock) -> int:

@@ -11,10 +11,9 @@ from msgspec import Raw
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
 from rudderpipe.delivery.post import DataPlane
-from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher import spool as spools
-from rudderpipe.flusher.sink import Answer, pass_over
-from rudderpipe.flusher.spool import Spool
+from rudderpipe.flusher.sink import Answer, Damaged
+from rudderpipe.flusher.spool import DeadLetters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
@@ -30,36 +29,35 @@ _split = msgspec.json.Decoder(list[Raw]).decode
 class DirectSink:
     """Delivers with the sender's rules. Attempts are counted here alone: another flusher begins anew."""
 
-    def __init__(self, settings: Settings, epoch: int, plane: DataPlane, spool: Spool, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, epoch: int, plane: DataPlane, dead_letters: DeadLetters, clock: Clock
+    ) -> None:
         self._settings = settings
         self._epoch = epoch
         self._plane = plane
         self._courier = Courier(plane, settings, clock)
-        self._spool = spool
+        self._dead_letters = dead_letters
+        self._damaged = Damaged(dead_letters, epoch, clock)
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
         self._attempts: dict[tuple[int, int], int] = {}
         """Of the batches that were tried and are not settled, by the place of their first event."""
-        self._to_keep: Verdict | None = None
-        """The first batch has failed, and could not be put into the spool yet."""
 
     def known(self) -> dict[int, int]:
-        """What a predecessor had put into the spool when it died before it said so in the ring."""
+        """What a predecessor had kept when it died before it said so in the ring."""
         try:
-            return self._spool.reached(self._epoch)
+            return self._dead_letters.reached(self._epoch)
         except OSError as error:
-            logger.error("spool cannot be read path=%s error=%s", self._spool.path, error.strerror)
+            logger.error("dead letters cannot be read path=%s error=%s", self._dead_letters.path, error.strerror)
             return {}
 
     def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:  # noqa: ARG002  # nothing to forget here
         """One request at the most, with the first of these."""
-        verdict = self._to_keep
-        if verdict is None:
-            parcels = self._parcels(cuts)
-            if not parcels:
-                return self._unreadable(cuts[0])
-            verdict = self._courier.attempt(parcels)
+        parcels = self._parcels(cuts)
+        if not parcels:
+            return self._unreadable(cuts[0])
+        verdict = self._courier.attempt(parcels)
         tried = cuts[: verdict.count]
         if verdict.kind == "retry":
             self._attempts.update((_place(cut), self._tried(cut) + 1) for cut in tried)
@@ -77,10 +75,8 @@ class DirectSink:
         if verdict.kind == "alone":
             logger.warning("shared request refused, one by one batches=%d %s", verdict.count, verdict.outcome.reason)
             return Answer()
-        if verdict.kind == "failed" and not self._keep(cuts[0], verdict):
-            self._to_keep = verdict
-            return Answer()
-        self._to_keep = None
+        if verdict.kind == "failed":
+            self._keep(cuts[0], verdict)
         for cut in tried:
             self._attempts.pop(_place(cut), None)
         if verdict.kind == "split":
@@ -108,20 +104,18 @@ class DirectSink:
 
     def _unreadable(self, cut: Cut) -> Answer:
         """A batch that is no JSON: only those of its events that are none are passed over."""
-        return Answer(halve=True) if cut.count > 1 else Answer([pass_over(cut)])
+        return Answer(halve=True) if cut.count > 1 else Answer([self._damaged.pass_over(cut)])
 
-    def _keep(self, cut: Cut, verdict: Verdict) -> bool:
-        """Put a batch into the spool; False when that has to wait. A batch that cannot be kept is lost."""
+    def _keep(self, cut: Cut, verdict: Verdict) -> None:
+        """Make a batch a dead letter. A batch that cannot be kept is lost."""
         now_ms = self._clock.time_ms()
         record = spools.record_of(cut, _events(cut), self._epoch, now_ms, verdict.reason, verdict.attempts)
         try:
-            if not self._spool.keep(record):
-                return False
-        except (OSError, RingUnavailable) as error:
-            reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            self._log.error("lost", f"failed events cannot be kept error={reason} path={self._spool.path}", cut.count)
+            self._dead_letters.keep(record)
+        except OSError as error:
+            path = self._dead_letters.path
+            self._log.error("lost", f"failed events cannot be kept error={error.strerror} path={path}", cut.count)
         logger.error("batch failed id=%s events=%d %s", record.id, cut.count, verdict.reason)
-        return True
 
     def seen_off(self) -> tuple[int, int] | None:
         """Settled is the end here."""

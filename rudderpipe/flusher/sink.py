@@ -10,6 +10,7 @@ import msgspec
 
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.flusher.spool import DeadLetters, damaged_record_of
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
@@ -57,16 +58,29 @@ class Sink(Protocol):
         """Give connections back."""
 
 
-def pass_over(cut: Cut) -> int:
-    """What becomes of a batch that is not what a producer wrote: it must not stop those behind it."""
-    logger.error("the ring holds a batch that is not JSON, passing over it events=%d", cut.count)
-    return at.H_CORRUPT
+class Damaged:
+    """What becomes of events that are not what a producer wrote: they must not stop those behind them."""
+
+    def __init__(self, dead_letters: DeadLetters, epoch: int, clock: Clock) -> None:
+        self._dead_letters = dead_letters
+        self._epoch = epoch
+        self._clock = clock
+
+    def pass_over(self, cut: Cut) -> int:
+        """Keep the bytes as a dead letter; the counter under which the events belong."""
+        kept = "as a dead letter"
+        try:
+            self._dead_letters.keep(damaged_record_of(cut, self._epoch, self._clock.time_ms()))
+        except OSError as error:
+            kept = f"no: {error.strerror}"
+        logger.error("the ring holds what is no JSON, passing over it events=%d kept=%s", cut.count, kept)
+        return at.H_CORRUPT
 
 
 class QueueSink:
     """Every batch becomes a job."""
 
-    def __init__(self, settings: Settings, ring: Ring, clock: Clock) -> None:
+    def __init__(self, settings: Settings, ring: Ring, dead_letters: DeadLetters, clock: Clock) -> None:
         from rudderpipe.queue import job
         from rudderpipe.queue.budget import Budget
         from rudderpipe.queue.queue import Queue
@@ -77,6 +91,7 @@ class QueueSink:
         self._write_key = settings.write_key
         self._ring = ring
         self._clock = clock
+        self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
 
     def known(self) -> dict[int, int]:
         """Nothing: Redis says so when the next events are added."""
@@ -97,7 +112,7 @@ class QueueSink:
                 batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
                 settled.append(at.H_QUEUED)
             except UnicodeDecodeError:
-                settled.append(pass_over(cut))
+                settled.append(self._damaged.pass_over(cut))
         self._budget.check(sum(len(data) for data, _ in batches))
         words = self._ring.words
         try:

@@ -1,0 +1,199 @@
+"""Dead letters: a file for each failed batch, whole or not there, within a bound, taken over from earlier versions."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import count
+from pathlib import Path
+
+import pytest
+from msgspec import Raw
+
+from rudderpipe.cli.spooled import SpooledJobs
+from rudderpipe.flusher import spool
+from rudderpipe.flusher.sink import Damaged
+from rudderpipe.flusher.spool import PAGE_BYTES, DeadLetters, Record
+from rudderpipe.queue.failed import FailedJob, Selection
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
+from rudderpipe.ring.consumer import Consumer, Cut, Mark
+from rudderpipe.ring.place import of_pipe
+from rudderpipe.ring.ring import find_all
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock, drain, settings_of
+
+EPOCH = 0xABC
+
+
+def cut_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Cut:
+    """A batch that the flusher took."""
+    return Cut(data, end - start, (Mark(sequence, start, end),))
+
+
+def record(sequence: int = 1, start: int = 0, end: int = 1, when_ms: int = 5, text: str = '{"a":1}') -> Record:
+    """What is kept of it."""
+    cut = cut_of(text.encode(), sequence, start, end)
+    return spool.record_of(cut, [Raw(text.encode())], EPOCH, when_ms, "status 400: bad", 1)
+
+
+@pytest.fixture(name="letters")
+def _letters(tmp_path: Path) -> DeadLetters:
+    return DeadLetters(tmp_path / "x.failed", 1 << 20)
+
+
+def test_what_is_kept_is_read_again_oldest_first(letters: DeadLetters) -> None:
+    """Of one moment in the order of the ring, where 10 comes after 9."""
+    kept = [record(10, 0), record(9, 2, 5), record(9, 10, 11), record(1, when_ms=6), record(2, when_ms=4)]
+    for one in kept:
+        letters.keep(one)
+
+    assert list(letters.records()) == [kept[4], kept[1], kept[2], kept[0], kept[3]]
+    assert letters.reached(EPOCH) == {1: 1, 2: 1, 9: 11, 10: 1}
+    assert letters.reached(EPOCH + 1) == {}
+
+
+def test_a_kill_while_a_batch_is_kept_leaves_all_or_nothing(
+    letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut before each step of the system in turn; what is kept again is there once."""
+
+    class Killed(BaseException):
+        """Not an error that anything catches."""
+
+    for number in count():
+        steps = iter(range(number))
+        with monkeypatch.context() as patch:
+            for name in ("open", "write", "fsync", "mkdir", "replace"):
+                owner = Path if name in ("mkdir", "replace") else os
+                real = getattr(owner, name)
+
+                def step(*given: object, real: object = real, steps: object = steps, **named: object) -> object:
+                    if next(steps, None) is None:  # type: ignore[call-overload]  # an iterator
+                        raise Killed
+                    return real(*given, **named)  # type: ignore[operator]  # any function
+
+                patch.setattr(owner, name, step)
+            try:
+                letters.keep(record())
+                killed = False
+            except Killed:
+                killed = True
+        assert list(letters.records()) in ([], [record()])
+        letters.keep(record())
+        assert list(letters.records()) == [record()]
+        assert len(letters.names()) == 1
+        if not killed:
+            break
+    assert number >= 4
+
+
+def test_what_a_killed_process_had_begun_goes_after_an_hour(letters: DeadLetters) -> None:
+    """And not before, as another flusher may be writing it."""
+    letters.keep(record())
+    old, new = letters.path / "old.part", letters.path / "new.part"
+    for part in (old, new):
+        part.write_text("{")
+    os.utime(old, (1, 1))
+
+    letters.take_over()
+
+    assert not old.exists()
+    assert new.exists()
+    assert list(letters.records()) == [record()]
+
+
+def test_the_bound_is_the_room_that_the_files_take(tmp_path: Path) -> None:
+    """A file takes a page at least; what is removed makes room."""
+    letters = DeadLetters(tmp_path / "x.failed", 3 * PAGE_BYTES)
+    for number in range(3):
+        letters.keep(record(number + 1))
+    with pytest.raises(OSError, match="max_spool_bytes"):
+        letters.keep(record(4))
+    assert letters.size_bytes() == 3 * PAGE_BYTES
+
+    DeadLetters(tmp_path / "x.failed", 0).remove(letters.names()[0])
+    letters.keep(record(4))
+
+    assert [one.marks[0][0] for one in letters.records()] == [2, 3, 4]
+
+
+def test_the_single_file_of_earlier_versions_is_taken_over_once(tmp_path: Path) -> None:
+    """Also a plain event; not what was removed or cut short there."""
+    former = tmp_path / "x.failed.ndjson"
+    letters = DeadLetters(tmp_path / "x.failed", 0, [former, tmp_path / "y.failed.ndjson"])
+    epoch = f"{EPOCH:016x}"
+    lines = [
+        {"id": f"{epoch}-3-0", "failedAt": 7, "reason": "r", "attempts": 2, "events": [{"n": 1}], "marks": [[3, 0, 1]]},
+        {"id": f"{epoch}-3-1", "failedAt": 7, "reason": "r", "attempts": 2, "events": [{"n": 2}], "marks": [[3, 1, 2]]},
+        {"id": "../../x", "failedAt": 8, "reason": "r", "attempts": 0, "events": [{"n": 3}]},
+        {"messageId": "m", "type": "track"},
+    ]
+    text = "\n".join(json.dumps(line) for line in lines)
+    former.write_text(f'#"id":"removed"}}\n{text}\n{{"id":"cut')
+
+    letters.take_over()
+    letters.take_over()
+
+    kept = list(letters.records())
+    assert [one.id for one in kept][1:3] == [f"{epoch}-3-0", f"{epoch}-3-1"]
+    assert {bytes(one.events[0]) for one in kept} == {
+        b'{"n": 1}',
+        b'{"n": 2}',
+        b'{"n": 3}',
+        b'{"messageId": "m", "type": "track"}',
+    }
+    assert letters.reached(EPOCH) == {3: 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.failed"]
+
+
+def test_a_damaged_event_is_kept_with_its_bytes_and_counted_as_corrupt(letters: DeadLetters, clock: FakeClock) -> None:
+    """Once, also when the flusher was killed before it counted it; a successor does not take it for a failed one."""
+    damaged = Damaged(letters, EPOCH, clock)
+    cut = cut_of(b'{"a":\xff\n}', 4, 7, 8)
+    assert damaged.pass_over(cut) == at.H_CORRUPT
+    clock.now_s += 9
+    assert damaged.pass_over(cut) == at.H_CORRUPT
+
+    (kept,) = letters.records()
+    assert kept.damaged_bytes == b'{"a":\xff\n}'
+    assert letters.reached(EPOCH) == {}
+
+
+def test_a_damaged_event_that_cannot_be_kept_is_said(
+    tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing waits for it."""
+    assert Damaged(DeadLetters(tmp_path / "x.failed", 0), EPOCH, clock).pass_over(cut_of(b"\xff")) == at.H_CORRUPT
+    assert "max_spool_bytes is 0" in caplog.text
+
+
+@pytest.fixture(name="settings")
+def _settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path, write_key="k", data_plane_url="http://d", autostart=False, ring_bytes=1 << 20)
+
+
+def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeClock) -> None:
+    """Each that was chosen by both is put back by one of them; a damaged event by none, but it can be deleted."""
+    letters = spool.of(settings)
+    letters.keep(record(1, text='{"n":1}'))
+    letters.keep(record(2, text='{"n":2}'))
+    Damaged(letters, EPOCH, clock).pass_over(cut_of(b"\xff", 3))
+    one, other = (SpooledJobs(settings, clock) for _ in range(2))
+    chosen: list[list[FailedJob]] = [list(jobs.find(Selection())) for jobs in (one, other)]
+    assert [failed.events for failed in chosen[0]] == [1, 1, 0]
+    try:
+        with letters.held(letters.names()[0]) as is_ours:
+            assert is_ours
+            assert one.retry(chosen[0]) == 1
+        assert other.retry(chosen[1]) == 1
+        assert other.remove([failed.id for failed in chosen[1]]) == (1, 0)
+
+        assert list(letters.records()) == []
+        (ring,) = find_all(settings)
+        assert sorted(drain(Consumer(ring))) == ['{"n":1}', '{"n":2}']
+    finally:
+        one.close()
+        other.close()
+        for where in of_pipe(settings):
+            segment.remove(where.segment)
