@@ -30,7 +30,19 @@ from rudderpipe.errors import RingUnavailable
 from rudderpipe.settings import Settings
 
 _SPIN_S = 0.0002
-_OWN_SUFFIXES = (".lock", ".log", ".log.1", ".guard", ".ndjson", ".ring", ".fifo", ".failed", ".spool")
+_OWN_SUFFIXES = (
+    ".lock",
+    ".flusher",
+    ".start",
+    ".log",
+    ".log.1",
+    ".guard",
+    ".ndjson",
+    ".ring",
+    ".fifo",
+    ".failed",
+    ".spool",
+)
 """What rudderpipe itself puts into a runtime directory."""
 
 logger = logging.getLogger("rudderpipe")
