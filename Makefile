@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
 BENCH_READY := $(VENV)/.ready-bench
+GUNICORN := $(VENV)/gunicorn-23
+GUNICORN_READY := $(GUNICORN)/.ready
 NODE := native_tests/node
 NODE_READY := $(NODE)/node_modules/.ready
 NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
@@ -13,7 +15,7 @@ NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0
 demo: $(READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(NODE_READY)
+test: $(READY) $(GUNICORN_READY) $(NODE_READY)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -30,7 +32,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench.backlog
 	$(BIN)/python -m bench.arrival
 
-setup: $(READY) $(NODE_READY)
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY)
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -41,6 +43,11 @@ $(BIN)/python:
 
 $(READY): pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(GUNICORN_READY): Makefile | $(READY)
+	@# Beside the newest one: as process 1 the older ones take an orphan's exit code for a worker's.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(GUNICORN) 'gunicorn==23.*'
 	touch $@
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)

@@ -181,3 +181,21 @@ def _listens(socket: Path) -> Any:
     finally:
         connection.close()
     return True
+
+
+def status_of(listening: Path) -> int:
+    """Return the status of one request."""
+    connection = UnixConnection(listening)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def answers(listening: Path) -> bool:
+    """Return whether the server answers."""
+    try:
+        return status_of(listening) > 0
+    except (OSError, http.client.HTTPException):
+        return False

@@ -82,6 +82,20 @@ class RingFull(RingError):
         return f"the event was refused: {self.reason}"
 
 
+# Our processes.
+
+
+class ProcessNotStarted(RudderpipeError):
+    """A process of ours cannot be started from here; ``reason`` says what to do."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 # The data plane.
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from rudderpipe import forks, locks, program
+from rudderpipe import forks
+from rudderpipe.autostart import Autostart
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
@@ -38,6 +39,7 @@ class Pipe:
         self.settings = settings
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
+        self._autostart = Autostart(settings, clock, self._log)
         self._told_undrained = False
         self._undrained_since_s: float | None = None
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
@@ -145,21 +147,10 @@ class Pipe:
         """See that there is a flusher, and start one where that is ours to do. Never raises: it runs within a call."""
         try:
             self._since_last(ring)
-            program.reap()
-            if self.settings.autostart and keeper.may_start(ring, self._clock, sure=sure):
-                self._start_flusher(ring)
+            self._autostart.look(ring, sure=sure)
             self._tell_undrained(ring)
         except Exception as error:  # noqa: BLE001  # whatever it is, the event has been accepted
             self._log.warning("start", f"cannot see whether there is a flusher: {error}")
-
-    def _start_flusher(self, ring: Ring) -> None:
-        try:
-            log = locks.log_file(self.settings)
-            payload = msgspec.json.encode(self.settings)
-            program.start_detached("rudderpipe.flusher", payload, "--log", str(log), log=log)
-        except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
-            keeper.start_failed(ring)
-            self._log.warning("start", f"the flusher cannot be started: {error}")
 
     def _tell_large(self, size_bytes: int) -> None:
         self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")
@@ -198,6 +189,7 @@ class Pipe:
         if ring is None:
             return Done()
         asked = self.producer.ask_flush() or ring  # not the one we knew, if that had ended
+        self._autostart.remind(asked)
         self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
         queue = self.settings.redis is not None
         return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)

@@ -14,17 +14,18 @@ TIMEOUT_S = 20.0
 
 
 def trouble(settings: Settings) -> QueueUnavailable | None:
-    """What is wrong with Redis; None when it can be used. Takes as long as a Python takes to start."""
+    """Return what is wrong with Redis; None when it can be used. Takes as long as a Python takes to start."""
     payload = msgspec.json.encode(settings)
-    child = program.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
     try:
-        child.stdin = None  # closed by now; communicate would use it
-        _, text = child.communicate(timeout=TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-        text = b"no answer in time"
-    if child.returncode == 0:
-        return None
-    lines = text.decode("utf-8", "replace").strip().splitlines()
-    return QueueUnavailable(settings.redis_place, lines[-1] if lines else f"exit code {child.returncode}")
+        child = program.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
+        try:
+            text, _ = child.communicate(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            text = b"no answer in time"
+    except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
+        return QueueUnavailable(settings.redis_place, f"cannot be asked: {error}")
+    # Its exit code says nothing, and is not to be had where the application ignores its children.
+    lines = text.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+    return None if lines[-1] == program.CHECKED else QueueUnavailable(settings.redis_place, lines[-1])

@@ -17,7 +17,7 @@ from rudderpipe import locks
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.settings import LOG_LEVELS, Settings
-from rudderpipe.signals import EXIT_UNAVAILABLE, EXIT_USAGE
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_STOPPED_NOW, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
 
 LOG_BYTES = 1 << 20
 RECURSION_LIMIT = 10_000
@@ -38,10 +38,10 @@ def parser(program: str, purpose: str) -> argparse.ArgumentParser:
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Raises ``SettingsError``."""
+    """Return the settings; those of an autostarted process are one line. Raises ``SettingsError``."""
     if arguments.stdin:
         try:
-            return settings_module.from_json(sys.stdin.buffer.read())
+            return settings_module.from_json(sys.stdin.buffer.readline())
         except msgspec.DecodeError as error:  # whoever started us was killed at telling us
             raise SettingsError("--stdin", f"holds no settings: {error}") from None
     return settings_module.load(config=arguments.config)
@@ -60,6 +60,9 @@ def guarded(program: str, main: Callable[[], int]) -> int:
     except RingUnavailable as error:
         logging.getLogger(f"rudderpipe.{program}").error("%s", error)
         return EXIT_UNAVAILABLE
+    except Exception:
+        logging.getLogger(f"rudderpipe.{program}").exception("ended by an error")
+        return EXIT_FAILED
 
 
 def occupy_standard_descriptors() -> None:
@@ -69,6 +72,11 @@ def occupy_standard_descriptors() -> None:
             os.fstat(fd)
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+
+
+def stop_flag(arguments: argparse.Namespace) -> StopFlag:
+    """Return the flag of a program; an autostarted one exits with 0 also when it leaves at once."""
+    return StopFlag(exits_with=EXIT_OK if arguments.stdin else EXIT_STOPPED_NOW)
 
 
 def detach() -> None:

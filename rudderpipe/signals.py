@@ -22,8 +22,10 @@ class StopFlag:
     the ring or in the queue.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, exits_with: int = EXIT_STOPPED_NOW) -> None:
+        """``exits_with`` is the exit code of a program that leaves at once."""
         self.raised = False
+        self._exits_with = exits_with
         self._timeout_s = float("inf")
         self._overdue: Callable[[], None] = lambda: None
 
@@ -54,12 +56,11 @@ class StopFlag:
                 timer = threading.Timer(after_s, do)
                 timer.daemon = True
                 timer.start()
-        _leave(f"second {signal.Signals(signal.sigwait(_STOPPING)).name}")
+        self._leave(f"second {signal.Signals(signal.sigwait(_STOPPING)).name}")
 
     def _give_up(self) -> None:
-        _leave(f"not stopped {self._timeout_s + GRACE_S:g} s after the signal")
+        self._leave(f"not stopped {self._timeout_s + GRACE_S:g} s after the signal")
 
-
-def _leave(why: str) -> None:
-    os.write(2, f"rudderpipe: {why}: leaving now\n".encode())
-    os._exit(EXIT_STOPPED_NOW)
+    def _leave(self, why: str) -> None:
+        os.write(2, f"rudderpipe: {why}: leaving now\n".encode())
+        os._exit(self._exits_with)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rudderpipe import program
+from rudderpipe import program, start_claim
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.pipe import Pipe
 from rudderpipe.ring import account, place, segment
@@ -237,6 +238,76 @@ def test_seeing_after_the_flusher_never_raises(
 
     assert "the flusher cannot be started: child watchers" in caplog.text
     assert ring_of(pipe).words[at.H_START_MS] == 0
+
+
+def test_a_start_that_the_system_refuses_is_tried_once_a_second(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a flush looks whether there is a flusher; another process may try at once."""
+    pipe = pipes(autostart=True)
+    tries: list[float] = []
+
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        tries.append(clock.monotonic_s())
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(program, "start_detached", fails)
+    flush = pipe.flush() if put(pipe) else None
+    assert flush is not None
+    for _ in range(500):
+        clock.sleep(0.01)
+        flush.poll()
+
+    assert 5 <= len(tries) <= 6
+    assert ring_of(pipe).words[at.H_START_MS] == 0
+
+
+def test_while_a_flusher_starts_no_other_one_is_started(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The process that starts holds a lock until it serves or ends, for as long as that takes; the end is told."""
+    held: list[int] = []
+
+    def starts(*_arguments: Any, keep: tuple[int, ...], **_options: Any) -> None:
+        held.append(os.dup(keep[0]))  # as a child inherits it
+
+    monkeypatch.setattr(program, "start_detached", starts)
+    first, second = pipes(autostart=True), pipes(autostart=True)
+    put(first)
+    put(second)
+    for _ in range(10):
+        clock.sleep(4)
+        assert not first.flush().poll().complete
+        assert not second.flush().poll().complete
+    assert len(held) == 1
+    assert "has ended" not in caplog.text
+
+    os.close(held.pop())
+    for _ in range(2):
+        clock.sleep(4)
+        first.flush()
+
+    assert "the flusher that was started has ended: it logged nothing" in caplog.text
+    assert len(held) == 1
+    os.close(held.pop())
+
+
+def test_a_lock_of_a_start_that_nothing_gives_back_counts_for_a_minute(tmp_path: Path) -> None:
+    """A worker that was forked in the middle of a start may hold it as long as it lives."""
+    path = tmp_path / "pipe.start"
+    held = start_claim.take(path)
+    assert held is not None
+    assert start_claim.take(path) is None
+    assert start_claim.is_taken(path)
+
+    os.utime(path, (0, 0))
+
+    assert not start_claim.is_taken(path)
+    next_one = start_claim.take(path)
+    assert next_one is not None
+    assert start_claim.is_taken(path)
+    for fd in (held, next_one):
+        os.close(fd)
 
 
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:

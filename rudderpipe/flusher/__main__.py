@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rudderpipe import locks, program, service
+from rudderpipe import locks, program, service, start_claim
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
-from rudderpipe.errors import QueueUnavailable
+from rudderpipe.errors import ProcessNotStarted, QueueUnavailable
 from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.rings import Rings
@@ -57,11 +57,11 @@ class SenderKeeper:
                     str(self._log),
                     log=self._log,
                 )
-            except OSError as error:
-                logger.error("the sender cannot be started error=%s", error.strerror)
+            except (OSError, ProcessNotStarted) as error:
+                logger.error("the sender cannot be started error=%s", error)
 
 
-def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) -> int:
+def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, claim: int | None = None) -> int:
     """Be the flusher of the pipe's rings until they end or we are told to stop; an exit code."""
     plane = direct_plane(settings)
     stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
@@ -78,6 +78,8 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool) ->
     if not rings.enter():
         logger.warning("another flusher serves this pipe already pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
+    if claim is not None:
+        start_claim.end(start_claim.file_of(settings), claim)
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
     logger.info("left pipe=%s", settings.pipe_name)
     return EXIT_OK
@@ -110,14 +112,15 @@ def take_over(settings: Settings) -> None:
 
 
 def check(settings: Settings, clock: Clock) -> int:
-    """Whether Redis lets us in; says on standard error why not."""
+    """See whether Redis lets us in; the result is printed on standard error. Return an exit code."""
     from rudderpipe.queue.queue import Queue
 
     try:
         Queue(settings, clock).ping()
     except QueueUnavailable as error:
-        print(error.reason, file=sys.stderr)  # noqa: T201  # the answer to who asked
+        print(error.reason, file=sys.stderr)  # noqa: T201  # read by who asked
         return EXIT_UNAVAILABLE
+    print(program.CHECKED, file=sys.stderr)  # noqa: T201  # read by who asked
     return EXIT_OK
 
 
@@ -125,19 +128,20 @@ def main() -> int:
     """The program; an exit code. Raises what ``service.guarded`` turns into one."""
     parser = service.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
     parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
+    parser.add_argument("--claim", type=int, metavar="FD", help="the lock of who starts a flusher (autostart)")
     parser.add_argument("--check", action="store_true", help="only see whether Redis can be reached")
     arguments = parser.parse_args()
-    clock, stop = Clock(), StopFlag()
+    clock, stop = Clock(), service.stop_flag(arguments)
     settings = service.settings_of(arguments)
     settings.require("write_key", "data_plane_url")
     if arguments.check:
         settings.require("redis")
         return check(settings, clock)
+    service.log_to(arguments, settings.log_level)
     if arguments.detach:
         service.detach()
     stop.install()
-    service.log_to(arguments, settings.log_level)
-    return serve(settings, stop, clock, lingers=arguments.detach)
+    return serve(settings, stop, clock, lingers=arguments.detach, claim=arguments.claim)
 
 
 if __name__ == "__main__":

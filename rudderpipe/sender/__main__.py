@@ -86,11 +86,11 @@ def main() -> int:
     parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
     parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz there; off by default")
     arguments = parser.parse_args()
-    clock, stop = Clock(), StopFlag()
+    clock, stop = Clock(), service.stop_flag(arguments)
     settings = service.settings_of(arguments)
     settings.require("data_plane_url", "redis")
-    stop.install()
     service.log_to(arguments, settings.log_level)
+    stop.install()
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
     serve(settings, stop, clock, arguments.parent, arguments.admin)
     return EXIT_OK

@@ -1,0 +1,124 @@
+"""Starts the flusher of a pipe where none is, and says in the application's log why one did not come to serve."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from rudderpipe import forks, locks, program, start_claim
+from rudderpipe.clock import Clock
+from rudderpipe.errors import ProcessNotStarted
+from rudderpipe.ring import keeper
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+from rudderpipe.throttle import ThrottledLog
+
+RETRY_S = 1.0
+"""How long this process waits after a start that the system refused; another process may try at once."""
+TOLD_AFTER_S = 1.0
+"""A flusher that serves another ring of the pipe takes a new ring within this; the second one ended for that reason."""
+TAIL_BYTES = 4096
+
+logger = logging.getLogger("rudderpipe")
+
+
+class _Begun(NamedTuple):
+    """A flusher that this process started, and that has not been seen to serve yet."""
+
+    ring: Ring
+    term: int
+    start_file: Path
+    log: Path
+    log_bytes: int
+
+
+class Autostart:
+    """At most one flusher is being started at a time on this host, however long its start takes."""
+
+    def __init__(self, settings: Settings, clock: Clock, log: ThrottledLog) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._log = log
+        self.forget()
+        forks.forget_in_children(self)
+
+    def forget(self) -> None:
+        """Forget the parent's attempts, in a forked child."""
+        self._begun: _Begun | None = None
+        self._ended_s: float | None = None
+        self._not_before_s = float("-inf")
+        self._hopeless: str | None = None
+
+    def look(self, ring: Ring, *, sure: bool = False) -> None:
+        """Start a flusher where none is and that is ours to do; ``sure`` is that of ``keeper.is_kept``."""
+        program.reap()
+        if self._begun is not None:
+            self._see_begun(self._begun)
+        if self._begun is not None:
+            return
+        if not self._settings.autostart or self._clock.monotonic_s() < self._not_before_s:
+            return
+        if keeper.may_start(ring, self._clock, sure=sure):
+            self._start(ring)
+
+    def remind(self, ring: Ring) -> None:
+        """Log once more that this process cannot start a flusher, unless another one serves."""
+        if self._hopeless is not None and not keeper.is_kept(ring, self._clock, sure=True):
+            logger.error("no flusher serves, and autostart cannot work here: %s", self._hopeless)
+
+    def _start(self, ring: Ring) -> None:
+        try:
+            log, start_file = locks.log_file(self._settings), start_claim.file_of(self._settings)
+            claim = start_claim.take(start_file)
+            if claim is None:
+                return
+            begun = _Begun(ring, ring.words[at.H_TERM], start_file, log, log.stat().st_size if log.exists() else 0)
+            try:
+                payload = msgspec.json.encode(self._settings)
+                program.start_detached(
+                    "rudderpipe.flusher", payload, "--claim", str(claim), "--log", str(log), log=log, keep=(claim,)
+                )
+            except BaseException:
+                start_claim.end(start_file, claim)
+                raise
+            os.close(claim)
+            self._begun, self._ended_s = begun, None
+        except ProcessNotStarted as error:
+            keeper.start_failed(ring)
+            self._not_before_s, self._hopeless = float("inf"), error.reason
+            self.remind(ring)
+        except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
+            keeper.start_failed(ring)
+            self._not_before_s = self._clock.monotonic_s() + RETRY_S
+            self._log.warning("start", f"the flusher cannot be started: {error}")
+
+    def _see_begun(self, begun: _Begun) -> None:
+        if start_claim.is_taken(begun.start_file):
+            return
+        if begun.ring.words[at.H_TERM] != begun.term or keeper.is_kept(begun.ring, self._clock, sure=True):
+            self._begun = self._ended_s = None
+            return
+        now_s = self._clock.monotonic_s()
+        self._ended_s = now_s if self._ended_s is None else self._ended_s
+        if now_s - self._ended_s >= TOLD_AFTER_S:
+            self._begun = self._ended_s = None
+            said = _last_line(begun.log, begun.log_bytes) or "it logged nothing"
+            logger.error("the flusher that was started has ended: %s log=%s", said, begun.log)
+
+
+def _last_line(path: Path, after_bytes: int) -> str:
+    """Return what was last appended to a log of ours, made fit for one line of another log."""
+    try:
+        with path.open("rb") as log:
+            log.seek(after_bytes)
+            text = log.read()[-TAIL_BYTES:].decode("utf-8", "replace")
+    except OSError:
+        return ""
+    lines = text.split("\n")
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return "".join(character if character.isprintable() else " " for character in last)

@@ -1,0 +1,69 @@
+"""Who starts a flusher: a lock that the started process inherits, so that one starts at a time, however slowly."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from rudderpipe import locks
+from rudderpipe.settings import Settings
+
+LONGEST_S = 60.0
+"""A start that takes longer no longer keeps others from starting a process."""
+
+
+def file_of(settings: Settings) -> Path:
+    """Return the file whose lock the starting flusher of a pipe holds."""
+    return locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.start"
+
+
+def take(path: Path) -> int | None:
+    """Return the lock as a descriptor for the process that is to be started; None while one is starting already.
+
+    The process inherits the descriptor, so that the kernel holds the lock exactly until the process ends or calls
+    ``end``. The caller closes its own. Raises ``OSError``.
+    """
+    while True:
+        fd = locks.open_log(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.utime(fd)
+        except BlockingIOError:
+            counts = _counts(fd)
+            os.close(fd)
+            if counts:
+                return None
+            path.unlink(missing_ok=True)  # a worker that was forked just then may have inherited the lock too
+        except BaseException:
+            os.close(fd)
+            raise
+        else:
+            return fd
+
+
+def is_taken(path: Path) -> bool:
+    """Return whether the process that was started neither serves yet nor has ended."""
+    try:
+        fd = locks.open_log(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _counts(fd)
+    finally:
+        os.close(fd)
+    return False
+
+
+def _counts(fd: int) -> bool:
+    """Return whether the lock was taken within ``LONGEST_S``."""
+    return 0 <= time.time() - os.fstat(fd).st_mtime < LONGEST_S
+
+
+def end(path: Path, fd: int) -> None:
+    """Give the lock back: this process serves now, or nothing was started."""
+    path.unlink(missing_ok=True)
+    os.close(fd)
