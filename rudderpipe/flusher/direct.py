@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import msgspec
-from msgspec import Raw
-
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
 from rudderpipe.delivery.post import DataPlane
 from rudderpipe.flusher import spool as spools
-from rudderpipe.flusher.sink import Answer, Damaged
+from rudderpipe.flusher.sink import Answer, Damaged, events_of
 from rudderpipe.flusher.spool import DeadLetters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
@@ -23,7 +20,6 @@ from rudderpipe.throttle import ThrottledLog
 BLOCKED_LOG_S = 60.0
 
 logger = logging.getLogger("rudderpipe.flusher")
-_split = msgspec.json.Decoder(list[Raw]).decode
 
 
 class DirectSink:
@@ -92,9 +88,8 @@ class DirectSink:
             size_bytes += len(cut.data)
             if parcels and size_bytes > self._settings.max_request_bytes:
                 break
-            try:
-                events = _events(cut)
-            except (msgspec.MsgspecError, RecursionError):
+            events = events_of(cut)
+            if not events:
                 break
             parcels.append(Parcel(events, len(cut.data), self._settings.write_key, attempts=self._tried(cut)))
         return parcels
@@ -109,7 +104,7 @@ class DirectSink:
     def _keep(self, cut: Cut, verdict: Verdict) -> None:
         """Make a batch a dead letter. A batch that cannot be kept is lost."""
         now_ms = self._clock.time_ms()
-        record = spools.record_of(cut, _events(cut), self._epoch, now_ms, verdict.reason, verdict.attempts)
+        record = spools.record_of(cut, events_of(cut), self._epoch, now_ms, verdict.reason, verdict.attempts)
         try:
             self._dead_letters.keep(record)
         except OSError as error:
@@ -127,10 +122,6 @@ class DirectSink:
     def close(self) -> None:
         """Close the connection."""
         self._plane.close()
-
-
-def _events(cut: Cut) -> list[Raw]:
-    return _split(b"[%b]" % cut.data)
 
 
 def _place(cut: Cut) -> tuple[int, int]:

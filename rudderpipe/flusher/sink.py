@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
+from msgspec import Raw
 
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.spool import DeadLetters, damaged_record_of
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.consumer import Cut, Mark
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
+_decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = logging.getLogger("rudderpipe.flusher")
 
 
@@ -58,6 +60,16 @@ class Sink(Protocol):
         """Give connections back."""
 
 
+def events_of(cut: Cut) -> list[Raw]:
+    """Return the events of a batch; none when its bytes are not so many JSON values in UTF-8."""
+    try:
+        cut.data.decode()  # the parser does not look at the encoding of what it passes over
+        events = _decode_events(b"[%b]" % cut.data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
+    return events if len(events) == cut.count else []
+
+
 class Damaged:
     """What becomes of events that are not what a producer wrote: they must not stop those behind them."""
 
@@ -65,15 +77,20 @@ class Damaged:
         self._dead_letters = dead_letters
         self._epoch = epoch
         self._clock = clock
+        self._last: Mark | None = None
+        """Of the event that was kept last: it is met again while Redis is away."""
 
     def pass_over(self, cut: Cut) -> int:
         """Keep the bytes as a dead letter; the counter under which the events belong."""
+        if cut.marks[0] == self._last:
+            return at.H_CORRUPT
         kept = "as a dead letter"
         try:
             self._dead_letters.keep(damaged_record_of(cut, self._epoch, self._clock.time_ms()))
         except OSError as error:
             kept = f"no: {error.strerror}"
         logger.error("the ring holds what is no JSON, passing over it events=%d kept=%s", cut.count, kept)
+        self._last = cut.marks[0]
         return at.H_CORRUPT
 
 
@@ -98,21 +115,25 @@ class QueueSink:
         return {}
 
     def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
-        """All or none, in one script."""
+        """All or none, in one script; up to a batch that holds damaged events, which is taken apart."""
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         marks: dict[int, tuple[int, int]] = {}
+        batches: list[tuple[str, int]] = []
+        settled: list[int] = []
         for cut in cuts:
+            if events_of(cut):
+                batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
+                settled.append(at.H_QUEUED)
+            elif cut.count == 1:
+                settled.append(self._damaged.pass_over(cut))
+            else:
+                break
+        if not settled:
+            return Answer(halve=True)
+        for cut in cuts[: len(settled)]:
             for mark in cut.marks:
                 start, _ = marks.get(mark.sequence, (mark.start, 0))
                 marks[mark.sequence] = (start, mark.end)
-        batches = []
-        settled = []
-        for cut in cuts:
-            try:
-                batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
-                settled.append(at.H_QUEUED)
-            except UnicodeDecodeError:
-                settled.append(self._damaged.pass_over(cut))
         self._budget.check(sum(len(data) for data, _ in batches))
         words = self._ring.words
         try:
