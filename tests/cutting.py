@@ -329,7 +329,7 @@ class Drainer:
 
 
 @contextmanager
-def stage_of(directory: Path, clock: Clock, *, cap: int = 100) -> Iterator[Stage]:
+def stage_of(directory: Path, clock: Clock, *, cap: int = 100, size_bytes: int = 1 << 20) -> Iterator[Stage]:
     """A ring of a name nobody else has, with nobody at it."""
-    with ring_of(directory, clock, cap=cap) as ring:
+    with ring_of(directory, clock, cap=cap, size_bytes=size_bytes) as ring:
         yield Stage(ring, clock)

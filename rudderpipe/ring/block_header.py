@@ -59,7 +59,7 @@ def tenure(words: memoryview, layout: Layout, block: int) -> int:
     if layout.format.has_copies:
         header = layout.block(block)
         again: int = words[header + at.B_TENURE]
-        if again != sequence and words[header + at.B_CHECK] == at.complement(again):
+        if again != sequence and words[header + at.B_CHECK] == (at.complement(again) if again else 0):
             return again
     return sequence
 

@@ -1,0 +1,134 @@
+"""Thousands of rings with one damaged word each: no other producer's event is lost, doubled or out of order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rudderpipe.ring import block_header
+from rudderpipe.ring import layout as at
+from tests.cutting import Stage, Writer, name_of, stage_of
+from tests.fakes import FakeClock
+
+ROUNDS = 1100
+BITS = 1 << 64
+RECOVERED = (*range(at.B_SLOT, at.B_SUM + 1), *range(at.B_COPIES, at.B_COPIES + 4))
+"""Words of a block's header of which any one may be damaged without harm even to the block."""
+HEADER = [
+    value
+    for name, value in vars(at).items()
+    if name.startswith("H_") and value >= at.H_NEXT and value != at.H_CLOSED  # who opens the ring mends that one
+]
+
+
+@pytest.fixture(name="stage")
+def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
+    with stage_of(tmp_path, clock, cap=1000, size_bytes=3 << 20) as stage:
+        yield stage
+
+
+class Image:
+    """A ring in the middle of its life, to be damaged again and again: three producers, of which one is dead."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.writers = [stage.writer() for _ in range(3)]
+        drainer = stage.drainer()
+        for size in (0, 20_000, 450, 150_000, 30_000, 0):
+            for writer in self.writers:
+                writer.write_all(2, size)
+            if size == 20_000:  # the first blocks are drained in part
+                drainer.consumer.refresh()
+                cut = drainer.consumer.cut(5, 1 << 20)
+                assert cut is not None
+                drainer.consumer.release([cut])
+                for text in cut.data.decode().split(","):
+                    self.writers[int(text[1])].taken += 1
+        drainer.process.die()
+        self.writers[2].process.die()
+        layout, words = stage.ring.layout, stage.ring.words
+        self.owners = {block: block_header.read(words, layout, block).slot for _, block in stage.ring.blocks_in_use()}
+        self._bytes = bytes(stage.ring.segment.memory)
+        self._holders = dict(stage.holders)
+
+    def restore(self) -> None:
+        """Put it back as it was."""
+        self.stage.ring.segment.memory[:] = self._bytes
+        self.stage.holders.clear()
+        self.stage.holders.update(self._holders)
+        del self.stage.writers[3:]
+
+    def hurt(self, word: int) -> int | None:
+        """Return the slot whose own events may suffer from damage to this word; None when no event may."""
+        layout = self.stage.ring.layout
+        if word < layout.granted:
+            return None
+        if word < layout.slot0:
+            return (word - layout.granted) % layout.slots
+        if word < layout.sequence:
+            return (word - layout.slot0) // at.SLOT_WORDS
+        if word < layout.released:
+            return None
+        if word < layout.block0:
+            return self.owners.get((word - layout.sequence) % layout.blocks)
+        block, number = divmod(word - layout.block0, layout.format.block_words)
+        return None if number in RECOVERED else self.owners.get(block)
+
+
+def words_of(layout: at.Layout) -> list[int]:
+    """Every word that decides about events."""
+    return [
+        *HEADER,
+        *range(layout.granted, layout.granted + 4),
+        *range(layout.drained, layout.drained + 4),
+        *(layout.slot(slot) + word for slot in range(4) for word in range(at.SLOT_WORDS)),
+        *range(layout.sequence, layout.block(layout.blocks)),
+    ]
+
+
+def damage(chance: random.Random, words: memoryview, word: int) -> int:
+    """Return a value that the word did not have: a flipped bit, an extreme, anything, or what stands elsewhere."""
+    was = words[word]
+    kinds = (
+        was ^ (1 << chance.randrange(64)),
+        was ^ (1 << chance.randrange(12)),
+        chance.choice((0, 1, BITS - 1)),
+        chance.randrange(BITS),
+        (was + chance.choice((-1, 1))) % BITS,
+        words[word + chance.choice((-1, 1, 16))],
+    )
+    value = chance.choice(kinds)
+    return value if value != was else was ^ 1
+
+
+def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> None:
+    """The events of everybody else are there, once and in order."""
+    for writer in [*image.writers, late]:
+        own, expected = writer.own(found), writer.accepted[writer.taken :]
+        assert writer.slot == hurt or own == expected, f"{len(own)} of {writer.name} were found, not {len(expected)}"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_a_damaged_word_hurts_nobody_else(stage: Stage, seed: int) -> None:
+    """Another producer appends after the damage, and a flusher drains: all healthy blocks arrive."""
+    chance, image, layout = random.Random(seed), Image(stage), stage.ring.layout
+    choices = words_of(layout)
+    for _ in range(ROUNDS):
+        image.restore()
+        word = chance.choice(choices)
+        value = damage(chance, stage.ring.words, word)
+        stage.ring.words[word] = value
+        try:
+            late = stage.writer()
+            written = [late.write(size) for size in (0, 450, 70_000)]
+            assert written == [None] * 3 or set(written) <= {None, "full", "no_block", "no_slot"}
+            drainer, found = stage.drainer(), []
+            for _ in range(3):
+                found += drainer.drain(7)
+                drainer.keep_house()
+            check(image, image.hurt(word), found, late)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}: {value:#x} in {name_of(layout, 'words', word)}: {error}") from error
