@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rudderpipe import liveness
 from rudderpipe.ring import account, keeper, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
@@ -20,6 +21,8 @@ BIG = 150_000
 """Bytes of an event that takes three blocks in a row."""
 LARGE = 20_000
 """Three of these fill a block."""
+GONE = (1 << 22) + 1
+"""No process has such a number (PID_MAX_LIMIT)."""
 Scene = tuple[Process, Callable[[], object]]
 """Who is killed, and at what."""
 
@@ -196,20 +199,32 @@ def orphans(stage: Stage) -> Scene:
     return drainer.process, lambda: drainer.consumer.refresh(whole=True)
 
 
-def seal_for_the_dead(stage: Stage) -> Scene:
-    """The blocks of a producer that is gone get no more events."""
+def reclaim(stage: Stage) -> Scene:
+    """The blocks of a producer that is gone get no more events; grant and slot are given back."""
     writer, drainer = written(stage)
     writer.process.die()
     return drainer.process, drainer.keep_house
 
 
-def bury(stage: Stage) -> Scene:
-    """Grant and slot of a producer that is gone are given back."""
+def reclaim_the_drained(stage: Stage) -> Scene:
+    """The same of a producer of which nothing is in the ring any more."""
     writer, drainer = written(stage)
     writer.process.die()
-    drainer.keep_house()
     writer.taken += len(drainer.drain())
     return drainer.process, drainer.keep_house
+
+
+def take_over(stage: Stage) -> Scene:
+    """No slot is free: a dead producer's is taken, with its events still in the ring."""
+    writer, drainer = written(stage)
+    drainer.process.die()
+    writer.process.die()
+    words, layout = stage.ring.words, stage.ring.layout
+    for slot in range(1, layout.slots):
+        words[layout.slot(slot) + at.S_PID] = GONE
+        words[layout.slot(slot) + at.S_NAMESPACE] = liveness.me().namespace
+    stage.ring.see_slot(layout.slots - 1)
+    return writing(stage.writer())
 
 
 def take_the_flusher(stage: Stage) -> Scene:
@@ -243,8 +258,9 @@ OPERATIONS = [
     tidy,
     restart,
     orphans,
-    seal_for_the_dead,
-    bury,
+    reclaim,
+    reclaim_the_drained,
+    take_over,
     take_the_flusher,
     start_a_flusher,
 ]

@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import program, start_claim
+from rudderpipe import liveness, program, start_claim
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.pipe import Pipe
-from rudderpipe.ring import account, place, segment
+from rudderpipe.ring import account, claims, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.ring.seat import CLAIM_TIMEOUT_S
 from tests.fakes import FakeClock, drain, settings_of
@@ -172,8 +173,11 @@ def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock
     assert put(first)
     ring = ring_of(first)
     taken = [slot for slot in range(at.SLOTS) if slot not in ring.slots_in_use()]
+    me = liveness.me()
     for slot in taken:
-        ring.words[ring.layout.slot(slot) + at.S_PID] = 1
+        for word, value in ((at.S_PID, me.pid), (at.S_START, me.start), (at.S_NAMESPACE, me.namespace)):
+            ring.words[ring.layout.slot(slot) + word] = value
+        ring.words[ring.layout.slot(slot) + at.S_IMAGE] = claims._image.number
 
     assert [put(second) for _ in range(3)] == [False] * 3
     assert account.read(ring).refused == {"no_slot": 3}
@@ -331,9 +335,8 @@ def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
     first.shut()
     slot = account.read(ring).producers[0]
     assert (slot.accepted, slot.in_ring, slot.refused) == (CAP, CAP, {"full": 2})
+    assert Reclaimer(ring).work() == 1
     drain(Consumer(ring))
-    ring.words[ring.layout.slot(0) + at.S_PID] = 0  # as the flusher frees it
-    ring.words[ring.layout.granted] = ring.words[ring.layout.drained]
 
     second = pipes()
     for _ in range(3):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import forks
+from rudderpipe import forks, liveness
 from rudderpipe.ring import account, claims, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
@@ -16,6 +16,9 @@ from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.ring.seat import GRANT_MAX
 from tests.fakes import FakeClock, drain, producer_of, settings_of, texts
+
+GONE = (1 << 22) + 1
+"""No process has such a number (PID_MAX_LIMIT)."""
 
 
 def numbers(start: int, end: int) -> list[str]:
@@ -186,13 +189,59 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
     dead = ring.layout.slot(producer._slot)
     ring.words[dead + at.S_START] = 1  # as if the pid belonged to another process by now
 
-    reclaimer.work()
-    assert drain(consumer) == numbers(0, 70)
     assert reclaimer.work() == 1
+    assert drain(consumer) == numbers(0, 70)
     assert ring.slots_in_use() == []
     assert ring.blocks_in_use() == []
 
     assert put(producer_of(ring, clock), 0, 2000) == 1000
+
+
+def test_grants_of_dead_producers_come_back_while_the_sink_is_away(ring: Ring, clock: FakeClock) -> None:
+    """Nothing is drained: what the dead were granted and did not use is room for others, to exactly the cap."""
+    accepted = 0
+    reclaimer = Reclaimer(ring)
+    for _ in range(4):
+        producer = producer_of(ring, clock)
+        accepted += put(producer, 0, 70)
+        ring.words[ring.layout.slot(producer._slot) + at.S_START] = 1
+        assert reclaimer.work() == 1
+    accepted += put(producer_of(ring, clock), 0, 2000)
+
+    assert accepted == 1000
+    assert len(drain(Consumer(ring))) == 1000
+
+
+def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) -> None:
+    """With no flusher there, and with the dead producer's events still in the ring: they stay, and come first."""
+    words, layout = ring.words, ring.layout
+    for slot in range(layout.slots):
+        words[layout.slot(slot) + at.S_PID] = GONE
+        words[layout.slot(slot) + at.S_NAMESPACE] = liveness.me().namespace
+    for number in range(10):
+        producer = producer_of(ring, clock)
+        put(producer, number, number + 1)
+        words[layout.slot(producer._slot) + at.S_START] = 1  # it dies, too
+
+    assert len(ring.slots_in_use()) == layout.slots
+    assert account.read(ring).accepted == 10
+    assert drain(Consumer(ring)) == numbers(0, 10)
+
+
+def test_a_slot_that_is_taken_over_begins_after_what_is_still_in_the_ring(ring: Ring, clock: FakeClock) -> None:
+    """Two producers of one slot, the first dead and undrained: its events and the second's are told apart."""
+    first = producer_of(ring, clock)
+    put(first, 0, 70)
+    ring.words[ring.layout.slot(first._slot) + at.S_START] = 1
+    Reclaimer(ring).work()
+    second = producer_of(ring, clock)
+    put(second, 70, 90)
+
+    assert second._slot == first._slot
+    assert account.read(ring).producers[second._slot].accepted == 20
+    assert account.read(ring).in_ring == 90
+    assert drain(Consumer(ring)) == numbers(0, 90)
+    assert account.read(ring).in_ring == 0
 
 
 def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring, clock: FakeClock) -> None:
@@ -201,10 +250,9 @@ def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring,
     put(producer, 0, 10)
     ring.words[ring.layout.slot(producer._slot) + at.S_NAMESPACE] += 1
 
-    reclaimer.work()
-    assert drain(Consumer(ring)) == numbers(0, 10)
-
     assert reclaimer.work() == 1
+
+    assert drain(Consumer(ring)) == numbers(0, 10)
 
 
 def test_a_living_producer_is_left_alone(ring: Ring, clock: FakeClock) -> None:
@@ -224,10 +272,9 @@ def test_a_producer_that_leaves_is_drained_and_refuses(ring: Ring, clock: FakeCl
 
     producer.leave()
     producer.leave()
-    reclaimer.work()
+    assert reclaimer.work() == 1
 
     assert drain(consumer) == numbers(0, 10)
-    assert reclaimer.work() == 1
     assert producer.append(b"1") == "closed"
     assert ring.try_close()
 
@@ -356,9 +403,8 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
         assert len(drain(consumer)) == accepted
         assert len(ring.blocks_in_use()) == 1  # the one that was taken and not adopted is free again
         producer.leave()
-        reclaimer.work()
-        drain(consumer)
         assert reclaimer.work() == 1
+        drain(consumer)
         assert ring.blocks_in_use() == []
 
 
@@ -397,10 +443,9 @@ def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clo
     claims._image.forget()
     put(producer_of(ring, clock), 10, 20)
     consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-    reclaimer.work()
+    assert reclaimer.work() == 1
 
     assert drain(consumer) == numbers(0, 20)
-    assert reclaimer.work() == 1
     assert reclaimer.living() == 1
 
 

@@ -22,6 +22,8 @@ from rudderpipe.throttle import ThrottledLog
 CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
 HOUSEKEEPING_S = 0.5
+STARVED_HOUSEKEEPING_S = 0.02
+"""The same while a producer finds no room, which may be a dead one's."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 SEE_OFF_S = 0.02
 """How often the queue is asked what has become of its events, while a producer waits for that."""
@@ -61,10 +63,14 @@ class Flusher:
         self._held: list[Cut] = []
         self._freed: list[int] = []
         self._living = 0
-        self._tickets = self._asked(at.S_TICKET)
         self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
-        self._forced = bool(self._consumer.pending()[0])
-        """Everything is due: a flush was asked for (perhaps of a predecessor that died), or no producer is left."""
+        self._starved = self._asked(at.S_STARVED)
+        self._is_starved = False
+        """A producer found no room since what was in the ring last became due."""
+        self._forced = False
+        """Everything is due: a flush was asked for, or only dead producers are left."""
+        self._serving: int | None = None
+        """The tickets that are served when what is held has left the ring."""
         self.removed = False
         """Somebody removed the ring: it is drained, and another takes its place."""
         self._ended = False
@@ -80,7 +86,12 @@ class Flusher:
         """Move what is due; how many events left the ring."""
         now_s = self._clock.monotonic_s()
         keeper.beat(self._ring, self._clock)
-        keeps_house = now_s - self._kept_house_s >= HOUSEKEEPING_S
+        starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
+        if starved != self._starved:
+            self._starved, self._is_starved = starved, True
+        patience_s = STARVED_HOUSEKEEPING_S if self._is_starved else HOUSEKEEPING_S
+        keeps_house = now_s - self._kept_house_s >= patience_s
+        fence()  # Order: tickets before the events that their askers had appended
         self._consumer.refresh(whole=keeps_house)
         self._freed += self._consumer.tidy()
         if keeps_house:
@@ -97,7 +108,7 @@ class Flusher:
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
         if not self._held:
-            self._collect(now_s)
+            self._collect(now_s, tickets)
         if not self._held:
             return 0
         self._busy_at_s = now_s
@@ -130,20 +141,25 @@ class Flusher:
             fence()
             at.bump(words, at.H_SEEN_TIMES)
 
-    def _collect(self, now_s: float) -> None:
+    def _collect(self, now_s: float, tickets: int) -> None:
         events, size = self._consumer.pending()
         if not events:
             self._waiting_since_s = now_s
-            self._forced = False
+            self._forced = self._is_starved = False
+            self._serve(tickets)
             return
-        tickets = self._asked(at.S_TICKET)
         if not self._living:
             self._living = self._reclaimer.living()
-        self._forced = self._forced or tickets != self._tickets or not self._living
-        self._tickets = tickets
-        settings = self._settings
+        words, settings = self._ring.words, self._settings
+        asked = tickets != words[at.H_TICKETS_SERVED]
+        self._forced = self._forced or asked or not self._living
         waited_ms = (now_s - self._waiting_since_s) * 1000
-        everything = self._forced or waited_ms >= settings.flush_interval_ms or size >= settings.max_batch_bytes
+        everything = (
+            self._forced
+            or waited_ms >= settings.flush_interval_ms
+            or size >= settings.max_batch_bytes
+            or self._is_full()
+        )
         if not everything and events < settings.flush_at:
             return
         taken = 0
@@ -157,12 +173,27 @@ class Flusher:
             events -= cut.count
             taken += len(cut.data)
         self._waiting_since_s = now_s
+        self._is_starved = self._is_starved and events > 0
         self._forced = self._forced and events > 0
+        self._serving = tickets if events <= 0 else None
+
+    def _is_full(self) -> bool:
+        """What is full is due: nothing more may be appended, or a producer was refused."""
+        return self._is_starved or self._ring.room() <= 0 or self._consumer.free_blocks() <= 0
+
+    def _serve(self, tickets: int) -> None:
+        """Write down that all events that were there when these tickets were counted have left the ring.
+
+        A successor serves what was asked for after that, and nothing else.
+        """
+        if self._ring.words[at.H_TICKETS_SERVED] != tickets:
+            self._ring.words[at.H_TICKETS_SERVED] = tickets
 
     def _asked(self, word: int) -> int:
         """Return what moves whenever a producer asks by this word of its slot."""
-        words, layout = self._ring.words, self._ring.layout
-        return sum(words[layout.slot(slot) + word] for slot in range(self._ring.slots_used))
+        ring, layout = self._ring, self._ring.layout
+        end = layout.slot(ring.slots_used)
+        return sum(ring.words[layout.slot0 + word : end : at.SLOT_WORDS].tolist()) & at.ALL_BITS
 
     def _settle(self, now_s: float) -> int:
         try:
@@ -190,6 +221,9 @@ class Flusher:
         self._held = self._held[len(answer.settled) :]
         if answer.halve:
             self._held[:1] = self._consumer.halves(self._held[0])
+        if not self._held and self._serving is not None:
+            self._serve(self._serving)
+            self._serving = None
         return moved
 
     def _say_down(self, *, down: bool) -> None:

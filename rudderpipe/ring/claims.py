@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 from rudderpipe import forks
 from rudderpipe.liveness import Identity
@@ -29,30 +30,80 @@ _image = _Image()
 
 
 def take_slot(ring: Ring, me: Identity) -> int:
-    """A slot for this process, which is ``me``, its lock held for life; -1 when all have a producer."""
+    """A slot for this process, which is ``me``, its lock held for life; -1 when all have a living producer.
+
+    Events of the slot's earlier producers may still be in the ring: this one begins after them.
+    """
+    words, layout = ring.words, ring.layout
+    slot = _find_slot(ring, me)
+    if slot < 0:
+        return -1
+    mine = layout.slot(slot)
+    reclaim(ring, {slot})
+    words[mine + at.S_PID] = 0  # Order: after that; cut from here on, the slot is free
+    words[mine + at.S_START] = me.start
+    words[mine + at.S_NAMESPACE] = me.namespace
+    words[mine + at.S_IMAGE] = _image.number
+    words[mine + at.S_LEFT] = 0
+    words[mine + at.S_ENTERED] = words[layout.granted + slot]
+    for number in range(len(at.REFUSALS)):
+        words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
+    ring.see_slot(slot)
+    words[mine + at.S_PID] = me.pid  # Order: last, the slot is taken now
+    return slot
+
+
+def _find_slot(ring: Ring, me: Identity) -> int:
+    """A slot that is free, or else one of a dead producer; its lock is held."""
     words, layout = ring.words, ring.layout
     for slot in range(layout.slots):
         mine = layout.slot(slot)
-        if words[mine + at.S_PID]:
-            if ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
-                words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
-            continue
-        if not ring.locks.try_lock(at.LOCK_SLOT + slot):
-            continue
-        settled = min(words[layout.granted + slot], words[layout.drained + slot])
-        # Both are the same but for damage, and nobody's while the slot is free.
-        words[layout.granted + slot] = words[layout.drained + slot] = settled
-        words[mine + at.S_START] = me.start
-        words[mine + at.S_NAMESPACE] = me.namespace
-        words[mine + at.S_IMAGE] = _image.number
-        words[mine + at.S_LEFT] = 0
-        words[mine + at.S_ENTERED] = settled
-        for number in range(len(at.REFUSALS)):
-            words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
-        ring.see_slot(slot)
-        words[mine + at.S_PID] = me.pid  # Order: last, the slot is taken now
-        return slot
+        if not words[mine + at.S_PID]:
+            if ring.locks.try_lock(at.LOCK_SLOT + slot):
+                return slot
+        elif ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
+            words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
+    for slot in range(layout.slots):
+        is_ours = ring.owner(slot) == me and not words[layout.slot(slot) + at.S_LEFT]
+        if not is_ours and lock_dead(ring, slot):  # trying the lock of one of ours would drop it
+            return slot
     return -1
+
+
+def lock_dead(ring: Ring, slot: int) -> bool:
+    """Take the lock of a slot whose producer is dead, or has left; False when it lives."""
+    if not ring.locks.try_lock(at.LOCK_SLOT + slot):
+        return False
+    owner = ring.owner(slot)
+    # Of a process in another pid namespace the lock alone tells.
+    if ring.words[ring.layout.slot(slot) + at.S_LEFT] or owner.is_foreign or owner.is_gone():
+        return True
+    ring.locks.unlock(at.LOCK_SLOT + slot)
+    return False
+
+
+def reclaim(ring: Ring, slots: Collection[int]) -> None:
+    """Have the blocks of slots without a living producer take no more events, and give back what it did not use.
+
+    Only for who holds the slots' locks, or of slots that are free.
+    """
+    words, layout = ring.words, ring.layout
+    committed = dict.fromkeys(slots, 0)
+    for sequence, block in ring.blocks_in_use():
+        header, at_block = block_header.read(words, layout, block), layout.block(block)
+        if header.slot not in committed:
+            continue
+        if words[at_block + at.B_SEALED] != sequence:
+            words[at_block + at.B_SEALED] = sequence
+        if not header.head:
+            committed[header.slot] = max(committed[header.slot], header.base + words[at_block + at.B_COUNT])
+    for slot, end in committed.items():
+        granted, drained = words[layout.granted + slot], words[layout.drained + slot]
+        if drained > granted:
+            words[layout.drained + slot] = drained = granted  # damage would be the next one's start
+        used = min(granted, max(drained, end))  # no damage may void the cap
+        if used != granted:
+            words[layout.granted + slot] = used
 
 
 def grant(ring: Ring, slot: int, wanted: int) -> int:
@@ -60,14 +111,10 @@ def grant(ring: Ring, slot: int, wanted: int) -> int:
     words, layout = ring.words, ring.layout
     if words[at.H_SLOTS_USED] <= slot:
         ring.see_slot(slot)  # a damaged word: a slot that is not seen is not counted
-    used = ring.slots_used
-    granted = words[layout.granted : layout.granted + used].tolist()
-    drained = words[layout.drained : layout.drained + used].tolist()
-    # Slot by slot: what a damaged word says has left the ring is no room for the others.
-    free = ring.segment.cap - sum([out - back for out, back in zip(granted, drained, strict=True) if out > back])
+    free = ring.room()
     if free <= 0:
         return 0
-    if free < 4 * used * wanted:  # with all slots alive; how many are is only asked when it matters
+    if free < 4 * ring.slots_used * wanted:  # with all slots alive; how many are is only asked when it matters
         wanted = max(1, min(wanted, free // (4 * len(ring.slots_in_use()))))
     words[layout.granted + slot] += wanted
     return wanted

@@ -151,6 +151,10 @@ class Consumer:
                 size += max(0, (entries[block.entry - count + 1] & at.END_BITS) - block.offset)
         return events, size
 
+    def free_blocks(self) -> int:
+        """Return about how many blocks are free."""
+        return self.ring.layout.blocks - sum(block.run for block in self._blocks.values())
+
     def cut(self, max_events: int, max_bytes: int) -> Cut | None:
         """The oldest events, as many as fit (one at the least); None when there are none.
 

@@ -66,6 +66,14 @@ class Ring:
         """Events that ever left the ring (a word's worth, whatever damage says)."""
         return sum(self.words[self.layout.drained : self.layout.drained + self.slots_used].tolist()) % (1 << 64)
 
+    def room(self) -> int:
+        """Return how many events may be granted yet; below 0 when the cap has been exceeded by damage."""
+        layout, used = self.layout, self.slots_used
+        granted = self.words[layout.granted : layout.granted + used].tolist()
+        drained = self.words[layout.drained : layout.drained + used].tolist()
+        # Slot by slot: what a damaged word says has left the ring is no room for the others.
+        return self.segment.cap - sum([out - back for out, back in zip(granted, drained, strict=True) if out > back])
+
     def slots_in_use(self) -> list[int]:
         """The slots that have a producer, dead or alive."""
         words, layout = self.words, self.layout

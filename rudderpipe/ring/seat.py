@@ -139,7 +139,7 @@ class Seat:
         self._slot = slot
         self._slot_at = ring.layout.slot(slot)
         self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
-        self._base = ring.words[ring.layout.drained + slot]
+        self._base = ring.words[self._slot_at + at.S_ENTERED]
         self._refused_at_room = -1
         self._count_refusals()
         return None
@@ -209,7 +209,7 @@ class Seat:
         words, layout = self._words, ring.layout
         words[self._counted] = self._count  # as in _claim: another thread may stand between its event and its count
         self._counted = at.H_NOWHERE
-        accepted = words[layout.drained + self._slot]
+        accepted = words[self._slot_at + at.S_ENTERED]
         for sequence, block in ring.blocks_in_use():
             header = block_header.read(words, layout, block)
             if header.slot == self._slot and not header.head:
