@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rudderpipe.errors import QueueBehind, QueueUnavailable
@@ -10,7 +12,7 @@ from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, FakeSink, producer_of
+from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
 
@@ -50,6 +52,82 @@ def test_a_flush_that_is_asked_for_does_not_wait(ring: Ring, clock: FakeClock, s
     producer.ask_flush()
     flusher.work()
     producer.append(b"2")
+    flusher.work()
+
+    assert sizes(sink) == [1]
+
+
+def test_a_flush_of_an_empty_ring_forces_nothing_later(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """An application that flushes at the end of each request keeps its batches."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    producer.ask_flush()
+    flusher.work()
+    producer.append(b"1")
+    flusher.work()
+
+    assert sizes(sink) == []
+
+
+def test_the_first_events_after_a_start_wait_for_their_batch(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """Events that were there when the flusher came are due like any others."""
+    producer = producer_of(ring, clock)
+    producer.append(b"1")
+    flusher = Flusher(ring, sink, SETTINGS, clock)
+    flusher.work()
+    assert sizes(sink) == []
+    clock.now_s += 1.0
+    flusher.work()
+
+    assert sizes(sink) == [1]
+
+
+def test_a_successor_serves_a_flush_that_was_asked_for(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """The first flusher ended while the sink was away; the second takes what was asked for, and only that."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    producer.append(b"1")
+    producer.ask_flush()
+    sink.trouble = QueueUnavailable("here", "away")
+    flusher.work()
+    sink.trouble = None
+
+    successor = Flusher(ring, sink, SETTINGS, clock)
+    successor.work()
+    producer.append(b"2")
+    Flusher(ring, sink, SETTINGS, clock).work()
+
+    assert sizes(sink) == [1]
+
+
+def test_a_full_ring_is_due(clock: FakeClock, sink: FakeSink, tmp_path: Path) -> None:
+    """With a cap below ``flush_at`` no batch ever gets full: what has reached the cap goes."""
+    with ring_of(tmp_path, clock, cap=5) as ring:
+        producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+        for number in range(5):
+            assert producer.append(str(number).encode()) is None
+        flusher.work()
+        assert sizes(sink) == [5]
+        assert producer.append(b"5") is None
+
+
+def test_events_are_due_when_no_block_is_left(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """Few events, one block each: far from the cap and from ``flush_at``."""
+    settings = Settings(flush_at=1000, flush_interval_ms=60_000, max_batch_bytes=100_000_000)
+    flusher = Flusher(ring, sink, settings, clock)
+    for _ in range(ring.layout.blocks):
+        assert producer_of(ring, clock).append(b"1") is None
+    flusher.work()
+
+    assert sum(sizes(sink)) == ring.layout.blocks
+
+
+def test_a_refusal_makes_what_waits_due(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """An event that found too few blocks in a row: some are free, and the cap is far."""
+    settings = Settings(flush_at=1000, flush_interval_ms=60_000, max_batch_bytes=100_000_000)
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, settings, clock)
+    producer.append(b"1")
+    flusher.work()
+    assert sizes(sink) == []
+    assert producer.append(b"x" * (ring.layout.blocks * at.BLOCK_BYTES)) == "no_block"
     flusher.work()
 
     assert sizes(sink) == [1]

@@ -218,6 +218,7 @@ def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) 
     for slot in range(layout.slots):
         words[layout.slot(slot) + at.S_PID] = GONE
         words[layout.slot(slot) + at.S_NAMESPACE] = liveness.me().namespace
+    ring.see_slot(layout.slots - 1)
     for number in range(10):
         producer = producer_of(ring, clock)
         put(producer, number, number + 1)

@@ -78,10 +78,14 @@ class Seat:
                 return "busy"
             if self._claiming:
                 self._find_out(ring)
+            reason = None
             if self._count >= self._count_limit and not self._grant(ring, now_s):
-                return "full"
-            if self._at + size + at.ENTRY * self._count >= self._limit and not self._claim(ring, size):
-                return "no_block"
+                reason = "full"
+            elif self._at + size + at.ENTRY * self._count >= self._limit and not self._claim(ring, size):
+                reason = "no_block"
+            if reason is not None:
+                at.bump(self._words, self._slot_at + at.S_STARVED)
+                return reason
         finally:
             ring.locks.release(at.LOCK_CLAIM)
         return None
