@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.heartbeat import Heartbeat
+from rudderpipe.flusher.sink import Answer
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
@@ -131,6 +137,40 @@ def test_a_refusal_makes_what_waits_due(ring: Ring, clock: FakeClock, sink: Fake
     flusher.work()
 
     assert sizes(sink) == [1]
+
+
+class SlowSink(FakeSink):
+    """Waits for an answer until the heart has beaten."""
+
+    def __init__(self, ring: Ring) -> None:
+        super().__init__()
+        self._words = ring.words
+        self.beats = 0
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
+        deadline_s = time.monotonic() + 10
+        while self.beats < 2 and time.monotonic() < deadline_s:
+            before = self._words[at.H_HEARTBEAT_MS]
+            while self._words[at.H_HEARTBEAT_MS] == before and time.monotonic() < deadline_s:
+                time.sleep(0.005)
+            self.beats += self._words[at.H_HEARTBEAT_MS] != before
+        return super().settle(cuts, freed)
+
+
+def test_the_heart_beats_while_the_sink_waits_for_an_answer(ring: Ring) -> None:
+    """A producer that looks for a flusher meanwhile finds it alive."""
+    clock, sink = Clock(), SlowSink(ring)
+    heartbeat = Heartbeat(clock)
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, heartbeat=heartbeat)
+    producer.append(b"1")
+    producer.ask_flush()
+    heartbeat.start()
+    try:
+        assert flusher.work() == 1
+    finally:
+        heartbeat.stop()
+
+    assert sink.beats == 2
 
 
 def test_many_bytes_are_a_full_batch_too(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:

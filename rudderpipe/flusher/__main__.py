@@ -16,6 +16,7 @@ from rudderpipe.duty import run
 from rudderpipe.errors import ProcessNotStarted, QueueUnavailable
 from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.rings import Rings
 from rudderpipe.flusher.sink import QueueSink, Sink
 from rudderpipe.ring.ring import Ring
@@ -67,11 +68,12 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
     stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
 
+    heartbeat = Heartbeat(clock)
+
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
-        return Flusher(
-            ring, make_sink(settings, ring, plane, clock), settings, clock, lingers=lingers, look_after=look_after
-        )
+        sink = make_sink(settings, ring, plane, clock)
+        return Flusher(ring, sink, settings, clock, lingers=lingers, look_after=look_after, heartbeat=heartbeat)
 
     take_over(settings)
     rings = Rings(settings, make, clock, stays=not lingers)
@@ -80,6 +82,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
         return EXIT_RUNNING
     if claim is not None:
         start_claim.end(start_claim.file_of(settings), claim)
+    heartbeat.start()
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
     logger.info("left pipe=%s", settings.pipe_name)
     return EXIT_OK

@@ -9,9 +9,10 @@ from operator import itemgetter
 
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.sink import Sink
-from rudderpipe.ring import keeper, segment
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import segment
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
@@ -37,7 +38,8 @@ class Flusher:
     """Only for the process that holds the flusher's lock.
 
     ``lingers`` (autostarted): ends by itself, and removes the ring, once it is empty and has had no producer for
-    ``linger_s``. ``look_after`` is called a few times a second, to keep a sender running.
+    ``linger_s``. ``look_after`` is called a few times a second, to keep a sender running. ``heartbeat`` goes on while
+    the sink waits for an answer.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Flusher:
         *,
         lingers: bool = False,
         look_after: Callable[[], None] = lambda: None,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._ring = ring
         self._sink = sink
@@ -56,6 +59,7 @@ class Flusher:
         self._clock = clock
         self._lingers = lingers
         self._look_after = look_after
+        self._heartbeat = heartbeat or Heartbeat(clock)
         self._log = ThrottledLog(logger, clock)
         self._consumer = Consumer(ring)
         self._consumer.read_to(sink.known(), at.H_FAILED)
@@ -85,7 +89,7 @@ class Flusher:
     def work(self) -> int:
         """Move what is due; how many events left the ring."""
         now_s = self._clock.monotonic_s()
-        keeper.beat(self._ring, self._clock)
+        self._heartbeat.beat(self._ring)
         starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
         if starved != self._starved:
             self._starved, self._is_starved = starved, True
@@ -274,4 +278,5 @@ class Flusher:
 
     def close(self) -> None:
         """Give connections back. The lock goes with the process."""
+        self._heartbeat.leave(self._ring)
         self._sink.close()

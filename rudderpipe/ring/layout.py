@@ -25,7 +25,7 @@ The segment, in order (all words are u64, host order, aligned)::
      43  settling     44  drained before        45  settled before
      46  term: higher than that of any call to Redis whose answer is not known
      48  events of the ring that the queue has seen off     49  failed there     50  how often 48 and 49 were read
-     51  tickets served
+     51  tickets served: the sum of all flush tickets when everything was last taken
      52  complement of 17               53  complement of 6                producers, under the claim lock
      54  flusher starts: how many flushers there were
      55  asleep         56  interpreter                                         reserved
