@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime, timezone
+import math
+import re
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from rudderpipe import values
 from rudderpipe.errors import EventError
 
 _MS_FROM, _MS_TO = 10**11, 10**14  # 1973 to 5138: a number of seconds is not taken for one of milliseconds
+IDS = (str, int, float, Decimal, UUID, Enum)
+"""What an id may be; a bool is an int, and still none."""
+_ISO = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
+    r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]+)?)?"
+    r"(?:[Zz]|[+-]([0-9]{2})(?::?([0-9]{2}))?)?)?"
+)
 
 
 def ids(user_id: Any, anonymous_id: Any, names: tuple[str, str] = ("user_id", "anonymous_id")) -> tuple[Any, Any]:
@@ -23,19 +34,47 @@ def ids(user_id: Any, anonymous_id: Any, names: tuple[str, str] = ("user_id", "a
 
 
 def one_id(name: str, value: Any) -> str | UnsetType:
-    """An id as text; a number becomes text, as in the Node SDK."""
+    """Return an id as text; a number becomes text, as in the Node SDK."""
     if value is None:
         return UNSET
-    is_uuid = hasattr(value, "hex") and hasattr(value, "urn")  # without importing uuid
-    if isinstance(value, bool) or not (isinstance(value, (str, int, float)) or is_uuid):
-        raise EventError(name, f"must be a string or a number, not {type(value).__name__}")
-    text = str(value)
+    kind = type(value)
+    if issubclass(kind, IDS) or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
+        if isinstance(value, Decimal) and not value.is_finite():
+            raise EventError(name, f"must be a finite number, not {value}")
+        own = values.plain(value, name)
+    elif isinstance(getattr(value, "urn", None), str):  # a UUID of another library
+        own = values.plain(str(value), name)
+    else:
+        own = value
+    if own is None:  # a data frame's NA
+        return UNSET
+    if type(own) is int:
+        own = str(own)
+    elif type(own) is float:
+        own = _number(name, own)
+    elif type(own) is Raw:  # a Decimal, or an int of more than 64 bits
+        own = bytes(own).decode()
+    elif type(own) is not str:
+        raise EventError(name, f"must be a string or a number, not {kind.__name__}")
     # The server drops invisible characters and blanks from an id before it asks whether there is one.
-    return text if any(c.isprintable() and not c.isspace() for c in text) else UNSET
+    return own if any(c.isprintable() and not c.isspace() for c in own) else UNSET
+
+
+def _number(name: str, value: float) -> str:
+    """Return a float as JavaScript writes it, so that 5.0 is the id "5"; a missing number would be somebody's id."""
+    if not math.isfinite(value):
+        raise EventError(name, f"must be a finite number, not {value}")
+    if value == 0:
+        return "0"
+    exact = Decimal(repr(value)).normalize()
+    if -7 <= exact.adjusted() < 21:
+        return format(exact, "f")
+    digits, _, exponent = format(exact, "e").partition("e")
+    return f"{digits}e{exponent}"
 
 
 def required_id(name: str, value: Any) -> str:
-    """An id that must be there."""
+    """Return an id that must be there, as text."""
     text = one_id(name, value)
     if text is UNSET:
         raise EventError(name, "is missing or blank")
@@ -43,44 +82,64 @@ def required_id(name: str, value: Any) -> str:
 
 
 def text(name: str, value: Any, *, required: bool = False) -> Any:
-    """A string; an empty one counts as left out."""
+    """Return a string; an empty one counts as left out."""
     if value is None or value == "":
         if required:
             raise EventError(name, "is missing or blank")
         return UNSET
-    if not isinstance(value, str):
+    own = values.plain(value, name) if isinstance(value, str) else value
+    if type(own) is not str:
         raise EventError(name, f"must be a string, not {type(value).__name__}")
-    return value
+    return own
 
 
 def mapping(name: str, value: Any) -> Any:
-    """A mapping, as a dict."""
+    """Return a mapping, or a model that becomes one, as a dict of plain values."""
     if value is None or value is UNSET:
         return UNSET
-    if isinstance(value, dict):
-        return value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if not isinstance(value, (str, bytes, list, tuple, int, float)):
-        value = values.plain(value, name)  # a dataclass, a model
-        if isinstance(value, dict):
-            return value
-    raise EventError(name, f"must be a mapping, not {type(value).__name__}")
+    kind = type(value)
+    if not issubclass(kind, (str, bytes, list, tuple, int, float)):
+        own = values.plain(value, name)
+        if type(own) is dict:
+            return own
+    raise EventError(name, f"must be a mapping, not {kind.__name__}")
 
 
-def moment(name: str, value: Any) -> Any:
-    """A point in time; a datetime without a zone is UTC, as in RudderStack's Python SDK."""
-    if isinstance(value, datetime):
-        return value if value.tzinfo else value.replace(tzinfo=timezone.utc)
-    if isinstance(value, str):
-        return value
-    if isinstance(value, (int, float)) and _MS_FROM <= value < _MS_TO:
-        return datetime.fromtimestamp(value / 1000, timezone.utc)
-    raise EventError(name, "must be a datetime, an ISO 8601 string or milliseconds since 1970")
+def moment(name: str, value: Any) -> datetime | str:
+    """Return a point in time; one without a zone is UTC, as in RudderStack's Python SDK.
+
+    The server cannot read any other text, and would date the event by its receipt.
+    """
+    own = value
+    if isinstance(value, (str, date)) or type(value).__module__.partition(".")[0] in ("numpy", "pandas"):
+        own = values.plain(value, name)
+    kind = type(own)
+    if kind is datetime:
+        return own  # type: ignore[no-any-return]  # its type is the line above
+    if kind is date:
+        return datetime(own.year, own.month, own.day, tzinfo=timezone.utc)
+    if kind is str and _is_iso(own):
+        return own  # type: ignore[no-any-return]  # its type is the line above
+    if (kind is int or kind is float) and _MS_FROM <= own < _MS_TO:
+        return datetime.fromtimestamp(own / 1000, timezone.utc)
+    raise EventError(name, "must be a date, a datetime, ISO 8601 text or milliseconds since 1970")
+
+
+def _is_iso(value: str) -> bool:
+    match = _ISO.fullmatch(value)
+    if match is None:
+        return False
+    year, month, day, hour, minute, second, *offset = (int(part or 0) for part in match.groups())
+    try:
+        datetime(year, month, day, hour, minute, second)  # noqa: DTZ001  # only whether there is such a moment
+    except ValueError:
+        return False
+    return offset[0] < 24 and offset[1] < 60
 
 
 def message_id(value: Any) -> str:
-    """The caller's own id for the message."""
+    """Return the caller's own id for the message."""
     if isinstance(value, str) and value:
-        return value
+        own: str = values.plain(value, "message_id")
+        return own
     return required_id("message_id", value)

@@ -11,7 +11,7 @@ import msgspec
 
 from rudderpipe.callbacks import Callback, accepted
 from rudderpipe.clock import Clock
-from rudderpipe.errors import DeliveryError, EventError, RingFull
+from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull
 from rudderpipe.maker import Maker
 from rudderpipe.outlets import Nowhere, Outlet
 from rudderpipe.settings import LOG_LEVELS, Settings
@@ -71,9 +71,9 @@ class ClientBase:
     def _call(self, kind: str, callback: Callback | None, **arguments: Any) -> bool:
         """The long way of all six calls, and the usual one of the five that are rare."""
         first, second, *_ = arguments
-        if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
-            callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
         try:
+            if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
+                callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
             _check_callback(callback)
             data = self._maker.encoded(kind, arguments)
         except Exception as error:  # noqa: BLE001  # no call raises for what is wrong with an event
@@ -99,8 +99,9 @@ class ClientBase:
     def _invalid(self, error: Exception, callback: Callback | None = None) -> bool:
         if not isinstance(error, EventError):
             error = EventError("event", f"cannot be read: it raises {type(error).__name__}")
-        self._outlet.refuse("invalid", error, callback)
-        if self.settings.strict:
+        reason = "too_large" if isinstance(error, EventTooLarge) else "invalid"
+        self._outlet.refuse(reason, error, callback)
+        if self.settings.strict or (reason == "too_large" and self.settings.when_full == "raise"):
             raise error
         return False
 

@@ -39,14 +39,14 @@ class EventError(RudderpipeError):
 
 
 class EventTooLarge(EventError):
-    """An event's JSON is larger than any request could carry."""
+    """An event's JSON is larger than any request could carry; ``size_bytes`` is the size, or what was counted of it."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         RudderpipeError.__init__(self, size_bytes, limit_bytes)
         self.field = "event"
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
-        self.reason = f"its JSON has {size_bytes:,} bytes, the limit is {limit_bytes:,}"
+        self.reason = f"its JSON has at least {size_bytes:,} bytes, the limit is {limit_bytes:,}"
 
 
 # The ring.

@@ -15,6 +15,7 @@ from msgspec import UNSET, Struct, UnsetType
 from rudderpipe import checks, parts, values, whole
 from rudderpipe.forks import PAGE
 from rudderpipe.parts import CHANNEL, CONTEXT, encode, message_ids
+from rudderpipe.values import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_into
 
 Maybe = Any | UnsetType
 
@@ -61,13 +62,6 @@ class _Alias(_Message, tag_field="type", tag="alias", gc=False):
     previousId: str
 
 
-_HEAD_BYTES = len(
-    encode(_Track("", UNSET, CONTEXT, CHANNEL, datetime(2000, 1, 1, tzinfo=_utc), "-" * 36, UNSET, UNSET, "", {}))
-)
-_HEAD_BYTES -= len("{}}")
-"""At least so many bytes, those of user id and event besides, come before the properties of an ordinary call."""
-
-
 def track(
     user_id: Any,
     event: Any,
@@ -77,7 +71,7 @@ def track(
     anonymous_id: Any,
     integrations: Any,
     message_id: Any,
-) -> bytes:
+) -> bytes | bytearray:
     """A track message; raises ``EventError`` naming the argument, or the path of a value that JSON cannot hold."""
     # A first character that is visible ASCII makes an id that the server's trimming leaves: the ordinary case.
     if type(user_id) is not str or not "!" <= user_id < "\x7f" or anonymous_id is not None:
@@ -85,21 +79,25 @@ def track(
             others = (event, properties, context, timestamp, anonymous_id, integrations, message_id)
             return whole.from_wire("track", user_id, *others)
         user_id, anonymous_id = checks.ids(user_id, anonymous_id)
-    else:
-        anonymous_id = UNSET
     if type(event) is not str or not event:
         event = checks.text("event", event, required=True)
-    if type(properties) is not dict:
-        properties = checks.mapping("properties", properties)
-    head = 0
-    if anonymous_id is UNSET and context is timestamp is integrations is message_id is None:  # what most calls are
-        head = _HEAD_BYTES + len(user_id) + len(event)
+    if type(properties) is dict:
+        own = properties.copy()  # only this is encoded: the caller's dict may change at any time
+        for key, value in own.items():
+            if type(key) is not str or (
+                type(value) not in SCALARS and (type(value) is not int or not INT_FROM <= value <= INT_TO)
+            ):
+                own = values.nested(properties, "properties")
+                break
+    else:
+        own = checks.mapping("properties", properties)
+    if anonymous_id is context is timestamp is integrations is message_id is None:  # what most calls are
         new_id = message_ids.next() if PAGE[0] else message_ids.new()
-        message = _Track(user_id, UNSET, CONTEXT, CHANNEL, _now(_utc), new_id, UNSET, UNSET, event, properties)
+        message = _Track(user_id, UNSET, CONTEXT, CHANNEL, _now(_utc), new_id, UNSET, UNSET, event, own)
     else:
         message = _Track(
             user_id,
-            anonymous_id,
+            UNSET if anonymous_id is None else anonymous_id,
             CONTEXT if context is None else parts.context(context),
             CHANNEL,
             _now(_utc),
@@ -107,16 +105,18 @@ def track(
             UNSET if timestamp is None else checks.moment("timestamp", timestamp),
             UNSET if integrations is None else checks.mapping("integrations", integrations),
             event,
-            properties,
+            own,
         )
-    try:  # as parts.encoded, less what is always there
-        data = encode(message)
-    except Exception:  # noqa: BLE001  # whatever a value raises: it is met again, and named
-        return values.carefully(message)
-    tail = data[head:]
-    if (84 in tail or 78 in tail or 73 in tail) and values.needs_care(tail):  # "T", "N", "I": as there, less the call
-        return values.carefully(message)
-    return data
+    room = bytearray(ROOM_BYTES)
+    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot ask for more room: text has any length
+    try:
+        encode_into(message, room)
+    except Exception:  # noqa: BLE001  # large, a lone surrogate, a long integer: what is not looked at above
+        for name, part in (("userId", user_id), ("event", event), ("properties", own)):
+            if part is not UNSET:
+                setattr(message, name, values.plain(part, name))
+        return encode(message)
+    return room
 
 
 def identify(
@@ -133,7 +133,7 @@ def identify(
         return whole.from_wire("identify", user_id, traits, context, timestamp, anonymous_id, integrations, message_id)
     traits = checks.mapping("traits", traits)
     common = _common(user_id, anonymous_id, parts.context(context, traits), timestamp, integrations, message_id)
-    return parts.encoded(_Identify(**common, traits=traits))
+    return encode(_Identify(**common, traits=traits))
 
 
 def page(*arguments: Any) -> bytes:
@@ -162,7 +162,7 @@ def _viewed(
         others = (category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
         return whole.from_wire("page" if kind is _Page else "screen", user_id, *others)
     common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
-    return parts.encoded(
+    return encode(
         kind(
             **common,
             category=checks.text("category", category),
@@ -187,7 +187,7 @@ def group(
         others = (group_id, traits, context, timestamp, anonymous_id, integrations, message_id)
         return whole.from_wire("group", user_id, *others)
     common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
-    return parts.encoded(
+    return encode(
         _Group(**common, groupId=checks.required_id("group_id", group_id), traits=checks.mapping("traits", traits))
     )
 
@@ -198,7 +198,7 @@ def alias(previous_id: Any, user_id: Any, context: Any, timestamp: Any, integrat
         return whole.from_wire("alias", previous_id, user_id, context, timestamp, integrations, message_id)
     user_id = checks.required_id("user_id", user_id)
     common = _common(user_id, None, parts.context(context), timestamp, integrations, message_id)
-    return parts.encoded(_Alias(**common, previousId=checks.required_id("previous_id", previous_id)))
+    return encode(_Alias(**common, previousId=checks.required_id("previous_id", previous_id)))
 
 
 def _common(

@@ -9,6 +9,9 @@ from rudderpipe import checks, event, values
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.shape.ambient import current as ambient
 
+_NO_PARTS = frozenset(("userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp", "originalTimestamp"))
+"""What has rules of its own, and is no concern of ``default``."""
+
 
 class Maker:
     """``context`` and ``integrations`` are defaults by key, ``default`` encodes what nobody else can.
@@ -32,9 +35,7 @@ class Maker:
         """The call's JSON; the arguments are in the order of ``event``'s functions. Raises ``EventError``."""
         first = next(iter(arguments))
         if self._default is not None:
-            for name in ("properties", "traits", "context", "integrations", first):
-                if arguments.get(name) is not None:
-                    arguments[name] = values.plain(arguments[name], "" if name == first else name, self._default)
+            self._ask_default(first, arguments)
         whole = arguments[first]
         added = {"context": {**self._context, **(ambient.get() or {})}, "integrations": self._integrations}
         added = {name: mine for name, mine in added.items() if mine}
@@ -43,8 +44,20 @@ class Maker:
                 arguments[first] = {**whole, **_merged(added, whole)}
         else:
             arguments |= _merged(added, arguments)
-        data: bytes = getattr(event, kind)(*arguments.values())
-        return data
+        return bytes(getattr(event, kind)(*arguments.values()))
+
+    def _ask_default(self, first: str, arguments: dict[str, Any]) -> None:
+        for name in ("properties", "traits", "context", "integrations"):
+            if arguments.get(name) is not None:
+                arguments[name] = values.plain(arguments[name], name, self._default)
+        whole = arguments[first]
+        if isinstance(whole, Mapping):
+            arguments[first] = {
+                name: child if name in _NO_PARTS else values.plain(child, name, self._default)
+                for name, child in values.shallow(whole, "message").items()
+            }
+        elif whole is not None and not issubclass(type(whole), checks.IDS):
+            arguments[first] = values.plain(whole, "", self._default)
 
 
 def _merged(added: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -57,6 +70,6 @@ def _merged(added: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) ->
 
 def _part(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:
     try:
-        return {} if value is None else values.plain(checks.mapping(name, value), name)
+        return {} if value is None else checks.mapping(name, value)
     except EventError as error:
         raise SettingsError(error.field, error.reason) from None

@@ -17,7 +17,8 @@ from rudderpipe.throttle import ThrottledLog
 logger = logging.getLogger("rudderpipe")
 
 
-ShortWay = tuple[Callable[[bytes], str | None], Callable[[str, bytes], bool]]
+Encoded = bytes | bytearray
+ShortWay = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]]
 """Appends an event, or says why not; and what is answered then."""
 
 

@@ -18,23 +18,22 @@ CONTEXT = Raw(encode({"library": LIBRARY_PART}))
 message_ids = MessageIds()
 
 
-def context(given_context: Any, traits: Any = UNSET) -> Any:
-    """The context, with our library in it, and an identify's traits, which replace any given there."""
-    given = checks.mapping("context", given_context)
-    has_traits = traits is not UNSET and traits is not None
-    if given is UNSET and not has_traits:
-        return CONTEXT
-    whole = {} if given is UNSET else dict(given)
-    if has_traits:
+def context(given: Any, traits: Any = UNSET) -> Any:
+    """Return the context in plain types, with our library in it, and an identify's traits, which replace any there.
+
+    The traits must be plain already.
+    """
+    whole = checks.mapping("context", given)
+    if whole is UNSET:
+        if traits is UNSET:
+            return CONTEXT
+        whole = {}
+    if traits is not UNSET:
         whole["traits"] = traits
     whole["library"] = LIBRARY_PART
     return whole
 
 
-def encoded(message: Any) -> bytes:
-    """The message's JSON; raises ``EventError`` with the path of a value that JSON cannot hold."""
-    try:
-        data = encode(message)
-    except Exception:  # noqa: BLE001  # whatever a value raises: it is met again, and named
-        return values.carefully(message)
-    return values.carefully(message) if values.needs_care(data) else data
+def encoded(message: dict[str, Any]) -> bytes:
+    """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold."""
+    return encode(values.plain(message, "", depth=0))

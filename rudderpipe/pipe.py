@@ -13,7 +13,7 @@ from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
 from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
 from rudderpipe.flush import RingFlush, Since
-from rudderpipe.outlets import ShortWay
+from rudderpipe.outlets import Encoded, ShortWay
 from rudderpipe.receipts import Done, Flush, Until
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
@@ -112,7 +112,7 @@ class Pipe:
             callbacks.call(callback, error, {})
         return False
 
-    def refused(self, reason: str, data: bytes) -> bool:
+    def refused(self, reason: str, data: Encoded) -> bool:
         """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
 
         Raises ``RingFull``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
@@ -135,7 +135,7 @@ class Pipe:
             raise trouble or RingFull(reason)
         return False
 
-    def _block(self, data: bytes) -> str | None:
+    def _block(self, data: Encoded) -> str | None:
         deadline_s = self._clock.monotonic_s() + self.settings.block_timeout_ms / 1000
         while True:
             self._clock.sleep(BLOCK_STEP_S)

@@ -1,233 +1,302 @@
-"""Values that JSON has no form for: what they become, or the path at which a message cannot be sent."""
+"""A caller's values, copied to plain types before anything is encoded.
+
+msgspec walks a container in C, and trusts that nothing changes it meanwhile. A value's own code (a property, a zone's
+``utcoffset``, a ``__del__`` that the collector runs) can change it. So the encoder is only given copies of ours, made
+of types that it encodes without running any Python code.
+"""
 
 from __future__ import annotations
 
-import math
-import os
 import re
-import sys
-from collections.abc import Callable, Mapping, Sequence, Set, ValuesView
-from datetime import date, datetime, time, timedelta, timezone
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import Raw
 
-from rudderpipe.errors import EventError
+from rudderpipe import foreign
+from rudderpipe.errors import EventError, EventTooLarge
+from rudderpipe.foreign import NoForm
+from rudderpipe.log_text import one_line
+from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 Default = Callable[[Any], Any]
 DEEPEST = 200
-"""Containers within each other; a server that reads JSON by recursion gives up some time, too."""
+"""Containers within each other in properties, traits, context and so on; the message itself is not counted."""
 SHOWN = 120
 """Characters of a path that are shown."""
-_NATIVE = (datetime, date, time, timedelta, bytes, bytearray, memoryview)
+SCALARS = frozenset((str, float, bool, type(None)))
+"""Types whose values msgspec encodes without running any Python code, alone or in a dict of ours.
+
+So it does with an ``int`` from ``INT_FROM`` to ``INT_TO``; a longer one may have any number of digits.
+"""
+INT_FROM, INT_TO = -(1 << 63), (1 << 64) - 1
+ROOM_BYTES = 2048
+"""What most messages have room in; longer ones are copied by ``plain``, which counts."""
+
+encode_into = msgspec.json.Encoder(decimal_format="number").encode_into
+_AS_THEY_ARE = frozenset((float, bool, type(None)))
+_PLAIN = SCALARS | {int, datetime, date, time, timedelta, Decimal, UUID, bytes, dict, list}
+_INT_END = 10**4300
+_FEW = 100
+_CONVERSIONS = 50
+"""From one value to another, until it is plain; something that becomes itself would go on forever."""
+_OPEN = (None, None, 0, 0)
 _surrogates = re.compile("[\ud800-\udfff]")
 
 
-class _Unknown(TypeError):
-    """A value of a type that nobody has a form for."""
+def encode(value: Any) -> bytes:
+    """Return the JSON of a value that is plain already."""
+    # encode() would crash the process when there is no memory for its buffer; encode_into() raises MemoryError.
+    buffer = bytearray(1024)
+    encode_into(value, buffer)
+    return bytes(buffer)
 
 
-def foreign(value: Any) -> Any:
-    """What msgspec cannot encode, as something that it can, or that comes back here; raises ``TypeError``."""
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, _NATIVE):
-        return _native(value)
-    return _by_its_own_means(value)
+def plain(value: Any, path: str, default: Default | None = None, *, depth: int = 1) -> Any:
+    """Return a copy in plain types, made by our own walk.
 
-
-def _native(value: Any) -> Any:
-    """Of a subclass what msgspec knows, and a datetime with a zone."""
-    if isinstance(value, datetime):
-        return _moment(value)
-    if isinstance(value, date):
-        return date(value.year, value.month, value.day)
-    if isinstance(value, time):
-        return time(value.hour, value.minute, value.second, value.microsecond, value.tzinfo)
-    if isinstance(value, timedelta):
-        return timedelta(value.days, value.seconds, value.microseconds)
-    return bytes(value)
-
-
-def _moment(value: datetime) -> Any:
-    if value != value:  # pandas' NaT
-        return None
-    tz = value.tzinfo or timezone.utc
-    return datetime(
-        value.year,
-        value.month,
-        value.day,
-        value.hour,
-        value.minute,
-        value.second,
-        value.microsecond,
-        tz,
-        fold=value.fold,
-    )
-
-
-def _by_its_own_means(value: Any) -> Any:
-    kind = type(value)
-    if kind.__module__.partition(".")[0] == "numpy":
-        if kind.__name__ == "datetime64":
-            value = value.astype("datetime64[us]")
-        return value.tolist()  # of an array a list, of a scalar Python's own
-    if kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("NAType", "NaTType"):
-        return None
-    for method in ("model_dump", "to_list", "tolist"):  # pydantic; pandas; arrays
-        if callable(convert := getattr(value, method, None)):
-            return convert()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if kind.__module__ in ("uuid", "ipaddress", "django.utils.functional"):  # the last: a lazy translation
-        return str(value)
-    if isinstance(value, (Sequence, Set, ValuesView)):  # an iterator would give what it has only once
-        return list(value)
-    raise _Unknown
-
-
-encode = msgspec.json.Encoder(enc_hook=foreign, decimal_format="number").encode
-_zoneless = re.compile(rb'T[0-9][0-9]:[0-9][0-9]:[0-9][0-9][.0-9]*"').search
-
-
-def needs_care(data: bytes) -> bool:
-    """Whether that part of ``encode``'s answer looks as if it held what msgspec should not have written as it stood.
-
-    That is a datetime without a zone, or a ``Decimal`` that is no number.
-    """
-    # A character is found in 30 ns, anything longer in hundreds: this is asked at every call.
-    return (
-        (ord("T") in data and _zoneless(data) is not None)
-        or (ord("N") in data and b"NaN" in data)
-        or (ord("I") in data and b"Infinity" in data)
-    )
-
-
-def carefully(message: Any) -> bytes:
-    """The JSON of a message for which ``encode`` failed, or ``needs_care``; raises ``EventError`` with the path."""
-    values = msgspec.structs.asdict(message) if isinstance(message, msgspec.Struct) else message
-    whole = {name: value for name, value in values.items() if value is not UNSET}
-    if isinstance(message, msgspec.Struct):
-        whole = {"type": message.__struct_config__.tag, **whole}
-    return encode(plain(whole, ""))
-
-
-def plain(value: Any, path: str, default: Default | None = None) -> Any:
-    """The same in types that JSON has; raises ``EventError`` with the path of what has no form, never the value.
-
-    ``default`` is asked first about a value of a type that is not known, as that of ``json.dumps``.
+    ``default`` is asked first about a value of a type that is not known, as that of ``json.dumps``. ``depth`` is that
+    of the value itself. Raises ``EventError`` with the path of what has no form, never the value, and
+    ``EventTooLarge`` for what would be longer than any event may be.
     """
     try:
-        return _plain(value, path, default, ())
+        return _Copier(default).copy(value, depth)
+    except NoForm as error:
+        raise EventError(_shown(path, error.steps), error.reason) from None
     except RecursionError:
-        raise EventError(_shown(path) or "event", "is nested too deeply") from None
+        raise EventError(path or "event", "is nested too deeply") from None
 
 
-def _plain(value: Any, path: str, default: Default | None, above: tuple[int, ...]) -> Any:
-    kind = type(value)
-    if kind is str:
-        return _text(value)
-    if value is None or kind is bool:
-        return value
-    if kind is int:
-        return _whole_number(value, path)
-    if kind is float:
-        return value if math.isfinite(value) else None
-    if id(value) in above:
-        raise EventError(_shown(path) or "event", "refers to itself")
-    if len(above) >= DEEPEST:
-        raise EventError(_shown(path), f"is nested more than {DEEPEST} deep")
-    below = (*above, id(value))
-    if kind is dict:
-        return {
-            _key(key, path): _plain(child, f"{path}.{key}".lstrip("."), default, below) for key, child in value.items()
-        }
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(child, f"{path}[{number}]", default, below) for number, child in enumerate(value)]
-    if kind is Raw:
-        return value
-    if kind is Decimal:
-        return Raw(str(value).encode()) if value.is_finite() else None
-    if isinstance(value, _NATIVE):
-        return _native(value)
-    return _plain(_converted(value, path, default), path, default, below)
-
-
-def _converted(value: Any, path: str, default: Default | None) -> Any:
+def shallow(value: Any, path: str) -> dict[str, Any]:
+    """Return a dict of a mapping's values, as they are, by their keys as text; raises ``EventError``."""
+    copier = _Copier(None)
     try:
-        if default is not None:
-            try:
-                answer = default(value)
-                if answer is not NotImplemented:
-                    return answer
-            except TypeError:
-                pass  # it does not know this type either
-        if (
-            isinstance(value, msgspec.Struct)
-            or hasattr(value, "__dataclass_fields__")
-            or hasattr(value, "__attrs_attrs__")
-        ):
-            return _fields(value)
-        return foreign(value)
-    except _Unknown:
-        reason = f"is of type {type(value).__name__}, which JSON cannot hold"
-    except Exception as error:  # noqa: BLE001  # a value's own code may raise anything
-        reason = f"is of type {type(value).__name__}, and raises {type(error).__name__} when it is read"
-    raise EventError(_shown(path) or "event", reason) from None
+        own = value.copy() if type(value) is dict else copier.converted(value)
+        if type(own) is dict:
+            return {key if type(key) is str and key.isascii() else copier.key(key): child for key, child in own.items()}
+    except NoForm as error:
+        raise EventError(path, error.reason) from None
+    raise EventError(path, f"must be a mapping, not {type(value).__name__}")
 
 
-def _fields(value: Any) -> Any:
-    if isinstance(value, msgspec.Struct):
-        config, fields = (
-            value.__struct_config__,
-            zip(value.__struct_encode_fields__, value.__struct_fields__, strict=True),
-        )
-        found = {encoded: child for encoded, name in fields if (child := getattr(value, name)) is not UNSET}
-        return found if config.tag is None else {config.tag_field or "type": config.tag, **found}
-    names = getattr(value, "__dataclass_fields__", None)
-    if names is None:
-        names = [attribute.name for attribute in value.__attrs_attrs__]
-    return {name: getattr(value, name) for name in names if not name.startswith("_")}
+def nested(value: dict[Any, Any], path: str) -> dict[str, Any]:
+    """Return the plain copy of a dict, as ``plain``, and faster where all is usual and small.
+
+    For what is encoded within ``ROOM_BYTES``, as lengths of texts are not looked at.
+    """
+    own = value.copy()
+    try:
+        _replace(own, _FEW)
+    except Exception:  # noqa: BLE001  # _Unusual, or what a zone raises: it is met again, and named
+        own = plain(value, path)
+    return own
 
 
-def _text(value: str) -> str:
-    """A lone surrogate has no UTF-8; it becomes U+FFFD, as it would when the server reads the escape of it."""
+class _Unusual(Exception):
+    """Something that ``plain`` has to look at."""
+
+
+def _replace(own: Any, left: int) -> int:
+    """Put plain copies in place of a container's values; return how many more containers there may be."""
+    if left < 0 or len(own) > _FEW:
+        raise _Unusual
+    is_dict = type(own) is dict
+    for key, child in own.items() if is_dict else enumerate(own):
+        kind = type(child)
+        if is_dict and type(key) is not str:
+            raise _Unusual
+        if kind in SCALARS or (kind is int and INT_FROM <= child <= INT_TO):
+            continue
+        if kind is dict or kind is list:
+            own[key] = copy = child.copy()
+            left = _replace(copy, left - 1)
+        elif kind is datetime:
+            own[key] = foreign.moment(child)
+        elif kind is Decimal and child.is_finite():
+            own[key] = Raw(str(child).encode())
+        else:
+            raise _Unusual
+    return left
+
+
+class _Copier:
+    """One walk over a value.
+
+    No iterator over a caller's list or dict is ever held: each is copied by one call to C, and the copy is walked. The
+    least that the JSON can be long is counted meanwhile, so that the walk ends soon whatever it is given.
+    """
+
+    __slots__ = ("_copies", "_deepest", "_default", "_left_bytes")
+
+    def __init__(self, default: Default | None) -> None:
+        self._default = default
+        self._left_bytes = EVENT_LIMIT_BYTES
+        self._deepest = 0
+        self._copies: dict[int, tuple[Any, Any, int, int]] = {}
+        """By id: a container (kept, so that its id stays its own), its copy, the copy's least length and its height.
+
+        Lists that hold one list many times would otherwise take forever.
+        """
+
+    def copy(self, value: Any, depth: int) -> Any:
+        """Return the plain copy of any value; raises ``NoForm``, and ``EventTooLarge``."""
+        # One frame for each level, so that 200 levels fit into what an application's own calls leave of the stack.
+        kind = type(value)
+        if kind is not dict and kind is not list and kind in _PLAIN:
+            return self._scalar(value, kind)
+        known = self._copies.get(id(value))
+        if known is _OPEN:
+            raise NoForm("refers to itself")
+        if known is not None:
+            _, copy, size_bytes, height = known
+            self._descend(depth + height)
+            self._spend(size_bytes)
+            return copy
+        own, before_bytes, before_depth = value, self._left_bytes, self._deepest
+        self._copies[id(value)] = _OPEN
+        if kind is not dict and kind is not list:
+            own = self.converted(value)
+            kind = type(own)
+        if kind is not dict and kind is not list:
+            del self._copies[id(value)]
+            return self._scalar(own, kind)
+        self._deepest = depth
+        self._descend(depth)
+        step: Any = None
+        copy = own.copy()
+        try:
+            if kind is dict:
+                self._spend(2 + 5 * len(copy))
+                pairs = copy.items()
+                copy = {}
+                for key, child in pairs:
+                    if type(key) is str and key.isascii():
+                        step = key
+                    else:
+                        step = None
+                        step = self.key(key)
+                    self._left_bytes -= len(step)
+                    kind = type(child)
+                    if kind is str and child.isascii():
+                        self._left_bytes -= len(child)
+                        copy[step] = child
+                    elif kind in _AS_THEY_ARE or (kind is int and INT_FROM <= child <= INT_TO):
+                        copy[step] = child
+                    else:
+                        copy[step] = self.copy(child, depth + 1)
+            else:
+                self._spend(2 + 2 * len(copy))
+                for step, child in enumerate(copy):
+                    kind = type(child)
+                    if kind is str and child.isascii():
+                        self._left_bytes -= len(child)
+                    elif kind not in _AS_THEY_ARE and not (kind is int and INT_FROM <= child <= INT_TO):
+                        copy[step] = self.copy(child, depth + 1)
+        except NoForm as error:
+            error.steps.append(step)
+            raise
+        self._spend(0)
+        self._copies[id(value)] = (value, copy, before_bytes - self._left_bytes, self._deepest - depth)
+        self._deepest = max(before_depth, self._deepest)
+        return copy
+
+    def _descend(self, depth: int) -> None:
+        if depth > DEEPEST:
+            raise NoForm(f"is nested more than {DEEPEST} deep")
+        self._deepest = max(self._deepest, depth)
+
+    def _spend(self, size_bytes: int) -> None:
+        self._left_bytes -= size_bytes
+        if self._left_bytes < 0:
+            raise EventTooLarge(EVENT_LIMIT_BYTES - self._left_bytes, EVENT_LIMIT_BYTES)
+
+    def _scalar(self, value: Any, kind: type) -> Any:
+        """Return what is written for a value of exactly that type, one of ``_PLAIN``."""
+        if kind is str:
+            self._spend(len(value))
+            return text(value)
+        if kind is int:
+            return value if INT_FROM <= value <= INT_TO else self._long(value)
+        if kind in _AS_THEY_ARE:
+            return value
+        if kind is datetime:
+            return foreign.moment(value)
+        if kind is Decimal:
+            return self._raw(str(value)) if value.is_finite() else None
+        if kind is time:
+            return foreign.time_of_day(value)
+        if kind is UUID:
+            return str(value)
+        if kind is bytes:
+            self._spend(len(value))
+        return value  # bytes, a date, a timedelta
+
+    def _raw(self, number: str) -> Raw:
+        self._spend(len(number))
+        return Raw(number.encode())
+
+    def _long(self, value: int) -> Raw:
+        if not -_INT_END < value < _INT_END:
+            raise NoForm("is an integer of more than 4,300 digits")
+        return self._raw(str(Decimal(value)))  # str(value) has a limit that the application may have lowered
+
+    def converted(self, value: Any) -> Any:
+        """Return the value as a scalar that ``_scalar`` knows, or as a new dict or list of what is in it."""
+        for _ in range(_CONVERSIONS):
+            value = self._next(value)
+            if type(value) in _PLAIN:
+                return value
+        raise NoForm("refers to itself")
+
+    def _next(self, value: Any) -> Any:
+        kind = type(value)
+        try:
+            own = foreign.known(value, kind, self._left_bytes)
+            if own is not NotImplemented:
+                return own
+            if self._default is not None:
+                try:
+                    answer = self._default(value)
+                    if answer is not NotImplemented:
+                        return answer
+                except TypeError:
+                    pass  # it does not know this type either
+            own = foreign.by_its_own_means(value, kind, self._left_bytes)
+            if own is not NotImplemented:
+                return own
+        except (NoForm, EventTooLarge, RecursionError):
+            raise
+        except Exception as error:  # noqa: BLE001  # a value's own code may raise anything
+            raise NoForm(f"is of type {kind.__name__}, and raises {type(error).__name__} when it is read") from None
+        raise NoForm(f"is of type {kind.__name__}, which JSON cannot hold")
+
+    def key(self, key: Any) -> str:
+        """Return a key as text: what is no text becomes its JSON text."""
+        if type(key) is str:
+            return text(key)
+        try:
+            own = self.copy(key, DEEPEST)
+        except NoForm:
+            own = {}
+        if type(own) is str:
+            return own
+        if type(own) is dict or type(own) is list:
+            raise NoForm(f"has a key of type {type(key).__name__}, which JSON cannot hold")
+        return encode(own).decode().strip('"')
+
+
+def text(value: str) -> str:
+    """Return the text with U+FFFD for each lone surrogate, which has no UTF-8; a server reads its escape as that."""
     return value if value.isascii() else _surrogates.sub("\ufffd", value)
 
 
-def _whole_number(value: int, path: str) -> Any:
-    if -(1 << 63) <= value < 1 << 64:
-        return value
-    try:
-        return Raw(str(value).encode())
-    except ValueError:
-        limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 4300
-        raise EventError(_shown(path), f"is an integer of more than {limit:,} digits") from None
-
-
-def _key(key: Any, path: str) -> str:
-    if type(key) is str:
-        return _text(key)
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    try:
-        (name,) = msgspec.json.decode(encode({key: None}))
-    except Exception:  # noqa: BLE001  # a key's own code may raise anything
-        reason = f"has a key of type {type(key).__name__}, which JSON cannot hold"
-        raise EventError(_shown(path) or "event", reason) from None
-    return str(name)
-
-
-def _shown(path: str) -> str:
-    return path if len(path) <= SHOWN else f"{path[:SHOWN]}…"
+def _shown(path: str, steps: list[Any]) -> str:
+    for step in reversed(steps):
+        if len(path) > SHOWN:
+            break
+        path += f"[{step}]" if type(step) is int else f".{step}" if type(step) is str else ""
+    return one_line(path.lstrip("."), SHOWN) or "event"

@@ -8,47 +8,55 @@ from typing import Any
 
 from msgspec import UNSET
 
-from rudderpipe import checks, parts
+from rudderpipe import checks, parts, values
 from rudderpipe.errors import EventError
+
+_TEXTS = ("category", "name", "event")
+_MAPPINGS = ("properties", "traits", "integrations")
+_MOMENTS = ("timestamp", "originalTimestamp")
 
 
 def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
-    """The message of one call given whole, in wire names; keys that rudderpipe does not know travel along.
+    """Return the JSON of one call's message given whole, in wire names; keys that are not known travel along.
 
     As the Node SDK: ``type``, ``channel`` and ``context.library`` are always ours, ``messageId`` and
     ``originalTimestamp`` only where the caller gave none.
     """
     if any(other is not None for other in others):
         raise EventError("message", "is a whole message, so no other argument may be given")
-    user_id, anonymous_id = message.get("userId"), message.get("anonymousId")
+    given = values.shallow(message, "message")
+    user_id, anonymous_id = given.pop("userId", None), given.pop("anonymousId", None)
+    own: dict[str, Any] = {}
     if kind == "alias":
         user_id = checks.required_id("userId", user_id)
-        previous_id = checks.required_id("previousId", message.get("previousId"))
-    ids = checks.ids(user_id, anonymous_id, ("userId", "anonymousId"))
-    whole: dict[str, Any] = dict(message)
-    whole.pop("sentAt", None)
-    for name, value in zip(("userId", "anonymousId"), ids, strict=True):
-        if value is UNSET:
-            whole.pop(name, None)
-        else:
-            whole[name] = value
-    for name in ("category", "name", "event"):
-        checks.text(name, message.get(name))
-    for name in ("properties", "traits", "integrations"):
-        checks.mapping(name, message.get(name))
-    if kind == "track":
-        checks.text("event", message.get("event"), required=True)
+        own["previousId"] = checks.required_id("previousId", given.pop("previousId", None))
     elif kind == "group":
-        whole["groupId"] = checks.required_id("groupId", message.get("groupId"))
-    elif kind == "alias":
-        whole["previousId"] = previous_id
-    for name in ("timestamp", "originalTimestamp"):
-        if message.get(name):
-            whole[name] = checks.moment(name, message[name])
-    whole["type"] = kind
-    whole["context"] = parts.context(message.get("context"), message.get("traits") if kind == "identify" else UNSET)
-    whole["channel"] = parts.CHANNEL
-    whole["originalTimestamp"] = whole.get("originalTimestamp") or datetime.now(timezone.utc)
-    given = message.get("messageId")
-    whole["messageId"] = parts.message_ids.new() if not given else checks.message_id(given)
-    return parts.encoded(whole)
+        own["groupId"] = checks.required_id("groupId", given.pop("groupId", None))
+    own["userId"], own["anonymousId"] = checks.ids(user_id, anonymous_id, ("userId", "anonymousId"))
+    for name in _TEXTS:
+        if name in given:
+            checked = checks.text(name, given[name], required=kind == "track" and name == "event")
+            given[name] = given[name] if checked is UNSET else checked
+    if kind == "track" and "event" not in given:
+        checks.text("event", None, required=True)
+    for name in _MAPPINGS:
+        if given.get(name) is not None:
+            own[name] = checks.mapping(name, given.pop(name))
+    for name in _MOMENTS:
+        if not _is_missing(at := given.pop(name, None)):
+            own[name] = checks.moment(name, at)
+    traits = own.get("traits", UNSET) if kind == "identify" else UNSET
+    own["context"] = parts.context(given.pop("context", None), traits)
+    own.setdefault("originalTimestamp", datetime.now(timezone.utc))
+    message_id = given.pop("messageId", None)
+    own["messageId"] = parts.message_ids.new() if _is_missing(message_id) else checks.message_id(message_id)
+    own |= {"type": kind, "channel": parts.CHANNEL}
+    for name in ("sentAt", *own):
+        given.pop(name, None)
+    rest = values.plain(given, "", depth=0)
+    return parts.encode({**rest, **{name: value for name, value in own.items() if value is not UNSET}})
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether JavaScript takes the value for none."""
+    return value is None or (type(value) in (str, int, float, bool) and not value)

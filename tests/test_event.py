@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from rudderpipe import event, forks, whole
 from rudderpipe.errors import EventError
 from rudderpipe.message_ids import MessageIds
 
-CALLS = {
+CALLS: dict[str, Callable[[dict[str, Any]], bytes | bytearray]] = {
     "identify": lambda m: event.identify(m["userId"], m.get("traits"), m.get("context"), None, None, None, None),
     "track": lambda m: event.track(m["userId"], m["event"], m["properties"], None, None, None, None, None),
     "page": lambda m: event.page(m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None),

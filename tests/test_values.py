@@ -11,7 +11,7 @@ import math
 import pathlib
 import types
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -213,9 +213,40 @@ def test_what_has_no_form_is_refused_by_its_path(value: Any, field: str, reason:
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_deep_value_passes_where_it_can() -> None:
-    """A few hundred levels need no care."""
-    assert json.loads(event.track("u", "e", {"v": deep(300)}, *[None] * 5))
+def nested_dicts(depth: int) -> dict[str, Any]:
+    """Dicts within dicts, as many as that in all."""
+    value: dict[str, Any] = {}
+    for _ in range(depth - 1):
+        value = {"a": value}
+    return value
+
+
+def called_from(frames: int, call: Callable[[], Any]) -> Any:
+    """Call from so many frames further down the stack."""
+    return called_from(frames - 1, call) if frames else call()
+
+
+@pytest.mark.parametrize("with_hint", [None, "NaN", ZONELESS, {1}], ids=["plain", "text", "datetime", "set"])
+def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
+    """200 containers within each other are sent, also from deep within an application; 201 are refused."""
+    deepest = {"a": nested_dicts(199), "b": with_hint}
+
+    data = called_from(700, lambda: event.track("u", "e", deepest, *[None] * 5))
+    with pytest.raises(EventError, match="nested more than 200 deep"):
+        event.track("u", "e", {"a": nested_dicts(200), "b": with_hint}, *[None] * 5)
+
+    assert json.loads(data)["properties"]["a"] == nested_dicts(199)
+
+
+def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:
+    """What was copied once is counted where it stands."""
+    shared = nested_dicts(150)
+    chain: Any = shared
+    for _ in range(60):
+        chain = [chain]
+
+    with pytest.raises(EventError, match="nested more than 200 deep"):
+        event.track("u", "e", {"a": shared, "b": chain}, *[None] * 5)
 
 
 def test_default_is_asked_for_unknown_types_alone() -> None:

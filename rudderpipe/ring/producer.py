@@ -54,7 +54,7 @@ class Producer(Seat):
         self._looked_at_s = float("-inf")
         self._stand_up()
 
-    def append(self, data: bytes) -> str | None:
+    def append(self, data: bytes | bytearray) -> str | None:
         """Append one event's JSON; None when it was accepted, else the reason why not (one of ``REFUSALS``).
 
         Never waits for another process, but for a few ms at the most when it has to claim a block. May be called
@@ -101,13 +101,13 @@ class Producer(Seat):
                 self.catch_up()
         return None
 
-    def _set_aside(self, data: bytes) -> str | None:
+    def _set_aside(self, data: bytes | bytearray) -> str | None:
         # Only in a call from within a call. It is kept here until the outer one has ended.
         if (reason := self._never(len(data))) is not None:
             return reason
         if len(self._aside) >= ASIDE_MAX:
             return "busy"
-        self._aside.append(data)
+        self._aside.append(bytes(data))
         return None
 
     def catch_up(self) -> None:

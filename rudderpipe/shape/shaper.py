@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
-from rudderpipe import checks, parts
+from rudderpipe import checks, parts, values
 from rudderpipe.errors import EventError
 from rudderpipe.shape.sampling import Sampling
 from rudderpipe.shape.scrubber import Scrubber
 
 BeforeSend = Callable[[dict[str, Any]], dict[str, Any] | None]
 """Is given a message in wire names, which it may change, and answers it, another one, or None to drop it."""
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+_CERTAIN_DIGITS = 15
+"""A number of so many characters is the same after it was a float."""
+
+
+def _number(text: str) -> float | Decimal:
+    """Return a float where that changes nothing: a ``Decimal`` that the caller gave has any number of digits."""
+    number = float(text)
+    if len(text) <= _CERTAIN_DIGITS and "E" not in text:
+        return number
+    exact = Decimal(text)
+    return number if Decimal(repr(number)) == exact else exact
+
+
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=_number).decode
 
 
 class Shaper:
@@ -51,10 +66,16 @@ def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
 
 
 def _checked(message: Any) -> dict[str, Any]:
-    """What the server needs must still be there."""
+    """Return what the server needs as it can read it; raises ``EventError`` where it is missing."""
     if not isinstance(message, dict):
         raise EventError("before_send", f"must answer the message or None, not {type(message).__name__}")
+    message = values.shallow(message, "before_send")
     for name in ("type", "messageId"):
-        checks.text(name, message.get(name), required=True)
-    checks.ids(message.get("userId"), message.get("anonymousId"), ("userId", "anonymousId"))
-    return message
+        message[name] = checks.text(name, message.get(name), required=True)
+    ids = checks.ids(message.get("userId"), message.get("anonymousId"), ("userId", "anonymousId"))
+    message |= zip(("userId", "anonymousId"), ids, strict=True)
+    for name in ("timestamp", "originalTimestamp"):
+        if message.get(name) is not None:
+            message[name] = checks.moment(name, message[name])
+    message.pop("sentAt", None)  # the sender's
+    return {name: value for name, value in message.items() if value is not UNSET}

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import msgspec
 
-from rudderpipe import client_base, values
+from rudderpipe import checks, client_base, values
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.outlets import ShortWay
 from rudderpipe.receipts import Done, Flush, Until
@@ -66,8 +66,8 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         wanted = msgspec.json.decode(
             values.encode(
                 {
-                    **({} if user_id is None else {"userId": str(user_id)}),
-                    **({} if anonymous_id is None else {"anonymousId": str(anonymous_id)}),
+                    **({} if user_id is None else {"userId": checks.one_id("user_id", user_id)}),
+                    **({} if anonymous_id is None else {"anonymousId": checks.one_id("anonymous_id", anonymous_id)}),
                     **({} if properties is None else {"properties": values.plain(properties, "properties")}),
                     **({} if context is None else {"context": values.plain(context, "context")}),
                 }

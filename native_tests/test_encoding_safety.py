@@ -1,0 +1,378 @@
+"""Nothing of a caller's runs while the encoder is in a container, and nothing that a caller changes crashes it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+PRELUDE = """
+import collections, dataclasses, datetime, decimal, enum, gc, os, sys, types, uuid
+import attrs, msgspec, numpy, pandas, pydantic
+from rudderpipe import event
+
+UTC = datetime.timezone.utc
+at_work = [lambda: None]
+
+
+def run():
+    at_work[0]()
+
+
+class Zone(datetime.tzinfo):
+    def utcoffset(self, moment):
+        run()
+        return datetime.timedelta(hours=1)
+
+    def dst(self, moment):
+        return None
+
+    def tzname(self, moment):
+        return "zone"
+
+
+class Path(os.PathLike):
+    def __fspath__(self):
+        run()
+        return "/a"
+
+
+@dataclasses.dataclass
+class Point:
+    x: int = 1
+
+    def __getattribute__(self, name):
+        run()
+        return super().__getattribute__(name)
+
+
+@attrs.define
+class Item:
+    x: int = 1
+
+    def __getattribute__(self, name):
+        run()
+        return super().__getattribute__(name)
+
+
+class Struct(msgspec.Struct):
+    x: int = 1
+
+    def __getattribute__(self, name):
+        run()
+        return super().__getattribute__(name)
+
+
+class Model(pydantic.BaseModel):
+    x: int = 1
+
+    def model_dump(self):
+        run()
+        return {"x": 1}
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+    def __getattribute__(self, name):
+        run()
+        return super().__getattribute__(name)
+
+
+class Id(uuid.UUID):
+    @property
+    def int(self):
+        run()
+        return 7
+
+    @int.setter
+    def int(self, value):
+        pass
+
+
+class List(list):
+    def __iter__(self):
+        run()
+        return super().__iter__()
+
+
+class Dict(dict):
+    def items(self):
+        run()
+        return super().items()
+
+    def __iter__(self):
+        run()
+        return super().__iter__()
+
+
+class Mapping(collections.UserDict):
+    def __getitem__(self, key):
+        run()
+        return 1
+
+
+class Text(str):
+    def __str__(self):
+        run()
+        return "text"
+
+
+class Whole(int):
+    def __int__(self):
+        run()
+        return 1
+
+
+class Price(decimal.Decimal):
+    def __str__(self):
+        run()
+        return "1"
+
+
+class Moment(datetime.datetime):
+    @property
+    def year(self):
+        run()
+        return 2024
+
+
+class Key(enum.Enum):
+    A = "a"
+
+    def __getattribute__(self, name):
+        run()
+        return super().__getattribute__(name)
+
+
+VALUES = {
+    "datetime": lambda: datetime.datetime(2024, 1, 2, tzinfo=Zone()),
+    "datetime subclass": lambda: Moment(2024, 1, 2, tzinfo=UTC),
+    "time": lambda: datetime.time(1, 2, tzinfo=Zone()),
+    "path": Path,
+    "dataclass": Point,
+    "attrs": Item,
+    "struct": Struct,
+    "pydantic": lambda: Model(x=1),
+    "enum": lambda: Colour.RED,
+    "uuid": lambda: Id(int=7),
+    "list": lambda: List([1, 2]),
+    "dict": lambda: Dict(a=1),
+    "mapping": lambda: Mapping({"a": 1}),
+    "str": lambda: Text("a"),
+    "int": lambda: Whole(1),
+    "decimal": lambda: Price(1),
+    "key": lambda: {Key.A: 1},
+    "set": lambda: {Colour.RED},
+    "tuple": lambda: (Point(),),
+    "numpy": lambda: numpy.array([Point()], dtype=object),
+    "pandas": lambda: pandas.Series([Point()]),
+}
+PLAIN_VALUES = [
+    None, True, 1, 2**70, 1.5, float("nan"), "a", "é", "\\ud800", b"a", bytearray(b"a"), memoryview(b"a"), [1], (1,),
+    {1}, frozenset((1,)), {"a": 1}, {1: 2}, collections.OrderedDict(a=1), collections.deque((1,)), range(3),
+    decimal.Decimal("1.5"), datetime.date(2024, 1, 2), datetime.timedelta(1), datetime.datetime(2024, 1, 2),
+    datetime.datetime(2024, 1, 2, tzinfo=UTC), datetime.time(1), uuid.UUID(int=1), msgspec.Raw(b'{"a": [1]}'),
+    numpy.int64(1), numpy.array([[1]]), numpy.datetime64("2024-01-02"), pandas.Timestamp("2024-01-02"), pandas.NaT,
+    types.MappingProxyType({"a": 1}), {decimal.Decimal("1.5"): 1, uuid.UUID(int=1): 2, datetime.date(2024, 1, 2): 3},
+]
+
+
+def track(value):
+    return event.track("u", "e", {"a": value}, None, None, None, None, None)
+"""
+
+
+def child(program: str) -> str:
+    """What a process of its own prints; a crash of it fails the test, not the tests."""
+    code = PRELUDE + textwrap.dedent(program)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_a_value_that_shortens_the_list_it_stands_in_crashes_nothing() -> None:
+    """For each type whose own code runs when it is read: from within, the list goes, and its memory is used again."""
+    printed = child("""
+        for name, make in VALUES.items():
+            print(name, flush=True)
+            for length in (3, 200, 2000):
+                around = [make(), *range(length)]
+                around.append({"in": around[1:]})
+                junk = []
+
+                def shorten():
+                    at_work[0] = lambda: None
+                    around.clear()
+                    junk.extend(bytes([number % 251]) * 64 for number in range(2000))
+                    around.append("changed")
+
+                at_work[0] = shorten
+                track(around)
+                track({"b": {"c": around}})
+    """)
+
+    assert len(printed.split("\n")) > 20
+
+
+def test_a_dict_that_changes_while_it_is_read_crashes_nothing() -> None:
+    """The same for the dict around the value, and for the properties themselves."""
+    child("""
+        for make in VALUES.values():
+            properties = {str(number): number for number in range(500)}
+            properties["first"] = make()
+            properties["in"] = properties.copy()
+
+            def empty():
+                at_work[0] = lambda: None
+                for each in (properties.get("in", {}), properties):
+                    each.clear()
+                properties.update((str(number), bytes(50)) for number in range(900))
+
+            at_work[0] = empty
+            event.track("u", "e", properties, None, None, None, None, None)
+    """)
+
+
+def test_a_destructor_that_the_collector_runs_crashes_nothing() -> None:
+    """A cycle's ``__del__`` empties what is being read; the collector runs as often as it can."""
+    child("""
+        class Cycle:
+            def __init__(self, target):
+                self.me = self
+                self.target = target
+
+            def __del__(self):
+                self.target.clear()
+
+        gc.set_threshold(1)
+        for make in (*VALUES.values(), lambda: {1, 2}, lambda: frozenset((1, 2)), lambda: (1, [2])):
+            for _ in range(20):
+                around = [make(), *([{number}] for number in range(50))]
+                Cycle(around)
+                track(around)
+                items = {str(number): {number} for number in range(50)}
+                items["0"] = make()
+                Cycle(items)
+                track({"a": items})
+                inner = set(range(100))
+                Cycle(inner)
+                track({"a": inner})
+    """)
+
+
+def test_another_thread_that_changes_a_list_crashes_nothing() -> None:
+    """The list holds what its own code is asked about; the interpreter switches as often as it can."""
+    child("""
+        import pathlib, threading
+
+        sys.setswitchinterval(1e-6)
+        shared = [pathlib.PurePath("/a"), {1}, Point()] * 30
+        ends = threading.Event()
+
+        def change():
+            while not ends.is_set():
+                del shared[:]
+                shared.extend([pathlib.PurePath("/b"), {2}, Point()] * 30)
+
+        thread = threading.Thread(target=change)
+        thread.start()
+        try:
+            for _ in range(300):
+                track(shared)
+        finally:
+            ends.set()
+            thread.join()
+    """)
+
+
+def test_no_python_code_runs_within_the_encoder() -> None:
+    """Between the call of the encoder and its return the profiler sees no call, for every type of value."""
+    printed = child("""
+        within = []
+        seen = collections.Counter()
+
+        def look(frame, what, argument):
+            if what == "c_call" and argument.__name__ in ("encode", "encode_into") and "msgspec" in str(
+                type(argument.__self__)
+            ):
+                within.append(argument)
+                seen["encoded"] += 1
+            elif what in ("c_return", "c_exception") and within and argument == within[-1]:
+                within.pop()
+            elif within:
+                seen[f"{what} {frame.f_code.co_name}"] += 1
+
+        for value in (*PLAIN_VALUES, *(make() for make in VALUES.values())):
+            for properties in ({"a": value}, {"a": [{"b": value}]}):
+                sys.setprofile(look)
+                try:
+                    event.track("u", "e", properties, None, None, None, None, None)
+                    event.track("u", "e", properties, {"c": value}, None, None, {"d": value}, None)
+                    event.identify("u", properties, properties, None, None, None, None)
+                    event.track({"userId": "u", "event": "e", "properties": properties, "x": value}, *[None] * 7)
+                finally:
+                    sys.setprofile(None)
+        print(dict(seen))
+    """)
+
+    seen = eval(printed)
+    assert seen.pop("encoded") >= 400
+    assert not seen
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not bound a process's address space")
+def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> None:
+    """Under a bound of its address space ``track`` refuses what is too large, before it asks for memory."""
+    printed = child("""
+        import resource, rudderpipe
+        import logging
+
+        logging.disable(logging.CRITICAL)
+        client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
+        text, data = "x" * (600 << 20), b"x" * (600 << 20)
+        in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (in_use + (64 << 20),) * 2)
+        answers = [client.track("u", "e", {"a": value}) for value in (
+            text, [text], {"b": {text: 1}}, data, {text}, memoryview(data), [text] * 1000,
+        )]
+        answers += [
+            client.track(text, "e"), client.track("u", text), client.track("u", "e", {text: 1}),
+            client.track("u", "e", None, {"c": text}), client.track("u", "e", timestamp=text),
+            client.track("u", "e", message_id=text), client.identify("u", {"a": text}), client.group("u", text),
+            client.page("u", text), client.alias(text, "u"), client.track({"userId": text, "event": "e"}),
+        ]
+        print(answers, client.counts())
+    """)
+
+    assert "True" not in printed
+    assert "'too_large': 18" in printed or "'too_large': 17" in printed
+
+
+def test_what_could_never_be_sent_is_refused_before_it_is_copied() -> None:
+    """Lists that hold one list many times, ranges, arrays, long integers: the answer comes at once."""
+    child("""
+        from rudderpipe.errors import EventError
+
+        laughs = ["ha"] * 10
+        for _ in range(100):
+            laughs = [laughs] * 10
+        pairs = {}
+        for _ in range(150):
+            pairs = {"a": pairs, "b": pairs}
+        sys.set_int_max_str_digits(0) if hasattr(sys, "set_int_max_str_digits") else None
+        resource = __import__("resource")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for value in (
+            laughs, pairs, range(10**12), numpy.broadcast_to(numpy.int8(1), 10**12), 1 << 40_000_000, [0] * 3_000_000,
+            pandas.Series(numpy.broadcast_to(numpy.int8(1), 10**7)), memoryview(bytes(10**7)),
+            collections.deque([0] * 3_000_000), {number: 0 for number in range(900_000)}, "x" * 4_000_001,
+        ):
+            try:
+                track(value)
+            except EventError:
+                continue
+            raise SystemExit(f"{type(value)} was accepted")
+    """)
