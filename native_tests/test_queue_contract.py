@@ -116,7 +116,12 @@ class TestFailedJobs:
         fail(stand, queue, 1)
         calls: list[tuple[Any, ...]] = []
         call = queue.call
-        monkeypatch.setattr(queue, "call", lambda *arguments: (calls.append(arguments), call(*arguments))[1])
+
+        def noted(*arguments: Any) -> Any:
+            calls.append(arguments)
+            return call(*arguments)
+
+        monkeypatch.setattr(queue, "call", noted)
         failed = FailedJobs(queue)
         assert failed.remove(["1"]) == (1, 2) if late == "remove" else failed.retry(list(failed)) == 1
         if late == "remove":

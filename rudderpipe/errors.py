@@ -146,6 +146,21 @@ class QueueUnavailable(QueueError):
         return f"redis at {self.address}: {self.reason}"
 
 
+class AnotherDataPlane(QueueUnavailable):
+    """The queue has jobs for the data plane ``owner``, which is not ours; nothing was changed."""
+
+    def __init__(self, address: str, queue_name: str, owner: str) -> None:
+        owner = "".join(letter if letter.isprintable() else "?" for letter in owner[:200])
+        reason = (
+            f"the queue {queue_name} has jobs for the data plane {owner}: give this one another queue_name, or make "
+            "the queue its own with `rudderpipe queue --adopt`"
+        )
+        super().__init__(address, reason, answered=True)
+        self.args = (address, queue_name, owner)
+        self.queue_name = queue_name
+        self.owner = owner
+
+
 class QueueFull(QueueUnavailable):
     """The jobs in Redis take more than ``max_queue_bytes`` with what is to be added; it is added once there is room."""
 

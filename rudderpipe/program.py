@@ -32,6 +32,8 @@ with another code for a worker that could not start, an orphan of ours too when 
 """
 CHECKED = "redis can be used"
 """What a flusher that only checks says when all is well."""
+OTHER_PLANE = "the queue has jobs for another data plane: "
+"""What it says before that data plane's id."""
 FROZEN_ARGUMENT = "--rudderpipe-process"
 """Stands before the module's name when a frozen application is started as one of our processes."""
 FROZEN_REASON = (

@@ -7,7 +7,7 @@ import subprocess
 import msgspec
 
 from rudderpipe import program
-from rudderpipe.errors import QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.settings import Settings
 
 TIMEOUT_S = 20.0
@@ -28,4 +28,7 @@ def trouble(settings: Settings) -> QueueUnavailable | None:
         return QueueUnavailable(settings.redis_place, f"cannot be asked: {error}")
     # Its exit code says nothing, and is not to be had where the application ignores its children.
     lines = text.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+    if lines[-1].startswith(program.OTHER_PLANE):
+        owner = lines[-1].removeprefix(program.OTHER_PLANE)
+        return AnotherDataPlane(settings.redis_place, settings.queue_name, owner)
     return None if lines[-1] == program.CHECKED else QueueUnavailable(settings.redis_place, lines[-1])

@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import LeaseLost, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
@@ -43,6 +43,8 @@ class FakeStore:
         """Whatever was completed, kept or not."""
         self.suspects: set[str] = set()
         self.account: Counter[str] = Counter()
+        self.plane = ""
+        """The data plane that the jobs are for."""
         self.rings: dict[int, Counter[str]] = {}
         self.counted: dict[str, tuple[int, int]] = {}
         self._locks: dict[str, tuple[str, int]] = {}
@@ -167,7 +169,9 @@ def changes(method: Callable[..., Any]) -> Callable[..., Any]:
 class FakeQueue:
     """One sender's or flusher's view of a store; ``away`` makes every call fail."""
 
-    def __init__(self, store: FakeStore, keep_completed: int = 0, lease_ms: int = 10_000) -> None:
+    def __init__(
+        self, store: FakeStore, keep_completed: int = 0, lease_ms: int = 10_000, data_plane_id: str = ""
+    ) -> None:
         self.store = store
         self.clock = store.clock
         self.token = str(uuid.uuid4())
@@ -182,6 +186,18 @@ class FakeQueue:
         """Calls of these names are held up, each once: ``let_go`` executes them."""
         self._late: list[Callable[[], object]] = []
         self.keys = Keys("rudder", "rudderEventsQueue")
+        self.plane = data_plane_id
+
+    def check_owner(self, *, is_empty: bool | None = None) -> None:
+        self.ping()
+        store = self.store
+        if is_empty is None:
+            is_empty = not (store.line or store.active or store.delayed or store.failed)
+        if self.plane and store.plane not in ("", self.plane) and not is_empty:
+            raise AnotherDataPlane("here", "rudderEventsQueue", store.plane)
+
+    def adopt(self) -> None:
+        self.store.plane = self.plane
 
     def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
         """Scripts that are called by their names."""
@@ -259,6 +275,8 @@ class FakeQueue:
         if behind := {block: ring[str(block)] for block, (start, _) in marks.items() if ring[str(block)] > start}:
             raise QueueBehind(behind)
         store.rings[epoch] = ring
+        self.check_owner()
+        store.plane = self.plane or store.plane
         if store.last_id == 0:
             store.counted.clear()
         now = str(self.clock.time_ms())
@@ -286,6 +304,9 @@ class FakeQueue:
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
         self._check()
         store = self.store
+        if store.line and not store.paused:
+            self.check_owner(is_empty=False)
+            store.plane = self.plane or store.plane
         answer: list[tuple[bytes, list[bytes] | None]] = []
         size = 0
         while store.line and not store.paused and len(answer) < max_jobs:

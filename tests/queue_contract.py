@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from rudderpipe.errors import LeaseLost, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
@@ -614,6 +614,70 @@ class QueueContract:
         queue.complete(taken[1:])
 
         assert 0 < queue.size_bytes() < size
+
+    def test_a_queue_belongs_to_the_data_plane_that_added_to_it(self, stand: Stand) -> None:
+        """Another one can neither add nor take, and changes nothing; when it is the same again, both go on."""
+        ours, theirs = stand.queue(data_plane_id="https://a"), stand.queue(data_plane_id="https://b")
+        add(ours, 2)
+        before = stand.view()
+
+        with pytest.raises(AnotherDataPlane) as caught:
+            add(theirs, 1, epoch=OTHER_EPOCH)
+        with pytest.raises(AnotherDataPlane):
+            theirs.take(*ALL)
+        with pytest.raises(AnotherDataPlane):
+            theirs.check_owner()
+
+        assert (caught.value.owner, caught.value.queue_name) == ("https://a", "rudderEventsQueue")
+        assert stand.view() == before
+        assert theirs.counts(OTHER_EPOCH).events_gone == 0
+        ours.check_owner()
+        assert ids(ours.take(*ALL)) == ["1", "2"]
+
+    @pytest.mark.parametrize("state", ["waiting", "paused", "active", "delayed", "failed", "empty"])
+    def test_only_an_empty_queue_changes_hands_by_itself(self, stand: Stand, state: str) -> None:
+        """No job is left in it, wherever one may be."""
+        ours, theirs = stand.queue(data_plane_id="https://a"), stand.queue(data_plane_id="https://b")
+        add(ours, 1)
+        if state == "paused":
+            stand.pause()
+        elif state != "waiting":
+            (taken,) = ours.take(*ALL)
+            if state == "failed":
+                ours.fail(taken, "no")
+            elif state != "active":
+                ours.complete([taken])
+        if state == "delayed":
+            stand.delay("d", stand.clock.time_ms() + 5000, {"data": data_of(0, 0), "opts": "{}"})
+
+        if state == "empty":
+            theirs.check_owner()
+            assert theirs.take(*ALL) == []  # looking changes nothing
+            add(theirs, 1, epoch=OTHER_EPOCH)
+            with pytest.raises(AnotherDataPlane):
+                add(ours, 1, 1)
+        else:
+            with pytest.raises(AnotherDataPlane):
+                theirs.check_owner()
+            with pytest.raises(AnotherDataPlane):
+                add(theirs, 1, epoch=OTHER_EPOCH)
+            theirs.adopt()
+            add(theirs, 1, epoch=OTHER_EPOCH)
+
+    def test_jobs_of_a_version_that_does_not_say_go_to_who_takes_first(self, stand: Stand) -> None:
+        """The queue is the taker's from then on; an old process goes on adding and taking."""
+        old, ours, theirs = (
+            stand.queue(),
+            stand.queue(data_plane_id="https://a"),
+            stand.queue(data_plane_id="https://b"),
+        )
+        add(old, 3)
+
+        assert ids(ours.take(1, 1)) == ["1"]
+        with pytest.raises(AnotherDataPlane):
+            theirs.take(*ALL)
+        add(old, 1, 3)
+        assert ids(old.take(1, 1)) == ["2"]
 
     def test_one_process_has_the_lease(self, stand: Stand) -> None:
         """The others know who, and for how long yet."""

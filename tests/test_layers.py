@@ -107,6 +107,7 @@ ORDER = [
         "cli.send",
         "cli.spooled",
         "cli.failed",
+        "cli.queue",
         "cli.demo_app",
     ),
     *("cli.demo", "cli.main", "__main__"),

@@ -120,6 +120,12 @@ def _add_failed(failed: argparse.ArgumentParser) -> None:
         _add_settings(action)
 
 
+def _queue(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.queue import queue
+
+    return queue(settings_of(arguments), adopt=arguments.adopt)
+
+
 def _data_plane(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 
@@ -162,6 +168,13 @@ def _parser() -> argparse.ArgumentParser:
     status.set_defaults(run=_status)
 
     _add_failed(commands.add_parser("failed", help="the jobs that failed: list, show, retry, export, delete"))
+
+    queue = commands.add_parser(
+        "queue", help="which data plane the queue's jobs are for", usage="rudderpipe queue [options]"
+    )
+    queue.add_argument("--adopt", action="store_true", help="make it that of these settings, with all jobs in it")
+    _add_settings(queue)
+    queue.set_defaults(run=_queue)
 
     plane = commands.add_parser("data-plane", help="run a local data plane that counts what it gets")
     plane.add_argument(

@@ -13,7 +13,7 @@ import msgspec
 from rudderpipe import locks, program, service, start_claim
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
-from rudderpipe.errors import ProcessNotStarted, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
 from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
@@ -21,7 +21,7 @@ from rudderpipe.flusher.rings import Rings
 from rudderpipe.flusher.sink import QueueSink, Sink
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 
 if TYPE_CHECKING:
     from rudderpipe.delivery.post import DataPlane
@@ -115,11 +115,17 @@ def take_over(settings: Settings) -> None:
 
 
 def check(settings: Settings, clock: Clock) -> int:
-    """See whether Redis lets us in; the result is printed on standard error. Return an exit code."""
+    """See whether Redis lets us in and the queue is ours; print the result on standard error. Return an exit code."""
     from rudderpipe.queue.queue import Queue
 
+    queue = Queue(settings, clock)
     try:
-        Queue(settings, clock).ping()
+        queue.check_owner()
+        if refusal := queue.try_publish():
+            print(f"Bull's listeners will hear nothing, as PUBLISH is refused: {refusal}", file=sys.stderr)  # noqa: T201  # as below
+    except AnotherDataPlane as error:
+        print(f"{program.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
+        return EXIT_FAILED
     except QueueUnavailable as error:
         print(error.reason, file=sys.stderr)  # noqa: T201  # read by who asked
         return EXIT_UNAVAILABLE

@@ -8,7 +8,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.sink import Sink
 from rudderpipe.ring import layout as at
@@ -26,6 +26,8 @@ HOUSEKEEPING_S = 0.5
 STARVED_HOUSEKEEPING_S = 0.02
 """The same while a producer finds no room, which may be a dead one's."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+OTHER_PLANE_S = 5.0
+"""How long to leave a queue alone that has jobs for another data plane."""
 SEE_OFF_S = 0.02
 """How often the queue is asked what has become of its events, while a producer waits for that."""
 AWAITED_S = 1.0
@@ -212,7 +214,8 @@ class Flusher:
         except QueueUnavailable as error:
             self._say_down(down=True)
             self._log.warning("queue", f"events stay in the ring: {error}")
-            self._retry_at_s = now_s + self._retry_s
+            wait_s = OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else self._retry_s
+            self._retry_at_s = now_s + wait_s
             self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
             return 0
         self._say_down(down=answer.wait_s > 0)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
+from redis import Redis, ResponseError
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import QueueBehind
+from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.queue.connect import Connection
 from rudderpipe.queue.keys import Keys
-from rudderpipe.queue.scripts import Scripts
+from rudderpipe.queue.scripts import OTHER_PLANE, Scripts
 from rudderpipe.queue.taken import QueueCounts
 from rudderpipe.settings import Settings
 
@@ -34,6 +36,9 @@ class QueueBase:
     def __init__(self, settings: Settings, clock: Clock, token: str | None = None) -> None:
         """``token`` names whose locks are taken; a random one unless given."""
         self.keys = Keys(settings.prefix, settings.queue_name)
+        self.name = settings.queue_name
+        self.plane = settings.plane_id
+        """The data plane that our jobs are for."""
         self._connection = Connection(settings.redis_address, self.keys.wait)
         self.place = self._connection.place
         self.clock = clock
@@ -61,12 +66,16 @@ class QueueBase:
         """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
 
         ``term`` counts the ring's flushers: what a dead one had sent is not added once a later one has added something.
-        Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost.
+        Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost. Raises
+        ``AnotherDataPlane`` while the queue has jobs for another one.
         """
         keys = self.keys
         answer = self.call(
             "add_jobs",
-            [keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events],
+            [
+                *(keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events, keys.plane),
+                *(keys.active, keys.delayed, keys.failed),
+            ],
             keys.base,
             self.token,
             self.clock.time_ms(),
@@ -75,6 +84,7 @@ class QueueBase:
             pack(freed),
             pack(batches),
             term,
+            self.plane,
         )
         if answer[0] is None:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
@@ -109,11 +119,56 @@ class QueueBase:
 
     def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script."""
-        with self._connection.client() as client:
+        with self._client() as client:
             return self._scripts.call(client, name, keys, *arguments)
 
+    @contextmanager
+    def _client(self) -> Iterator[Redis]:
+        """Yield a client for scripts. Raise ``AnotherDataPlane`` when one of them says that the queue is another's."""
+        with self._connection.client() as client:
+            try:
+                yield client
+            except ResponseError as error:
+                if not str(error).startswith(OTHER_PLANE):
+                    raise
+                raise AnotherDataPlane(self.place, self.name, str(error).removeprefix(OTHER_PLANE)) from None
+
+    def owner(self) -> str:
+        """Return the data plane that the queue's jobs are for; "" when it is not known."""
+        (known,) = self.ask(lambda pipe: pipe.get(self.keys.plane))
+        return known.decode(errors="replace") if known else ""
+
+    def check_owner(self) -> None:
+        """Raise ``AnotherDataPlane`` while the queue has jobs for another one; an empty queue may change hands."""
+        keys = self.keys
+
+        def fill(pipe: Any) -> None:
+            pipe.get(keys.plane)
+            for name in (keys.wait, keys.paused, keys.active):
+                pipe.llen(name)
+            for name in (keys.delayed, keys.failed):
+                pipe.zcard(name)
+
+        known, *jobs = self.ask(fill)
+        if known and self.plane and known.decode(errors="replace") != self.plane and any(jobs):
+            raise AnotherDataPlane(self.place, self.name, known.decode(errors="replace"))
+
+    def adopt(self) -> None:
+        """Make the queue ours, with whatever jobs are in it."""
+        self.ask(lambda pipe: pipe.set(self.keys.plane, self.plane))
+
+    def try_publish(self) -> str:
+        """Return why Redis refuses to tell Bull's listeners; "" when it does not."""
+        try:
+            self.ask(lambda pipe: pipe.publish(f"{self.keys.base}rudderpipe-check", ""))
+        except QueueUnavailable as error:
+            if not error.answered:
+                raise
+            return error.reason
+        return ""
+
     def ask(self, fill: Callable[[Any], object]) -> list[Any]:
-        """The answers to the commands that only read which ``fill`` puts into a pipeline; one round trip."""
+        """Return the answers to the commands that ``fill`` puts into a pipeline; one round trip, no transaction."""
         with self._connection.client() as client, client.pipeline(transaction=False) as pipe:
             fill(pipe)
             return pipe.execute()

@@ -43,6 +43,7 @@ class Keys:
         self.account = f"{tagged}:rudderpipe:{queue_name}:account"  # hash: events by state, over all rings
         self.failed_events = f"{self.account}:failed"  # hash: failed job -> "<epoch>:<events>"
 
+        self.plane = f"{tagged}:rudderpipe:{queue_name}:plane"  # string: the data plane that its jobs are for
         self.lease = f"{tagged}:rudderpipe:{queue_name}:lease"  # string: "<number> <holder>", gone when it lapses
         self.last_lease = f"{self.lease}:last"  # string: the last one there was
 

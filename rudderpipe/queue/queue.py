@@ -65,7 +65,10 @@ class Queue(QueueBase):
             raise
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
-        """The next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused."""
+        """Return the next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused.
+
+        Raise ``AnotherDataPlane`` while what waits is for another one.
+        """
         name, keys, arguments = self._take_call(max_jobs, max_bytes)
         with self._answered(name):
             return self._taken(self.call(name, keys, *arguments))
@@ -78,7 +81,7 @@ class Queue(QueueBase):
 
     def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
         """``complete`` and then ``take``, two steps over one round trip."""
-        with self._answered("take_jobs"), self._connection.client() as client:
+        with self._answered("take_jobs"), self._client() as client:
             completed, answer = self._scripts.call_together(
                 client, self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )
@@ -94,9 +97,10 @@ class Queue(QueueBase):
             "take_jobs",
             [
                 *(keys.wait, keys.active, keys.meta_paused, keys.stalled, keys.priority, keys.account),
-                *(keys.failed_events, keys.delayed, keys.failed),
+                *(keys.failed_events, keys.delayed, keys.failed, keys.plane),
             ],
-            *(keys.base, self.token, LOCK_MS, self.clock.time_ms(), max_jobs, max_bytes, int(self._found)),
+            *(keys.base, self.token, LOCK_MS, self.clock.time_ms(), max_jobs, max_bytes),
+            *(int(self._found), self.plane),
         )
 
     def _complete_call(self, done: Sequence[Taken]) -> Call:

@@ -34,6 +34,7 @@ NAMES = (
     "release_lease",
 )
 LOST = "LEASELOST"
+OTHER_PLANE = "OTHERPLANE "
 _KEY_TYPE = re.compile(r"^  KEYS\[\d+\] +\w+ +([A-Z]+) ", re.MULTILINE)
 _CHECK = """
 for number, kind in ipairs({%s}) do

@@ -10,6 +10,10 @@
   KEYS[5] ring      HASH    block sequence -> events added, term; gains the new positions; made when missing
   KEYS[6] account   HASH    events over all rings; field queued grows
   KEYS[7] counted   HASH    failed job -> events; goes when the numbers of the jobs begin anew
+  KEYS[8] owner     STRING  the data plane that the queue's jobs are for; made, or changed when there is no job
+  KEYS[9] active    LIST    ids of jobs being attempted; counted
+  KEYS[10] delayed  ZSET    jobs that wait for a time; counted
+  KEYS[11] failed   ZSET    failed jobs; counted
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  whom Bull's listeners take for the producer
@@ -20,19 +24,24 @@
   ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
   ARGV[8] term      integer higher than that of any call whose answer is not known, by whichever flusher of the ring
 
+  ARGV[9] plane     string  the caller's data plane; "" when it does not say
+
   Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
             `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
             lost its last writes, and with them those jobs; what the flusher has is added.) {false, 0, term} to a
-            call of an earlier term: its caller has died, or has given it up, and it comes too late
+            call of an earlier term: its caller has died, or has given it up, and it comes too late. The error
+            OTHERPLANE when the queue has jobs for another data plane
   Promises  no event of a ring is in two jobs, however often its flusher dies
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
 ]]
-local id, wait, paused, meta, ring, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
+local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
 local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local jobs, term = ARGV[7], ARGV[8]
+local jobs, term, plane = ARGV[7], ARGV[8], ARGV[9]
 
 -- include: line
+-- include: of_another_plane
 -- include: count
 -- include: publish
 
@@ -54,6 +63,13 @@ for _, mark in ipairs(marks) do
 end
 if #behind > 1 then
   return behind
+end
+
+local there = redis.call("LLEN", wait) + redis.call("LLEN", paused) + redis.call("LLEN", active)
+  + redis.call("ZCARD", delayed) + redis.call("ZCARD", failed)
+local refused = of_another_plane(owner, plane, there == 0)
+if refused then
+  return refused
 end
 
 local line = line_of(wait, paused, meta)

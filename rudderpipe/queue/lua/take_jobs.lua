@@ -13,7 +13,8 @@
   KEYS[7] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
   KEYS[8] delayed   ZSET    jobs that wait for a time; loses those ids, should they be there
   KEYS[9] failed    ZSET    failed jobs; loses those ids, should they be there
-  KEYS[10] lease    STRING  who is the queue's one sender; read
+  KEYS[10] owner    STRING  the data plane that the queue's jobs are for; made when it is not known
+  KEYS[11] lease    STRING  who is the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes the locks
@@ -22,24 +23,27 @@
   ARGV[5] max_jobs  integer at most so many jobs, 1 to 1000
   ARGV[6] max_bytes integer stop before the jobs' data have more bytes together; the first is always taken
   ARGV[7] tell      integer 1 to publish `drained` when nothing waits: the caller found something the last time
-  ARGV[8] fence     string  the caller's lease; "" where several senders work
+  ARGV[8] plane     string  the caller's data plane; "" when it does not say
+  ARGV[9] fence     string  the caller's lease; "" where several senders work
 
   Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id that has no hash,
-            false instead of the fields when its key is no hash at all
+            false instead of the fields when its key is no hash at all. The error OTHERPLANE when the jobs that wait are
+            for another data plane
   Promises  no id is ever in `active` without `<prefix><id>:lock`, and no job there lacks what Bull's stalled check reads
   Costs     O(max_jobs), plus the size of the jobs
   Same as   Bull 4.16.5 moveToActive-8, less the rate limit; like it, it overwrites a lock that somebody left there
 ]]
-local wait, active, meta, stalled, priority, account, counted, delayed, failed, lease =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell, fence =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
+local wait, active, meta, stalled, priority, account, counted, delayed, failed, owner, lease =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local prefix, token, lock_ms, now_ms, max_jobs, max_bytes, tell, plane, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 -- include: count
 -- include: move_events
 -- include: forget_failure
 -- include: among
 -- include: publish
 -- include: fenced
+-- include: of_another_plane
 
 local lost = fenced(lease, fence)
 if lost then
@@ -49,6 +53,10 @@ end
 local taken = {}
 if redis.call("EXISTS", meta) == 1 then
   return taken
+end
+local refused = redis.call("LLEN", wait) > 0 and of_another_plane(owner, plane, false)
+if refused then
+  return refused
 end
 -- A call that was cut left an id in two lists; where it waits is where it is.
 local here, messages, sets = among(active, 0, -1), {}, {}

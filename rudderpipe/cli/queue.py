@@ -1,0 +1,30 @@
+"""``rudderpipe queue``: which data plane the queue's jobs are for, and how to make it another one."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from rudderpipe.clock import Clock
+from rudderpipe.queue.queue import Queue
+from rudderpipe.settings import Settings
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+
+
+def queue(settings: Settings, *, adopt: bool) -> int:
+    """Print whose the queue is; with ``adopt`` make it that of these settings. Raise ``QueueUnavailable``."""
+    settings.require("redis", "data_plane_url")
+    with closing(Queue(settings, Clock())) as found:
+        before, counts = found.owner(), found.counts()
+        jobs = (
+            f"{counts.waiting:,} jobs waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
+            f"{counts.failed:,} failed"
+        )
+        print(f"queue     {settings.queue_name} at redis {settings.redis_place}: {jobs}")
+        print(f"jobs for  {before or 'not known: no job was added or taken by a version that says so'}")
+        if adopt and before != found.plane:
+            found.adopt()
+            print(f"from now  {found.plane}: what is in the queue goes there")
+        elif before not in ("", found.plane):
+            print(f"we        {found.plane}: these settings need another queue_name, or --adopt")
+            return EXIT_FAILED
+    return EXIT_OK
