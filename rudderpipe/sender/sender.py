@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
-from rudderpipe.errors import JobUnreadable, LeaseLost, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueUnavailable
 from rudderpipe.queue.base import new_token
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose
@@ -22,6 +23,8 @@ from rudderpipe.throttle import ThrottledLog
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 STANDBY_S = 0.2
+OTHER_PLANE_S = 5.0
+"""How long to leave a queue alone that has jobs for another data plane."""
 BLOCKED_LOG_S = 60.0
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
@@ -70,6 +73,8 @@ class Sender:
         self._confirmed_at_s = self._not_before_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
+        self._is_ours = False
+        """Whether the queue was seen to have no jobs for another data plane; only then anything of it is touched."""
         self._found_empty = False
         """The last look at the queue found nothing; False until there was one."""
 
@@ -83,6 +88,10 @@ class Sender:
         except LeaseLost:
             self._forgo()
             return 1  # look at once who has it
+        except AnotherDataPlane as error:
+            self._log.warning("plane", f"nothing is taken: {error}")
+            self._stand_aside(now_s)
+            return 0
         except QueueUnavailable as error:
             self._log.warning("queue", f"waiting for redis: {error}")
             self._wait_for_redis(now_s)
@@ -102,6 +111,17 @@ class Sender:
         self._found_empty = False  # what waits in a Redis that is away is not known
         self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
 
+    def _stand_aside(self, now_s: float) -> None:
+        """Leave a queue whose jobs are for another data plane to that one's sender."""
+        self._is_ours = False
+        self._ledger.forget()  # Redis knows it all: what was delivered is written down before more is taken
+        self._facts.state = "standby"
+        self._facts.progress.moved(now_s)
+        self._not_before_s = now_s + OTHER_PLANE_S
+        if self._lease is not None:
+            with suppress(QueueUnavailable):  # then it lapses
+                self._lease.release()
+
     def _show_held(self) -> None:
         """Have the keeper renew the locks of what is not settled in Redis."""
         self._facts.held = (*self._ledger.delivered, *self._held)
@@ -113,6 +133,9 @@ class Sender:
 
     def _may_work(self, now_s: float) -> bool:
         facts, lease = self._facts, self._lease
+        if not self._is_ours:
+            self._queue.check_owner()
+            self._is_ours = True
         if lease is None:
             facts.state = "active"
             if self._queue.unsure:
@@ -293,6 +316,8 @@ class Sender:
         """True when nobody needs us any more."""
         if self._held or not self._ledger.is_empty or not self._abandoned():
             return False
+        if not self._is_ours and self._facts.state == "standby":  # no job of the queue is for our data plane
+            return True
         if self._facts.state == "standby":  # the other one delivers what our parent left in the queue
             return self._lease is None or self._lease.others_live
         idle_s = self._clock.monotonic_s() - self._busy_at_s

@@ -1,0 +1,116 @@
+"""Two clients of one application with the same Redis, the default queue and different data planes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.errors import AnotherDataPlane
+
+
+@pytest.fixture(name="other")
+def _other(directory: Path) -> Iterator[World]:
+    """Another pipe to another data plane."""
+    with DataPlaneServer(0, Misbehaviour()) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        world = World(directory, server)
+        yield world
+        world.end()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(name="both")
+def _both(world: World, other: World, redis_server: RedisServer) -> tuple[World, World]:
+    for one in (world, other):
+        one.explicit |= {"redis": redis_server.url, "flush_at": 1}
+    other.explicit["write_key"] = "OTHER_KEY"
+    return world, other
+
+
+def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[World, World]) -> None:
+    """Held until the queue is empty, and delivered then; the log says so."""
+    ours, theirs = both
+    ours.plane.misbehaviour = Misbehaviour(503)
+    first = ours.client()
+    for number in range(5):
+        assert first.track(f"a{number}", "e")
+    wait_until(lambda: ours.plane.stats()["refused"] > 0)
+    second = theirs.client()
+    for number in range(5):
+        assert second.track(f"b{number}", "e")
+    wait_until(lambda: f"has jobs for the data plane {ours.settings.plane_id}" in theirs.log())
+    assert not second.flush(0.5, until="delivered").complete
+    assert theirs.status().events.in_ring == 5
+
+    ours.plane.misbehaviour = Misbehaviour()
+    assert ours.delivered(5)
+
+    assert theirs.delivered(5)
+    assert ours.plane.stats()["unique_message_ids"] == theirs.plane.stats()["unique_message_ids"] == 5
+
+
+def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[World, World]) -> None:
+    """By an error that says what to do, to the callback too; another name is all it takes."""
+    ours, theirs = both
+    ours.plane.misbehaviour = Misbehaviour(503)
+    assert ours.client().track("a", "e")
+    wait_until(lambda: ours.plane.stats()["refused"] > 0)
+    redis = theirs.explicit.pop("redis")
+    client = theirs.client()
+
+    with pytest.raises(AnotherDataPlane, match="another queue_name") as caught:
+        client.create_persistence_queue(redis)
+    told: list[Any] = []
+    client.create_persistence_queue(redis, callback=told.append)
+    client.create_persistence_queue(redis, queue_name="another")
+    assert client.track("b", "e")
+
+    assert caught.value.owner == ours.settings.plane_id
+    wait_until(lambda: told)
+    assert isinstance(told[0], AnotherDataPlane)
+    assert theirs.delivered(1)
+
+
+def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[World, World]) -> None:
+    """The command shows whose the queue is, and makes it ours with all that is in it."""
+    ours, theirs = both
+    ours.plane.misbehaviour = Misbehaviour(503)
+    client = ours.client()
+    assert client.track("a", "e")
+    wait_until(lambda: ours.plane.stats()["refused"] > 0)
+    for process in ours.own_processes():
+        process.kill()
+
+    shown = theirs.run("-m", "rudderpipe", "queue")
+    assert shown.returncode == 1
+    assert ours.settings.plane_id.encode() in shown.stdout
+    assert theirs.run("-m", "rudderpipe", "queue", "--adopt").returncode == 0
+    assert theirs.run("-m", "rudderpipe", "queue").returncode == 0
+
+    theirs.start("-m", "rudderpipe.sender")
+    assert theirs.delivered(1)
+
+
+def test_two_names_of_one_data_plane_are_one(both: tuple[World, World]) -> None:
+    """``data_plane_id`` says so: an internal URL and an external one share a queue."""
+    ours, theirs = both
+    for world in both:
+        world.explicit["data_plane_id"] = "main"
+    theirs.explicit["autostart"] = "flusher"
+    ours.plane.misbehaviour = Misbehaviour(503)
+    assert ours.client().track("a", "e")
+    wait_until(lambda: ours.plane.stats()["refused"] > 0)
+    assert theirs.client().track("b", "e")
+
+    ours.plane.misbehaviour = Misbehaviour()
+
+    assert ours.delivered(2)
