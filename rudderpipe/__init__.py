@@ -16,6 +16,7 @@ from rudderpipe.errors import (
     RudderpipeError,
     SettingsError,
 )
+from rudderpipe.frozen import freeze_support
 from rudderpipe.receipts import FlushResult
 from rudderpipe.redis_address import RedisAddress
 from rudderpipe.settings import Settings
@@ -46,5 +47,6 @@ __all__ = [
     "__version__",
     "configure",
     "default_client",
+    "freeze_support",
     "request_context",
 ]

@@ -80,9 +80,8 @@ class Autostart:
             begun = _Begun(ring, ring.words[at.H_TERM], start_file, log, log.stat().st_size if log.exists() else 0)
             try:
                 payload = msgspec.json.encode(self._settings)
-                program.start_detached(
-                    "rudderpipe.flusher", payload, "--claim", str(claim), "--log", str(log), log=log, keep=(claim,)
-                )
+                arguments = ("--lingers", "--claim", str(claim), "--log", str(log))
+                program.start_detached("rudderpipe.flusher", payload, *arguments, log=log, keep=(claim,))
             except BaseException:
                 start_claim.end(start_file, claim)
                 raise

@@ -55,7 +55,11 @@ class Identity(NamedTuple):
 
 def me() -> Identity:
     """This process, as it is after a fork or an ``unshare``."""
-    pid = os.getpid()
+    return of(os.getpid())
+
+
+def of(pid: int) -> Identity:
+    """Return the process that has this pid now."""
     found = _look(pid)
     return Identity(pid, found[0] if found else 0, _namespace())
 

@@ -42,8 +42,7 @@ FROZEN_REASON = (
     "set sync_mode"
 )
 _HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # before anything calls chdir
-_LOADED = ("msgspec", "psutil")
-_PACKAGES = ("redis", "urllib3", "isal", "hiredis", "tomli", "async_timeout")
+_PACKAGES = ("msgspec", "psutil", "redis", "urllib3", "isal", "hiredis", "tomli", "async_timeout")
 _MODULES = ("typing_extensions",)
 """What our processes may import besides; ``redis`` imports the last two on some versions of Python."""
 _PYTHON = re.compile(r"(python|pypy|graalpy)w?\d*(\.\d+)*[a-z]?(-dbg|-intel64|-c)?", re.IGNORECASE)
@@ -90,10 +89,6 @@ def interpreter() -> str:
 def folders() -> list[str]:
     """Return where rudderpipe and its dependencies live, for the end of a process's ``sys.path``."""
     found = [_HERE]
-    for name in _LOADED:
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and (home := os.path.dirname(os.path.dirname(os.path.abspath(file)))) not in found:  # noqa: PTH100, PTH120  # as above
-            found.append(home)
     for name in (*_PACKAGES, *_MODULES):
         if not any(_holds(folder, name) for folder in found):
             found += [os.path.abspath(folder) for folder in sys.path if _holds(folder, name)][:1]  # noqa: PTH100  # as above

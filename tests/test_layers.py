@@ -96,6 +96,7 @@ ORDER = [
     "flusher.__main__",
     *("admin", "admin.address", "admin.answer", "admin.server", "admin.health"),
     *("sender", "sender.facts", "sender.ledger", "sender.keeper", "sender.upkeep", "sender.sender", "sender.__main__"),
+    "frozen",
     *(
         "cli",
         "cli.moments",

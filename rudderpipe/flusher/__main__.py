@@ -137,6 +137,7 @@ def main() -> int:
     """The program; an exit code. Raises what ``service.guarded`` turns into one."""
     parser = service.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
     parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
+    parser.add_argument("--lingers", action="store_true", help="end when no producer is left (autostart)")
     parser.add_argument("--claim", type=int, metavar="FD", help="the lock of who starts a flusher (autostart)")
     parser.add_argument("--check", action="store_true", help="only see whether Redis can be reached")
     arguments = parser.parse_args()
@@ -150,7 +151,7 @@ def main() -> int:
     if arguments.detach:
         service.detach()
     stop.install()
-    return serve(settings, stop, clock, lingers=arguments.detach, claim=arguments.claim)
+    return serve(settings, stop, clock, lingers=arguments.lingers, claim=arguments.claim)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
 
 from rudderpipe import liveness, service
 from rudderpipe.admin import health
@@ -26,6 +27,15 @@ from rudderpipe.signals import EXIT_OK, StopFlag
 IDLE_MAX_S = 0.2
 """Jobs wait in Redis, whose room is not the ring's: polling less costs a moment, and nothing else."""
 logger = logging.getLogger("rudderpipe.sender")
+
+
+def orphaned(parent: int | None) -> Callable[[], bool]:
+    """Return what tells whether the process that started us is gone; never where an operator did."""
+    if parent is None:
+        return lambda: False
+    if os.getppid() == parent:
+        return lambda: os.getppid() != parent
+    return liveness.of(parent).is_gone  # a frozen application's loader stands between us
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
@@ -55,7 +65,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         settings,
         clock,
         facts=facts,
-        abandoned=lambda: parent is not None and os.getppid() != parent,
+        abandoned=orphaned(parent),
     )
 
     def overdue() -> None:

@@ -1,0 +1,120 @@
+"""Applications that PyInstaller has frozen, whose executable is the application and no Python."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from native_tests.world import World
+from rudderpipe.cli.redis_server import RedisServer
+
+APP = """
+import logging, os, sys
+
+def note(what):
+    with open(os.environ["NOTES"], "a") as file:
+        file.write(what + "\\n")
+
+note("started")
+import rudderpipe
+if os.environ["SUPPORTED"] == "yes":
+    rudderpipe.freeze_support()
+note("ran")
+logging.basicConfig()
+client = rudderpipe.Client()
+if client.settings.redis:
+    try:
+        client.create_persistence_queue()
+    except rudderpipe.QueueUnavailable as error:
+        note(f"queue: {error}")
+note(f"tracked: {client.track('u', 'e')}")
+note(f"flushed: {client.flush(float(os.environ['PATIENCE']), until='delivered').complete}")
+"""
+NAMES = ("python-ingest", "ingest", "one-file")
+
+
+@pytest.fixture(name="frozen", scope="module")
+def _frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the application, frozen once, under three names."""
+    directory = tmp_path_factory.mktemp("frozen")
+    (directory / "app.py").write_text(APP)
+    for form, name in (("--onedir", NAMES[0]), ("--onefile", NAMES[2])):
+        command = [sys.executable, "-m", "PyInstaller", "--noconfirm", "--log-level", "ERROR", form]
+        command += ["--name", name, "--collect-data", "rudderpipe", "--specpath", str(directory)]
+        command += ["--distpath", str(directory / "dist"), "--workpath", str(directory / "build")]
+        subprocess.run([*command, str(directory / "app.py")], check=True, timeout=300)
+    folder = directory / "dist" / NAMES[0]
+    shutil.copy(folder / NAMES[0], folder / NAMES[1])
+    (directory / "dist" / NAMES[2]).rename(folder / NAMES[2])
+    return folder
+
+
+class Frozen:
+    """Runs of the application, and what it noted."""
+
+    def __init__(self, world: World, folder: Path, directory: Path) -> None:
+        self._world = world
+        self._folder = folder
+        self._notes = directory / "notes"
+
+    def run(self, name: str, *, supported: bool, patience_s: float) -> tuple[list[str], str]:
+        """Run it to its end; its notes, and what it logged."""
+        own = {"NOTES": str(self._notes), "SUPPORTED": "yes" if supported else "no", "PATIENCE": str(patience_s)}
+        done = subprocess.run(
+            [self._folder / name],
+            env={**self._world.environment, **own},
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return self._notes.read_text().splitlines(), done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_frozen_application_is_never_run_again_and_says_so(
+    world: World, frozen: Path, directory: Path, name: str
+) -> None:
+    """Neither is another Python, which has no rudderpipe; the event waits in the ring for an operator's flusher."""
+    notes, logged = Frozen(world, frozen, directory).run(name, supported=False, patience_s=2)
+
+    assert notes == ["started", "ran", "tracked: True", "flushed: False"]
+    assert "autostart cannot work here: this application is frozen" in logged
+    assert "rudderpipe.freeze_support()" in logged
+    assert world.status().events.in_ring == 1
+    world.start("-m", "rudderpipe.flusher")
+    world.delivered(1)
+
+
+def test_the_look_whether_redis_is_there_says_it_too(
+    world: World, redis_server: RedisServer, frozen: Path, directory: Path
+) -> None:
+    """``create_persistence_queue`` raises what it always raises."""
+    world.explicit["redis"] = redis_server.url
+    notes, _ = Frozen(world, frozen, directory).run(NAMES[0], supported=False, patience_s=0.5)
+
+    assert notes[:2] == ["started", "ran"]
+    assert "cannot be asked: this application is frozen" in notes[2]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_freeze_support_runs_flusher_and_sender(
+    world: World, redis_server: RedisServer, frozen: Path, directory: Path, name: str
+) -> None:
+    """The executable is started again as one of our processes, and of the application's code nothing else runs."""
+    world.explicit["redis"] = redis_server.url
+    notes, logged = Frozen(world, frozen, directory).run(name, supported=True, patience_s=30)
+
+    assert [note for note in notes if note != "started"] == ["ran", "tracked: True", "flushed: True"], world.log()
+    assert notes.count("started") == 5  # itself, the look at Redis, the go-between, the flusher, the sender
+    assert logged == ""
+    assert world.plane.stats()["unique_message_ids"] == 1
+    sender = world.sender()  # it takes the flusher for alive: a loader that starts it is no reason to end
+    world.client().track("u", "e")
+    world.delivered(2)
+    assert sender.is_running()
+    assert "sender ended" not in world.log()
