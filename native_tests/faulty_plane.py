@@ -69,14 +69,7 @@ def drip(data: bytes, every_s: float = 0.02) -> Step:
     """One byte after the other until the other side has enough of it."""
 
     def step(sock: socket.socket, _request: Request) -> bool:
-        for byte in data:
-            sock.sendall(bytes([byte]))
-            sock.settimeout(every_s)
-            try:
-                if not sock.recv(1):
-                    return False
-            except TimeoutError:
-                pass
+        drip_on(sock, data, every_s)
         return False
 
     return step
@@ -182,6 +175,74 @@ class FaultyPlane:
     ) -> None:
         self._open.set()
         self._listener.close()
+
+
+class RawServer:
+    """Does ``serve`` with each connection, in a thread of its own; listens on loopback, on any port."""
+
+    def __init__(self, serve: Callable[[socket.socket], None], receive_bytes: int | None = None) -> None:
+        self._serve = serve
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        if receive_bytes is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        self.connections = 0
+        self.ended = threading.Event()
+        """A connection has been served to its end."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        """Host and port."""
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._run, args=(sock,), daemon=True).start()
+
+    def _run(self, sock: socket.socket) -> None:
+        try:
+            with sock:
+                self._serve(sock)
+        except OSError:
+            pass  # the other side had enough
+        finally:
+            self.ended.set()
+
+    def __enter__(self) -> RawServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+
+
+def head_of(sock: socket.socket) -> bytes:
+    """Read a request's head, and not a byte of what is behind it."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = sock.recv(1)
+        if not data:
+            raise OSError("closed")
+        head += data
+    return head
+
+
+def drip_on(sock: socket.socket, data: bytes, every_s: float = 0.02) -> None:
+    """Send one byte after the other until the other side hangs up."""
+    for byte in data:
+        sock.sendall(bytes([byte]))
+        sock.settimeout(every_s)
+        try:
+            if not sock.recv(1):
+                return
+        except TimeoutError:
+            pass
 
 
 def _read(sock: socket.socket, number: int) -> Request | None:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import base64
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
 
+import psutil
 import pytest
-import trustme
 from urllib3.util import wait_for_read
 
-from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, drip, raw, whole
-from native_tests.world import wait_until
+from native_tests.faulty_plane import FaultyPlane, RawServer, Request, Step, answer, drip, head_of, raw, whole
+from native_tests.posting import BODY, KEY, OK, close_all, data_plane, post, told, towards
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.settings import Settings
-
-BODY = b'{"batch":[{"messageId":"m","userId":"secret-user"}]}'
-KEY = "SECRET-KEY"
-OK = answer()
 
 
 @pytest.fixture(name="plane")
@@ -31,41 +23,10 @@ def _plane() -> Iterator[FaultyPlane]:
         yield plane
 
 
-_made: list[DataPlane] = []
-
-
 @pytest.fixture(autouse=True)
 def _closing() -> Iterator[None]:
     yield
-    while _made:
-        _made.pop().close()
-
-
-def towards(url: str, **settings: Any) -> DataPlane:
-    """Ours, closed after the test."""
-    _made.append(DataPlane(Settings(**{"data_plane_url": url, "timeout_s": 5, **settings})))
-    return _made[-1]
-
-
-def data_plane(plane: FaultyPlane, **settings: Any) -> DataPlane:
-    """Ours, towards that one."""
-    return towards(plane.url, **settings)
-
-
-def post(plane: FaultyPlane, *steps: Step, **settings: Any) -> Outcome:
-    """One attempt; nothing secret is in what it says."""
-    if steps:
-        plane.then(*steps)
-    return told(data_plane(plane, **settings).post(BODY, KEY))
-
-
-def told(outcome: Outcome) -> Outcome:
-    """Its reason is one line, bounded, and holds nothing of what was sent."""
-    assert len(outcome.reason) <= 250
-    assert "\n" not in outcome.reason
-    for secret in (KEY, base64.b64encode(f"{KEY}:".encode()).decode(), "secret-user", "proxy-password", "?token"):
-        assert secret not in outcome.reason
-    return outcome
+    close_all()
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
@@ -131,6 +92,14 @@ BROKEN: dict[str, Step] = {
     "a line without an end": raw(b"HTTP/1.1 200 " + b"x" * 100_000),
     "headers without an end": raw(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000),
     "another protocol asked for": raw(b"HTTP/1.1 101 Switching\r\n\r\n"),
+    "a version that is none": raw(b"HTTP/1. 200 OK\r\ncontent-length: 0\r\n\r\n"),
+    "two lengths": raw(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\ncontent-length: 2\r\n\r\nok", end="keep"),
+    "a chunk size of another base": raw(
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0x2\r\nok\r\n0\r\n\r\n", end="keep"
+    ),
+    "a coding that is not ours": raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+    "interim answers without an end": raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, end="silent"),
+    "trailers without an end": raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 1000),
 }
 
 
@@ -145,6 +114,17 @@ def test_half_an_answer_is_none(plane: FaultyPlane, kind: str) -> None:
     assert (first.kind, first.status) == ("retry", 0)
     assert ours.post(BODY, KEY).kind == "delivered"
     assert (plane.connections, len(plane.requests)) == (2, 2)
+
+
+WHOLE = whole(200, b"okay", x="y")
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_an_answer_that_is_cut_off_at_any_byte_is_none(plane: FaultyPlane, end: str) -> None:
+    """Whatever came before, and however the connection ends."""
+    for count in range(len(WHOLE)):
+        outcome = post(plane, raw(WHOLE[:count], end=end))
+        assert (outcome.kind, outcome.status) == ("retry", 0), WHOLE[:count]
 
 
 @pytest.mark.parametrize(
@@ -243,6 +223,41 @@ def test_what_a_server_says_unasked_answers_nothing(plane: FaultyPlane) -> None:
     assert len(plane.requests) == 2
 
 
+BIG = b"x" * 32_000_000
+"""More than the kernel takes for a server that reads nothing."""
+
+
+@pytest.mark.parametrize("keeps_open", [False, True])
+@pytest.mark.parametrize(
+    ("data", "kind", "status"),
+    [
+        (whole(200), "retry", 0),
+        (whole(204, b""), "retry", 0),
+        (whole(413, b"too large"), "refused", 413),
+        (whole(503, b"busy", Retry_After="7"), "retry", 503),
+    ],
+    ids=["200", "204", "413", "503"],
+)
+def test_an_answer_to_half_a_request_delivers_nothing(data: bytes, kind: str, status: int, keeps_open: bool) -> None:
+    """A success counts as no answer, a refusal as what it says; the connection is not used again."""
+    gone = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        head_of(sock)
+        sock.recv(2000)
+        sock.sendall(data)
+        if keeps_open:
+            gone.wait(30)
+
+    with RawServer(serve) as server:
+        ours = towards(f"http://{server.address}", gzip=False, timeout_s=20)
+        for connections in (1, 2):
+            outcome = told(ours.post(BIG, KEY))
+            assert (outcome.kind, outcome.status) == (kind, status)
+            assert server.connections == connections
+        gone.set()
+
+
 def test_an_answer_of_endless_chunks_is_not_read_to_its_end(plane: FaultyPlane) -> None:
     """Nor is a long one: its status is what counts."""
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -325,35 +340,35 @@ def test_redirects_end(plane: FaultyPlane) -> None:
     assert len(plane.requests) == 4
 
 
-def test_nobody_listens() -> None:
-    """It is tried again later."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    outcome = told(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
-    assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
+def test_redirects_to_ever_new_places_do_not_keep_a_connection_each(plane: FaultyPlane) -> None:
+    """Only those of the last few."""
+    with ExitStack() as stack:
+        places = [stack.enter_context(FaultyPlane()) for _ in range(12)]
+        plane.then(*(answer(307, b"", location=f"{place.url}/") for place in places), OK)
+        ours = data_plane(plane)
+        assert [ours.post(BODY, KEY).kind for _ in places] == ["delivered"] * len(places)
+        ports = {place.port for place in places}
+        kept = [
+            connection
+            for connection in psutil.Process().net_connections("tcp")
+            if connection.raddr and connection.raddr.port in ports and connection.status == psutil.CONN_ESTABLISHED
+        ]
+        assert len(kept) <= 3
 
 
-def test_a_name_that_nobody_knows() -> None:
-    """The same; the reason says so."""
-    outcome = told(towards("http://no-such-host.invalid").post(BODY, KEY))
-    assert outcome.kind == "retry"
-    assert outcome.reason.startswith("no connection")
+def test_redirects_share_the_time_of_one_attempt(plane: FaultyPlane) -> None:
+    """Four answers that each come just in time are not in time together."""
 
+    def slow(sock: socket.socket, _request: Request) -> bool:
+        sock.settimeout(1.2)
+        try:
+            return bool(sock.recv(1))
+        except TimeoutError:
+            sock.sendall(whole(307, b"", location="/again"))
+            return True
 
-def test_a_connection_that_does_not_come_about() -> None:
-    """``connect_timeout_s`` bounds it: a listener whose queue is full lets nobody in."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
-        address = full.getsockname()
-        waiting = [socket.socket() for _ in range(8)]
-        for each in waiting:
-            each.setblocking(False)
-            each.connect_ex(address)
-        url = f"127.0.0.1:{address[1]}"
-        for scheme in ("http", "https"):
-            ours = towards(f"{scheme}://{url}", connect_timeout_s=0.3, timeout_s=0.3)
-            assert told(ours.post(BODY, KEY)).kind == "retry"
-        for each in waiting:
-            each.close()
+    outcome = post(plane, slow, timeout_s=2, connect_timeout_s=0.1)
+    assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
 
 
 def test_an_attempt_can_be_aborted(plane: FaultyPlane) -> None:
@@ -372,147 +387,3 @@ def test_an_attempt_can_be_aborted(plane: FaultyPlane) -> None:
     plane.let_go()
     assert ours.post(BODY, KEY).reason == "stopped"
     assert len(plane.requests) == 1
-
-
-# TLS
-
-
-@pytest.fixture(name="authority", scope="module")
-def _authority() -> trustme.CA:
-    return trustme.CA()
-
-
-def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """A server's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
-
-
-def test_tls_with_an_authority_of_ones_own(authority: trustme.CA, tmp_path: Path) -> None:
-    """``ca_file`` names it; the connection is kept and can be aborted as any other."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"))
-        assert [ours.post(BODY, KEY).kind for _ in range(3)] == ["delivered"] * 3
-        assert plane.connections == 1
-        plane.hold()
-        thread = threading.Thread(target=lambda: ours.post(BODY, KEY))
-        thread.start()
-        plane.wait_for(lambda: len(plane.requests) == 4)
-        ours.abort()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.mark.parametrize(("names", "trusted"), [("127.0.0.1", False), ("other.example", True)])
-def test_tls_that_is_not_trusted(authority: trustme.CA, tmp_path: Path, names: str, trusted: bool) -> None:
-    """Neither an authority that nobody knows nor another host's certificate: it is told, and the events never leave."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(context=context_of(authority.issue_cert(names))) as plane:
-        outcome = post(plane, **({"ca_file": str(tmp_path / "ca.pem")} if trusted else {}))
-        assert outcome.kind == "retry"
-        assert outcome.reason.startswith("certificate verify failed")
-        assert plane.requests == []
-
-
-def test_tls_with_a_server_that_speaks_none(plane: FaultyPlane) -> None:
-    """A retry, not a hang."""
-    ours = towards(f"https://127.0.0.1:{plane.port}", connect_timeout_s=0.5)
-    assert told(ours.post(BODY, KEY)).kind == "retry"
-
-
-# Proxies
-
-
-class Proxy:
-    """Takes CONNECT and whole URLs; remembers the heads it was sent."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.heads: list[str] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        with client:
-            self._carry(client)
-
-    def _carry(self, client: socket.socket) -> None:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += client.recv(65_536)
-        head = data.partition(b"\r\n\r\n")[0].decode()
-        self.heads.append(head)
-        method, target, _ = head.split(" ", 2)
-        where = target if method == "CONNECT" else target.split("/")[2]
-        with socket.create_connection((where.split(":")[0], int(where.split(":")[1]))) as server:
-            if method == "CONNECT":
-                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            else:
-                server.sendall(data)
-            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
-            back.start()
-            _pump(client, server)
-            server.shutdown(socket.SHUT_RDWR)
-            back.join()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    except OSError:
-        pass
-
-
-@pytest.fixture(name="proxy")
-def _proxy() -> Iterator[Proxy]:
-    proxy = Proxy()
-    yield proxy
-    proxy.close()
-
-
-def test_a_plain_proxy_is_asked_for_the_whole_url(plane: FaultyPlane, proxy: Proxy) -> None:
-    """With user and password of its own; the connection is kept."""
-    ours = data_plane(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{proxy.port}")
-    assert [told(ours.post(BODY, KEY)).kind for _ in range(2)] == ["delivered", "delivered"]
-
-    assert len(proxy.heads) == 1
-    assert proxy.heads[0].startswith(f"POST {plane.url}/v1/batch HTTP/1.1\r\n")
-    assert "proxy-authorization: Basic " + base64.b64encode(b"user:proxy-password").decode() in proxy.heads[0]
-
-
-def test_a_proxy_carries_tls_without_reading_it(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
-    """By CONNECT; the write key is not in what it sees."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        settings = {
-            "ca_file": str(tmp_path / "ca.pem"),
-            "proxy_url": f"http://user:proxy-password@127.0.0.1:{proxy.port}",
-        }
-        assert post(plane, **settings).kind == "delivered"
-        (head,) = proxy.heads
-        assert head.startswith(f"CONNECT 127.0.0.1:{plane.port} HTTP/1.")
-    assert base64.b64encode(b"user:proxy-password").decode() in head
-    assert base64.b64encode(f"{KEY}:".encode()).decode() not in head
-
-
-def test_a_proxy_that_is_not_there(plane: FaultyPlane) -> None:
-    """A retry that says so, without its password."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    outcome = post(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}")
-    assert outcome.kind == "retry"
-    wait_until(lambda: plane.requests == [])

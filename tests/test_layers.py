@@ -64,6 +64,7 @@ ORDER = [
         "delivery.backoff",
         "delivery.request",
         "delivery.answer",
+        "delivery.dial",
         "delivery.wire",
         "delivery.redirect",
         "delivery.retry_after",
@@ -130,7 +131,7 @@ NEVER = {  # stations that meet only through what lies between them
 }
 ONLY = {
     "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue", "cli.redis_server"},
-    "urllib3": {"delivery.wire"},
+    "urllib3": {"delivery.dial", "delivery.wire"},
     "psutil": {"liveness", "cli.demo"},
 }
 

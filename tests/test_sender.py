@@ -333,12 +333,14 @@ def test_a_sender_that_dies_between_halves_loses_and_repeats_nothing_that_was_an
 
 
 def test_the_server_says_how_long_to_wait(queue: FakeQueue, clock: FakeClock) -> None:
-    """Shorter or longer than we would."""
-    plane = FakePlane(Outcome("retry", 503, "status 503", 1.0), Outcome("retry", 429, "status 429", 60.0))
+    """Longer than we would; a shorter time does not count."""
+    plane = FakePlane(Outcome("retry", 503, "status 503", 0.0), Outcome("retry", 429, "status 429", 60.0))
     queue.put("a")
     sender = sender_of(queue, plane, clock)
 
     run(sender, clock, 1.5)
+    assert len(plane.requests) == 1
+    run(sender, clock, 1)
     assert len(plane.requests) == 2
     run(sender, clock, 59)
     assert len(plane.requests) == 2

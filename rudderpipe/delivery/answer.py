@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
+import re
 import socket
+import ssl
 import time
-from typing import BinaryIO
 
 import msgspec
 
@@ -14,6 +14,13 @@ MAX_BYTES = 1 << 20
 """A longer body is not read to its end."""
 MAX_LINE_BYTES = 16_384
 MAX_LINES = 200
+MAX_INTERIM = 20
+"""How many answers of 1xx may precede the final one."""
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: [^\0\r]*)?")
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LENGTH = re.compile(r"[0-9]{1,20}")
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*|[ \t]*)")
 
 
 class NoAnswer(Exception):
@@ -33,104 +40,197 @@ class Answer(msgspec.Struct):
     reusable: bool = True
 
 
-class _Raw(io.RawIOBase):
-    """A socket whose reads end together at one moment, however slowly bytes drip."""
+class Reader:
+    """Reads from a connection; all its reads end at one moment, however slowly bytes drip.
 
-    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+    ``step`` 1 takes no byte from the connection that is behind what was asked for.
+    """
+
+    def __init__(self, sock: socket.socket, deadline_s: float, step: int = 65_536) -> None:
         self._sock = sock
         self._deadline_s = deadline_s
+        self._step = step
+        self._data = b""
+        self._at = 0
         self.begun = False
 
-    def readable(self) -> bool:
+    @property
+    def has_more(self) -> bool:
+        """Bytes were received that have not been read."""
+        return self._at < len(self._data)
+
+    def look(self) -> bool:
+        """Return whether something has come, without waiting for it. The end of the connection is something."""
+        if not self.has_more:
+            try:
+                self._receive(0)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return False
+            except (EOFError, OSError):
+                pass  # the next read meets it again
         return True
 
-    def readinto(self, buffer: object) -> int:
+    def line(self) -> bytes:
+        """Return the next line without its newline."""
+        while (end := self._data.find(b"\n", self._at)) < 0:
+            if len(self._data) - self._at >= MAX_LINE_BYTES:
+                raise ValueError
+            self._fill()
+        line, self._at = self._data[self._at : end], end + 1
+        if len(line) >= MAX_LINE_BYTES:
+            raise ValueError
+        return line
+
+    def take(self, count: int) -> bytes:
+        """Return the next bytes, at most this many and at least one."""
+        if not self.has_more:
+            self._fill()
+        data = self._data[self._at : self._at + count]
+        self._at += len(data)
+        return data
+
+    def exactly(self, count: int) -> bytes:
+        """Return this many bytes."""
+        parts = []
+        while count > 0:
+            parts.append(self.take(count))
+            count -= len(parts[-1])
+        return b"".join(parts)
+
+    def _fill(self) -> None:
         left_s = self._deadline_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
-        self._sock.settimeout(left_s)
-        count = self._sock.recv_into(buffer)  # type: ignore[arg-type]  # RawIOBase has no name for a writable buffer
-        self.begun = self.begun or count > 0
-        return count
+        self._receive(left_s)
+
+    def _receive(self, timeout_s: float) -> None:
+        self._sock.settimeout(timeout_s)
+        data = self._sock.recv(self._step)
+        if not data:
+            raise EOFError
+        self.begun = True
+        self._data = self._data[self._at :] + data
+        self._at = 0
 
 
-def read(sock: socket.socket, deadline_s: float) -> Answer:
-    """The next final answer. Raises ``NoAnswer``; ``deadline_s`` is of ``time.monotonic``."""
-    raw = _Raw(sock, deadline_s)
-    stream: BinaryIO = io.BufferedReader(raw, 65_536)
+def read(reader: Reader, *, head_only: bool = False) -> Answer:
+    """Return the next final answer; ``head_only`` as after CONNECT. Raises ``NoAnswer``."""
     try:
-        while (answer := _head(stream)).status < 200:
-            if answer.status == 101:
-                raise ValueError
-        _read_body(stream, answer)
+        answer = _final_head(reader)
+        if not head_only:
+            _read_body(reader, answer)
+            answer.reusable = answer.reusable and not reader.has_more
     except TimeoutError:
         raise NoAnswer("no whole answer in time", begun=True) from None
     except EOFError:
-        reason = "the answer was cut off" if raw.begun else "the server closed the connection without an answer"
-        raise NoAnswer(reason, begun=raw.begun) from None
+        reason = "the answer was cut off" if reader.begun else "the server closed the connection without an answer"
+        raise NoAnswer(reason, begun=reader.begun) from None
     except ValueError:
         raise NoAnswer("the answer is not HTTP", begun=True) from None
     except OSError as error:
-        raise NoAnswer(f"the connection broke: {error.strerror or error}", begun=raw.begun) from error
+        raise NoAnswer(f"the connection broke: {error.strerror or error}", begun=reader.begun) from error
     return answer
 
 
-def _head(stream: BinaryIO) -> Answer:
-    version, _, rest = _line(stream).partition(" ")
-    status = rest[:3]
-    if not version.startswith("HTTP/1.") or not (status.isascii() and status.isdigit()) or rest[3:4].strip():
+def _final_head(reader: Reader) -> Answer:
+    for _ in range(MAX_INTERIM + 1):
+        answer = _head(reader)
+        if answer.status >= 200:
+            return answer
+        if answer.status == 101:
+            raise ValueError
+    raise ValueError
+
+
+def _head(reader: Reader) -> Answer:
+    found = _STATUS_LINE.fullmatch(reader.line().removesuffix(b"\r"))
+    if found is None:
         raise ValueError
     headers: dict[str, str] = {}
+    for name, value in _fields(reader):
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
+    reusable = "close" not in tokens and (found[1] != b"0" or "keep-alive" in tokens)
+    if "transfer-encoding" in headers and (found[1] == b"0" or "content-length" in headers):
+        reusable = False  # two lengths, or one that the version does not have: another reader may see another end
+    return Answer(int(found[2]), headers, reusable=reusable)
+
+
+def _fields(reader: Reader) -> list[tuple[str, str]]:
+    """Return names in lower case, and values, up to the empty line: headers or trailers."""
+    fields: list[tuple[str, str]] = []
     for _ in range(MAX_LINES):
-        line = _line(stream)
+        line = reader.line().removesuffix(b"\r")
         if not line:
-            break
-        name, colon, value = line.partition(":")
-        if not colon:
+            return fields
+        if b"\r" in line or b"\0" in line:
             raise ValueError
-        headers[name.strip().lower()] = value.strip()
-    else:
+        if fields and line[:1] in (b" ", b"\t"):  # a folded line goes on with the one before
+            name, value = fields.pop()
+            fields.append((name, f"{value} {line.decode('latin-1').strip()}"))
+            continue
+        field_name, colon, field_value = line.partition(b":")
+        if not (colon and _FIELD_NAME.fullmatch(field_name)):
+            raise ValueError
+        fields.append((field_name.decode().lower(), field_value.decode("latin-1").strip(" \t")))
+    raise ValueError
+
+
+def _read_body(reader: Reader, answer: Answer) -> None:
+    length = _length(answer.headers.get("content-length"))
+    coding = answer.headers.get("transfer-encoding", "chunked").lower()
+    if coding != "chunked":
         raise ValueError
-    keeps = headers.get("connection", "keep-alive" if version != "HTTP/1.0" else "close").lower()
-    return Answer(int(status), headers, reusable="close" not in keeps)
-
-
-def _line(stream: BinaryIO) -> str:
-    line = stream.readline(MAX_LINE_BYTES)
-    if not line.endswith(b"\n"):
-        raise EOFError if len(line) < MAX_LINE_BYTES else ValueError
-    return line.rstrip(b"\r\n").decode("latin-1")
-
-
-def _read_body(stream: BinaryIO, answer: Answer) -> None:
-    length = answer.headers.get("content-length")
     if answer.status in (204, 304):
         return
-    if "chunked" in answer.headers.get("transfer-encoding", "").lower():
-        total = 0
-        while size := int(_line(stream).partition(";")[0], 16):
-            total += size
-            if size < 0 or total > MAX_BYTES:
-                answer.reusable = False
-                return
-            answer.body = (answer.body + _exactly(stream, size))[:KEPT_BYTES]
-            _line(stream)
-        while _line(stream):
-            pass  # trailers
+    if "transfer-encoding" in answer.headers:
+        _read_chunks(reader, answer)
     elif length is None:
         answer.reusable = False
-        answer.body = stream.read(KEPT_BYTES)
-    elif not (length.isascii() and length.isdigit()):
-        raise ValueError
-    elif int(length) > MAX_BYTES:
+        answer.body = _to_the_end(reader)
+    elif length > MAX_BYTES:
         answer.reusable = False
-        answer.body = _exactly(stream, KEPT_BYTES)
+        answer.body = reader.exactly(KEPT_BYTES)
     else:
-        answer.body = _exactly(stream, int(length))[:KEPT_BYTES]
+        answer.body = reader.exactly(length)[:KEPT_BYTES]
 
 
-def _exactly(stream: BinaryIO, count: int) -> bytes:
-    data = stream.read(count)
-    if len(data) < count:
-        raise EOFError
+def _length(text: str | None) -> int | None:
+    """Return what Content-Length says; several may say the same."""
+    if text is None:
+        return None
+    lengths = {length.strip(" \t") for length in text.split(",")}
+    if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
+        raise ValueError
+    return int(length)
+
+
+def _read_chunks(reader: Reader, answer: Answer) -> None:
+    total = 0
+    while size := _chunk_size(reader):
+        total += size
+        if total > MAX_BYTES:
+            answer.reusable = False
+            return
+        answer.body = (answer.body + reader.exactly(size))[:KEPT_BYTES]
+        if reader.exactly(2) != b"\r\n":
+            raise ValueError
+    _fields(reader)  # trailers
+
+
+def _chunk_size(reader: Reader) -> int:
+    line = reader.line()
+    found = _CHUNK_SIZE.fullmatch(line[:-1])
+    if found is None or not line.endswith(b"\r"):
+        raise ValueError
+    return int(found[1], 16)
+
+
+def _to_the_end(reader: Reader) -> bytes:
+    data = b""
+    try:
+        while len(data) < KEPT_BYTES:
+            data += reader.take(KEPT_BYTES - len(data))
+    except EOFError:
+        pass
     return data

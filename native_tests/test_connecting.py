@@ -1,0 +1,556 @@
+"""How a connection comes about, or does not: addresses, TLS, proxies."""
+
+from __future__ import annotations
+
+import base64
+import os
+import resource
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from urllib3.util import wait_for_read
+
+from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, whole
+from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.world import wait_until
+from rudderpipe import Client
+
+
+@pytest.fixture(name="plane")
+def _plane() -> Iterator[FaultyPlane]:
+    with FaultyPlane() as plane:
+        yield plane
+
+
+@pytest.fixture(autouse=True)
+def _closing() -> Iterator[None]:
+    yield
+    close_all()
+
+
+def test_nobody_listens() -> None:
+    """It is tried again later."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    outcome = told(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
+    assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
+
+
+def test_a_name_that_nobody_knows() -> None:
+    """The same; the reason says so."""
+    outcome = told(towards("http://no-such-host.invalid").post(BODY, KEY))
+    assert outcome.kind == "retry"
+    assert outcome.reason.startswith("no connection")
+
+
+def test_a_connection_that_does_not_come_about() -> None:
+    """``connect_timeout_s`` bounds it: a listener whose queue is full lets nobody in."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        url = f"127.0.0.1:{address[1]}"
+        for scheme in ("http", "https"):
+            ours = towards(f"{scheme}://{url}", connect_timeout_s=0.3, timeout_s=0.3)
+            assert told(ours.post(BODY, KEY)).kind == "retry"
+        for each in waiting:
+            each.close()
+
+
+def test_a_host_without_descriptors_makes_no_attempt(plane: FaultyPlane) -> None:
+    """It is this host's trouble: for an address, for a name that has to be looked up; then it goes on."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for url in (plane.url, f"http://no-such-host.invalid:{plane.port}"):
+        ours = towards(url)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            outcome = ours.post(BODY, KEY)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (told(outcome).kind, outcome.reason) == ("blocked", "no connection: Too many open files")
+    assert data_plane(plane).post(BODY, KEY).kind == "delivered"
+
+
+def test_a_host_name_that_can_be_none_is_no_attempt() -> None:
+    """No event is to blame for it."""
+    assert told(towards(f"http://{'x' * 70}.example").post(BODY, KEY)).kind == "blocked"
+
+
+class Interruption(Exception):
+    """What an application's signal handler raises."""
+
+
+def test_an_exception_of_a_signal_handler_comes_out_and_costs_the_connection(plane: FaultyPlane) -> None:
+    """The rest of an answer that was interrupted is not taken for the answer to the next request."""
+
+    def late(sock: socket.socket, _request: Request) -> bool:
+        wait_for_read(sock, timeout=30)  # for the next request, or for the end of the connection
+        sock.sendall(whole(200))
+        return True
+
+    ours = data_plane(plane, timeout_s=60)
+    plane.then(answer(), late, answer(503))
+    assert ours.post(BODY, KEY).kind == "delivered"
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise Interruption
+
+    def kill_later() -> None:
+        plane.wait_for(lambda: len(plane.requests) == 2)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    thread = threading.Thread(target=kill_later)
+    thread.start()
+    try:
+        with pytest.raises(Interruption):
+            ours.post(BODY, KEY)
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+    assert ours.post(BODY, KEY).status == 503
+    assert plane.connections == 2
+
+
+# TLS
+
+
+@pytest.fixture(name="authority", scope="module")
+def _authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
+    """A server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate.configure_cert(context)
+    return context
+
+
+def test_tls_with_an_authority_of_ones_own(authority: trustme.CA, tmp_path: Path) -> None:
+    """``ca_file`` names it; the connection is kept and can be aborted as any other."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"))
+        assert [ours.post(BODY, KEY).kind for _ in range(3)] == ["delivered"] * 3
+        assert plane.connections == 1
+        plane.hold()
+        thread = threading.Thread(target=lambda: ours.post(BODY, KEY))
+        thread.start()
+        plane.wait_for(lambda: len(plane.requests) == 4)
+        ours.abort()
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(("names", "trusted"), [("127.0.0.1", False), ("other.example", True)])
+def test_tls_that_is_not_trusted(authority: trustme.CA, tmp_path: Path, names: str, trusted: bool) -> None:
+    """Neither an authority that nobody knows nor another host's certificate: it is told, and the events never leave."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyPlane(context=context_of(authority.issue_cert(names))) as plane:
+        outcome = post(plane, **({"ca_file": str(tmp_path / "ca.pem")} if trusted else {}))
+        assert outcome.kind == "retry"
+        assert outcome.reason.startswith("certificate verify failed")
+        assert plane.requests == []
+
+
+def test_tls_with_a_server_that_speaks_none(plane: FaultyPlane) -> None:
+    """A retry, not a hang."""
+    ours = towards(f"https://127.0.0.1:{plane.port}", connect_timeout_s=0.5)
+    assert told(ours.post(BODY, KEY)).kind == "retry"
+
+
+def test_a_certificate_file_that_is_mended_is_read_again(authority: trustme.CA, tmp_path: Path) -> None:
+    """Another authority's certificate is an answer; once the file is right, the same data plane is reached."""
+    path = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(path))
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        ours = data_plane(plane, ca_file=str(path))
+        assert told(ours.post(BODY, KEY)).kind == "retry"
+        authority.cert_pem.write_to_path(str(path))
+        assert ours.post(BODY, KEY).kind == "delivered"
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+BAD_FILES: dict[str, Callable[[Path], object]] = {
+    "missing": lambda _path: None,
+    "a directory": lambda path: path.mkdir(),
+    "that cannot be opened": _loop,
+    "empty": lambda path: path.write_bytes(b""),
+    "not PEM": lambda path: path.write_bytes(b"\0\xff" * 1000),
+    "a broken certificate": lambda path: path.write_text(
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    ),
+}
+
+
+def unmake(path: Path) -> None:
+    """Remove what is there."""
+    if path.is_dir() and not path.is_symlink():
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_certificate_file_that_cannot_be_used_is_no_attempt(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
+    """The reason names the setting; the first attempt after it is mended delivers."""
+    path = tmp_path / "ca.pem"
+    BAD_FILES[kind](path)
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        ours = data_plane(plane, ca_file=str(path))
+        outcome = told(ours.post(BODY, KEY))
+        assert outcome.kind == "blocked"
+        assert outcome.reason.startswith("ca_file cannot be used: ")
+
+        unmake(path)
+        authority.cert_pem.write_to_path(str(path))
+        assert ours.post(BODY, KEY).kind == "delivered"
+        assert len(plane.requests) == 1
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_sync_mode_says_what_is_wrong_with_the_certificate_file(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``track()`` returns False at once and never raises."""
+    path = tmp_path / "ca.pem"
+    BAD_FILES[kind](path)
+    client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, ca_file=str(path))
+    assert client.track("u", "e") is False
+    assert client.counts() == {"failed": 1}
+    assert "ca_file cannot be used" in caplog.text
+    client.shutdown()
+
+
+def test_a_handshake_that_drips_ends_in_time() -> None:
+    """``connect_timeout_s`` is for the whole of it."""
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(1)
+        drip_on(sock, b"\x16\x03\x03\x40\x00" + b"\x02" * 10_000)
+
+    with RawServer(serve) as server:
+        outcome = told(towards(f"https://{server.address}", connect_timeout_s=0.5).post(BODY, KEY))
+        assert (outcome.kind, outcome.reason) == ("retry", "no connection in time")
+        assert server.ended.wait(30)
+
+
+def test_a_tls_answer_whose_records_drip_ends_in_time(authority: trustme.CA, tmp_path: Path) -> None:
+    """A record is not seen before it is whole: ``timeout_s`` ends the wait for it all the same."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1"))
+
+    def serve(sock: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(incoming, outgoing, server_side=True)
+        request = b""
+        while not request.endswith(b"}]}"):
+            try:
+                request += tls.read(65_536)
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65_536))
+        tls.write(b"HTTP/1.1 200 OK\r\ncontent-length: 9000\r\n\r\n" + b"x" * 9000)
+        drip_on(sock, outgoing.read())
+
+    with RawServer(serve) as server:
+        ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
+        outcome = told(ours.post(BODY, KEY))
+        assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_that_takes_a_request_byte_by_byte_is_left_in_time(
+    authority: trustme.CA, tmp_path: Path, tls: bool
+) -> None:
+    """``timeout_s`` is for the whole request, not for each piece of it."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1"))
+    gone = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        if tls:
+            sock = context.wrap_socket(sock, server_side=True)
+        with sock:
+            while not gone.wait(0.02):
+                sock.recv(4000)
+
+    with RawServer(serve, receive_bytes=4096) as server:
+        url = f"{'https' if tls else 'http'}://{server.address}"
+        ours = towards(url, ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
+        outcome = told(ours.post(b"x" * 32_000_000, KEY))
+        gone.set()
+        assert (outcome.kind, outcome.reason) == ("retry", "the request was not taken in time")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_slow_server_that_has_not_answered_gets_the_whole_request(
+    authority: trustme.CA, tmp_path: Path, tls: bool
+) -> None:
+    """A pause is no answer, and what is written after it continues where the pause began."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1"))
+    sent = os.urandom(8_000_000)
+    seen = bytearray()
+
+    def serve(sock: socket.socket) -> None:
+        if tls:
+            sock = context.wrap_socket(sock, server_side=True)
+        with sock:
+            head_of(sock)
+            for pause_s in (0.6, 0.6, 0):
+                threading.Event().wait(pause_s)
+                while len(seen) < len(sent) / (4 if pause_s else 1):
+                    seen.extend(sock.recv(1 << 20))
+            sock.sendall(whole())
+
+    with RawServer(serve, receive_bytes=4096) as server:
+        url = f"{'https' if tls else 'http'}://{server.address}"
+        ours = towards(url, ca_file=str(tmp_path / "ca.pem"), timeout_s=60, gzip=False)
+        assert [ours.post(sent, KEY).kind] == ["delivered"]
+    assert seen == sent
+
+
+@pytest.mark.parametrize("status", [200, 413])
+def test_an_early_answer_within_tls_ends_the_request(authority: trustme.CA, tmp_path: Path, status: int) -> None:
+    """It is seen though the server neither takes more nor hangs up; a session ticket before it is no answer."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1"))
+    gone = threading.Event()
+
+    def serve(sock: socket.socket) -> None:
+        with context.wrap_socket(sock, server_side=True) as tls:
+            head_of(tls)
+            tls.sendall(whole(status))
+            gone.wait(30)
+
+    with RawServer(serve) as server:
+        ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=20, gzip=False)
+        outcome = told(ours.post(os.urandom(32_000_000), KEY))
+        gone.set()
+        assert (outcome.kind, outcome.status) == (("refused", 413) if status == 413 else ("retry", 0))
+        assert "in time" not in outcome.reason
+
+
+# Proxies
+
+
+class Proxy:
+    """Takes CONNECT and whole URLs, over TLS with a ``context``; remembers the heads it was sent."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self._context = context
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self.heads: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            if self._context is not None:
+                client = self._context.wrap_socket(client, server_side=True)
+            with client:
+                self._carry(client)
+        except OSError:
+            pass  # the other side was not ours
+
+    def _carry(self, client: socket.socket) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += client.recv(65_536)
+        head = data.partition(b"\r\n\r\n")[0].decode()
+        self.heads.append(head)
+        method, target, _ = head.split(" ", 2)
+        where = target if method == "CONNECT" else target.split("/")[2]
+        with socket.create_connection((where.split(":")[0], int(where.split(":")[1]))) as server:
+            if method == "CONNECT":
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            else:
+                server.sendall(data)
+            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
+            back.start()
+            _pump(client, server)
+            server.shutdown(socket.SHUT_RDWR)
+            back.join()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(65_536):
+            sink.sendall(data)
+    except OSError:
+        pass
+
+
+@pytest.fixture(name="proxy")
+def _proxy() -> Iterator[Proxy]:
+    proxy = Proxy()
+    yield proxy
+    proxy.close()
+
+
+def test_a_plain_proxy_is_asked_for_the_whole_url(plane: FaultyPlane, proxy: Proxy) -> None:
+    """With user and password of its own; the connection is kept."""
+    ours = data_plane(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{proxy.port}")
+    assert [told(ours.post(BODY, KEY)).kind for _ in range(2)] == ["delivered", "delivered"]
+
+    assert len(proxy.heads) == 1
+    assert proxy.heads[0].startswith(f"POST {plane.url}/v1/batch HTTP/1.1\r\n")
+    assert "proxy-authorization: Basic " + base64.b64encode(b"user:proxy-password").decode() in proxy.heads[0]
+
+
+def test_a_proxy_carries_tls_without_reading_it(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
+    """By CONNECT; the write key is not in what it sees."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        settings = {
+            "ca_file": str(tmp_path / "ca.pem"),
+            "proxy_url": f"http://user:proxy-password@127.0.0.1:{proxy.port}",
+        }
+        assert post(plane, **settings).kind == "delivered"
+        (head,) = proxy.heads
+        assert head.startswith(f"CONNECT 127.0.0.1:{plane.port} HTTP/1.")
+    assert base64.b64encode(b"user:proxy-password").decode() in head
+    assert base64.b64encode(f"{KEY}:".encode()).decode() not in head
+
+
+def test_a_proxy_that_is_not_there(plane: FaultyPlane) -> None:
+    """A retry that says so, without its password."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    outcome = post(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}")
+    assert outcome.kind == "retry"
+    wait_until(lambda: plane.requests == [])
+
+
+@pytest.fixture(name="tls_proxy")
+def _tls_proxy(authority: trustme.CA) -> Iterator[Proxy]:
+    proxy = Proxy(context_of(authority.issue_cert("127.0.0.1")))
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path, tls: bool) -> None:
+    """TLS to the proxy, and TLS within it to the data plane: kept, and can be aborted as any other."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1")) if tls else None
+    with FaultyPlane(context=context) as plane:
+        ours = data_plane(
+            plane,
+            ca_file=str(tmp_path / "ca.pem"),
+            proxy_url=f"https://user:proxy-password@127.0.0.1:{tls_proxy.port}",
+            timeout_s=60,
+        )
+        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
+        assert (plane.connections, len(tls_proxy.heads)) == (1, 1)
+        assert base64.b64encode(b"user:proxy-password").decode() in tls_proxy.heads[0]
+        assert "proxy-authorization" not in plane.requests[0].headers or not tls
+        plane.hold()
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.append(ours.post(BODY, KEY).reason))
+        thread.start()
+        plane.wait_for(lambda: len(plane.requests) == 4)
+        ours.abort()
+        thread.join(30)
+        plane.let_go()
+        assert found == ["stopped"]
+
+
+def replies(data: bytes, *, drips: bool = False, silent: bool = False) -> Callable[[socket.socket], None]:
+    """A proxy that says this to the first request, whatever it is."""
+
+    def serve(sock: socket.socket) -> None:
+        head_of(sock)
+        if drips:
+            drip_on(sock, data)
+        else:
+            sock.sendall(data)
+        if silent:
+            sock.recv(1)
+
+    return serve
+
+
+ODD_PROXIES: dict[str, tuple[Callable[[socket.socket], None], str, str]] = {
+    "another protocol": (replies(b"220 smtp.example.org ESMTP\r\n"), "blocked", "no HTTP proxy"),
+    "bytes": (replies(b"\x15\x03\x03\x00\x02\x02\x28\n"), "blocked", "no HTTP proxy"),
+    "an endless line": (replies(b"x" * 100_000), "blocked", "no HTTP proxy"),
+    "endless headers": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), "blocked", "no HTTP proxy"),
+    "a wrong password": (replies(b"HTTP/1.1 407 Who are you\r\n\r\n"), "blocked", "407"),
+    "a host that it does not reach": (replies(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"), "retry", "status 502"),
+    "a redirect": (replies(b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n"), "retry", "status 302"),
+    "nothing": (replies(b""), "retry", "closed the connection without an answer"),
+    "half an answer": (replies(b"HTTP/1.1 200 OK\r\nx:"), "retry", "cut off"),
+    "silence": (replies(b"", silent=True), "retry", "no connection in time"),
+    "drips": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, drips=True), "retry", "no connection in time"),
+    "a tunnel to no TLS": (replies(b"HTTP/1.1 200 OK\r\n\r\n220 smtp\r\n"), "retry", "TLS failed"),
+    "a tunnel that is closed": (replies(b"HTTP/1.1 200 OK\r\n\r\n"), "retry", ""),
+    "a tunnel to silence": (replies(b"HTTP/1.1 200 OK\r\n\r\n", silent=True), "retry", ""),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_PROXIES)
+def test_whatever_a_proxy_says_to_connect_nothing_is_raised(kind: str) -> None:
+    """And ``connect_timeout_s`` is for all of it; what no attempt can pass is no attempt."""
+    serve, expected, said = ODD_PROXIES[kind]
+    with RawServer(serve) as server:
+        ours = towards(
+            "https://127.0.0.1:1", proxy_url=f"http://user:proxy-password@{server.address}", connect_timeout_s=0.5
+        )
+        outcome = told(ours.post(BODY, KEY))
+        assert (outcome.kind, outcome.status) == (expected, 0)
+        assert said in outcome.reason
+        assert server.ended.wait(30)
+
+
+def test_a_plain_proxy_that_refuses_our_password_fails_no_event(plane: FaultyPlane) -> None:
+    """As through a tunnel: it must be mended on this host."""
+    plane.then(answer(407, b"who are you"))
+    ours = towards("http://plane.example", proxy_url=f"http://user:proxy-password@127.0.0.1:{plane.port}")
+    outcome = told(ours.post(BODY, KEY))
+    assert (outcome.kind, "proxy_url" in outcome.reason) == ("blocked", True)
+
+
+def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
+    """The inner handshake too has ``connect_timeout_s``, and the inner answer ``timeout_s``."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    settings: dict[str, Any] = {
+        "ca_file": str(tmp_path / "ca.pem"),
+        "proxy_url": f"https://127.0.0.1:{tls_proxy.port}",
+        "connect_timeout_s": 1,
+        "timeout_s": 0.5,
+    }
+
+    def drips(sock: socket.socket) -> None:
+        sock.recv(1)
+        drip_on(sock, b"\x16\x03\x03\x40\x00" + b"\x02" * 10_000)
+
+    with RawServer(drips) as server:
+        outcome = told(towards(f"https://{server.address}", **settings).post(BODY, KEY))
+        assert (outcome.kind, outcome.reason) == ("retry", "no connection in time")
