@@ -1,0 +1,146 @@
+"""Several interpreters in one process, as uWSGI and mod_wsgi have when several applications are mounted."""
+
+from __future__ import annotations
+
+import http.client
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.demo import UnixConnection
+from rudderpipe.ring import place
+
+APPLICATION = """
+import sys
+import rudderpipe
+
+sys.setswitchinterval(1e-5)
+client = rudderpipe.Client()
+
+def application(environ, start_response):
+    told = sum(client.track("user", "event", {"text": "x" * 300}) for _ in range(100))
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [b"%d" % told]
+"""
+
+# Each interpreter has a thread of its own; all begin at once.
+SUB_INTERPRETERS = """
+import os, sys, threading
+sys.setswitchinterval(1e-5)
+if sys.version_info >= (3, 13):
+    import _interpreters as interpreters
+    made = [interpreters.create("legacy") for _ in range(3)]
+else:
+    import _xxsubinterpreters as interpreters
+    made = [interpreters.create(isolated=False) for _ in range(3)]
+reading, writing = os.pipe()
+program = f'''
+import os, sys
+sys.path[:] = {sys.path!r}
+import rudderpipe
+client = rudderpipe.Client()
+told = sum(client.track("user", "event", {{"text": "x" * 300}}) for _ in range(10_000))
+os.write({writing}, b"%d " % told)
+'''
+threads = [threading.Thread(target=interpreters.run_string, args=(each, program)) for each in made]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+os.close(writing)
+print(sum(map(int, os.read(reading, 1000).split())), flush=True)
+os._exit(0)  # the end of an interpreter that has sub-interpreters can hang by itself
+"""
+
+
+class Mounted:
+    """uWSGI with two mounted applications, in a mount namespace with a container's 64 MB of shared memory."""
+
+    def __init__(self, world: World, directory: Path) -> None:
+        self.world = world
+        self.directory = directory
+        self.socket = directory / "app.sock"
+        for name in ("one", "two"):
+            (directory / f"{name}.py").write_text(APPLICATION)
+        uwsgi = str(Path(sys.executable).with_name("uwsgi"))
+        mounts = [f"--mount=/{name}={directory / name}.py" for name in ("one", "two")]
+        command = [uwsgi, "--binary-path", uwsgi, "--http-socket", str(self.socket), "--manage-script-name", *mounts]
+        command += ["--master", "--processes", "2", "--threads", "8", "--disable-logging", "--die-on-term"]
+        command += ["--logto", str(directory / "uwsgi.log")]
+        script = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" "$@"'
+        self.process = world.start_program("unshare", "--mount", "sh", "-c", script, *command)
+        wait_until(self.socket.exists)
+
+    def get(self, path: str) -> int:
+        """How many events the application was told were accepted in one request."""
+        connection = UnixConnection(self.socket)
+        try:
+            connection.request("GET", path)
+            return int(connection.getresponse().read())
+        finally:
+            connection.close()
+
+    def status(self) -> dict[str, Any]:
+        """What ``status`` says where the rings are."""
+        command = ["nsenter", "--target", str(self.process.pid), "--mount", sys.executable, "-m", "rudderpipe"]
+        done = subprocess.run(
+            [*command, "status", "--json"], env=self.world.environment, capture_output=True, timeout=60, check=False
+        )
+        assert done.stdout, done.stderr
+        found: dict[str, Any] = msgspec.json.decode(done.stdout)
+        return found
+
+
+def test_two_mounted_applications_with_threads_lose_nothing(world: World, directory: Path) -> None:
+    """Tens of thousands of events through two interpreters of each process: all arrive, once, and the account of all
+    rings together balances. One flusher process serves both rings."""
+    world.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
+    server = Mounted(world, directory)
+    wait_until(lambda: _answers(server))
+    told = [0] * 8
+
+    def ask(number: int) -> None:
+        for turn in range(50):
+            told[number] += server.get("/one" if (turn + number) % 2 else "/two")
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    before = server.get("/one")
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sum(told) == 8 * 50 * 100
+    accepted = sum(told) + before + 100  # and the first request
+    world.delivered(accepted)
+    stats = world.plane.stats()
+    assert (stats["unique_message_ids"], stats["duplicates"]) == (accepted, 0)
+    wait_until(lambda: server.status()["events"]["in_ring"] == 0)
+    status = server.status()
+    assert status["events"]["accepted"] == status["events"]["delivered"] == accepted
+    assert status["events"]["balanced"]
+    assert len(status["rings"]) >= 2
+    wait_until(lambda: len(world.own_processes()) == 1)
+
+
+def _answers(server: Mounted) -> bool:
+    try:
+        return server.get("/two") == 100
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+
+
+def test_sub_interpreters_have_a_ring_each(world: World) -> None:
+    """Three interpreters that take turns every 10 microseconds overwrite nothing of one another's."""
+    world.explicit |= {"max_internal_queue_size": 100_000, "max_jobs_per_request": 50, "ring_bytes": 64 << 20}
+
+    done = world.run("-c", SUB_INTERPRETERS)
+
+    assert done.returncode == 0, done.stderr.decode()
+    assert int(done.stdout) == 30_000, done.stderr.decode()
+    world.delivered(30_000)
+    wait_until(lambda: place.of_pipe(world.settings) == [])
+    assert world.plane.stats()["duplicates"] == 0
