@@ -1,0 +1,116 @@
+"""From one version to the next, with events in a ring of the layout before."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from native_tests.faulty_plane import FaultyPlane
+from native_tests.world import World, wait_until
+from rudderpipe import liveness, locks
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import place, segment
+from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.shared import open_fd
+from tests.old_ring import OldRing
+
+RECORDED = Path(__file__).parent / "data" / "ring-layout-3.gz"
+"""A ring of layout 3, as version 0.1 of that layout left it: 1,000 events of one process that has ended, 100 of them
+delivered, and a flusher that was killed (-9) in a request."""
+EVENTS, DELIVERED = 1_000, 100
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 1)
+print(flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(name="faulty")
+def _faulty(world: World) -> object:
+    with FaultyPlane() as plane:
+        world.explicit |= {"data_plane_url": plane.url, "max_jobs_per_request": 50}
+        yield plane
+
+
+def old_place(world: World) -> RingPlace:
+    """Where a version of layout 3 has the pipe's ring."""
+    return RingPlace(locks.runtime_dir(world.settings.runtime_dir), world.settings.pipe_name, 3)
+
+
+def restore(world: World) -> None:
+    """Put the recorded ring there, with a lock file of its own."""
+    where, data = old_place(world), bytearray(gzip.decompress(RECORDED.read_bytes()))
+    lock_file = locks.shared(where.lock_file)
+    words = memoryview(data).cast("Q")
+    words[at.H_LOCK_INODE] = lock_file.inode
+    lock_file.mark(where.record(words[at.H_EPOCH]))
+    fd = open_fd(where.segment, makes=True)
+    os.write(fd, data)
+    os.close(fd)
+
+
+def numbers(plane: FaultyPlane) -> list[int]:
+    """Of the recorded events that arrived."""
+    return [event["properties"]["n"] for request in plane.requests for event in request.events]
+
+
+@pytest.mark.parametrize("autostart", [True, False])
+def test_what_the_layout_before_holds_is_delivered_once(world: World, faulty: FaultyPlane, *, autostart: bool) -> None:
+    """By the flusher that the first event starts, or by an operator's; then the old ring is removed."""
+    world.explicit["autostart"] = autostart
+    restore(world)
+    assert world.status().events.accepted == EVENTS
+    assert world.status().events.in_ring == EVENTS - DELIVERED
+
+    if not autostart:
+        world.start("-m", "rudderpipe.flusher")
+    assert world.client().track("u", "e", {"n": EVENTS})
+
+    faulty.wait_for(lambda: len(numbers(faulty)) > EVENTS - DELIVERED)
+    wait_until(lambda: old_place(world).segment not in segment.names())
+    assert not old_place(world).lock_file.exists()
+    assert sorted(numbers(faulty)) == list(range(DELIVERED, EVENTS + 1))
+    old = [number for number in numbers(faulty) if number < EVENTS]
+    assert old == sorted(old)
+
+
+def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPlane) -> None:
+    """A process of the version before goes on in its ring; one of this version uses a ring beside it. While the old
+    flusher lives it serves the old ring; once it has ended, the new one does."""
+    world.explicit |= {"autostart": False, "linger_s": 0.2}
+    where = old_place(world)
+    lock_file = locks.shared(where.lock_file)
+    lock_file.mark("0000000000000001\n")
+    old = OldRing(where.segment, lock_file.inode)
+    holder = world.start("-c", HOLDER, str(where.lock_file), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    producer = old.producer(*liveness.me())
+    lock_file.try_lock(at.LOCK_SLOT + producer.slot)
+    world.start("-m", "rudderpipe.flusher")
+    client = world.client()
+    for number in range(0, 100, 2):
+        assert client.track("u", "e", {"n": number})
+        producer.append(b'{"type":"track","messageId":"old-%d","properties":{"n":%d}}' % (number, number + 1))
+
+    faulty.wait_for(lambda: len(numbers(faulty)) >= 50)
+    assert sorted(numbers(faulty)) == list(range(0, 100, 2))
+    assert {ring.name for ring in world.status().rings} == {where.segment, place.own(world.settings).segment}
+    assert client.flush(10)
+
+    holder.kill()
+    producer.append(b'{"type":"track","messageId":"old-last","properties":{"n":100}}')
+    faulty.wait_for(lambda: len(numbers(faulty)) >= 101)
+    assert sorted(numbers(faulty)) == list(range(101))
+
+    lock_file.unlock(at.LOCK_SLOT + producer.slot)
+    old.words[1024 + 3] = 1  # it has left
+    wait_until(lambda: where.segment not in segment.names())
+    assert [ring.name for ring in world.status().rings] == [place.own(world.settings).segment]
