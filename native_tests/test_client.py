@@ -465,23 +465,29 @@ def _deep_stack() -> Iterator[None]:
 
 @pytest.mark.usefixtures("deep_stack")  # the data plane is here, and has to read it too
 def test_whatever_could_be_encoded_arrives(world: World) -> None:
-    """Nested as deep as the encoder goes, from a process with hardly any stack in use."""
+    """Containers 200 deep, between neighbours, whether the stack is full or empty; 201 are refused."""
     program = """
 import rudderpipe
 client = rudderpipe.Client()
-accepted = 0
-for depth in range(900, 1000):
+
+def track(containers):
     value = []
-    for _ in range(depth):
+    for _ in range(containers - 2):
         value = [value]
-    accepted += client.track("u", "e", {"deep": value})
-print(accepted)
+    accepted = client.track("u", "e", {"deep": value})
+    assert client.track("u", "neighbour", {"a": 1})
+    return accepted
+
+def deeper(frames):
+    return deeper(frames - 1) if frames else (track(200), track(201))
+
+print(*map(track, range(190, 211)), *deeper(700))
 client.shutdown()
 """
-    accepted = int(world.run("-c", program).stdout)
+    answers = world.run("-c", program).stdout.split()
 
-    assert accepted > 50
-    world.delivered(accepted)
+    assert answers == [b"True"] * 11 + [b"False"] * 10 + [b"True", b"False"]
+    world.delivered(12 + 23)
     assert world.status().events.corrupt == 0
 
 

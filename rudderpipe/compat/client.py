@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from rudderpipe import client as ours
 from rudderpipe import parts
 from rudderpipe.compat import messages
-from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.errors import EventError, EventTooLarge, SettingsError
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 STUCK_S = 10.0
@@ -223,6 +223,8 @@ class Client:
         try:
             messages.check_ids(message)
             data = parts.encoded(message)
+        except EventTooLarge as error:
+            raise messages.MessageTooLarge(error.size_bytes, EVENT_LIMIT_BYTES) from None
         except EventError as error:
             return self.client.refuse(error), message
         if len(data) > EVENT_LIMIT_BYTES:

@@ -1,0 +1,501 @@
+"""What is accepted is JSON that says what the caller said, whichever way it was encoded."""
+
+from __future__ import annotations
+
+import base64
+import collections
+import dataclasses
+import enum
+import json
+import math
+import pathlib
+import types
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import msgspec
+import numpy as np
+import pandas as pd
+import pydantic
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import rudderpipe
+from rudderpipe import client_base, event, values
+from rudderpipe.callbacks import Callback
+from rudderpipe.errors import EventError
+from rudderpipe.outlets import Encoded, Local, ShortWay
+
+UTC = timezone.utc
+INDIA = timezone(timedelta(hours=5, minutes=30))
+SURROGATES = "".join(map(chr, range(0xD800, 0xE000)))
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    PRICE = Decimal("19.95")
+    NUMBER = 7
+    NONE = None
+    MOMENT = datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001  # without a zone: it is UTC
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+
+
+class Kind(str, enum.Enum):
+    """A text that is not what its member stands for."""
+
+    A = "a"
+
+    def __new__(cls, text: str) -> Kind:
+        member = str.__new__(cls, "not " + text)
+        member._value_ = text
+        return member
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "another"
+
+
+class Whole(int):
+    def __int__(self) -> int:
+        return 99
+
+
+class Items(list):  # type: ignore[type-arg]  # of anything
+    def __iter__(self) -> Iterator[Any]:
+        return iter(("others",))
+
+    def __len__(self) -> int:
+        return 0
+
+
+class Pairs(dict):  # type: ignore[type-arg]  # of anything
+    def __iter__(self) -> Iterator[Any]:
+        return iter(("other",))
+
+    def items(self) -> Any:
+        return [("other", 1)]
+
+    def keys(self) -> Any:
+        return ["other"]
+
+
+class NoOffset(type(UTC).__base__):  # type: ignore[misc]  # tzinfo
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        return None
+
+
+@dataclasses.dataclass
+class Point:
+    x: Any
+    _private: Any = 1
+    shared: dataclasses.InitVar[int] = 0
+
+
+@attrs.define
+class Item:
+    price: Any
+    _hidden: int = 1
+
+
+class Plain(msgspec.Struct):
+    x: Any
+
+
+class Odd(msgspec.Struct, array_like=True, tag="odd"):
+    x: Any
+
+
+class Short(msgspec.Struct, omit_defaults=True, rename="camel"):
+    first_name: Any = None
+    items: list[Any] = []
+
+
+class Model(pydantic.BaseModel):
+    x: Any
+
+
+# The model: what a caller says with a value. Each pair is a value and what a strict reader finds.
+
+Said = tuple[Any, Any]
+
+
+def _mended(text: str) -> str:
+    return "".join("\ufffd" if character in SURROGATES else character for character in text)
+
+
+def _number(value: float) -> Said:
+    return value, value if math.isfinite(value) else None
+
+
+def _decimal(value: Decimal) -> Said:
+    return value, value if value.is_finite() else None
+
+
+def _zoned(value: datetime) -> str:
+    """As RFC 3339 has it."""
+    spelt = (value if value.utcoffset() is not None else value.replace(tzinfo=UTC)).isoformat()
+    return spelt.replace("+00:00", "Z")
+
+
+TEXTS = st.text(st.characters(codec=None), max_size=8).map(lambda text: (text, _mended(text)))
+TELLING = st.sampled_from(["NaN", "Infinity", "-Infinity", "T12:00:00", '"', "\n\x1b\x00", "\u202e"]).map(
+    lambda text: (text, text)
+)
+MOMENTS = st.datetimes(
+    datetime(1000, 1, 2),  # noqa: DTZ001  # bounds are given without a zone
+    datetime(9999, 12, 30),  # noqa: DTZ001  # the same
+    timezones=st.sampled_from([UTC, INDIA, None, NoOffset()]),
+).map(lambda moment: (moment, _zoned(moment)))
+SCALARS: st.SearchStrategy[Said] = st.one_of(
+    st.sampled_from([None, True, False]).map(lambda value: (value, value)),
+    st.integers().map(lambda value: (value, value)),
+    st.integers(-(10**40), 10**40).map(lambda value: (value, value)),
+    st.floats().map(_number),
+    TEXTS,
+    TELLING,
+    st.decimals(allow_nan=True, allow_infinity=True).map(_decimal),
+    MOMENTS,
+    st.dates().map(lambda value: (value, value.isoformat())),
+    st.times().map(lambda value: (value, value.isoformat())),
+    st.uuids().map(lambda value: (value, str(value))),
+    st.binary(max_size=8).map(lambda value: (value, base64.b64encode(value).decode())),
+    st.binary(max_size=8).map(lambda value: (bytearray(value), base64.b64encode(value).decode())),
+    st.just((timedelta(days=1), "P1D")),
+    st.sampled_from(
+        [
+            (Colour.RED, "red"),
+            (Colour.PRICE, Decimal("19.95")),
+            (Colour.NUMBER, 7),
+            (Colour.NONE, None),
+            (Colour.MOMENT, "2024-01-02T03:04:05Z"),
+            (Level.LOW, 1),
+            (Kind.A, "a"),
+            (Text("text"), "text"),
+            (Whole(5), 5),
+            (pathlib.PurePosixPath("/a"), "/a"),
+            (np.int64(3), 3),
+            (np.float32(1.5), 1.5),
+            (np.float64("inf"), None),
+            (np.bool_(True), True),
+            (np.str_("x"), "x"),
+            (np.datetime64("2024-01-02T03:04:05", "ns"), "2024-01-02T03:04:05Z"),
+            (np.timedelta64(1, "D"), "P1D"),
+            (np.datetime64("NaT"), None),
+            (pd.Timestamp("2024-01-02T03:04:05"), "2024-01-02T03:04:05Z"),
+            (pd.NaT, None),
+            (pd.NA, None),
+        ]
+    ),
+)
+
+
+def _key_of(said: Any) -> str:
+    """A key that is no text is its JSON text."""
+    if isinstance(said, str):
+        return said
+    if isinstance(said, (Decimal, int)) and not isinstance(said, bool):
+        return str(said)
+    return msgspec.json.encode(said).decode()
+
+
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+KEYS = SCALARS.filter(lambda pair: _is_hashable(pair[0])).map(lambda pair: (pair[0], _key_of(pair[1])))
+
+
+def _dict_of(pairs: list[tuple[Said, Said]]) -> Said:
+    """Of keys that Python takes for one, and of keys that become one, the last value counts."""
+    given: dict[Any, Any] = {}
+    for (key, _), (value, _) in pairs:
+        given[key] = value
+    names = {id(key): name for (key, name), _ in pairs}
+    said_of = {id(value): said for _, (value, said) in pairs}
+    return given, {names[id(key)]: said_of[id(value)] for key, value in given.items()}
+
+
+def _containers(inner: st.SearchStrategy[Said]) -> st.SearchStrategy[Said]:
+    items = st.lists(inner, max_size=3)
+    pairs = st.lists(st.tuples(KEYS, inner), max_size=3, unique_by=lambda pair: pair[0][1])
+    dicts = pairs.map(_dict_of)
+
+    def of(make: Callable[[list[Any]], Any]) -> Callable[[list[Said]], Said]:
+        return lambda said: (make([value for value, _ in said]), [each for _, each in said])
+
+    def named(make: Callable[[Any], Any], name: str) -> Callable[[Said], Said]:
+        return lambda said: (make(said[0]), {name: said[1]})
+
+    return st.one_of(
+        *(items.map(of(make)) for make in (list, tuple, Items, collections.deque)),
+        dicts,
+        dicts.map(lambda said: (Pairs(said[0]), said[1])),
+        dicts.map(lambda said: (collections.OrderedDict(said[0]), said[1])),
+        dicts.map(lambda said: (types.MappingProxyType(said[0]), said[1])),
+        *(inner.map(named(make, "x")) for make in (Point, Plain)),
+        SCALARS.map(named(lambda x: Model(x=x), "x")),  # pydantic dumps what is further in by itself
+        inner.map(named(Item, "price")),
+        inner.map(lambda said: (Odd(said[0]), ["odd", said[1]])),
+        inner.map(lambda said: (Short(said[0]), {} if said[0] is None else {"firstName": said[1]})),
+        st.integers().map(lambda number: ({number}, [number])),
+    )
+
+
+VALUES = st.recursive(SCALARS, _containers, max_leaves=8)
+NAMES = st.text(st.characters(codec=None), max_size=6)
+
+
+def strictly(data: bytes | bytearray) -> Any:
+    """What a strict reader finds: RFC 8259, UTF-8, no key twice, numbers to the last digit."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        assert len(found) == len(pairs), f"a key twice: {pairs}"
+        return found
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(bytes(data).decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_float=Decimal)
+
+
+def same(said: Any, found: Any) -> bool:
+    """Whether the reader found what was said; a float is found as its shortest text."""
+    if isinstance(said, float):
+        return isinstance(found, (int, Decimal)) and float(found) == said
+    if isinstance(said, bool) or said is None or isinstance(said, str):
+        return type(said) is type(found) and bool(said == found)
+    if isinstance(said, (int, Decimal)):
+        return not isinstance(found, (bool, str, list, dict)) and found is not None and bool(said == found)
+    if isinstance(said, list):
+        return isinstance(found, list) and len(said) == len(found) and all(map(same, said, found))
+    return isinstance(found, dict) and said.keys() == found.keys() and all(same(said[key], found[key]) for key in said)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.dictionaries(NAMES, VALUES, max_size=3))
+@example({"a": ({Decimal("19.95"): "x"}, {"19.95": "x"})})
+@example({"a": ({Colour.PRICE: 1}, {"19.95": 1})})
+@example({"a": ({1: "a", "1": "b"}, {"1": "b"})})
+@example({"a": ({True: 1}, {"true": 1}), "b": ("NaN", "NaN")})
+@example({"a": (msgspec.Raw(b'{"a": 1.10, "a": [2e3]}'), {"a": [Decimal(2000)]})})
+@example({"a": (Point(1), {"x": 1}), "b": ("Infinity", "Infinity")})
+@example({"a": (dict(zip(("\ud800", "\ufffd"), (1, 2), strict=True)), {"\ufffd": 2})})
+def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> None:
+    """By a reader that forgives nothing, and by the short way as by the long one."""
+    given = {name: value for name, (value, _) in properties.items()}
+
+    data = event.track("u", "e", given, *[None] * 5)
+
+    found = strictly(data)["properties"]
+    expected: dict[str, Any] = {}
+    for name, (_, said) in properties.items():
+        expected[_mended(name)] = said
+    assert same(expected, found), (given, found)
+    assert data.endswith(b'"properties":' + values.encode(values.plain(given, "")) + b"}")
+    long_way = event.track("u", "e", given, {"a": 1}, *[None] * 4)
+    assert strictly(long_way)["properties"] == found
+    in_whole = event.track({"userId": "u", "event": "e", "properties": given, "more": given}, *[None] * 7)
+    assert strictly(in_whole)["properties"] == strictly(in_whole)["more"] == found
+
+
+class Taken(Local):
+    """Takes what is accepted, by the short way too."""
+
+    def __init__(self, *, is_short: bool) -> None:
+        super().__init__()
+        self.events: list[bytes] = []
+        self._is_short = is_short
+
+    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+        """Take it."""
+        self.events.append(data)
+        return True
+
+    def short_way(self) -> ShortWay | None:
+        """As the ring."""
+        return (self._append, lambda reason, data: False) if self._is_short else None
+
+    def _append(self, data: Encoded) -> str | None:
+        self.events.append(bytes(data))
+        return None
+
+
+@contextmanager
+def taken(*, is_short: bool) -> Iterator[Taken]:
+    """What all clients send."""
+    outlet = Taken(is_short=is_short)
+    client_base.divert(outlet)
+    try:
+        yield outlet
+    finally:
+        client_base.divert(None)
+
+
+class Hostile:
+    """Raises at whatever is asked of it, its class included."""
+
+    @property  # type: ignore[misc]  # that it can be asked, and not set, is the point
+    def __class__(self) -> Any:
+        raise ValueError("s3cret")
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("s3cret")
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("s3cret")
+
+    def __hash__(self) -> int:
+        return 1
+
+    def __bool__(self) -> bool:
+        raise ValueError("s3cret")
+
+    def __repr__(self) -> str:
+        return "Hostile()"  # as hypothesis prints it
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise ValueError("s3cret")
+
+
+class Dodger(Mapping[str, Any]):
+    """A mapping that has nothing to give."""
+
+    def __getitem__(self, key: str) -> Any:
+        raise RuntimeError("s3cret")
+
+    def __iter__(self) -> Iterator[str]:
+        yield "a"
+
+    def __len__(self) -> int:
+        return -1
+
+
+def cyclic() -> Any:
+    """A dict within itself."""
+    value: dict[str, Any] = {}
+    value["me"] = [value]
+    return value
+
+
+ANYTHING: st.SearchStrategy[Any] = st.one_of(
+    VALUES.map(lambda said: said[0]),
+    st.builds(Hostile),
+    st.builds(Dodger),
+    st.builds(object),
+    st.builds(cyclic),
+    st.sampled_from([len, Hostile, 1j, msgspec.Raw(b"{"), msgspec.Raw(b'"\xff"'), msgspec.UNSET, {(1,): 2}]),
+    st.dictionaries(NAMES, VALUES.map(lambda said: said[0]), max_size=2),
+    st.just("u"),
+    st.builds(lambda: 10**5000),
+)
+CALLS = ("identify", "track", "page", "screen", "group", "alias")
+WIRE = ("userId", "anonymousId", "event", "properties", "traits", "context", "timestamp", "messageId", "groupId", "x")
+CLIENT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
+OTHERS = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=repr, context={"a": 1})
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(CALLS),
+    st.lists(ANYTHING, max_size=6),
+    st.dictionaries(st.sampled_from(["context", "timestamp", "integrations", "message_id", "callback"]), ANYTHING),
+    st.booleans(),
+    st.sampled_from([CLIENT, OTHERS]),
+)
+@example("track", [Hostile(), len], {}, True, CLIENT)
+@example("track", [Hostile(), Hostile()], {"callback": Hostile()}, False, CLIENT)
+@example("identify", [Dodger(), len], {}, True, CLIENT)
+def test_no_call_raises_whatever_it_is_given(
+    kind: str, arguments: list[Any], named: dict[str, Any], is_short: bool, client: rudderpipe.Client
+) -> None:
+    """It says True or False; what was accepted is one strict JSON object with an id, and no secret is in a reason."""
+    positional = arguments[:2]
+    with taken(is_short=is_short) as outlet:
+        answer = getattr(client, kind)(*positional, **named)
+
+    assert answer is True or answer is False
+    assert len(outlet.events) == (answer is True)
+    for data in outlet.events:
+        message = strictly(data)
+        assert message["type"] == kind
+        assert isinstance(message["messageId"], str)
+        assert message.get("userId", message.get("anonymousId")).strip()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(CALLS), st.dictionaries(st.sampled_from(WIRE), ANYTHING))
+def test_no_whole_message_raises_whatever_is_in_it(kind: str, message: dict[str, Any]) -> None:
+    """The same for messages in wire names."""
+    with taken(is_short=True) as outlet:
+        answer = getattr(CLIENT, kind)(message)
+
+    assert answer is True or answer is False
+    for data in outlet.events:
+        assert strictly(data)["type"] == kind
+
+
+def test_a_misspelt_keyword_is_the_programs_mistake() -> None:
+    """As with any function: ``TypeError``, at the first try."""
+    with pytest.raises(TypeError, match="propertys"):
+        CLIENT.track("u", "e", propertys={})  # type: ignore[call-arg]  # that is the mistake
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b"[1,]", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"[-Infinity]"])
+def test_a_raw_that_is_no_json_is_refused(raw: bytes) -> None:
+    """It would damage the event, and with it the job."""
+    with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is no JSON"):
+        event.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
+
+
+def test_days_and_times_of_arrays() -> None:
+    """numpy gives nanoseconds as bare numbers, unless it is asked in another way."""
+    when = np.array(["2024-01-02T03:04:05", "NaT"], dtype="datetime64[ns]")
+    data = event.track("u", "e", {"a": when, "b": when - when}, *[None] * 5)
+
+    assert strictly(data)["properties"] == {"a": ["2024-01-02T03:04:05Z", None], "b": ["P0D", None]}
+    with pytest.raises(EventError, match="cannot hold"):
+        event.track("u", "e", {"a": np.datetime64("30000-01-01", "s")}, *[None] * 5)
+
+
+def test_a_zone_with_seconds_keeps_the_moment() -> None:
+    """ISO 8601 has no seconds in an offset: local mean time, as some zones had it, becomes UTC."""
+    zone = timezone(timedelta(minutes=19, seconds=32))
+    data = event.track(
+        "u", "e", {"a": datetime(1930, 1, 1, tzinfo=zone), "b": time(1), "c": date(1930, 1, 1)}, *[None] * 5
+    )
+
+    assert strictly(data)["properties"] == {"a": "1929-12-31T23:40:28Z", "b": "01:00:00", "c": "1930-01-01"}
+
+
+def test_before_send_loses_no_digit() -> None:
+    """What an application's own step does not touch travels as if there were no step."""
+    given = {
+        "a": Decimal("0.12345678901234567890123"),
+        "b": 10**30,
+        "c": Decimal("1E+400"),
+        "d": 0.1,
+        "e": uuid.UUID(int=1),
+    }
+    client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
+    with taken(is_short=False) as outlet:
+        client.track("u", "e", given)
+        CLIENT.track("u", "e", given)
+
+    assert strictly(outlet.events[0])["properties"] == strictly(outlet.events[1])["properties"]
