@@ -20,6 +20,10 @@ from native_tests.world import World, wait_until
 from rudderpipe.signals import EXIT_OK, EXIT_STOPPED_NOW
 
 
+ENDS = (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL, -signal.SIGTERM)
+"""Exit codes of our own children; the second: asked twice to end, the last: asked before it had begun."""
+
+
 class Interruption(NamedTuple):
     """A process was killed, asked to end or stopped; ``end_s`` is when it went on, or was dead."""
 
@@ -165,7 +169,7 @@ class Crowd:
         wrong = [
             f"{self._kinds[pid]} {pid} ended with {one.wait()}"
             for pid, one in self._own.items()
-            if one.wait() not in (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL)  # the second: asked twice to end
+            if one.wait() not in ENDS
         ]
         said = (self.home / "errors").read_text() + "".join(self.logs())
         return wrong + [found[:3000] for found in said.split("Traceback")[1:]]
