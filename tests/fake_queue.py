@@ -62,7 +62,7 @@ class FakeStore:
         held = self.leaseholder()
         known, _, holder = self._last_lease.partition(" ")
         ours = holder in (mine, fresh)
-        if held and held != dead and not (ours and held == self._last_lease):
+        if held and held != dead and held.partition(" ")[2] not in (mine, fresh):
             return [0, held.encode(), self._lease[1] - self.clock.time_ms(), 0]
         number = int(known or 0)
         if not ours or number <= above:

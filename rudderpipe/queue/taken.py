@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from rudderpipe.errors import JobUnreadable
@@ -10,6 +12,7 @@ from rudderpipe.queue.job import Job
 from rudderpipe.queue.keys import is_a_jobs
 
 MAX_DIGITS = 10
+_INTEGER = re.compile(rb"-?\d{1,19}")
 
 
 class Taken(msgspec.Struct, frozen=True):
@@ -72,8 +75,12 @@ class QueueCounts(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller
-        """What ``count_jobs`` answered."""
-        events = {name.decode(): int(number) for name, number in zip(fields[::2], fields[1::2], strict=True)}
+        """What ``count_jobs`` answered; a field that another tool has put into the hash does not count."""
+        events = {
+            name.decode(errors="replace"): int(number)
+            for name, number in zip(fields[::2], fields[1::2], strict=True)
+            if _INTEGER.fullmatch(number)
+        }
         waiting, active, delayed, failed, completed = numbers
         return cls(
             waiting=waiting,
@@ -87,7 +94,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
             events_failed=events.get("failed", 0),
             events_removed=events.get("removed", 0),
             events_elsewhere=events.get("elsewhere", 0),
-            positions={int(name): number for name, number in events.items() if name.isdigit()},
+            positions={int(name): number for name, number in events.items() if name.isascii() and name.isdigit()},
         )
 
 

@@ -22,7 +22,7 @@ class Ledger:
         self.failed: list[tuple[Taken, str]] = []
         """With the reason."""
         self._repeats = False
-        """The last call got no answer, so it may have been executed: what is no longer ours then is no surprise."""
+        """The last call may have been executed without our knowing: what is no longer ours then is no surprise."""
 
     @property
     def is_empty(self) -> bool:
@@ -55,7 +55,7 @@ class Ledger:
         if self.failed or not self.delivered:
             return self.write(), self._queue.take(max_jobs, max_bytes)
         done = len(self.delivered)
-        with self._asking():
+        with self._asking(several=True):
             kept, taken = self._queue.complete_and_take(self.delivered, max_jobs, max_bytes)
         self._completed(kept)
         return done, taken
@@ -66,9 +66,10 @@ class Ledger:
         self.delivered, self._repeats = [], False
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self, *, several: bool = False) -> Iterator[None]:
         try:
             yield
         except QueueUnavailable as error:
-            self._repeats = self._repeats or not error.answered
+            # Of several calls one may have been refused when another was executed.
+            self._repeats = self._repeats or several or not error.answered
             raise

@@ -23,14 +23,17 @@ local mine, fresh, lease_ms, dead, above = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 
 local held, known = redis.call("GET", lease), redis.call("GET", last) or ""
 local number, holder = string.match(known, "^(%d+) (.*)$")
--- It is fresh when an earlier call has made it so and its answer was lost.
-local ours = holder == mine or holder == fresh
-if held and held ~= dead and not (ours and held == known) then
-  return {0, held, redis.call("PTTL", lease), 0}
+local function is_ours(name) -- fresh when an earlier call has made it so and its answer was lost
+  return name == mine or name == fresh
+end
+local lapses_in_ms = redis.call("PTTL", lease)
+-- One that never lapses is no sender's, but a tool's: nobody would ever follow it.
+if held and held ~= dead and lapses_in_ms >= 0 and not is_ours(string.match(held, "^%d+ (.*)$")) then
+  return {0, held, lapses_in_ms, 0}
 end
 number, above = tonumber(number) or 0, tonumber(above)
 local own = known
-if not ours or number <= above then
+if not is_ours(holder) or number <= above then
   own = string.format("%.0f %s", math.max(number, above) + 1, holder == mine and mine or fresh)
 end
 redis.call("PEXPIRE", lease, lease_ms) -- Redis out of memory refuses a script whose first write takes some

@@ -1,0 +1,101 @@
+"""A sender's call that a proxy holds up, and lets go later: nothing is lost, doubled or stranded."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from native_tests.gate import Gate
+from native_tests.redis_stand import P, RedisStand
+from native_tests.world import wait_until
+from rudderpipe import settings as settings_module
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.delivery.courier import Courier
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.queue import connect, job, scripts
+from rudderpipe.queue.lease import Lease
+from rudderpipe.queue.queue import Queue
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.sender import Sender
+from tests.test_sender_trouble import DownAtFirst
+
+SCRIPTS = ["take_jobs", "complete_jobs", "fail_job", "split_job", "retry_later"]
+ALONE = ["recover_active", "take_lease", "promote_delayed"]
+"""What only the one sender of a queue calls, or where several need nothing."""
+
+
+@pytest.fixture(name="server", scope="module")
+def _server() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
+        yield server
+
+
+@pytest.fixture(name="stand")
+def _stand(server: RedisServer) -> Iterator[RedisStand]:
+    stand = RedisStand(server)
+    yield stand
+    stand.close()
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["late", "executed"])
+@pytest.mark.parametrize(
+    ("script", "several"), [(name, several) for several in (False, True) for name in SCRIPTS + ALONE * (not several)]
+)
+def test_a_call_that_is_held_up_changes_nothing(
+    stand: RedisStand, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
+) -> None:
+    """Each of the sender's scripts; the sender gives its answer up and goes on over another connection."""
+    monkeypatch.setattr(connect, "ANSWER_TIMEOUT_S", 0.3)
+    producer, gate, clock = stand.queue(), Gate(stand.server), stand.clock
+    explicit = {"redis": gate.address, "is_multi_processor": several, "max_jobs_per_request": 2}
+    settings = settings_module.load(explicit, environment={})
+    queue, plane = Queue(settings, clock), DownAtFirst("guilty")
+    lease = None if several else Lease(queue, settings.lease_ms, "me 1 0", lambda _: False)
+    facts = Facts(clock.monotonic_s(), settings.stall_timeout_s)
+    sender = Sender(queue, Courier(cast(DataPlane, plane), settings, clock), lease, settings, clock, facts=facts)
+
+    def add(*users: str) -> None:
+        events = b",".join(b'{"userId":"%b"}' % user.encode() for user in users)
+        producer.add(7, [(job.build(events, "KEY", "t", 7), len(users))], {}, [])
+
+    def worked(condition: Callable[[], bool]) -> Callable[[], bool]:
+        def step() -> bool:
+            sender.work()
+            clock.now_s += 0.1
+            return condition()
+
+        return step
+
+    def settled() -> bool:
+        if several:  # what the sweep waits for in real time
+            stand.interval_passes()
+            names = [name for name in stand.view().active if name not in {held.id for held in facts.held}]
+            stand.lapse(*names)
+        return not stand.client.exists(f"{P}wait", f"{P}active")
+
+    for name in scripts.NAMES:
+        stand.client.script_load(scripts.source(name))
+    for name in "abc":
+        add(name)
+    add("x", "guilty", "y")
+    gate.stop(script, before=before)
+    wait_until(worked(gate.reached.is_set))
+    wait_until(worked(settled))
+    gate.release(stand.client)
+    for name in "def":
+        add(name)
+    wait_until(worked(settled))
+
+    accepted = plane.accepted()
+    assert sorted(accepted) == sorted("abcdefxy")
+    assert [name for name in accepted if name in "abcdef"] == list("abcdef")
+    assert len(stand.view().failed) == 1
+    assert stand.view().locks == {}
+    counts = producer.counts(7)
+    assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 8, 1)
+    sender.close()
+    gate.close()

@@ -1,0 +1,354 @@
+"""Twenty thousand broken jobs and queue keys, thrown at a sender over a real Redis.
+
+It lives, healthy jobs arrive once and in order, what is broken is kept as it was, the account balances, and no alarm is
+false.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from native_tests.redis_stand import P, RedisStand
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.delivery import outcome
+from rudderpipe.delivery.courier import Courier
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.queue import job
+from rudderpipe.queue.lease import Lease
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.sender import Sender
+from rudderpipe.settings import Settings
+from rudderpipe.version import USER_AGENT
+
+SEEDS = range(20)
+MUTATIONS = 1000
+HEALTHY, BROKEN = 0x1111_1111_1111_4111, 0x2222_2222_2222_4222
+"""The rings from which healthy jobs, and those that are broken afterwards, came."""
+OURS = "{rudder}:rudderpipe:rudderEventsQueue:"
+TOKENS = [
+    *(b'"half \\\\ud83d"', b"\\\\ude00", b"\\ud83d", b"\xff\xfe", b"\xed\xa0\x80", b"\x00", b"\\\\u0000", b"\n"),
+    *(b"{}", b"[]", b"null", b"7", b"-", b"1e999", b"-0", b"01", b"NaN", b"Infinity", b"9" * 400, b"1" + b"0" * 5000),
+    *(b'\\"', b'"', b"\\", b",", b":", b"{", b"}", b"[" * 300, b"[" * 1100 + b"]" * 1100, b'{\\"a\\":' * 1100),
+    *(b'{\\"guilty\\":1}', b"guilty", b'\\"attempts\\":9,', b'\\"attempts\\":-1e5,', b'\\"timeout\\":1e308,'),
+    *(
+        b'\\"request\\":{},',
+        b'\\"batch\\":[{}],',
+        b'\\"jobId\\":{},',
+        b'\\"sentAt\\":1,',
+        b'\\"auth\\":{\\"username\\":7},',
+    ),
+    *(b'"version":4,', b'"eventData":{},', USER_AGENT.encode(), "\u2028\U0001f600".encode()),
+]
+WORDS = [b"batch", b"request", b"data", b"auth", b"username", b"KEY", b"attempts", b"jobId", b"version", b"eventData"]
+
+
+def mutated(data: bytes, dice: random.Random) -> bytes:
+    """One to four changes at random places, most of them such as a careless program makes."""
+    for _ in range(dice.choice((1, 1, 1, 2, 4))):
+        at, end = sorted(dice.randrange(len(data) + 1) for _ in range(2))
+        end = min(end, at + dice.choice((1, 3, 30, 3000)))
+        kind = dice.randrange(8)
+        if kind == 0:
+            data = data[:at] + dice.choice(TOKENS) + data[at:]
+        elif kind == 1:
+            data = data[:at] + dice.choice(TOKENS) + data[end:]
+        elif kind == 2:
+            data = data[:at] + data[end:]
+        elif kind == 3:
+            data = data[:end] + data[at:]
+        elif kind == 4 and at < len(data):
+            data = data[:at] + bytes([data[at] ^ 1 << dice.randrange(8)]) + data[at + 1 :]
+        elif kind == 5:
+            data = data[:at]
+        elif kind == 6:
+            word = dice.choice(WORDS)
+            data = data.replace(word, dice.choice((dice.choice(WORDS), dice.choice(TOKENS))), dice.choice((1, -1)))
+        else:  # where the value of a field begins
+            places = [place for place in range(len(data) - 3) if data[place : place + 3] in (b'":{', b'":[', b'":"')]
+            if places:
+                place = dice.choice(places) + 2
+                data = data[:place] + dice.choice(TOKENS) + data[place + dice.choice((0, 1)) :]
+    return data
+
+
+class Plane:
+    """Takes what is JSON, refuses what is guilty or has another key, and is not always well."""
+
+    def __init__(self, dice: random.Random) -> None:
+        self.dice = dice
+        self.delivered: Counter[str] = Counter()
+        self.order: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
+        """Called once, in the middle of a request."""
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:  # noqa: ARG002  # as DataPlane
+        meanwhile, self.meanwhile = self.meanwhile, lambda: None
+        meanwhile()
+        assert strict(body)
+        chance = self.dice.random()
+        if chance < 0.01:
+            raise self.dice.choice((MemoryError(), FileNotFoundError(2, "No such file"), RuntimeError()))
+        if chance < 0.03:
+            return outcome.of_answer(self.dice.choice((500, 503, 429)), b"down")
+        if write_key != "KEY":
+            return outcome.of_answer(401, b"key")
+        if b"guilty" in body:
+            return outcome.of_answer(self.dice.choice((400, 413)), b"bad")
+        names = [part.partition(b'"')[0].decode() for part in body.split(b'"userId":"healthy-')[1:]]
+        self.delivered.update(names)
+        self.order += names
+        return outcome.of_answer(200, b"ok")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def strict(body: bytes) -> bool:
+    """Whether it is JSON, of any depth and with numbers of any size."""
+
+    def refuse(name: str) -> None:
+        raise ValueError(name)
+
+    try:
+        json.loads(body.decode(), parse_int=str, parse_float=str, parse_constant=refuse)
+    except RecursionError:
+        return True
+    except ValueError:
+        return False
+    return True
+
+
+class Campaign:
+    """A sender over Redis, and what was put before it."""
+
+    def __init__(self, stand: RedisStand, seed: int) -> None:
+        self.stand, self.clock = stand, stand.clock
+        self.dice = random.Random(seed)  # not for secrets
+        self.plane = Plane(self.dice)
+        self.raw: Any = stand.server.client()
+        self.queue = stand.queue()
+        settings = Settings(max_jobs_per_request=self.dice.choice((1, 10, 50)), max_attempts=50)
+        lease = Lease(self.queue, settings.lease_ms, "me 1 0", lambda _: False)
+        courier = Courier(cast(DataPlane, self.plane), settings, self.clock)
+        facts = Facts(self.clock.monotonic_s(), settings.stall_timeout_s)
+        keeper_queue = stand.queue()
+        keeper_queue.token = self.queue.token
+        self.keeper = Keeper(keeper_queue, facts, settings, self.clock)
+        self.sender = Sender(self.queue, courier, lease, settings, self.clock, facts=facts)
+        self.put: dict[str, bytes] = {}
+        """What each broken job's data was; of a job whose data was taken away nothing is asked."""
+        self.healthy: list[str] = []
+        self.broken_events = 0
+
+    def add(self, count: int) -> None:
+        """Broken jobs of all kinds, healthy ones between them."""
+        for _ in range(count):
+            self._add_healthy()
+            self._add_broken()
+        self._add_healthy()
+
+    def _add_healthy(self) -> None:
+        name = f"{len(self.healthy)}"
+        self.healthy.append(name)
+        data = job.build(b'{"userId":"healthy-%b","sentAt":1},{"userId":"x"}' % name.encode(), "KEY", "t", HEALTHY)
+        self.queue.add(HEALTHY, [(data, 2)], {}, [])
+
+    def _add_broken(self) -> None:
+        dice, events = self.dice, dice_events(self.dice)
+        ours = dice.random() < 0.5
+        if ours:
+            self.broken_events += len(events)
+            data = job.build(b",".join(events), "KEY", "t", BROKEN)
+            self.queue.add(BROKEN, [(data, len(events))], {}, [])
+            name = str(self.raw.get(f"{P}id").decode())
+        else:
+            data = job.build(b",".join(events), "KEY", "t", 5).replace(USER_AGENT, "analytics-node/3.0.13")
+            name = str(self.raw.incr(f"{P}id"))
+            self.raw.hset(P + name, mapping={"data": data, "opts": "{}"})
+            self.raw.lpush(f"{P}wait", name)
+        kind = dice.randrange(20)
+        if kind == 0:
+            self.raw.delete(P + name)
+        elif kind == 1:
+            self.raw.hdel(P + name, "data", "opts")
+        elif kind == 2:
+            self.raw.delete(P + name)
+            dice.choice((lambda: self.raw.set(P + name, "x"), lambda: self.raw.lpush(P + name, "x")))()
+        else:
+            if kind == 3:
+                odd = dice.choice(("x", "-1", "1e9", "9" * 30, "", "1.5"))
+                self.raw.hset(P + name, dice.choice(("attemptsMade", "opts", "timestamp", "stalledCounter")), odd)
+            self.put[name] = mutated(data.encode(), dice)
+            self.raw.hset(P + name, "data", self.put[name])
+
+    def step(self, count: int = 1) -> None:
+        """So many cycles of the sender, and the time they take."""
+        for _ in range(count):
+            self.sender.work()
+            self.keeper.work()
+            self.clock.now_s += self.dice.choice((0.0, 0.0, 0.1, 1.0))
+
+    def is_settled(self) -> bool:
+        """Nothing waits and nothing is active."""
+        return not any(self.raw.exists(f"{P}{name}") for name in ("wait", "active", "paused", "delayed"))
+
+    def settle(self) -> None:
+        """Let the sender work until nothing is left; bounded, as a job that is stuck would never end."""
+        for _ in range(20_000):
+            if self.is_settled():
+                return
+            self.step()
+            self.clock.now_s += 0.2
+        left = {name: self.raw.lrange(f"{P}{name}", 0, -1) for name in ("wait", "active")}
+        raise AssertionError(f"stuck: {left}")
+
+
+def dice_events(dice: random.Random) -> list[bytes]:
+    """One to five events."""
+    return [
+        b'{"userId":"u%d","type":"track","event":"e","properties":{"a":[1,2.5,true,null],"b":"\xc3\xa9 text"}}' % number
+        for number in range(dice.randrange(1, 6))
+    ]
+
+
+def displaced(campaign: Campaign, key: str) -> None:
+    """A tool has put something else in the place of one of the queue's keys, for a while."""
+    raw = campaign.raw
+    there = bool(raw.exists(key))
+    if there:
+        raw.rename(key, f"{key}-aside")
+    if key.endswith(("wait", "active")) or (not key.endswith("paused") and campaign.dice.random() < 0.5):
+        raw.set(key, "odd")
+    else:
+        raw.lpush(key, "odd")
+    campaign.step(12)
+    raw.delete(key)
+    if there:
+        raw.rename(f"{key}-aside", key)
+
+
+def odd_number(campaign: Campaign, key: str) -> None:
+    """A tool has written into our account."""
+    campaign.raw.hset(f"{OURS}{key}", campaign.dice.choice(("odd", "queued ")), campaign.dice.choice(("x", "", "1.5")))
+
+
+def odd_ids(campaign: Campaign) -> None:
+    """Ids that no job has, in every list and set."""
+    for name in ("active", "wait"):
+        campaign.raw.lpush(f"{P}{name}", campaign.dice.choice((b"", b"b\xfc", b"no such job", b"active", b"wait")))
+    campaign.raw.sadd(f"{P}stalled", "no such job")
+    campaign.raw.zadd(f"{P}priority", {"no such job": 1})
+
+
+def foreign_locks(campaign: Campaign) -> None:
+    """Keys of another type where the locks of waiting jobs will be."""
+    for name in campaign.raw.lrange(f"{P}wait", -4, -1):
+        campaign.raw.rpush(P.encode() + name + b":lock", "odd")
+
+
+def paused(campaign: Campaign) -> None:
+    """By a tool, for a while."""
+    campaign.stand.pause()
+    campaign.step(5)
+    campaign.stand.resume()
+
+
+def meddled_in_flight(campaign: Campaign) -> None:
+    """While a request is under way, the keys of broken jobs that are active turn into something else."""
+
+    def meddle() -> None:
+        for name in campaign.raw.lrange(f"{P}active", 0, -1):
+            text = name.decode(errors="replace")
+            if text in campaign.put:
+                del campaign.put[text]
+                kind = campaign.dice.randrange(4)
+                if kind == 0:
+                    campaign.raw.delete(P + text)
+                elif kind == 1:
+                    campaign.raw.delete(P + text)
+                    campaign.raw.set(P + text, "x")
+                elif kind == 2:
+                    campaign.raw.hset(P + text, mapping={"attemptsMade": "x", "data": "x"})
+                else:
+                    campaign.raw.delete(f"{P}{text}:lock")
+
+    campaign.plane.meanwhile = meddle
+    campaign.step(3)
+
+
+KEYS = [
+    f"{P}{name}" for name in ("wait", "active", "stalled", "priority", "delayed", "failed", "completed", "meta-paused")
+]
+KEYS += [f"{P}id", *(f"{OURS}{name}" for name in ("account", "account:failed", "lease", "lease:last"))]
+MEDDLINGS: list[Callable[[Campaign], object]] = [
+    *(lambda campaign, key=key: displaced(campaign, key) for key in KEYS),
+    *(lambda campaign, key=key: odd_number(campaign, key) for key in ("account", f"account:{HEALTHY:016x}")),
+    odd_ids,
+    foreign_locks,
+    paused,
+    meddled_in_flight,
+]
+
+
+@pytest.fixture(name="server", scope="module")
+def _server() -> Iterator[RedisServer]:
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
+        yield server
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_that_is_broken_hurts_anything_else(
+    server: RedisServer, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thousand mutations of jobs and of the queue's keys, in rounds."""
+    stand = RedisStand(server)
+    campaign = Campaign(stand, seed)
+    rounds = 25
+    for number in range(rounds):
+        campaign.add(MUTATIONS // rounds)
+        campaign.step(2)
+        MEDDLINGS[(seed + number) % len(MEDDLINGS)](campaign)
+        campaign.step(5)
+    campaign.settle()
+
+    # Healthy jobs arrive once, in order; none of them failed.
+    assert campaign.plane.order == campaign.healthy
+    books = campaign.queue.counts(HEALTHY)
+    assert (books.events_queued, books.events_failed) == (0, 0)
+    assert books.events_delivered == 2 * len(campaign.healthy)
+    # What is broken is as it was, unless it was delivered or taken apart.
+    said = [record.getMessage() for record in caplog.records]
+    halved = {line.split("job=")[1].split()[0] for line in said if "sending its halves" in line}
+    failed = {name.decode(errors="replace") for name in campaign.raw.zrange(f"{P}failed", 0, -1)}
+    kept = sorted(failed & campaign.put.keys() - halved)
+    assert len(kept) > MUTATIONS // 4
+    for name in kept:
+        data = campaign.raw.hget(P + name, "data")
+        assert data == campaign.put[name] or same_but_for_attempts(data, campaign.put[name]), name
+    # Nothing is anywhere else, and nobody is told of what has not happened.
+    assert campaign.raw.keys(f"{P}*:lock") == []
+    everything = campaign.queue.counts()
+    assert everything.events_gone == 2 * len(campaign.healthy) + campaign.broken_events
+    assert not [line for line in said if "no longer ours" in line or "lease lost" in line]
+    campaign.sender.close()
+    campaign.raw.close()
+    stand.close()
+
+
+def same_but_for_attempts(data: bytes, put: bytes) -> bool:
+    """Attempts that a Node SDK counts in the data begin anew, so that a retry really tries again."""
+    try:
+        found, before = (json.loads(json.loads(text)["eventData"]) for text in (data, put))
+    except ValueError:
+        return False
+    return bool(found == before | {"attempts": 0})
