@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from itertools import pairwise
-from pathlib import Path
-
-from rudderpipe import program
 
 
 def freeze_support() -> None:
@@ -16,6 +13,8 @@ def freeze_support() -> None:
     Call it first in the main module of an application that PyInstaller, cx_Freeze, py2app or Nuitka has frozen, as
     ``multiprocessing.freeze_support``. In every other application it does nothing.
     """
+    from rudderpipe import program  # here, as it loads what an import of rudderpipe alone must not cost
+
     program.allow_frozen()
     if sys.argv[1:2] != [program.FROZEN_ARGUMENT]:
         return
@@ -49,6 +48,10 @@ def _hand_on(module: str, arguments: list[str]) -> None:
     A fork would not do: the loader of a one-file application removes the unpacked files when the process that it
     started ends, though the fork still needs them.
     """
+    from pathlib import Path  # as above
+
+    from rudderpipe import program
+
     options = dict(pairwise(arguments))
     program.start(
         module,
