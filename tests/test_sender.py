@@ -157,14 +157,14 @@ def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clo
 
 
 def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
-    """Up to ``max_jobs_per_request``, in order; a refusal is found by sending each alone."""
-    plane = FakePlane(BAD, OK, BAD, OK)
+    """Up to ``max_jobs_per_request``, in order; a refusal is found by halving, and requests grow again afterwards."""
+    plane = FakePlane(BAD, BAD, OK, BAD, OK)
     for name in "abcde":
         queue.put(name)
 
     run(sender_of(queue, plane, clock, max_jobs_per_request=3), clock, 1)
 
-    assert plane.requests == [["a", "b", "c"], ["a"], ["b"], ["c"], ["d", "e"]]
+    assert plane.requests == [["a", "b", "c"], ["a", "b"], ["a"], ["b"], ["c"], ["d", "e"]]
     assert queue.store.delivered == ["a", "c", "d", "e"]
     assert list(queue.reasons()) == ["b"]
 

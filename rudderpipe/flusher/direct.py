@@ -68,8 +68,8 @@ class DirectSink:
         if verdict.kind == "blocked":
             self._rare_log.error(verdict.outcome.reason, "cannot deliver, events stay in the ring")
             return Answer(wait_s=verdict.wait_s)
-        if verdict.kind == "alone":
-            logger.warning("shared request refused, one by one batches=%d %s", verdict.count, verdict.outcome.reason)
+        if verdict.kind == "fewer":
+            logger.warning("refused, sending fewer at once batches=%d %s", verdict.count, verdict.outcome.reason)
             return Answer()
         if verdict.kind == "failed":
             self._keep(cuts[0], verdict)

@@ -267,7 +267,7 @@ class Sender:
         elif verdict.kind == "split":
             self._split(group[0], verdict)
         else:
-            logger.warning("refused, sending one by one jobs=%d reason=%s", verdict.count, verdict.outcome.reason)
+            logger.warning("refused, sending fewer at once jobs=%d reason=%s", verdict.count, verdict.outcome.reason)
 
     def _retry(self, group: list[Taken], verdict: Verdict) -> None:
         events = sum(taken.events for taken in group)
@@ -286,6 +286,7 @@ class Sender:
             halves = self._queue.split(taken)
         except JobUnreadable as error:  # the one place for what a job does to those who rewrite it
             del self._held[0]
+            self._courier.forget()
             self._give_up(taken, f"{reason}; {error.reason}")
         except QueueUnavailable:
             if self._queue.unsure:  # which jobs there are now, Redis alone knows: all are taken anew, in their order

@@ -1,0 +1,172 @@
+"""What refused requests cost: those that search for the cause, and those that learn a size."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import cast
+
+import msgspec
+import pytest
+
+from rudderpipe.clock import Clock
+from rudderpipe.delivery import outcome
+from rudderpipe.delivery.courier import Courier, Parcel
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.delivery.post import DataPlane
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock
+
+
+class Strict:
+    """A data plane that refuses a request which holds one of the guilty, or has more bytes than ``limit_bytes``."""
+
+    def __init__(self, guilty: set[int], limit_bytes: int = 1 << 30, status: int = 400) -> None:
+        self.guilty = guilty
+        self.limit_bytes = limit_bytes
+        self.status = status
+        self.requests: list[list[int]] = []
+        self.accepted: list[int] = []
+        self.too_large = 0
+
+    def post(self, body: bytes, _write_key: str, _timeout_s: float | None = None) -> Outcome:
+        numbers = [event["n"] for event in msgspec.json.decode(body)["batch"]]
+        self.requests.append(numbers)
+        if len(body) > self.limit_bytes:
+            self.too_large += 1
+            return outcome.of_answer(413, b"too large")
+        if self.guilty & set(numbers):
+            return outcome.of_answer(self.status, b"bad")
+        self.accepted += numbers
+        return outcome.of_answer(200, b"ok")
+
+
+class Line:
+    """Batches in order, settled as the verdicts say."""
+
+    def __init__(self, sizes: list[int], plane: Strict, clock: Clock, event_bytes: int = 20) -> None:
+        numbers = iter(range(sum(sizes)))
+        self.batches = [[self._event(next(numbers), event_bytes) for _ in range(size)] for size in sizes]
+        self.failed: list[int] = []
+        self._courier = Courier(cast(DataPlane, plane), Settings(), clock)
+
+    @staticmethod
+    def _event(number: int, size_bytes: int) -> bytes:
+        return b'{"n":%d,"x":"%b"}' % (number, b"x" * size_bytes)
+
+    def run(self) -> None:
+        """Until every batch is settled."""
+        while self.batches:
+            parcels = [Parcel(batch, sum(map(len, batch)), "KEY") for batch in self.batches[:50]]
+            verdict = self._courier.attempt(parcels)
+            if verdict.kind == "delivered":
+                del self.batches[: verdict.count]
+            elif verdict.kind == "failed":
+                self.failed += [msgspec.json.decode(event)["n"] for event in self.batches.pop(0)]
+            elif verdict.kind == "split":
+                middle = len(self.batches[0]) // 2
+                self.batches[:1] = [self.batches[0][:middle], self.batches[0][middle:]]
+            else:
+                assert verdict.kind == "fewer"
+
+
+@pytest.mark.parametrize("place", [0, 1, 17, 24, 25, 48, 49])
+def test_one_bad_batch_of_fifty_costs_a_logarithm(clock: FakeClock, place: int) -> None:
+    """The others keep their order."""
+    plane = Strict({place})
+    line = Line([1] * 50, plane, clock)
+
+    line.run()
+
+    assert line.failed == [place]
+    assert plane.accepted == [number for number in range(50) if number != place]
+    assert len(plane.requests) <= 2 + math.ceil(math.log2(50)) + 3
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("seed", range(30))
+def test_bad_events_anywhere_cost_a_logarithm_each_and_nothing_else(clock: FakeClock, seed: int, status: int) -> None:
+    """Only they fail, order is kept, and no event is accepted twice."""
+    random_ = random.Random(seed)
+    sizes = [random_.choice((1, 2, 7, 20)) for _ in range(random_.randrange(1, 120))]
+    count = sum(sizes)
+    guilty = set(random_.sample(range(count), min(count, random_.choice((1, 2, 5)))))
+    plane = Strict(guilty, status=status)
+    line = Line(sizes, plane, clock)
+
+    line.run()
+
+    assert line.failed == sorted(guilty)
+    assert plane.accepted == [number for number in range(count) if number not in guilty]
+    good = math.ceil(len(sizes) / 50)
+    assert len(plane.requests) <= good + len(guilty) * (2 * math.log2(50 * 20) + 4)
+
+
+def test_what_is_refused_whatever_it_holds_is_soon_sent_batch_by_batch(clock: FakeClock) -> None:
+    """A wrong write key: a search for a cause in each batch would cost a logarithm each."""
+    plane = Strict(set(range(200)), status=401)
+    line = Line([1] * 200, plane, clock)
+
+    line.run()
+
+    assert line.failed == list(range(200))
+    assert len(plane.requests) <= 200 + 40
+
+
+def test_a_limit_of_size_is_learnt_from_its_refusals(clock: FakeClock) -> None:
+    """Behind 5 kB, 120 batches of twice that: a handful of refusals, not one for each batch."""
+    plane = Strict(set(), limit_bytes=5_000)
+    line = Line([20] * 120, plane, clock, event_bytes=400)
+
+    line.run()
+
+    assert line.failed == []
+    assert plane.accepted == list(range(2400))
+    assert plane.too_large <= 10
+
+
+def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock) -> None:
+    """The limit may be gone; until then requests stay below half of it."""
+    plane = Strict(set(), limit_bytes=5_000)
+    first, second, third = (Line([1] * 50, plane, clock, event_bytes=400) for _ in range(3))
+    courier = first._courier
+    second._courier = third._courier = courier
+    first.run()
+    plane.limit_bytes = 1 << 30
+    clock.now_s += 50
+    plane.requests.clear()
+    second.run()
+    assert max(map(len, plane.requests)) <= 12
+    clock.now_s += 20
+    plane.requests.clear()
+    third.run()
+    assert len(plane.requests) == 1
+
+
+def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
+    """Its size bounds nothing that is smaller."""
+    plane = Strict(set(), limit_bytes=50_000)
+    line = Line([1] * 3, plane, clock)
+    line.batches[1] = [Line._event(1, 60_000)]
+
+    line.run()
+
+    assert line.failed == [1]
+    assert plane.accepted == [0, 2]
+
+
+def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
+    """A refusal that is not repeated: every event arrives, none fails without having been refused alone."""
+
+    class Moody(Strict):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            self.guilty = {3} if not self.requests else set()
+            return super().post(body, write_key, timeout_s)
+
+    plane = Moody(set())
+    line = Line([4] * 10, plane, clock)
+
+    line.run()
+
+    assert line.failed == []
+    assert plane.accepted == list(range(40))
