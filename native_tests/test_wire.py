@@ -12,7 +12,7 @@ import psutil
 import pytest
 from urllib3.util import wait_for_read
 
-from native_tests.faulty_plane import FaultyPlane, RawServer, Request, Step, answer, drip, head_of, raw, whole
+from native_tests.faulty_plane import FaultyPlane, RawServer, Request, Step, answer, depends, drip, head_of, raw, whole
 from native_tests.posting import BODY, KEY, OK, close_all, data_plane, post, told, towards
 from rudderpipe.delivery.outcome import Outcome
 
@@ -50,6 +50,45 @@ def test_a_request_is_packed_or_not(plane: FaultyPlane, gzip: bool) -> None:
     """As ``gzip`` says."""
     assert post(plane, gzip=gzip).kind == "delivered"
     assert plane.requests[0].headers.get("content-encoding") == ("gzip" if gzip else None)
+
+
+def refuses_gzip(status: int, body: bytes) -> Step:
+    """An intermediary that lets nothing pass that is packed."""
+    return depends(
+        lambda request: answer(status, body) if request.headers.get("content-encoding") == "gzip" else answer()
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(415, b"no such type"), (400, b"unknown Content-Encoding"), (501, b"gzip is not implemented")]
+)
+def test_where_gzip_is_refused_requests_go_without_it(
+    plane: FaultyPlane, status: int, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The same attempt, and all that follow; the log says so once."""
+    plane.then(refuses_gzip(status, body))
+    ours = data_plane(plane)
+    assert [ours.post(BODY, KEY).kind for _ in range(4)] == ["delivered"] * 4
+    assert [request.headers.get("content-encoding") for request in plane.requests] == ["gzip", None, None, None, None]
+    (line,) = caplog.messages
+    assert "without gzip" in line
+
+
+def test_what_is_refused_with_gzip_and_without_says_both(plane: FaultyPlane) -> None:
+    """Gzip was not to blame: it is tried again with the next request."""
+    plane.then(answer(415, b"never"))
+    ours = data_plane(plane)
+    for _ in range(2):
+        outcome = told(ours.post(BODY, KEY))
+        assert (outcome.kind, outcome.status) == ("refused", 415)
+        assert "with gzip and without" in outcome.reason
+    assert [request.headers.get("content-encoding") for request in plane.requests] == ["gzip", None, "gzip", None]
+
+
+def test_a_refusal_without_a_word_of_gzip_is_none_of_it(plane: FaultyPlane) -> None:
+    """Bad events are refused with 400 too."""
+    assert post(plane, answer(400, b"invalid json")).status == 400
+    assert len(plane.requests) == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])

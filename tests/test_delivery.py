@@ -65,6 +65,12 @@ def test_a_reason_is_bounded_and_on_one_line() -> None:
     assert "\n" not in reason
 
 
+def test_a_reason_holds_no_control_character() -> None:
+    """It stands in a log and on a terminal."""
+    reason = outcome.of_answer(500, b"\x1b[2Jgone\x00\x85").reason
+    assert reason == "status 500: \\x1b[2Jgone\\x00\ufffd"
+
+
 def test_the_backoff_doubles_up_to_half_a_minute() -> None:
     """min(30 s, 2^n s) before retry n."""
     assert [before_retry_s(n) for n in (1, 2, 3, 4, 5, 6, 1000)] == [2, 4, 8, 16, 30, 30, 30]

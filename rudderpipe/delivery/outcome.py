@@ -6,8 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from rudderpipe.log_text import one_line
+
 REASON_CHARACTERS = 200
 TEMPORARY = (408, 429)
+NAMES_GZIP = ("gzip", "content-encoding", "content encoding")
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -28,7 +31,8 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def of_answer(status: int, body: bytes, retry_after_s: float | None = None) -> Outcome:
     """2xx is delivered; 5xx, 408 and 429 may succeed later; everything else never will."""
-    text = " ".join(body[: REASON_CHARACTERS * 4].decode("utf-8", "replace").split())[:REASON_CHARACTERS]
+    text = " ".join(body[: REASON_CHARACTERS * 4].decode("utf-8", "replace").split())
+    text = one_line(text[:REASON_CHARACTERS], REASON_CHARACTERS)
     reason = f"status {status}: {text}" if text else f"status {status}"
     if 200 <= status < 300:
         return Outcome("delivered", status, reason)
@@ -43,6 +47,12 @@ def of_refusal(status: int, why: str) -> Outcome:
     Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
     """
     return Outcome("refused", status, f"status {status}: {why}"[:REASON_CHARACTERS])
+
+
+def refuses_gzip(outcome: Outcome) -> bool:
+    """Return whether the encoding of the body was refused rather than what it holds."""
+    text = outcome.reason.lower()
+    return outcome.status == 415 or (outcome.status in (400, 501) and any(name in text for name in NAMES_GZIP))
 
 
 def of_failure(reason: str) -> Outcome:

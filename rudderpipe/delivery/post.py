@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from base64 import b64encode
 from urllib.parse import urlsplit
@@ -14,6 +15,8 @@ from rudderpipe.delivery.wire import PORTS, Wire
 from rudderpipe.settings import Settings
 from rudderpipe.version import USER_AGENT
 
+logger = logging.getLogger("rudderpipe.delivery")
+
 
 class DataPlane:
     """One data plane, over one kept connection."""
@@ -23,7 +26,9 @@ class DataPlane:
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
         """The first is the data plane's; the others, a few, are those of the last places that redirects led to."""
-        self._heads: dict[tuple[str, str], bytes] = {}
+        self._heads: dict[tuple[str, str, bool], bytes] = {}
+        self._packs = settings.gzip
+        """False once gzip was refused, and the same request without it was not."""
         self._aborted = False
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
@@ -41,12 +46,24 @@ class DataPlane:
             return outcome.of_obstacle(f"no request could be made: {type(error).__name__}")
 
     def _post(self, body: bytes, write_key: str, timeout_s: float) -> Outcome:
-        if self._settings.gzip:
-            body = request.gzip(body)
+        if not self._packs:
+            return self._send(body, write_key, timeout_s, packed=False)
+        packed = self._send(request.gzip(body), write_key, timeout_s, packed=True)
+        if not outcome.refuses_gzip(packed):
+            return packed
+        plain = self._send(body, write_key, timeout_s, packed=False)
+        if outcome.refuses_gzip(plain):
+            return outcome.of_refusal(plain.status, f"refused with gzip and without it: {plain.reason}")
+        if plain.kind in ("delivered", "refused"):
+            self._packs = False
+            logger.warning("requests are sent without gzip from now on, as it was refused: %s", packed.reason)
+        return plain
+
+    def _send(self, body: bytes, write_key: str, timeout_s: float, *, packed: bool) -> Outcome:
         url = self._url
         until_s = time.monotonic() + self._settings.connect_timeout_s + timeout_s
         for _ in range(1 + redirect.MAX_HOPS):
-            answer = self._exchange(url, body, write_key, timeout_s, until_s)
+            answer = self._exchange(url, body, write_key, packed, timeout_s, until_s)
             if not 300 <= answer.status < 400:
                 break
             location = answer.headers.get("location", "")
@@ -64,7 +81,9 @@ class DataPlane:
             asked_s = retry_after.seconds(answer.headers["retry-after"], int(time.time() * 1000))
         return outcome.of_answer(answer.status, answer.body, asked_s)
 
-    def _exchange(self, url: str, body: bytes, write_key: str, timeout_s: float, until_s: float) -> Answer:
+    def _exchange(
+        self, url: str, body: bytes, write_key: str, packed: bool, timeout_s: float, until_s: float
+    ) -> Answer:
         parts = urlsplit(url)
         where = parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme]
         wire = self._wires.get(where)
@@ -73,21 +92,21 @@ class DataPlane:
             if len(self._wires) > 1 + redirect.MAX_HOPS:
                 _, oldest, *_ = self._wires
                 self._wires.pop(oldest).close()
-        head = self._heads.get((url, write_key))
+        head = self._heads.get((url, write_key, packed))
         if head is None:
             lines = {
                 "host": parts.netloc.rpartition("@")[2],
                 "authorization": f"Basic {b64encode(f'{write_key}:'.encode()).decode()}",
                 "content-type": "application/json",
                 "user-agent": USER_AGENT,
-                **({"content-encoding": "gzip"} if self._settings.gzip else {}),
+                **({"content-encoding": "gzip"} if packed else {}),
                 **wire.proxy_headers(),
             }
             text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
             head = f"POST {wire.target(parts)} HTTP/1.1\r\n{text}content-length: ".encode()
             if len(self._heads) >= 100:
                 self._heads.clear()  # write keys come from the queue, where anybody may have put any
-            self._heads[url, write_key] = head
+            self._heads[url, write_key, packed] = head
         if self._aborted:
             raise NoAnswer("stopped", begun=True)
         return wire.exchange(head + b"%d\r\n\r\n" % len(body), body, timeout_s, until_s)
