@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import threading
 from typing import Any
@@ -29,6 +30,8 @@ class Gate:
         self._opened = threading.Event()
         self._passed = threading.Event()
         self.reached = threading.Event()
+        self.was_reset = False
+        """The caller had reset its connection by then; one that closes it has its kernel send what is left."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -71,6 +74,8 @@ class Gate:
                     self._script = None
                     if self._before:
                         self._hold()
+                        error = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                        self.was_reset = error in (errno.ECONNRESET, errno.EPIPE)  # EPIPE: after a shutdown
                     else:
                         self._holding = server
                 server.sendall(data)

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from native_tests import two_hosts
 from native_tests.gate import Gate
-from native_tests.test_queue import ALL, queue_of
+from native_tests.redis_forms import ending
+from native_tests.test_queue import ALL, add, queue_of
+from native_tests.two_hosts import TwoHosts
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.cli.redis_server import RedisServer, executable
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue import connect
+from tests.queue_contract import users as names
 
 HASTY = """
 import runpy, sys
@@ -96,3 +107,64 @@ def test_a_late_add_adds_nothing(
         assert redis.llen(f"{P}wait") == 4
         events = world.status().events
         assert (events.accepted, events.queued, events.in_ring, events.balanced) == (7, 7, 0, True)
+
+
+def test_a_connection_whose_answer_did_not_come_is_reset(
+    gate: Gate, redis: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closed, it would have the kernel send the call until Redis has it."""
+    monkeypatch.setattr(connect, "ANSWER_TIMEOUT_S", 0.2)
+    queue = queue_of(redis_server, redis=gate.address)
+    add(queue, 1)
+    gate.stop("add_jobs", before=True)
+
+    with pytest.raises(QueueUnavailable) as caught:
+        add(queue, 1, 1)
+
+    assert not caught.value.answered
+    gate.release(redis)
+    assert gate.was_reset
+    queue.close()
+
+
+@pytest.mark.skipif(two_hosts.why_not() != "", reason=two_hosts.why_not())
+@pytest.mark.timeout(180)
+def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(world: World, directory: Path) -> None:
+    """The kernel sends a call that was given up once more, seconds after its repeat over another connection."""
+    with (
+        ending(TwoHosts()) as hosts,
+        RedisServer(
+            directory, "--bind", two_hosts.REDIS_ADDRESS, program=hosts.program_there(directory, executable())
+        ) as server,
+    ):
+        server.client().config_set("protected-mode", "no")
+        server.client().config_set("port", 6379)
+        redis = server.text_client()
+        world.explicit |= {"redis": f"redis://{two_hosts.REDIS_ADDRESS}", "autostart": False, "flush_at": 2}
+        client = world.client()
+        sent = itertools.count()
+        ended = threading.Event()
+
+        def send() -> None:
+            while not ended.wait(0.04):
+                track(client, next(sent))
+
+        sending = threading.Thread(target=send)
+        sending.start()
+        world.start_program("ip", "netns", "exec", hosts.here, sys.executable, "-m", "rudderpipe.flusher")
+        wait_until(lambda: redis.llen(f"{P}wait") > 10)
+
+        hosts.cut()
+        time.sleep(15)  # what is tried is a cable that is cut for so long
+        before = redis.llen(f"{P}wait")
+        hosts.mend()
+        wait_until(lambda: redis.llen(f"{P}wait") > before + 10, 60)
+        wait_until(lambda: hosts.connections() == 1, 60)
+        ended.set()
+        sending.join()
+        assert client.flush(30)
+
+        queue = queue_of(server)
+        users = Counter(user for taken in queue.take(1000, 1 << 30) for user in names(taken))
+        queue.close()
+        assert users == Counter(f"u{number}" for number in range(next(sent)))

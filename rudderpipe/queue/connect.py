@@ -48,6 +48,7 @@ class Connection:
             if self._client is None or _is_stale(self._client):
                 self.close()
                 self._client = self._find()
+                _abort_when_closed(self._client)
             asked = True
             yield self._client
         except redis.AuthenticationError:
@@ -58,24 +59,12 @@ class Connection:
             reason = f"none of the sentinels that answer knows a master of {self._address.service_name}"
             raise QueueUnavailable(self.place, reason, answered=True) from None
         except redis.TimeoutError as error:
-            self._give_up()
+            self.close()
             raise QueueUnavailable(self.place, "no answer in time", answered=not asked) from error
         except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             answered = not asked or isinstance(error, (redis.ResponseError, redis.BusyLoadingError))
-            self.close() if answered else self._give_up()
+            self.close()
             raise QueueUnavailable(self.place, _reason(error), answered) from error
-
-    def _give_up(self) -> None:
-        """Close a connection whose answer did not come, and have the kernel forget what it has not sent yet.
-
-        Without that it would go on sending the call, and Redis might get it after calls of the next connection.
-        """
-        link: Any = self._client and self._client.connection
-        own = getattr(link, "_sock", None)  # redis-py tells its socket nowhere else
-        if own is not None:
-            with suppress(OSError):
-                own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
-        self.close()
 
     def close(self) -> None:
         """Close the connections; the next call finds the node anew."""
@@ -134,6 +123,18 @@ class Connection:
                 "ssl_check_hostname": where.ssl_check_hostname,
             }
         return options
+
+
+def _abort_when_closed(client: redis.Redis) -> None:
+    """Have the kernel forget what it has not sent yet when the connection is closed, by whomever.
+
+    Else it would go on sending a call that was given up, and Redis might get it after calls of the next connection.
+    """
+    link: Any = client.connection
+    own = getattr(link, "_sock", None)  # redis-py gives its socket to nobody
+    if own is not None:
+        with suppress(OSError):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
 
 
 def _is_stale(client: redis.Redis) -> bool:
