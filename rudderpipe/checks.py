@@ -67,7 +67,7 @@ def _number(name: str, value: float) -> str:
     if value == 0:
         return "0"
     exact = Decimal(repr(value)).normalize()
-    if -7 <= exact.adjusted() < 21:
+    if -7 < exact.adjusted() < 21:
         return format(exact, "f")
     digits, _, exponent = format(exact, "e").partition("e")
     return f"{digits}e{exponent}"

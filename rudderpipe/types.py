@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Any, TypedDict
+from uuid import UUID
 
-Id = str | int | float
-Moment = datetime | str | int | float
-"""A number counts milliseconds since 1970."""
+Id = str | int | float | Decimal | UUID
+Moment = datetime | date | str | int | float
+"""Text is ISO 8601; a number counts milliseconds since 1970."""
 
 
 class _Common(TypedDict, total=False):

@@ -219,9 +219,10 @@ class Client:
         self, kind: str, context: Any, timestamp: Any, integrations: Any, message_id: Any, **own: Any
     ) -> Answer:
         common = {"type": kind, "context": context or {}, "timestamp": timestamp, "integrations": integrations}
-        message = messages.completed({**common, "messageId": message_id, **own}, self._integrations)
+        given = {**common, "messageId": message_id, **own}
+        message = messages.completed(given, self._integrations)
         try:
-            messages.check_ids(message)
+            messages.check(message, given)
             data = parts.encoded(message)
         except EventTooLarge as error:
             raise messages.MessageTooLarge(error.size_bytes, EVENT_LIMIT_BYTES) from None

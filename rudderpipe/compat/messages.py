@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
-from rudderpipe import checks, parts
+from rudderpipe import checks, foreign, parts
 from rudderpipe.errors import EventError, EventTooLarge
 
 _JUST_NOW = timedelta(seconds=5)
@@ -43,7 +44,8 @@ def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> d
     require("context", message["context"], dict)
     whole = {name: cleaned(value) for name, value in message.items()}
     whole["integrations"] = cleaned(integrations)
-    whole["timestamp"] = (datetime.now(timezone.utc) if timestamp is None else _zoned(timestamp)).isoformat()
+    moment = datetime.now(timezone.utc) if timestamp is None else foreign.moment(_zoned(timestamp))
+    whole["timestamp"] = None if moment is None else moment.isoformat()
     whole["context"]["library"] = parts.LIBRARY_PART
     for name in ("userId", "anonymousId"):
         value = message.get(name)
@@ -54,9 +56,25 @@ def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> d
     return whole
 
 
-def check_ids(message: dict[str, Any]) -> None:
-    """Raises ``EventError`` for ids that the server takes for none: it would refuse the whole batch for them."""
+def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """Raise ``EventError`` for what the server would refuse the whole batch for, or take for something else.
+
+    ``message`` is complete, ``given`` holds its ids as the caller gave them: "nan" would be the id of many users.
+    """
+    if message["timestamp"] is None:
+        raise EventError("timestamp", "is pandas' NaT, which is no moment")
+    for name in ("userId", "anonymousId", "groupId", "previousId", "messageId"):
+        value = given.get(name)
+        if isinstance(value, bool) or (isinstance(value, numbers.Number) and not _is_finite(value)):
+            raise EventError(name, "must be a finite number or text")
     checks.ids(message["userId"], message["anonymousId"])
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError, OverflowError):  # complex, or a signalling NaN; an int that is no float is finite
+        return isinstance(value, int)
 
 
 def _zoned(moment: datetime) -> datetime:
@@ -70,9 +88,9 @@ def _zoned(moment: datetime) -> datetime:
 def cleaned(value: Any) -> Any:
     """A copy in which text is text; what rudder-sdk-python drops without a word is left for the encoder to judge."""
     if isinstance(value, dict):
-        return {key: cleaned(child) for key, child in value.items()}
+        return {key: cleaned(child) for key, child in value.copy().items()}
     if isinstance(value, (list, tuple, set)):
-        return [cleaned(child) for child in value]
+        return [cleaned(child) for child in tuple(value)]
     if isinstance(value, Enum):
         return cleaned(value.value)
     if isinstance(value, bytes):
