@@ -12,8 +12,8 @@ import msgspec
 from rudderpipe import node_names, receipts, values
 from rudderpipe import settings as settings_module
 from rudderpipe.callbacks import callbacks
-from rudderpipe.client_base import ClientBase, ErrorHandler, logger
-from rudderpipe.errors import RingUnavailable, SettingsError
+from rudderpipe.client_base import HOST_ERRORS, ClientBase, ErrorHandler
+from rudderpipe.errors import SettingsError
 from rudderpipe.event import track as _track
 from rudderpipe.maker import Maker
 from rudderpipe.receipts import Flush, FlushResult, Stuck, Until
@@ -220,8 +220,11 @@ class Client(ClientBase):
             except Exception:  # noqa: BLE001, S110  # whatever it is, the long way meets it again, and says so
                 pass
             else:
-                reason = self._append(data)
-                return reason is None or self._refused(reason, data)
+                try:
+                    reason = self._append(data)
+                    return reason is None or self._refused(reason, data)
+                except HOST_ERRORS as error:
+                    return self._cannot_take(error, None)
         return self._call(
             "track",
             callback,
@@ -375,13 +378,15 @@ class Client(ClientBase):
             raise SettingsError("until", 'must be "queued" or "delivered"')
         try:
             return self._outlet.flush(until)
-        except RingUnavailable as error:
-            logger.warning("cannot flush: %s", error)
-            return Stuck()
+        except HOST_ERRORS as error:
+            return Stuck(self._prevented(error))
 
     def warm_up(self) -> None:
         """Take this process's place in the ring, and see to a flusher: what the first event would wait for."""
-        self._outlet.warm_up()
+        try:
+            self._outlet.warm_up()
+        except HOST_ERRORS as error:
+            self._prevented(error)
 
     def shutdown(self, timeout_s: float | None = None) -> None:
         """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s`` or the time given.
@@ -397,7 +402,10 @@ class Client(ClientBase):
         self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
         self._is_shut, self._plain = True, False
-        self._own.shut()
+        try:
+            self._own.shut()
+        except HOST_ERRORS as error:
+            self._prevented(error)
 
     def __enter__(self) -> Client:
         return self

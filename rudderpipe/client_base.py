@@ -11,13 +11,17 @@ import msgspec
 
 from rudderpipe.callbacks import Callback, accepted
 from rudderpipe.clock import Clock
-from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull
+from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.maker import Maker
 from rudderpipe.outlets import Nowhere, Outlet
 from rudderpipe.settings import LOG_LEVELS, Settings
 from rudderpipe.shape.shaper import Shaper
+from rudderpipe.throttle import ThrottledLog
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
+
+HOST_ERRORS = (OSError, MemoryError, RingUnavailable)
+"""What a call may meet that is neither its caller's fault nor the event's."""
 
 logger = logging.getLogger("rudderpipe")
 _clients: WeakSet[ClientBase] = WeakSet()
@@ -37,6 +41,7 @@ class ClientBase:
         self._shaper = shaper
         self._on_error = on_error
         self._clock = Clock()
+        self._log = ThrottledLog(logger, self._clock)
         self._is_shut = False
 
     def _use(self, settings: Settings) -> None:
@@ -93,8 +98,29 @@ class ClientBase:
             data = shaped
         if self._on_error is not None:
             callback = _both(callback, self._on_error, data)
-        answer: bool = self._outlet.put(data, callback)  # or the message, with dry_run
+        try:
+            answer: bool = self._outlet.put(data, callback)  # or the message, with dry_run
+        except HOST_ERRORS as error:
+            return self._cannot_take(error, callback)
         return answer
+
+    def _cannot_take(self, error: Exception, callback: Callback | None) -> bool:
+        """Refuse an event because of what the host does not have: memory, mostly."""
+        if isinstance(error, RingUnavailable):  # the outlet counted it, and was asked to raise it
+            raise error
+        trouble = self._prevented(error)
+        self._outlet.refuse("ring", None, callback)
+        if self.settings.strict or self.settings.when_full == "raise":
+            raise trouble
+        return False
+
+    def _prevented(self, error: Exception) -> RingUnavailable:
+        """Say what the host prevented, once a second."""
+        if not isinstance(error, RingUnavailable):
+            reason = (error.strerror if isinstance(error, OSError) else None) or "out of memory"
+            error = RingUnavailable("ring", f"cannot be used: {reason}")
+        self._log.warning("host", str(error))
+        return error
 
     def _invalid(self, error: Exception, callback: Callback | None = None) -> bool:
         if not isinstance(error, EventError):

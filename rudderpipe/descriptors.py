@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+
+STANDARD_ERROR = 2
 _owners: dict[int, int] = {}
+
+
+def above_standard(fd: int) -> int:
+    """Move a descriptor above the standard ones, which were closed: what is printed would be written into its file."""
+    if fd > STANDARD_ERROR:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, STANDARD_ERROR + 1)
+    finally:
+        os.close(fd)
 
 
 def own(owner: object, fd: int) -> None:

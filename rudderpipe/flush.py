@@ -34,6 +34,8 @@ class RingFlush:
     one of ours. Once complete, ``since`` is now.
     """
 
+    trouble = None
+
     def __init__(
         self,
         since: Since,

@@ -296,7 +296,7 @@ class _Descriptor:
         try:
             # Without O_NONBLOCK, opening another's FIFO of that name would wait for its writer.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self.fd = os.open(path, flags, 0o600)
+            self.fd = descriptors.above_standard(os.open(path, flags, 0o600))
         except OSError as error:
             raise _refused(path, "be opened", error) from error
         try:

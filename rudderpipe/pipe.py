@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -11,10 +12,10 @@ from rudderpipe import forks
 from rudderpipe.autostart import Autostart
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
-from rudderpipe.errors import EventTooLarge, RingFull, RudderpipeError
+from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable, RudderpipeError
 from rudderpipe.flush import RingFlush, Since
 from rudderpipe.outlets import Encoded, ShortWay
-from rudderpipe.receipts import Done, Flush, Until
+from rudderpipe.receipts import Done, Flush, Stuck, Until
 from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
@@ -50,6 +51,9 @@ class Pipe:
         """In a forked child: what is watched is the parent's."""
         self._watches: dict[tuple[int, int], Watch] = {}
         self._since: Since | None = None
+        self._refused: Counter[str] = Counter()
+        self._accepted_before = 0
+        """Events that were accepted before ``shut``."""
 
     def _since_last(self, ring: Ring) -> Since:
         if self._since is None or self._since.ring is not ring:
@@ -96,16 +100,21 @@ class Pipe:
         watch.add(Place(now_ring, now_slot, before, after), callback, lambda: msgspec.json.decode(data))
 
     def counts(self) -> Mapping[str, int]:
-        """Events of this process, as its slot has them; empty without one."""
+        """Events of this process: accepted since it took its slot, and refused, also without one."""
+        accepted = self._accepted_before + self._accepted()
+        return {"accepted": accepted, **self._refused} if accepted or self._refused else {}
+
+    def _accepted(self) -> int:
         ring, slot, _ = self.producer.place()
-        if ring is None or slot < 0:
-            return {}
-        mine = account.read(ring).producers[slot]
-        return {"accepted": mine.accepted, **mine.refused}
+        return account.read(ring).producers[slot].accepted if ring is not None and slot >= 0 else 0
+
+    def _count_refused(self, reason: str) -> None:
+        self._refused[reason] += 1
+        self.producer.count_refused(reason)
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
         """Count an event that never was one; says why, unless that was the application's own wish."""
-        self.producer.count_refused(reason)
+        self._count_refused(reason)
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
         if callback is not None:
@@ -128,7 +137,7 @@ class Pipe:
             if left is None:
                 return True
             reason = left
-        self.producer.count_refused(reason)
+        self._count_refused(reason)
         trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
         self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
         if self.settings.when_full == "raise":
@@ -183,12 +192,19 @@ class Pipe:
     def flush(self, until: Until = "queued") -> Flush:
         """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
 
-        Raises ``RingUnavailable``.
+        Stuck when events were refused because there is no ring, or this process cannot use it.
         """
-        ring = self.producer.ring or find(self.settings)
-        if ring is None:
+        try:
+            ring = self.producer.ring or find(self.settings)
+            asked = ring and (self.producer.ask_flush() or ring)  # not the one we knew, if that had ended
+            trouble = self.producer.trouble
+        except RingUnavailable as error:
+            trouble, asked = error, None
+        if trouble is not None:
+            self._log.warning("flush", f"cannot flush: {trouble}")
+            return Stuck(trouble)
+        if asked is None:
             return Done()
-        asked = self.producer.ask_flush() or ring  # not the one we knew, if that had ended
         self._autostart.remind(asked)
         self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
         queue = self.settings.redis is not None
@@ -197,4 +213,7 @@ class Pipe:
     def shut(self) -> None:
         """Give the slot up: later events are refused, what is in the ring is drained without us."""
         if self._release():
+            self._accepted_before += self._accepted()
             self.producer.leave()
+            self._since = None  # it, and a watch with nothing to wait for, would keep the ring's descriptors
+            self._watches.clear()

@@ -177,15 +177,43 @@ def load(
     merged: dict[str, Any] = _from_file(os.fspath(config)) if config else {}
     merged |= _from_environment(environment)
     merged |= {name: value for name, value in (explicit or {}).items() if value is not None}
+    _check_text("", merged)
     for name in ("runtime_dir", "ca_file"):
         if isinstance(merged.get(name), str):
-            merged[name] = os.path.abspath(merged[name])  # noqa: PTH100  # autostarted processes run in /
+            merged[name] = _absolute(name, merged[name])
     if isinstance(merged.get("redis"), Mapping):
         merged["redis"] = {
-            name: os.path.abspath(value) if name in PATHS and isinstance(value, str) else value  # noqa: PTH100  # the same
+            name: _absolute(f"redis.{name}", value) if name in PATHS and isinstance(value, str) else value
             for name, value in merged["redis"].items()
         }
     return _convert(merged)
+
+
+def _check_text(path: str, value: Any) -> None:
+    """Refuse text that names, files and processes could not be given: what is not UTF-8, and NUL."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise SettingsError(path, "holds a NUL character")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise SettingsError(path, "is not UTF-8 text") from None
+    elif isinstance(value, Mapping):
+        for name, each in value.items():
+            if isinstance(name, str):
+                _check_text(f"{path}.{ascii(name)[1:-1]}".lstrip("."), each)
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            _check_text(path, each)
+
+
+def _absolute(name: str, path: str) -> str:
+    """Return the path as it is anywhere: autostarted processes run in /."""
+    try:
+        return os.path.abspath(path)  # noqa: PTH100  # pathlib's leaves the dots in
+    except OSError as error:
+        reason = f"is a relative path, but the working directory cannot be read: {error.strerror}"
+        raise SettingsError(name, reason) from None
 
 
 def from_json(text: bytes) -> Settings:
@@ -201,7 +229,16 @@ def _convert(values: dict[str, Any]) -> Settings:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
         reason, _, path = str(error).partition(" - at `$")
-        raise SettingsError(path.strip("`.[]") or "?", reason) from None
+        name = path.strip("`.[]") or "?"
+        raise SettingsError(name, _without_value(name, reason)) from None
+
+
+def _without_value(name: str, reason: str) -> str:
+    """Return msgspec's reason, which tells the value that was given where only some are allowed."""
+    if not reason.startswith("Invalid enum value"):
+        return reason
+    known: str = Settings.__annotations__[name]  # the source's text: Literal["drop", "block", "raise"]
+    return f"must be one of {known.removesuffix(' | None').removeprefix('Literal[').removesuffix(']')}"
 
 
 def from_text(name: str, text: str) -> Any:
@@ -214,7 +251,7 @@ def from_text(name: str, text: str) -> Any:
     try:
         return msgspec.convert(text.strip(), type_, strict=False)
     except msgspec.ValidationError as error:
-        raise SettingsError(name, str(error)) from None
+        raise SettingsError(name, _without_value(name, str(error))) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -230,6 +267,7 @@ def _from_file(path: str) -> dict[str, Any]:
             raise SettingsError("config", "a TOML file needs Python 3.11 or the extra rudderpipe[toml]") from None
     else:
         import tomllib
+    _check_text("config", path)
     try:
         with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs every import what only this needs
             return tomllib.load(file)

@@ -235,7 +235,7 @@ class Client:
     def flush(self) -> None:
         """Wait until events have left the ring, as long as some do; the rest is delivered without this process."""
         seen, since_s = -1, 0.0
-        while not (result := self.client.flush(1.0)):
+        while not (result := self.client.flush(1.0)) and not result.reason:
             since_s = 0.0 if result.pending != seen else since_s + 1.0
             seen = result.pending
             if since_s >= STUCK_S:

@@ -11,6 +11,8 @@ FRESH_MS = 500
 """A heartbeat younger than this needs no second look."""
 START_MS = 3_000
 """How long a flusher that was started has to take its lock before another one is."""
+RETRY_MS = 1_000
+"""How long after a start that failed the next one may be tried, by whichever process."""
 TAKE_TIMEOUT_S = 2.0
 
 
@@ -61,8 +63,9 @@ def is_kept(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
 
 
 def start_failed(ring: Ring) -> None:
-    """Another may try at once. Only for the one that ``may_start`` told so."""
-    ring.words[at.H_START_MS] = 0
+    """Another may try a second after the start that failed. Only for the process that ``may_start`` told so."""
+    started_ms = ring.words[at.H_START_MS]
+    ring.words[at.H_START_MS] = max(1, started_ms - START_MS + RETRY_MS)
 
 
 def may_start(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:

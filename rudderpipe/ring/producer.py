@@ -239,3 +239,4 @@ class Producer(Seat):
             self._count_refusals()
             if self._slot >= 0 and self.ring is not None:
                 self._give_up_slot(self.ring)
+            self._drop_ring()

@@ -168,7 +168,11 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
                     where.segment, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
                 )
                 ring = Ring(memory, lock_file)
-                _mark(ring, where)
+                try:
+                    _mark(ring, where)
+                except RingUnavailable:
+                    segment.remove(where.segment)
+                    raise
                 return ring
             # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
             lock_file.remove()

@@ -6,6 +6,8 @@ import mmap
 import os
 import sys
 
+from rudderpipe.descriptors import STANDARD_ERROR, above_standard
+
 PREFIX = "rudderpipe"
 
 
@@ -28,9 +30,15 @@ class Shared:
                 self.mapping = mmap.mmap(fd, size_bytes, trackfd=False)
                 return
             # mmap keeps a duplicate: the lowest number that is free. Of the two the first is closed.
-            expected = os.dup(fd)
+            below = []
+            while (expected := os.dup(fd)) <= STANDARD_ERROR:
+                below.append(expected)
             os.close(expected)
-            self.mapping = mmap.mmap(fd, size_bytes)
+            try:
+                self.mapping = mmap.mmap(fd, size_bytes)
+            finally:
+                for each in below:
+                    os.close(each)
             self.fd, twin = expected, fd
             self._closes = False
             if not self.owns_fd():  # another thread opened something in between: both stay
@@ -82,4 +90,4 @@ def open_fd(name: str, *, makes: bool) -> int:
         import _posixshmem
 
         fd = _posixshmem.shm_open(f"/{name}", flags, mode=0o600)
-    return fd
+    return above_standard(fd)
