@@ -19,7 +19,7 @@ from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
 RETRY_S = 1.0
-"""How long this process waits after a start that the system refused; another process may try at once."""
+"""How long this process waits after a start that the system refused."""
 TOLD_AFTER_S = 1.0
 """A flusher that serves another ring of the pipe takes a new ring within this; the second one ended for that reason."""
 TAIL_BYTES = 4096

@@ -215,5 +215,8 @@ class Pipe:
         if self._release():
             self._accepted_before += self._accepted()
             self.producer.leave()
-            self._since = None  # it, and a watch with nothing to wait for, would keep the ring's descriptors
+            self._since = (
+                None  # this, a start under way and a watch without callbacks keep the ring, and its descriptors
+            )
+            self._autostart.forget()
             self._watches.clear()

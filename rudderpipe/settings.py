@@ -243,6 +243,7 @@ def _without_value(name: str, reason: str) -> str:
 
 def from_text(name: str, text: str) -> Any:
     """One setting's value from text, as a variable or a command's option holds it. Raises ``SettingsError``."""
+    _check_text(name, text)
     type_: Any = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
     if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
         type_ = bool  # the union with str would keep the text

@@ -72,6 +72,54 @@ def test_a_wrong_setting_is_named_and_its_value_is_not_told(field: str, values: 
     assert SECRET not in str(caught.value)
 
 
+TEXTS = [name for name, type_ in Settings.__annotations__.items() if "str" in type_ or "Name" in type_]
+
+
+@pytest.mark.parametrize("bad", ["\ud800" + SECRET, SECRET + "\0"])
+@pytest.mark.parametrize("name", [*TEXTS, "redis.password", "redis.host", "log_level", "when_full"])
+def test_text_that_no_file_or_process_can_be_given_is_refused(name: str, bad: str) -> None:
+    """What is not UTF-8, and NUL: said when it is loaded, from arguments and from the environment, and not shown."""
+    outer, _, inner = name.partition(".")
+    given: Any = {inner: bad, **({"host": "h"} if inner != "host" else {})} if inner else bad
+
+    with pytest.raises(SettingsError) as caught:
+        settings.load({outer: given}, environment={})
+    assert caught.value.field == name
+    assert SECRET not in str(caught.value)
+    str(caught.value).encode()
+    if not inner:
+        with pytest.raises(SettingsError) as caught:
+            settings.load(environment={f"RUDDERPIPE_{name.upper()}": bad})
+        assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [SECRET, f"redis://{SECRET}", 7.5, -1, [SECRET], {"password": SECRET}, b"s3cr3t"])
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_no_error_of_a_setting_shows_the_value(name: str, value: Any) -> None:
+    """Whatever is wrong with it; a value that is allowed raises nothing."""
+    said = []
+    for given, environment in (({name: value}, {}), ({}, {f"RUDDERPIPE_{name.upper()}": str(value)})):
+        try:
+            settings.load(given, environment=environment)
+        except SettingsError as error:
+            said.append(str(error))
+    assert SECRET not in str(said)
+
+
+def test_what_may_be_chosen_is_listed() -> None:
+    """Where only some values are allowed."""
+    with pytest.raises(SettingsError, match="'drop', 'block', 'raise'"):
+        settings.load({"when_full": SECRET}, environment={})
+    with pytest.raises(SettingsError, match="'debug', 'info', 'warning', 'error', 'none'"):
+        settings.load(environment={"RUDDERPIPE_LOG_LEVEL": SECRET})
+
+
+def test_a_file_name_that_is_none_is_named() -> None:
+    """``config`` with a NUL is a settings error, too."""
+    with pytest.raises(SettingsError, match="NUL"):
+        settings.load(environment={}, config="a\0b")
+
+
 def test_a_wrong_variable_or_file_is_named(tmp_path: Path) -> None:
     """Text that is no number, a missing file and a broken one are settings errors."""
     broken = tmp_path / "broken.toml"

@@ -236,7 +236,7 @@ class Producer(Seat):
             if left := sum(isinstance(task, bytes) for task in tuple(self._aside)):
                 self._uncounted["closed"] += left  # calls from within calls that found no room to the end
                 self._aside.clear()
-            self._count_refusals()
+            self._count_refusals(last=True)
             if self._slot >= 0 and self.ring is not None:
                 self._give_up_slot(self.ring)
             self._drop_ring()

@@ -110,7 +110,8 @@ class Seat:
             self._impatient_until_s = now_s + RETRY_S
         return False
 
-    def _count_refusals(self) -> None:
+    def _count_refusals(self, *, last: bool = False) -> None:
+        """Move the counts into the ring; ``last``: there is no later call that could."""
         ring = self.ring
         if ring is None or not self._uncounted:
             return
@@ -118,7 +119,9 @@ class Seat:
             self._count_at(ring, self._slot_at + at.S_REFUSED)
             return
         try:
-            if self._lock_claim(ring, self._clock.monotonic_s()):
+            if (last and ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S)) or (
+                not last and self._lock_claim(ring, self._clock.monotonic_s())
+            ):
                 self._count_at(ring, at.H_REFUSED)
         except RingUnavailable:
             pass  # no locks: counted with the next one
