@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -18,6 +19,9 @@ from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 
 pytest.register_assert_rewrite("tests.queue_contract")
+
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]  # a developer's proxy is none of a test's business
 
 
 @pytest.fixture(name="directory")

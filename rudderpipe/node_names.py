@@ -145,7 +145,7 @@ def _axios(config: Mapping[str, Any]) -> dict[str, Any]:
         if name == "timeout":
             settings["timeout_s"] = _timeout_s("axiosConfig.timeout", value) or None
         elif name == "proxy":
-            settings["proxy_url"] = _proxy(value) if value else None
+            settings["proxy_url"] = _proxy(value) if value else "" if value is False else None
         else:
             raise SettingsError(f"axiosConfig.{name}", "has no meaning without axios; only proxy and timeout have")
     return settings

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rudderpipe import names
+from rudderpipe import names, proxies
 from rudderpipe.errors import SettingsError
 from rudderpipe.redis_address import PATHS, RedisAddress, from_url
 
@@ -94,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
                 raise SettingsError("data_plane_url", "holds a user name; only the write key identifies the source")
             if "?" in self.data_plane_url or "#" in self.data_plane_url:
                 raise SettingsError("data_plane_url", "holds a query or a fragment; path is added behind the URL")
-        if self.proxy_url is not None:
+        if self.proxy_url:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
             from_url(self.redis)
@@ -170,6 +170,7 @@ def load(
     """The settings from all three sources; an explicit ``None`` counts as not given.
 
     ``environment`` is ``os.environ`` unless given; the file is ``config`` or the one that ``RUDDERPIPE_CONFIG`` names.
+    Without ``proxy_url`` the environment's proxies count (HTTPS_PROXY and the like); with ``""`` there is no proxy.
     Raises ``SettingsError``, which names the setting.
     """
     environment = os.environ if environment is None else environment
@@ -186,6 +187,8 @@ def load(
             name: _absolute(f"redis.{name}", value) if name in PATHS and isinstance(value, str) else value
             for name, value in merged["redis"].items()
         }
+    if "proxy_url" not in merged and isinstance(merged.get("data_plane_url"), str):
+        merged["proxy_url"] = proxies.from_environment(environment, merged["data_plane_url"])
     return _convert(merged)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,9 @@ from rudderpipe.ring.ring import Ring
 from tests.fakes import FakeClock, ring_of
 
 pytest.register_assert_rewrite("tests.queue_contract")
+
+for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    del os.environ[_name]  # a developer's proxy is none of a test's business
 
 FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
 _armed = False

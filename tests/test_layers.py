@@ -14,6 +14,7 @@ ORDER = [
         "clock",
         "redis_address",
         "names",
+        "proxies",
         "settings",
         "interpreter",
         "liveness",

@@ -52,6 +52,7 @@ URL = "http://127.0.0.1:9"
             },
             {"proxy_url": "https://u%40:%2F@p:80"},
         ),
+        ({"axiosConfig": {"proxy": False}}, {"proxy_url": ""}),
         ({"axiosConfig": {"timeout": 1000}}, {"timeout_s": 1.0}),
         ({"axiosInstance": None, "axiosRetryConfig": {}}, {}),
         ({"flush_at": 5, "when_full": "block"}, {"flush_at": 5, "when_full": "block"}),
