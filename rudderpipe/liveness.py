@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,6 +65,20 @@ def of(pid: int) -> Identity:
     return Identity(pid, found[0] if found else 0, _namespace())
 
 
+def age_s(pid: int) -> float | None:
+    """Return how long ago a process started; None when that is hidden."""
+    found = _look(pid)
+    if found is None:
+        return None
+    if sys.platform != "linux":
+        return time.time() - found[0] / 1_000_000
+    try:
+        with open("/proc/uptime", "rb") as file:  # noqa: PTH123  # as below
+            return float(file.read().split()[0]) - found[0] / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return None
+
+
 def _look(pid: int) -> tuple[int, bool] | None:
     """A process's start, and whether it is a zombie; None when that is hidden."""
     return _look_in_proc(pid) if sys.platform == "linux" else _look_elsewhere(pid)
@@ -106,10 +121,10 @@ def _namespace() -> int:
     except OSError:
         return 0
     try:
-        time = os.stat("/proc/self/ns/time").st_ino  # noqa: PTH116  # as above
+        clocks = os.stat("/proc/self/ns/time").st_ino  # noqa: PTH116  # as above
     except OSError:  # Linux before 5.6
-        time = _INITIAL_TIME_NAMESPACE
-    return pids | ((time ^ _INITIAL_TIME_NAMESPACE) & 0xFFFFFFFF) << 32
+        clocks = _INITIAL_TIME_NAMESPACE
+    return pids | ((clocks ^ _INITIAL_TIME_NAMESPACE) & 0xFFFFFFFF) << 32
 
 
 def address() -> str:

@@ -30,6 +30,8 @@ from rudderpipe.errors import RingUnavailable
 from rudderpipe.settings import Settings
 
 _SPIN_S = 0.0002
+HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # what is made there is 0700, and checked
+"""Where runtime directories are made unless the settings say where."""
 _OWN_SUFFIXES = (
     ".lock",
     ".flusher",
@@ -58,6 +60,11 @@ def file_limit() -> int:
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
+def default_runtime_dir() -> Path:
+    """Return the path of this user's runtime directory, whether it is there or not."""
+    return HOME / f"rudderpipe-{os.getuid()}"
+
+
 def runtime_dir(given: str | None) -> Path:
     """The directory of lock files and logs, made 0700 whatever the umask is; ours alone, else ``RingUnavailable``.
 
@@ -67,8 +74,7 @@ def runtime_dir(given: str | None) -> Path:
     ``/tmp`` would lock another file than its neighbour, and corrupt the ring they share) and no cleaner of ``/tmp``
     takes it away.
     """
-    home = "/dev/shm" if sys.platform == "linux" else "/tmp"  # noqa: S108  # made 0700 and checked below
-    path = Path(given) if given else Path(home) / f"rudderpipe-{os.getuid()}"
+    path = Path(given) if given else default_runtime_dir()
     try:
         _make(path, parents=given is not None)
         found = path.lstat()

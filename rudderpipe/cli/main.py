@@ -126,6 +126,39 @@ def _queue(arguments: argparse.Namespace) -> int:
     return queue(settings_of(arguments), adopt=arguments.adopt)
 
 
+def _rings(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.rings import rings
+
+    return rings(settings_of(arguments).runtime_dir, as_json=arguments.json)
+
+
+def _drain(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.drain import drain
+
+    return drain(settings_of(arguments), arguments.of_pipe, arguments.ring, arguments.timeout)
+
+
+def _add_rings(commands: Any) -> None:
+    rings = commands.add_parser(
+        "rings", help="every ring on this host, what waits in it, and which process serves it; as root of every user"
+    )
+    rings.add_argument("--json", action="store_true", help="print JSON")
+    rings.add_argument("--config", metavar="FILE", help="a TOML file of settings")
+    rings.add_argument("--runtime-dir", metavar="DIRECTORY", dest="runtime_dir", help="where lock files are, too")
+    rings.set_defaults(run=_rings)
+
+    drain = commands.add_parser(
+        "drain",
+        help="hand over what a ring holds that no process serves, with these settings, and end",
+        usage="rudderpipe drain [options] [PIPE]",
+    )
+    drain.add_argument("of_pipe", nargs="?", metavar="PIPE", help="all rings of this pipe (default: of the settings)")
+    drain.add_argument("--ring", metavar="NAME", help="only this ring, as `rudderpipe rings` prints it")
+    drain.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to try (default 60)")
+    _add_settings(drain)
+    drain.set_defaults(run=_drain)
+
+
 def _data_plane(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 
@@ -167,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(status)
     status.set_defaults(run=_status)
 
+    _add_rings(commands)
     _add_failed(commands.add_parser("failed", help="the jobs that failed: list, show, retry, export, delete"))
 
     queue = commands.add_parser(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rudderpipe.cli import rings
+from rudderpipe.cli.rings import RingRow
 from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import spool as spools
@@ -92,21 +94,25 @@ class Status(msgspec.Struct, frozen=True):
     trouble: str | None = None
     spool: Spooled | None = None
     rings: list[RingEvents] = []
+    is_stuck: bool = False
+    """Events wait, and no process serves the ring."""
+    others: list[RingRow] = []
+    """This user's rings, when the pipe has none."""
 
 
 def read(settings: Settings) -> Status:
     """That of the pipe that these settings name, less the spool. Raises ``QueueUnavailable``, ``RingUnavailable``."""
-    rings = find_all(settings)
+    own = find_all(settings)
     if settings.redis is not None:
-        return _queued(settings, rings)
-    return _status(settings, rings, [_of_ring(ring) for ring in rings])
+        return _queued(settings, own)
+    return _status(settings, own, [_of_ring(ring) for ring in own])
 
 
-def _status(settings: Settings, rings: list[Ring], found: list[tuple[Account, Events]]) -> Status:
+def _status(settings: Settings, own: list[Ring], found: list[tuple[Account, Events]]) -> Status:
     """The rings of a pipe taken together, by their own words alone."""
     now = _merged([account for account, _ in found])
     events = _sum([events for _, events in found])
-    each = [RingEvents(ring.segment.name, own.in_ring) for ring, (own, _) in zip(rings, found, strict=True)]
+    each = [RingEvents(ring.segment.name, books.in_ring) for ring, (books, _) in zip(own, found, strict=True)]
     return Status(settings.pipe_name, settings.redis_place, now, None, events, rings=each)
 
 
@@ -152,14 +158,14 @@ def _of_ring(ring: Ring) -> tuple[Account, Events]:
     return now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after)
 
 
-def _queued(settings: Settings, rings: list[Ring]) -> Status:
+def _queued(settings: Settings, own: list[Ring]) -> Status:
     from rudderpipe.queue.queue import Queue
 
     queue = Queue(settings, Clock())
-    found = [_of_queue(queue, ring) for ring in rings]
+    found = [_of_queue(queue, ring) for ring in own]
     counts = queue.counts()
-    status = _status(settings, rings, found)
-    if not rings:
+    status = _status(settings, own, found)
+    if not own:
         counted = Events(counts.events_gone, 0, 0, 0, 0, {}, balanced=True)
         status = msgspec.structs.replace(status, events=_with(counted, counts))
     jobs = Jobs(
@@ -224,7 +230,8 @@ def _text(status: Status) -> str:
     events, ring, jobs = status.events, status.ring, status.jobs
     lines = [f"pipe      {status.pipe}"]
     if ring is None:
-        lines.append("ring      none: nobody is sending")
+        lines.append("ring      none of this pipe" + (": this user has these" if status.others else ""))
+        lines += [f"          {line}" for line in rings.table(status.others)] if status.others else []
     else:
         age_ms = Clock().monotonic_ms() - ring.heartbeat_ms
         flusher = f"pid {ring.flusher_pid}, last seen {age_ms / 1000:.1f} s ago" if ring.flusher_pid else "none yet"
@@ -235,6 +242,8 @@ def _text(status: Status) -> str:
         if len(status.rings) > 1:
             lines += [f"          {one.in_ring:,} in {one.name}" for one in status.rings]
         lines.append(f"flusher   {flusher}")
+        if status.is_stuck:
+            lines.append("          none is there now: events wait in the ring")
         if ring.down_since_ms:
             cannot = "add to the queue" if status.redis else "reach the data plane"
             lines.append(f"          cannot {cannot}: events stay in the ring, the flusher's log says why")
@@ -284,16 +293,19 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     try:
         found = read(settings)
     except QueueUnavailable as error:
-        rings = find_all(settings)
-        found = _status(settings, rings, [_of_ring(ring) for ring in rings])
+        own = find_all(settings)
+        found = _status(settings, own, [_of_ring(ring) for ring in own])
         found = msgspec.structs.replace(found, trouble=str(error))
     kept = spooled(settings)
     if settings.redis is None or kept.damaged:
         found = msgspec.structs.replace(found, spool=kept)
+    rows = rings.of_this_user(settings.runtime_dir)
+    stuck = any(row.is_stuck for row in rows if row.pipe in settings.pipe_names)
+    found = msgspec.structs.replace(found, is_stuck=stuck, others=[] if found.rings else rows)
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
         print("\n".join([_text(found), *(_producers(found.ring) if producers and found.ring else [])]))
     if found.trouble:
         return EXIT_UNAVAILABLE
-    return EXIT_OK if found.events.balanced else EXIT_FAILED
+    return EXIT_OK if found.events.balanced and not found.is_stuck else EXIT_FAILED

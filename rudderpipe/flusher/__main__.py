@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,13 +17,10 @@ from rudderpipe.flusher import spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.rings import Rings
-from rudderpipe.flusher.sink import QueueSink, Sink
+from rudderpipe.flusher.sinks import direct_plane, make_sink
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
-
-if TYPE_CHECKING:
-    from rudderpipe.delivery.post import DataPlane
 
 RESTART_S = 1.0
 logger = logging.getLogger("rudderpipe.flusher")
@@ -86,24 +82,6 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
     logger.info("left pipe=%s", settings.pipe_name)
     return EXIT_OK
-
-
-def direct_plane(settings: Settings) -> DataPlane | None:
-    """The data plane in direct mode; None when there is a queue, whose flusher need not load what speaks HTTP."""
-    if settings.redis is not None:
-        return None
-    from rudderpipe.delivery.post import DataPlane
-
-    return DataPlane(settings)
-
-
-def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
-    """The queue, or the data plane."""
-    if plane is None:
-        return QueueSink(settings, ring, spool.of(settings), clock)
-    from rudderpipe.flusher.direct import DirectSink
-
-    return DirectSink(settings, ring.segment.epoch, plane, spool.of(settings), clock)
 
 
 def take_over(settings: Settings) -> None:

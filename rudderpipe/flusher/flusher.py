@@ -257,12 +257,14 @@ class Flusher:
             logger.warning("the ended ring's positions stay in redis until they expire")
         return True
 
-    def drain(self, deadline_s: float) -> None:
+    def drain(self, deadline_s: float, *, waits: bool = False) -> None:
         """Hand over everything that is committed now, due or not; what is left stays in the ring.
 
-        A sink that wants to be left alone is not waited for.
+        A sink that wants to be left alone is waited for only with ``waits``.
         """
-        while not self._ended and self._not_before_s <= self._clock.monotonic_s() < deadline_s:
+        while not self._ended and (now_s := self._clock.monotonic_s()) < deadline_s:
+            if now_s < self._not_before_s and not waits:
+                break
             self._forced = True
             done = self.work()
             if not self._held and not self._consumer.pending()[0]:

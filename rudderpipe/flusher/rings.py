@@ -143,8 +143,6 @@ class Rings:
         done = 0
         for one in self._served:
             done += one.flusher.work()
-            for other in self._served:  # a cycle may last as long as a request
-                keeper.beat(other.ring, self._clock)
         return done
 
     def finished(self) -> bool:

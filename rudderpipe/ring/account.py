@@ -8,7 +8,7 @@ import msgspec
 
 from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import RingView
 
 
 class ProducerAccount(msgspec.Struct, frozen=True):
@@ -47,7 +47,7 @@ class Account(msgspec.Struct, frozen=True):
         return self.accepted - self.in_ring
 
 
-def accepted_by_slot(ring: Ring) -> dict[int, int]:
+def accepted_by_slot(ring: RingView) -> dict[int, int]:
     """Events that were ever accepted, for each slot that ever had a producer."""
     words, layout = ring.words, ring.layout
     blocks = ring.blocks_in_use()
@@ -61,13 +61,13 @@ def accepted_by_slot(ring: Ring) -> dict[int, int]:
     return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used)}
 
 
-def drained_by_slot(ring: Ring) -> dict[int, int]:
+def drained_by_slot(ring: RingView) -> dict[int, int]:
     """Events that have left the ring, for each slot."""
     words, layout = ring.words, ring.layout
     return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
 
 
-def handed_over(ring: Ring, positions: Mapping[int, int]) -> int:
+def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
     """Events that left the ring, with those that the queue has although the flusher has not stored so yet.
 
     ``positions`` are the queue's: how many events it has of each tenure of a block. Never too low.
@@ -82,7 +82,7 @@ def handed_over(ring: Ring, positions: Mapping[int, int]) -> int:
     return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
 
 
-def read(ring: Ring) -> Account:
+def read(ring: RingView) -> Account:
     """The account of now."""
     words = ring.words
     drained = drained_by_slot(ring)
@@ -117,12 +117,12 @@ def read(ring: Ring) -> Account:
     )
 
 
-def _counted(ring: Ring, counters: int) -> dict[str, int]:
+def _counted(ring: RingView, counters: int) -> dict[str, int]:
     words = ring.words
     return {reason: count for number, reason in enumerate(at.REFUSALS) if (count := words[counters + number])}
 
 
-def _producer(ring: Ring, slot: int, accepted: int, drained: int) -> ProducerAccount:
+def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> ProducerAccount:
     mine = ring.layout.slot(slot)
     before = _counted(ring, mine + at.S_REFUSED_BEFORE)
     since = {

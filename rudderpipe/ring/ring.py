@@ -21,19 +21,13 @@ from rudderpipe.settings import Settings
 OPEN_TIMEOUT_S = 5.0
 
 
-class Ring:
-    """What producer, consumer and observers share."""
+class RingView:
+    """What can be seen in a ring's memory, without its locks."""
 
-    def __init__(self, memory: Segment, lock_file: LockFile) -> None:
+    def __init__(self, memory: Segment) -> None:
         self.segment = memory
-        self.locks = lock_file
         self.layout = memory.layout
         self.words = memory.words
-
-    @property
-    def is_current(self) -> bool:
-        """False when the flusher has closed this ring, or somebody removed it: it is drained, but takes no more."""
-        return not self.words[at.H_CLOSED] and self.segment.is_linked() and self.locks.is_current()
 
     @property
     def slots_used(self) -> int:
@@ -41,13 +35,6 @@ class Ring:
         used = self.words[at.H_SLOTS_USED]
         is_whole = self.words[at.H_SLOTS_USED_CHECK] == at.complement(used)
         return min(used, self.layout.slots) if is_whole else self.layout.slots
-
-    def see_slot(self, slot: int) -> None:
-        """Count a slot among those that ever had a producer. Only under the claim lock."""
-        used = max(self.words[at.H_SLOTS_USED], slot + 1)
-        # Order: a cut in between leaves a pair that does not fit, and all slots are looked at.
-        self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
-        self.words[at.H_SLOTS_USED] = used
 
     def owner(self, slot: int) -> Identity:
         """Whose the slot is, or was."""
@@ -92,6 +79,26 @@ class Ring:
             for block, (sequence, gone) in enumerate(zip(sequences, released, strict=True))
             if sequence != gone
         )
+
+
+class Ring(RingView):
+    """What producer, consumer and observers share."""
+
+    def __init__(self, memory: Segment, lock_file: LockFile) -> None:
+        super().__init__(memory)
+        self.locks = lock_file
+
+    @property
+    def is_current(self) -> bool:
+        """False when the flusher has closed this ring, or somebody removed it: it is drained, but takes no more."""
+        return not self.words[at.H_CLOSED] and self.segment.is_linked() and self.locks.is_current()
+
+    def see_slot(self, slot: int) -> None:
+        """Count a slot among those that ever had a producer. Only under the claim lock."""
+        used = max(self.words[at.H_SLOTS_USED], slot + 1)
+        # Order: a cut in between leaves a pair that does not fit, and all slots are looked at.
+        self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
+        self.words[at.H_SLOTS_USED] = used
 
     def try_close(self) -> bool:
         """End the ring and remove segment and lock file, unless a producer has a slot. Only with the flusher's lock."""

@@ -75,6 +75,13 @@ class Segment:
             raise RingUnavailable(self.name, _reason(error, "enlarged")) from error
         return True
 
+    def size_in_use(self) -> int:
+        """Return how many bytes of memory the segment takes; blocks that were never used take none."""
+        try:
+            return os.fstat(self._shared.fd).st_blocks * 512
+        except OSError:
+            return 0
+
     def is_linked(self) -> bool:
         """False when the segment's name was removed, by us or by somebody else."""
         try:
@@ -126,10 +133,11 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
     return segment
 
 
-def attach(name: str) -> Segment | None:
-    """Map the segment of that name; None when there is none, or only one whose maker died at it (removed here).
+def attach(name: str, *, removes: bool = True) -> Segment | None:
+    """Map the segment of that name; None when there is none, or only one whose maker died at it, which is removed.
 
-    Only under the claim lock. Raises ``RingUnavailable`` when it is another user's, or of a layout that cannot be read.
+    Only under the claim lock, or without ``removes``. Raises ``RingUnavailable`` when it is another user's, or of a
+    layout that cannot be read.
     """
     try:
         fd = shared_memory.open_fd(name, makes=False)
@@ -145,14 +153,15 @@ def attach(name: str) -> Segment | None:
         if not is_ours:
             reason = "belongs to another user or can be read by others: remove it or choose another pipe"
             raise RingUnavailable(name, reason)
-        remove(name)
+        if removes:
+            remove(name)
         return None
     try:
         shared = Shared(fd, found.st_size)
     except (OSError, ValueError) as error:  # the latter: a file that cannot be mapped
         raise RingUnavailable(name, _reason(error, "mapped")) from error
     try:
-        return _checked(name, shared)
+        return _checked(name, shared, removes=removes)
     except RingUnavailable:
         shared.close()
         raise
@@ -176,12 +185,13 @@ def _made(name: str, fd: int, layout: Layout) -> Segment:
     return segment
 
 
-def _checked(name: str, shared: Shared) -> Segment | None:
+def _checked(name: str, shared: Shared, *, removes: bool) -> Segment | None:
     head = bytes(shared.whole[: at.FIXED_WORDS * at.WORD])
     words = memoryview(head.ljust(at.FIXED_WORDS * at.WORD, b"\0")).cast("Q")
     if words[at.H_MAGIC] == 0:
         shared.close()
-        remove(name)
+        if removes:
+            remove(name)
         return None
     if words[at.H_MAGIC] != at.MAGIC:
         raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")

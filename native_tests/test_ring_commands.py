@@ -1,0 +1,180 @@
+"""What an operator sees of rings, and how one is emptied that no process serves: ``rings``, ``drain``, ``status``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from native_tests.faulty_plane import FaultyPlane, answer
+from native_tests.world import World, wait_until
+from rudderpipe.ring import place
+from rudderpipe.ring.ring import find_all
+
+SOMEBODY = 54_320
+"""A user id that no account has."""
+
+TRACKS = """
+import sys, time
+import rudderpipe
+client = rudderpipe.Client()
+print(sum(client.track("u", "e", {"n": n}) for n in range(500)), flush=True)
+time.sleep(600)
+"""
+
+AS_ANOTHER_USER = """
+import sys
+import rudderpipe
+client = rudderpipe.Client("k", "http://127.0.0.1:9", pipe=sys.argv[1], autostart=False)
+print(sum(client.track("u", "e") for _ in range(3)), flush=True)
+sys.stdin.read()
+"""
+
+
+def run(world: World, *arguments: str) -> tuple[int, str, str]:
+    """One command of this pipe: exit code, output, errors."""
+    done = world.run("-m", "rudderpipe", *arguments)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def rows(world: World) -> list[dict[str, Any]]:
+    """What ``rings --json`` says of this pipe."""
+    found = msgspec.json.decode(run(world, "rings", "--json")[1])
+    return [row for row in found if row["pipe"] == world.settings.pipe_name]
+
+
+def leave_events(world: World) -> None:
+    """500 events in a ring whose application and flusher were killed together, as systemd's KillMode does."""
+    world.explicit["flush_interval_ms"] = 600_000
+    world.explicit["flush_at"] = 10_000
+    application = world.start("-c", TRACKS, stdout=subprocess.PIPE)
+    assert application.stdout is not None
+    assert application.stdout.readline() == b"500\n"
+    flusher = world.flusher()
+    wait_until(lambda: rows(world)[0]["flusher"] == flusher.pid)
+    for pid in (application.pid, flusher.pid):
+        os.kill(pid, signal.SIGKILL)
+    application.wait()
+    wait_until(lambda: not flusher.is_running())
+
+
+def test_what_was_killed_together_is_seen_and_drained(world: World) -> None:
+    """Events stay in shared memory; ``rings`` shows that no process serves them, ``drain`` delivers each once."""
+    leave_events(world)
+
+    (row,) = rows(world)
+    assert (row["events"], row["flusher"], row["interpreter"], row["layout"]) == (500, None, 0, 4)
+    assert run(world, "rings")[0] == 1
+    code, said, _ = run(world, "status")
+    assert code == 1
+    assert "events wait in the ring" in said
+
+    code, said, errors = run(world, "drain", "--flush-at", "100", world.settings.pipe_name)
+
+    assert (code, errors) == (0, "")
+    assert said == f"{row['ring']}: 500 delivered\n"
+    stats = world.plane.stats()
+    assert (stats["unique_message_ids"], stats["duplicates"]) == (500, 0)
+    assert rows(world) == []
+    assert find_all(world.settings) == []
+
+
+def test_a_served_ring_says_by_which_process_and_since_when(world: World) -> None:
+    """And is left to that process by ``drain``."""
+    world.explicit["linger_s"] = 60
+    client = world.client()
+    assert client.track("u", "e")
+    flusher = world.flusher()
+    wait_until(lambda: rows(world)[0]["events"] == 0)
+
+    (row,) = rows(world)
+    assert row["flusher"] == flusher.pid
+    assert row["since"].endswith("Z")
+    assert row["runtime_dir"] == world.explicit["runtime_dir"]
+    code, said, _ = run(world, "drain")
+    assert (code, said) == (3, f"{row['ring']}: pid {flusher.pid} serves it already\n")
+
+
+def test_what_cannot_be_drained_stays_and_the_reason_is_said(world: World) -> None:
+    """A data plane that is away: exit code 4; nothing is lost, and the next try delivers."""
+    world.explicit["autostart"] = False
+    with FaultyPlane() as plane:
+        world.explicit["data_plane_url"] = plane.url
+        plane.then(answer(503, b"down"))
+        client = world.client()
+        for _ in range(10):
+            assert client.track("u", "e")
+        client.shutdown(0)
+
+        code, said, errors = run(world, "drain", "--timeout", "1")
+        assert code == 4
+        assert "10 events stay in the ring" in said
+        assert "503" in errors
+
+        plane.then(answer())
+        assert run(world, "drain")[0] == 0
+        assert len(plane.accepted) == 10
+
+
+def test_one_ring_of_several_is_drained(world: World) -> None:
+    """By its name; the others stay as they are."""
+    world.explicit["autostart"] = False
+    other = world.client(pipe=f"{world.explicit['pipe']}-other")
+    client = world.client()
+    assert client.track("u", "e")
+    assert other.track("u", "e")
+    name = place.own(other.settings).stem
+
+    code, said, _ = run(world, "drain", "--ring", name)
+
+    assert (code, said) == (0, f"{name}: 1 delivered\n")
+    assert [row["events"] for row in rows(world)] == [1]
+
+
+@pytest.mark.parametrize("command", ["status", "drain"])
+def test_a_pipe_that_is_not_there_lists_what_rings_there_are(world: World, command: str) -> None:
+    """For a misspelt pipe, or one of other settings."""
+    world.explicit["autostart"] = False
+    assert world.client().track("u", "e")
+    there = place.own(world.settings).stem
+
+    code, said, errors = run(world, command, "--pipe", "misspelt")
+
+    assert there in said + errors
+    assert code == (0 if command == "status" else 1)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, as root")
+def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> None:
+    """Each looked at by a process that became that user, so that none of root's files is left among its own."""
+    pipe = f"{world.explicit['pipe']}-of-another"
+    world.explicit.pop("runtime_dir")
+    process = world.start_program(
+        *("setpriv", "--reuid", str(SOMEBODY), "--regid", str(SOMEBODY), "--clear-groups"),
+        *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
+        *(sys.executable, "-c", AS_ANOTHER_USER, pipe),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    home = Path(f"/dev/shm/rudderpipe-{SOMEBODY}")
+    name = f"rudderpipe-{SOMEBODY}-{pipe}-v4"
+    try:
+        assert process.stdout.readline() == b"3\n"
+        found = msgspec.json.decode(run(world, "rings", "--json")[1])
+        (row,) = [row for row in found if row["pipe"] == pipe]
+        assert (row["user"], row["events"], row["producers"]) == (str(SOMEBODY), 3, 1)
+        assert row["flusher"] is None
+        assert {path.stat().st_uid for path in home.iterdir()} == {SOMEBODY}
+    finally:
+        world.explicit["runtime_dir"] = str(directory / "run")
+        (Path("/dev/shm") / name).unlink(missing_ok=True)
+        for path in home.glob(f"{pipe}*"):
+            path.unlink()
+        home.rmdir()

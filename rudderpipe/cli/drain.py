@@ -1,0 +1,77 @@
+"""``rudderpipe drain``: empty one pipe's rings, or one ring, with the settings that are given, and end."""
+
+from __future__ import annotations
+
+import sys
+
+from rudderpipe import locks
+from rudderpipe.cli import rings
+from rudderpipe.clock import Clock
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.sinks import direct_plane, make_sink
+from rudderpipe.ring import account, keeper, place
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.ring import Ring, find_at
+from rudderpipe.settings import Settings
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
+
+
+def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float) -> int:
+    """Hand over what the rings hold, into the queue or to the data plane; 0 when they are empty afterwards.
+
+    ``pipe`` and ``ring_name`` are as ``rudderpipe rings`` prints them; without them the pipe of the settings is meant.
+    """
+    settings.require("write_key", "data_plane_url")
+    clock = Clock()
+    wanted = _places(settings, pipe, ring_name)
+    found = [(where, ring) for where in wanted if (ring := find_at(where)) is not None]
+    if not found:
+        print(f"rudderpipe: there is no such ring: {ring_name or pipe or settings.pipe_name}", file=sys.stderr)
+        print("\n".join(rings.table(rings.of_this_user(settings.runtime_dir))), file=sys.stderr)
+        return EXIT_FAILED
+    deadline_s = clock.monotonic_s() + timeout_s
+    return max(_drain(settings, where, ring, clock, deadline_s) for where, ring in found)
+
+
+def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingPlace]:
+    if ring_name is None and pipe is None:
+        return place.of_pipe(settings)
+    directory = locks.runtime_dir(settings.runtime_dir)
+    each = [where for stem in place.stems(directory) for where in place.readings(directory, stem)]
+    if ring_name is not None:
+        each = [where for where in each if ring_name in (where.stem, where.segment)]
+    else:
+        each = [where for where in each if where.pipe == pipe]
+    return _readable(each)
+
+
+def _readable(places: list[RingPlace]) -> list[RingPlace]:
+    """Leave out the readings of a name that its ring is not."""
+    listed = {row.ring: row.layout for row in rings.of_this_user(str(places[0].directory))} if places else {}
+    return [where for where in places if listed.get(where.stem, where.layout) == where.layout]
+
+
+def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadline_s: float) -> int:
+    """Be the flusher of one ring until it is empty or the time is over; an exit code, with the reason printed."""
+    if not keeper.take(ring, clock):
+        print(f"{where.stem}: pid {ring.flusher().pid} serves it already")
+        return EXIT_RUNNING
+    before = account.read(ring)
+    flusher = Flusher(ring, make_sink(settings, ring, direct_plane(settings), clock), settings, clock, lingers=True)
+    try:
+        flusher.drain(deadline_s, waits=True)
+        after = account.read(ring)
+    finally:
+        flusher.close()
+        ring.locks.unlock(at.LOCK_FLUSHER)
+    counts = {
+        "queued": after.queued - before.queued,
+        "delivered": after.delivered - before.delivered,
+        "failed": after.failed - before.failed,
+        "corrupt": after.corrupt - before.corrupt,
+    }
+    done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing waited"
+    left = f"; {after.in_ring:,} events stay in the ring" if after.in_ring else ""
+    print(f"{where.stem}: {done}{left}")
+    return EXIT_UNAVAILABLE if after.in_ring else EXIT_OK

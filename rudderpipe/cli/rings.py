@@ -1,0 +1,194 @@
+"""``rudderpipe rings``: every ring on this host, what waits in it, and which process serves it."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from rudderpipe import liveness, locks
+from rudderpipe.clock import Clock, iso_ms
+from rudderpipe.errors import RingUnavailable, RudderpipeError
+from rudderpipe.ring import account, place, segment
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.ring import RingView
+from rudderpipe.ring.shared import PREFIX
+from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+
+_OWNED = re.compile(rf"{PREFIX}-(\d+)(-.*)?")
+
+
+class RingRow(msgspec.Struct, frozen=True):
+    """One ring, as ``--json`` prints it."""
+
+    ring: str
+    pipe: str
+    layout: int
+    interpreter: int
+    user: str
+    runtime_dir: str | None
+    """None when the lock file is in none of the directories that were looked at."""
+    events: int
+    """How many wait in the ring."""
+    bytes: int
+    """How much memory the ring takes."""
+    producers: int
+    flusher: int | None
+    """The process that serves the ring: its pid, 0 when that means nothing here, None when there is no such process."""
+    since: str | None
+    trouble: str | None = None
+
+    @property
+    def is_stuck(self) -> bool:
+        """True when events wait and no process serves the ring, or it cannot be read."""
+        return self.trouble is not None or (self.events > 0 and self.flusher is None)
+
+
+def rings(runtime_dir: str | None, *, as_json: bool) -> int:
+    """Print a line for each; an exit code. Root sees the rings of every user."""
+    found = of_every_user(runtime_dir) if os.geteuid() == 0 else of_this_user(runtime_dir)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+    else:
+        print("\n".join(table(found)) if found else "no rings")
+    return EXIT_FAILED if any(row.is_stuck for row in found) else EXIT_OK
+
+
+def table(found: Iterable[RingRow]) -> list[str]:
+    """Return the rows as lines of text."""
+    lines = [("ring", "user", "events", "memory", "producers", "flusher")]
+    notes: list[str] = []
+    for row in found:
+        flusher = "none" if row.flusher is None else f"pid {row.flusher or 'of another namespace'}"
+        if row.since:
+            flusher += f" since {row.since}"
+        lines.append(
+            (row.ring, row.user, f"{row.events:,}", f"{row.bytes / (1 << 20):.1f} MiB", str(row.producers), flusher)
+        )
+        if row.trouble:
+            notes.append(f"{row.ring}: {row.trouble}")
+        elif row.is_stuck:
+            where = "" if row.runtime_dir else " --runtime-dir DIRECTORY"
+            notes.append(f"{row.ring}: events wait and no process serves it: rudderpipe drain {row.pipe}{where}")
+    widths = [max(len(line[column]) for line in lines) for column in range(5)]
+    text = [
+        "  ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=False)] + [line[5]]) for line in lines
+    ]
+    return text + notes
+
+
+def of_every_user(runtime_dir: str | None) -> list[RingRow]:
+    """Return the rings of all users of this host, each looked at by a process that became that user. Only as root."""
+    found = of_this_user(runtime_dir)
+    for uid in sorted(_users() - {os.getuid()}):
+        found += _of_another_user(uid, runtime_dir)
+    return found
+
+
+def _users() -> set[int]:
+    users = set()
+    for entry in os.scandir(locks.HOME):
+        match = _OWNED.fullmatch(entry.name)
+        if match is not None and entry.stat(follow_symlinks=False).st_uid == int(match[1]):
+            users.add(int(match[1]))
+    return users
+
+
+def _of_another_user(uid: int, runtime_dir: str | None) -> list[RingRow]:
+    """Look as that user: its files are then no danger to root, and nothing of root's is left among them."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            os.setgroups([])
+            os.setgid(_group(uid))
+            os.setuid(uid)
+            with os.fdopen(writing, "wb") as file:
+                file.write(msgspec.json.encode(of_this_user(runtime_dir)))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        data = file.read()
+    os.waitpid(child, 0)
+    try:
+        return msgspec.json.decode(data, type=list[RingRow])
+    except msgspec.DecodeError:
+        return [RingRow("?", "?", 0, 0, _name(uid), None, 0, 0, 0, None, None, "cannot be looked at as that user")]
+
+
+def _group(uid: int) -> int:
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:  # a container's user
+        return uid
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def of_this_user(runtime_dir: str | None) -> list[RingRow]:
+    """Return this user's rings; nothing is made, removed or waited for."""
+    directories = [Path(runtime_dir)] if runtime_dir else []
+    directories.append(locks.default_runtime_dir())
+    seen: dict[str, RingRow] = {}
+    for directory in directories:
+        for stem in sorted(place.stems(directory)):
+            row = _row(stem, directory)
+            if row is not None and (stem not in seen or seen[stem].runtime_dir is None):
+                seen[stem] = row
+    return list(seen.values())
+
+
+def _row(stem: str, directory: Path) -> RingRow | None:
+    """One ring; None when there is only what an ended one left behind."""
+    readings = list(place.readings(directory, stem))
+    try:
+        memory = segment.attach(readings[0].segment, removes=False)
+        if memory is None:
+            return None
+        where = next((each for each in readings if each.layout == memory.layout.format.version), readings[0])
+        return _row_of(where, RingView(memory))
+    except (RudderpipeError, OSError) as error:
+        reason = error.reason if isinstance(error, RingUnavailable) else str(error)
+        return _unreadable(readings[0], reason)
+
+
+def _row_of(where: RingPlace, ring: RingView) -> RingRow:
+    has_lock_file = where.lock_file.exists()
+    flusher = ring.flusher()
+    if has_lock_file:
+        is_served = locks.shared(where.lock_file).is_held(at.LOCK_FLUSHER)
+    else:
+        is_served = flusher.pid > 0 and not flusher.is_gone()
+    pid = 0 if flusher.is_foreign else flusher.pid
+    age_s = liveness.age_s(pid) if is_served and pid else None
+    return RingRow(
+        where.stem,
+        where.pipe,
+        where.layout,
+        where.interpreter,
+        _name(os.getuid()),
+        str(where.directory) if has_lock_file else None,
+        account.read(ring).in_ring,
+        ring.segment.size_in_use(),
+        len(ring.slots_in_use()),
+        pid if is_served else None,
+        iso_ms(Clock().time_ms() - int(age_s * 1000)) if age_s is not None else None,
+    )
+
+
+def _unreadable(where: RingPlace, reason: str) -> RingRow:
+    return RingRow(
+        where.stem, where.pipe, where.layout, where.interpreter, _name(os.getuid()), None, 0, 0, 0, None, None, reason
+    )
