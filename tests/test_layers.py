@@ -95,6 +95,7 @@ ORDER = [
         "flusher.heartbeat",
         "flusher.flusher",
         "flusher.rings",
+        "flusher.leftovers",
     ),
     "flusher.__main__",
     *("admin", "admin.address", "admin.answer", "admin.server", "admin.health"),

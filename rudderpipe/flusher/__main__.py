@@ -13,10 +13,10 @@ from rudderpipe import locks, program, service, start_claim
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
-from rudderpipe.flusher import spool
+from rudderpipe.flusher import leftovers, spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.rings import Rings
+from rudderpipe.flusher.rings import Rings, serving_file
 from rudderpipe.flusher.sinks import direct_plane, make_sink
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
@@ -79,6 +79,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
     if claim is not None:
         start_claim.end(start_claim.file_of(settings), claim)
     heartbeat.start()
+    sweep(settings)
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
     logger.info("left pipe=%s", settings.pipe_name)
     return EXIT_OK
@@ -90,6 +91,15 @@ def take_over(settings: Settings) -> None:
         spool.of(settings).take_over()
     except OSError as error:
         logger.error("dead letters of an earlier version cannot be taken over error=%s", error)
+
+
+def sweep(settings: Settings) -> None:
+    """Remove what ended pipes left in the runtime directory; what cannot be removed stays."""
+    own = serving_file(settings)
+    try:
+        leftovers.sweep(own.parent, own)
+    except OSError as error:
+        logger.warning("the runtime directory cannot be tidied error=%s", error.strerror)
 
 
 def check(settings: Settings, clock: Clock) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -24,9 +25,15 @@ PATIENCE_S = 0.01
 """How long a look waits for the claim lock of a ring; the rings that are served wait meanwhile."""
 ENTRY_PATIENCE_S = 0.1
 """How long a lock is tried for at the beginning and at the end: a producer that probes it has it for an instant."""
+SERVING_SUFFIX = ".flusher"
 SERVING = 0
 """The byte of the pipe's own lock file that its flusher holds."""
 logger = logging.getLogger("rudderpipe.flusher")
+
+
+def serving_file(settings: Settings) -> Path:
+    """Return the lock file of the flusher process of a pipe, for the layouts that this version reads."""
+    return place.own(settings).lock_file.with_suffix(SERVING_SUFFIX)
 
 
 class MakeFlusher(Protocol):
@@ -74,8 +81,7 @@ class Rings:
 
     def _take_pipe(self) -> bool:
         """Become the one flusher process of the pipe among those that read the same layouts, for life."""
-        mine = place.own(self._settings)
-        path = mine.lock_file.with_suffix(".flusher")
+        path = serving_file(self._settings)
         deadline_s = self._clock.monotonic_s() + keeper.TAKE_TIMEOUT_S
         while True:
             self._guard = locks.shared(path)

@@ -1,0 +1,62 @@
+"""What ended pipes leave in a runtime directory is removed by the flushers of others."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from rudderpipe import locks
+from rudderpipe.flusher import leftovers
+from rudderpipe.flusher.leftovers import LOG_AGE_S, LOGS, RECENT_S
+from rudderpipe.flusher.rings import serving_file
+from rudderpipe.ring import segment
+from rudderpipe.ring.ring import open_ring
+from tests.fakes import FakeClock, ring_of, settings_of
+
+
+def log(directory: Path, name: str, age_s: float) -> Path:
+    """A log that was last written to so long ago."""
+    path = directory / name
+    path.touch()
+    os.utime(path, (time.time() - age_s,) * 2)
+    return path
+
+
+def test_logs_of_ended_pipes_are_bounded_by_age_and_number(tmp_path: Path, clock: FakeClock) -> None:
+    """Those of pipes that have a ring stay, and those that were written to a moment ago."""
+    with ring_of(tmp_path, clock) as ring:
+        pipe = ring.locks.path.stem.removesuffix("-v4")
+        kept = [log(tmp_path, f"{pipe}.log{more}", 10 * LOG_AGE_S) for more in ("", ".1")]
+        kept += [log(tmp_path, f"new-{number}.log", number) for number in range(LOGS + 5)]
+        gone = [log(tmp_path, "old.log", LOG_AGE_S + 60), log(tmp_path, "old.log.1", LOG_AGE_S + 60)]
+        gone += [log(tmp_path, f"many-{number}.log", RECENT_S + 60 + number) for number in range(3)]
+
+        leftovers.sweep(tmp_path, tmp_path / "own.flusher")
+
+        assert [path.name for path in kept if not path.exists()] == []
+        assert [path.name for path in gone if path.exists()] == []
+
+
+def test_a_few_logs_of_ended_pipes_stay_for_a_while(tmp_path: Path) -> None:
+    """They say why a pipe ended."""
+    kept = [log(tmp_path, f"{number}.log", LOG_AGE_S - 60 - number) for number in range(LOGS)]
+
+    leftovers.sweep(tmp_path, tmp_path / "own.flusher")
+
+    assert all(path.exists() for path in kept)
+
+
+def test_lock_files_of_rings_that_are_gone_are_removed(tmp_path: Path, clock: FakeClock) -> None:
+    """A reboot empties shared memory, but no runtime directory on a disk; a flusher that is killed leaves its own."""
+    settings = settings_of(tmp_path, ring_bytes=1 << 20)
+    with ring_of(tmp_path, clock) as ring:
+        ended = open_ring(settings, clock)
+        segment.remove(ended.segment.name)
+        own, other = serving_file(settings), tmp_path / "other-v4.flusher"
+        guards = [locks.shared(path) for path in (own, other)]
+
+        leftovers.sweep(tmp_path, own)
+
+        assert {path.name for path in tmp_path.iterdir()} == {ring.locks.path.name, own.name}
+        assert guards[0].is_current()
