@@ -6,22 +6,27 @@ import json
 import os
 from itertools import count
 from pathlib import Path
+from typing import cast
 
 import pytest
 from msgspec import Raw
 
 from rudderpipe.cli.spooled import SpooledJobs
+from rudderpipe.delivery import outcome
+from rudderpipe.delivery.post import DataPlane
 from rudderpipe.flusher import spool
+from rudderpipe.flusher.direct import DirectSink
+from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sink import Damaged
 from rudderpipe.flusher.spool import PAGE_BYTES, DeadLetters, Record
 from rudderpipe.queue.failed import FailedJob, Selection
+from rudderpipe.ring import account, segment
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment
 from rudderpipe.ring.consumer import Consumer, Cut, Mark
 from rudderpipe.ring.place import of_pipe
 from rudderpipe.ring.ring import find_all
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, drain, settings_of
+from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
 
 EPOCH = 0xABC
 
@@ -168,9 +173,55 @@ def test_a_damaged_event_that_cannot_be_kept_is_said(
     assert "max_spool_bytes is 0" in caplog.text
 
 
+class Refusing:
+    """A data plane that refuses every request."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+
+    def post(self, body: bytes, *_: object, **__: object) -> outcome.Outcome:
+        """Count it."""
+        self.bodies.append(body)
+        return outcome.of_refusal(401, "status 401: key")
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats(
+    settings: Settings, clock: FakeClock
+) -> None:
+    """What was kept counts as failed in the next flusher, is not sent again, and is kept once."""
+    with ring_of(Path(str(settings.runtime_dir)), clock) as ring:
+        producer = producer_of(ring, clock)
+        for number in range(60):
+            assert producer.append(b'{"n":%d}' % number) is None
+        letters = spool.of(settings)
+
+        def sink_of(plane: Refusing) -> DirectSink:
+            return DirectSink(settings, ring.segment.epoch, cast("DataPlane", plane), letters, clock)
+
+        before, after = Refusing(), Refusing()
+        consumer = Consumer(ring)
+        consumer.refresh()
+        first = consumer.cut(20, 1_000_000)
+        assert first is not None
+        sink_of(before).settle([first], [])  # and killed here, before the ring says so
+        assert len(list(letters.records())) == 1
+
+        Flusher(ring, sink_of(after), settings, clock).drain(clock.monotonic_s() + 60)
+
+        kept = [bytes(event) for one in letters.records() for event in one.events]
+        assert kept == [b'{"n":%d}' % number for number in range(60)]
+        assert after.bodies
+        assert not any(b'"n":0' in body for body in after.bodies)
+        assert (account.read(ring).failed, account.read(ring).in_ring) == (60, 0)
+
+
 @pytest.fixture(name="settings")
 def _settings(tmp_path: Path) -> Settings:
-    return settings_of(tmp_path, write_key="k", data_plane_url="http://d", autostart=False, ring_bytes=1 << 20)
+    where = {"write_key": "k", "data_plane_url": "http://d", "gzip": False}
+    return settings_of(tmp_path, **where, autostart=False, ring_bytes=1 << 20)
 
 
 def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeClock) -> None:

@@ -218,3 +218,16 @@ def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.Monk
     names = {where.segment for where in (short, *long)}
     assert len(names) == 4
     assert max(map(len, names)) <= 30
+
+
+def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
+    settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a segment of no use nor a lock file."""
+    monkeypatch.setattr(segment.Segment, "reserve", lambda *_: False)
+
+    with pytest.raises(RingUnavailable, match="no room"):
+        open_ring(settings, clock)
+
+    assert place.own(settings).segment not in segment.names()
+    assert list(Path(str(settings.runtime_dir)).iterdir()) == []
