@@ -1,0 +1,56 @@
+"""What this host prevents fails no event: it is delivered, in order, once the host is mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trustme
+
+from native_tests.faulty_plane import FaultyPlane
+from native_tests.test_connecting import context_of
+from native_tests.world import World, wait_until
+from rudderpipe.cli.redis_server import RedisServer
+
+EVENTS = 1000
+
+
+@pytest.mark.parametrize("queue", [True, False], ids=["queue", "direct"])
+def test_a_thousand_events_wait_for_a_certificate_file_that_cannot_be_used(
+    world: World, redis_server: RedisServer, tmp_path: Path, queue: bool
+) -> None:
+    """With two attempts for each: none is counted, none fails, and the log says what is wrong."""
+    path = tmp_path / "ca.pem"
+    path.mkdir()
+    authority = trustme.CA()
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        world.explicit |= {
+            "data_plane_url": plane.url,
+            "ca_file": str(path),
+            "flush_at": 1,
+            "max_attempts": 2,
+            "max_jobs_per_request": 50,
+            "linger_s": 30,
+        }
+        if queue:
+            world.explicit["redis"] = redis_server.url
+        client = world.client()
+        for number in range(EVENTS):
+            assert client.track("u", "e", {"n": number})
+        client.flush(0)
+        wait_until(lambda: "ca_file cannot be used" in world.log())
+        process = world.sender() if queue else world.flusher()
+        if queue:
+            wait_until(lambda: world.status().events.queued == EVENTS)
+
+        path.rmdir()
+        authority.cert_pem.write_to_path(str(path))
+        wait_until(lambda: len(plane.accepted) >= EVENTS)
+
+        assert process.is_running()
+        numbers = [event["properties"]["n"] for request in plane.requests for event in request.events]
+        assert numbers == list(range(EVENTS))
+        wait_until(lambda: world.status().events.delivered == EVENTS)
+        assert world.status().events.failed == 0
+        said = [line for line in world.log().splitlines() if "ca_file cannot be used" in line]
+        assert len(said) == 1
