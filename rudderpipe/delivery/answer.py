@@ -18,7 +18,8 @@ MAX_INTERIM = 20
 """How many answers of 1xx may precede the final one."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: [^\0\r]*)?")
-_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r]*)")
+_FOLDED = re.compile(rb"[ \t][^\0\r]*")
 _LENGTH = re.compile(r"[0-9]{1,20}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*|[ \t]*)")
 
@@ -72,14 +73,17 @@ class Reader:
 
     def line(self) -> bytes:
         """Return the next line without its newline."""
-        while (end := self._data.find(b"\n", self._at)) < 0:
-            if len(self._data) - self._at >= MAX_LINE_BYTES:
+        at = self._at
+        end = self._data.find(b"\n", at)
+        while end < 0:
+            if len(self._data) - at >= MAX_LINE_BYTES:
                 raise ValueError
             self._fill()
-        line, self._at = self._data[self._at : end], end + 1
-        if len(line) >= MAX_LINE_BYTES:
+            at, end = 0, self._data.find(b"\n")
+        if end - at >= MAX_LINE_BYTES:
             raise ValueError
-        return line
+        self._at = end + 1
+        return self._data[at:end]
 
     def take(self, count: int) -> bytes:
         """Return the next bytes, at most this many and at least one."""
@@ -91,6 +95,8 @@ class Reader:
 
     def exactly(self, count: int) -> bytes:
         """Return this many bytes."""
+        if 0 < count <= len(self._data) - self._at:
+            return self.take(count)
         parts = []
         while count > 0:
             parts.append(self.take(count))
@@ -149,8 +155,10 @@ def _head(reader: Reader) -> Answer:
     headers: dict[str, str] = {}
     for name, value in _fields(reader):
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
-    reusable = "close" not in tokens and (found[1] != b"0" or "keep-alive" in tokens)
+    reusable = found[1] != b"0"
+    if "connection" in headers:
+        tokens = {token.strip().lower() for token in headers["connection"].split(",")}
+        reusable = "close" not in tokens and (reusable or "keep-alive" in tokens)
     if "transfer-encoding" in headers and (found[1] == b"0" or "content-length" in headers):
         reusable = False  # two lengths, or one that the version does not have: another reader may see another end
     return Answer(int(found[2]), headers, reusable=reusable)
@@ -163,16 +171,14 @@ def _fields(reader: Reader) -> list[tuple[str, str]]:
         line = reader.line().removesuffix(b"\r")
         if not line:
             return fields
-        if b"\r" in line or b"\0" in line:
+        if found := _FIELD.fullmatch(line):
+            name, value = found.groups()
+            fields.append((name.lower().decode(), value.decode("latin-1").rstrip(" \t")))
+        elif fields and _FOLDED.fullmatch(line):  # goes on with the one before
+            before, text = fields.pop()
+            fields.append((before, f"{text} {line.decode('latin-1').strip()}"))
+        else:
             raise ValueError
-        if fields and line[:1] in (b" ", b"\t"):  # a folded line goes on with the one before
-            name, value = fields.pop()
-            fields.append((name, f"{value} {line.decode('latin-1').strip()}"))
-            continue
-        field_name, colon, field_value = line.partition(b":")
-        if not (colon and _FIELD_NAME.fullmatch(field_name)):
-            raise ValueError
-        fields.append((field_name.decode().lower(), field_value.decode("latin-1").strip(" \t")))
     raise ValueError
 
 
@@ -199,6 +205,8 @@ def _length(text: str | None) -> int | None:
     """Return what Content-Length says; several may say the same."""
     if text is None:
         return None
+    if text.isdecimal() and text.isascii() and len(text) < 20:
+        return int(text)
     lengths = {length.strip(" \t") for length in text.split(",")}
     if len(lengths) > 1 or not _LENGTH.fullmatch(length := lengths.pop()):
         raise ValueError
