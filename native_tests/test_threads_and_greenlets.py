@@ -202,12 +202,12 @@ def test_signals_of_another_process_interrupt_calls_and_handlers(hosts: Hosts, h
     assert sum(event.where == "handler" for event in events) > 3000
 
 
-def test_a_handler_that_tracks_more_than_can_be_set_aside_returns(hosts: Hosts) -> None:
-    """Eleven hundred events from within one call: those that were not kept were refused, and counted."""
+def test_a_handler_that_tracks_much_waits_for_nothing(hosts: Hosts) -> None:
+    """Eleven hundred events from within one call: all are in the ring when the handler returns, or were refused."""
     hosts.run(PATCHED + MANY_AT_ONCE, "plain", MOMENTS[0])
 
     events = hosts.assert_all_arrived(refused=True, ordered=False)
-    assert sum(event.where == "handler" for event in events) >= 20 * 1024
+    assert sum(event.where == "handler" for event in events) >= 10 * 1100
 
 
 @pytest.mark.parametrize("host", HOSTS)

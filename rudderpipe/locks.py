@@ -195,6 +195,11 @@ class LockFile:
         except OSError as error:
             raise _refused(self.path, "be written", error) from error
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this thread is in the middle of ``lock`` and ``release``: a call from within gets no lock."""
+        return self._owner == threading.get_ident()
+
     def try_lock(self, byte: int) -> bool:
         """Take one lock without waiting. True also when this process holds it already."""
         try:

@@ -20,7 +20,7 @@ from rudderpipe.ring import account, keeper
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
-from rudderpipe.ring.seat import ENTER_TIMEOUT_S
+from rudderpipe.ring.seat import ENTER_TIMEOUT_S, Position
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 from rudderpipe.watch import Place, Watch
@@ -72,8 +72,7 @@ class Pipe:
         if callback is None:
             reason = self.producer.append(data)
             return reason is None or self.refused(reason, data)
-        ring, slot, before = self.producer.place()
-        reason = self.producer.append(data)
+        reason, before, after = self.producer.append_placed(data)
         try:
             accepted = reason is None or self.refused(reason, data)
         except RudderpipeError as error:
@@ -82,31 +81,29 @@ class Pipe:
         if not accepted:
             callbacks.call(callback, RingFull(reason or ""), msgspec.json.decode(data))
         else:
-            self._watch(ring, slot, before, callback, data)
+            self._watch(before, after if reason is None else self.producer.place(), callback, data)
         return accepted
 
-    def _watch(self, ring: Ring | None, slot: int, before: int, callback: Callback, data: bytes) -> None:
-        now_ring, now_slot, after = self.producer.place()
-        if now_ring is None or now_slot < 0:  # from within another call, before there is a slot
-            callbacks.call(callback, None, msgspec.json.decode(data))
-            return
-        if (now_ring, now_slot) != (ring, slot) or before >= after:
-            before = after - 1  # our first event there; or one from within another, which is appended after it
-        key = now_ring.segment.epoch, now_slot
+    def _watch(self, before: Position, after: Position, callback: Callback, data: bytes) -> None:
+        ring, slot, end = after
+        assert ring is not None
+        start = before[2] if before[:2] == (ring, slot) and before[2] < end else end - 1
+        key = ring.segment.epoch, slot
         watch = self._watches.get(key)
         if watch is None:
-            self._watches.clear()
-            watch = self._watches[key] = Watch(now_ring, now_slot)
-        watch.add(Place(now_ring, now_slot, before, after), callback, lambda: msgspec.json.decode(data))
+            if len(self._watches) > 1:  # more than the slot of calls, and that of calls from within calls
+                self._watches.clear()
+            watch = self._watches[key] = Watch(ring, slot)
+        watch.add(Place(ring, slot, start, end), callback, lambda: msgspec.json.decode(data))
 
     def counts(self) -> Mapping[str, int]:
-        """Events of this process: accepted since it took its slot, and refused, also without one."""
+        """Events of this process: accepted since it took its slots, and refused, also without one."""
         accepted = self._accepted_before + self._accepted()
         return {"accepted": accepted, **self._refused} if accepted or self._refused else {}
 
     def _accepted(self) -> int:
-        ring, slot, _ = self.producer.place()
-        return account.read(ring).producers[slot].accepted if ring is not None and slot >= 0 else 0
+        places = self.producer.places()
+        return sum(account.read(ring).producers[slot].accepted for ring, slot, _ in places if ring and slot >= 0)
 
     def _count_refused(self, reason: str) -> None:
         self._refused[reason] += 1

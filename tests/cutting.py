@@ -246,7 +246,6 @@ class Writer:
         """The child of its process, which has appended nothing yet; the parent goes on as before."""
         child = self.process.stage.writer()
         child.producer = copy(self.producer)
-        child.producer._aside = self.producer._aside.copy()
         child.producer._open_ring = lambda: child.process.ring
         child.producer.ring = child.process.ring
         everybody, forks._forgetters = forks._forgetters, WeakSet([child.producer])

@@ -302,43 +302,70 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
     assert drain(consumer) == numbers(0, 20)
 
 
-def test_a_call_from_within_a_call_is_appended_after_it(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler or a destructor may track in the middle of a track."""
-    producer, consumer = producer_of(ring, clock), Consumer(ring)
-    seen: list[str | None] = []
+def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler or a destructor may track in the middle of a track: its event waits for nothing."""
+    producer = producer_of(ring, clock)
+    put(producer, 0, 3)
+    seen: list[object] = []
+
+    def interrupted() -> None:
+        producer._fence = None
+        seen.append(producer.append(b'"inner"'))
+        seen.append(drain(Consumer(ring)))
+
+    producer._fence = interrupted
+    put(producer, 3, 4)
+
+    assert seen == [None, ["0", "1", "2", '"inner"']]
+    assert drain(Consumer(ring)) == ["3"]
+    assert len(ring.slots_in_use()) == 2
+
+
+def test_a_call_from_within_a_call_from_within_a_call_is_busy(ring: Ring, clock: FakeClock) -> None:
+    """There is a second producer, and no third."""
+    producer = producer_of(ring, clock)
+    inner = producer._inner
+    assert inner is not None
+    answers: list[str | None] = []
+    put(producer, 0, 3)
+    inner._fence = lambda: answers.append(producer.append(b'"third"'))
+    producer._fence = lambda: answers.append(producer.append(b'"second"'))
+    put(producer, 3, 4)
+
+    assert answers == ["busy", None]
+    assert sorted(drain(Consumer(ring))) == ['"second"', "0", "1", "2", "3"]
+
+
+def test_a_call_from_within_a_claim_is_busy(ring: Ring, clock: FakeClock) -> None:
+    """It could wait for no lock: the one that it needs is its own thread's."""
+    producer = producer_of(ring, clock)
+    answers: list[str | None] = []
+    grant = producer._grant
 
     def interrupted(ring: Ring, now_s: float) -> bool:
-        seen.append(producer.append(b'"inner"'))
+        answers.append(producer.append(b'"inner"'))
         return grant(ring, now_s)
 
     put(producer, 0, 3)
-    grant = producer._grant
     producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
     put(producer, 3, 4)
 
-    assert seen == [None]
-    assert drain(consumer) == ["0", "1", "2", "3", '"inner"']
+    assert answers == ["busy"]
+    assert drain(Consumer(ring)) == numbers(0, 4)
 
 
-def test_a_call_from_within_that_never_found_room_is_counted_when_the_producer_leaves(
-    ring: Ring, clock: FakeClock
-) -> None:
-    """It was told that it is accepted, and there was no room to the end: the account says so."""
+def test_who_leaves_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
+    """Those of its calls, and of its calls from within calls."""
     producer = producer_of(ring, clock)
-    put(producer, 0, 1000)
-    grant, inner = producer._grant, iter([b'"inner"'])
-
-    def interrupted(ring: Ring, now_s: float) -> bool:
-        for event in inner:
-            assert producer.append(event) is None
-        return grant(ring, now_s)
-
-    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
-    assert producer.append(b"1") == "full"
-
+    put(producer, 0, 1)
+    producer._fence = lambda: producer.append(b"2")
+    put(producer, 1, 2)
+    producer._fence = None
     producer.leave()
 
-    assert account.read(ring).refused == {"closed": 1}
+    assert Reclaimer(ring).work() == 2
+    assert len(drain(Consumer(ring))) == 3
+    assert producer.append(b"1") == "closed"
 
 
 def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: Ring, clock: FakeClock) -> None:

@@ -106,17 +106,16 @@ class RingModel(RuleBasedStateMachine):
         """At some store of its next append, or of leaving."""
         writer = self.writers[who]
         if leaves:
-            self.leaving(writer, lambda: writer.process.run(writer.producer.leave, step))
+            writer.process.run(writer.producer.leave, step)
         elif not writer.process.run(partial(writer.write, size), step):
             self.decide(writer)
-            self.forget_aside(writer)
         if leaves or writer.process.is_dead:
             self.replace(who)
 
     @rule(who=PRODUCERS)
     def leave(self, who: int) -> None:
         """For good; another one comes."""
-        self.leaving(self.writers[who], self.writers[who].producer.leave)
+        self.writers[who].producer.leave()
         self.replace(who)
 
     @rule(seconds=st.sampled_from([0.1, 0.9, 5.0]))
@@ -126,18 +125,8 @@ class RingModel(RuleBasedStateMachine):
 
     def replace(self, who: int, by: Writer | None = None) -> None:
         """Have another producer in place of this one, whose process ends."""
-        self.forget_aside(self.writers[who])
         self.writers[who].process.die()  # with it goes a slot whose taking was interrupted
         self.writers[who] = by or self.stage.writer()
-
-    def leaving(self, writer: Writer, leave: Callable[[], Any]) -> None:
-        """What was set aside is appended first, as far as there is room; the rest is refused in the end."""
-        aside = [task.decode() for task in writer.producer._aside if isinstance(task, bytes)]
-        before = account.read(self.stage.ring).accepted
-        leave()
-        appended = account.read(self.stage.ring).accepted - before
-        self.inner = [text for text in self.inner if text not in aside[appended:]]
-        writer.producer._aside.clear()
 
     def decide(self, writer: Writer) -> None:
         """The one in flight is in the ring, or is not."""
@@ -146,12 +135,6 @@ class RingModel(RuleBasedStateMachine):
         if there:
             writer.accepted.append(writer.in_flight)
         writer.in_flight = ""
-
-    def forget_aside(self, writer: Writer) -> None:
-        """What waited for the end of an append, while the ring was full, goes with its process."""
-        aside = [task.decode() for task in writer.producer._aside if isinstance(task, bytes)]
-        self.inner = [text for text in self.inner if text not in aside]
-        writer.producer._aside.clear()
 
     # The flusher.
 
@@ -212,9 +195,8 @@ class RingModel(RuleBasedStateMachine):
     # What holds at every moment.
 
     def accepted(self) -> int:
-        """Events that were accepted and are not kept aside by their producer."""
-        aside = sum(isinstance(task, bytes) for writer in self.writers for task in writer.producer._aside)
-        return sum(len(writer.accepted) for writer in self.stage.writers) + len(self.inner) - aside
+        """Events that were accepted."""
+        return sum(len(writer.accepted) for writer in self.stage.writers) + len(self.inner)
 
     @invariant()
     def the_account_is_exact(self) -> None:
@@ -229,7 +211,6 @@ class RingModel(RuleBasedStateMachine):
         """Everybody dies: all that was accepted comes out, and all of the room is free."""
         with self.stack:
             for writer in self.writers:
-                self.forget_aside(writer)
                 writer.process.die()
             self.drainer.process.die()
             self.drainer = self.stage.drainer()

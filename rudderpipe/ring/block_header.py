@@ -44,7 +44,7 @@ def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, se
     words[first + at.B_COUNT] = 0
     for number, value in enumerate(header, start=at.B_SLOT):
         words[first + number] = value
-        words[first + number + at.B_COPIES - at.B_SLOT] = at.complement(value)
+        words[first + number + at.B_COPIES - at.B_SLOT] = value ^ ALL_BITS
     words[first + at.B_SUM] = sum(header) & ALL_BITS
     words[first + at.B_CLAIMED_MS] = now_ms
     words[first + at.B_CHECK] = at.complement(sequence)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from _thread import RLock
+
+NEEDED = platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386")
+"""Whether the processor would show stores in another order than they were made in."""
 
 
 def fence() -> None:

@@ -198,8 +198,6 @@ _FORMATS = {
 }
 SLOTS = _FORMATS[VERSION].slots
 ENTRY = _FORMATS[VERSION].entry_bytes
-H_NOWHERE = _FORMATS[VERSION].header_words - 1
-"""What a thread stores that finds its block given up between an event and its count; read by nobody."""
 
 
 def for_version(version: int) -> Format | None:

@@ -9,23 +9,26 @@ from functools import partial
 
 from rudderpipe import forks
 from rudderpipe.clock import Clock
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.ring import fence, removed
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.layout import COMMA, LARGE_BYTES
 from rudderpipe.ring.ring import Ring
-from rudderpipe.ring.seat import Seat
+from rudderpipe.ring.seat import Position, Seat
 
 LOOK_S = 1.0
 """How often to look around while there are events."""
-ASIDE_MAX = 1024
-"""How many calls from within one call are kept until its end."""
+LOOK_EVENTS = 15
+"""One less than how many events there may be between two questions whether it is time to look."""
 
 
 class Producer(Seat):
     """Appends events for one process, from any of its threads; a forked child becomes a producer of its own.
 
-    ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then about
-    once a second while there are events: the place for seeing whether there is a flusher. ``tell_large`` is called with
-    the size of an event of more than ``LARGE_BYTES``.
+    A call from within a call (a signal handler, a destructor) goes to a second producer, with a slot and a block of
+    its own. ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then
+    about once a second while there are events: the place for seeing whether there is a flusher. ``tell_large`` is
+    called with the size of an event of more than ``LARGE_BYTES``.
     """
 
     # In a slot, where eventlet does not find it when it replaces the locks that were made before its patching.
@@ -37,11 +40,17 @@ class Producer(Seat):
         look_around: Callable[[Ring], None],
         clock: Clock,
         tell_large: Callable[[int], None] = lambda _size_bytes: None,
+        *,
+        outer: Producer | None = None,
     ) -> None:
+        """``outer`` is the producer whose calls from within calls come here."""
         super().__init__(open_ring, clock)
         self._look_around = look_around
         self._tell_large = tell_large
-        self._aside: deque[bytes | Callable[[], None]] = deque()
+        self._outer = outer
+        self._fence = fence.fence if fence.NEEDED else None
+        self._after: deque[Callable[[], object]] = deque()
+        """What is done when the call has ended, because it may log, start a process, or call this producer."""
         self._closed = False
         self.forget()
         forks.forget_in_children(self)
@@ -49,16 +58,29 @@ class Producer(Seat):
     def forget(self) -> None:
         """In a forked child: slot, block and lock are the parent's."""
         self._lock = RLock()
-        self._busy = self._catching_up = self._holds_up = False
-        self._aside.clear()
+        self._busy = self._defers = False
+        self._after.clear()
         self._looked_at_s = float("-inf")
+        self._removed: list[Ring] = []
+        """Rings of which events may have to be moved."""
+        self._owes = False
+        """Not all of them were moved, for want of room."""
         self._stand_up()
+        # Order: before any call; one that is made only when it is needed could be made twice, from within itself.
+        self._inner = None if self._outer else self._make_inner()
+
+    def _make_inner(self) -> Producer:
+        def tell_large(size_bytes: int) -> None:
+            self._after.append(partial(self._tell_large, size_bytes))
+
+        return Producer(self._open_inner, lambda _ring: None, self._clock, tell_large, outer=self)
 
     def append(self, data: bytes | bytearray) -> str | None:
         """Append one event's JSON; None when it was accepted, else the reason why not (one of ``REFUSALS``).
 
         Never waits for another process, but for a few ms at the most when it has to claim a block. May be called
-        from a signal handler or a destructor in the middle of itself.
+        from a signal handler or a destructor in the middle of itself: ``busy`` when that is in the middle of a claim,
+        or of another such call.
         """
         if not forks.PAGE[0]:
             forks.renew()
@@ -69,12 +91,17 @@ class Producer(Seat):
             # then raises RuntimeError if it fell before.
             lock.acquire()
             if self._busy:
-                return self._set_aside(data)
+                return self._append_within(data)
             self._busy = True
             try:
                 at_byte, count = self._at, self._count
                 end = at_byte + size
-                if count >= self._count_limit or end + 8 * count >= self._limit or size > LARGE_BYTES:
+                if (
+                    count >= self._count_limit
+                    or end + 8 * count >= self._limit
+                    or size > LARGE_BYTES
+                    or (not count & LOOK_EVENTS and self._is_time_to_look())
+                ):
                     reason = self._prepare(size)
                     if reason is not None:
                         return reason
@@ -84,93 +111,132 @@ class Producer(Seat):
                 self._memory[end] = COMMA
                 self._entries[self._entry - count] = end = end + 1
                 self._at = end
-                self._count = count + 1
+                self._count = count = count + 1
+                if self._fence is not None:
+                    self._fence()  # Order: the event before the count that shows it
+                # An exception that a signal handler raises before this store leaves it to the next one.
+                self._words[self._counted] = count
             finally:
                 self._busy = False
-            # Order: release and acquire are the fence between the event and the count that shows it. Another thread
-            # may append in between: what it wrote is whole too, and the count stored is the one of all of them.
-            lock.release()
-            lock.acquire()
-            self._words[self._counted] = self._count
         finally:
             try:
                 lock.release()
             except RuntimeError:
                 pass
-            if self._aside:
-                self.catch_up()
+            if self._after:
+                self._finish()
         return None
 
-    def _set_aside(self, data: bytes | bytearray) -> str | None:
-        # Only in a call from within a call. It is kept here until the outer one has ended.
-        if (reason := self._never(len(data))) is not None:
-            return reason
-        if len(self._aside) >= ASIDE_MAX:
+    def _append_within(self, data: bytes | bytearray) -> str | None:
+        if self._inner is None:
             return "busy"
-        self._aside.append(bytes(data))
-        return None
-
-    def catch_up(self) -> None:
-        """Do what had to wait for the end of an append: calls from within it, and looking around, which may log."""
-        # Whoever is in the middle of an append, or of this, does it at its end.
-        while self._aside and not self._busy and not self._catching_up:
-            self._catching_up = True
-            try:
-                if not self._do_next():
-                    return
-            finally:
-                self._catching_up = False
-
-    def _do_next(self) -> bool:
-        try:
-            task = self._aside.popleft()
-        except IndexError:
-            return True  # another thread has done it
-        if not isinstance(task, bytes):
-            task()
-        elif self.append(task) is not None:
-            self._do_tasks()  # a flusher may have to be started before there is room
-            self._aside.appendleft(task)
-            self._holds_up = True
-            return False
-        else:
-            self._holds_up = False
-        return True
-
-    def _do_tasks(self) -> None:
-        for task in tuple(self._aside):
-            if isinstance(task, bytes):
-                continue
-            try:
-                self._aside.remove(task)
-            except ValueError:
-                continue  # another thread has done it
-            task()
-
-    def _never(self, size: int) -> str | None:
-        """Why an event of that size is refused however much room there is."""
         if self._closed:
             return "closed"
-        return "too_large" if size > at.EVENT_MAX_BYTES else None
+        return self._inner.append(data)
+
+    def append_placed(self, data: bytes) -> tuple[str | None, Position, Position]:
+        """Append, and say where: the place before, and the one after, of the producer that took the event."""
+        if not forks.PAGE[0]:
+            forks.renew()
+        with self._lock:
+            target = self._inner if self._busy and self._inner is not None else self
+            defers, self._defers = self._defers, True
+            try:
+                before = target.place()
+                reason = target.append(data)
+                after = target.place()
+            finally:
+                self._defers = defers
+        self._finish()
+        return reason, before, after
+
+    def _finish(self) -> None:
+        """Do what had to wait for the end of the call, unless that was one from within another."""
+        while self._after and not (self._busy or self._defers):
+            try:
+                task = self._after.popleft()
+            except IndexError:
+                return  # another thread has done it
+            task()
+
+    def _open_inner(self) -> Ring:
+        return self.ring if self.ring is not None and self.ring.is_current else self._open_ring()
 
     def _prepare(self, size: int) -> str | None:
-        """Room for an event; a reason when there is none. What can wait is set aside until the append has ended."""
-        if (reason := self._never(size)) is not None:
-            return reason
-        if self._holds_up and not self._catching_up:
-            return "full"  # what was told that it is accepted, and found no room, comes first
+        """Room for an event; a reason when there is none."""
+        if self._closed:
+            return "closed"
+        if size > at.EVENT_MAX_BYTES:
+            return "too_large"
+        outer = self._outer
+        if outer is not None and (outer.ring is None or outer.ring.locks.is_ours):
+            return "busy"  # in the middle of a claim
         if size > LARGE_BYTES:
-            self._aside.append(partial(self._tell_large, size))
-        now_s, ring = self._clock.monotonic_s(), self.ring
-        looks = now_s - self._looked_at_s >= LOOK_S
-        if looks and ring is not None and self._slot >= 0 and not ring.is_current:
-            self._give_up_slot(ring)  # it was removed: its flusher drains it, and we go on in another
-            self.ring = None
-        reason = self._make_room(size, now_s)
+            self._after.append(partial(self._tell_large, size))
+        now_s = self._clock.monotonic_s()
+        looks = outer is None and now_s - self._looked_at_s >= LOOK_S
+        needs_block = self._at + size + at.ENTRY * self._count >= self._limit and not self._is_refused
+        reason = self._settle_down(now_s, moves=looks) if looks or needs_block else None
+        reason = reason or self._make_room(size, now_s)
         if looks and self._slot >= 0 and self.ring is not None:
             self._looked_at_s = now_s
-            self._aside.append(partial(self._look_around, self.ring))
+            self._after.append(partial(self._look_around, self.ring))
         return reason
+
+    def _is_time_to_look(self) -> bool:
+        return self._clock.monotonic_s() - self._looked_at_s >= LOOK_S
+
+    def _settle_down(self, now_s: float, *, moves: bool) -> str | None:
+        """Be in a ring that is there, and move what one that was removed still holds; a reason when that cannot be.
+
+        ``moves``: look again whether processes that have not noticed left something in it.
+        """
+        # At a claim the segment alone is looked at, which is one system call.
+        if self._outer is None and self._leave_removed(looks_closer=moves):
+            moves = True
+        if self._slot < 0 and (reason := self._enter(now_s)) is not None:
+            return reason
+        if not (self._removed and (moves or self._owes)):
+            return None
+        try:
+            return self._move()
+        except RingUnavailable as error:
+            self._say(error)
+            return "ring"
+
+    def _leave_removed(self, *, looks_closer: bool = True) -> bool:
+        """Give up the slots in a ring that was removed; whether it was. ``looks_closer``: or its lock file."""
+        ring = self.ring
+        if ring is None or (ring.is_current if looks_closer else ring.segment.is_linked()):
+            return False
+        self.quit_ring()
+        if self._inner is not None:
+            self._inner.quit_ring()
+        self._retire(ring)
+        return True
+
+    def _retire(self, ring: Ring) -> None:
+        if self._outer is None and not ring.segment.is_linked() and ring not in self._removed:
+            self._removed.append(ring)
+
+    def _move(self) -> str | None:
+        """Move events of removed rings ahead of the next event; ``full`` when there is no room for all of them."""
+        inner = self._inner
+        assert inner is not None
+        moved: list[bytes] = []
+
+        def put(data: bytes) -> bool:
+            # By the second producer, as this one is in the middle of a call. Its block is older than our next one.
+            if inner.append(data) is not None:
+                return False
+            moved.append(data[:0])
+            return True
+
+        self._owes = not all(removed.move(ring, put) for ring in self._removed)
+        self._removed = [ring for ring in self._removed if not removed.is_over(ring)]
+        if moved and self.ring is not None:
+            self._after.append(partial(self._look_around, self.ring))
+        return "full" if self._owes else None
 
     def count_refused(self, reason: str) -> None:
         """Count an event that its caller was told is refused: in the slot, or without one under the claim lock.
@@ -178,9 +244,10 @@ class Producer(Seat):
         Without a ring, or while the lock is not to be had, the count waits in the process for the next one.
         """
         with self._lock:
-            if self._busy and not self._uncounted:
-                self._aside.append(self._count_late)
             self._uncounted[reason] += 1
+            if self._busy:
+                self._after.append(self._count_late)
+                return
         self._count_late()
 
     def _count_late(self) -> None:
@@ -193,21 +260,45 @@ class Producer(Seat):
             finally:
                 self._busy = False
 
+    def look(self) -> None:
+        """See whether the ring was removed, and move what nobody would drain."""
+        self._quietly(self._look)
+
+    def _look(self) -> None:
+        self._leave_removed()
+        if not self._closed and any(map(removed.is_stranded, self._removed)):
+            self._settle_down(self._clock.monotonic_s(), moves=True)
+
     def ask_flush(self) -> Ring | None:
         """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
+        return self._quietly(self._ask_flush)
+
+    def _quietly(self, task: Callable[[], object]) -> Ring | None:
+        """Do something that enters the ring: what a call from within tracks meanwhile goes to the second producer."""
         if not forks.PAGE[0]:
             forks.renew()
         try:
             with self._lock:
                 if self._busy:
-                    return None
-                self._busy = True  # a call from within would take a slot of its own
+                    self._raise_ticket()
+                    return self.ring
+                self._busy = True
                 try:
-                    return self._ask_flush()
+                    task()
+                    return self.ring if self._slot >= 0 or self._closed else None
                 finally:
                     self._busy = False
         finally:
-            self.catch_up()
+            self._finish()
+
+    def _ask_flush(self) -> None:
+        if not self._closed:
+            self._settle_down(self._clock.monotonic_s(), moves=True)
+        self._raise_ticket()
+
+    def _raise_ticket(self) -> None:
+        if self._slot >= 0:
+            at.bump(self._words, self._slot_at + at.S_TICKET)
 
     def await_queue(self) -> None:
         """Have the flusher tell for about a second what becomes of events in the queue."""
@@ -215,28 +306,32 @@ class Producer(Seat):
         if ring is not None and slot >= 0 and forks.PAGE[0]:
             at.bump(ring.words, ring.layout.slot(slot) + at.S_AWAITED)
 
-    def _ask_flush(self) -> Ring | None:
-        if self._slot < 0 and not self._closed and self._enter(self._clock.monotonic_s()) is not None:
-            return None
-        if self._slot >= 0:
-            at.bump(self._words, self._slot_at + at.S_TICKET)
-        return self.ring
+    def places(self) -> list[Position]:
+        """Where this process appends: its place, and that of its calls from within calls."""
+        return [seat.place() for seat in (self, self._inner) if seat is not None]
 
     def leave(self) -> None:
         """Give the slot up; the flusher takes what is left. Later appends are refused."""
         if not forks.PAGE[0]:
             forks.renew()
-        self.catch_up()
         with self._lock:
             if self._busy:  # a signal handler in the middle of an append: when that has ended
-                self._aside.append(self.leave)
+                self._after.append(self.leave)
                 return
-            self._closed = True
-            self._limit = 0  # Order: before the seal; an append from a signal handler in between is refused
-            if left := sum(isinstance(task, bytes) for task in tuple(self._aside)):
-                self._uncounted["closed"] += left  # calls from within calls that found no room to the end
-                self._aside.clear()
-            self._count_refusals(last=True)
-            if self._slot >= 0 and self.ring is not None:
-                self._give_up_slot(self.ring)
-            self._drop_ring()
+            self._busy = True  # Order: before the seal; an append from a signal handler in between is refused
+            try:
+                self._leave()
+            finally:
+                self._busy = False
+        self._finish()
+
+    def _leave(self) -> None:
+        self._look()
+        self._closed = True
+        self._limit = 0
+        self._count_refusals(last=True)
+        if self._slot >= 0 and self.ring is not None:
+            self._give_up_slot(self.ring)
+        if self._inner is not None:
+            self._inner.leave()
+        self._drop_ring()

@@ -33,7 +33,7 @@ class RingView:
     def slots_used(self) -> int:
         """Slots that ever had a producer; all of them when the word is damaged, or has no complement (layout 3)."""
         used = self.words[at.H_SLOTS_USED]
-        is_whole = self.words[at.H_SLOTS_USED_CHECK] == at.complement(used)
+        is_whole = self.words[at.H_SLOTS_USED_CHECK] == used ^ at.ALL_BITS
         return min(used, self.layout.slots) if is_whole else self.layout.slots
 
     def owner(self, slot: int) -> Identity:

@@ -25,6 +25,10 @@ SLOW_S = 1.0
 """A grant that lasted longer is followed by one of 1, so that a slow producer holds little back and looks around."""
 
 
+Position = tuple[Ring | None, int, int]
+"""A ring, a slot, and how many events were appended in that slot."""
+
+
 class Seat:
     """Only used under the lock of the ``Producer`` that it is the ring's side of."""
 
@@ -59,7 +63,7 @@ class Seat:
         self._at = self._limit = 0
         """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
         self._claiming = False
-        self._counted = at.H_NOWHERE  # a thread between its event and its count stores there, too
+        self._counted = 0
         self._count = self._count_limit = 0
         """Events in the block; how many there may be before more must be granted."""
 
@@ -68,8 +72,11 @@ class Seat:
         try:
             return self._make_room_in(size, now_s)
         except RingUnavailable as error:  # no locks or descriptors left, a full disk under runtime_dir
-            self.trouble = RingUnavailable(*error.args)  # not the one with a traceback, which keeps the ring in use
+            self._say(error)
             return "ring"
+
+    def _say(self, error: RingUnavailable) -> None:
+        self.trouble = RingUnavailable(*error.args)  # not the one with a traceback, which keeps the ring in use
 
     def _make_room_in(self, size: int, now_s: float) -> str | None:
         if self._slot < 0 and (reason := self._enter(now_s)) is not None:
@@ -77,7 +84,7 @@ class Seat:
         ring = self.ring
         assert ring is not None
         needs_grant = self._count >= self._count_limit
-        if needs_grant and self._words[at.H_ROOM] == self._refused_at_room:
+        if needs_grant and self._is_refused:
             return "full"
         if not needs_grant and self._at + size + at.ENTRY * self._count < self._limit:
             return None
@@ -97,6 +104,11 @@ class Seat:
         finally:
             ring.locks.release(at.LOCK_CLAIM)
         return None
+
+    @property
+    def _is_refused(self) -> bool:
+        """Whether there was no room the last time, and nothing has moved since."""
+        return self._slot >= 0 and bool(self._words[at.H_ROOM] == self._refused_at_room)
 
     def _lock_claim(self, ring: Ring, now_s: float) -> bool:
         """Take the claim lock, inside the ``try`` whose ``finally`` releases it; wait for it once a second at the most.
@@ -139,7 +151,8 @@ class Seat:
         try:
             slot = self._take_slot()
         except RingUnavailable as error:
-            self.trouble, self._kept_out = RingUnavailable(*error.args), "ring"  # as in _make_room
+            self._say(error)
+            self._kept_out = "ring"
             self._open_again_at_s = now_s + RETRY_S
             return "ring"
         ring = self.ring
@@ -162,7 +175,10 @@ class Seat:
     def _take_slot(self) -> int | None:
         """-1 when there is none, None when the claim lock is not to be had; raises ``RingUnavailable``."""
         while True:
-            if self.ring is None or not self.ring.is_current:
+            if self.ring is not None and not self.ring.is_current:
+                self._retire(self.ring)
+                self.ring = None
+            if self.ring is None:
                 self.ring = self._open_ring()
             ring, me = self.ring, liveness.me()
             try:
@@ -173,6 +189,9 @@ class Seat:
                 return claims.take_slot(ring, me)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
+
+    def _retire(self, ring: Ring) -> None:
+        """Keep in mind a ring that is left because it is closed, or was removed."""
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < SLOW_S else 1
@@ -192,8 +211,8 @@ class Seat:
         words, layout, base = self._words, ring.layout, self._base + self._count
         self._claiming = True
         if self._block >= 0:
-            # Order: before the next block can be seen. Another thread may stand between its event and its count; were
-            # that count still missing, what it appends next would overtake it.
+            # Order: before the next block can be seen. An exception may have cut an append before its count; were that
+            # still missing, what is appended next would overtake the event.
             words[self._counted] = self._count
         claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY, self._clock.time_ms())
         if claimed is None:
@@ -206,7 +225,6 @@ class Seat:
         # (Python 3.10), a limit of 0 leads here again, and _find_out puts things right.
         self._limit = 0
         if self._block >= 0:
-            words[self._counted] = self._count
             words[self._counted + at.B_SEALED - at.B_COUNT] = self._sequence
         self._count_limit -= self._count
         self._block, self._sequence, self._base, self._count = first, sequence, base, 0
@@ -215,15 +233,15 @@ class Seat:
         self._claiming = False
         return True
 
-    def place(self) -> tuple[Ring | None, int, int]:
-        """Ring, slot, and how many events were appended in that slot; a moment's truth, taken without the lock."""
+    def place(self) -> Position:
+        """Return where this process appends: a moment's truth, taken without the lock."""
         return self.ring, self._slot, self._base + self._count
 
     def _find_out(self, ring: Ring) -> None:
         """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
         words, layout = self._words, ring.layout
-        words[self._counted] = self._count  # as in _claim: another thread may stand between its event and its count
-        self._counted = at.H_NOWHERE
+        if self._block >= 0:
+            words[self._counted] = self._count  # as in _claim
         accepted = words[self._slot_at + at.S_ENTERED]
         for sequence, block in ring.blocks_in_use():
             header = block_header.read(words, layout, block)
@@ -239,6 +257,12 @@ class Seat:
         if self._block >= 0:
             self._words[self._counted] = self._count
             self._words[self._counted - at.B_COUNT + at.B_SEALED] = self._sequence
+
+    def quit_ring(self) -> None:
+        """Know of no ring any more; what was put into this one stays there."""
+        if self.ring is not None and self._slot >= 0:
+            self._give_up_slot(self.ring)
+        self._drop_ring()
 
     def _give_up_slot(self, ring: Ring) -> None:
         """What is in it is drained without us, and then its room is free."""

@@ -59,7 +59,7 @@ class Segment:
     def cap(self) -> int:
         """Events that the ring may hold; the smaller of two that do not agree."""
         cap, check = self.words[at.H_CAP], self.words[at.H_CAP_CHECK]
-        return min(cap, at.complement(check))
+        return min(cap, check ^ at.ALL_BITS)
 
     def reserve(self, start: int, size_bytes: int) -> bool:
         """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
