@@ -212,11 +212,17 @@ def test_a_handler_that_tracks_much_waits_for_nothing(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_destructors_interrupt_calls(hosts: Hosts, host: str) -> None:
-    """Objects in garbage cycles track when they are collected, which is in the middle of ``track``."""
+    """Objects in garbage cycles track when they are collected, which is in the middle of ``track``.
+
+    So often that some fall into a claim, or into each other: those are refused, and counted.
+    """
     hosts.run(PATCHED + DESTRUCTORS, host, MOMENTS[0])
 
     events = hosts.assert_all_arrived(refused=True, ordered=False)
-    assert sum(event.where == "destructor" for event in events) == 3000
+    arrived = sum(event.where == "destructor" for event in events)
+    assert arrived > 2000
+    assert arrived + hosts.noted()[1] == 3000
+    assert set(hosts.world.status().events.refused) == {"busy"}
 
 
 def test_sixteen_threads(hosts: Hosts) -> None:

@@ -100,7 +100,7 @@ class Producer(Seat):
                     count >= self._count_limit
                     or end + 8 * count >= self._limit
                     or size > LARGE_BYTES
-                    or (not count & LOOK_EVENTS and self._is_time_to_look())
+                    or (not count & LOOK_EVENTS and self._outer is None and self._is_time_to_look())
                 ):
                     reason = self._prepare(size)
                     if reason is not None:
