@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
+from weakref import WeakSet
 
 import msgspec
 
@@ -46,6 +48,7 @@ class Pipe:
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
         self.forget()
         forks.forget_in_children(self)
+        _all.add(self)
 
     def forget(self) -> None:
         """In a forked child: what is watched is the parent's."""
@@ -217,3 +220,13 @@ class Pipe:
             )
             self._autostart.forget()
             self._watches.clear()
+
+
+_all: WeakSet[Pipe] = WeakSet()
+
+
+@atexit.register
+def _look_once_more() -> None:
+    """Move, at the end of the process, what a removed ring holds."""
+    for pipe in list(_all):
+        pipe.producer.look()

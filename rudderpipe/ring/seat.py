@@ -10,6 +10,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import block_header, claims
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
 GRANT_MAX = 64
@@ -256,6 +257,7 @@ class Seat:
         """Say that the block gets no more events."""
         if self._block >= 0:
             self._words[self._counted] = self._count
+            fence()  # Order: after the seal the count is final
             self._words[self._counted - at.B_COUNT + at.B_SEALED] = self._sequence
 
     def quit_ring(self) -> None:
