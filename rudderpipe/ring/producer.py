@@ -334,4 +334,5 @@ class Producer(Seat):
             self._give_up_slot(self.ring)
         if self._inner is not None:
             self._inner.leave()
+        self._removed.clear()
         self._drop_ring()

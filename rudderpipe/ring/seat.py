@@ -20,8 +20,6 @@ ENTER_TIMEOUT_S = 0.25
 """The same for opening the ring and taking a slot, once in a process's life, when many begin together."""
 RETRY_S = 1.0
 """How long a ring that could not be opened is left alone, and how long a claim lock that was held is not waited for."""
-_NO_RING = memoryview(bytearray((at.H_NOWHERE + 1) * at.WORD)).cast("Q")
-"""For a thread that stands between its event and its count when the ring is given up."""
 SLOW_S = 1.0
 """A grant that lasted longer is followed by one of 1, so that a slow producer holds little back and looks around."""
 
@@ -53,8 +51,7 @@ class Seat:
     def _drop_ring(self) -> None:
         """Keep nothing of the ring, so that its descriptors are given back."""
         self.ring = None
-        self._memory = self._entries = memoryview(b"")
-        self._words = _NO_RING
+        self._memory = self._entries = self._words = memoryview(b"")
 
     def _drop_slot(self) -> None:
         self._slot = -1
