@@ -94,6 +94,8 @@ class Courier:
             outcome = self._plane.post(body, first.write_key, first.timeout_s)
         except MemoryError:
             outcome = of_obstacle("no memory is left for a request")
+        except Exception as error:  # noqa: BLE001  # events that are JSON can be posted: it is not their doing
+            outcome = of_obstacle(f"a request cannot be made: {type(error).__name__}")
         verdict = self._judge(group, outcome, first.attempts + 1)
         self._learn(group, verdict)
         return verdict

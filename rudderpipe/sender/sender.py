@@ -210,12 +210,7 @@ class Sender:
 
     def _take(self, now_s: float) -> int:
         """Write down what is known and take what is next; how many jobs were written down."""
-        try:
-            self._upkeep.work(now_s)
-        except QueueUnavailable as error:
-            if not error.answered:
-                raise
-            self._log.warning("upkeep", f"delayed, stalled and old failed jobs are left alone: {error}")
+        self._upkeep.work(now_s)
         # Order: a take whose answer is lost leaves jobs active that we do not know of; they are recovered then.
         self._to_recover = "free" if self._lease else None
         max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
