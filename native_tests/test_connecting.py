@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import trustme
 from urllib3.util import wait_for_read
@@ -64,6 +65,36 @@ def test_a_connection_that_does_not_come_about() -> None:
             assert told(ours.post(BODY, KEY)).kind == "retry"
         for each in waiting:
             each.close()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_connection_that_is_being_made_can_be_aborted(scheme: str) -> None:
+    """A stop does not wait until ``connect_timeout_s`` is over."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(8)]
+        for each in waiting:
+            each.setblocking(False)
+            each.connect_ex(address)
+        ours = towards(f"{scheme}://127.0.0.1:{address[1]}", connect_timeout_s=600, timeout_s=600)
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.append(ours.post(BODY, KEY).reason))
+        thread.start()
+        wait_until(lambda: connecting_to(address[1]) > len(waiting) - 2)
+        ours.abort()
+        thread.join(30)
+        for each in waiting:
+            each.close()
+        assert found == ["stopped"]
+
+
+def connecting_to(port: int) -> int:
+    """How many connections of ours to this port have no answer yet."""
+    return sum(
+        1
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.raddr and connection.raddr.port == port and connection.status == psutil.CONN_SYN_SENT
+    )
 
 
 def test_a_host_without_descriptors_makes_no_attempt(plane: FaultyPlane) -> None:
@@ -271,6 +302,37 @@ def test_a_tls_answer_whose_records_drip_ends_in_time(authority: trustme.CA, tmp
         ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
         outcome = told(ours.post(BODY, KEY))
         assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
+
+
+TLS_ENDS = {
+    "bytes that are none of TLS": b"HTTP/1.1 200 OK\r\n\r\n",
+    "an alert in the clear": b"\x15\x03\x03\x00\x02\x02\x28",
+    "a broken record": b"\x17\x03\x03\x00\x20" + b"x" * 32,
+    "an end without a word": b"",
+}
+
+
+@pytest.mark.parametrize("kind", TLS_ENDS)
+def test_tls_that_breaks_within_an_answer_is_no_answer(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
+    """Whatever follows half an answer, the attempt is repeated over another connection."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1"))
+
+    def serve(sock: socket.socket) -> None:
+        below = sock.dup()
+        with below, context.wrap_socket(sock, server_side=True) as tls:
+            head_of(tls)
+            tls.recv(65_536)
+            tls.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok")
+            below.sendall(TLS_ENDS[kind])
+            below.shutdown(socket.SHUT_RDWR)
+
+    with RawServer(serve) as server:
+        ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"))
+        for _ in range(2):
+            outcome = told(ours.post(BODY, KEY))
+            assert (outcome.kind, outcome.status) == ("retry", 0)
+        assert server.connections == 2
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -527,6 +589,16 @@ def test_whatever_a_proxy_says_to_connect_nothing_is_raised(kind: str) -> None:
         assert (outcome.kind, outcome.status) == (expected, 0)
         assert said in outcome.reason
         assert server.ended.wait(30)
+
+
+def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
+    """``track()`` returns False at once and never raises."""
+    with RawServer(replies(b"220 smtp.example.org ESMTP\r\n")) as server:
+        client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, proxy_url=f"http://{server.address}")
+        assert client.track("u", "e") is False
+        assert client.counts() == {"failed": 1}
+        assert "no HTTP proxy" in caplog.text
+        client.shutdown()
 
 
 def test_a_plain_proxy_that_refuses_our_password_fails_no_event(plane: FaultyPlane) -> None:

@@ -155,6 +155,19 @@ def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
     assert plane.accepted == [0, 2]
 
 
+def test_a_lack_of_memory_is_no_attempt(clock: FakeClock) -> None:
+    """The same events are tried again later, as often as it takes."""
+
+    class Exhausted(Strict):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            raise MemoryError
+
+    courier = Courier(cast(DataPlane, Exhausted(set())), Settings(), clock)
+    verdict = courier.attempt([Parcel([b"{}"], 2, "KEY", attempts=3)] * 2)
+    assert (verdict.kind, verdict.count, verdict.attempts) == ("blocked", 2, 3)
+    assert verdict.wait_s > 0
+
+
 def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
     """A refusal that is not repeated: every event arrives, none fails without having been refused alone."""
 
