@@ -296,3 +296,24 @@ assert accepted == 50
     flusher.terminate()
     assert flusher.wait(10) == 0
     assert world.plane.stats()["events"] == 51
+
+
+def test_a_client_has_two_descriptors_and_gives_both_back(world: World) -> None:
+    """However many clients there are; one that shares its pipe has none of its own, and the last one closes both."""
+    world.explicit["autostart"] = False
+    me = psutil.Process()
+    before = me.num_fds()
+
+    pipes = [f"{world.explicit['pipe']}-{number}" for number in range(30)]
+    clients = [world.client(pipe=pipe) for pipe in pipes for _ in range(2)]
+    assert all(client.track("u", "e") for client in clients)
+    assert me.num_fds() - before == 2 * len(pipes)
+    for client in clients[::2]:
+        client.shutdown(0)
+    assert me.num_fds() - before == 2 * len(pipes)
+    for client in clients[1::2]:
+        client.shutdown(0)
+
+    assert me.num_fds() == before
+    assert not any(client.track("u", "e") for client in clients)
+    assert clients[1].counts() == {"accepted": 2, "closed": 2}

@@ -33,6 +33,16 @@ BLOCK_STEP_S = 0.002
 logger = logging.getLogger("rudderpipe")
 
 
+class _Still:
+    """A ring from which nothing has been seen to leave since a moment, while events waited in it."""
+
+    def __init__(self, mark: tuple[int, int], since_s: float) -> None:
+        """``mark`` is another one once an event has left, or the ring is another."""
+        self.mark = mark
+        self.since_s = since_s
+        self.told = False
+
+
 class Pipe:
     """The producer's end of the pipe that these settings name."""
 
@@ -43,17 +53,16 @@ class Pipe:
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._autostart = Autostart(settings, clock, self._log)
-        self._told_undrained = False
-        self._undrained_since_s: float | None = None
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
         self.forget()
         forks.forget_in_children(self)
         _all.add(self)
 
     def forget(self) -> None:
-        """In a forked child: what is watched is the parent's."""
+        """In a forked child: what is watched, seen and told is the parent's."""
         self._watches: dict[tuple[int, int], Watch] = {}
         self._since: Since | None = None
+        self._still: _Still | None = None
         self._refused: Counter[str] = Counter()
         self._accepted_before = 0
         """Events that were accepted before ``shut``."""
@@ -165,23 +174,27 @@ class Pipe:
         self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")
 
     def _tell_undrained(self, ring: Ring) -> None:
-        """Say once that events have been accepted for half a minute while nobody took them."""
-        now_s = self._clock.monotonic_s()
+        """Say once that no event has left the ring for half a minute while some waited in it."""
         age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
-        if self._told_undrained or 0 <= age_ms < keeper.FRESH_MS:
-            self._undrained_since_s = None
+        is_fresh = 0 <= age_ms < keeper.FRESH_MS  # the usual case, and the cheap one
+        if is_fresh or not (waiting := account.read(ring).in_ring):
+            self._still = None
             return
-        since_s = self._undrained_since_s = now_s if self._undrained_since_s is None else self._undrained_since_s
-        waiting = account.read(ring).in_ring
-        if now_s - since_s >= UNDRAINED_S and waiting:
-            self._told_undrained = True
-            logger.error(
-                "no flusher has drained the ring for %.0f s: events wait in it events=%d ring=%s autostart=%s",
-                now_s - since_s,
-                waiting,
-                ring.segment.name,
-                self.settings.autostart,
-            )
+        # A flusher may have no time for its heart while it drains: what counts is what leaves the ring.
+        now_s, mark = self._clock.monotonic_s(), (ring.segment.epoch, ring.drained())
+        if self._still is None or self._still.mark != mark:
+            self._still = _Still(mark, now_s)
+        still_s = now_s - self._still.since_s
+        if still_s < UNDRAINED_S or self._still.told:
+            return
+        self._still.told = True
+        logger.error(
+            "no flusher has drained the ring for %.0f s: events wait in it events=%d ring=%s autostart=%s",
+            still_s,
+            waiting,
+            ring.segment.name,
+            self.settings.autostart,
+        )
 
     def warm_up(self) -> None:
         """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""

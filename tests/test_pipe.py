@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import liveness, program, start_claim
+from rudderpipe import forks, liveness, program, start_claim
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.pipe import Pipe
 from rudderpipe.ring import account, claims, keeper, place, segment
@@ -316,6 +316,71 @@ def test_a_lock_of_a_start_that_nothing_gives_back_counts_for_a_minute(tmp_path:
     assert start_claim.is_taken(path)
     for fd in (held, next_one):
         os.close(fd)
+
+
+ALARM = "no flusher has drained the ring"
+
+
+def later(pipe: Pipe, clock: FakeClock, seconds: float) -> None:
+    """Time passes, and then there is an event, at which the pipe looks around."""
+    clock.now_s += seconds
+    assert put(pipe)
+
+
+def test_events_that_wait_for_half_a_minute_are_told_once(
+    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And once more after some have left, and the next ones wait as long."""
+    pipe = pipes(max_internal_queue_size=100)
+    consumer = Consumer(ring_of(pipe)) if put(pipe) else None
+    assert consumer is not None
+
+    later(pipe, clock, 29)
+    assert ALARM not in caplog.text
+    later(pipe, clock, 2)
+    later(pipe, clock, 2)
+    assert caplog.text.count(ALARM) == 1
+
+    drain(consumer)
+    later(pipe, clock, 60)
+    assert caplog.text.count(ALARM) == 1
+    later(pipe, clock, 31)
+    assert caplog.text.count(ALARM) == 2
+
+
+def test_a_ring_that_is_drained_gives_no_alarm(pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """Though its flusher's heart does not beat, as it waits for an answer; nor does a ring that was empty."""
+    pipe = pipes(max_internal_queue_size=100)
+    consumer = Consumer(ring_of(pipe)) if put(pipe) else None
+    assert consumer is not None
+
+    for _ in range(5):
+        drain(consumer)
+        later(pipe, clock, 20)
+    drain(consumer)
+    pipe.warm_up()
+    later(pipe, clock, 600)
+
+    assert ALARM not in caplog.text
+
+
+def test_a_forked_worker_has_seen_and_told_nothing(
+    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the master saw half a minute ago is no alarm of the worker's, and what the master told silences none."""
+    pipe = pipes(max_internal_queue_size=100)
+    assert put(pipe)
+    later(pipe, clock, 20)
+
+    forks.PAGE[0] = 0  # what a child finds
+    later(pipe, clock, 15)
+    assert ALARM not in caplog.text
+    later(pipe, clock, 31)
+    assert caplog.text.count(ALARM) == 1
+    forks.PAGE[0] = 0
+    later(pipe, clock, 1)
+    later(pipe, clock, 31)
+    assert caplog.text.count(ALARM) == 2
 
 
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
