@@ -317,3 +317,21 @@ def test_a_client_has_two_descriptors_and_gives_both_back(world: World) -> None:
     assert me.num_fds() == before
     assert not any(client.track("u", "e") for client in clients)
     assert clients[1].counts() == {"accepted": 2, "closed": 2}
+
+
+def test_a_process_with_other_settings_says_so_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The flusher was started by another process, and goes by what that one was given."""
+    code = "import rudderpipe; c = rudderpipe.Client(flush_at=7, max_attempts=3); assert c.track('u', 'e'); input()"
+    other = world.start("-c", code, stdin=subprocess.PIPE)
+    world.flusher()
+
+    client = world.client()
+
+    def warned() -> list[str]:
+        assert client.track("u", "e")
+        return [message for message in caplog.messages if "goes by other settings" in message]
+
+    wait_until(warned)
+    assert len(warned()) == 1
+    assert "this client: flush_at, max_attempts; give" in warned()[0]
+    assert other.poll() is None

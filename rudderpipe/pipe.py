@@ -18,7 +18,7 @@ from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable, Rudderpi
 from rudderpipe.flush import RingFlush, Since
 from rudderpipe.outlets import Encoded, ShortWay
 from rudderpipe.receipts import Done, Flush, Stuck, Until
-from rudderpipe.ring import account, keeper
+from rudderpipe.ring import account, keeper, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
@@ -53,6 +53,9 @@ class Pipe:
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._autostart = Autostart(settings, clock, self._log)
+        self._compared: tuple[int, int] | None = None
+        self._differing: list[str] = []
+        """What a forked child need not say again."""
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
         self.forget()
         forks.forget_in_children(self)
@@ -167,6 +170,7 @@ class Pipe:
             self._since_last(ring)
             self._autostart.look(ring, sure=sure)
             self._tell_undrained(ring)
+            self._compare_settings(ring)
         except Exception as error:  # noqa: BLE001  # whatever it is, the event has been accepted
             self._log.warning("start", f"cannot see whether there is a flusher: {error}")
 
@@ -195,6 +199,24 @@ class Pipe:
             ring.segment.name,
             self.settings.autostart,
         )
+
+    def _compare_settings(self, ring: Ring) -> None:
+        """Say once which settings the flusher has others of: another process, which started it, was given them."""
+        flusher = ring.segment.epoch, ring.words[at.H_STARTS]
+        if flusher == self._compared:
+            return
+        differing = served_settings.differing(ring, self.settings)
+        if differing is None:
+            return
+        self._compared = flusher
+        if differing and differing != self._differing:
+            logger.warning(
+                "the flusher of this pipe goes by other settings than this client: %s; give all processes the same, "
+                "and restart those that have others ring=%s",
+                ", ".join(differing),
+                ring.segment.name,
+            )
+        self._differing = differing
 
     def warm_up(self) -> None:
         """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""

@@ -56,6 +56,7 @@ ORDER = [
         "ring.consumer",
         "ring.reclaim",
         "ring.account",
+        "ring.served_settings",
         "ring.removed",
         "ring.seat",
         "ring.producer",

@@ -10,18 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from rudderpipe import forks, liveness, program, start_claim
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
+from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.pipe import Pipe
-from rudderpipe.ring import account, claims, keeper, place, segment
+from rudderpipe.ring import account, claims, keeper, place, segment, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.ring.seat import CLAIM_TIMEOUT_S
-from tests.fakes import FakeClock, drain, settings_of
+from tests.fakes import FakeClock, FakeSink, drain, settings_of
 
 CAP = 10
 
@@ -381,6 +383,54 @@ def test_a_forked_worker_has_seen_and_told_nothing(
     later(pipe, clock, 1)
     later(pipe, clock, 31)
     assert caplog.text.count(ALARM) == 2
+
+
+def test_a_flusher_with_other_settings_is_noticed(
+    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning names what differs, and no value; settings that each process has of its own do not count."""
+    pipe = pipes(write_key="s3cret", data_plane_url="http://d/", max_internal_queue_size=100)
+    assert put(pipe)
+    ring = ring_of(pipe)
+    same = {"write_key": "s3cret", "data_plane_url": "http://D:80/v1/batch"}
+
+    def serve(**settings: Any) -> None:
+        assert keeper.take(ring, clock)
+        Flusher(ring, FakeSink(), msgspec.structs.replace(pipe.settings, **{**same, **settings}), clock)
+        later(pipe, clock, 2)
+        later(pipe, clock, 2)
+
+    serve(autostart=True, when_full="block", linger_s=1.0)
+    assert caplog.messages == []
+    serve(flush_at=7, write_key="0ther", redis="redis://:s3cret@h")
+    serve(flush_at=7, write_key="0ther", redis="redis://:s3cret@h")
+    assert [message.partition(";")[0] for message in caplog.messages] == [
+        "the flusher of this pipe goes by other settings than this client: write_key, flush_at, redis"
+    ]
+    serve()
+    serve(gzip=False)
+    assert len(caplog.messages) == 2
+    assert "this client: gzip;" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert "0ther" not in caplog.text
+
+
+def test_settings_of_another_version_are_not_compared(
+    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their digests stand for other names; nor are those that are being written."""
+    pipe = pipes()
+    assert put(pipe)
+    ring = ring_of(pipe)
+    assert keeper.take(ring, clock)
+    served_settings.record(ring, msgspec.structs.replace(pipe.settings, flush_at=7))
+    for word in (at.H_SERVED, at.H_SERVED + 1):
+        before, ring.words[word] = ring.words[word], 12345
+        later(pipe, clock, 2)
+        assert caplog.messages == []
+        ring.words[word] = before
+    later(pipe, clock, 2)
+    assert len(caplog.messages) == 1
 
 
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:

@@ -12,7 +12,7 @@ from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.sink import Sink
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment
+from rudderpipe.ring import segment, served_settings
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
@@ -56,6 +56,7 @@ class Flusher:
         heartbeat: Heartbeat | None = None,
     ) -> None:
         self._ring = ring
+        served_settings.record(ring, settings)
         self._sink = sink
         self._settings = settings
         self._clock = clock

@@ -31,7 +31,9 @@ The segment, in order (all words are u64, host order, aligned)::
      55  asleep         56  interpreter                                         reserved
      64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
-    512..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
+    512  the start (54) of the flusher that goes by these settings: 513 a digest of their names, 514..639 digests of
+         their values
+    640..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
 
     SLOT, 32 words                              BLOCK HEADER, 16 words (two cache lines)
       0  pid (0 = free)   1  start                0  count    events committed; written last, read first
@@ -140,6 +142,7 @@ H_REFUSED = 20
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 H_SEEN_OFF, H_SEEN_FAILED, H_SEEN_TIMES = range(48, 51)
 H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS = range(51, 55)
+H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 FIXED_WORDS = 512

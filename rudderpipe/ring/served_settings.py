@@ -1,0 +1,75 @@
+"""The settings that a ring's flusher goes by, as digests in the ring, for clients that were given other ones.
+
+A digest is salted with the ring's epoch, and neither it nor a name tells a value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.fence import fence
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import CLIENTS, Settings
+
+_NOT_THE_FLUSHERS = {
+    *CLIENTS,
+    *("when_full", "block_timeout_ms", "log_level", "autostart", "shutdown_timeout_s", "linger_s"),
+    # These name the pipe, or are the ring's own.
+    *("pipe", "runtime_dir", "ring_bytes", "max_internal_queue_size", "path"),
+}
+"""Settings of which each process has its own, or that cannot differ within a pipe; ``path`` is in the URL's form."""
+NAMES = tuple(name for name in Settings.__struct_fields__ if name not in _NOT_THE_FLUSHERS)
+
+
+def record(ring: Ring, settings: Settings) -> None:
+    """Write down what the flusher goes by. Only by the process that holds the flusher's lock."""
+    if not _has_room(ring):
+        return
+    words = ring.words
+    words[at.H_SERVED] = 0
+    fence()
+    for number, digest in enumerate([_digest(ring, NAMES), *_digests(ring, settings)]):
+        words[at.H_SERVED + 1 + number] = digest
+    fence()  # Order: what is written is valid for the flusher whose start this is
+    words[at.H_SERVED] = words[at.H_STARTS]
+
+
+def differing(ring: Ring, settings: Settings) -> list[str] | None:
+    """Return the names of the settings that the flusher has others of; None when that is not known."""
+    if not _has_room(ring):
+        return None
+    words, first = ring.words, at.H_SERVED + 2
+    start = words[at.H_SERVED]
+    fence()
+    names, digests = words[first - 1], words[first : first + len(NAMES)].tolist()
+    fence()
+    if not start == words[at.H_SERVED] == words[at.H_STARTS] or names != _digest(ring, NAMES):
+        return None  # it is being written, or was by a version with other settings
+    own = _digests(ring, settings)
+    return [name for name, theirs, ours in zip(NAMES, digests, own, strict=True) if theirs != ours]
+
+
+def _has_room(ring: Ring) -> bool:
+    return ring.layout.format.header_words >= at.H_SERVED + 2 + len(NAMES)
+
+
+def _digests(ring: Ring, settings: Settings) -> list[int]:
+    return [_digest(ring, (name, _value(settings, name))) for name in NAMES]
+
+
+def _value(settings: Settings, name: str) -> Any:
+    """The value in the form in which two spellings of it are one."""
+    if name == "data_plane_url":
+        return settings.endpoint
+    if name == "redis" and settings.redis is not None:
+        return settings.redis_address
+    return getattr(settings, name)
+
+
+def _digest(ring: Ring, value: Any) -> int:
+    data = ring.segment.epoch.to_bytes(8, "big") + msgspec.json.encode(value)
+    return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
