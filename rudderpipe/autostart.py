@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from rudderpipe import forks, locks, program, start_claim
+from rudderpipe import forks, locks, log_text, program, start_claim
 from rudderpipe.clock import Clock
 from rudderpipe.errors import ProcessNotStarted
 from rudderpipe.ring import keeper
@@ -24,7 +23,7 @@ TOLD_AFTER_S = 1.0
 """A flusher that serves another ring of the pipe takes a new ring within this; the second one ended for that reason."""
 TAIL_BYTES = 4096
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 class _Begun(NamedTuple):
@@ -120,4 +119,4 @@ def _last_line(path: Path, after_bytes: int) -> str:
         return ""
     lines = text.split("\n")
     last = next((line for line in reversed(lines) if line.strip()), "")
-    return "".join(character if character.isprintable() else " " for character in last)
+    return log_text.one_line(last)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
-from rudderpipe import forks
+from rudderpipe import forks, log_text
 from rudderpipe.clock import Clock
 from rudderpipe.throttle import ThrottledLog
 
@@ -16,7 +15,7 @@ Callback = Callable[..., Any]
 STEP_S = 0.005
 THREAD_NAME = "rudderpipe-callbacks"
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 class Callbacks:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.callbacks import Callback, accepted
 from rudderpipe.clock import Clock
 from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull, RingUnavailable
@@ -23,7 +23,7 @@ ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 HOST_ERRORS = (OSError, MemoryError, RingUnavailable)
 """What a call may meet that is neither its caller's fault nor the event's."""
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 _clients: WeakSet[ClientBase] = WeakSet()
 _diverted: Outlet | None = None
 

@@ -6,6 +6,8 @@ ever holds an event's payload, a write key or a password; the facts are attribut
 
 from __future__ import annotations
 
+from rudderpipe.log_text import one_line
+
 
 class RudderpipeError(Exception):
     """The base of all errors of rudderpipe."""
@@ -19,8 +21,8 @@ class SettingsError(RudderpipeError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
+        self.field = one_line(field)
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return f"setting {self.field}: {self.reason}"
@@ -31,8 +33,8 @@ class EventError(RudderpipeError):
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
-        self.field = field
-        self.reason = reason
+        self.field = one_line(field)
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return f"{self.field}: {self.reason}"
@@ -61,8 +63,8 @@ class RingUnavailable(RingError):
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
+        self.name = one_line(name)
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return f"ring {self.name}: {self.reason}"
@@ -76,7 +78,7 @@ class RingFull(RingError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return f"the event was refused: {self.reason}"
@@ -90,7 +92,7 @@ class ProcessNotStarted(RudderpipeError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return self.reason
@@ -104,7 +106,7 @@ class DeliveryError(RudderpipeError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return f"the event was not delivered: {self.reason}"
@@ -138,8 +140,8 @@ class QueueUnavailable(QueueError):
 
     def __init__(self, address: str, reason: str, answered: bool = False) -> None:
         super().__init__(address, reason, answered)
-        self.address = address
-        self.reason = reason
+        self.address = one_line(address)
+        self.reason = one_line(reason)
         self.answered = answered
 
     def __str__(self) -> str:
@@ -150,7 +152,7 @@ class AnotherDataPlane(QueueUnavailable):
     """The queue has jobs for the data plane ``owner``, which is not ours; nothing was changed."""
 
     def __init__(self, address: str, queue_name: str, owner: str) -> None:
-        owner = "".join(letter if letter.isprintable() else "?" for letter in owner[:200])
+        owner = one_line(owner, 200)
         reason = (
             f"the queue {queue_name} has jobs for the data plane {owner}: give this one another queue_name, or make "
             "the queue its own with `rudderpipe queue --adopt`"
@@ -195,7 +197,7 @@ class JobUnreadable(QueueError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = one_line(reason)
 
     def __str__(self) -> str:
         return self.reason

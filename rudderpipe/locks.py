@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import logging
 import os
 import resource
 import signal
@@ -25,7 +24,7 @@ from collections import deque
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from rudderpipe import descriptors, forks
+from rudderpipe import descriptors, forks, log_text
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.settings import Settings
 
@@ -47,7 +46,7 @@ _OWN_SUFFIXES = (
 )
 """What rudderpipe itself puts into a runtime directory."""
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 _warned: set[Path] = set()
 
 

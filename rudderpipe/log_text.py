@@ -1,19 +1,23 @@
-"""Text from outside, made safe for one line of a log, of a reason, or of a terminal."""
+"""Text from outside, made safe for a line of a log, for a reason, and for a terminal."""
 
 from __future__ import annotations
 
+import logging
 import re
+import traceback
 
-_MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069"
-"""Unicode's line and paragraph separators, and the marks that turn the direction of writing."""
-_unsafe = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_MARKS}\ufeff\ud800-\udfff]")
+SHOWN = 2000
+LOG_SHOWN = 4000
+_MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
+"""Unicode's line and paragraph separators, and the marks that turn the direction of writing or show nothing."""
+_unsafe = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_MARKS}\ud800-\udfff]")
 
 
-def one_line(text: str, shown: int = 500) -> str:
-    """Return the text with each control character escaped, cut after so many characters.
+def one_line(text: str, shown: int = SHOWN) -> str:
+    """Return the text with each control character escaped, cut after ``shown`` characters.
 
     A line break would begin an entry of its own in a log, ESC would speak to the terminal, a lone surrogate cannot be
-    written, and a mark of direction makes a line look like another one.
+    written, and a mark of direction makes one line look like another.
     """
     cut = text[:shown]
     if not cut.isprintable():  # few texts are not
@@ -21,6 +25,36 @@ def one_line(text: str, shown: int = 500) -> str:
     return cut if len(text) <= shown else f"{cut}…"
 
 
+def lines(text: str) -> str:
+    """Return the text with each of its lines made safe."""
+    return "\n".join(one_line(line, LOG_SHOWN) for line in text.split("\n"))
+
+
+def logger(name: str = "rudderpipe") -> logging.Logger:
+    """Return a logger of ours, all of whose entries are one safe line each, a traceback's lines besides."""
+    found = logging.getLogger(name)
+    found.addFilter(_is_safe)
+    return found
+
+
 def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    return character.encode("unicode_escape").decode()
+    return match[0].encode("unicode_escape").decode()
+
+
+def _is_safe(record: logging.LogRecord) -> bool:
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001  # the handler says what is wrong with the entry
+        return True
+    safe = one_line(message, LOG_SHOWN)
+    if safe != message:
+        record.msg, record.args = safe, ()
+    if record.exc_info and not record.exc_text:
+        record.exc_text = "\n".join(map(_of_traceback, traceback.format_exception(*record.exc_info)))
+    return True
+
+
+def _of_traceback(piece: str) -> str:
+    """Return a piece of a traceback: frames keep their lines, an exception's own text becomes one."""
+    ours = piece.startswith(("  File ", "Traceback ", "\n"))
+    return lines(piece.rstrip("\n")) if ours else one_line(piece.rstrip("\n"), LOG_SHOWN)

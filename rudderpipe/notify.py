@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 from collections.abc import Callable, MutableMapping
 
+from rudderpipe import log_text
+
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 SEND_TIMEOUT_S = 1.0
-logger = logging.getLogger("rudderpipe.notify")
+logger = log_text.logger("rudderpipe.notify")
 
 
 def send_datagram(address: bytes, message: bytes) -> None:
@@ -88,7 +89,7 @@ class Notify:
             return
         lines = list(assignments)
         if status is not None:  # a line break would begin another assignment
-            lines.append("STATUS=" + "".join(c if c.isprintable() else " " for c in status))
+            lines.append("STATUS=" + log_text.one_line(status))
         try:
             self._send(self._address, "\n".join(lines).encode(errors="replace"))
         except (OSError, ValueError) as error:  # ValueError: an address that cannot be one

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
 from rudderpipe.receipts import Done, Flush, Until
 from rudderpipe.throttle import ThrottledLog
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 Encoded = bytes | bytearray

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import logging
 from collections import Counter
 from collections.abc import Callable, Mapping
 from weakref import WeakSet
 
 import msgspec
 
-from rudderpipe import forks
+from rudderpipe import forks, log_text
 from rudderpipe.autostart import Autostart
 from rudderpipe.callbacks import Callback, callbacks
 from rudderpipe.clock import Clock
@@ -30,7 +29,7 @@ from rudderpipe.watch import Place, Watch
 UNDRAINED_S = 30.0
 BLOCK_STEP_S = 0.002
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 class _Still:

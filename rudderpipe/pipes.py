@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from weakref import WeakValueDictionary
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.pipe import Pipe
 from rudderpipe.settings import Settings
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 _open: WeakValueDictionary[Settings, Pipe] = WeakValueDictionary()
 _users: dict[Settings, int] = {}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
-logger = logging.getLogger("rudderpipe")
+from rudderpipe import log_text
+
+logger = log_text.logger()
 
 
 def from_environment(environment: Mapping[str, str], url: str) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from rudderpipe import locks
+from rudderpipe import locks, log_text
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.settings import LOG_LEVELS, Settings
@@ -55,13 +55,13 @@ def guarded(program: str, main: Callable[[], int]) -> int:
     try:
         return main()
     except SettingsError as error:
-        print(f"rudderpipe.{program}: {error}", file=sys.stderr)  # noqa: T201  # before there is a log
+        print(log_text.lines(f"rudderpipe.{program}: {error}"), file=sys.stderr)  # noqa: T201  # before there is a log
         return EXIT_USAGE
     except RingUnavailable as error:
-        logging.getLogger(f"rudderpipe.{program}").error("%s", error)
+        log_text.logger(f"rudderpipe.{program}").error("%s", error)
         return EXIT_UNAVAILABLE
-    except Exception:
-        logging.getLogger(f"rudderpipe.{program}").exception("ended by an error")
+    except Exception:  # noqa: BLE001  # whatever it is, the log has it
+        log_text.logger(f"rudderpipe.{program}").exception("ended by an error")
         return EXIT_FAILED
 
 
@@ -98,7 +98,7 @@ def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.L
     if arguments.log:
         handler = OwnLog(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
     handler.setFormatter(logging.Formatter(FORMAT))
-    logger = logging.getLogger("rudderpipe")
+    logger = log_text.logger()
     logger.addHandler(handler)
     usual = logging.INFO if arguments.verbose or arguments.log else logging.WARNING
     logger.setLevel(LOG_LEVELS[level] if level else usual)

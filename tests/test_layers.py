@@ -10,6 +10,7 @@ HOUSE = Path(__file__).parent.parent / "rudderpipe"
 ORDER = [
     *(
         "version",
+        "log_text",
         "errors",
         "clock",
         "redis_address",
@@ -29,7 +30,6 @@ ORDER = [
     *("start_claim", "program", "service"),
     "types",
     *(
-        "log_text",
         "foreign",
         "values",
         "checks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from rudderpipe import locks
+from rudderpipe import locks, log_text
 from rudderpipe.cli import rings
 from rudderpipe.clock import Clock
 from rudderpipe.flusher.flusher import Flusher
@@ -27,8 +27,11 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
     wanted = _places(settings, pipe, ring_name)
     found = [(where, ring) for where in wanted if (ring := find_at(where)) is not None]
     if not found:
-        print(f"rudderpipe: there is no such ring: {ring_name or pipe or settings.pipe_name}", file=sys.stderr)
-        print("\n".join(rings.table(rings.of_this_user(settings.runtime_dir))), file=sys.stderr)
+        print(
+            log_text.lines(f"rudderpipe: there is no such ring: {ring_name or pipe or settings.pipe_name}"),
+            file=sys.stderr,
+        )
+        print(log_text.lines("\n".join(rings.table(rings.of_this_user(settings.runtime_dir)))), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
     return max(_drain(settings, where, ring, clock, deadline_s) for where, ring in found)
@@ -73,5 +76,5 @@ def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadl
     }
     done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing waited"
     left = f"; {after.in_ring:,} events stay in the ring" if after.in_ring else ""
-    print(f"{where.stem}: {done}{left}")
+    print(log_text.lines(f"{where.stem}: {done}{left}"))
     return EXIT_UNAVAILABLE if after.in_ring else EXIT_OK

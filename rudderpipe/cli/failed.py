@@ -16,6 +16,7 @@ import msgspec
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.spooled import SpooledJobs
 from rudderpipe.clock import Clock
+from rudderpipe.log_text import one_line
 from rudderpipe.queue.failed import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
@@ -64,11 +65,11 @@ def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_jso
         events += job.events
         if limit is not None and jobs > limit:
             continue
-        line = Listed(_shown(job.id), _time(job), job.events, len(job.data), job.reason)
+        line = Listed(one_line(job.id), _time(job), job.events, len(job.data), job.reason)
         if as_json:
             print(msgspec.json.encode(line).decode())
         else:
-            print(f"{line.id:>8}  {line.failed_at or '-':24}  {line.events:>6} events  {_shown(line.reason)}")
+            print(f"{line.id:>8}  {line.failed_at or '-':24}  {line.events:>6} events  {one_line(line.reason)}")
     if not as_json:
         more = f", the first {limit:,} shown" if limit is not None and jobs > limit else ""
         print(f"{jobs:,} failed jobs, {events:,} events{more}")
@@ -80,10 +81,10 @@ def show(found: FailedStore, job_id: str) -> int:
     job = next(found.find(Selection(ids=frozenset([job_id]))), None)
     if job is None:
         return _none_of_that_id()
-    print(f"id       {_shown(job.id)}\nfailed   {_time(job) or '-'}\nreason   {_shown(job.reason)}")
+    print(f"id       {one_line(job.id)}\nfailed   {_time(job) or '-'}\nreason   {one_line(job.reason)}")
     if job.job is None:
         print(f"data     {len(job.data):,} bytes that are no job of a RudderStack SDK:")
-        print(_shown(job.data[:1000].decode(errors="replace")))
+        print(one_line(job.data[:1000].decode(errors="replace"), 1000))
         return EXIT_OK
     print(f"events   {job.events:,}")
     for event in job.job.events:
@@ -186,11 +187,6 @@ def _time(job: FailedJob) -> str | None:
 
 def _line(event: bytes) -> bytes:
     return msgspec.json.format(event, indent=-1) if b"\n" in event or b"\r" in event else event
-
-
-def _shown(text: str) -> str:
-    """Foreign text on a terminal: no control characters, no second line."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _none_of_that_id() -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from rudderpipe import settings as settings_module
 from rudderpipe.cli.moments import moment_ms
 from rudderpipe.errors import RudderpipeError, SettingsError
+from rudderpipe.log_text import lines
 from rudderpipe.settings import CLIENTS, Settings
 from rudderpipe.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 from rudderpipe.version import VERSION
@@ -239,10 +240,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except SettingsError as error:
-        print(f"rudderpipe: {error}", file=sys.stderr)
+        print(lines(f"rudderpipe: {error}"), file=sys.stderr)
         return EXIT_USAGE
     except (RudderpipeError, OSError) as error:
-        print(f"rudderpipe: {error}", file=sys.stderr)
+        print(lines(f"rudderpipe: {error}"), file=sys.stderr)
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         print(

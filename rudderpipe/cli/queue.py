@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from rudderpipe.clock import Clock
+from rudderpipe.log_text import lines, one_line
 from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK
@@ -19,8 +20,8 @@ def queue(settings: Settings, *, adopt: bool) -> int:
             f"{counts.waiting:,} jobs waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
             f"{counts.failed:,} failed"
         )
-        print(f"queue     {settings.queue_name} at redis {settings.redis_place}: {jobs}")
-        print(f"jobs for  {before or 'not known: no job was added or taken by a version that says so'}")
+        owner = one_line(before) or "not known: no job was added or taken by a version that says so"
+        print(lines(f"queue     {settings.queue_name} at redis {settings.redis_place}: {jobs}\njobs for  {owner}"))
         if adopt and before != found.plane:
             found.adopt()
             print(f"from now  {found.plane}: what is in the queue goes there")

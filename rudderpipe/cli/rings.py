@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from rudderpipe import liveness, locks
+from rudderpipe import liveness, locks, log_text
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.errors import RingUnavailable, RudderpipeError
 from rudderpipe.ring import account, place, segment
@@ -55,7 +55,7 @@ def rings(runtime_dir: str | None, *, as_json: bool) -> int:
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
-        print("\n".join(table(found)) if found else "no rings")
+        print(log_text.lines("\n".join(table(found))) if found else "no rings")
     return EXIT_FAILED if any(row.is_stuck for row in found) else EXIT_OK
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
 from rudderpipe.clock import Clock
@@ -305,7 +306,7 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
-        print("\n".join([_text(found), *(_producers(found.ring) if producers and found.ring else [])]))
+        print(log_text.lines("\n".join([_text(found), *(_producers(found.ring) if producers and found.ring else [])])))
     if found.trouble:
         return EXIT_UNAVAILABLE
     return EXIT_OK if found.events.balanced and not found.is_stuck else EXIT_FAILED

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
 from rudderpipe import client as ours
-from rudderpipe import parts
+from rudderpipe import log_text, parts
 from rudderpipe.compat import messages
 from rudderpipe.errors import EventError, EventTooLarge, SettingsError
 from rudderpipe.settings import EVENT_LIMIT_BYTES
@@ -19,7 +18,7 @@ STUCK_S = 10.0
 OnError = Callable[[Exception, list[dict[str, Any]]], Any]
 Answer = tuple[bool, dict[str, Any]]
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 class DefaultConfig:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from rudderpipe import log_text
 from rudderpipe.compat import client as base
 from rudderpipe.compat.client import Answer, DefaultConfig, OnError
 from rudderpipe.errors import SettingsError
@@ -43,7 +44,7 @@ class Client(base.Client):
         **settings: Any,
     ) -> None:
         if log_handler is not None:
-            logging.getLogger("rudderpipe").addHandler(log_handler)
+            log_text.logger().addHandler(log_handler)
         for name in [name for name in settings if name.startswith("oauth_")]:
             if settings.pop(name):
                 raise SettingsError(name, "has no meaning: a data plane knows its sources by their write keys")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from rudderpipe import log_text
 from rudderpipe.client import Client
 from rudderpipe.contrib import context
 from rudderpipe.shape import ambient
@@ -16,7 +16,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 class RequestContext:

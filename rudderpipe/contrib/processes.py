@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
+from rudderpipe import log_text
 from rudderpipe.client import Client
 from rudderpipe.client_base import living
 
-logger = logging.getLogger("rudderpipe")
+logger = log_text.logger()
 
 
 def clients() -> list[Client]:

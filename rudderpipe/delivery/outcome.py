@@ -46,7 +46,7 @@ def of_refusal(status: int, why: str) -> Outcome:
 
     Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
     """
-    return Outcome("refused", status, f"status {status}: {why}"[:REASON_CHARACTERS])
+    return Outcome("refused", status, one_line(f"status {status}: {why}"[:REASON_CHARACTERS]))
 
 
 def refuses_gzip(outcome: Outcome) -> bool:
@@ -57,9 +57,9 @@ def refuses_gzip(outcome: Outcome) -> bool:
 
 def of_failure(reason: str) -> Outcome:
     """No answer, or half of one: it may have been handled, and the server tells repeated events by their ids."""
-    return Outcome("retry", 0, reason[:REASON_CHARACTERS])
+    return Outcome("retry", 0, one_line(reason[:REASON_CHARACTERS]))
 
 
 def of_obstacle(reason: str) -> Outcome:
     """Something that must be mended on this host: no event may fail for it, however long it lasts."""
-    return Outcome("blocked", 0, reason[:REASON_CHARACTERS])
+    return Outcome("blocked", 0, one_line(reason[:REASON_CHARACTERS]))

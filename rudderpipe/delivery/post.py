@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from base64 import b64encode
 from urllib.parse import urlsplit
 
+from rudderpipe import log_text
 from rudderpipe.delivery import outcome, redirect, request, retry_after
 from rudderpipe.delivery.answer import Answer, NoAnswer
 from rudderpipe.delivery.dial import Obstacle
@@ -15,7 +15,7 @@ from rudderpipe.delivery.wire import PORTS, Wire
 from rudderpipe.settings import Settings
 from rudderpipe.version import USER_AGENT
 
-logger = logging.getLogger("rudderpipe.delivery")
+logger = log_text.logger("rudderpipe.delivery")
 
 
 class DataPlane:

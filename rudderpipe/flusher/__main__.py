@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 
 import msgspec
 
-from rudderpipe import locks, program, service, start_claim
+from rudderpipe import locks, log_text, program, service, start_claim
 from rudderpipe.clock import Clock
 from rudderpipe.duty import run
 from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
@@ -23,7 +22,7 @@ from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 
 RESTART_S = 1.0
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class SenderKeeper:

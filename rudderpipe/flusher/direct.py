@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
 from rudderpipe.delivery.post import DataPlane
@@ -19,7 +19,7 @@ from rudderpipe.throttle import ThrottledLog
 
 BLOCKED_LOG_S = 60.0
 
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class DirectSink:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
@@ -33,7 +33,7 @@ SEE_OFF_S = 0.02
 AWAITED_S = 1.0
 """How long a producer counts as waiting for that after it said so."""
 
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class Flusher:

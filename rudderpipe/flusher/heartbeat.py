@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.ring import keeper
 from rudderpipe.ring.ring import Ring
@@ -13,7 +13,7 @@ INTERVAL_S = 0.2
 PATIENCE_S = 60.0
 """How long one cycle may take: no sink waits so long for an answer. Past it the heart stops, because nothing moves."""
 
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class Heartbeat:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from rudderpipe import locks
+from rudderpipe import locks, log_text
 from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
@@ -28,7 +27,7 @@ ENTRY_PATIENCE_S = 0.1
 SERVING_SUFFIX = ".flusher"
 SERVING = 0
 """The byte of the pipe's own lock file that its flusher holds."""
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 def serving_file(settings: Settings) -> Path:

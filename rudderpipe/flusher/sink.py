@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
 from msgspec import Raw
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock, iso_ms
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.spool import DeadLetters, damaged_record_of
@@ -18,7 +18,7 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import logging
 import os
 import re
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Raw
 
-from rudderpipe import locks
+from rudderpipe import locks, log_text
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.settings import Settings
 
@@ -37,7 +36,7 @@ STEP_S = 0.01
 _MOMENT_END = 10**13 - 1
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,150}")
 
-logger = logging.getLogger("rudderpipe.flusher")
+logger = log_text.logger("rudderpipe.flusher")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -16,6 +16,7 @@ from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.log_text import one_line
 from rudderpipe.redis_address import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
 
 ABORT = struct.pack("ii", 1, 0)
@@ -149,4 +150,4 @@ def _is_stale(client: redis.Redis) -> bool:
 def _reason(error: Exception) -> str:
     """The first line of what Redis or the system said, without the script's address in it."""
     lines = str(error).splitlines() or [type(error).__name__]
-    return _SCRIPT.sub("", lines[0])[:200]
+    return one_line(_SCRIPT.sub("", lines[0]), 200)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
 
-from rudderpipe import liveness, service
+from rudderpipe import liveness, log_text, service
 from rudderpipe.admin import health
 from rudderpipe.admin.address import parse_address, text_of
 from rudderpipe.admin.server import AdminServer
@@ -26,7 +25,7 @@ from rudderpipe.signals import EXIT_OK, StopFlag
 
 IDLE_MAX_S = 0.2
 """Jobs wait in Redis, whose room is not the ring's: polling less costs a moment, and nothing else."""
-logger = logging.getLogger("rudderpipe.sender")
+logger = log_text.logger("rudderpipe.sender")
 
 
 def orphaned(parent: int | None) -> Callable[[], bool]:

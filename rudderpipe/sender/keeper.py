@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.errors import LeaseLost, QueueUnavailable
 from rudderpipe.queue.queue import LOCK_MS, Queue
@@ -16,7 +16,7 @@ from rudderpipe.throttle import ThrottledLog
 BLOCKED_LOG_S = 60.0
 TICK_S = 0.5
 LOOK_S = 4.0
-logger = logging.getLogger("rudderpipe.sender")
+logger = log_text.logger("rudderpipe.sender")
 
 
 class Keeper:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
 
-logger = logging.getLogger("rudderpipe.sender")
+logger = log_text.logger("rudderpipe.sender")
 
 
 class Ledger:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.delivery.courier import Courier, Parcel, Verdict
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueUnavailable
@@ -29,7 +29,7 @@ BLOCKED_LOG_S = 60.0
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
 
-logger = logging.getLogger("rudderpipe.sender")
+logger = log_text.logger("rudderpipe.sender")
 
 
 class Sender:

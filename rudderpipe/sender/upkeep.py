@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-
+from rudderpipe import log_text
 from rudderpipe.queue.failed import TRIM_AT_ONCE, FailedJobs
 from rudderpipe.queue.queue import SWEEP_MS, Queue
 from rudderpipe.settings import Settings
@@ -12,7 +11,7 @@ SWEEP_S = SWEEP_MS / 1000
 PROMOTE_S = 5.0
 TRIM_S = 30.0
 
-logger = logging.getLogger("rudderpipe.sender")
+logger = log_text.logger("rudderpipe.sender")
 
 
 class Upkeep:
