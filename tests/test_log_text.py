@@ -29,7 +29,6 @@ EVIL = "a\nERROR forged\r\x1b[2J\x9b1m\x00\x85\u2028\u202eb\u2066\ud800"
 
 def is_safe(text: str) -> bool:
     """One line that a terminal shows as it stands, and that has UTF-8."""
-    text.encode()
     marks = ("\u061c", "\u200e", "\u200f")
     return len(text.splitlines()) <= 1 and not any(
         unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
