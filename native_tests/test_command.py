@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.world import World, command_of, wait_until
 from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.ring import segment
 
 KINDS: dict[str, dict[str, object]] = {
     "identify": {"userId": "u", "traits": {"plan": "Free"}},
@@ -150,17 +153,72 @@ def test_status_of_a_pipe_without_a_ring(world: World) -> None:
     assert [path for path in Path(world.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
 
 
-def test_the_demonstration_loses_nothing() -> None:
-    """The main job on an embedded default: gunicorn, Redis, kills; exit code 0 only when nothing is lost."""
-    done = subprocess.run(
-        [sys.executable, "-m", "rudderpipe", "demo", "--seconds", "3"], capture_output=True, timeout=100, check=False
-    )
+def demonstration(world: World, directory: Path, seconds: float) -> subprocess.Popen[bytes]:
+    """Start the demonstration, with its own directory in the test's."""
+    command = ["env", f"TMPDIR={directory}", sys.executable, "-m", "rudderpipe", "demo", "--seconds", str(seconds)]
+    return world.start_program(*command, stdout=-1, stderr=-1)
 
-    text = done.stdout.decode()
-    assert done.returncode == 0, (text, done.stderr)
+
+def is_sender(process: psutil.Process, directory: Path) -> bool:
+    """Whether it is the demonstration's sender."""
+    command = command_of(process)
+    return "rudderpipe.sender" in command and str(directory) in " ".join(command)
+
+
+def assert_nothing_is_left(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """No process, no file, no shared memory."""
+    place = str(directory / "rudderpipe-demo")
+    assert [other for other in psutil.process_iter() if place in " ".join(command_of(other))] == []
+    assert list(directory.glob("rudderpipe-demo*")) == []
+    assert [name for name in segment.names() if f"-demo-{process.pid}." in name] == []
+
+
+@pytest.mark.timeout(400)
+def test_the_demonstration_loses_nothing(world: World, directory: Path) -> None:
+    """The main job on an embedded default: gunicorn, Redis, kills; exit code 0 only when nothing is lost."""
+    process = demonstration(world, directory, 3)
+
+    output, errors = process.communicate(timeout=300)
+
+    text = output.decode()
+    assert process.returncode == 0, (text, errors)
+    for name in ("gunicorn", "flusher", "sender", "data plane"):
+        assert f"ended       {name}" in text
+    assert_nothing_is_left(process, directory)
     assert "killed      worker" in text
     assert "killed      sender" in text
     assert [line.split()[1] for line in text.splitlines() if line.startswith("lost")] == ["0"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_ends_all_that_the_demonstration_started(
+    world: World, directory: Path, number: signal.Signals
+) -> None:
+    """As a terminal sends it: to the whole group, and once more while things end."""
+    process = demonstration(world, directory, 60)
+    wait_until(lambda: [other for other in psutil.process_iter() if is_sender(other, directory)])
+
+    os.killpg(process.pid, number)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 128 + number, (output, errors)
+    assert f"{number.name}: everything that was started has ended" in output.decode()
+    assert errors == b""
+    assert_nothing_is_left(process, directory)
+
+
+def test_an_error_half_way_ends_all_that_the_demonstration_started(world: World, directory: Path) -> None:
+    """An application that does not start; Redis and the data plane had."""
+    world.explicit["flush_at"] = "none"
+    process = demonstration(world, directory, 60)
+
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 2, (output, errors)
+    assert b"gunicorn ended with exit code" in errors
+    del world.explicit["flush_at"]
+    assert_nothing_is_left(process, directory)
 
 
 def test_the_data_plane_misbehaves_when_told_to(world: World) -> None:

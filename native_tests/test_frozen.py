@@ -34,6 +34,7 @@ if client.settings.redis:
 note(f"tracked: {client.track('u', 'e')}")
 note(f"flushed: {client.flush(float(os.environ['PATIENCE']), until='delivered').complete}")
 """
+pytestmark = pytest.mark.timeout(400)  # two builds
 NAMES = ("python-ingest", "ingest", "one-file")
 
 

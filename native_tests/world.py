@@ -130,7 +130,7 @@ class World:
         return [
             process
             for process in psutil.process_iter()
-            if self.explicit["runtime_dir"] in " ".join(_command(process)) and process.pid != os.getpid()
+            if self.explicit["runtime_dir"] in " ".join(command_of(process)) and process.pid != os.getpid()
         ]
 
     def log(self) -> str:
@@ -155,7 +155,8 @@ class World:
             segment.remove(segment.segment_name(lock_file.stem))
 
 
-def _command(process: psutil.Process) -> list[str]:
+def command_of(process: psutil.Process) -> list[str]:
+    """Return a process's command line, which is empty once it is gone."""
     try:
         return list(process.cmdline())
     except psutil.Error:

@@ -1,4 +1,7 @@
-"""``rudderpipe demo``: the whole pipe under load, with a worker and the sender killed half way, and its account."""
+"""``rudderpipe demo``: the whole pipe under load, with a worker and the sender killed half way, and its account.
+
+It ends everything that it started, whatever ends the demonstration.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +16,33 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
 
 import msgspec
 import psutil
 
+from rudderpipe import locks
 from rudderpipe import settings as settings_module
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.redis_server import RedisServer, executable
 from rudderpipe.errors import SettingsError
+from rudderpipe.ring import segment
+from rudderpipe.ring.ring import find_all
 from rudderpipe.settings import Settings
 from rudderpipe.signals import EXIT_FAILED, EXIT_OK
 
 WORKERS = 4
 CLIENTS = 4
 DRAIN_S = 40.0
+SENDER_S = 30.0
+"""How much longer the load lasts for a sender to be there and be killed."""
+END_S = 10.0
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_INTERRUPTED = 128
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -78,37 +91,73 @@ class Load:
             thread.join()
 
 
+class _Ended(BaseException):
+    """A signal asked for the demonstration's end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def demo(seconds: float) -> int:
     """The command; an exit code: 0 only when nothing was lost."""
     if importlib.util.find_spec("gunicorn") is None:
         raise SettingsError("demo", "needs gunicorn: pip install 'rudderpipe[demo]'")
-    with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rudderpipe-demo-")))
-        redis_server = stack.enter_context(RedisServer(directory))
-        print(f"redis       {executable()} on a unix socket")
-        plane, url = _start_data_plane(stack)
-        print(f"data plane  {url} (pid {plane.pid})")
-        settings = settings_module.load(
-            {
-                "write_key": "DEMO_WRITE_KEY",
-                "data_plane_url": url,
-                "redis": redis_server.url,
-                "pipe": f"demo-{os.getpid()}",
-                "runtime_dir": str(directory / "run"),
-                "flush_interval_ms": 500,
-                "linger_s": 1.0,
-            },
-            environment={},
-        )
-        master = _start_application(stack, settings, directory)
-        print(f"gunicorn    {WORKERS} preloaded workers (pid {master.pid})")
-        return _run(settings, master, Load(directory / "app.sock"), url, seconds)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(_signals())
+            return _demonstrate(stack, seconds)
+    except _Ended as ended:
+        print(f"\n{signal.Signals(ended.number).name}: everything that was started has ended, without an account")
+        return _INTERRUPTED + ended.number
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """The first signal ends the demonstration; from then on none interrupts the end of its processes."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Ended(number)
+
+    noticed = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+    before = {number: signal.signal(number, end) for number in noticed}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _demonstrate(stack: ExitStack, seconds: float) -> int:
+    directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rudderpipe-demo-")))
+    redis_server = stack.enter_context(RedisServer(directory))
+    print(f"redis       {executable()} on a unix socket")
+    plane, url = _start_data_plane(stack)
+    print(f"data plane  {url} (pid {plane.pid})")
+    settings = settings_module.load(
+        {
+            "write_key": "DEMO_WRITE_KEY",
+            "data_plane_url": url,
+            "redis": redis_server.url,
+            "pipe": f"demo-{os.getpid()}",
+            "runtime_dir": str(directory / "run"),
+            "flush_interval_ms": 500,
+            "linger_s": 1.0,
+        },
+        environment={},
+    )
+    stack.callback(_end_own_processes, settings)
+    master = _start_application(stack, settings, directory)
+    print(f"gunicorn    {WORKERS} preloaded workers (pid {master.pid})")
+    return _run(settings, master, Load(directory / "app.sock"), url, seconds)
 
 
 def _start_data_plane(stack: ExitStack) -> tuple[subprocess.Popen[bytes], str]:
     command = [sys.executable, "-m", "rudderpipe", "data-plane", "--port", "0"]
-    plane = subprocess.Popen(command, stdout=subprocess.PIPE)  # noqa: S603  # our own
-    stack.callback(_end, plane)
+    plane = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)  # noqa: S603  # our own
+    stack.callback(_end, "data plane", plane)
     assert plane.stdout is not None
     line = plane.stdout.readline().decode()
     return plane, next(word.rstrip(",") for word in line.split() if word.startswith("http://"))
@@ -139,8 +188,10 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
         f"unix:{path}",
     ]
     command += ["--log-level", "critical", "rudderpipe.cli.demo_app:application"]
-    master = subprocess.Popen(command, env={**os.environ, **variables})  # noqa: S603  # our own
-    stack.callback(_end, master)
+    # In a session of its own: Ctrl-C is for the demonstration, which ends its processes in order.
+    environment = {**os.environ, **variables}
+    master = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603  # our own
+    stack.callback(_end, "gunicorn", master)
     while True:
         try:
             connection = UnixConnection(path)
@@ -153,26 +204,67 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
             time.sleep(0.05)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(name: str, process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    process.wait(10)
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    print(f"ended       {name} (pid {process.pid})")
+
+
+def _end_own_processes(settings: Settings) -> None:
+    """End flusher and sender, whoever started them, and remove what killed ones leave behind."""
+    asked: set[int] = set()
+    deadline_s = time.monotonic() + END_S
+    while processes := _own_processes(settings):
+        for process, name in processes:
+            try:
+                if time.monotonic() > deadline_s:
+                    process.kill()
+                elif process.pid not in asked:  # a second signal would not let it drain
+                    asked.add(process.pid)
+                    process.terminate()
+                    print(f"ended       {name} (pid {process.pid})")
+            except psutil.NoSuchProcess:
+                pass
+        psutil.wait_procs([process for process, _ in processes], timeout=0.2)
+    for ring in find_all(settings):
+        segment.remove(ring.segment.name)
+
+
+def _own_processes(settings: Settings) -> list[tuple[psutil.Process, str]]:
+    """The processes that log where this pipe's do: also those that are starting, and a sender without its flusher."""
+    log, found = str(locks.log_file(settings)), []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+        except psutil.Error:
+            continue
+        if log in command:
+            found.append((process, "flusher" if "rudderpipe.flusher" in command else "sender"))
+    return found
 
 
 def _run(settings: Settings, master: subprocess.Popen[bytes], load: Load, url: str, seconds: float) -> int:
     progress = Progress()
     started_s = time.monotonic()
     load.start()
-    killed = False
-    while (elapsed_s := time.monotonic() - started_s) < seconds:
+    worker = sender = None
+    while (elapsed_s := time.monotonic() - started_s) < seconds or (not sender and elapsed_s < seconds + SENDER_S):
         time.sleep(0.1)
         _show(settings, progress, elapsed_s)
-        if not killed and elapsed_s > seconds / 2:
-            killed = True
-            progress.end()
-            _kill(settings, master)
+        if elapsed_s > seconds / 2:
+            worker = worker or _kill("worker", psutil.Process(master.pid).children(), progress)
+            sender = sender or _kill("sender", _senders(settings), progress)
     load.stop()
+    if not worker or not sender:
+        progress.end()
+        print("no sender and no worker was there to be killed: the machine is too busy for this demonstration")
+        return EXIT_FAILED
     print(f"load over   {len(load.accepted):,} events accepted in answered requests; draining")
-    while time.monotonic() - started_s < seconds + DRAIN_S:
+    while time.monotonic() - started_s < elapsed_s + DRAIN_S:
         events = status.read(settings).events
         if not events.in_ring and not events.queued:
             break
@@ -191,15 +283,21 @@ def _show(settings: Settings, progress: Progress, elapsed_s: float) -> None:
     )
 
 
-def _kill(settings: Settings, master: subprocess.Popen[bytes]) -> None:
-    worker = psutil.Process(master.pid).children()[0]
-    worker.send_signal(signal.SIGKILL)
-    print(f"killed      worker {worker.pid} with SIGKILL")
-    ring = status.read(settings).ring
-    flusher = psutil.Process(ring.flusher_pid) if ring else None
-    for sender in flusher.children() if flusher else []:
-        sender.send_signal(signal.SIGKILL)
-        print(f"killed      sender {sender.pid} with SIGKILL")
+def _senders(settings: Settings) -> list[psutil.Process]:
+    return [process for process, name in _own_processes(settings) if name == "sender"]
+
+
+def _kill(name: str, processes: list[psutil.Process], progress: Progress) -> int | None:
+    """Kill the first of these; its pid."""
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+        progress.end()
+        print(f"killed      {name} {process.pid} with SIGKILL")
+        return int(process.pid)
+    return None
 
 
 def _account(settings: Settings, load: Load, url: str, elapsed_s: float) -> int:

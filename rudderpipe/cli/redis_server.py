@@ -66,7 +66,12 @@ class RedisServer:
             options += ["--appendonly", "yes", "--appendfsync", "always"]
         self.socket.unlink(missing_ok=True)
         with (self._directory / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen([self._program or executable(), *options], stdout=log, stderr=log)  # noqa: S603  # found above
+            self.process = subprocess.Popen(  # noqa: S603  # found above
+                [self._program or executable(), *options],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for its owner, who may still need it
+            )
 
     def wait(self) -> None:
         """Until it answers. Raises ``QueueUnavailable`` when it does not in time."""
