@@ -28,6 +28,7 @@ from rudderpipe.sender.sender import Sender
 P = "{rudder}:rudderEventsQueue:"
 EPOCH = 0x1111_1111_1111_4111
 SENT_AT = "2026-01-02T03:04:05.678Z"
+LISTS = ("wait", "active", "paused")
 NODES_TYPE = "application/x-www-form-urlencoded"
 """The content type of the Node SDK's gzipped requests: how a test knows who delivered."""
 
@@ -154,9 +155,8 @@ class Peers:
     def ids(self, state: str) -> list[str]:
         """The ids in a list or a sorted set, in the order in which Redis keeps them."""
         key = f"{P}{state}"
-        found: list[str] = (
-            self.redis.zrange(key, 0, -1) if self.redis.type(key) == "zset" else self.redis.lrange(key, 0, -1)
-        )
+        # By its name: the type of a key that Redis is asked for first may be another one by the next call.
+        found: list[str] = self.redis.lrange(key, 0, -1) if state in LISTS else self.redis.zrange(key, 0, -1)
         return found
 
     def settled(self) -> bool:

@@ -15,23 +15,15 @@ from typing import Any
 
 import redis
 
-from native_tests.world import wait_until
+from native_tests.world import free_port, wait_until
 from rudderpipe.cli.redis_server import RedisServer, executable
 
 SERVICE = "main"
 SLOTS = 16_384
 
 
-def free_port() -> int:
-    """One of loopback whose cluster bus (10,000 above) is free too."""
-    while True:
-        with socket.socket() as one, socket.socket() as other:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            if port < 55_000:
-                with contextlib.suppress(OSError):
-                    other.bind(("127.0.0.1", port + 10_000))
-                    return port
+CLUSTER_BUS = 10_000
+"""A cluster's nodes talk on the port that is so much above."""
 
 
 class Wire:
@@ -149,7 +141,7 @@ class Cluster:
     """Three masters, each with a third of the slots."""
 
     def __init__(self, directory: Path) -> None:
-        self.ports = [free_port() for _ in range(3)]
+        self.ports = [free_port(CLUSTER_BUS) for _ in range(3)]
         self.servers = []
         for number, port in enumerate(self.ports):
             place = directory / f"node-{port}"

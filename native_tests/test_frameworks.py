@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from native_tests.test_docs import DOCS
-from native_tests.world import World, wait_until
+from native_tests.world import World, free_port, wait_until
 from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 
@@ -53,9 +53,7 @@ urlpatterns = [path("coroutines/<int:number>", coroutine), path("threads/<int:nu
 
 @pytest.fixture(name="port")
 def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture(name="page")

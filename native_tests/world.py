@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,8 @@ from rudderpipe.settings import Settings
 
 _numbers = itertools.count()
 PATIENCE_S = 30.0
+_ports: set[int] = set()
+_held: list[socket.socket] = []
 
 
 def wait_until(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
@@ -35,6 +38,36 @@ def wait_until(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
             raise AssertionError(f"not within {patience_s} s: {what}")
         pause(0.01)
     return answer
+
+
+def free_port(*above: int) -> int:
+    """Return a port of loopback that is free, and so are those so many above it; no other call gets one of them.
+
+    They are held without listening: a server that sets SO_REUSEADDR, as all here do, can still have them on Linux.
+    """
+    while True:
+        sockets: list[socket.socket] = []
+        try:
+            port = _hold(0, sockets)
+            for number in above:
+                _hold(port + number, sockets)
+        except (OSError, OverflowError):  # the latter: there is no such port
+            port = 0
+        if port and sys.platform == "linux":
+            _held.extend(sockets)
+        else:
+            for each in sockets:
+                each.close()
+        if port and port not in _ports:
+            _ports.add(port)
+            return port
+
+
+def _hold(port: int, sockets: list[socket.socket]) -> int:
+    sockets.append(socket.socket())
+    sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sockets[-1].bind(("127.0.0.1", port))
+    return int(sockets[-1].getsockname()[1])
 
 
 class World:
