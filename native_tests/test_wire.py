@@ -373,6 +373,13 @@ def test_the_write_key_goes_to_no_other_host(plane: FaultyPlane, location: str) 
     assert len(plane.requests) == 1
 
 
+def test_a_redirect_to_what_no_head_may_hold_is_written_as_it_must_be(plane: FaultyPlane) -> None:
+    """Blanks and other characters would end the request's first line."""
+    plane.then(raw(b"HTTP/1.1 307 x\r\nlocation: /a b\x0b\xc3\xa4\r\ncontent-length: 0\r\n\r\n", end="keep"), OK)
+    assert told(data_plane(plane).post(BODY, KEY)).kind == "delivered"
+    assert plane.requests[1].line == "POST /a%20b%0B%C3%A4 HTTP/1.1"
+
+
 def test_redirects_end(plane: FaultyPlane) -> None:
     """After three."""
     assert post(plane, answer(308, b"", location="/again")).kind == "refused"

@@ -83,6 +83,7 @@ def test_the_backoff_doubles_up_to_half_a_minute() -> None:
         ("http://a.example/v1/batch", "https://a.example/v1/batch#x", "https://a.example/v1/batch"),
         ("https://a.example/v1/batch", "../v2/batch?q=1", "https://a.example/v2/batch?q=1"),
         ("https://a.example/v1/batch", "https://user@a.example/x", "https://a.example/x"),
+        ("https://a.example/v1/batch", "/with blank?\xc3\xa4\x0b", "https://a.example/with%20blank?%C3%A4%0B"),
         ("https://a.example/v1/batch", "http://a.example/v1/batch", ""),
         ("https://a.example/v1/batch", "https://b.example/v1/batch", ""),
         ("https://a.example/v1/batch", "https://a.example.b.example/", ""),
@@ -95,6 +96,23 @@ def test_the_write_key_stays_with_its_host_and_its_secrecy(url: str, location: s
     found, why_not = redirect.follow(url, location)
     assert found == there
     assert bool(why_not) == (not there)
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("https://a.example:8443/v1/batch", "https://a.example:8443/v1/batch"),
+        ("https://b\u00fccher.example:8443/x", "https://xn--bcher-kva.example:8443/x"),
+        ("https://b\u00fccher.example/x", "https://xn--bcher-kva.example/x"),
+        ("http://a.example/w\u00e4g", "http://a.example/w%C3%A4g"),
+        ("http://a.example/100%25?a=b%20c", "http://a.example/100%25?a=b%20c"),
+        ("http://[::1]:8080/x", "http://[::1]:8080/x"),
+        (f"http://{chr(252) * 70}.example/", f"http://{chr(252) * 70}.example/"),
+    ],
+)
+def test_a_url_is_written_in_ascii(url: str, written: str) -> None:
+    """A server refuses a request whose head holds anything else."""
+    assert redirect.in_ascii(url) == written
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class DataPlane:
     """One data plane, over one kept connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = settings.endpoint
+        self._url = redirect.in_ascii(settings.endpoint)
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
         """The first is the data plane's; the others, a few, are those of the last places that redirects led to."""

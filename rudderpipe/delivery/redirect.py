@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 REPOSTED = (307, 308)
 MAX_HOPS = 3
+
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def in_ascii(url: str, encoding: str = "utf-8") -> str:
+    """Return the URL as a request's head may hold it: a name in its IDNA form, all else percent-encoded."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host.isascii():
+        try:
+            name = host.encode("idna").decode()
+        except UnicodeError:
+            return url  # no name of a host: the connection fails, and says so
+        parts = parts._replace(netloc=f"{name}:{parts.port}" if parts.port else name)
+    return quote(parts.geturl().encode(encoding), safe=_PRINTABLE)
 
 
 def follow(url: str, location: str) -> tuple[str, str]:
@@ -21,7 +36,8 @@ def follow(url: str, location: str) -> tuple[str, str]:
         return "", f"a redirect to another host, {there.hostname}: correct data_plane_url"
     if here.scheme == "https" and there.scheme == "http":
         return "", "a redirect from https to http"
-    return there._replace(netloc=there.netloc.rpartition("@")[2], fragment="").geturl(), ""
+    # A header's bytes are read as Latin-1, so that encoding gives back what the server wrote.
+    return in_ascii(there._replace(netloc=there.netloc.rpartition("@")[2], fragment="").geturl(), "latin-1"), ""
 
 
 def refusal(url: str, location: str) -> str:
