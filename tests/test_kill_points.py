@@ -243,6 +243,31 @@ def start_a_flusher(stage: Stage) -> Scene:
     return writer.process, lambda: keeper.may_start(writer.process.ring, stage.clock)
 
 
+def raise_the_cap(stage: Stage) -> Scene:
+    """Whoever opens the ring with more room says so; cut in between, the smaller cap counts."""
+    stage.writer().write_all(3)
+    process = stage.process()
+    return process, lambda: process.ring.segment.raise_cap(stage.ring.segment.cap + 7)
+
+
+def a_call_from_within(stage: Stage) -> Scene:
+    """A signal handler tracks between an event and its count: it takes a slot and a block of its own."""
+    writer, inner = stage.writer(), stage.writer()
+    writer.write_all(2)
+    outer = inner.producer = writer.producer
+    inner.process = writer.process
+
+    def handler() -> None:
+        outer._fence = None
+        inner.write()
+
+    def operation() -> None:
+        outer._fence = handler
+        writer.write()
+
+    return writer.process, operation
+
+
 OPERATIONS = [
     first_append,
     append,
@@ -263,6 +288,8 @@ OPERATIONS = [
     take_over,
     take_the_flusher,
     start_a_flusher,
+    raise_the_cap,
+    a_call_from_within,
 ]
 
 

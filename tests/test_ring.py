@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from rudderpipe import forks, liveness
-from rudderpipe.ring import account, claims, segment
+from rudderpipe.ring import account, claims, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
@@ -63,6 +64,23 @@ def test_one_producer_gets_exactly_the_cap(ring: Ring, clock: FakeClock) -> None
     assert producer.append(b"1") == "full"
     drain(consumer)
     assert put(producer, 0, 3000) == 1000
+
+
+def test_a_larger_cap_counts_at_once_in_a_ring_that_lives(tmp_path: Path, clock: FakeClock) -> None:
+    """An application that is restarted with more room, while the ring is full and nothing is drained, has it: so have
+    those that were refused before. A smaller one changes nothing."""
+    pipe = settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=100)
+    first = Producer(lambda: open_ring(pipe, clock), lambda _ring: None, clock)
+    try:
+        assert put(first, 0, 200) == 100
+        assert open_ring(replace(pipe, max_internal_queue_size=150), clock).segment.cap == 150
+        assert put(first, 0, 200) == 50
+        assert open_ring(replace(pipe, max_internal_queue_size=10), clock).segment.cap == 150
+        ring = first.ring
+        assert ring is not None
+        assert len(drain(Consumer(ring))) == 150
+    finally:
+        segment.remove(place.own(pipe).segment)
 
 
 def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) -> None:

@@ -65,7 +65,7 @@ header beside their complements and a sum. ``ring/block_header.py`` reads them. 
 so that a claim that is cut leaves the old tenure, whose block is free.
 
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
-at nothing else until it has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
+at nothing else until it, or the cap, has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
 program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
 the slot's earlier producers had accepted and refused: the rest is its present producer's. ``starved`` moves when the
 producer found no room, which makes what waits in the ring due. ``within`` is 1 in the second slot of a process, for

@@ -160,15 +160,17 @@ def find_at(where: RingPlace, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
 
 
 def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_S) -> Ring:
-    """The pipe's ring of this interpreter, made if need be; size and cap are those of its first maker.
+    """The pipe's ring of this interpreter, made if need be; its size is that of its first maker.
 
-    ``wait_s`` bounds the wait for the claim lock. Raises ``RingUnavailable``.
+    Its cap is the largest ``max_internal_queue_size`` that it was ever opened with. ``wait_s`` bounds the wait for the
+    claim lock. Raises ``RingUnavailable``.
     """
     where = place.own(settings)
     while True:
         with _claimed(where.lock_file, wait_s) as lock_file:
             ring = _attached(where, lock_file)
             if ring is not None:
+                ring.segment.raise_cap(settings.max_internal_queue_size)
                 return ring
             if lock_file.is_fresh():
                 memory = segment.create(

@@ -41,7 +41,7 @@ class Seat:
 
     def _stand_up(self) -> None:
         """Know nothing of slot and block any more, as in a forked child, where they are the parent's."""
-        self._refused_at_room = -1
+        self._refused_at = -1
         self._open_again_at_s = self._granted_at_s = self._impatient_until_s = float("-inf")
         self._appetite = 1
         self._kept_out = "ring"
@@ -106,7 +106,11 @@ class Seat:
     @property
     def _is_refused(self) -> bool:
         """Whether there was no room the last time, and nothing has moved since."""
-        return self._slot >= 0 and bool(self._words[at.H_ROOM] == self._refused_at_room)
+        return self._slot >= 0 and self._moves() == self._refused_at
+
+    def _moves(self) -> int:
+        """What changes when events leave the ring, and when its cap is raised."""
+        return int(self._words[at.H_ROOM] + self._words[at.H_CAP])
 
     def _lock_claim(self, ring: Ring, now_s: float) -> bool:
         """Take the claim lock, inside the ``try`` whose ``finally`` releases it; wait for it once a second at the most.
@@ -166,7 +170,7 @@ class Seat:
         self._slot_at = ring.layout.slot(slot)
         self._memory, self._words, self._entries = ring.segment.memory, ring.words, ring.segment.entries
         self._base = ring.words[self._slot_at + at.S_ENTERED]
-        self._refused_at_room = -1
+        self._refused_at = -1
         self._count_refusals()
         return None
 
@@ -193,13 +197,13 @@ class Seat:
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < SLOW_S else 1
-        room = self._words[at.H_ROOM]  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        moves = self._moves()  # Order: read before the sums, so that what drains meanwhile is seen as a move
         granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
         if self._words[granted_at] != mine:
             self._words[granted_at] = mine  # damage, or a grant that an exception interrupted
         granted = claims.grant(ring, self._slot, self._appetite)
         if granted == 0:
-            self._refused_at_room = room
+            self._refused_at = moves
             return False
         self._granted_at_s = now_s
         self._count_limit += granted

@@ -14,6 +14,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import shared as shared_memory
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.layout import Layout
 from rudderpipe.ring.shared import PREFIX, Shared
 
@@ -60,6 +61,13 @@ class Segment:
         """Events that the ring may hold; the smaller of two that do not agree."""
         cap, check = self.words[at.H_CAP], self.words[at.H_CAP_CHECK]
         return min(cap, check ^ at.ALL_BITS)
+
+    def raise_cap(self, cap: int) -> None:
+        """Let the ring hold so many events, if it may not hold more already. Only under the claim lock."""
+        if cap > self.cap:
+            self.words[at.H_CAP_CHECK] = cap ^ at.ALL_BITS
+            fence()  # Order: the smaller of the two counts until both are there
+            self.words[at.H_CAP] = cap
 
     def reserve(self, start: int, size_bytes: int) -> bool:
         """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
