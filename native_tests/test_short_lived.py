@@ -1,0 +1,114 @@
+"""Processes that live a moment, and rings that are taken from them: nothing that was accepted is lost."""
+
+from __future__ import annotations
+
+import signal
+
+from native_tests.hosts import Hosts
+from rudderpipe.ring import layout as at
+
+# Forks so many children, at most 32 alive, as fast as the machine can; each tracks once. A call that finds the claim
+# lock busy is made again: 32 processes want it at once, on few cores.
+FORKS = """
+import os, sys
+import rudderpipe, tally
+
+client = rudderpipe.Client()
+tally.track(client, 1, "parent")
+print("ready", flush=True)
+sys.stdin.readline()
+alive = 0
+for number in range(int(sys.argv[1])):
+    if alive == 32:
+        os.wait()
+        alive -= 1
+    if not os.fork():
+        for _ in range(20):
+            if client.track("u", "e", {"pid": os.getpid(), "n": number, "where": "child"}):
+                os.write(tally.notes, b"%d %d 1\\n" % (os.getpid(), number))
+                os._exit(0)
+            if set(client.counts()) - {"accepted", "busy"}:
+                break
+        os.write(tally.notes, b"%d %d 0\\n" % (os.getpid(), number))
+        os._exit(1)
+    alive += 1
+for _ in range(alive):
+    os.wait()
+"""
+
+
+def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
+    """Fork so many children, while the flusher is stopped or not; checks that all of their events arrive."""
+    program = hosts.world.start(
+        hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1, text=True
+    )
+    assert program.stdin is not None
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    flusher = hosts.world.flusher()
+    if stopped:
+        flusher.send_signal(signal.SIGSTOP)
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.wait(60) == 0
+    if stopped:
+        flusher.send_signal(signal.SIGCONT)
+
+    assert hosts.noted()[1] == 0, hosts.world.status().events.refused
+    hosts.world.delivered(count + 1)
+    account = hosts.world.status().events
+    assert set(account.refused) <= {"busy"}
+    assert account.balanced
+
+
+def test_a_thousand_forks_find_a_slot_each(hosts: Hosts) -> None:
+    """None waits for the flusher's housekeeping."""
+    fork_many(hosts, 1000, stopped=False)
+
+
+def test_more_forks_than_slots_while_the_flusher_stands_still(hosts: Hosts) -> None:
+    """Each takes over the slot of a dead one, whose event is still in the ring."""
+    hosts.world.explicit["ring_bytes"] = 64 << 20
+    fork_many(hosts, at.SLOTS + 100, stopped=True)
+
+
+# Removes its own ring twice, as logind does at a user's last logout, with no flusher there: while a child, another
+# thread and a signal handler track, too.
+REMOVED = """
+import os, pathlib, signal, threading, time
+import rudderpipe, tally
+from rudderpipe.ring import place
+
+client = rudderpipe.Client()
+
+def remove():
+    found = place.own(client.settings).segment
+    os.unlink("/dev/shm/" + found)
+
+signal.signal(signal.SIGUSR1, lambda *_: tally.track(client, 1, "handler"))
+tally.track(client, 20, "before")
+child = os.fork()
+tally.track(client, 5, "child" if not child else "parent")
+os.kill(os.getpid(), signal.SIGUSR1)
+if child:
+    thread = threading.Thread(target=tally.track, args=(client, 30, "thread", lambda: time.sleep(0.01)))
+    thread.start()
+    remove()
+    tally.track(client, 300, "after", lambda: time.sleep(0.005))
+    thread.join()
+    os.waitpid(child, 0)
+    remove()
+else:
+    time.sleep(0.5)
+    tally.track(client, 3, "late child")
+"""
+
+
+def test_a_ring_that_is_removed_with_no_flusher_there_loses_nothing(hosts: Hosts) -> None:
+    """A flusher comes when all is over: what was accepted before, between and after the removals is delivered, once."""
+    hosts.world.explicit["autostart"] = False
+    hosts.run(REMOVED)
+    hosts.world.start("-m", "rudderpipe.flusher")
+
+    events = hosts.assert_all_arrived()
+    assert len(events) == 20 + 2 * 5 + 2 + 30 + 300 + 3
