@@ -39,16 +39,14 @@ for _ in range(alive):
 
 def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
     """Fork so many children, while the flusher is stopped or not; checks that all of their events arrive."""
-    program = hosts.world.start(
-        hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1, text=True
-    )
+    program = hosts.world.start(hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1)
     assert program.stdin is not None
     assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
+    assert program.stdout.readline() == b"ready\n"
     flusher = hosts.world.flusher()
     if stopped:
         flusher.send_signal(signal.SIGSTOP)
-    program.stdin.write("\n")
+    program.stdin.write(b"\n")
     program.stdin.flush()
     assert program.wait(60) == 0
     if stopped:
