@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
+from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any
 
 import rudderpipe
@@ -19,6 +20,12 @@ from bench import peers, report
 from rudderpipe.compat import rudderstack
 
 CALLS = 5_000
+NESTED: dict[str, Any] = {
+    "order_id": "o-1",
+    "total": 20.5,
+    "products": [{"sku": "a", "price": 1.5, "quantity": 1}, {"sku": "b", "price": 2.5, "quantity": 2}],
+    "shipping": {"city": "Berlin", "zip": "10115"},
+}
 
 
 def start_plane() -> tuple[subprocess.Popen[bytes], str]:
@@ -54,13 +61,19 @@ def with_extras(url: str, directory: str, plain: rudderpipe.Client) -> dict[str,
         with rudderpipe.request_context({"ip": "203.0.113.7"}):
             return plain.track("123456", "Item Viewed", peers.PROPERTIES)
 
-    when = datetime(2026, 1, 2)  # noqa: DTZ001  # without a zone, which makes the values be looked at one by one
+    when = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    price = Decimal("19.95")
     return {
         "plain": (lambda: plain.track("123456", "Item Viewed", peers.PROPERTIES), lambda: plain.flush(60)),
-        "a datetime without a zone": (
-            lambda: plain.track("123456", "Item Viewed", {**peers.PROPERTIES, "when": when}),
+        "four containers within each other": (
+            lambda: plain.track("123456", "Order Completed", NESTED),
             lambda: plain.flush(60),
         ),
+        "a datetime and a Decimal": (
+            lambda: plain.track("123456", "Item Viewed", {**peers.PROPERTIES, "when": when, "revenue": price}),
+            lambda: plain.flush(60),
+        ),
+        "identify": (lambda: plain.identify("123456", peers.PROPERTIES), lambda: plain.flush(60)),
         "in a request context": (in_request, lambda: plain.flush(60)),
         "with a callback": (
             lambda: plain.track("123456", "Item Viewed", peers.PROPERTIES, callback=lambda _error: None),

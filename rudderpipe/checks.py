@@ -15,6 +15,8 @@ from msgspec import UNSET, Raw, UnsetType
 from rudderpipe import values
 from rudderpipe.errors import EventError
 
+_SHORT = 1000
+"""Characters of a text that need not be counted."""
 _MS_FROM, _MS_TO = 10**11, 10**14  # 1973 to 5138: a number of seconds is not taken for one of milliseconds
 IDS = (str, int, float, Decimal, UUID, Enum)
 """What an id may be; a bool is an int, and still none."""
@@ -38,6 +40,8 @@ def one_id(name: str, value: Any) -> str | UnsetType:
     if value is None:
         return UNSET
     kind = type(value)
+    if kind is str and len(value) <= _SHORT and "!" <= value < "\x7f" and value.isascii():  # most ids are
+        return str(value)
     if issubclass(kind, IDS) or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
         if isinstance(value, Decimal) and not value.is_finite():
             raise EventError(name, f"must be a finite number, not {value}")
@@ -83,6 +87,8 @@ def required_id(name: str, value: Any) -> str:
 
 def text(name: str, value: Any, *, required: bool = False) -> Any:
     """Return a string; an empty one counts as left out."""
+    if type(value) is str and value and len(value) <= _SHORT and value.isascii():  # most texts are
+        return value
     if value is None or value == "":
         if required:
             raise EventError(name, "is missing or blank")
@@ -98,6 +104,8 @@ def mapping(name: str, value: Any) -> Any:
     if value is None or value is UNSET:
         return UNSET
     kind = type(value)
+    if kind is dict:
+        return values.nested(value, name)
     if not issubclass(kind, (str, bytes, list, tuple, int, float)):
         own = values.plain(value, name)
         if type(own) is dict:
@@ -111,6 +119,8 @@ def moment(name: str, value: Any) -> datetime | str:
     The server cannot read any other text, and would date the event by its receipt.
     """
     own = value
+    if type(value) is str and _is_iso(value):
+        return value
     if isinstance(value, (str, date)) or type(value).__module__.partition(".")[0] in ("numpy", "pandas"):
         own = values.plain(value, name)
     kind = type(own)

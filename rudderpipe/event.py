@@ -14,8 +14,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from rudderpipe import checks, parts, values, whole
 from rudderpipe.forks import PAGE
-from rudderpipe.parts import CHANNEL, CONTEXT, encode, message_ids
-from rudderpipe.values import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_into
+from rudderpipe.parts import CHANNEL, CONTEXT, message_ids
+from rudderpipe.values import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_into, encode_message
 
 Maybe = Any | UnsetType
 
@@ -107,15 +107,13 @@ def track(
             event,
             own,
         )
+    # As values.encode_message, less a call.
     room = bytearray(ROOM_BYTES)
     held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot ask for more room: text has any length
     try:
         encode_into(message, room)
-    except Exception:  # noqa: BLE001  # large, a lone surrogate, a long integer: what is not looked at above
-        for name, part in (("userId", user_id), ("event", event), ("properties", own)):
-            if part is not UNSET:
-                setattr(message, name, values.plain(part, name))
-        return encode(message)
+    except Exception:  # noqa: BLE001  # it is large, or holds a lone surrogate
+        return values.encode_any(message)
     return room
 
 
@@ -133,7 +131,7 @@ def identify(
         return whole.from_wire("identify", user_id, traits, context, timestamp, anonymous_id, integrations, message_id)
     traits = checks.mapping("traits", traits)
     common = _common(user_id, anonymous_id, parts.context(context, traits), timestamp, integrations, message_id)
-    return encode(_Identify(**common, traits=traits))
+    return encode_message(_Identify(**common, traits=traits))
 
 
 def page(*arguments: Any) -> bytes:
@@ -162,7 +160,7 @@ def _viewed(
         others = (category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
         return whole.from_wire("page" if kind is _Page else "screen", user_id, *others)
     common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
-    return encode(
+    return encode_message(
         kind(
             **common,
             category=checks.text("category", category),
@@ -187,7 +185,7 @@ def group(
         others = (group_id, traits, context, timestamp, anonymous_id, integrations, message_id)
         return whole.from_wire("group", user_id, *others)
     common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
-    return encode(
+    return encode_message(
         _Group(**common, groupId=checks.required_id("group_id", group_id), traits=checks.mapping("traits", traits))
     )
 
@@ -198,7 +196,7 @@ def alias(previous_id: Any, user_id: Any, context: Any, timestamp: Any, integrat
         return whole.from_wire("alias", previous_id, user_id, context, timestamp, integrations, message_id)
     user_id = checks.required_id("user_id", user_id)
     common = _common(user_id, None, parts.context(context), timestamp, integrations, message_id)
-    return encode(_Alias(**common, previousId=checks.required_id("previous_id", previous_id)))
+    return encode_message(_Alias(**common, previousId=checks.required_id("previous_id", previous_id)))
 
 
 def _common(

@@ -36,4 +36,4 @@ def context(given: Any, traits: Any = UNSET) -> Any:
 
 def encoded(message: dict[str, Any]) -> bytes:
     """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold."""
-    return encode(values.plain(message, "", depth=0))
+    return values.encode_message(values.nested(message, "", depth=0))

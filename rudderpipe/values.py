@@ -56,6 +56,28 @@ def encode(value: Any) -> bytes:
     return bytes(buffer)
 
 
+def encode_message(message: Any) -> bytes:
+    """Return the JSON of a dict or a ``Struct`` whose parts come from ``nested`` or ``plain``."""
+    room = bytearray(ROOM_BYTES)
+    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot ask for more room: text has any length
+    try:
+        encode_into(message, room)
+    except Exception:  # noqa: BLE001  # it is large, or holds a lone surrogate
+        return encode_any(message)
+    return bytes(room)
+
+
+def encode_any(message: Any) -> bytes:
+    """Return the JSON of a message as ``encode_message``, each part looked at; raise ``EventError`` by its path."""
+    if isinstance(message, dict):
+        return encode(plain(message, "", depth=0))
+    for name in message.__struct_fields__:
+        part = getattr(message, name)
+        if type(part) is dict or type(part) is str:
+            setattr(message, name, plain(part, name))
+    return encode(message)
+
+
 def plain(value: Any, path: str, default: Default | None = None, *, depth: int = 1) -> Any:
     """Return a copy in plain types, made by our own walk.
 
@@ -83,16 +105,16 @@ def shallow(value: Any, path: str) -> dict[str, Any]:
     raise EventError(path, f"must be a mapping, not {type(value).__name__}")
 
 
-def nested(value: dict[Any, Any], path: str) -> dict[str, Any]:
+def nested(value: dict[Any, Any], path: str, *, depth: int = 1) -> dict[str, Any]:
     """Return the plain copy of a dict, as ``plain``, and faster where all is usual and small.
 
-    For what is encoded within ``ROOM_BYTES``, as lengths of texts are not looked at.
+    For ``encode_message``, as lengths of texts are not looked at.
     """
     own = value.copy()
     try:
         _replace(own, _FEW)
     except Exception:  # noqa: BLE001  # _Unusual, or what a zone raises: it is met again, and named
-        own = plain(value, path)
+        own = plain(value, path, depth=depth)
     return own
 
 

@@ -53,8 +53,8 @@ def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
     own |= {"type": kind, "channel": parts.CHANNEL}
     for name in ("sentAt", *own):
         given.pop(name, None)
-    rest = values.plain(given, "", depth=0)
-    return parts.encode({**rest, **{name: value for name, value in own.items() if value is not UNSET}})
+    rest = values.nested(given, "", depth=0) if given else given
+    return values.encode_message({**rest, **{name: value for name, value in own.items() if value is not UNSET}})
 
 
 def _is_missing(value: Any) -> bool:

@@ -16,6 +16,7 @@ from rudderpipe.shape.scrubber import Scrubber
 
 BeforeSend = Callable[[dict[str, Any]], dict[str, Any] | None]
 """Is given a message in wire names, which it may change, and answers it, another one, or None to drop it."""
+_TIMES = ("timestamp", "originalTimestamp")
 _CERTAIN_DIGITS = 15
 """A number of so many characters is the same after it was a float."""
 
@@ -47,11 +48,12 @@ class Shaper:
             return None
         if not self._before_send and self._scrubber is None:
             return data
+        times = {name: message.get(name) for name in _TIMES}
         for step in self._before_send:
             changed = _ask(step, message)
             if changed is None:
                 return None
-            message = _checked(changed)
+            message = _checked(changed, times)
         if self._scrubber is not None:
             message = self._scrubber.scrub(message)
         return parts.encoded(message)
@@ -65,7 +67,7 @@ def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
         raise EventError("before_send", f"raised {type(error).__name__}") from error
 
 
-def _checked(message: Any) -> dict[str, Any]:
+def _checked(message: Any, times: dict[str, Any]) -> dict[str, Any]:
     """Return what the server needs as it can read it; raises ``EventError`` where it is missing."""
     if not isinstance(message, dict):
         raise EventError("before_send", f"must answer the message or None, not {type(message).__name__}")
@@ -74,8 +76,8 @@ def _checked(message: Any) -> dict[str, Any]:
         message[name] = checks.text(name, message.get(name), required=True)
     ids = checks.ids(message.get("userId"), message.get("anonymousId"), ("userId", "anonymousId"))
     message |= zip(("userId", "anonymousId"), ids, strict=True)
-    for name in ("timestamp", "originalTimestamp"):
-        if message.get(name) is not None:
-            message[name] = checks.moment(name, message[name])
+    for name in _TIMES:
+        if (at := message.get(name)) is not None and at is not times[name]:
+            message[name] = checks.moment(name, at)
     message.pop("sentAt", None)  # the sender's
     return {name: value for name, value in message.items() if value is not UNSET}
