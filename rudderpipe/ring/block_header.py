@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.layout import ALL_BITS, Layout
 
 _WORDS = at.B_CLAIMED_MS - at.B_SLOT
+_COPIES = at.B_COPIES - at.B_SLOT
+"""How far behind a word its complement stands."""
 
 
 class BlockHeader(NamedTuple):
@@ -25,17 +28,31 @@ def read(words: memoryview, layout: Layout, block: int) -> BlockHeader:
     Values are not bounded: with several damaged words, and in a layout without copies, they are what stands there.
     """
     first = layout.block(block) + at.B_SLOT
-    found = words[first : first + _WORDS].tolist()
-    slot, base, run, head = found
-    if layout.format.has_copies:
-        copies_at = first + at.B_COPIES - at.B_SLOT
-        copies = words[copies_at : copies_at + _WORDS].tolist()
-        slot2, base2, run2, head2 = copies
-        if not (slot + slot2 == base + base2 == run + run2 == head + head2 == ALL_BITS):
-            others = [at.complement(copy) for copy in copies]
-            if sum(others) & ALL_BITS == words[first + at.B_SUM - at.B_SLOT]:
-                return BlockHeader(*others)
+    if not layout.format.has_copies:
+        return BlockHeader(*words[first : first + _WORDS])
+    slot, base, run, head, _, _, _, total, *copies = words[first : first + _COPIES + _WORDS].tolist()
+    slot2, base2, run2, head2 = copies
+    if not (slot + slot2 == base + base2 == run + run2 == head + head2 == ALL_BITS):
+        others = [at.complement(copy) for copy in copies]
+        if sum(others) & ALL_BITS == total:
+            return BlockHeader(*others)
     return BlockHeader(slot, base, run, head)
+
+
+def blocks_of(words: memoryview, layout: Layout, slots: Collection[int]) -> set[int]:
+    """Return the blocks, in use or not, that may be of one of these slots: at least one copy says so."""
+    wanted = frozenset(slots)
+    found = {block for block, slot in enumerate(_column(words, layout, at.B_SLOT)) if slot in wanted}
+    if layout.format.has_copies:
+        wanted = frozenset(map(at.complement, slots))
+        found |= {block for block, slot in enumerate(_column(words, layout, at.B_COPIES)) if slot in wanted}
+    return found
+
+
+def _column(words: memoryview, layout: Layout, word: int) -> list[int]:
+    """Return the same word of every block's header."""
+    found: list[int] = words[layout.block0 + word : layout.block(layout.blocks) : layout.format.block_words].tolist()
+    return found
 
 
 def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, sequence: int, now_ms: int) -> None:
@@ -44,7 +61,7 @@ def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, se
     words[first + at.B_COUNT] = 0
     for number, value in enumerate(header, start=at.B_SLOT):
         words[first + number] = value
-        words[first + number + at.B_COPIES - at.B_SLOT] = value ^ ALL_BITS
+        words[first + number + _COPIES] = value ^ ALL_BITS
     words[first + at.B_SUM] = sum(header) & ALL_BITS
     words[first + at.B_CLAIMED_MS] = now_ms
     words[first + at.B_CHECK] = at.complement(sequence)
@@ -69,8 +86,7 @@ def tenures(words: memoryview, layout: Layout) -> list[int]:
     sequences: list[int] = words[layout.sequence : layout.released].tolist()
     if not layout.format.has_copies:
         return sequences
-    step = layout.format.block_words
-    again = words[layout.block0 + at.B_TENURE : layout.block(layout.blocks) : step].tolist()
+    again = _column(words, layout, at.B_TENURE)
     if again != sequences:
         for block, (sequence, copy) in enumerate(zip(sequences, again, strict=True)):
             if copy != sequence:

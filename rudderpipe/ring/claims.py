@@ -89,7 +89,10 @@ def reclaim(ring: Ring, slots: Collection[int]) -> None:
     """
     words, layout = ring.words, ring.layout
     committed = dict.fromkeys(slots, 0)
+    candidates = block_header.blocks_of(words, layout, slots)
     for sequence, block in ring.blocks_in_use():
+        if block not in candidates:
+            continue
         header, at_block = block_header.read(words, layout, block), layout.block(block)
         if header.slot not in committed:
             continue

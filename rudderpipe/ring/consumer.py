@@ -10,6 +10,7 @@ from rudderpipe.ring import block_header, failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
+from rudderpipe.ring.layout import END_BITS
 from rudderpipe.ring.ring import Ring
 
 
@@ -105,13 +106,16 @@ class Consumer:
             if sequence >= at.SEQUENCE_END:
                 words[layout.released + index] = sequence  # a damaged word
                 continue
+            known = self._blocks.get(sequence)
+            if known is not None and known.index == index:
+                blocks[sequence] = known
+                continue
             head = block_header.read(words, layout, index).head
             if head:
                 if not self._is_member(sequence, head - 1):
                     self._release_orphan(sequence, index)
                 continue
-            known = self._blocks.get(sequence)
-            blocks[sequence] = known if known is not None else self._begin(sequence, index)
+            blocks[sequence] = self._begin(sequence, index)
         self._blocks = blocks
 
     def _begin(self, sequence: int, index: int) -> _Block:
@@ -148,7 +152,7 @@ class Consumer:
             count = block.count(words)
             if count > block.taken:
                 events += count - block.taken
-                size += max(0, (entries[block.entry - count + 1] & at.END_BITS) - block.offset)
+                size += max(0, (entries[block.entry - count + 1] & END_BITS) - block.offset)
         return events, size
 
     def free_blocks(self) -> int:
@@ -190,7 +194,7 @@ class Consumer:
     def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
         """How many of the next events fit into so many bytes, and where they end; (0, -1) from a damaged block."""
         entries, first = self.ring.segment.entries, block.entry - block.taken
-        end = entries[first - there + 1] & at.END_BITS
+        end = entries[first - there + 1] & END_BITS
         if not block.offset < end <= block.limit:
             self._pass_over(block)
             return 0, -1
@@ -199,7 +203,7 @@ class Consumer:
         low, high = 0, there
         while high - low > 1:
             middle = (low + high) // 2
-            if (entries[first - middle + 1] & at.END_BITS) - block.offset <= room + 1:
+            if (entries[first - middle + 1] & END_BITS) - block.offset <= room + 1:
                 low = middle
             else:
                 high = middle
@@ -207,7 +211,7 @@ class Consumer:
             if not must:
                 return 0, 0
             low = 1
-        end = entries[first - low + 1] & at.END_BITS
+        end = entries[first - low + 1] & END_BITS
         if not block.offset < end <= block.limit:
             self._pass_over(block)
             return 0, -1
@@ -220,7 +224,7 @@ class Consumer:
 
     def _seek(self, block: _Block) -> None:
         entries = self.ring.segment.entries
-        block.offset = entries[block.entry - block.taken + 1] & at.END_BITS if block.taken else block.start
+        block.offset = entries[block.entry - block.taken + 1] & END_BITS if block.taken else block.start
 
     def release(self, cuts: Iterable[Cut], counter: int = at.H_QUEUED) -> int:
         """The sink has these events for good: give their room back. Returns how many they were.
@@ -260,8 +264,8 @@ class Consumer:
         block, entries = self._blocks.get(sequence), self.ring.segment.entries
         if block is None:
             return 0
-        begin = entries[block.entry - start + 1] & at.END_BITS if start else block.start
-        return int(entries[block.entry - end + 1] & at.END_BITS) - begin
+        begin = entries[block.entry - start + 1] & END_BITS if start else block.start
+        return int(entries[block.entry - end + 1] & END_BITS) - begin
 
     def read_to(self, positions: dict[int, int], counter: int = at.H_QUEUED) -> None:
         """The sink has so many events of these tenures; less than known already, or of a freed block, is ignored."""
