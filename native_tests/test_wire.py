@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -318,6 +319,19 @@ def test_a_connection_that_was_closed_while_idle_is_no_attempt(plane: FaultyPlan
     assert ours.post(BODY, KEY).kind == "delivered"
 
     assert (plane.connections, len(plane.requests)) == (2, 2)
+
+
+def test_a_connection_that_was_idle_for_long_is_made_anew(plane: FaultyPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that has forgotten it would let the next request vanish, and cost ``timeout_s``."""
+    ours = data_plane(plane)
+    assert ours.post(BODY, KEY).kind == "delivered"
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 50)
+    assert ours.post(BODY, KEY).kind == "delivered"
+    assert plane.connections == 1
+    monkeypatch.setattr(time, "monotonic", lambda: now_s + 120)
+    assert ours.post(BODY, KEY).kind == "delivered"
+    assert plane.connections == 2
 
 
 def test_a_kept_connection_that_dies_with_the_request_is_tried_once_more(plane: FaultyPlane) -> None:

@@ -15,6 +15,8 @@ from rudderpipe.delivery.dial import Obstacle, Proxy, Server, dial
 from rudderpipe.settings import Settings
 
 PORTS = {"http": 80, "https": 443}
+MAX_IDLE_S = 60.0
+"""A connection that was idle for longer is made anew: routers forget such connections, and tell neither side."""
 STALL_S = 0.25
 """How long a server may take nothing of a request before we look whether it has answered already."""
 
@@ -37,6 +39,7 @@ class Wire:
         self._raw: socket.socket | None = None
         """The socket below, already while it is being connected."""
         self._aborted = False
+        self._fresh_until_s = float("-inf")
         self.sock: socket.socket | None = None
         """While there is a connection."""
 
@@ -55,7 +58,7 @@ class Wire:
         A kept connection that the server has closed meanwhile is followed by a new one, at once.
         Raises ``NoAnswer`` and ``Obstacle``.
         """
-        if self.sock is not None and wait_for_read(self.sock, timeout=0.0):
+        if self.sock is not None and (time.monotonic() > self._fresh_until_s or wait_for_read(self.sock, timeout=0.0)):
             self.close()
         kept = self.sock is not None
         try:
@@ -79,6 +82,7 @@ class Wire:
             raise
         if not (whole and answer.reusable):
             self.close()
+        self._fresh_until_s = time.monotonic() + MAX_IDLE_S
         return answer
 
     def _connect(self, until_s: float) -> socket.socket:
