@@ -65,6 +65,10 @@ class RedisStand:
         self.client.set(P + name, "text")
         self.client.lpush(self.line, name)
 
+    def spoil(self, name: str) -> None:
+        self.client.delete(P + name)
+        self.client.set(P + name, "text")
+
     def delay(self, name: str, due_ms: int, fields: dict[str, str]) -> None:
         self.client.hset(P + name, mapping=fields)
         self.client.zadd(f"{P}delayed", {name: due_ms * 4096})

@@ -250,6 +250,14 @@ def odd_ids(campaign: Campaign) -> None:
     campaign.raw.zadd(f"{P}priority", {"no such job": 1})
 
 
+def ids_twice(campaign: Campaign) -> None:
+    """Healthy jobs stand in line twice, side by side and far from one another."""
+    waiting = campaign.raw.lrange(f"{P}wait", -20, -1)
+    if waiting:
+        campaign.raw.rpush(f"{P}wait", waiting[-1])
+        campaign.raw.lpush(f"{P}wait", campaign.dice.choice(waiting))
+
+
 def foreign_locks(campaign: Campaign) -> None:
     """Keys of another type where the locks of waiting jobs will be."""
     for name in campaign.raw.lrange(f"{P}wait", -4, -1):
@@ -294,6 +302,7 @@ MEDDLINGS: list[Callable[[Campaign], object]] = [
     *(lambda campaign, key=key: displaced(campaign, key) for key in KEYS),
     *(lambda campaign, key=key: odd_number(campaign, key) for key in ("account", f"account:{HEALTHY:016x}")),
     odd_ids,
+    ids_twice,
     foreign_locks,
     paused,
     meddled_in_flight,

@@ -19,7 +19,7 @@ from rudderpipe.queue.failed import FailedJobs, Selection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
-from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids
+from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids, lease_of
 
 KEYS = Keys("rudder", "rudderEventsQueue")
 
@@ -284,6 +284,27 @@ class TestWhatIsLeftInRedis:
 
         assert not stand.client.exists(f"{P}priority")
         assert stand.fields("n")["opts"] == "{}"
+
+    def test_a_lease_that_never_lapses_is_no_senders(self, stand: RedisStand) -> None:
+        """A tool wrote it, and nobody would ever follow it; ours always lapses."""
+        queue = stand.queue()
+        stand.client.set(KEYS.lease, "odd")
+
+        assert lease_of(queue).take()
+
+        assert 0 < stand.client.pttl(KEYS.lease) <= 10_000
+        assert not lease_of(stand.queue()).take()
+
+    @pytest.mark.parametrize("field", ["queued", "odd", "\u00b2", "7"])
+    def test_what_a_tool_writes_into_the_account_ends_nothing(self, stand: RedisStand, field: str) -> None:
+        """A field that is no number does not count."""
+        queue = stand.queue()
+        add(queue, 1)
+        stand.client.hset(KEYS.account, field, "1.5")
+
+        assert queue.counts().waiting == 1
+        assert queue.complete(queue.take(*ALL)) == 1
+        assert queue.counts().events_delivered == 2
 
     def test_an_empty_queue_is_told_once(self, stand: RedisStand) -> None:
         """By the take that finds nothing after one that found something."""

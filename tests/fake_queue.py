@@ -315,6 +315,8 @@ class FakeQueue:
             size += len((fields or {}).get("data", "").encode())
             if fields is not None and answer and size > max_bytes:
                 break
+            if name in store.active:
+                store.active.remove(name)
             store.active.append(store.line.pop(0))
             store.suspects.discard(name)
             store.lock(name, self.token)

@@ -44,6 +44,7 @@ class Stand(Protocol):
     def fields(self, name: str) -> dict[str, str]: ...
     def put(self, name: str, fields: dict[str, str] | None) -> None: ...
     def put_no_hash(self, name: str) -> None: ...
+    def spoil(self, name: str) -> None: ...
     def delay(self, name: str, due_ms: int, fields: dict[str, str]) -> None: ...
     def pause(self) -> None: ...
     def resume(self) -> None: ...
@@ -547,6 +548,31 @@ class QueueContract:
         assert "odd" in taken.trouble
         assert stand.view() == View(failed=["1"])
         assert stand.fields("1")["failedReason"] == taken.trouble
+
+    def test_a_job_whose_key_turns_into_something_else_can_be_failed(self, stand: Stand) -> None:
+        """While it is active, under a number of its own."""
+        queue = stand.queue()
+        add(queue, 2)
+        taken, _ = queue.take(*ALL)
+        stand.spoil("1")
+
+        assert queue.fail(taken, "no")
+
+        assert stand.view().failed == ["3"]
+        assert stand.view().active == ["2"]
+        assert stand.fields("3")["failedReason"] == "no"
+
+    def test_an_id_that_waits_twice_is_active_once(self, stand: Stand) -> None:
+        """A tool's mistake: it is settled once."""
+        queue = stand.queue()
+        stand.put("x", {"data": data_of(1), "opts": "{}"})
+        stand.put("x", {"data": data_of(1), "opts": "{}"})
+
+        taken = queue.take(*ALL)
+
+        assert stand.view() == View(active=["x"], locks={"x": queue.token})
+        assert queue.complete(taken[:1]) == 1
+        assert stand.view() == View()
 
     def test_events_that_somebody_else_saw_to_are_elsewhere(self, stand: Stand) -> None:
         """When nothing waits, is active or delayed, none is queued, and all of them are accounted for."""

@@ -40,6 +40,10 @@ class FakeStand:
         self.store.no_hashes.add(name)
         self.store.line.append(name)
 
+    def spoil(self, name: str) -> None:
+        del self.store.jobs[name]
+        self.store.no_hashes.add(name)
+
     def delay(self, name: str, due_ms: int, fields: dict[str, str]) -> None:
         self.store.jobs[name] = dict(fields)
         self.store.delayed[name] = due_ms

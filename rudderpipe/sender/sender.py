@@ -221,7 +221,7 @@ class Sender:
         self._confirmed_at_s = now_s
         if taken:
             self._facts.progress.moved(now_s)
-        for job in taken:
+        for job in {job.id: job for job in taken}.values():  # a tool may have put an id in line twice
             if job.job is None:
                 self._give_up(job, job.trouble)
             elif not job.job.events:

@@ -85,6 +85,7 @@ for number = 1, tonumber(max_jobs) do
   if here[id] then
     redis.call("LREM", active, 0, id)
   end
+  here[id] = true -- an id that waits twice is active once
   redis.call("LPUSH", active, id)
   redis.call("RPOP", wait)
   for _, set in ipairs(sets) do
