@@ -51,7 +51,7 @@ class Autostart:
         self._begun: _Begun | None = None
         self._ended_s: float | None = None
         self._not_before_s = float("-inf")
-        self._hopeless: str | None = None
+        self._hopeless: ProcessNotStarted | None = None
 
     def look(self, ring: Ring, *, sure: bool = False) -> None:
         """Start a flusher where none is and that is ours to do; ``sure`` is that of ``keeper.is_kept``."""
@@ -65,10 +65,11 @@ class Autostart:
         if keeper.may_start(ring, self._clock, sure=sure):
             self._start(ring)
 
-    def remind(self, ring: Ring) -> None:
-        """Log once more that this process cannot start a flusher, unless another one serves."""
-        if self._hopeless is not None and not keeper.is_kept(ring, self._clock, sure=True):
-            logger.error("no flusher serves, and autostart cannot work here: %s", self._hopeless)
+    def prevented(self, ring: Ring) -> ProcessNotStarted | None:
+        """Return why nothing drains the ring: this process can never start a flusher, and none serves."""
+        if self._hopeless is not None and keeper.is_kept(ring, self._clock, sure=True):
+            return None
+        return self._hopeless
 
     def _start(self, ring: Ring) -> None:
         try:
@@ -88,8 +89,8 @@ class Autostart:
             self._begun, self._ended_s = begun, None
         except ProcessNotStarted as error:
             keeper.start_failed(ring)
-            self._not_before_s, self._hopeless = float("inf"), error.reason
-            self.remind(ring)
+            self._not_before_s, self._hopeless = float("inf"), error
+            logger.error("no flusher serves, and autostart cannot work here: %s", error)
         except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
             keeper.start_failed(ring)
             self._not_before_s = self._clock.monotonic_s() + RETRY_S

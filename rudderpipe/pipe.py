@@ -226,7 +226,7 @@ class Pipe:
     def flush(self, until: Until = "queued") -> Flush:
         """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
 
-        Stuck when events were refused because there is no ring, or this process cannot use it.
+        Stuck when events were refused because there is no ring, or this process cannot use it, or can have no flusher.
         """
         try:
             ring = self.producer.ring or find(self.settings)
@@ -239,8 +239,11 @@ class Pipe:
             return Stuck(trouble)
         if asked is None:
             return Done()
-        self._autostart.remind(asked)
         self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
+        prevented = self._autostart.prevented(asked)
+        if prevented is not None and account.read(asked).in_ring:
+            self._log.warning("flush", f"cannot flush: {prevented}")
+            return Stuck(prevented)
         queue = self.settings.redis is not None
         return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)
 
