@@ -171,6 +171,39 @@ def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
     assert plane.accepted == [0, 2]
 
 
+def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeClock) -> None:
+    """However small it is: a batch behind it is not taken apart for it."""
+    plane = Strict(set(), limit_bytes=10)
+    line = Line([1, 20, 20], plane, clock)
+    line._courier.attempt([Parcel(line.batches.pop(0), 30, "KEY")])
+    plane.limit_bytes = 1 << 30
+
+    line.run()
+
+    assert len(plane.requests) == 2
+
+
+def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None:
+    """A minute after the first one the full size is tried again."""
+    plane = Strict(set(), limit_bytes=5_000)
+    courier = Courier(cast(DataPlane, plane), Settings(), clock)
+
+    def send() -> None:
+        line = Line([1] * 50, plane, clock, event_bytes=400)
+        line._courier = courier
+        line.run()
+
+    send()
+    clock.now_s += 40
+    plane.limit_bytes = 1_000
+    send()
+    clock.now_s += 30
+    plane.limit_bytes = 1 << 30
+    plane.requests.clear()
+    send()
+    assert len(plane.requests) == 1
+
+
 def test_a_lack_of_memory_is_no_attempt(clock: FakeClock) -> None:
     """The same events are tried again later, as often as it takes."""
 

@@ -19,7 +19,7 @@ TOO_LARGE = 413
 MAY_BE_ONE_EVENT = (400, TOO_LARGE, 422)
 """A refusal that a single event of many may have caused."""
 TOO_LARGE_S = 60.0
-"""How long a size that was refused bounds the requests that follow."""
+"""How long a size that was too large bounds the requests that follow, before a larger one is tried again."""
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -124,11 +124,9 @@ class Courier:
             elif count >= self._at_most:
                 self._at_most = min(self._settings.max_jobs_per_request, 2 * self._at_most)
         elif outcome.kind == "refused" and outcome.status == TOO_LARGE:
-            now_s, size_bytes = self._clock.monotonic_s(), sum(parcel.size_bytes for parcel in group)
-            if self._too_large is None or now_s >= self._too_large_until_s or size_bytes < self._too_large_bytes:
-                self._too_large, self._too_large_bytes = outcome, size_bytes
-            self._too_large_until_s = now_s + TOO_LARGE_S
             self._suspects = 0
+            if verdict.kind != "failed":  # a single event's size says nothing about batches
+                self._bound(outcome, sum(parcel.size_bytes for parcel in group))
         elif outcome.kind == "refused":
             if count > 1 and not self._suspects:
                 self._at_most = max(1, count // 2)
@@ -136,6 +134,14 @@ class Courier:
             self._suspects = {"fewer": count, "split": 2}.get(verdict.kind, 0)
         elif verdict.kind == "failed":
             self._suspects = max(0, self._suspects - 1)
+
+    def _bound(self, outcome: Outcome, size_bytes: int) -> None:
+        """Keep requests below a size that was too large, until a minute after the first such answer."""
+        if not self._is_bounded():
+            self._too_large_bytes = size_bytes
+            self._too_large_until_s = self._clock.monotonic_s() + TOO_LARGE_S
+        self._too_large = outcome
+        self._too_large_bytes = min(self._too_large_bytes, size_bytes)
 
     def _known_refusal(self, first: Parcel) -> Outcome | None:
         """Return why the first parcel would be refused, where that is sure and it can be split."""
