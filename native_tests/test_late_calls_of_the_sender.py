@@ -21,7 +21,7 @@ from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.facts import Facts
 from rudderpipe.sender.sender import Sender
-from tests.test_sender_trouble import DownAtFirst
+from tests.test_sender_answers import DownAtFirst
 
 SCRIPTS = ["take_jobs", "complete_jobs", "fail_job", "split_job", "retry_later"]
 ALONE = ["recover_active", "take_lease", "promote_delayed"]

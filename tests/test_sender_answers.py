@@ -1,0 +1,298 @@
+"""What a sender makes of lost answers and late calls, and when it is called ill."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from rudderpipe.admin import health
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue import job
+from rudderpipe.queue.queue import Queue, Recovered
+from rudderpipe.queue.taken import Taken
+from rudderpipe.sender.facts import Facts
+from rudderpipe.sender.keeper import Keeper
+from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock
+from tests.test_sender import DOWN, FakePlane, Picky, run, sender_of, wired
+
+BOTH = pytest.mark.parametrize("several", [False, True], ids=["one sender", "several senders"])
+
+
+@pytest.fixture(name="queue")
+def _queue(clock: FakeClock) -> FakeQueue:
+    return FakeQueue(FakeStore(clock))
+
+
+# Answers that are lost, and calls that arrive late.
+
+
+class DownAtFirst(Picky):
+    """Takes the first request for one too many."""
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        answer = super().post(body, write_key, timeout_s)
+        return answer if len(self.requests) > 1 else DOWN
+
+    def accepted(self) -> list[str]:
+        del self.requests[0]
+        return super().accepted()
+
+
+CALLS = ["take", "complete_and_take", "complete", "fail", "split", "retry_later", "recover"]
+
+
+@BOTH
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("late", [None, 0.0, 3.0, 20.0], ids=["executed", "late at once", "late", "very late"])
+def test_a_lost_answer_loses_doubles_and_strands_nothing(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, call: str, late: float | None, several: bool
+) -> None:
+    """Whether the call was executed at once, or reaches Redis when everything has gone on without it."""
+    plane = DownAtFirst("guilty")
+    names = ["a", "b", "c", "d", "e", "f"]
+    for name in names[:3]:
+        queue.put(name)
+    events = b",".join(b'{"userId":"%b"}' % user for user in (b"x", b"guilty", b"y"))
+    queue.put("many", job.build(events, "KEY", "t", 7).encode())
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=2, is_multi_processor=several)
+    if call == "recover" and several:
+        queue.loses.append("take")
+    elif call == "recover":
+        queue.take(1, 1000)
+    (queue.loses if late is None else queue.holds).append(call)
+    run(sender, clock, 8)
+    run(sender, clock, late or 0)
+    for name in names[3:]:
+        queue.put(name)
+    queue.let_go()
+    for _ in range(12 if several else 1):
+        run(sender, clock, 10)
+
+    assert not queue.loses
+    assert not queue.holds
+    assert (queue.store.line, queue.store.active) == ([], [])
+    accepted = plane.accepted()
+    assert sorted(set(accepted)) == sorted([*names, "x", "y"])
+    ordered = [name for name in accepted if name in names]
+    assert ordered == names if not several else sorted(ordered) == names
+    assert len(queue.store.failed) == 1
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "no longer ours" in line or "lease lost" in line]
+
+
+class Cutting(FakePlane):
+    """Redis goes away as soon as 50 jobs are delivered."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        super().__init__()
+        self.queue = queue
+
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+        self.queue.away = len(self.requests) == 0
+        return super().post(body, write_key, timeout_s)
+
+
+@BOTH
+@pytest.mark.parametrize("away_s", [1, 5, 25])
+def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
+    queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, several: bool, away_s: float
+) -> None:
+    """Fifty jobs at once, the lease lapsed or not; and nobody else has had it, so the log does not say so."""
+    names = [str(number) for number in range(100, 200)]
+    for name in names:
+        queue.put(name)
+    plane = Cutting(queue)
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=50, is_multi_processor=several)
+
+    run(sender, clock, away_s)
+    queue.away = False
+    run(sender, clock, 10)
+
+    assert [name for request in plane.requests for name in request] == names
+    assert queue.store.delivered == names
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "lease lost" in line or "no longer ours" in line]
+
+
+def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivered(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """Nobody else has had the lease: the next sender must not send it again."""
+    queue.put("a")
+    queue.put("b")
+    plane = Cutting(queue)
+    sender = sender_of(queue, plane, clock, max_jobs_per_request=1)
+    run(sender, clock, 20)
+    queue.away = False
+
+    sender.drain(clock.monotonic_s() + 1)
+
+    assert queue.store.delivered == ["a"]
+    assert queue.store.line == ["b"]
+    assert queue.store.leaseholder() == ""
+
+
+def test_a_sender_that_stops_after_a_long_silence_puts_back_what_it_holds(queue: FakeQueue, clock: FakeClock) -> None:
+    """Its lease has lapsed, and nobody has had it since."""
+    queue.put("a")
+    sender = sender_of(queue, FakePlane(DOWN), clock)
+    sender.work()
+    clock.now_s += 60
+
+    sender.drain(clock.monotonic_s() + 1)
+
+    assert (queue.store.line, queue.store.active) == (["a"], [])
+
+
+def test_what_was_taken_when_the_completion_before_it_was_refused_is_not_stranded(
+    queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both go over one round trip, and one of them may be refused."""
+    for name in "abc":
+        queue.put(name)
+    usual = queue.complete_and_take
+
+    def refused(done: list[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+        monkeypatch.setattr(queue, "complete_and_take", usual)
+        queue.take(max_jobs, max_bytes)
+        raise QueueUnavailable("here", "WRONGTYPE", answered=True)
+
+    monkeypatch.setattr(queue, "complete_and_take", refused)
+    plane = FakePlane()
+
+    run(sender_of(queue, plane, clock), clock, 2)
+
+    assert plane.requests == [["a"], ["b"], ["c"]]
+    assert queue.store.delivered == ["a", "b", "c"]
+
+
+def test_the_keeper_knows_the_new_token(queue: FakeQueue, clock: FakeClock) -> None:
+    """Of one of several senders that has lost an answer."""
+    facts, keeper = facts_of(queue, clock)
+    queue.put("a")
+    settings = Settings(is_multi_processor=True)
+    sender = wired(queue, FakePlane(*[DOWN] * 9), clock, settings, facts=facts)
+    before = queue.token
+    queue.loses.append("take")
+    run(sender, clock, 1)
+    assert queue.token != before
+
+    for _ in range(10):
+        clock.now_s += 5
+        keeper.work()
+
+    assert queue.store.holder("a") == queue.token
+
+
+def test_a_split_that_got_no_answer_is_looked_at_anew(queue: FakeQueue, clock: FakeClock) -> None:
+    """Redis knows which jobs there are now; no half is lost or sent twice, and the order stays."""
+    plane = Picky("c")
+    queue.put("many", job.build(b'{"userId":"a"},{"userId":"b"},{"userId":"c"},{"userId":"d"}', "KEY", "t", 7).encode())
+    queue.put("last")
+    queue.loses.append("split")
+
+    run(sender_of(queue, plane, clock, max_jobs_per_request=5), clock, 5)
+
+    assert plane.accepted() == ["a", "b", "d", "last"]
+    assert len(queue.store.failed) == 1
+
+
+# Health.
+
+
+def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[Facts, Keeper]:
+    """With a keeper that looks at the queue."""
+    facts = Facts(clock.monotonic_s(), 30)
+    own = FakeQueue(queue.store)
+    own.token = queue.token
+    return facts, Keeper(cast(Queue, own), facts, Settings(), clock)
+
+
+def test_a_job_that_is_active_and_nobodys_is_no_health_and_does_not_stay_so(queue: FakeQueue, clock: FakeClock) -> None:
+    """A take that finds nothing is no progress while it is there; the sender takes it up by itself."""
+    facts, keeper = facts_of(queue, clock)
+    plane = FakePlane()
+    sender = wired(queue, plane, clock, Settings(max_jobs_per_request=1), facts=facts)
+    run(sender, clock, 1)
+    queue.put("a")
+    store = queue.store
+    store.active.append(store.line.pop())
+
+    for _ in range(400):
+        clock.now_s += 0.1
+        keeper.work()
+    assert health.healthz(facts.health(clock.now_s)).status == 503
+    sender.work()
+    run(sender, clock, 1)
+    clock.now_s += 5
+    keeper.work()
+
+    assert plane.requests == [["a"]]
+    assert health.healthz(facts.health(clock.now_s)).status == 200
+
+
+def test_a_take_that_finds_nothing_is_no_progress(
+    queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a job is active that nobody holds, and that cannot be recovered."""
+    facts, keeper = facts_of(queue, clock)
+    sender = wired(queue, FakePlane(), clock, Settings(), facts=facts)
+    run(sender, clock, 1)
+    monkeypatch.setattr(queue, "recover", lambda *_: Recovered(0, 0))
+    queue.store.active.append("a")
+
+    for _ in range(400):
+        clock.now_s += 0.1
+        sender.work()
+        keeper.work()
+
+    assert health.healthz(facts.health(clock.now_s)).status == 503
+
+
+@pytest.mark.parametrize("why", ["paused", "backoff", "redis", "empty", "another's"])
+def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why: str) -> None:
+    """For as long as it lasts."""
+    facts, keeper = facts_of(queue, clock)
+    sender = wired(queue, FakePlane(Outcome("retry", 503, "", 300.0)), clock, Settings(), facts=facts)
+    sender.work()
+    if why != "empty":
+        queue.put("a")
+    if why == "paused":
+        queue.store.paused = True
+    elif why == "redis":
+        queue.store.away = True
+    elif why == "another's":
+        queue.store.active.append(queue.store.line.pop())
+    for _ in range(2000):
+        clock.now_s += 0.1
+        if why == "another's":
+            queue.store.lock("a", "another")
+        sender.work()
+        keeper.work()
+        assert health.healthz(facts.health(clock.now_s)).status == 200
+
+
+def test_the_keeper_knows_what_the_first_request_holds(queue: FakeQueue, clock: FakeClock) -> None:
+    """A request may take longer than a lock holds; and so may a Redis that does not take down what was delivered."""
+    facts, keeper = facts_of(queue, clock)
+    seen: list[tuple[Taken, ...]] = []
+
+    class Slow(FakePlane):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            seen.append(facts.held)
+            for _ in range(10):
+                clock.now_s += 5
+                keeper.work()
+            return super().post(body, write_key, timeout_s)
+
+    queue.put("a")
+    sender = wired(queue, Slow(), clock, Settings(is_multi_processor=True), facts=facts)
+    sender.work()
+
+    assert [[taken.id for taken in held] for held in seen] == [["a"]]
+    assert queue.store.holder("a") == queue.token
+    assert [taken.id for taken in facts.held] == ["a"]
