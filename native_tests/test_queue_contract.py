@@ -12,6 +12,7 @@ import pytest
 from redis import Redis
 
 from native_tests.redis_stand import P, RedisStand
+from native_tests.redis_versions import executables
 from native_tests.traces import Listener
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue import scripts
@@ -24,9 +25,12 @@ from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, 
 KEYS = Keys("rudder", "rudderEventsQueue")
 
 
-@pytest.fixture(name="server", scope="module")
-def _server() -> Iterator[RedisServer]:
-    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
+@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
+def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as directory,
+        RedisServer(Path(directory), program=request.param[1]) as server,
+    ):
         yield server
 
 

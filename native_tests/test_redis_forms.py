@@ -26,6 +26,13 @@ def queue_at(redis: Any, **settings: Any) -> Queue:
     return Queue(settings_module.load({"redis": redis, **settings}, environment={}), Clock())
 
 
+def documented_rights() -> list[str]:
+    """Return the rights that docs/settings.md lists for a user of Redis."""
+    lines = (Path(__file__).parent.parent / "docs" / "settings.md").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("    ~{rudder}:*"))
+    return " ".join(lines[start : lines.index("", start)]).split()
+
+
 def carries(world: World, redis: Any) -> None:
     """Events go through a flusher and a sender of their own to the data plane, and the account balances."""
     world.explicit["redis"] = redis
@@ -72,12 +79,8 @@ def test_a_socket_and_a_database_number(world: World, redis_server: RedisServer)
 
 
 def test_a_user_with_a_password_and_few_rights(world: World, redis_server: RedisServer) -> None:
-    """The rights that docs/queue.md lists are enough; a wrong password or a missing right is told, without secrets."""
-    rights = (
-        "on >pa@ss/word resetkeys ~{rudder}:* resetchannels &{rudder}:* -@all +@hash +@list +@set +@sortedset +@string "
-        "+@keyspace -@dangerous +@scripting +publish +ping +memory|usage +client|setname +client|setinfo +hello +select"
-    )
-    redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", *rights.split())
+    """The rights that docs/settings.md lists are enough; a wrong password or a missing right is told, but no secret."""
+    redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "on", ">pa@ss/word", *documented_rights())
     wire = Wire(redis_server)
     carries(world, f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}")
 
@@ -169,6 +172,10 @@ def test_a_cluster_keeps_the_queue_in_one_slot(world: World, directory: Path) ->
         used = [server.text_client().dbsize() for server in redis.servers]
         assert sorted(used)[:2] == [0, 0]
         assert sorted(used)[2] > 0
+
+        other = queue_at(f"redis://127.0.0.1:{redis.ports[used.index(0)]}")
+        with pytest.raises(QueueUnavailable, match=r"MOVED \d+ 127.0.0.1:\d+: this is a node of a cluster"):
+            add(other, 1)
 
 
 def test_a_slot_that_moves_is_followed(directory: Path) -> None:

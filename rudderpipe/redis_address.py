@@ -18,7 +18,7 @@ SECURE = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 FORMS = ("", "sentinel", "cluster")
 REDIS_PORT, SENTINEL_PORT = 6379, 26379
 _ALIASES = {"ssl_ca_certs": "ssl_ca_file", "ssl_certfile": "ssl_cert_file", "ssl_keyfile": "ssl_key_file"}
-_IN_QUERY = ("db", *FILES, "ssl_check_hostname", "sentinel_username", "sentinel_password")
+_IN_QUERY = ("db", "protocol", *FILES, "ssl_check_hostname", "sentinel_username", "sentinel_password")
 
 
 class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -33,6 +33,8 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     db: Annotated[int, Meta(ge=0)] = 0
     username: str | None = None
     password: str | None = None
+    protocol: Annotated[int, Meta(ge=2, le=3)] | None = None
+    """RESP2 or RESP3; None leaves it to redis-py."""
     ssl: bool = False
     unix_socket_path: str | None = None
     ssl_ca_file: str | None = None
@@ -89,8 +91,9 @@ def from_url(text: str) -> RedisAddress:
     """``redis://[user[:password]@]host[:port][/db]``, ``rediss://`` for TLS, ``unix://[user[:password]@]/path[?db=1]``;
     ``redis+sentinel://…@host:port,host:port/service[/db]`` and ``redis+cluster://…@host:port,host:port``.
 
-    The query may hold ``db``, ``ssl_ca_file``, ``ssl_cert_file``, ``ssl_key_file`` (absolute paths),
-    ``ssl_check_hostname``, ``sentinel_username`` and ``sentinel_password``. Raises ``SettingsError``, without the URL.
+    The query may hold ``db``, ``protocol`` (2 or 3), ``ssl_check_hostname``, ``sentinel_username``,
+    ``sentinel_password``, and as absolute paths ``ssl_ca_file``, ``ssl_cert_file`` and ``ssl_key_file``. Raises
+    ``SettingsError``, without the URL.
     """
     from urllib.parse import parse_qsl, unquote, urlsplit  # as above
 

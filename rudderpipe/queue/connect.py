@@ -23,7 +23,11 @@ ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for 0 seconds."""
 CONNECT_TIMEOUT_S = 3.0
 ANSWER_TIMEOUT_S = 10.0
-_SCRIPT = re.compile(r"^(ERR )?Error running script \(call to \w+\): |@user_script: ?\d+: ?|^-|, on @user_script.*$")
+_SCRIPT = re.compile(
+    r"^(ERR )?Error running script \(call to \w+\): |@?user_script: ?\d+: ?|,? on @user_script.*$"
+    r"| script: [0-9a-f]{40}.*$"
+)
+"""What Redis 6, 7 and 8 put around an error to say in which script it was."""
 
 
 class Connection:
@@ -115,6 +119,8 @@ class Connection:
             "retry": Retry(NoBackoff(), 0),
             "client_name": "rudderpipe",
         }
+        if where.protocol is not None:
+            options["protocol"] = where.protocol
         if where.ssl:
             options |= {
                 "ssl": True,
@@ -150,4 +156,6 @@ def _is_stale(client: redis.Redis) -> bool:
 def _reason(error: Exception) -> str:
     """The first line of what Redis or the system said, without the script's address in it."""
     lines = str(error).splitlines() or [type(error).__name__]
-    return one_line(_SCRIPT.sub("", lines[0]), 200)
+    if isinstance(error, redis.exceptions.AskError):  # MOVED is one, too; redis-py cuts the word off
+        return f"MOVED {one_line(lines[0], 100)}: this is a node of a cluster, write redis+cluster:// to use it"
+    return one_line(_SCRIPT.sub("", lines[0]).lstrip("-"), 200)

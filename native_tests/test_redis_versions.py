@@ -1,0 +1,113 @@
+"""What differs between the versions of Redis: each test runs on every one that is on this machine."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from native_tests.redis_versions import executables
+from native_tests.test_queue import ALL, add, ids, queue_of
+from native_tests.test_redis_forms import documented_rights
+from native_tests.world import World
+from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.queue import Queue
+
+
+@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
+def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as directory,
+        RedisServer(Path(directory), program=request.param[1]) as server,
+    ):
+        yield server
+
+
+@pytest.fixture(name="redis")
+def _redis(server: RedisServer) -> Any:
+    client = server.text_client()
+    client.flushall()
+    return client
+
+
+def work(queue: Queue) -> None:
+    """Let a job of each fate go through."""
+    add(queue, 4)
+    first, second, third, fourth = queue.take(*ALL)
+    assert len(queue.renew([first, second])) == 2
+    assert queue.complete([first]) == 1
+    assert queue.fail(second, "no")
+    assert queue.put_back([third]) == 1
+    failed = FailedJobs(queue)
+    assert [job.id for job in failed] == ["2"]
+    assert failed.retry(list(failed)) == 1
+    queue.promote()
+    assert queue.size_bytes() > 0
+    assert queue.counts().waiting == 2
+    assert queue.split(fourth)
+    assert queue.recover().jobs == 2
+    assert ids(queue.take(*ALL)) == ["4", "5", "3", "2"]
+
+
+def test_the_documented_rights_are_enough(server: RedisServer, redis: Any) -> None:
+    """The line of docs/settings.md is one that this version takes, and every call works with it."""
+    redis.execute_command("ACL", "SETUSER", "pipe", "reset", "on", ">pw", *documented_rights())
+    queue = queue_of(server, redis=f"unix://pipe:pw@{server.socket}")
+
+    work(queue)
+
+    assert queue.try_publish() == ""
+    queue.close()
+
+
+@pytest.mark.parametrize("protocol", [2, 3])
+def test_both_protocols_say_the_same(server: RedisServer, redis: Any, protocol: int) -> None:
+    """``?protocol=3`` in a URL, and the same in a mapping."""
+    for place in (f"{server.url}?protocol={protocol}", {"unix_socket_path": str(server.socket), "protocol": protocol}):
+        redis.flushall()
+        queue = queue_of(server, redis=place)
+        work(queue)
+        queue.close()
+
+
+def test_a_refusal_is_told_without_the_script(server: RedisServer, redis: Any) -> None:
+    """One line, neither the script's digest nor the place in it."""
+    redis.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-lpush")
+    queue = queue_of(server, redis=f"unix://app:pw@{server.socket}")
+    refusals = []
+    for _ in range(2):
+        with pytest.raises(QueueUnavailable) as caught:
+            add(queue, 1)
+        assert caught.value.answered
+        refusals.append(caught.value.reason)
+        redis.execute_command("ACL", "SETUSER", "app", "+@all")
+        redis.config_set("maxmemory", 1)
+    redis.config_set("maxmemory", 0)
+
+    denied, full = refusals
+    assert "lpush" in denied or "can't run this command" in denied
+    assert full.endswith("command not allowed when used memory > 'maxmemory'.")
+    for text in refusals:
+        assert "user_script" not in text
+        assert not re.search("[0-9a-f]{40}", text)
+        assert not text.startswith("-")
+    queue.close()
+
+
+def test_a_check_says_what_the_user_may_not_do(world: World, server: RedisServer, redis: Any) -> None:
+    """Redis 7 gives a new user no channels: all works but Bull's listeners, and the check says so."""
+    redis.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", "~{rudder}:*", "+@all")
+    world.explicit["redis"] = f"unix://app:pw@{server.socket}"
+
+    checked = world.run("-m", "rudderpipe.flusher", "--check")
+
+    assert checked.returncode == 0
+    assert b"as PUBLISH is refused" in checked.stderr
+    redis.execute_command("ACL", "SETUSER", "app", "&*")
+    assert b"PUBLISH" not in world.run("-m", "rudderpipe.flusher", "--check").stderr
