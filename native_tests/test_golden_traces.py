@@ -148,7 +148,8 @@ class Replay(msgspec.Struct, frozen=True):
 
 def _added(queued: str) -> dict[str, tuple[str, Any]]:
     """Of every add: the account is kept in two keys of ours."""
-    return {KEYS.account: (ACCOUNT, {"queued": queued}), KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", "queued": queued})}
+    counts = {"queued": queued, "added": queued}
+    return {KEYS.account: (ACCOUNT, counts), KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", **counts})}
 
 
 def _value(number: str, *then: tuple[str, str]) -> dict[str, tuple[str, Any]]:

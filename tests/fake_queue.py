@@ -294,6 +294,8 @@ class FakeQueue:
                 },
             )
             ring["queued"] += events
+            ring["added"] += events
+            store.account["added"] += events
             store.account["queued"] += events
         ring.update({str(block): end - ring[str(block)] for block, (_, end) in marks.items()})
         for block in freed:
@@ -478,15 +480,27 @@ class FakeQueue:
         self.ping()
         store = self.store
         account = store.account if epoch is None else store.rings.get(epoch, Counter())
-        if not store.line and not store.active and not store.delayed and account["queued"]:
-            account["elsewhere"] += account["queued"]
-            account["queued"] = 0
+        if not store.line and not store.active and not store.delayed:
+            for counted in (store.account, account):
+                unsure = min(counted["queued"], counted.pop("unsure", 0))
+                counted["lost"] += unsure
+                counted["elsewhere"] += counted["queued"] - unsure
+                counted["queued"] = 0
         sizes = [len(jobs_) for jobs_ in (store.line, store.active, store.delayed, store.failed, store.completed)]
         return QueueCounts.of(sizes, store.paused, [text for pair in account.items() for text in _bytes(*pair)])
 
     def size_bytes(self) -> int:
         self.ping()
         return sum(len(fields.get("data", "")) for fields in self.store.jobs.values())
+
+    def restore(self, epoch: int, handed: int, over: int) -> int:
+        before = self.counts(epoch)
+        after = before.with_losses(handed, over)
+        missing = after.events_gone - before.events_gone
+        restored = after.events_delivered - before.events_delivered
+        for account in (self.store.account, self.store.rings.setdefault(epoch, Counter())):
+            account.update(delivered=restored, queued=missing - restored, unsure=missing - restored, added=missing)
+        return missing
 
     def end_ring(self, epoch: int) -> bool:
         self.ping()

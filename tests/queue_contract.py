@@ -626,6 +626,36 @@ class QueueContract:
 
         assert stand.view() == View()
 
+    @pytest.mark.parametrize("known", [0, 4, 6])
+    def test_what_redis_has_lost_is_accounted_for_once(self, stand: Stand, known: int) -> None:
+        """What is known to be delivered is; the rest is queued while jobs are there, and lost when none is."""
+        queue = stand.queue()
+        add(queue, 2)  # of 7 jobs the first 5 are gone with Redis
+
+        assert queue.counts(EPOCH).with_losses(14, known).events_queued == 14 - known
+        assert queue.restore(EPOCH, 14, known) == 10
+        assert queue.restore(EPOCH, 14, known) == 0
+
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_queued, counts.events_delivered, counts.events_lost) == (14 - known, known, 0)
+        queue.complete(queue.take(*ALL))
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_queued, counts.events_delivered) == (0, known + 4)
+            assert (counts.events_lost, counts.events_elsewhere) == (10 - known, 0)
+        assert queue.restore(EPOCH, 14, known + 4) == 0
+
+    def test_an_account_that_is_wrong_is_not_taken_for_a_loss(self, stand: Stand) -> None:
+        """Redis has all that it was given, and another program has changed a number."""
+        queue = stand.queue()
+        add(queue, 5)
+        (taken, *_) = queue.take(*ALL)
+        queue.complete([taken, taken])
+
+        assert queue.restore(EPOCH, 10, 0) == 0
+        assert queue.counts(EPOCH).events_lost == 0
+
     def test_what_is_there_takes_room_and_what_is_gone_does_not(self, stand: Stand) -> None:
         """The size is that of the jobs in every state."""
         queue = stand.queue()

@@ -14,6 +14,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import spool as spools
 from rudderpipe.ring import account
+from rudderpipe.ring import layout as at
 from rudderpipe.ring.account import Account
 from rudderpipe.ring.ring import Ring, find_all
 from rudderpipe.settings import Settings
@@ -40,6 +41,8 @@ class Jobs(msgspec.Struct, frozen=True):
     bytes: int = 0
     """Of Redis's memory, over all states; an estimate when there are thousands of jobs."""
     max_bytes: int | None = None
+    odd_fields: int = 0
+    """Of the account, by another program; they count as 0."""
 
 
 class Spooled(msgspec.Struct, frozen=True):
@@ -57,8 +60,9 @@ class Events(msgspec.Struct, frozen=True):
     """Every accepted event, by where it is.
 
     ``balanced``: what left the ring is what Redis has (or direct mode has settled), counted on both sides; then
-    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt``. ``removed``: of failed jobs
-    that were deleted. ``elsewhere``: were queued, and another SDK's worker or a tool of Bull saw to them.
+    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt + lost``. ``removed``: of failed
+    jobs that were deleted. ``elsewhere``: were queued, and another SDK's worker or a tool of Bull saw to them.
+    ``lost``: were queued when Redis lost its data, or delivered in the last seconds before.
     """
 
     accepted: int
@@ -71,6 +75,7 @@ class Events(msgspec.Struct, frozen=True):
     corrupt: int = 0
     removed: int = 0
     elsewhere: int = 0
+    lost: int = 0
 
 
 class RingEvents(msgspec.Struct, frozen=True):
@@ -169,6 +174,8 @@ def _queued(settings: Settings, own: list[Ring]) -> Status:
     if not own:
         counted = Events(counts.events_gone, 0, 0, 0, 0, {}, balanced=True)
         status = msgspec.structs.replace(status, events=_with(counted, counts))
+    if not counts.is_sound:
+        status = msgspec.structs.replace(status, events=msgspec.structs.replace(status.events, balanced=False))
     jobs = Jobs(
         counts.waiting,
         counts.active,
@@ -178,6 +185,7 @@ def _queued(settings: Settings, own: list[Ring]) -> Status:
         counts.completed,
         queue.size_bytes(),
         settings.max_queue_bytes,
+        counts.odd_fields,
     )
     queue.close()
     return msgspec.structs.replace(status, jobs=jobs)
@@ -187,15 +195,19 @@ def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
     """One ring's account with what Redis says of its events."""
     # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
     # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
+    words = ring.words
     for _ in range(TRIES):
         before = ring.drained()
-        counts = queue.counts(ring.segment.epoch)
+        ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
+        handed = words[at.H_QUEUED]
+        counts = queue.counts(ring.segment.epoch).with_losses(handed, ended)
         after = account.handed_over(ring, counts.positions)
         now = account.read(ring)
         gone = counts.events_gone + now.corrupt
         if before == gone == after:
             break
-    return now, _with(_events(now, counts.events_gone, 0, 0, balanced=before <= gone <= after), counts)
+    balanced = before <= gone <= after and counts.is_sound
+    return now, _with(_events(now, counts.events_gone, 0, 0, balanced=balanced), counts)
 
 
 def _with(events: Events, counts: QueueCounts) -> Events:
@@ -207,6 +219,7 @@ def _with(events: Events, counts: QueueCounts) -> Events:
         failed=counts.events_failed,
         removed=counts.events_removed,
         elsewhere=counts.events_elsewhere,
+        lost=counts.events_lost,
     )
 
 
@@ -259,6 +272,8 @@ def _text(status: Status) -> str:
             f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
             f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
         )
+        if jobs.odd_fields:
+            lines.append(f"          {jobs.odd_fields:,} fields of the account are another program's, and count as 0")
     if (spool := status.spool) is not None:
         lines.append(
             f"spool     {spool.batches:,} failed batches, {spool.events:,} events; "
@@ -269,7 +284,8 @@ def _text(status: Status) -> str:
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
         lines.append(f"refused   {refused}")
-    rare = {"removed": events.removed, "elsewhere": events.elsewhere, "corrupt": events.corrupt}
+    rare = {name: getattr(events, name) for name in ("removed", "elsewhere", "corrupt")}
+    rare["lost with redis"] = events.lost
     sign, verdict = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
     lines.append(
         f"events    {events.accepted:,} accepted {sign} {events.in_ring:,} in ring + {events.queued:,} queued + "

@@ -30,6 +30,8 @@ OTHER_PLANE_S = 5.0
 """How long to leave a queue alone that has jobs for another data plane."""
 SEE_OFF_S = 0.02
 """How often the queue is asked what has become of its events, while a producer waits for that."""
+LOOK_S = 5.0
+"""The same while no producer waits: what is known to be delivered is not taken for lost when Redis loses its data."""
 AWAITED_S = 1.0
 """How long a producer counts as waiting for that after it said so."""
 
@@ -71,6 +73,7 @@ class Flusher:
         self._freed: list[int] = []
         self._living = 0
         self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
+        self._look_at_s = float("-inf")
         self._starved = self._asked(at.S_STARVED)
         self._is_starved = False
         """A producer found no room since what was in the ring last became due."""
@@ -136,8 +139,10 @@ class Flusher:
         words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
         if awaited != self._awaited:
             self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
-        if now_s >= self._awaited_until_s:
+        looks = words[at.H_SEEN_OFF] < words[at.H_QUEUED] and now_s >= self._look_at_s
+        if now_s >= self._awaited_until_s and not looks:
             return
+        self._look_at_s = now_s + LOOK_S
         try:
             seen = self._sink.seen_off()
         except QueueUnavailable as error:

@@ -109,6 +109,8 @@ class QueueSink:
         self._ring = ring
         self._clock = clock
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
+        self._lost: int | None = None
+        """Events of the ring that Redis had lost at the last look."""
 
     def known(self) -> dict[int, int]:
         """Nothing: Redis says so when the next events are added."""
@@ -152,8 +154,19 @@ class QueueSink:
 
     def seen_off(self) -> tuple[int, int] | None:
         """As Redis has counted them; another SDK's worker counts nothing, and is seen once nothing waits."""
-        counts = self._queue.counts(self._ring.segment.epoch)
-        return counts.events_gone - counts.events_queued, counts.events_failed
+        words = self._ring.words
+        epoch, handed = self._ring.segment.epoch, words[at.H_QUEUED]
+        counts = self._queue.counts(epoch)
+        lost = counts.events_lost if self._lost is None else self._lost
+        if counts.events_gone < handed:
+            ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
+            if missing := self._queue.restore(epoch, handed, ended):
+                logger.error("redis does not know of all the events that it had taken missing=%d", missing)
+            counts = self._queue.counts(epoch)
+        self._lost = counts.events_lost
+        if self._lost > lost:
+            logger.error("redis has lost its data, and events that were queued with them events=%d", self._lost - lost)
+        return counts.events_gone - counts.events_queued, counts.events_failed + counts.events_lost
 
     def ended(self, ring: Ring) -> None:
         """Its positions in Redis go with the last of its jobs."""

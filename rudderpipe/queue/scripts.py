@@ -30,6 +30,7 @@ NAMES = (
     "count_stranded",
     "measure_jobs",
     "end_ring",
+    "restore_account",
     "take_lease",
     "release_lease",
 )

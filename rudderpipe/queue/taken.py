@@ -12,6 +12,10 @@ from rudderpipe.queue.job import Job
 from rudderpipe.queue.keys import is_a_jobs
 
 MAX_DIGITS = 10
+FIELDS = frozenset(
+    ("queued", "delivered", "failed", "removed", "elsewhere", "lost", "unsure", "added", "term", "ended")
+)
+"""Of an account, besides positions."""
 _INTEGER = re.compile(rb"-?\d{1,19}")
 
 
@@ -59,6 +63,12 @@ class QueueCounts(msgspec.Struct, frozen=True):
     """Of failed jobs that were deleted by us, asked to or as a bound says."""
     events_elsewhere: int
     """Were queued, and another SDK's worker or a tool of Bull saw to them."""
+    events_lost: int
+    """Were in the queue when Redis lost its data."""
+    events_added: int
+    """All that were ever added, counted apart from the states; of one ring only."""
+    odd_fields: int
+    """Fields of the account that another program has put there, or made no number; they count as 0."""
     positions: dict[int, int]
     """How many events of each tenancy of a block it has; of one ring only."""
 
@@ -71,7 +81,32 @@ class QueueCounts(msgspec.Struct, frozen=True):
             + self.events_failed
             + self.events_removed
             + self.events_elsewhere
+            + self.events_lost
         )
+
+    def with_losses(self, handed: int, over: int) -> QueueCounts:
+        """Return the counts of a ring with what Redis has lost: it had taken ``handed`` events, and has fewer.
+
+        ``over`` of them are known to have come to an end other than by failing: those count as delivered. The others
+        are lost, but queued as long as their jobs may still be there.
+        """
+        missing = handed - max(self.events_gone, self.events_added)
+        known = self.events_delivered + self.events_removed + self.events_elsewhere
+        restored = max(0, min(missing, over - known))
+        unsure = max(0, missing) - restored
+        may_be_there = self.waiting + self.active + self.delayed > 0
+        return msgspec.structs.replace(
+            self,
+            events_delivered=self.events_delivered + restored,
+            events_queued=self.events_queued + (unsure if may_be_there else 0),
+            events_lost=self.events_lost + (0 if may_be_there else unsure),
+        )
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether no count is below 0, as one is when another program's job says that it is ours."""
+        counts = (self.events_queued, self.events_delivered, self.events_failed, self.events_removed)
+        return min(*counts, self.events_elsewhere, self.events_lost) >= 0
 
     @classmethod
     def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller
@@ -94,8 +129,15 @@ class QueueCounts(msgspec.Struct, frozen=True):
             events_failed=events.get("failed", 0),
             events_removed=events.get("removed", 0),
             events_elsewhere=events.get("elsewhere", 0),
-            positions={int(name): number for name, number in events.items() if name.isascii() and name.isdigit()},
+            events_lost=events.get("lost", 0),
+            events_added=events.get("added", 0),
+            odd_fields=len(fields) // 2 - sum(name in FIELDS or _is_position(name) for name in events),
+            positions={int(name): number for name, number in events.items() if _is_position(name)},
         )
+
+
+def _is_position(name: str) -> bool:
+    return name.isascii() and name.isdigit()
 
 
 def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:

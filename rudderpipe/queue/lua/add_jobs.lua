@@ -93,6 +93,15 @@ end
 -- the counting by adding 0; the positions are taken back when the ids are refused.
 count(account, "queued", 0)
 count(ring, "queued", 0)
+for _, key in ipairs({ring, account}) do
+  if not redis.call("HGET", key, "added") then -- a hash of an earlier version
+    local known = 0
+    for _, field in ipairs({"queued", "delivered", "failed", "removed", "elsewhere"}) do
+      known = known + (tonumber(redis.call("HGET", key, field) or "0") or 0)
+    end
+    redis.call("HSET", key, "added", string.format("%.0f", known))
+  end
+end
 redis.call("PEXPIRE", ring, keep_ms)
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
@@ -110,7 +119,9 @@ if #ids > 0 then
     return pushed
   end
 end
-count(ring, "queued", events)
-count(account, "queued", events)
+for _, key in ipairs({ring, account}) do
+  count(key, "added", events)
+  count(key, "queued", events)
+end
 publish(messages)
 return {last - #jobs + 1, last}

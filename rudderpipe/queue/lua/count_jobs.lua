@@ -16,8 +16,8 @@
 
   Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of asked}
   Promises  when no job waits, is active or delayed, no event is queued: what was counted so had been taken by another
-            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on. When no failed job is there
-            either, what was counted as failed is `removed`
+            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on; or Redis had lost its data, and
+            it is `lost`. When no failed job is there either, what was counted as failed is `removed`
   Costs     O(fields of asked)
   Same as   Bull 4.16.5 getJobCounts, with the events
 ]]
@@ -39,6 +39,15 @@ local function correct(from, to)
 end
 local failures = redis.call("ZCARD", failed)
 if waiting + attempted + later == 0 then
+  for _, key in ipairs({account, asked}) do
+    local queued = tonumber(redis.call("HGET", key, "queued") or "0") or 0
+    local unsure = math.min(queued, tonumber(redis.call("HGET", key, "unsure") or "0") or 0)
+    if unsure > 0 then
+      count(key, "queued", -unsure)
+      count(key, "lost", unsure)
+      redis.call("HDEL", key, "unsure")
+    end
+  end
   correct("queued", "elsewhere")
   if failures == 0 then
     redis.call("DEL", counted)

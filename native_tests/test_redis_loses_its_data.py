@@ -1,0 +1,123 @@
+"""Redis comes back without its data, or evicts it: what was delivered is, the rest is said to be lost, all goes on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from native_tests.world import World, wait_until
+from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.cli.redis_server import RedisServer
+
+RING = "{rudder}:rudderpipe:rudderEventsQueue:account:????????????????"
+
+
+@pytest.fixture(name="redis")
+def _redis(redis_server: RedisServer) -> Any:
+    return redis_server.text_client()
+
+
+def test_an_account_goes_on_without_what_redis_lost(world: World, redis_server: RedisServer, redis: Any) -> None:
+    """A flush that waits for delivery ends: what was delivered before is, what is lost counts as failed."""
+    world.explicit |= {"redis": redis_server.url, "flush_at": 10}
+    client = world.client()
+    deliver_and_queue(world, client)
+
+    redis.flushall()
+    world.plane.misbehaviour = Misbehaviour()
+    track(client, "w", 20)
+    result = client.flush(20, until="delivered")
+
+    assert result.complete
+    assert result.failed == 30
+    wait_until(partial(counts, world, (0, 70, 0, 30)))
+    events = world.status().events
+    assert (events.accepted, events.balanced) == (100, True)
+    assert "redis has lost its data, and events that were queued with them events=30" in world.log()
+    assert b"+ 30 lost with redis: balanced" in world.run("-m", "rudderpipe", "status").stdout
+    assert client.flush(5, until="delivered")
+
+
+def test_a_rings_account_that_was_evicted_is_made_again(world: World, redis_server: RedisServer, redis: Any) -> None:
+    """Its jobs are still there and are delivered: nothing is lost."""
+    world.explicit |= {"redis": redis_server.url, "flush_at": 10}
+    client = world.client()
+    deliver_and_queue(world, client)
+
+    redis.delete(*redis.keys(RING))
+    assert not client.flush(0.5, until="delivered").complete
+    world.plane.misbehaviour = Misbehaviour()
+    track(client, "w", 20)
+
+    assert client.flush(20, until="delivered").complete
+    wait_until(partial(counts, world, (0, 100, 0, 0)))
+    assert world.status().events.balanced
+    assert world.plane.stats()["unique_message_ids"] == 100
+
+
+def track(client: Any, letter: str, count: int) -> None:
+    """An event of so many users."""
+    for number in range(count):
+        assert client.track(f"{letter}{number}", "e")
+
+
+def deliver_and_queue(world: World, client: Any) -> None:
+    """Have 50 events delivered, and 30 wait for a data plane that is down."""
+    track(client, "u", 50)
+    assert client.flush(20, until="delivered").complete
+    world.plane.misbehaviour = Misbehaviour(503)
+    track(client, "v", 30)
+    assert client.flush(20).complete
+
+
+def counts(world: World, wanted: tuple[int, int, int, int]) -> bool:
+    """Whether so many are queued, delivered, failed and lost."""
+    events = world.status().events
+    return (events.queued, events.delivered, events.failed, events.lost) == wanted
+
+
+def test_status_says_it_without_a_flusher(world: World, redis_server: RedisServer, redis: Any) -> None:
+    """And changes nothing: only the flusher knows what the ring has handed on."""
+    world.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
+    client = world.client()
+    flusher = world.start("-m", "rudderpipe.flusher")
+    assert client.track("u", "e")
+    wait_until(lambda: world.status().events.queued == 1)
+    flusher.kill()
+    flusher.wait()
+    redis.flushall()
+
+    events = world.status().events
+
+    assert (events.accepted, events.in_ring, events.lost, events.balanced) == (1, 0, 1, True)
+    assert redis.keys() == []
+
+
+def test_another_programs_job_that_says_it_is_ours_does_not_balance(
+    world: World, redis_server: RedisServer, redis: Any
+) -> None:
+    """The account has fewer events than none elsewhere then."""
+    world.explicit |= {"redis": redis_server.url, "flush_at": 1, "autostart": "flusher"}
+    client = world.client()
+    assert client.track("u", "e")
+    assert client.flush(10).complete
+    base = "{rudder}:rudderEventsQueue:"
+    redis.copy(f"{base}1", f"{base}copy")
+    data = redis.hget(f"{base}1", "data")
+    (ring,) = redis.keys(RING)
+    epoch = ring.rpartition(":")[2]
+    foreign = data.replace(f"{epoch[:8]}-{epoch[8:12]}-{epoch[12:]}", "ffffffff-ffff-4fff")
+    assert foreign != data
+    redis.hset(f"{base}copy", "data", foreign)
+    redis.lpush(f"{base}wait", "copy")
+    redis.hset("{rudder}:rudderpipe:rudderEventsQueue:account", mapping={"other": "x", b"\xff": "1"})
+    world.start("-m", "rudderpipe.sender")
+    wait_until(lambda: redis.llen(f"{base}wait") == redis.llen(f"{base}active") == 0)
+
+    status = world.run("-m", "rudderpipe", "status")
+
+    assert status.returncode == 1
+    assert b"does NOT balance" in status.stdout
+    assert b"2 fields of the account are another program's" in status.stdout
