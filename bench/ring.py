@@ -25,6 +25,7 @@ from rudderpipe.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import segment
 from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
@@ -185,7 +186,7 @@ def steps(ring: OurRing) -> dict[str, list[float]]:
         "was I forked? (promise 5)": lambda: forks.PAGE[0],
         "... by getpid, for comparison": os.getpid,
         "mutual exclusion (6)": locked,
-        "the fence before the count (1)": locked,
+        "the fence before the count, where one is needed (1)": fence,
         "event, comma, end offset": stores,
         "the count": count,
         "the claim lock, once in 64 and in 145 (3, 4)": claim_lock,

@@ -144,7 +144,7 @@ def test_what_another_process_appends_later_is_moved_later(host: Host, clock: Fa
     host.remove()
     clock.now_s += 2
     put(first, "2")
-    second._looked_at_s = clock.now_s  # it has just looked
+    second._look_at_s = clock.now_s + 1  # it has just looked
     put(second, "b")
     clock.now_s += 2
     put(first, "3")

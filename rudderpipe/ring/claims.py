@@ -117,7 +117,7 @@ def grant(ring: Ring, slot: int, wanted: int) -> int:
     free = ring.room()
     if free <= 0:
         return 0
-    if free < 4 * ring.slots_used * wanted:  # with all slots alive; how many are is only asked when it matters
+    if free < 4 * words[at.H_SLOTS_USED] * wanted:  # with all slots alive; how many are is only asked when it matters
         wanted = max(1, min(wanted, free // (4 * len(ring.slots_in_use()))))
     words[layout.granted + slot] += wanted
     return wanted

@@ -18,8 +18,6 @@ from rudderpipe.ring.seat import Position, Seat
 
 LOOK_S = 1.0
 """How often to look around while there are events."""
-LOOK_EVENTS = 15
-"""One less than how many events there may be between two questions whether it is time to look."""
 
 
 class Producer(Seat):
@@ -60,7 +58,7 @@ class Producer(Seat):
         self._lock = RLock()
         self._busy = self._defers = False
         self._after.clear()
-        self._looked_at_s = float("-inf")
+        self._look_at_s = float("inf" if self._outer else "-inf")
         self._removed: list[Ring] = []
         """Rings of which events may have to be moved."""
         self._owes = False
@@ -100,7 +98,7 @@ class Producer(Seat):
                     count >= self._count_limit
                     or end + 8 * count >= self._limit
                     or size > LARGE_BYTES
-                    or (not count & LOOK_EVENTS and self._outer is None and self._is_time_to_look())
+                    or (not count & 15 and self._clock.monotonic_s() >= self._look_at_s)  # at every 16th event
                 ):
                     reason = self._prepare(size)
                     if reason is not None:
@@ -174,17 +172,14 @@ class Producer(Seat):
         if size > LARGE_BYTES:
             self._after.append(partial(self._tell_large, size))
         now_s = self._clock.monotonic_s()
-        looks = outer is None and now_s - self._looked_at_s >= LOOK_S
+        looks = now_s >= self._look_at_s
         needs_block = self._at + size + at.ENTRY * self._count >= self._limit and not self._is_refused
         reason = self._settle_down(now_s, moves=looks) if looks or needs_block else None
         reason = reason or self._make_room(size, now_s)
         if looks and self._slot >= 0 and self.ring is not None:
-            self._looked_at_s = now_s
+            self._look_at_s = now_s + LOOK_S
             self._after.append(partial(self._look_around, self.ring))
         return reason
-
-    def _is_time_to_look(self) -> bool:
-        return self._clock.monotonic_s() - self._looked_at_s >= LOOK_S
 
     def _settle_down(self, now_s: float, *, moves: bool) -> str | None:
         """Be in a ring that is there, and move what one that was removed still holds; a reason when that cannot be.

@@ -32,9 +32,11 @@ class RingView:
     @property
     def slots_used(self) -> int:
         """Slots that ever had a producer; all of them when the word is damaged, or has no complement (layout 3)."""
-        used = self.words[at.H_SLOTS_USED]
-        is_whole = self.words[at.H_SLOTS_USED_CHECK] == used ^ at.ALL_BITS
-        return min(used, self.layout.slots) if is_whole else self.layout.slots
+        words = self.words
+        used: int = words[at.H_SLOTS_USED]
+        if used + words[at.H_SLOTS_USED_CHECK] == at.ALL_BITS and used <= self.layout.slots:
+            return used
+        return self.layout.slots
 
     def owner(self, slot: int) -> Identity:
         """Whose the slot is, or was."""
@@ -51,7 +53,8 @@ class RingView:
 
     def drained(self) -> int:
         """Events that ever left the ring (a word's worth, whatever damage says)."""
-        return sum(self.words[self.layout.drained : self.layout.drained + self.slots_used].tolist()) % (1 << 64)
+        start = self.layout.drained
+        return sum(self.words[start : start + self.slots_used].tolist()) & at.ALL_BITS
 
     def room(self) -> int:
         """Return how many events may be granted yet; below 0 when the cap has been exceeded by damage."""

@@ -82,7 +82,7 @@ class Seat:
         ring = self.ring
         assert ring is not None
         needs_grant = self._count >= self._count_limit
-        if needs_grant and self._is_refused:
+        if needs_grant and self._words[at.H_ROOM] + self._words[at.H_CAP] == self._refused_at:
             return "full"
         if not needs_grant and self._at + size + at.ENTRY * self._count < self._limit:
             return None
@@ -106,11 +106,7 @@ class Seat:
     @property
     def _is_refused(self) -> bool:
         """Whether there was no room the last time, and nothing has moved since."""
-        return self._slot >= 0 and self._moves() == self._refused_at
-
-    def _moves(self) -> int:
-        """What changes when events leave the ring, and when its cap is raised."""
-        return int(self._words[at.H_ROOM] + self._words[at.H_CAP])
+        return self._slot >= 0 and bool(self._words[at.H_ROOM] + self._words[at.H_CAP] == self._refused_at)
 
     def _lock_claim(self, ring: Ring, now_s: float) -> bool:
         """Take the claim lock, inside the ``try`` whose ``finally`` releases it; wait for it once a second at the most.
@@ -197,7 +193,9 @@ class Seat:
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < SLOW_S else 1
-        moves = self._moves()  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        moves = (
+            self._words[at.H_ROOM] + self._words[at.H_CAP]
+        )  # Order: read before the sums, so that what drains meanwhile is seen as a move
         granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
         if self._words[granted_at] != mine:
             self._words[granted_at] = mine  # damage, or a grant that an exception interrupted
