@@ -184,7 +184,7 @@ def _row_of(where: RingPlace, ring: RingView) -> RingRow:
         ring.segment.size_in_use(),
         len(ring.slots_in_use()),
         pid if is_served else None,
-        iso_ms(Clock().time_ms() - int(age_s * 1000)) if age_s is not None else None,
+        iso_ms((Clock().time_ms() // 1000 - int(age_s)) * 1000) if age_s is not None else None,
     )
 
 
