@@ -149,7 +149,7 @@ def test_status_of_a_pipe_without_a_ring(world: World) -> None:
     done = world.run("-m", "rudderpipe", "status")
 
     assert done.returncode == 0
-    assert b"nobody is sending" in done.stdout
+    assert b"none of this pipe" in done.stdout
     assert [path for path in Path(world.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
 
 

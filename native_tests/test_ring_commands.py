@@ -14,6 +14,7 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
 from native_tests.world import World, wait_until
+from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.ring import place
 from rudderpipe.ring.ring import find_all
 
@@ -137,6 +138,21 @@ def test_one_ring_of_several_is_drained(world: World) -> None:
     assert [row["events"] for row in rows(world)] == [1]
 
 
+def test_what_waits_is_drained_into_the_queue(world: World, redis_server: RedisServer) -> None:
+    """A sender delivers it from there; the account balances."""
+    world.explicit |= {"autostart": False, "redis": redis_server.url, "flush_at": 5}
+    client = world.client()
+    for _ in range(12):
+        assert client.track("u", "e")
+
+    code, said, errors = run(world, "drain")
+
+    assert (code, errors) == (0, "")
+    assert said == f"{place.own(world.settings).stem}: 12 queued\n"
+    status = world.status()
+    assert (status.events.queued, status.events.in_ring, status.events.balanced) == (12, 0, True)
+
+
 @pytest.mark.parametrize("command", ["status", "drain"])
 def test_a_pipe_that_is_not_there_lists_what_rings_there_are(world: World, command: str) -> None:
     """For a misspelt pipe, or one of other settings."""
@@ -154,13 +170,16 @@ def test_a_pipe_that_is_not_there_lists_what_rings_there_are(world: World, comma
 def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> None:
     """Each looked at by a process that became that user, so that none of root's files is left among its own."""
     pipe = f"{world.explicit['pipe']}-of-another"
+    world.explicit["autostart"] = False
+    assert world.client().track("u", "e")
     world.explicit.pop("runtime_dir")
-    process = world.start_program(
+    as_another = [
         *("setpriv", "--reuid", str(SOMEBODY), "--regid", str(SOMEBODY), "--clear-groups"),
         *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
-        *(sys.executable, "-c", AS_ANOTHER_USER, pipe),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
+        sys.executable,
+    ]
+    process = world.start_program(
+        *as_another, "-c", AS_ANOTHER_USER, pipe, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     home = Path(f"/dev/shm/rudderpipe-{SOMEBODY}")
@@ -172,6 +191,10 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
         assert (row["user"], row["events"], row["producers"]) == (str(SOMEBODY), 3, 1)
         assert row["flusher"] is None
         assert {path.stat().st_uid for path in home.iterdir()} == {SOMEBODY}
+        assert pipe in run(world, "status", "--pipe", "misspelt")[1]
+        command = [*as_another, "-m", "rudderpipe", "rings"]
+        theirs = subprocess.run(command, env=world.environment, capture_output=True, timeout=60, check=False)
+        assert b"other users have rings, which they and root can see: root" in theirs.stdout
     finally:
         world.explicit["runtime_dir"] = str(directory / "run")
         (Path("/dev/shm") / name).unlink(missing_ok=True)

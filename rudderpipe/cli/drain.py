@@ -31,7 +31,8 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
             log_text.lines(f"rudderpipe: there is no such ring: {ring_name or pipe or settings.pipe_name}"),
             file=sys.stderr,
         )
-        print(log_text.lines("\n".join(rings.table(rings.of_this_user(settings.runtime_dir)))), file=sys.stderr)
+        there = [*rings.table(rings.visible(settings.runtime_dir)), *rings.hidden()]
+        print(log_text.lines("\n".join(there)), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
     return max(_drain(settings, where, ring, clock, deadline_s) for where, ring in found)

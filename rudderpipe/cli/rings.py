@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,16 +51,29 @@ class RingRow(msgspec.Struct, frozen=True):
 
 def rings(runtime_dir: str | None, *, as_json: bool) -> int:
     """Print a line for each; an exit code. Root sees the rings of every user."""
-    found = of_every_user(runtime_dir) if os.geteuid() == 0 else of_this_user(runtime_dir)
+    found = visible(runtime_dir)
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:
-        print(log_text.lines("\n".join(table(found))) if found else "no rings")
+        print(log_text.lines("\n".join([*(table(found) or ["no rings"]), *hidden()])))
     return EXIT_FAILED if any(row.is_stuck for row in found) else EXIT_OK
 
 
-def table(found: Iterable[RingRow]) -> list[str]:
-    """Return the rows as lines of text."""
+def visible(runtime_dir: str | None) -> list[RingRow]:
+    """Return the rings that this user may look at: its own, and as root those of every user."""
+    return of_every_user(runtime_dir) if os.geteuid() == 0 else of_this_user(runtime_dir)
+
+
+def hidden() -> list[str]:
+    """Return a line that names the other users who have rings, where only root may look at those."""
+    others = [_name(uid) for uid in sorted(_users() - {os.getuid()})] if os.geteuid() != 0 else []
+    return [f"other users have rings, which they and root can see: {', '.join(others)}"] if others else []
+
+
+def table(found: Sequence[RingRow]) -> list[str]:
+    """Return the rows as lines of text; none without rows."""
+    if not found:
+        return []
     lines = [("ring", "user", "events", "memory", "producers", "flusher")]
     notes: list[str] = []
     for row in found:

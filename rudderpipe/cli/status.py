@@ -103,7 +103,7 @@ class Status(msgspec.Struct, frozen=True):
     is_stuck: bool = False
     """Events wait, and no process serves the ring."""
     others: list[RingRow] = []
-    """This user's rings, when the pipe has none."""
+    """The rings that there are, when the pipe has none."""
 
 
 def read(settings: Settings) -> Status:
@@ -244,8 +244,8 @@ def _text(status: Status) -> str:
     events, ring, jobs = status.events, status.ring, status.jobs
     lines = [f"pipe      {status.pipe}"]
     if ring is None:
-        lines.append("ring      none of this pipe" + (": this user has these" if status.others else ""))
-        lines += [f"          {line}" for line in rings.table(status.others)] if status.others else []
+        lines.append("ring      none of this pipe" + ("; there are:" if status.others else ""))
+        lines += [f"          {line}" for line in (*rings.table(status.others), *rings.hidden())]
     else:
         age_ms = Clock().monotonic_ms() - ring.heartbeat_ms
         flusher = f"pid {ring.flusher_pid}, last seen {age_ms / 1000:.1f} s ago" if ring.flusher_pid else "none yet"
@@ -316,9 +316,9 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     kept = spooled(settings)
     if settings.redis is None or kept.damaged:
         found = msgspec.structs.replace(found, spool=kept)
-    rows = rings.of_this_user(settings.runtime_dir)
-    stuck = any(row.is_stuck for row in rows if row.pipe in settings.pipe_names)
-    found = msgspec.structs.replace(found, is_stuck=stuck, others=[] if found.rings else rows)
+    rows = [row for row in rings.of_this_user(settings.runtime_dir) if row.pipe in settings.pipe_names]
+    others = [] if found.rings else rings.visible(settings.runtime_dir)
+    found = msgspec.structs.replace(found, is_stuck=any(row.is_stuck for row in rows), others=others)
     if as_json:
         print(msgspec.json.encode(found).decode())
     else:

@@ -18,6 +18,7 @@ from rudderpipe.ring.ring import Ring, find_at, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
+TROUBLE_LOG_S = 60.0
 LOOK_S = 0.5
 """How often the pipe's rings are looked for."""
 PATIENCE_S = 0.01
@@ -60,7 +61,9 @@ class Rings:
         self._make = make
         self._clock = clock
         self._stays = stays
-        self._log = ThrottledLog(logger, clock)
+        self._main = place.own(settings)
+        """The ring of the main interpreter, in which this process runs."""
+        self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
         self._served: list[_Served] = []
         self._looked_at_s = float("-inf")
         self._told: set[int] = set()
@@ -93,9 +96,8 @@ class Rings:
 
     def _main_ring(self) -> tuple[RingPlace, Ring] | None:
         """Return the ring of the main interpreter; only a managed flusher makes it."""
-        where = place.own(self._settings)
-        ring = open_ring(self._settings, self._clock) if self._stays else find_at(where)
-        return (where, ring) if ring is not None else None
+        ring = open_ring(self._settings, self._clock) if self._stays else find_at(self._main)
+        return (self._main, ring) if ring is not None else None
 
     def _take(self, where: RingPlace, ring: Ring, patience_s: float) -> bool:
         if not keeper.take(ring, self._clock, patience_s):
@@ -104,7 +106,7 @@ class Rings:
                 logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
             return False
         logger.info("serving ring=%s", ring.segment.name)
-        lingers = not self._stays or where != place.own(self._settings)
+        lingers = not self._stays or where != self._main
         self._served.append(_Served(where, ring, self._make(ring, lingers=lingers)))
         return True
 
@@ -134,8 +136,7 @@ class Rings:
 
     @property
     def _has_main(self) -> bool:
-        mine = place.own(self._settings)
-        return any(one.place == mine and not one.flusher.removed for one in self._served)
+        return any(one.place == self._main and not one.flusher.removed for one in self._served)
 
     def work(self) -> int:
         """One cycle of each; how many events left the rings."""
