@@ -60,11 +60,11 @@ class Producer:
 
     def _produce(self, thread: int) -> None:
         chance = random.Random(f"{self._seed}/{self._who}/{thread}")
-        pause, most_s = threading.Event().wait, chance.choice((0.03, 0.2, 0.5))
+        pause, most_s = threading.Event().wait, chance.choice((0.1, 0.3, 0.8))
         marks = Marks(self._home, self._who, thread)
-        number, last = 0, min(MOST, int(chance.expovariate(1 / 8000)) + 1)
+        number, last = 0, min(MOST, int(chance.expovariate(1 / 3000)) + 1)
         while number < last and not self._told_to_stop():
-            burst = chance.randint(1, 40) if chance.random() < 0.97 else chance.randint(500, 2500)
+            burst = chance.randint(1, 40) if chance.random() < 0.99 else chance.randint(500, 2500)
             end = min(last, number + burst)
             accepted = True
             while number < end and accepted:
