@@ -7,6 +7,7 @@ import json
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,11 +94,17 @@ def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> Non
 
     assert queued.status().ring is None
     assert [path.name for path in Path(queued.explicit["runtime_dir"]).iterdir() if path.suffix != ".log"] == []
-    assert set(redis_server.text_client().keys("*")) == {
+    redis: Any = redis_server.text_client()
+    account = "{rudder}:rudderpipe:rudderEventsQueue:account"
+    tombstones = redis.keys(f"{account}:*")
+    assert set(redis.keys("*")) - {*tombstones} == {
         "{rudder}:rudderEventsQueue:id",
-        "{rudder}:rudderpipe:rudderEventsQueue:account",
+        account,
         "{rudder}:rudderpipe:rudderEventsQueue:lease:last",
+        "{rudder}:rudderpipe:rudderEventsQueue:plane",
     }
+    assert [set(redis.hgetall(key)) for key in tombstones] == [{"term", "ended"}]
+    assert all(0 < redis.ttl(key) <= 86_400 for key in tombstones)
 
 
 def test_a_killed_sender_loses_nothing(queued: World) -> None:
@@ -256,7 +263,7 @@ def test_a_queue_needs_a_redis(world: World) -> None:
 
 def test_an_operator_runs_the_processes(queued: World, directory: Path) -> None:
     """From variables, and from a TOML file; nothing starts by itself; TERM drains and exits 0."""
-    queued.explicit["autostart"] = False
+    queued.explicit |= {"autostart": False, "data_plane_id": "one"}
     config = directory / "rudderpipe.toml"
     config.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in queued.explicit.items()))
     client = queued.client()
