@@ -16,6 +16,7 @@ import pickle
 import queue
 import resource
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -265,6 +266,13 @@ def rudder_sdk_python(client: Call) -> Any:
 @call
 def segment_analytics_python(client: Call) -> Any:
     return told_by(client(make=segment.Client))
+
+
+@call
+def a_client_that_is_made_there(client: Call) -> Any:
+    client()
+    second = rudderpipe.Client(KEY, URL, **{**SETTINGS, "pipe": "another"})
+    return second.track("u", "e", {"p": PAYLOAD}) in (True, False)
 
 
 @call
@@ -616,16 +624,42 @@ def forked(host_name: str, function: Call) -> dict[str, Any]:
     return {**found, "exit": os.waitstatus_to_exitcode(ended[1])}
 
 
-def main(host_name: str) -> None:
-    """Every call on that host; one line of JSON for each."""
+COMMANDS = (
+    "rudderpipe status",
+    "rudderpipe status --json",
+    "rudderpipe send",
+    "rudderpipe drain",
+    "rudderpipe.flusher",
+)
+
+
+def command(text: str) -> dict[str, Any]:
+    """A command of an operator, with one event on its standard input."""
+    own = {"WRITE_KEY": KEY, "DATA_PLANE_URL": URL, "PIPE": "cells", "RUNTIME_DIR": SETTINGS["runtime_dir"]}
+    done = subprocess.run(
+        [sys.executable, "-m", *text.split()],
+        env={**os.environ, **{f"RUDDERPIPE_{name}": value for name, value in own.items()}},
+        input=json.dumps({"type": "track", "userId": "u", "event": "e", "properties": {"p": PAYLOAD}}),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    return {"stderr": done.stderr, "exit": done.returncode}
+
+
+def main(host_name: str, what: str) -> None:
+    """Every call, or every command, on that host; one line of JSON for each."""
     RUNTIME.mkdir(mode=0o755, exist_ok=True)
     if host_name in AS_USER:
         os.chown(RUNTIME, USER, USER)
     if not is_of_a_process(host_name):
         HOSTS[host_name]()
-    for name, function in CALLS.items():
+    for text in COMMANDS if what == "commands" else ():
+        print(json.dumps({"call": text, **command(text)}), flush=True)
+    for name, function in CALLS.items() if what == "calls" else ():
         print(json.dumps({"call": name, **forked(host_name, function)}), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

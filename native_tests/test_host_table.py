@@ -12,16 +12,23 @@ import pytest
 
 from native_tests import host_cells
 
-CELLS = 33 * 35
+CELLS = 34 * 35
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-MOUNTS = 'mount -t tmpfs tmpfs /tmp && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$0" "$1" "$2"'
+MOUNTS = 'mount -t tmpfs tmpfs /tmp && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$0" "$1" "$2" "$3"'
 DOCUMENTED = {
     "track_or_raise": {"RingUnavailable", "RingFull"},
     "track_strictly": {"RingUnavailable", "RingFull"},
     "create_persistence_queue": {"QueueUnavailable"},
 }
 """The exceptions that a call may raise on a host: where that was asked for, and for a Redis that is not there."""
-ALWAYS = {"a_wrong_event": False, "shutdown": False, "warm_up": None, "collected_and_ended": None, "track_many": True}
+ALWAYS = {
+    "a_client_that_is_made_there": True,
+    "a_wrong_event": False,
+    "shutdown": False,
+    "warm_up": None,
+    "collected_and_ended": None,
+    "track_many": True,
+}
 """What a call returns on every host."""
 FLUSHES = ("flush", "flush_until_delivered", "flush_with_a_callback", "aflush")
 
@@ -71,6 +78,11 @@ HOSTS = {
     "no_memory_for_a_ring": Expected(False, "Cannot allocate memory"),
     "no_room_for_anything_large": Expected(False, "Cannot allocate memory"),
 }
+COMMAND_HOSTS = (
+    *("no_shared_memory", "full_shared_memory", "read_only_shared_memory", "a_foreign_empty_segment_for_root"),
+    *("a_foreign_lock_file_for_root", "a_runtime_directory_that_is_a_file"),
+)
+"""Those that refuse root, too."""
 
 
 def test_every_host_meets_every_call() -> None:
@@ -79,20 +91,42 @@ def test_every_host_meets_every_call() -> None:
     assert len(HOSTS) * len(host_cells.CALLS) == CELLS
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, and mount")
-@pytest.mark.parametrize("name", HOSTS)
-def test_what_a_host_refuses_is_told_and_never_raised(name: str) -> None:
-    """The exceptions are those that are documented; nothing ends the process, no secret and no traceback is shown."""
+def cells_of(name: str, what: str) -> list[dict[str, Any]]:
+    """What came of all calls, or of all commands, on a host."""
     done = subprocess.run(
-        [*NAMESPACES, "sh", "-c", MOUNTS, sys.executable, host_cells.__file__, name],
+        [*NAMESPACES, "sh", "-c", MOUNTS, sys.executable, host_cells.__file__, name, what],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
     )
-    cells = [json.loads(line) for line in done.stdout.splitlines()]
-
     assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("name", COMMAND_HOSTS)
+def test_a_command_says_what_a_host_refuses(name: str) -> None:
+    """One line and an exit code, no traceback; a status that knows of no ring says that."""
+    cells = cells_of(name, "commands")
+
+    assert [cell["call"] for cell in cells] == list(host_cells.COMMANDS)
+    for cell in cells:
+        assert cell["exit"] in (0, 1, 4), cell
+        assert "Traceback" not in cell["stderr"], cell
+        assert host_cells.KEY not in cell["stderr"]
+        assert host_cells.PAYLOAD not in cell["stderr"]
+        if cell["call"] in ("rudderpipe send", "rudderpipe.flusher"):
+            assert cell["exit"] == 4
+            assert HOSTS[name].reason in cell["stderr"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, and mount")
+@pytest.mark.parametrize("name", HOSTS)
+def test_what_a_host_refuses_is_told_and_never_raised(name: str) -> None:
+    """The exceptions are those that are documented; nothing ends the process, no secret and no traceback is shown."""
+    cells = cells_of(name, "calls")
+
     assert [cell["call"] for cell in cells] == list(host_cells.CALLS)
     assert [problem for cell in cells for problem in problems(cell, HOSTS[name])] == []
 

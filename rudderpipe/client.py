@@ -40,7 +40,8 @@ class Client(ClientBase):
     Made before or after a fork, used from any process and thread. It starts no thread and opens no socket here; the
     first event starts the flusher, unless ``autostart`` is off. Every setting can be given by name; what is not given
     comes from ``RUDDERPIPE_*`` variables, then from the TOML file ``config``. ``options`` are settings as a mapping, by
-    our names or the Node SDK's. Two clients with the same settings share one pipe. Raises ``SettingsError``.
+    our names or the Node SDK's. Two clients with the same settings share one pipe. Raises ``SettingsError``, and
+    ``RingUnavailable`` where the host has nothing left to load our modules with.
 
     No call raises for what is wrong with an event: that is logged (one line a second), counted, and answered by False.
     With ``strict`` it is raised, for tests. With ``dry_run`` each call answers the message, a ``dict``, which the type

@@ -56,13 +56,15 @@ class ClientBase:
     def _make_outlet(self, settings: Settings) -> Outlet:
         if settings.dry_run or not settings.enable:
             return Nowhere(shows=settings.dry_run)
-        if settings.sync_mode:
-            from rudderpipe.sync import InTheCall
+        try:
+            if settings.sync_mode:
+                from rudderpipe.sync import InTheCall
 
-            return InTheCall(settings, self._clock)
-        # Not with the module: shared memory and psutil take as long to load as all the rest.
-        from rudderpipe import pipes
-
+                return InTheCall(settings, self._clock)
+            # Not with the module: shared memory takes as long to load as all the rest.
+            from rudderpipe import pipes
+        except (OSError, MemoryError) as error:  # no descriptor is left to read a module with
+            raise self._prevented(error) from error
         return pipes.shared(settings.for_processes(), self._clock)
 
     def _route(self) -> None:

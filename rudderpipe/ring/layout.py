@@ -70,10 +70,10 @@ program from the one it replaced by exec; ``namespace`` is that of the pid. ``en
 the slot's earlier producers had accepted and refused: the rest is its present producer's. ``starved`` moves when the
 producer found no room, which makes what waits in the ring due. ``within`` is 1 in the second slot of a process, for
 calls from within calls. ``awaited`` moves while the producer needs 48 to 50 to be kept up to date, because a flush
-waits for what becomes of events in the queue. The heartbeat and word 18 are moments of the monotonic clock, and a start
-is ``liveness.Identity``'s: no step of the clock moves them. Events that leave the ring are counted under one of 36 to
-39, which ``settling`` names while they do (0: nothing under way), so that DRAINED in total is always the sum of the
-four, whoever dies.
+waits for what becomes of events in the queue. The heartbeat, word 18 and ``claimed ms`` are moments of the monotonic
+clock, and a start is ``liveness.Identity``'s: no step of the clock moves them. Events that leave the ring are counted
+under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so that DRAINED in total is always
+the sum of the four, whoever dies.
 
 One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
 flusher's once it holds the dead slot's lock; SEQUENCE and words 6, 16 to 31, 52 and 53 are written under the claim

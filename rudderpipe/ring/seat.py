@@ -214,7 +214,7 @@ class Seat:
             # Order: before the next block can be seen. An exception may have cut an append before its count; were that
             # still missing, what is appended next would overtake the event.
             words[self._counted] = self._count
-        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY, self._clock.time_ms())
+        claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY, self._clock.monotonic_ms())
         if claimed is None:
             self._claiming = False
             return False
