@@ -29,6 +29,10 @@ KINDS: dict[str, dict[str, object]] = {
 
 
 DEEP = b'{"type":"track","userId":"u","event":"e","properties":' + b'{"a":' * 5000 + b"1" + b"}" * 5001 + b"\n"
+ODD = (
+    b'{"type":["track"]}\n{"type":"track","userId":"u","event":"e","timestamp":"yesterday"}\n'
+    b'{"type":"track","userId":"u","event":"half \\ud83d","properties":{"a":0.12345678901234567890123,"b":1E400}}\n'
+)
 
 
 def lines(count: int) -> bytes:
@@ -46,25 +50,38 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
     redis = redis_server.url if through_redis else "none"
     del world.explicit["pipe"]
     path = directory / "events.ndjson"
-    path.write_bytes(lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + DEEP + lines(1))
+    path.write_bytes(
+        lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + DEEP + ODD + lines(1)
+    )
 
     done = world.run("-m", "rudderpipe", "send", str(path), "--redis", redis, "--flush-at", "30", "--json")
 
     assert done.returncode == 1
     summary = json.loads(done.stdout)
     assert {**summary, "seconds": 0} == {
-        "accepted": 101,
-        "delivered": 101,
+        "accepted": 102,
+        "delivered": 102,
         "failed": 0,
         "dropped": 0,
-        "rejected": 5,
+        "rejected": 7,
         "seconds": 0,
     }
     said = done.stderr.decode()
-    for number, word in ((101, "JSON"), (102, "object"), (103, "type"), (105, "event"), (106, "deep")):
+    for number, word in (
+        (101, "JSON"),
+        (102, "object"),
+        (103, "type"),
+        (105, "event"),
+        (106, "deep"),
+        (107, "type"),
+        (108, "timestamp"),
+    ):
         assert f"line {number}: " in said
         assert word in said
-    assert world.plane.stats()["unique_message_ids"] == 101
+    assert world.plane.stats()["unique_message_ids"] == 102
+    bodies = b"".join(world.plane.last_events())
+    assert b'"event":"half \xef\xbf\xbd"' in bodies
+    assert b'"properties":{"a":0.12345678901234567890123,"b":1E+400}' in bodies
 
 
 def test_send_waits_for_room_instead_of_losing(world: World) -> None:

@@ -161,13 +161,21 @@ def _contents(value: Any, kind: type) -> dict[Any, Any]:
     raise NoForm(f"is of type {kind.__name__}, which changes while it is read")
 
 
-def _parsed(value: Raw, room_bytes: int) -> Any:
+def parsed(data: bytes) -> Any:
+    """Return what JSON stands for, each number as a ``Decimal``; raise ``ValueError``.
+
+    Unlike msgspec it takes the escape of half a surrogate pair, which is grammar.
+    """
     import json  # here, as few have a use for it
 
+    return json.loads(data.decode(), parse_int=Decimal, parse_float=Decimal, parse_constant=_refuse_constant)
+
+
+def _parsed(value: Raw, room_bytes: int) -> Any:
     data = bytes(value)
     _check(len(data), 1, room_bytes)
     try:
-        return json.loads(data.decode(), parse_int=Decimal, parse_float=Decimal, parse_constant=_refuse_constant)
+        return parsed(data)
     except ValueError:
         raise NoForm("is a msgspec.Raw that is no JSON") from None
 

@@ -42,6 +42,8 @@ _AS_THEY_ARE = frozenset((float, bool, type(None)))
 _PLAIN = SCALARS | {int, datetime, date, time, timedelta, Decimal, UUID, bytes, dict, list}
 _INT_END = 10**4300
 _FEW = 100
+_CERTAIN_DIGITS = 15
+"""A number of so many characters is the same after it was a float."""
 _CONVERSIONS = 50
 """From one value to another, until it is plain; something that becomes itself would go on forever."""
 _OPEN = (None, None, 0, 0)
@@ -309,6 +311,15 @@ class _Copier:
         if type(own) is dict or type(own) is list:
             raise NoForm(f"has a key of type {type(key).__name__}, which JSON cannot hold")
         return encode(own).decode().strip('"')
+
+
+def number(digits: str) -> float | Decimal:
+    """Return what JSON's text of a number stands for: a float where that changes nothing, else a ``Decimal``."""
+    found = float(digits)
+    if len(digits) <= _CERTAIN_DIGITS and "e" not in digits and "E" not in digits:
+        return found
+    exact = Decimal(digits)
+    return found if Decimal(repr(found)) == exact else exact
 
 
 def text(value: str) -> str:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from rudderpipe import locks, receipts, whole
+from rudderpipe import foreign, locks, receipts, values, whole
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.put import put
@@ -102,7 +102,7 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
-    decode = msgspec.json.Decoder(dict[str, object]).decode
+    decode = msgspec.json.Decoder(dict[str, object], float_hook=values.number).decode
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -115,9 +115,16 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
             _reject(summary, number, "is nested too deeply")
             continue
         except (msgspec.DecodeError, UnicodeDecodeError):
-            _reject(summary, number, "is not JSON")
-            continue
-        if message.get("type") not in KINDS:
+            try:
+                message = foreign.parsed(line)
+            except (ValueError, RecursionError):
+                _reject(summary, number, "is not JSON")
+                continue
+            if type(message) is not dict:
+                _reject(summary, number, "is not a JSON object")
+                continue
+        kind = message.get("type")
+        if not isinstance(kind, str) or kind not in KINDS:
             _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
             continue
         yield number, message

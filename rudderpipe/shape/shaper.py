@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -17,20 +16,7 @@ from rudderpipe.shape.scrubber import Scrubber
 BeforeSend = Callable[[dict[str, Any]], dict[str, Any] | None]
 """Is given a message in wire names, which it may change, and answers it, another one, or None to drop it."""
 _TIMES = ("timestamp", "originalTimestamp")
-_CERTAIN_DIGITS = 15
-"""A number of so many characters is the same after it was a float."""
-
-
-def _number(text: str) -> float | Decimal:
-    """Return a float where that changes nothing: a ``Decimal`` that the caller gave has any number of digits."""
-    number = float(text)
-    if len(text) <= _CERTAIN_DIGITS and "E" not in text:
-        return number
-    exact = Decimal(text)
-    return number if Decimal(repr(number)) == exact else exact
-
-
-_decode = msgspec.json.Decoder(dict[str, Any], float_hook=_number).decode
+_decode = msgspec.json.Decoder(dict[str, Any], float_hook=values.number).decode
 
 
 class Shaper:
