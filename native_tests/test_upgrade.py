@@ -7,6 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
@@ -114,3 +115,25 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
     old.words[1024 + 3] = 1  # it has left
     wait_until(lambda: where.segment not in segment.names())
     assert [ring.name for ring in world.status().rings] == [place.own(world.settings).segment]
+
+
+def test_a_process_of_the_version_before_starts_the_flusher_of_this_one(world: World, faulty: FaultyPlane) -> None:
+    """It lives on while the package is upgraded below it, and its flusher dies: what it starts understands its
+    arguments and settings, delivers what is in its ring, and ends."""
+    restore(world)
+    arguments = [
+        "-m",
+        "rudderpipe.flusher",
+        "--stdin",
+        "--detach",
+        "--log",
+        str(world.explicit["runtime_dir"]) + "/x.log",
+    ]
+    settings = {name: value for name, value in world.explicit.items() if name != "max_jobs_per_request"}
+
+    assert world.run(*arguments, stdin=msgspec.json.encode(settings)).returncode == 0
+
+    faulty.wait_for(lambda: len(numbers(faulty)) >= EVENTS - DELIVERED)
+    wait_until(lambda: not world.own_processes())
+    assert sorted(numbers(faulty)) == list(range(DELIVERED, EVENTS))
+    assert world.status().rings == []

@@ -231,3 +231,16 @@ def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
 
     assert place.own(settings).segment not in segment.names()
     assert list(Path(str(settings.runtime_dir)).iterdir()) == []
+
+
+def test_a_rings_lock_file_says_what_it_is(settings: Settings, clock: FakeClock) -> None:
+    """On every system, also where segments cannot be listed and their names are hashed."""
+    ring = open_ring(settings, clock)
+
+    assert msgspec.json.decode(ring.locks.path.read_bytes()) == {
+        "name": ring.segment.name,
+        "layout": at.VERSION,
+        "pipe": settings.pipe_name,
+        "interpreter": 0,
+        "epoch": f"{ring.segment.epoch:016x}",
+    }

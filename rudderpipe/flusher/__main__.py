@@ -138,7 +138,9 @@ def main() -> int:
     if arguments.detach:
         service.detach()
     stop.install()
-    return serve(settings, stop, clock, lingers=arguments.lingers, claim=arguments.claim)
+    # A process that was started before an upgrade asks for a flusher with --detach alone.
+    lingers = arguments.lingers or arguments.detach
+    return serve(settings, stop, clock, lingers=lingers, claim=arguments.claim)
 
 
 if __name__ == "__main__":
