@@ -76,6 +76,7 @@ def test_the_page_for_those_who_change_over(world: World, redis_server: RedisSer
     """The drop-in, then the native client."""
     for block in range(2):
         assert run(world, "-c", examples("migrating.md", world, redis_server, block)) == ""
+        wait_until(lambda: not world.own_processes())  # the drop-in's settings differ, and the flusher goes by them
 
     wait_until(lambda: len(arrived(world)) == 3)
     assert [event["type"] for event in arrived(world)] == ["identify", "track", "track"]
