@@ -121,3 +121,31 @@ def test_another_programs_job_that_says_it_is_ours_does_not_balance(
     assert status.returncode == 1
     assert b"does NOT balance" in status.stdout
     assert b"2 fields of the account are another program's" in status.stdout
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+def test_a_redis_that_may_evict_is_warned_about(
+    world: World, redis_server: RedisServer, redis: Any, policy: str
+) -> None:
+    """By flusher, sender and status; by none of them while nothing is wrong, or when they may not ask."""
+    redis.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-info")
+    for address, bad in ((redis_server.url, False), (f"unix://app:pw@{redis_server.socket}", True)):
+        redis.config_set("maxmemory-policy", policy if bad else "noeviction")
+        world.explicit |= {"redis": address, "flush_at": 1}
+        client = world.client()
+        assert client.track("u", "e")
+        assert client.flush(20, until="delivered")
+        assert b"maxmemory-policy" not in world.run("-m", "rudderpipe", "status").stdout
+        client.shutdown()
+        wait_until(lambda: not world.own_processes())
+    assert "maxmemory-policy" not in world.log()
+
+    world.explicit["redis"] = redis_server.url
+    client = world.client()
+    assert client.track("u", "e")
+    assert client.flush(20, until="delivered")
+
+    said = f"maxmemory-policy is {policy}, which evicts queued events: noeviction must be set"
+    assert said in world.run("-m", "rudderpipe", "status").stdout.decode()
+    for name in ("flusher", "sender"):
+        assert f"rudderpipe.{name} WARNING redis {said}" in world.log()

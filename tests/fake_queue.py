@@ -224,6 +224,10 @@ class FakeQueue:
         """Why each failed job did."""
         return {name: self.store.jobs[name]["failedReason"] for name in self.store.failed}
 
+    def eviction(self) -> str:
+        self.ping()
+        return ""
+
     def ping(self) -> None:
         if self.away or self.store.away:
             raise QueueUnavailable("here", "away")

@@ -43,6 +43,8 @@ class Jobs(msgspec.Struct, frozen=True):
     max_bytes: int | None = None
     odd_fields: int = 0
     """Of the account, by another program; they count as 0."""
+    eviction: str = ""
+    """What is wrong with Redis's maxmemory-policy."""
 
 
 class Spooled(msgspec.Struct, frozen=True):
@@ -186,6 +188,7 @@ def _queued(settings: Settings, own: list[Ring]) -> Status:
         queue.size_bytes(),
         settings.max_queue_bytes,
         counts.odd_fields,
+        queue.eviction(),
     )
     queue.close()
     return msgspec.structs.replace(status, jobs=jobs)
@@ -272,6 +275,8 @@ def _text(status: Status) -> str:
             f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
             f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
         )
+        if jobs.eviction:
+            lines.append(f"          {jobs.eviction} must be set")
         if jobs.odd_fields:
             lines.append(f"          {jobs.odd_fields:,} fields of the account are another program's, and count as 0")
     if (spool := status.spool) is not None:

@@ -109,6 +109,7 @@ class QueueSink:
         self._ring = ring
         self._clock = clock
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
+        self._has_seen_redis = False
         self._lost: int | None = None
         """Events of the ring that Redis had lost at the last look."""
 
@@ -138,6 +139,7 @@ class QueueSink:
                 marks[mark.sequence] = (start, mark.end)
         self._budget.check(sum(len(data) for data, _ in batches))
         words = self._ring.words
+        self._watch_eviction()
         try:
             self._queue.add(epoch, batches, marks, freed, words[at.H_TERM])
         except QueueUnavailable as error:
@@ -151,6 +153,13 @@ class QueueSink:
                 words[at.H_TERM] = max(words[at.H_TERM], later) + 1
             raise
         return Answer(settled)
+
+    def _watch_eviction(self) -> None:
+        """Say once that Redis may throw away what it is given."""
+        if not self._has_seen_redis:
+            if trouble := self._queue.eviction():
+                logger.warning("redis %s must be set", trouble)
+            self._has_seen_redis = True
 
     def seen_off(self) -> tuple[int, int] | None:
         """As Redis has counted them; another SDK's worker counts nothing, and is seen once nothing waits."""

@@ -162,6 +162,17 @@ class QueueBase:
         """Make the queue ours, with whatever jobs are in it."""
         self.ask(lambda pipe: pipe.set(self.keys.plane, self.plane))
 
+    def eviction(self) -> str:
+        """Return what is wrong with Redis's ``maxmemory-policy``; "" when nothing is, or when we may not know it."""
+        try:
+            (memory,) = self.ask(lambda pipe: pipe.info("memory"))
+        except QueueUnavailable as error:
+            if not error.answered:
+                raise
+            return ""
+        policy = memory.get("maxmemory_policy", "noeviction")
+        return "" if policy == "noeviction" else f"maxmemory-policy is {policy}, which evicts queued events: noeviction"
+
     def try_publish(self) -> str:
         """Return why Redis refuses to tell Bull's listeners; "" when it does not."""
         try:

@@ -21,6 +21,7 @@ class Upkeep:
         self._queue = queue
         self._failed = FailedJobs(queue)
         self._settings = settings
+        self._has_seen_redis = False
         self._sweep_at_s = self._promote_at_s = self._trim_at_s = float("-inf")
 
     def work(self, now_s: float) -> None:
@@ -43,3 +44,7 @@ class Upkeep:
                 self._trim_at_s = now_s
             if jobs:
                 logger.warning("deleted the oldest failed jobs, more are not kept jobs=%d events=%d", jobs, events)
+        if not self._has_seen_redis:
+            self._has_seen_redis = True
+            if trouble := self._queue.eviction():
+                logger.warning("redis %s must be set", trouble)

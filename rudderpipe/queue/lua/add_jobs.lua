@@ -75,7 +75,7 @@ end
 local line = line_of(wait, paused, meta)
 local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
 jobs = cmsgpack.unpack(jobs)
-if not redis.call("GET", id) then -- the first ever, or after Bull's obliterate
+if (tonumber(redis.call("GET", id) or "0") or 0) == 0 then -- the first ever, or after Bull's obliterate
   redis.call("DEL", counted)
 end
 local last = redis.call("INCRBY", id, #jobs)
