@@ -58,14 +58,17 @@ def _find_slot(ring: Ring, me: Identity) -> int:
     words, layout = ring.words, ring.layout
     for slot in range(layout.slots):
         mine = layout.slot(slot)
-        if not words[mine + at.S_PID]:
+        pid = words[mine + at.S_PID]
+        if not pid:
             if ring.locks.try_lock(at.LOCK_SLOT + slot):
                 return slot
-        elif ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
+        elif pid == me.pid and ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
             words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
     for slot in range(layout.slots):
-        is_ours = ring.owner(slot) == me and not words[layout.slot(slot) + at.S_LEFT]
-        if not is_ours and lock_dead(ring, slot):  # trying the lock of one of ours would drop it
+        mine = layout.slot(slot)
+        if words[mine + at.S_PID] == me.pid and ring.owner(slot) == me and not words[mine + at.S_LEFT]:
+            continue  # ours: trying its lock would drop it
+        if lock_dead(ring, slot):
             return slot
     return -1
 
