@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe import forks
+from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import account, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
@@ -178,6 +179,28 @@ def test_what_finds_no_room_in_the_new_ring_stays_first(host: Host, clock: FakeC
     found += host.found()
 
     assert [text for text in found if text != "x"] == [*(str(number) for number in range(64)), "last"]
+
+
+def test_a_new_ring_that_cannot_be_made_at_once_gets_them_first(
+    host: Host, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events are refused until it can, and what was accepted before them still comes first."""
+    producer = host.producer()
+    put(producer, "1")
+    host.remove()
+    clock.now_s += 2
+
+    def fails() -> Ring:
+        raise RingUnavailable("here", "no room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(producer, "_open_ring", fails)
+        assert producer.append(b"refused") == "ring"
+    producer._look_at_s = clock.now_s + 100  # no look comes between
+    clock.now_s += 2
+    put(producer, "2")
+
+    assert host.found() == ["1", "2"]
 
 
 def test_a_ring_whose_flusher_lives_is_left_to_it(

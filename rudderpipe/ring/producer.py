@@ -213,6 +213,7 @@ class Producer(Seat):
     def _retire(self, ring: Ring) -> None:
         if self._outer is None and not ring.segment.is_linked() and ring not in self._removed:
             self._removed.append(ring)
+            self._owes = True
 
     def _move(self) -> str | None:
         """Move events of removed rings ahead of the next event; ``full`` when there is no room for all of them."""
