@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rudderpipe.delivery import request
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job
 from rudderpipe.queue.job import Job
 from rudderpipe.version import USER_AGENT
+from tests.broken_jobs import is_json, mutated
 
 EPOCH = 0x1234567890ABCDEF
 
@@ -150,11 +153,12 @@ def test_half_a_character_of_node_does_not_cost_its_batch(written: str, stored: 
 
 def test_attempts_can_be_taken_out_of_the_data() -> None:
     """A failed job's data says 0 attempts; everything else stays, in its order."""
-    data = json.dumps({"version": 3, "eventData": json.dumps({"jobId": "j", "request": {"x": 1}, "attempts": 9})})
+    request = {"x": 1, "data": {"batch": [{"a": 1}]}}
+    data = json.dumps({"version": 3, "eventData": json.dumps({"jobId": "j", "request": request, "attempts": 9})})
 
     changed = json.loads(job.without_attempts(data.encode()))
 
-    assert json.loads(changed["eventData"]) == {"jobId": "j", "request": {"x": 1}, "attempts": 0}
+    assert json.loads(changed["eventData"]) == {"jobId": "j", "request": request, "attempts": 0}
     assert job.without_attempts(b"nonsense") == b"nonsense"
 
 
@@ -163,3 +167,41 @@ def test_the_agent_is_ours() -> None:
     built = json.loads(job.build(b"{}", "k", "t", EPOCH))
 
     assert json.loads(built["eventData"])["request"]["headers"] == {"user-agent": USER_AGENT}
+
+
+def read_or_reason(data: bytes) -> Job | str:
+    """What is read, or why it cannot be."""
+    try:
+        return job.read(data)
+    except JobUnreadable as error:
+        return error.reason
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_reading_splitting_and_rewriting_agree_about_what_is_readable(seed: int) -> None:
+    """A thousand broken jobs: each is unreadable to all three, or the same to all three and a request of it is JSON."""
+    dice = random.Random(seed)
+    events = [b'{"userId":"u%d","sentAt":1,"p":{"a":[1,2.5,true,null],"b":"\xc3\xa9"}}' % number for number in range(4)]
+    readable = 0
+    for _ in range(1000):
+        data = mutated(job.build(b",".join(events), "KEY", "t", EPOCH).encode(), dice)
+        found = read_or_reason(data)
+        if isinstance(found, str):
+            assert found.isprintable()
+            assert len(found) < 200
+            assert job.without_attempts(data) == data
+            with pytest.raises(JobUnreadable):
+                job.with_events(data, 0, 1)
+            continue
+        readable += 1
+        assert is_json(request.body(found.events, "2026-01-02T03:04:05.678Z"))
+        count = len(found.events)
+        parts = (0, count // 2), (count // 2, count)
+        halves = [job.read(job.with_events(data, *part).encode()) for part in parts]
+        assert [bytes(event) for half in halves for event in half.events] == [bytes(event) for event in found.events]
+        again = job.read(job.without_attempts(data))
+        assert [bytes(event) for event in again.events] == [bytes(event) for event in found.events]
+        for one in (*halves, again):
+            assert (one.write_key, one.epoch, one.timeout_s) == (found.write_key, found.epoch, found.timeout_s)
+        assert [one.attempts for one in (*halves, again)] == [found.attempts, found.attempts, 0]
+    assert readable > 100

@@ -111,9 +111,7 @@ def read(data: bytes) -> Job:
     Only what delivery needs must be as the SDKs write it: attempts and a timeout that make no sense are passed over.
     """
     with _readable():
-        text = _event_data(data)
-        trouble = "the job's eventData is no JSON with request.data.batch, a list of events"
-        inner = _decoded(_decode_event_data, text, trouble)
+        _, inner = _event_data(data)
         request = inner.request
         ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
         username = request.auth.username if request.auth else ""
@@ -137,8 +135,8 @@ def _readable() -> Iterator[None]:
         raise JobUnreadable(f"the job's data cannot be read: {type(error).__name__}") from None
 
 
-def _event_data(data: bytes) -> str:
-    """Return the inner JSON, half characters mended: the one text that is read, split and rewritten."""
+def _event_data(data: bytes) -> tuple[str, _EventData]:
+    """Return the inner JSON, half characters mended, which is read, split and rewritten; and what it says."""
     # Text, not bytes: the parser does not look at the encoding of what it passes over.
     envelope = _decoded(_decode_envelope, _text(data), NO_OBJECT)
     version, text = envelope.version, envelope.eventData
@@ -149,7 +147,8 @@ def _event_data(data: bytes) -> str:
         raise JobUnreadable("the job's data has no eventData that is text")
     if "\\" in text and ("\\ud" in text or "\\uD" in text):  # the first is a search for one byte, and mostly fails
         text = _SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
-    return text
+    trouble = "the job's eventData is no JSON with request.data.batch, a list of events"
+    return text, _decoded(_decode_event_data, text, trouble)
 
 
 def _text(data: bytes) -> str:
@@ -212,7 +211,8 @@ def with_events(data: bytes, start: int, end: int) -> str:
 
 def _changed(data: bytes, change: Callable[[dict[str, Raw]], None]) -> str:
     with _readable():
-        inner = _decode_fields(_event_data(data))
+        text, _ = _event_data(data)
+        inner = _decode_fields(text)
         change(inner)
         envelope = _decode_fields(_text(data))
         envelope["eventData"] = Raw(_encode(_encode(inner).decode()))
