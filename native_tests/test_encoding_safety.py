@@ -269,13 +269,14 @@ def test_another_thread_that_changes_a_list_crashes_nothing() -> None:
         import pathlib, threading
 
         sys.setswitchinterval(1e-6)
-        shared = [pathlib.PurePath("/a"), {1}, Point()] * 30
+        shared = [pathlib.PurePath("/a"), {1}, Point()] * 300
         ends = threading.Event()
 
         def change():
             while not ends.is_set():
                 del shared[:]
-                shared.extend([pathlib.PurePath("/b"), {2}, Point()] * 30)
+                other = [bytes(range(100)) * 3 for _ in range(300)]
+                shared.extend(pathlib.PurePath(f"/{number}") for number in range(len(other)))
 
         thread = threading.Thread(target=change)
         thread.start()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from rudderpipe.log_text import one_line
+
 
 class Progress:
     """One line that renews itself on a terminal; a line every ten seconds elsewhere."""
@@ -19,6 +21,7 @@ class Progress:
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + self._every_s
+            text = one_line(text)
             print(
                 f"\r\033[K{text}" if self._terminal else text,
                 end="" if self._terminal else "\n",
