@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -190,3 +191,25 @@ def test_a_spool_that_is_full_loses_events_and_says_so(world: World, faulty: Fau
     assert kept(world) == []
     assert world.status().events.failed == 2
     assert "failed events cannot be kept error=max_spool_bytes is 0" in world.log()
+
+
+def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(world: World, faulty: FaultyPlane) -> None:
+    """The pipe's derived name holds the key: the old pipe is named, and can be retried with the settings of now."""
+    del world.explicit["pipe"]
+    world.explicit["linger_s"] = 0.2
+    faulty.then(answer(401, b"key"))
+    with world.client() as client:
+        assert all(client.track(name, "e") for name in "ab")
+    wait_until(lambda: not world.own_processes())
+    wrong = world.settings.pipe_name
+    world.explicit["write_key"] = "RIGHT_KEY"
+    faulty.then(answer())
+
+    code, said, hint = command(world, "list")
+    assert (code, said) == (0, "0 failed jobs, 0 events\n")
+    assert hint == f"1 more of the pipe {wrong}: rudderpipe failed list --pipe {wrong}\n"
+    assert command(world, "retry", "--all", "--pipe", wrong)[0] == 0
+
+    faulty.wait_for(lambda: faulty.accepted)
+    assert users(faulty.requests[-1]) == ["a", "b"]
+    assert b64decode(faulty.requests[-1].headers["authorization"].split()[1]) == b"RIGHT_KEY:"

@@ -16,6 +16,7 @@ import msgspec
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.spooled import SpooledJobs
 from rudderpipe.clock import Clock
+from rudderpipe.flusher import spool
 from rudderpipe.log_text import one_line
 from rudderpipe.queue.failed import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
@@ -55,6 +56,13 @@ def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
         return
     with closing(Queue(settings, Clock())) as queue:
         yield FailedJobs(queue)
+
+
+def name_other_pipes(settings: Settings) -> None:
+    """Print, in direct mode, which other pipes have failed batches: those of a former write key, for example."""
+    if settings.redis is None:
+        for pipe, count in spool.of_other_pipes(settings).items():
+            print(f"{count:,} more of the pipe {pipe}: rudderpipe failed list --pipe {pipe}", file=sys.stderr)
 
 
 def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_json: bool) -> int:

@@ -77,8 +77,10 @@ def _failed(arguments: argparse.Namespace) -> int:
         since_ms=arguments.since,
         reason=arguments.reason,
     )
-    with failed.failed_jobs(settings_of(arguments)) as found:
+    settings = settings_of(arguments)
+    with failed.failed_jobs(settings) as found:
         if arguments.action == "list":
+            failed.name_other_pipes(settings)
             return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
         if arguments.action == "retry":
             return failed.retry(found, selection, first=arguments.first, dry_run=arguments.dry_run)

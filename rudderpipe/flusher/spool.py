@@ -24,7 +24,7 @@ from rudderpipe import locks, log_text
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.settings import Settings
 
-SUFFIX, PART_SUFFIX = ".json", ".part"
+SUFFIX, PART_SUFFIX, DIRECTORY_SUFFIX = ".json", ".part", ".failed"
 ABANDONED_S = 3600.0
 """How old a file must be that was begun and never renamed before it is removed."""
 PAGE_BYTES = 4096
@@ -280,8 +280,19 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
+def of_other_pipes(settings: Settings) -> dict[str, int]:
+    """Return how many dead letters this user's other pipes have, in the same runtime directory.
+
+    A pipe's name holds the write key: with another key, those of the old one are under another name.
+    """
+    own = of(settings).path
+    others = (path for path in sorted(own.parent.glob(f"*{DIRECTORY_SUFFIX}")) if path != own and path.is_dir())
+    counts = {path.name.removesuffix(DIRECTORY_SUFFIX): len(DeadLetters(path, 0).names()) for path in others}
+    return {pipe: count for pipe, count in counts.items() if count}
+
+
 def of(settings: Settings) -> DeadLetters:
     """Return the dead letters of the pipe that these settings name. Raises ``RingUnavailable`` without a directory."""
     directory = locks.runtime_dir(settings.runtime_dir)
     former = [directory / f"{name}.failed.ndjson" for name in settings.pipe_names]
-    return DeadLetters(directory / f"{settings.pipe_name}.failed", settings.max_spool_bytes, former)
+    return DeadLetters(directory / f"{settings.pipe_name}{DIRECTORY_SUFFIX}", settings.max_spool_bytes, former)
