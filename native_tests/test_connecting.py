@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import trustme
 from urllib3.util import wait_for_read
 
-from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, whole
+from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, raw, whole
 from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
 from native_tests.world import wait_until
 from rudderpipe import Client
@@ -454,7 +455,6 @@ class Proxy:
             back = threading.Thread(target=_pump, args=(server, client), daemon=True)
             back.start()
             _pump(client, server)
-            server.shutdown(socket.SHUT_RDWR)
             back.join()
 
     def close(self) -> None:
@@ -467,6 +467,8 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
             sink.sendall(data)
     except OSError:
         pass
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.fixture(name="proxy")
@@ -542,6 +544,18 @@ def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: P
         thread.join(30)
         plane.let_go()
         assert found == ["stopped"]
+
+
+def test_tls_within_tls_that_was_closed_while_idle_is_no_attempt(
+    tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """As any connection: the request goes over a new one at once."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        plane.then(raw(whole()), answer())
+        ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=f"https://127.0.0.1:{tls_proxy.port}")
+        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
+        assert (plane.connections, len(plane.requests)) == (2, 3)
 
 
 def replies(data: bytes, *, drips: bool = False, silent: bool = False) -> Callable[[socket.socket], None]:

@@ -141,7 +141,7 @@ NEVER = {  # stations that meet only through what lies between them
 }
 ONLY = {
     "redis": {"queue.scripts", "queue.connect", "queue.taken", "queue.base", "queue.queue", "cli.redis_server"},
-    "urllib3": {"delivery.dial", "delivery.wire"},
+    "urllib3": {"delivery.dial"},
     "psutil": {"liveness", "cli.demo"},
 }
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
-from urllib3.util.ssltransport import SSLTransport
 
 from rudderpipe.delivery.answer import NoAnswer, Reader, read
 
@@ -51,19 +50,21 @@ class Proxy(msgspec.Struct, frozen=True):
 
 
 class _Paced:
-    """A socket of which all reads and writes together end after the time that was set last."""
+    """A socket of which all reads and writes together end after the time that was set last; 0 waits for nothing."""
 
     def __init__(self, sock: socket.socket, deadline_s: float) -> None:
         self._sock = sock
         self._deadline_s = deadline_s
+        self._waits = True
         self.fileno = sock.fileno
         self.close = sock.close
 
     def settimeout(self, value: float) -> None:
         self._deadline_s = time.monotonic() + value
+        self._waits = value > 0
 
     def recv(self, count: int) -> bytes:
-        self._sock.settimeout(_left_s(self._deadline_s))
+        self._sock.settimeout(_left_s(self._deadline_s) if self._waits else 0)
         return self._sock.recv(count)
 
     def sendall(self, data: bytes) -> None:
@@ -169,6 +170,8 @@ def _tls(
 
 
 def _tls_within(sock: socket.socket, to: Server, context: ssl.SSLContext, deadline_s: float) -> socket.socket:
+    from urllib3.util.ssltransport import SSLTransport  # here, as it costs every process what few need
+
     paced = cast(socket.socket, _Paced(sock, deadline_s))
     return cast(socket.socket, SSLTransport(paced, context, server_hostname=to.host.rstrip(".")))
 

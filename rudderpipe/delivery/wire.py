@@ -8,8 +8,6 @@ import time
 from base64 import b64encode
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from urllib3.util import wait_for_read
-
 from rudderpipe.delivery.answer import Answer, NoAnswer, Reader, read
 from rudderpipe.delivery.dial import Obstacle, Proxy, Server, dial
 from rudderpipe.settings import Settings
@@ -58,8 +56,8 @@ class Wire:
         A kept connection that the server has closed meanwhile is followed by a new one, at once.
         Raises ``NoAnswer`` and ``Obstacle``.
         """
-        if self.sock is not None and (time.monotonic() > self._fresh_until_s or wait_for_read(self.sock, timeout=0.0)):
-            self.close()
+        if self.sock is not None and (time.monotonic() > self._fresh_until_s or Reader(self.sock, 0).look()):
+            self.close()  # too old, ended by the server, or with something that answers no request of ours
         kept = self.sock is not None
         try:
             return self._try(head, body, timeout_s, until_s)
