@@ -34,6 +34,9 @@ def context(given: Any, traits: Any = UNSET) -> Any:
     return whole
 
 
-def encoded(message: dict[str, Any]) -> bytes:
-    """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold."""
-    return values.encode_message(values.nested(message, "", depth=0))
+def encoded(message: dict[str, Any], *, was_encoded: bool = False) -> bytes:
+    """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold.
+
+    ``was_encoded``: it is a message of ours, decoded and changed, whose context may hold traits one deeper than given.
+    """
+    return values.encode_message(values.nested(message, "", depth=-1 if was_encoded else 0))

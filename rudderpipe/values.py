@@ -70,13 +70,16 @@ def encode_message(message: Any) -> bytes:
 
 
 def encode_any(message: Any) -> bytes:
-    """Return the JSON of a message as ``encode_message``, each part looked at; raise ``EventError`` by its path."""
+    """Return the JSON of a message as ``encode_message``, each part looked at; raise ``EventError`` by its path.
+
+    Depth is not looked at again: an identify's traits are in the context too, one deeper than where they were given.
+    """
     if isinstance(message, dict):
-        return encode(plain(message, "", depth=0))
+        return encode(plain(message, "", depth=-1))
     for name in message.__struct_fields__:
         part = getattr(message, name)
         if type(part) is dict or type(part) is str:
-            setattr(message, name, plain(part, name))
+            setattr(message, name, plain(part, name, depth=0))
     return encode(message)
 
 

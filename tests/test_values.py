@@ -25,8 +25,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import rudderpipe
 from rudderpipe import event, values
 from rudderpipe.errors import EventError
+from rudderpipe.testing import capture
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
 ZONELESS = datetime.fromisoformat("2024-01-02T03:04:05.000006")
@@ -236,6 +238,21 @@ def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
         event.track("u", "e", {"a": nested_dicts(200), "b": with_hint}, *[None] * 5)
 
     assert json.loads(data)["properties"]["a"] == nested_dicts(199)
+
+
+@pytest.mark.parametrize("length", [1, 5000])
+def test_traits_may_be_as_deep_as_properties(length: int) -> None:
+    """They are in the context too, one deeper: by whichever way, and after ``before_send``."""
+    traits = {"a": nested_dicts(199), "b": "x" * length}
+    client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
+
+    assert json.loads(event.identify("u", traits, *[None] * 5))["context"]["traits"] == traits
+    assert json.loads(event.identify({"userId": "u", "traits": traits}, *[None] * 6))["context"]["traits"] == traits
+    with capture() as captured:
+        assert client.identify("u", traits)
+        with pytest.raises(EventError, match="nested more than 200 deep"):
+            client.identify("u", {"a": traits})
+    assert captured[0]["traits"] == traits
 
 
 def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:

@@ -42,7 +42,7 @@ class Shaper:
             message = _checked(changed, times)
         if self._scrubber is not None:
             message = self._scrubber.scrub(message)
-        return parts.encoded(message)
+        return parts.encoded(message, was_encoded=True)
 
 
 def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
