@@ -286,7 +286,7 @@ def test_nothing_that_is_broken_hurts_anything_else(
     for name in kept:
         data = campaign.raw.hget(P + name, "data")
         assert data == campaign.put[name] or same_but_for_attempts(data, campaign.put[name]), name
-    # Nothing is anywhere else, and nobody is told of what has not happened.
+    # Nothing is anywhere else, and the log reports nothing that has not happened.
     assert campaign.raw.keys(f"{P}*:lock") == []
     everything = campaign.queue.counts()
     assert everything.events_gone == 2 * len(campaign.healthy) + campaign.broken_events

@@ -358,7 +358,7 @@ class QueueContract:
         assert {taken.attempts for taken in queue.take(*ALL)} == {0}
 
     def test_what_a_sender_keeps_is_not_recovered(self, stand: Stand) -> None:
-        """Of the others those that nobody or itself has locked, with their attempts; another's lock stands."""
+        """Of the others those without a lock or under its own, with their attempts; another's lock stands."""
         queue, other = stand.queue(), stand.queue()
         add(queue, 6)
         kept, lapsed, ours = queue.take(3, 1_000_000)
@@ -388,8 +388,8 @@ class QueueContract:
 
         assert stand.view() == View(line=["2"], active=["1", "3"], locks={"3": other.token})
 
-    def test_what_is_active_and_nobodys_is_seen(self, stand: Stand) -> None:
-        """Until somebody has locked it."""
+    def test_what_is_active_without_a_lock_is_seen(self, stand: Stand) -> None:
+        """Until a sender has locked it."""
         queue = stand.queue()
         add(queue, 3)
         taken = queue.take(2, 1_000_000)
@@ -766,7 +766,7 @@ class QueueContract:
         assert first.number == 3
 
     def test_a_lease_is_kept_under_a_higher_number(self, stand: Stand) -> None:
-        """What was under way with the old one changes nothing any more; nobody else has had it in between."""
+        """What was under way with the old one changes nothing any more; no other has had it in between."""
         queue = stand.queue()
         lease = lease_of(queue)
         lease.take()

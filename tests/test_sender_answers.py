@@ -101,7 +101,7 @@ class Cutting(FakePlane):
 def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
     queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, several: bool, away_s: float
 ) -> None:
-    """Fifty jobs at once, the lease lapsed or not; and nobody else has had it, so the log does not say so."""
+    """Fifty jobs at once, the lease lapsed or not; no other has had it, so the log does not say so."""
     names = [str(number) for number in range(100, 200)]
     for name in names:
         queue.put(name)
@@ -121,7 +121,7 @@ def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
 def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivered(
     queue: FakeQueue, clock: FakeClock
 ) -> None:
-    """Nobody else has had the lease: the next sender must not send it again."""
+    """No other has had the lease: the next sender must not send it again."""
     queue.put("a")
     queue.put("b")
     plane = Cutting(queue)
@@ -137,7 +137,7 @@ def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivere
 
 
 def test_a_sender_that_stops_after_a_long_silence_puts_back_what_it_holds(queue: FakeQueue, clock: FakeClock) -> None:
-    """Its lease has lapsed, and nobody has had it since."""
+    """Its lease has lapsed, and no other has had it since."""
     queue.put("a")
     sender = sender_of(queue, FakePlane(DOWN), clock)
     sender.work()
@@ -212,7 +212,9 @@ def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[Facts, Keeper]:
     return facts, Keeper(cast(Queue, own), facts, Settings(), clock)
 
 
-def test_a_job_that_is_active_and_nobodys_is_no_health_and_does_not_stay_so(queue: FakeQueue, clock: FakeClock) -> None:
+def test_a_job_that_is_active_and_held_by_no_sender_is_no_health_and_does_not_stay_so(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
     """A take that finds nothing is no progress while it is there; the sender takes it up by itself."""
     facts, keeper = facts_of(queue, clock)
     plane = FakePlane()
@@ -238,7 +240,7 @@ def test_a_job_that_is_active_and_nobodys_is_no_health_and_does_not_stay_so(queu
 def test_a_take_that_finds_nothing_is_no_progress(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a job is active that nobody holds, and that cannot be recovered."""
+    """While a job is active that no sender holds, and that cannot be recovered."""
     facts, keeper = facts_of(queue, clock)
     sender = wired(queue, FakePlane(), clock, Settings(), facts=facts)
     run(sender, clock, 1)

@@ -27,7 +27,7 @@ class Lease:
         self._is_dead = is_dead
         self.held = False
         self.kept = False
-        """Nobody else has had the lease since it was ours before."""
+        """No other process has had the lease since it was ours before."""
         self.others = ""
         """Who has it, while we have not."""
         self.lapses_in_ms = 0

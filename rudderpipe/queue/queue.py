@@ -186,8 +186,8 @@ class Queue(QueueBase):
     def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
         """Jobs that are active and not in ``keep`` are first in line again.
 
-        ``all``: as a dead sender left them, attempts at 0; only for the one sender of a queue. ``free``: those that
-        nobody or we have locked. ``ours``: those that we have locked.
+        ``all``: as a dead sender left them, attempts at 0; only for the one sender of a queue. ``free``: those
+        without a lock or under ours. ``ours``: those under our lock.
         """
         keys = self.keys
         ids = pack([taken.id for taken in keep])
@@ -204,7 +204,7 @@ class Queue(QueueBase):
                 return Recovered(total, broken)
 
     def stranded(self) -> int:
-        """How many jobs are active and locked by nobody."""
+        """How many jobs are active without a lock."""
         return int(self.call("count_stranded", [self.keys.active], self.keys.base))
 
     def sweep(self, every_ms: int = SWEEP_MS) -> int:

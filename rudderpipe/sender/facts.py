@@ -21,9 +21,9 @@ class Facts:
     backoff_until_s: float = float("-inf")
     # Written by the keeper.
     waiting_jobs: int | None = None
-    """In line, held by us, or active and nobody's. None while Redis does not answer."""
+    """In line, held by us, or active without a lock. None while Redis does not answer."""
     stranded_at_s: float = float("-inf")
-    """When a job was last seen to be active and nobody's."""
+    """When a job was last seen to be active without a lock."""
     paused: bool = False
     redis_seen_at_s: float | None = None
     lost: str = ""

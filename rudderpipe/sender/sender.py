@@ -197,7 +197,7 @@ class Sender:
         return done
 
     def _recover(self) -> int:
-        """Put what is active and nobody's first in line; how many jobs were written down before."""
+        """Put what is active and held by no sender first in line; how many jobs were written down before."""
         done = self._ledger.write()
         whose = self._to_recover
         recovered = self._queue.recover(self._held, whose or "free")

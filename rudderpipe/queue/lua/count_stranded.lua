@@ -1,5 +1,5 @@
 --[[
-  count_stranded: how many jobs are active and locked by nobody.
+  count_stranded: how many jobs are active without a lock.
 
   One script, because a job that is active at one look and without a lock at the next may have been settled between.
 

@@ -1,5 +1,5 @@
 --[[
-  recover_active: jobs that are active and that nobody delivers are first in line again, oldest first.
+  recover_active: jobs that are active and that no sender delivers are first in line again, oldest first.
 
   One script, because a job between `active` and `wait` would be in neither.
 
@@ -14,8 +14,8 @@
   ARGV[2] token     string  the caller's
   ARGV[3] max_jobs  integer at most so many in this call, 1 to 5000; newest first, so the last call moves the oldest
   ARGV[4] keep      msgpack list of ids that the caller goes on delivering: they stay where they are
-  ARGV[5] whose     string  all: whoever holds the lock, attempts at 0, as a dead sender had them; free: what is locked
-                            by nobody or under the token; ours: what is locked under the token
+  ARGV[5] whose     string  all: under any lock, attempts at 0, as a dead sender had them; free: without a lock or
+                            locked under the token; ours: locked under the token
   ARGV[6] fence     string  the caller's lease; "" where several senders work
 
   Returns   {how many were recovered, how many of their locks were another's}; fewer than max_jobs when none is left

@@ -12,7 +12,7 @@
   ARGV[4] dead      string  a lease whose holder is known to be dead, "" when none is: it counts as free
   ARGV[5] above     integer the caller's lease has a higher number: calls under this one may still be under way
 
-  Returns   {1, the caller's lease, its milliseconds, 1 when nobody else has had it since it was mine, else 0}, or
+  Returns   {1, the caller's lease, its milliseconds, 1 when no other has had it since it was mine, else 0}, or
             {0, the other's lease, milliseconds until it lapses, 0}
   Promises  a lease is never given twice: each has a number that is higher than the last one's
   Costs     O(1)
@@ -27,7 +27,7 @@ local function is_ours(name) -- fresh when an earlier call has made it so and it
   return name == mine or name == fresh
 end
 local lapses_in_ms = redis.call("PTTL", lease)
--- One that never lapses is no sender's, but a tool's: nobody would ever follow it.
+-- A lease that never lapses is no sender's, but a tool's: no sender could ever follow it.
 if held and held ~= dead and lapses_in_ms >= 0 and not is_ours(string.match(held, "^%d+ (.*)$")) then
   return {0, held, lapses_in_ms, 0}
 end
