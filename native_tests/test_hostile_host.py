@@ -122,24 +122,31 @@ def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: 
     assert world.plane.stats()["events"] == accepted
 
 
-def test_another_users_segment_of_the_same_name_is_left_alone(world: World) -> None:
+@pytest.mark.parametrize(("content", "mode"), [(b"theirs" * 1000, 0o600), (b"", 0o666)], ids=["theirs", "empty"])
+def test_another_users_segment_of_the_same_name_is_left_alone(world: World, content: bytes, mode: int) -> None:
     """Refused with the reason; neither read, nor written, nor removed."""
     world.explicit["autostart"] = False
     path = Path("/dev/shm") / place.own(world.settings).segment
-    path.write_bytes(b"theirs" * 1000)
+    path.write_bytes(content)
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345)
-        path.chmod(0o600)
+        path.chmod(mode)
     else:
         path.chmod(0o644)  # as suspicious: others may read it
     try:
-        assert not world.client().track("u", "e")
+        client = world.client()
+        assert not client.track("u", "e")
+        assert "belongs to another user" in client.flush().reason
+        client.shutdown()
+        flusher = world.run("-m", "rudderpipe.flusher")
         asked = world.run("-m", "rudderpipe", "status")
-        assert path.read_bytes() == b"theirs" * 1000
+        assert path.read_bytes() == content
     finally:
         path.unlink()
-    assert asked.returncode == 4
-    assert "belongs to another user or can be read by others" in asked.stderr.decode()
+    for done in (flusher, asked):
+        assert done.returncode == 4
+        assert "belongs to another user or can be read by others" in done.stderr.decode()
+        assert b"Traceback" not in done.stderr
 
 
 def test_more_producers_than_slots_are_refused_and_counted(world: World) -> None:

@@ -128,7 +128,10 @@ class ClientBase:
         if not isinstance(error, EventError):
             error = EventError("event", f"cannot be read: it raises {type(error).__name__}")
         reason = "too_large" if isinstance(error, EventTooLarge) else "invalid"
-        self._outlet.refuse(reason, error, callback)
+        try:
+            self._outlet.refuse(reason, error, callback)
+        except MemoryError:
+            pass  # there is none to say so with
         if self.settings.strict or (reason == "too_large" and self.settings.when_full == "raise"):
             raise error
         return False

@@ -69,6 +69,16 @@ class Pipe:
         self._accepted_before = 0
         """Events that were accepted before ``shut``."""
 
+    def __del__(self) -> None:
+        """Give the slot up when the last client was dropped without ``shutdown``: it would be taken as long as we live.
+
+        A program that makes a client for each request would have none left.
+        """
+        try:
+            self.producer.abandon()
+        except Exception:  # noqa: BLE001, S110  # the interpreter is ending, or it was never made
+            pass
+
     def _since_last(self, ring: Ring) -> Since:
         if self._since is None or self._since.ring is not ring:
             self._since = Since(ring)

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 from rudderpipe import log_text
 from rudderpipe.clock import Clock
 from rudderpipe.pipe import Pipe
+from rudderpipe.ring import served_settings
 from rudderpipe.settings import Settings
 
 logger = log_text.logger()
@@ -17,8 +18,7 @@ _users: dict[Settings, int] = {}
 def shared(settings: Settings, clock: Clock) -> Pipe:
     """The pipe of these settings, made if need be; whoever asks for it shuts it once, and the last one closes it.
 
-    A second one of the same name with other settings is warned about: one flusher serves both, by the settings of
-    whoever started it.
+    A second one of the same name with other settings of ring or flusher is warned about: both have one.
     """
     pipe = _open.get(settings)
     if pipe is None:
@@ -40,10 +40,12 @@ def _is_last(settings: Settings) -> bool:
 def _warn_of_another(settings: Settings) -> None:
     for other in [pipe.settings for pipe in _open.values()]:
         if (other.pipe_name, other.runtime_dir) == (settings.pipe_name, settings.runtime_dir):
-            differing = [name for name in Settings.__struct_fields__ if getattr(other, name) != getattr(settings, name)]
-            logger.warning(
-                "two clients of one write key differ in %s: the flusher goes by the settings of whoever started it; "
-                "give them the same, or a pipe each",
-                ", ".join(differing),
-            )
+            names = (*served_settings.NAMES, "ring_bytes", "max_internal_queue_size")
+            differing = [name for name in names if getattr(other, name) != getattr(settings, name)]
+            if differing:
+                logger.warning(
+                    "two clients of one write key differ in %s: there is one ring and one flusher for both; give them "
+                    "the same, or a pipe each",
+                    ", ".join(differing),
+                )
             return

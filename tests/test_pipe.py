@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import logging
 import os
 from collections.abc import Iterator
@@ -431,6 +432,39 @@ def test_settings_of_another_version_are_not_compared(
         ring.words[word] = before
     later(pipe, clock, 2)
     assert len(caplog.messages) == 1
+
+
+def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
+    """A program may make one for each request; what it put in is drained without it."""
+    keeps = pipes()
+    assert put(keeps)
+    ring = ring_of(keeps)
+
+    for slot in (1, 2):
+        dropped = pipes()
+        assert put(dropped)
+        assert ring.slots_in_use()[-1] == slot
+        assert not ring.words[ring.layout.slot(slot) + at.S_LEFT]
+        del dropped
+        gc.collect()
+        assert ring.words[ring.layout.slot(slot) + at.S_LEFT]
+
+    assert not ring.words[ring.layout.slot(0) + at.S_LEFT]
+    assert account.read(ring).in_ring == 3
+
+
+def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
+    """A child that drops the client, or ends, says nothing about the parent."""
+    pipe = pipes()
+    assert put(pipe)
+    ring = ring_of(pipe)
+
+    forks.PAGE[0] = 0  # what a child finds
+    del pipe
+    gc.collect()
+
+    assert not ring.words[ring.layout.slot(0) + at.S_LEFT]
+    forks.renew()
 
 
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:

@@ -306,6 +306,16 @@ class Producer(Seat):
         """Where this process appends: its place, and that of its calls from within calls."""
         return [seat.place() for seat in (self, self._inner) if seat is not None]
 
+    def abandon(self) -> None:
+        """Give the slot up from a destructor: nothing uses this producer any more, so no lock is taken.
+
+        Not in a forked child, whose parent has the slot.
+        """
+        if forks.PAGE[0]:
+            for seat in (self, self._inner):
+                if seat is not None:
+                    seat.quit_ring()
+
     def leave(self) -> None:
         """Give the slot up; the flusher takes what is left. Later appends are refused."""
         if not forks.PAGE[0]:
