@@ -8,6 +8,8 @@ import resource
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -407,6 +409,35 @@ def test_an_early_answer_within_tls_ends_the_request(authority: trustme.CA, tmp_
         gone.set()
         assert (outcome.kind, outcome.status) == (("refused", 413) if status == 413 else ("retry", 0))
         assert "in time" not in outcome.reason
+
+
+GREEN = """
+import sys, warnings
+warnings.simplefilter("ignore")
+if sys.argv[1] == "gevent":
+    from gevent import monkey
+    monkey.patch_all()
+else:
+    import eventlet
+    eventlet.monkey_patch()
+import rudderpipe
+client = rudderpipe.Client("KEY", sys.argv[2], sync_mode=True, ca_file=sys.argv[3])
+print([client.track("u", "e", {"x": "y" * size}) for size in (1, 1000, 1_000_000)])
+client.shutdown()
+"""
+
+
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("green", ["gevent", "eventlet"])
+def test_green_threads_keep_the_connection(authority: trustme.CA, tmp_path: Path, green: str, tls: bool) -> None:
+    """Their sockets have words of their own for what does not wait."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = context_of(authority.issue_cert("127.0.0.1")) if tls else None
+    with FaultyPlane(context=context) as plane:
+        command = [sys.executable, "-c", GREEN, green, plane.url, str(tmp_path / "ca.pem")]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+        assert done.stdout == b"[True, True, True]\n"
+        assert (plane.connections, len(plane.accepted)) == (1, 3)
 
 
 # Proxies

@@ -67,6 +67,8 @@ class Reader:
                 self._receive(0)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
+            except TimeoutError as error:
+                return error.errno is not None  # without a number it is eventlet's way of saying the same
             except (EOFError, OSError):
                 pass  # the next read meets it again
         return True
