@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from rudderpipe import liveness
-from rudderpipe.ring import account, keeper, place, segment
+from rudderpipe.ring import account, keeper, place, removed, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
@@ -625,6 +626,30 @@ def test_a_call_from_within_leave_is_refused_or_drained(stage: Stage) -> None:
         if writer.process.stores < last:
             break
     assert number > 3
+
+
+def test_a_kill_while_a_removed_ring_is_emptied_loses_nothing(stage: Stage) -> None:
+    """Whoever moves on next finds the rest: in order, and at most the one event under way twice."""
+    for number in itertools.count(1):
+        stage.reset()
+        writer, victim = stage.writer(), stage.process()
+        writer.write_all(3)
+        writer.write_all(1, BIG)
+        writer.write_all(3, LARGE)
+        moved: list[str] = []
+
+        def put(data: bytes, moved: list[str] = moved) -> bool:
+            moved.append(data.decode())
+            return True
+
+        done = victim.run(partial(removed.move, victim.ring, put), number)
+        assert removed.move(stage.process().ring, put)
+        assert list(dict.fromkeys(moved)) == writer.accepted, f"killed at store {number}, {victim.last}"
+        assert len(moved) <= len(writer.accepted) + 1
+        assert account.read(stage.ring).in_ring == 0
+        if done:
+            break
+    assert number > 20
 
 
 def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
