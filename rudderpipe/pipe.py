@@ -239,9 +239,11 @@ class Pipe:
         Stuck when events were refused because there is no ring, or this process cannot use it, or can have no flusher.
         """
         try:
-            ring = self.producer.ring or find(self.settings)
-            asked = ring and (self.producer.ask_flush() or ring)  # not the one we knew, if that had ended
-            trouble = self.producer.trouble
+            asked = self.producer.ring or find(self.settings)
+            if asked is not None or self.producer.trouble is not None:
+                asked = self.producer.ask_flush() or asked  # not the one we knew, if that had ended
+            # With a slot, what was in the way once is so no longer.
+            trouble = self.producer.trouble if self.producer.place()[1] < 0 else None
         except RingUnavailable as error:
             trouble, asked = error, None
         if trouble is not None:

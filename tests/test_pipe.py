@@ -467,6 +467,27 @@ def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
     forks.renew()
 
 
+def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
+    """Neither one before there was a ring, though no event came since, nor one in between: a flush waits again."""
+    pipe = pipes()
+    opened = pipe.producer._open_ring
+
+    def fails() -> Ring:
+        raise RingUnavailable("name", "shared memory is full")
+
+    pipe.producer._open_ring = fails
+    assert not put(pipe)
+    assert pipe.flush().poll().reason == "ring name: shared memory is full"
+    pipe.producer._open_ring = opened
+    clock.now_s += 1.5
+    assert pipe.flush().poll().complete
+
+    assert put(pipe)
+    pipe.producer.trouble = RingUnavailable("name", "No locks available")
+    result = pipe.flush().poll()
+    assert (result.pending, result.reason, result.complete) == (1, "", False)
+
+
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
     """``shutdown`` gives slot and ring up; what is refused later is counted in the process."""
     pipe = pipes()
