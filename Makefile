@@ -10,12 +10,12 @@ NODE := native_tests/node
 NODE_READY := $(NODE)/node_modules/.ready
 NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
 
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench setup binutils clean
 
 demo: $(READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(GUNICORN_READY) $(NODE_READY)
+test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -32,7 +32,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench.backlog
 	$(BIN)/python -m bench.arrival
 
-setup: $(READY) $(GUNICORN_READY) $(NODE_READY)
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -49,6 +49,11 @@ $(GUNICORN_READY): Makefile | $(READY)
 	@# Beside the newest one: as process 1 the older ones take an orphan's exit code for a worker's.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(GUNICORN) 'gunicorn==23.*'
 	touch $@
+
+binutils:
+	@# What PyInstaller needs on Linux.
+	@[ "$$(uname)" != Linux ] || { command -v objdump && command -v objcopy; } >/dev/null || { \
+	  echo "objdump is missing; installing binutils with apt-get"; apt-get update -qq && apt-get install -y -qq binutils; }
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'

@@ -199,7 +199,7 @@ def test_the_demonstration_loses_nothing(world: World, directory: Path) -> None:
 
     text = output.decode()
     assert process.returncode == 0, (text, errors)
-    for name in ("gunicorn", "flusher", "sender", "data plane"):
+    for name in ("gunicorn", "flusher", "sender", "data plane", "redis"):
         assert f"ended       {name}" in text
     assert_nothing_is_left(process, directory)
     assert "killed      worker" in text

@@ -132,6 +132,7 @@ def _signals() -> Iterator[None]:
 
 def _demonstrate(stack: ExitStack, seconds: float) -> int:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rudderpipe-demo-")))
+    stack.callback(print, "ended       redis")  # after what follows
     redis_server = stack.enter_context(RedisServer(directory))
     print(f"redis       {executable()} on a unix socket")
     plane, url = _start_data_plane(stack)
