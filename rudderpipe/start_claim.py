@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rudderpipe import locks
@@ -56,6 +57,14 @@ def is_taken(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+def sweep(directory: Path) -> None:
+    """Remove what starts left behind whose process was killed."""
+    for path in directory.glob("*.start"):
+        with suppress(FileNotFoundError):
+            if not 0 <= time.time() - path.stat().st_mtime < LONGEST_S:
+                path.unlink()
 
 
 def _counts(fd: int) -> bool:

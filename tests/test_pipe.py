@@ -311,9 +311,14 @@ def test_a_lock_of_a_start_that_nothing_gives_back_counts_for_a_minute(tmp_path:
     assert start_claim.take(path) is None
     assert start_claim.is_taken(path)
 
+    start_claim.sweep(tmp_path)
+    assert path.exists()
+
     os.utime(path, (0, 0))
 
     assert not start_claim.is_taken(path)
+    start_claim.sweep(tmp_path)
+    assert not path.exists()
     next_one = start_claim.take(path)
     assert next_one is not None
     assert start_claim.is_taken(path)

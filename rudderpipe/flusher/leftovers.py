@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rudderpipe import locks
+from rudderpipe import locks, start_claim
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.rings import PATIENCE_S, SERVING, SERVING_SUFFIX
 from rudderpipe.ring import place, segment
@@ -26,6 +26,7 @@ def sweep(directory: Path, own: Path) -> None:
     Raises ``OSError``.
     """
     _sweep_lock_files(directory, own)
+    start_claim.sweep(directory)
     pipes = {where.pipe for stem in place.stems(directory) for where in place.readings(directory, stem)}
     now_s = time.time()
     logs: list[tuple[float, Path]] = []
