@@ -22,6 +22,8 @@ from native_tests.world import World, wait_until
 from rudderpipe.cli.redis_server import RedisServer, executable
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import connect
+from rudderpipe.ring import layout
+from rudderpipe.ring.ring import find_all
 from tests.queue_contract import users as names
 
 HASTY = """
@@ -107,6 +109,27 @@ def test_a_late_add_adds_nothing(
         assert redis.llen(f"{P}wait") == 4
         events = world.status().events
         assert (events.accepted, events.queued, events.in_ring, events.balanced) == (7, 7, 0, True)
+
+
+def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
+    world: World, redis_server: RedisServer, redis: Any
+) -> None:
+    """A call of that very term may still be under way."""
+    world.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
+    client = world.client()
+    world.start("-m", "rudderpipe.flusher")
+    track(client, 0)
+    wait_until(lambda: redis.llen(f"{P}wait") == 1)
+    (ring,) = redis.keys("{rudder}:rudderpipe:rudderEventsQueue:account:" + "?" * 16)
+    assert redis.hget(ring, "term") == "1"
+    redis.hset(ring, "term", 9)
+
+    track(client, 1)
+    wait_until(lambda: redis.llen(f"{P}wait") == 2)
+
+    assert redis.hget(ring, "term") == "10"
+    (found,) = find_all(world.settings)
+    assert (found.words[layout.H_TERM], found.words[layout.H_STARTS]) == (10, 1)
 
 
 def test_a_connection_whose_answer_did_not_come_is_reset(

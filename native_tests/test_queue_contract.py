@@ -191,6 +191,44 @@ class TestWhatIsLeftInRedis:
 
         assert not stand.client.exists(f"{P}stalled")
 
+    def test_a_lock_that_is_none_belongs_to_another_program(self, stand: RedisStand) -> None:
+        """A key of another type in its place ends no call: the job is left alone, and recovered by the one sender."""
+        queue = stand.queue()
+        add(queue, 3)
+        first, second, third = queue.take(*ALL)
+        stand.client.delete(f"{P}2:lock")
+        stand.client.rpush(f"{P}2:lock", "row")
+
+        assert queue.renew([first, second, third]) == [first, third]
+        assert queue.retry_later([second]) == []
+        assert queue.complete([first, second]) == 1
+        assert not queue.fail(second, "no")
+        assert queue.put_back([second, third]) == 1
+        assert stand.client.lrange(f"{P}active", 0, -1) == ["2"]
+        queue.recover()
+        assert ids(queue.take(*ALL)) == ["2", "3"]
+
+    def test_numbers_that_are_none_end_nothing(self, stand: RedisStand) -> None:
+        """Another program wrote into the account and into a job: both count from 0."""
+        queue = stand.queue()
+        add(queue, 2)
+        ring = KEYS.ring(EPOCH)
+        for key in (KEYS.account, ring):
+            stand.client.hset(key, mapping={"queued": "many", "delivered": "1.5", "failed": "-", "1": "x", "term": "?"})
+        stand.client.hset(f"{P}1", mapping={"attemptsMade": "often", "stalledCounter": "twice"})
+
+        add(queue, 1, 2)
+        first, second, third = queue.take(*ALL)
+        assert queue.retry_later([first]) == [first]
+        assert queue.complete([first]) == 1
+        assert queue.fail(second, "no")
+        assert FailedJobs(queue).retry(list(FailedJobs(queue))) == 1
+        assert queue.complete([third, *queue.take(*ALL)]) == 2
+
+        assert stand.view() == View()
+        assert queue.counts(EPOCH).events_delivered == 6
+        assert queue.counts(EPOCH).odd_fields == 0
+
     def test_rows_of_a_log_go_with_their_job(self, stand: RedisStand) -> None:
         """Completed or removed."""
         queue = stand.queue()

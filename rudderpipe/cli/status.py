@@ -11,7 +11,7 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
 from rudderpipe.clock import Clock
-from rudderpipe.errors import QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.flusher import spool as spools
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
@@ -43,6 +43,8 @@ class Jobs(msgspec.Struct, frozen=True):
     max_bytes: int | None = None
     odd_fields: int = 0
     """Of the account, by another program; they count as 0."""
+    other_plane: str = ""
+    """The data plane that the queue's jobs are for, when it is another one."""
     eviction: str = ""
     """What is wrong with Redis's maxmemory-policy."""
 
@@ -188,10 +190,19 @@ def _queued(settings: Settings, own: list[Ring]) -> Status:
         queue.size_bytes(),
         settings.max_queue_bytes,
         counts.odd_fields,
+        _other_plane(queue),
         queue.eviction(),
     )
     queue.close()
     return msgspec.structs.replace(status, jobs=jobs)
+
+
+def _other_plane(queue: QueueBase) -> str:
+    try:
+        queue.check_owner()
+    except AnotherDataPlane as error:
+        return error.owner
+    return ""
 
 
 def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
@@ -275,6 +286,8 @@ def _text(status: Status) -> str:
             f"jobs      {jobs.waiting:,} waiting, {jobs.active:,} active, {jobs.delayed:,} delayed, "
             f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
         )
+        if jobs.other_plane:
+            lines.append(f"          its jobs are for the data plane {jobs.other_plane}: see `rudderpipe queue`")
         if jobs.eviction:
             lines.append(f"          {jobs.eviction} must be set")
         if jobs.odd_fields:
