@@ -213,7 +213,7 @@ def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
     for _ in range(TRIES):
         before = ring.drained()
         ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
-        handed = words[at.H_QUEUED]
+        handed = min(words[at.H_QUEUED], before)
         counts = queue.counts(ring.segment.epoch).with_losses(handed, ended)
         after = account.handed_over(ring, counts.positions)
         now = account.read(ring)

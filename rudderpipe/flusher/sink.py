@@ -164,7 +164,8 @@ class QueueSink:
     def seen_off(self) -> tuple[int, int] | None:
         """As Redis has counted them; another SDK's worker counts nothing, and is seen once nothing waits."""
         words = self._ring.words
-        epoch, handed = self._ring.segment.epoch, words[at.H_QUEUED]
+        # The smaller of two words that are the same unless one is damaged.
+        epoch, handed = self._ring.segment.epoch, min(words[at.H_QUEUED], self._ring.drained())
         counts = self._queue.counts(epoch)
         lost = counts.events_lost if self._lost is None else self._lost
         if counts.events_gone < handed:
