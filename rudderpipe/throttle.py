@@ -7,6 +7,8 @@ import logging
 from rudderpipe.clock import Clock
 
 PERIOD_S = 1.0
+RARELY_S = 60.0
+"""For what stays as it is until somebody mends it."""
 
 
 class ThrottledLog:

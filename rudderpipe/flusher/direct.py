@@ -15,9 +15,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import ThrottledLog
-
-BLOCKED_LOG_S = 60.0
+from rudderpipe.throttle import RARELY_S, ThrottledLog
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -36,7 +34,7 @@ class DirectSink:
         self._damaged = Damaged(dead_letters, epoch, clock)
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
-        self._rare_log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
+        self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._attempts: dict[tuple[int, int], int] = {}
         """Of the batches that were tried and are not settled, by the place of their first event."""
 

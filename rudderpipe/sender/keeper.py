@@ -11,9 +11,8 @@ from rudderpipe.errors import LeaseLost, QueueUnavailable
 from rudderpipe.queue.queue import LOCK_MS, Queue
 from rudderpipe.sender.facts import Facts
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import ThrottledLog
+from rudderpipe.throttle import RARELY_S, ThrottledLog
 
-BLOCKED_LOG_S = 60.0
 TICK_S = 0.5
 LOOK_S = 4.0
 logger = log_text.logger("rudderpipe.sender")
@@ -30,7 +29,7 @@ class Keeper:
         self._facts = facts
         self._clock = clock
         self._on_tick = on_tick
-        self._log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
+        self._log = ThrottledLog(logger, clock, RARELY_S)
         shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
         self._every_s = min(LOOK_S, shortest_ms / 1000 / 3)
         self._next_s = clock.monotonic_s()

@@ -19,13 +19,12 @@ from rudderpipe.sender.facts import Facts
 from rudderpipe.sender.ledger import Ledger
 from rudderpipe.sender.upkeep import Upkeep
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import ThrottledLog
+from rudderpipe.throttle import RARELY_S, ThrottledLog
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 STANDBY_S = 0.2
 OTHER_PLANE_S = 5.0
 """How long to leave a queue alone that has jobs for another data plane."""
-BLOCKED_LOG_S = 60.0
 AWAY_S = 600.0
 """How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
 
@@ -57,7 +56,7 @@ class Sender:
         self._clock = clock
         self._abandoned = abandoned
         self._log = ThrottledLog(logger, clock)
-        self._rare_log = ThrottledLog(logger, clock, BLOCKED_LOG_S)
+        self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._facts = facts or Facts(clock.monotonic_s(), settings.stall_timeout_s)
         self._ledger = Ledger(queue)
         self._upkeep = Upkeep(queue, settings)
