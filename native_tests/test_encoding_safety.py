@@ -352,6 +352,34 @@ def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> No
     assert "'too_large': 18" in printed or "'too_large': 17" in printed
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not bound a process's address space")
+def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
+    """Flusher and sender get a ``MemoryError``, after which they go on."""
+    printed = child("""
+        import resource
+        from rudderpipe.delivery import request
+        from rudderpipe.queue import job
+
+        batch = b'{"a":"' + b"x" * (64 << 20) + b'"}'
+        data = job.build(batch, "KEY", "2026-01-02T03:04:05.678Z", 1)
+        in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        for room in range(0, 400 << 20, 20 << 20):
+            resource.setrlimit(resource.RLIMIT_AS, (in_use + room, resource.RLIM_INFINITY))
+            for step in (
+                lambda: job.build(batch, "KEY", "2026-01-02T03:04:05.678Z", 1),
+                lambda: job.with_events(data.encode(), 0, 1),
+                lambda: request.body([b' {"b":' + batch + b"}"], "2026-01-02T03:04:05.678Z"),
+            ):
+                try:
+                    step()
+                except MemoryError:
+                    continue
+        print("done")
+    """)
+
+    assert printed == "done\n"
+
+
 def test_what_could_never_be_sent_is_refused_before_it_is_copied() -> None:
     """Lists that hold one list many times, ranges, arrays, long integers: the answer comes at once."""
     child("""

@@ -13,9 +13,10 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from rudderpipe import checks, parts, values, whole
+from rudderpipe.encoder import encode_into
 from rudderpipe.forks import PAGE
 from rudderpipe.parts import CHANNEL, CONTEXT, message_ids
-from rudderpipe.values import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_into, encode_message
+from rudderpipe.values import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_message
 
 Maybe = Any | UnsetType
 

@@ -7,12 +7,12 @@ from typing import Any
 from msgspec import UNSET, Raw
 
 from rudderpipe import checks, values
+from rudderpipe.encoder import encode
 from rudderpipe.message_ids import MessageIds
 from rudderpipe.version import LIBRARY, VERSION
 
 CHANNEL = "server"
 LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
-encode = values.encode
 CONTEXT = Raw(encode({"library": LIBRARY_PART}))
 """The context of a message that was given none."""
 message_ids = MessageIds()

@@ -14,10 +14,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from msgspec import Raw
 
 from rudderpipe import foreign
+from rudderpipe.encoder import encode, encode_into
 from rudderpipe.errors import EventError, EventTooLarge
 from rudderpipe.foreign import NoForm
 from rudderpipe.log_text import one_line
@@ -37,7 +37,6 @@ INT_FROM, INT_TO = -(1 << 63), (1 << 64) - 1
 ROOM_BYTES = 2048
 """What most messages have room in; longer ones are copied by ``plain``, which counts."""
 
-encode_into = msgspec.json.Encoder(decimal_format="number").encode_into
 _AS_THEY_ARE = frozenset((float, bool, type(None)))
 _PLAIN = SCALARS | {int, datetime, date, time, timedelta, Decimal, UUID, bytes, dict, list}
 _INT_END = 10**4300
@@ -48,14 +47,6 @@ _CONVERSIONS = 50
 """From one value to another, until it is plain; something that becomes itself would go on forever."""
 _OPEN = (None, None, 0, 0)
 _surrogates = re.compile("[\ud800-\udfff]")
-
-
-def encode(value: Any) -> bytes:
-    """Return the JSON of a value that is plain already."""
-    # encode() would crash the process when there is no memory for its buffer; encode_into() raises MemoryError.
-    buffer = bytearray(1024)
-    encode_into(value, buffer)
-    return bytes(buffer)
 
 
 def encode_message(message: Any) -> bytes:

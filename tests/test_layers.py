@@ -30,6 +30,7 @@ ORDER = [
     *("start_claim", "program", "service"),
     "types",
     *(
+        "encoder",
         "foreign",
         "values",
         "checks",

@@ -9,6 +9,8 @@ from operator import itemgetter
 import msgspec
 from msgspec import Raw
 
+from rudderpipe.encoder import encode
+
 _isal_compress: Callable[..., bytes] | None
 try:
     from isal import isal_zlib
@@ -53,7 +55,7 @@ def _with_moment(event: bytes, moment: bytes, tail: bytes) -> bytes:
     try:
         fields = _decode_fields(event)
         fields["sentAt"] = Raw(b'"%b"' % moment)
-        return msgspec.json.encode(fields)
+        return encode(fields)
     except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return event
 

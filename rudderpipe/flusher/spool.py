@@ -21,6 +21,7 @@ import msgspec
 from msgspec import Raw
 
 from rudderpipe import locks, log_text
+from rudderpipe.encoder import encode
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.settings import Settings
 
@@ -101,7 +102,7 @@ class DeadLetters:
         """Have it on the disk. Raises ``OSError`` when it cannot be kept."""
         if record.damaged and self.names(f"-{record.id}{SUFFIX}"):
             return  # a flusher that was killed before it counted the event has kept it
-        data = msgspec.json.encode(record)
+        data = encode(record)
         size_bytes = _space(len(data))
         if self._size_bytes is None or self._size_bytes + size_bytes > self.limit_bytes:
             self._size_bytes = self.size_bytes()  # commands remove files meanwhile
@@ -230,7 +231,7 @@ class DeadLetters:
         try:
             with path.open("rb") as file:
                 for record in filter(None, map(_parse_line, file)):
-                    self._write(record, msgspec.json.encode(record))
+                    self._write(record, encode(record))
             path.unlink()
             guard.remove()
         except FileNotFoundError:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from rudderpipe.encoder import encode, encode_text
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.version import LIBRARY, USER_AGENT
 
@@ -28,8 +29,7 @@ _SURROGATE = re.compile(
     r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
 )
 _T = TypeVar("_T")
-_encode = msgspec.json.encode
-_AGENT = _encode({"user-agent": USER_AGENT})
+_AGENT = encode({"user-agent": USER_AGENT})
 
 
 class _Auth(Struct, frozen=True):
@@ -87,7 +87,7 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
     ring's account.
     """
     request = b'{"auth":{"username":%b},"headers":%b,"data":{"batch":[%b],"timestamp":"%b","sentAt":"%b"}}' % (
-        _encode(write_key),
+        encode(write_key),
         _AGENT,
         batch,
         sent_at.encode(),
@@ -102,7 +102,7 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
         job_id.encode(),
         request,
     )
-    return (b'{"version":%d,"eventData":%b}' % (VERSION, _encode(event_data.decode()))).decode()
+    return (b'{"version":%d,"eventData":%b}' % (VERSION, encode_text(event_data.decode()))).decode()
 
 
 def read(data: bytes) -> Job:
@@ -198,13 +198,13 @@ def with_events(data: bytes, start: int, end: int) -> str:
     def keep(inner: dict[str, Raw]) -> None:
         request = _decode_fields(inner["request"])
         batch = _decode_fields(request["data"])
-        batch["batch"] = Raw(_encode(_decode_events(batch["batch"])[start:end]))
-        request["data"] = Raw(_encode(batch))
-        inner["request"] = Raw(_encode(request))
+        batch["batch"] = Raw(encode(_decode_events(batch["batch"])[start:end]))
+        request["data"] = Raw(encode(batch))
+        inner["request"] = Raw(encode(request))
         if "description" in inner:
             digest = hashlib.md5(inner["request"], usedforsecurity=False).hexdigest()
             job_id = msgspec.json.decode(inner.get("jobId", Raw(b'""')))
-            inner["description"] = Raw(_encode(f"node-{digest}-{job_id}"))
+            inner["description"] = Raw(encode(f"node-{digest}-{job_id}"))
 
     return _changed(data, keep)
 
@@ -215,5 +215,5 @@ def _changed(data: bytes, change: Callable[[dict[str, Raw]], None]) -> str:
         inner = _decode_fields(text)
         change(inner)
         envelope = _decode_fields(_text(data))
-        envelope["eventData"] = Raw(_encode(_encode(inner).decode()))
-        return _encode(envelope).decode()
+        envelope["eventData"] = Raw(encode_text(encode(inner).decode()))
+        return encode(envelope).decode()

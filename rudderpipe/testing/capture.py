@@ -10,6 +10,7 @@ import msgspec
 
 from rudderpipe import checks, client_base, values
 from rudderpipe.callbacks import Callback, callbacks
+from rudderpipe.encoder import encode
 from rudderpipe.outlets import ShortWay
 from rudderpipe.receipts import Done, Flush, Until
 
@@ -64,7 +65,7 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         Values are compared as they are on the wire. ``times``: neither more nor fewer of them.
         """
         wanted = msgspec.json.decode(
-            values.encode(
+            encode(
                 {
                     **({} if user_id is None else {"userId": checks.one_id("user_id", user_id)}),
                     **({} if anonymous_id is None else {"anonymousId": checks.one_id("anonymous_id", anonymous_id)}),
