@@ -15,7 +15,7 @@ from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavaila
 from rudderpipe.flusher import leftovers, spool
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.rings import Rings, serving_file
+from rudderpipe.flusher.rings import Rings
 from rudderpipe.flusher.sinks import direct_plane, make_sink
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
@@ -94,9 +94,8 @@ def take_over(settings: Settings) -> None:
 
 def sweep(settings: Settings) -> None:
     """Remove what ended pipes left in the runtime directory; what cannot be removed stays."""
-    own = serving_file(settings)
     try:
-        leftovers.sweep(own.parent, own)
+        leftovers.sweep(locks.runtime_dir(settings.runtime_dir), settings.pipe_names)
     except OSError as error:
         logger.warning("the runtime directory cannot be tidied error=%s", error.strerror)
 

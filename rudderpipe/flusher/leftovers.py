@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
 from rudderpipe import locks, start_claim
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.flusher.rings import PATIENCE_S, SERVING, SERVING_SUFFIX
+from rudderpipe.flusher.rings import SERVING_SUFFIX
 from rudderpipe.ring import place, segment
-from rudderpipe.ring.ring import find_at
+from rudderpipe.ring.place import RingPlace
 
 LOGS = 20
 """How many logs of ended pipes are kept, the newest of them."""
@@ -20,12 +21,13 @@ RECENT_S = 3600.0
 """A log that was written to more recently stays in any case: a sender may outlive its pipe's rings."""
 
 
-def sweep(directory: Path, own: Path) -> None:
-    """Remove what no process uses; ``own`` is the lock file by which this process serves its pipe.
-
-    Raises ``OSError``.
-    """
-    _sweep_lock_files(directory, own)
+def sweep(directory: Path, own: Collection[str]) -> None:
+    """Remove what no process uses; ``own`` are the names of this process's pipe. Raises ``OSError``."""
+    for path in (*directory.glob(f"*{place.SUFFIX}"), *directory.glob(f"*{SERVING_SUFFIX}")):
+        where = next(iter(place.readings(directory, path.stem)))
+        if where.pipe not in own:
+            with suppress(RingUnavailable):
+                _sweep_lock_file(where, path)
     start_claim.sweep(directory)
     pipes = {where.pipe for stem in place.stems(directory) for where in place.readings(directory, stem)}
     now_s = time.time()
@@ -39,17 +41,10 @@ def sweep(directory: Path, own: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sweep_lock_files(directory: Path, own: Path) -> None:
-    there = segment.names()
-    for stem in place.stems(directory):
-        where = next(iter(place.readings(directory, stem)))
-        if where.segment not in there:
-            with suppress(RingUnavailable):  # its claim lock is held: a ring is being made
-                find_at(where, PATIENCE_S)
-    for path in directory.glob(f"*{SERVING_SUFFIX}"):
-        if path == own:
-            continue
-        with suppress(RingUnavailable):
-            guard = locks.shared(path)
-            if guard.try_lock(SERVING) and guard.is_current():
-                guard.remove()
+def _sweep_lock_file(where: RingPlace, path: Path) -> None:
+    """Remove a lock file of which no byte is locked, also in a container that has shared memory of its own."""
+    if path.suffix == place.SUFFIX and segment.attach(where.segment, removes=False) is not None:
+        return
+    lock_file = locks.shared(path)
+    if lock_file.try_lock_all() and lock_file.is_current():
+        lock_file.remove()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -26,14 +25,10 @@ PATIENCE_S = 0.01
 ENTRY_PATIENCE_S = 0.1
 """How long a lock is tried for at the beginning and at the end: a producer that probes it has it for an instant."""
 SERVING_SUFFIX = ".flusher"
+"""Of the lock file that belongs to no ring but to the flusher process of a pipe and layout."""
 SERVING = 0
 """The byte of the pipe's own lock file that its flusher holds."""
 logger = log_text.logger("rudderpipe.flusher")
-
-
-def serving_file(settings: Settings) -> Path:
-    """Return the lock file of the flusher process of a pipe, for the layouts that this version reads."""
-    return place.own(settings).lock_file.with_suffix(SERVING_SUFFIX)
 
 
 class MakeFlusher(Protocol):
@@ -83,7 +78,7 @@ class Rings:
 
     def _take_pipe(self) -> bool:
         """Become the one flusher process of the pipe among those that read the same layouts, for life."""
-        path = serving_file(self._settings)
+        path = self._main.lock_file.with_suffix(SERVING_SUFFIX)
         deadline_s = self._clock.monotonic_s() + keeper.TAKE_TIMEOUT_S
         while True:
             self._guard = locks.shared(path)
@@ -116,7 +111,7 @@ class Rings:
             if where.layout > at.VERSION or any(one.place == where and not one.flusher.removed for one in self._served):
                 continue
             try:
-                ring = find_at(where, PATIENCE_S)
+                ring = find_at(where, max(PATIENCE_S, patience_s))
                 if ring is not None and all(one.ring.segment.epoch != ring.segment.epoch for one in self._served):
                     self._take(where, ring, patience_s)
             except (RingUnavailable, OSError) as error:
