@@ -30,9 +30,9 @@ def take(path: Path) -> int | None:
         fd = locks.open_log(path, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.utime(fd)
+            os.utime(fd, ns=(time.monotonic_ns(), time.monotonic_ns()))  # which no step of the clock moves
         except BlockingIOError:
-            counts = _counts(fd)
+            counts = _is_recent(os.fstat(fd))
             os.close(fd)
             if counts:
                 return None
@@ -53,7 +53,7 @@ def is_taken(path: Path) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _counts(fd)
+        return _is_recent(os.fstat(fd))
     finally:
         os.close(fd)
     return False
@@ -63,13 +63,14 @@ def sweep(directory: Path) -> None:
     """Remove what starts left behind whose process was killed."""
     for path in directory.glob("*.start"):
         with suppress(FileNotFoundError):
-            if not 0 <= time.time() - path.stat().st_mtime < LONGEST_S:
+            if not _is_recent(path.stat()):
                 path.unlink()
 
 
-def _counts(fd: int) -> bool:
+def _is_recent(found: os.stat_result) -> bool:
     """Return whether the lock was taken within ``LONGEST_S``."""
-    return 0 <= time.time() - os.fstat(fd).st_mtime < LONGEST_S
+    # A file that was just made still has the time of day, which is later than any moment of the monotonic clock.
+    return time.monotonic_ns() - found.st_mtime_ns < LONGEST_S * 1_000_000_000
 
 
 def end(path: Path, fd: int) -> None:
