@@ -497,9 +497,9 @@ class FakeQueue:
         self.ping()
         return sum(len(fields.get("data", "")) for fields in self.store.jobs.values())
 
-    def restore(self, epoch: int, handed: int, over: int) -> int:
+    def restore(self, epoch: int, handed: int, over: int, since: int) -> int:
         before = self.counts(epoch)
-        after = before.with_losses(handed, over)
+        after = before.with_losses(handed, over, since)
         missing = after.events_gone - before.events_gone
         restored = after.events_delivered - before.events_delivered
         for account in (self.store.account, self.store.rings.setdefault(epoch, Counter())):

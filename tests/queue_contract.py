@@ -632,9 +632,9 @@ class QueueContract:
         queue = stand.queue()
         add(queue, 2)  # of 7 jobs the first 5 are gone with Redis
 
-        assert queue.counts(EPOCH).with_losses(14, known).events_queued == 14 - known
-        assert queue.restore(EPOCH, 14, known) == 10
-        assert queue.restore(EPOCH, 14, known) == 0
+        assert queue.counts(EPOCH).with_losses(14, known, 0).events_queued == 14 - known
+        assert queue.restore(EPOCH, 14, known, 0) == 10
+        assert queue.restore(EPOCH, 14, known, 0) == 0
 
         for epoch in (EPOCH, None):
             counts = queue.counts(epoch)
@@ -644,7 +644,19 @@ class QueueContract:
             counts = queue.counts(epoch)
             assert (counts.events_queued, counts.events_delivered) == (0, known + 4)
             assert (counts.events_lost, counts.events_elsewhere) == (10 - known, 0)
-        assert queue.restore(EPOCH, 14, known + 4) == 0
+        assert queue.restore(EPOCH, 14, known + 4, 0) == 0
+
+    @pytest.mark.parametrize("since", [4, 2, 0])
+    def test_what_was_delivered_since_is_not_what_was_known_to_be(self, stand: Stand, since: int) -> None:
+        """Of the 4 events that Redis knows of, so many were handed over after 6 were known to be delivered."""
+        queue = stand.queue()
+        add(queue, 2)
+        queue.complete(queue.take(*ALL))
+
+        queue.restore(EPOCH, 14, 6, since)
+
+        counts = queue.counts(EPOCH)
+        assert (counts.events_delivered, counts.events_lost) == (6 + since, 8 - since)
 
     def test_an_account_that_is_wrong_is_not_taken_for_a_loss(self, stand: Stand) -> None:
         """Redis has all that it was given, and another program has changed a number."""
@@ -653,7 +665,7 @@ class QueueContract:
         (taken, *_) = queue.take(*ALL)
         queue.complete([taken, taken])
 
-        assert queue.restore(EPOCH, 10, 0) == 0
+        assert queue.restore(EPOCH, 10, 0, 0) == 0
         assert queue.counts(EPOCH).events_lost == 0
 
     def test_what_is_there_takes_room_and_what_is_gone_does_not(self, stand: Stand) -> None:

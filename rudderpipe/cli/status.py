@@ -214,7 +214,7 @@ def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
         before = ring.drained()
         ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
         handed = min(words[at.H_QUEUED], before)
-        counts = queue.counts(ring.segment.epoch).with_losses(handed, ended)
+        counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
         after = account.handed_over(ring, counts.positions)
         now = account.read(ring)
         gone = counts.events_gone + now.corrupt

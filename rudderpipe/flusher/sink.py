@@ -111,7 +111,8 @@ class QueueSink:
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._has_seen_redis = False
         self._lost: int | None = None
-        """Events of the ring that Redis had lost at the last look."""
+        self._handed: int | None = None
+        """Events of the ring that Redis had lost at the last look, and those that it had been given."""
 
     def known(self) -> dict[int, int]:
         """Nothing: Redis says so when the next events are added."""
@@ -170,10 +171,10 @@ class QueueSink:
         lost = counts.events_lost if self._lost is None else self._lost
         if counts.events_gone < handed:
             ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
-            if missing := self._queue.restore(epoch, handed, ended):
+            if missing := self._queue.restore(epoch, handed, ended, max(0, handed - (self._handed or handed))):
                 logger.error("redis does not know of all the events that it had taken missing=%d", missing)
             counts = self._queue.counts(epoch)
-        self._lost = counts.events_lost
+        self._lost, self._handed = counts.events_lost, handed
         if self._lost > lost:
             logger.error("redis has lost its data, and events that were queued with them events=%d", self._lost - lost)
         return counts.events_gone - counts.events_queued, counts.events_failed + counts.events_lost

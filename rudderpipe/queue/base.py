@@ -107,10 +107,10 @@ class QueueBase:
         )
         return QueueCounts.of(numbers, bool(paused), fields)
 
-    def restore(self, epoch: int, handed: int, over: int) -> int:
+    def restore(self, epoch: int, handed: int, over: int, since: int) -> int:
         """Write down that Redis has lost events of a ring, as ``QueueCounts.with_losses`` says; return how many."""
         keys = [self.keys.ring(epoch), self.keys.account]
-        return int(self.call("restore_account", keys, handed, over, RING_KEEP_MS))
+        return int(self.call("restore_account", keys, handed, over, since, RING_KEEP_MS))
 
     def size_bytes(self) -> int:
         """How much of Redis's memory the jobs take, in whatever state; an estimate when there are thousands."""

@@ -84,15 +84,15 @@ class QueueCounts(msgspec.Struct, frozen=True):
             + self.events_lost
         )
 
-    def with_losses(self, handed: int, over: int) -> QueueCounts:
+    def with_losses(self, handed: int, over: int, since: int) -> QueueCounts:
         """Return the counts of a ring with what Redis has lost: it had taken ``handed`` events, and has fewer.
 
-        ``over`` of them are known to have come to an end other than by failing: those count as delivered. The others
-        are lost, but queued as long as their jobs may still be there.
+        ``over`` of them are known to have come to an end other than by failing: those count as delivered; ``since``
+        were handed over after that was known. The others are lost, but queued as long as their jobs may still be there.
         """
         missing = handed - max(self.events_gone, self.events_added)
         known = self.events_delivered + self.events_removed + self.events_elsewhere
-        restored = max(0, min(missing, over - known))
+        restored = max(0, min(missing, over - max(0, known - since)))
         unsure = max(0, missing) - restored
         may_be_there = self.waiting + self.active + self.delayed > 0
         return msgspec.structs.replace(

@@ -8,7 +8,8 @@
 
   ARGV[1] handed    integer events of the ring that Redis had taken, read before this call
   ARGV[2] ended     integer how many of them are known to have come to an end other than by failing
-  ARGV[3] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
+  ARGV[3] since     integer how many of them were handed over after that was known
+  ARGV[4] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
 
   Returns   how many were missing; nothing is changed when that is 0
   Promises  what is known to have ended is delivered. The others are queued until no job waits, is active or delayed,
@@ -17,7 +18,7 @@
   Same as   nothing in Bull
 ]]
 local ring, account = KEYS[1], KEYS[2]
-local handed, ended, keep_ms = ARGV[1], ARGV[2], ARGV[3]
+local handed, ended, since, keep_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: count
 
 local function of(key, field)
@@ -30,7 +31,7 @@ local missing = tonumber(handed) - added
 if missing <= 0 then
   return 0
 end
-local restored = math.max(0, math.min(missing, tonumber(ended) - over))
+local restored = math.max(0, math.min(missing, tonumber(ended) - math.max(0, over - tonumber(since))))
 for _, key in ipairs({ring, account}) do
   local lacks = math.max(0, math.min(missing, tonumber(handed) - of(key, "added")))
   local delivered = math.min(restored, lacks)
