@@ -213,3 +213,13 @@ def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(world: Wor
     faulty.wait_for(lambda: faulty.accepted)
     assert users(faulty.requests[-1]) == ["a", "b"]
     assert b64decode(faulty.requests[-1].headers["authorization"].split()[1]) == b"RIGHT_KEY:"
+
+
+@pytest.mark.parametrize("end", ["", "/", "/v1/batch", "/v1/batch/"])
+def test_a_url_that_ends_in_the_path_holds_it_already(world: World, faulty: FaultyPlane, end: str) -> None:
+    """RudderStack's documentation gives the URL both ways."""
+    world.explicit["data_plane_url"] = faulty.url.replace("http", "HTTP") + end
+    send(world, "a")
+
+    assert [request.line for request in faulty.requests] == ["POST /v1/batch HTTP/1.1"]
+    assert world.status().events.delivered == 1
