@@ -47,6 +47,24 @@ def test_nobody_listens() -> None:
     assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_address_of_a_family_that_this_host_lacks_is_passed_over(
+    plane: FaultyPlane, monkeypatch: pytest.MonkeyPatch, order: int
+) -> None:
+    """Names resolve to IPv6 addresses also where the kernel has none; what counts is what the other address said."""
+    real = socket.getaddrinfo
+
+    def both(host: str, port: int, **options: Any) -> Any:
+        return [(44, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)), *real(host, port, **options)][::order]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    assert data_plane(plane).post(BODY, KEY).kind == "delivered"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    outcome = told(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
+    assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
+
+
 def test_a_name_that_nobody_knows() -> None:
     """The same; the reason says so."""
     outcome = told(towards("http://no-such-host.invalid").post(BODY, KEY))
@@ -652,6 +670,16 @@ def test_a_plain_proxy_that_refuses_our_password_fails_no_event(plane: FaultyPla
     ours = towards("http://plane.example", proxy_url=f"http://user:proxy-password@127.0.0.1:{plane.port}")
     outcome = told(ours.post(BODY, KEY))
     assert (outcome.kind, "proxy_url" in outcome.reason) == ("blocked", True)
+
+
+def test_a_data_plane_that_asks_for_a_proxys_password_is_no_proxy(
+    proxy: Proxy, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """Through a tunnel the data plane alone can have said so."""
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with FaultyPlane(answer(407, b"?"), context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
+        proxy_url = f"http://127.0.0.1:{proxy.port}"
+        assert post(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=proxy_url).kind == "refused"
 
 
 def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:

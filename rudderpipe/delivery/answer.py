@@ -32,6 +32,13 @@ class NoAnswer(Exception):
         self.begun = begun
 
 
+class NotHttp(NoAnswer):
+    """The other side speaks something else, or HTTP that can be read in more than one way."""
+
+    def __init__(self) -> None:
+        super().__init__("the answer is not HTTP", begun=True)
+
+
 class Answer(msgspec.Struct):
     """``headers`` have lower-case names; ``body`` is its beginning, ``reusable`` whether the connection is."""
 
@@ -134,7 +141,7 @@ def read(reader: Reader, *, head_only: bool = False) -> Answer:
         reason = "the answer was cut off" if reader.begun else "the server closed the connection without an answer"
         raise NoAnswer(reason, begun=reader.begun) from None
     except ValueError:
-        raise NoAnswer("the answer is not HTTP", begun=True) from None
+        raise NotHttp from None
     except OSError as error:
         raise NoAnswer(f"the connection broke: {error.strerror or error}", begun=reader.begun) from error
     return answer

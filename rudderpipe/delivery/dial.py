@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from rudderpipe.delivery.answer import NoAnswer, Reader, read
+from rudderpipe.delivery.answer import NoAnswer, NotHttp, Reader, read
 
 _LOCAL_ERRORS = (
     errno.EMFILE,
@@ -19,6 +19,7 @@ _LOCAL_ERRORS = (
     errno.ENOMEM,
     errno.ENOBUFS,
     errno.EADDRNOTAVAIL,
+    errno.EAFNOSUPPORT,
     errno.EACCES,
     errno.EPERM,
 )
@@ -135,20 +136,28 @@ def _addresses(to: Server) -> Sequence[_Address]:
 
 def _tcp(addresses: Sequence[_Address], deadline_s: float, opened: Callable[[socket.socket], None]) -> socket.socket:
     """Connect to the first address that can be reached; each has its share of the time."""
+    failure: OSError | None = None
     for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
-        sock = socket.socket(family, kind, protocol)
         try:
-            opened(sock)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.settimeout(_left_s(deadline_s) / left)
-            sock.connect(address)
-        except BaseException as error:
-            sock.close()
-            if left == 1 or not isinstance(error, OSError):
-                raise
-        else:
-            return sock
-    raise OSError("the host has no address")
+            return _connected(socket.socket(family, kind, protocol), address, _left_s(deadline_s) / left, opened)
+        except OSError as error:  # also where this host does not know the family
+            if failure is None or failure.errno in _LOCAL_ERRORS:
+                failure = error  # what the other side did says more than what this host lacks
+    raise failure or OSError("the host has no address")
+
+
+def _connected(
+    sock: socket.socket, address: Any, timeout_s: float, opened: Callable[[socket.socket], None]
+) -> socket.socket:
+    try:
+        opened(sock)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.settimeout(timeout_s)
+        sock.connect(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _tls(
@@ -184,13 +193,12 @@ def _tunnel(sock: socket.socket, to: Server, proxy: Proxy, deadline_s: float) ->
     reader = Reader(sock, deadline_s, step=1)  # what is behind the head is the data plane's
     try:
         answer = read(reader, head_only=True)
+    except NotHttp:
+        raise Obstacle("no connection: what proxy_url names is no HTTP proxy") from None
     except NoAnswer as error:
-        said = str(error)
-        if said == "the answer is not HTTP":
-            raise Obstacle("no connection: what proxy_url names is no HTTP proxy") from None
         if time.monotonic() >= deadline_s:
             raise TimeoutError from None
-        raise NoAnswer(f"no connection: the proxy did not connect, {said}", begun=True) from None
+        raise NoAnswer(f"no connection: the proxy did not connect, {error}", begun=True) from None
     if answer.status == 407:
         raise Obstacle("no connection: the proxy refuses user and password of proxy_url (status 407)")
     if not 200 <= answer.status < 300:

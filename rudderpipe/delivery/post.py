@@ -74,7 +74,9 @@ class DataPlane:
                 return outcome.of_refusal(answer.status, why_not)
         else:
             return outcome.of_refusal(answer.status, "too many redirects: correct data_plane_url")
-        if answer.status == 407 and self._settings.proxy_url:
+        if (
+            answer.status == 407 and self._settings.proxy_url and url.startswith("http:")
+        ):  # through CONNECT it is no proxy's
             raise Obstacle("the proxy refuses user and password of proxy_url (status 407)")
         asked_s = None
         if "retry-after" in answer.headers:
