@@ -55,7 +55,7 @@ def test_an_address_of_a_family_that_this_host_lacks_is_passed_over(
     real = socket.getaddrinfo
 
     def both(host: str, port: int, **options: Any) -> Any:
-        return [(44, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)), *real(host, port, **options)][::order]
+        return [(200, socket.SOCK_STREAM, 6, "", ("::1", port, 0, 0)), *real(host, port, **options)][::order]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
     assert data_plane(plane).post(BODY, KEY).kind == "delivered"
