@@ -51,7 +51,7 @@ def name_of(layout: at.Layout, view: str, key: int | slice) -> str:
     ):
         if key < end:
             return f"{name}[{key - start}]"
-    block, word = divmod(key - layout.block0, layout.format.block_words)
+    block, word = divmod(key - layout.block0, layout.block_words)
     if word >= at.B_COPIES:
         return f"COPY OF {_BLOCK.get(word + at.B_SLOT - at.B_COPIES)}[{block}]"
     return f"{_BLOCK[word]}[{block}]"

@@ -38,7 +38,7 @@ def moving(layout: at.Layout) -> list[int]:
         *(at_slot + slot for at_slot in (layout.granted, layout.drained) for slot in (0, 2)),
         *(layout.slot(slot) + word for slot in (0, 2) for word in SLOT),
         *(at_block + block for at_block in (layout.sequence, layout.released, layout.read) for block in (0, 1)),
-        *(layout.block(block) + word for block in (0, 1) for word in range(layout.format.block_words)),
+        *(layout.block(block) + word for block in (0, 1) for word in range(layout.block_words)),
     ]
 
 

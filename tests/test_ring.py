@@ -454,8 +454,10 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
         assert ring.blocks_in_use() == []
 
 
-def test_a_segment_that_was_removed_is_drained_and_followed_by_another(tmp_path: Path, clock: FakeClock) -> None:
-    """The producer goes on in a new ring with locks of its own; what the old one holds is drained, and it can end."""
+def test_a_segment_that_was_removed_is_drained_and_followed_by_another(
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The producer goes on in a new ring with locks of its own; the old one's flusher drains it, and it can end."""
     pipe = settings_of(tmp_path)
 
     def opened() -> Ring:
@@ -466,6 +468,8 @@ def test_a_segment_that_was_removed_is_drained_and_followed_by_another(tmp_path:
     put(producer, 0, 10)
     consumer, reclaimer = Consumer(old), Reclaimer(old)
     segment.remove(old.segment.name)
+    real = old.locks.try_lock
+    monkeypatch.setattr(old.locks, "try_lock", lambda byte: byte != at.LOCK_FLUSHER and real(byte))
     clock.now_s += 5
     put(producer, 10, 200)
     new = producer.ring

@@ -51,7 +51,7 @@ def blocks_of(words: memoryview, layout: Layout, slots: Collection[int]) -> set[
 
 def _column(words: memoryview, layout: Layout, word: int) -> list[int]:
     """Return the same word of every block's header."""
-    found: list[int] = words[layout.block0 + word : layout.block(layout.blocks) : layout.format.block_words].tolist()
+    found: list[int] = words[layout.block0 + word : layout.block(layout.blocks) : layout.block_words].tolist()
     return found
 
 
@@ -79,6 +79,26 @@ def tenure(words: memoryview, layout: Layout, block: int) -> int:
         if again != sequence and words[header + at.B_CHECK] == (at.complement(again) if again else 0):
             return again
     return sequence
+
+
+def is_free(words: memoryview, layout: Layout, block: int) -> bool:
+    """Return whether a block whose RELEASED says so is free: its last tenure was sealed, or that of its run's first.
+
+    Only in a layout with copies. A claim would otherwise overwrite what a damaged RELEASED gives away.
+    """
+    header, last = layout.block(block), words[layout.released + block]
+    if words[layout.sequence + block] == words[header + at.B_TENURE] == words[header + at.B_SEALED] == last:
+        return True
+    last = tenure(words, layout, block)
+    if words[layout.released + block] != last:
+        return False
+    head = read(words, layout, block).head
+    if not last or words[header + at.B_TENURE] != last:
+        return True  # never used, or by a claim that was cut
+    if head:
+        first = head - 1
+        return first >= layout.blocks or tenure(words, layout, first) != last or words[layout.released + first] == last
+    return bool(words[header + at.B_SEALED] == last)
 
 
 def tenures(words: memoryview, layout: Layout) -> list[int]:

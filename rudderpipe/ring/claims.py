@@ -165,8 +165,8 @@ def _find_free(ring: Ring, run: int) -> int:
     # which blocks are drained is that of their sequences, wherever they lie.
     words, layout, in_a_row = ring.words, ring.layout, 0
     for block in range(layout.blocks):
-        released = words[layout.released + block]
-        if words[layout.sequence + block] == released == block_header.tenure(words, layout, block):
+        maybe = words[layout.sequence + block] == words[layout.released + block]
+        if maybe and block_header.is_free(words, layout, block):
             in_a_row += 1
             if in_a_row == run:
                 return block - run + 1

@@ -116,7 +116,18 @@ class Consumer:
                     self._release_orphan(sequence, index)
                 continue
             blocks[sequence] = self._begin(sequence, index)
+        if any(sequence not in blocks for sequence in self._blocks):
+            self._keep_unreleased(blocks)
+            blocks = dict(sorted(blocks.items()))
         self._blocks = blocks
+
+    def _keep_unreleased(self, blocks: dict[int, _Block]) -> None:
+        """Put back what left by a damaged word: only ``tidy`` ends a tenure."""
+        words, layout = self.ring.words, self.ring.layout
+        for sequence, block in self._blocks.items():
+            if sequence not in blocks and block_header.tenure(words, layout, block.index) == sequence:
+                words[layout.released + block.index] = 0
+                blocks[sequence] = block
 
     def _begin(self, sequence: int, index: int) -> _Block:
         block = _Block(self.ring, sequence, index)

@@ -212,6 +212,8 @@ class Layout(msgspec.Struct, frozen=True):
     """The positions for one size; indices count words of 8 bytes from the start of the segment."""
 
     format: Format
+    slots: int
+    block_words: int
     blocks: int
     granted: int
     drained: int
@@ -224,18 +226,13 @@ class Layout(msgspec.Struct, frozen=True):
     """Byte offset of the first block."""
     size_bytes: int
 
-    @property
-    def slots(self) -> int:
-        """How many there are."""
-        return self.format.slots
-
     def slot(self, slot: int) -> int:
         """Index of a slot's first word."""
         return self.slot0 + slot * SLOT_WORDS
 
     def block(self, block: int) -> int:
         """Index of a block header's first word."""
-        return self.block0 + block * self.format.block_words
+        return self.block0 + block * self.block_words
 
     def start(self, block: int) -> int:
         """Byte offset of a block."""
@@ -255,6 +252,8 @@ def for_blocks(blocks: int, version: int = VERSION) -> Layout:
     data = -(-(block0 + blocks * found.block_words) * WORD // BLOCK_BYTES) * BLOCK_BYTES
     return Layout(
         found,
+        found.slots,
+        found.block_words,
         blocks,
         granted,
         drained,
