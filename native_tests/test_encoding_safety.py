@@ -360,24 +360,27 @@ def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
         from rudderpipe.delivery import request
         from rudderpipe.queue import job
 
-        batch = b'{"a":"' + b"x" * (64 << 20) + b'"}'
-        data = job.build(batch, "KEY", "2026-01-02T03:04:05.678Z", 1)
-        in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        for room in range(0, 400 << 20, 20 << 20):
-            resource.setrlimit(resource.RLIMIT_AS, (in_use + room, resource.RLIM_INFINITY))
-            for step in (
-                lambda: job.build(batch, "KEY", "2026-01-02T03:04:05.678Z", 1),
-                lambda: job.with_events(data.encode(), 0, 1),
-                lambda: request.body([b' {"b":' + batch + b"}"], "2026-01-02T03:04:05.678Z"),
-            ):
-                try:
-                    step()
-                except MemoryError:
-                    continue
-        print("done")
+        WHEN = "2026-01-02T03:04:05.678Z"
+        batch = b'{"a":"' + b"\\\\" * (4 << 20) + b'"}'  # in the job each backslash is two
+        odd = b' {"a":"' + b"x" * (4 << 20) + b'"}'
+
+        ends = set()
+        for step in (lambda: job.build(batch, "KEY", WHEN, 1), lambda: request.body([odd], WHEN)):
+            for room in range(1 << 20, 80 << 20, 3 << 20):
+                pid = os.fork()
+                if not pid:
+                    in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+                    resource.setrlimit(resource.RLIMIT_AS, (in_use + room, in_use + room))
+                    try:
+                        step()
+                    except Exception as error:
+                        os._exit(3 if isinstance(error, MemoryError) else 4)
+                    os._exit(0)
+                ends.add(os.waitpid(pid, 0)[1])
+        print(sorted(map(os.waitstatus_to_exitcode, ends)))
     """)
 
-    assert printed == "done\n"
+    assert printed == "[0, 3]\n"
 
 
 def test_what_could_never_be_sent_is_refused_before_it_is_copied() -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pydantic
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import rudderpipe
@@ -34,6 +34,7 @@ from rudderpipe.errors import EventError
 from rudderpipe.outlets import Encoded, Local, ShortWay
 
 UTC = timezone.utc
+# A busy machine makes the generation of values slow: HealthCheck.too_slow is no fault of a test.
 INDIA = timezone(timedelta(hours=5, minutes=30))
 SURROGATES = "".join(map(chr, range(0xD800, 0xE000)))
 
@@ -292,7 +293,7 @@ def same(said: Any, found: Any) -> bool:
     return isinstance(found, dict) and said.keys() == found.keys() and all(same(said[key], found[key]) for key in said)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, VALUES, max_size=3))
 @example({"a": ({Decimal("19.95"): "x"}, {"19.95": "x"})})
 @example({"a": ({Colour.PRICE: 1}, {"19.95": 1})})
@@ -415,7 +416,7 @@ CLIENT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
 OTHERS = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=repr, context={"a": 1})
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(CALLS),
     st.lists(ANYTHING, max_size=6),
@@ -443,7 +444,7 @@ def test_no_call_raises_whatever_it_is_given(
         assert message.get("userId", message.get("anonymousId")).strip()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CALLS), st.dictionaries(st.sampled_from(WIRE), ANYTHING))
 def test_no_whole_message_raises_whatever_is_in_it(kind: str, message: dict[str, Any]) -> None:
     """The same for messages in wire names."""
