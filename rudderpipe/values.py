@@ -241,12 +241,13 @@ class _Copier:
             return value if INT_FROM <= value <= INT_TO else self._long(value)
         if kind in _AS_THEY_ARE:
             return value
-        if kind is datetime:
-            return foreign.moment(value)
         if kind is Decimal:
             return self._raw(str(value)) if value.is_finite() else None
-        if kind is time:
-            return foreign.time_of_day(value)
+        if kind is datetime or kind is time:
+            try:
+                return foreign.moment(value) if kind is datetime else foreign.time_of_day(value)
+            except Exception as error:  # noqa: BLE001  # its zone is a value with code of its own
+                raise _raised(kind, error) from None
         if kind is UUID:
             return str(value)
         if kind is bytes:
@@ -289,7 +290,7 @@ class _Copier:
         except (NoForm, EventTooLarge, RecursionError):
             raise
         except Exception as error:  # noqa: BLE001  # a value's own code may raise anything
-            raise NoForm(f"is of type {kind.__name__}, and raises {type(error).__name__} when it is read") from None
+            raise _raised(kind, error) from None
         raise NoForm(f"is of type {kind.__name__}, which JSON cannot hold")
 
     def key(self, key: Any) -> str:
@@ -305,6 +306,10 @@ class _Copier:
         if type(own) is dict or type(own) is list:
             raise NoForm(f"has a key of type {type(key).__name__}, which JSON cannot hold")
         return encode(own).decode().strip('"')
+
+
+def _raised(kind: type, error: Exception) -> NoForm:
+    return NoForm(f"is of type {kind.__name__}, and raises {type(error).__name__} when it is read")
 
 
 def number(digits: str) -> float | Decimal:

@@ -12,7 +12,7 @@ import pathlib
 import types
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any
 
@@ -89,6 +89,19 @@ class Hostile:
 
     def __iter__(self) -> Iterator[int]:
         raise ValueError("s3cret")
+
+
+class Broken(tzinfo):
+    """A zone that fails."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        raise ZeroDivisionError
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        return None
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        return None
 
 
 def written(value: Any, **arguments: Any) -> Any:
@@ -199,6 +212,9 @@ def deep(depth: int) -> list[Any]:
         (Item(object()), "properties.v.price", "type object"),
         (Renamed("a", object()), "properties.v.at", "type object"),
         ((number for number in range(3)), "properties.v", "type generator"),
+        (datetime(2024, 1, 2, tzinfo=Broken()), "properties.v", "type datetime, and raises ZeroDivisionError"),
+        ([time(1, tzinfo=Broken())], "properties.v[0]", "type time, and raises ZeroDivisionError"),
+        (datetime(1, 1, 1, tzinfo=timezone(timedelta(seconds=5))), "properties.v", "and raises OverflowError"),
         (Hostile(), "properties.v", "type Hostile, and raises ValueError when it is read"),
         (pd.DataFrame({"a": [1]}), "properties.v", "type DataFrame"),
         (print, "properties.v", "type builtin_function_or_method"),
