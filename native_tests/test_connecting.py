@@ -1,8 +1,7 @@
-"""How a connection comes about, or does not: addresses, TLS, proxies."""
+"""How a connection comes about, or does not: addresses and TLS."""
 
 from __future__ import annotations
 
-import base64
 import os
 import resource
 import signal
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +19,9 @@ import pytest
 import trustme
 from urllib3.util import wait_for_read
 
-from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, raw, whole
+from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, whole
 from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.proxy import context_of
 from native_tests.world import wait_until
 from rudderpipe import Client
 
@@ -180,13 +179,6 @@ def test_an_exception_of_a_signal_handler_comes_out_and_costs_the_connection(pla
 @pytest.fixture(name="authority", scope="module")
 def _authority() -> trustme.CA:
     return trustme.CA()
-
-
-def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """A server's."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    certificate.configure_cert(context)
-    return context
 
 
 def test_tls_with_an_authority_of_ones_own(authority: trustme.CA, tmp_path: Path) -> None:
@@ -456,246 +448,3 @@ def test_green_threads_keep_the_connection(authority: trustme.CA, tmp_path: Path
         done = subprocess.run(command, capture_output=True, timeout=60, check=True)
         assert done.stdout == b"[True, True, True]\n"
         assert (plane.connections, len(plane.accepted)) == (1, 3)
-
-
-# Proxies
-
-
-class Proxy:
-    """Takes CONNECT and whole URLs, over TLS with a ``context``; remembers the heads it was sent."""
-
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        self._context = context
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self.heads: list[str] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
-
-    def _serve(self, client: socket.socket) -> None:
-        try:
-            if self._context is not None:
-                client = self._context.wrap_socket(client, server_side=True)
-            with client:
-                self._carry(client)
-        except OSError:
-            pass  # the other side was not ours
-
-    def _carry(self, client: socket.socket) -> None:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += client.recv(65_536)
-        head = data.partition(b"\r\n\r\n")[0].decode()
-        self.heads.append(head)
-        method, target, _ = head.split(" ", 2)
-        where = target if method == "CONNECT" else target.split("/")[2]
-        with socket.create_connection((where.split(":")[0], int(where.split(":")[1]))) as server:
-            if method == "CONNECT":
-                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-            else:
-                server.sendall(data)
-            back = threading.Thread(target=_pump, args=(server, client), daemon=True)
-            back.start()
-            _pump(client, server)
-            back.join()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65_536):
-            sink.sendall(data)
-    except OSError:
-        pass
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
-
-
-@pytest.fixture(name="proxy")
-def _proxy() -> Iterator[Proxy]:
-    proxy = Proxy()
-    yield proxy
-    proxy.close()
-
-
-def test_a_plain_proxy_is_asked_for_the_whole_url(plane: FaultyPlane, proxy: Proxy) -> None:
-    """With user and password of its own; the connection is kept."""
-    ours = data_plane(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{proxy.port}")
-    assert [told(ours.post(BODY, KEY)).kind for _ in range(2)] == ["delivered", "delivered"]
-
-    assert len(proxy.heads) == 1
-    assert proxy.heads[0].startswith(f"POST {plane.url}/v1/batch HTTP/1.1\r\n")
-    assert "proxy-authorization: Basic " + base64.b64encode(b"user:proxy-password").decode() in proxy.heads[0]
-
-
-def test_a_proxy_carries_tls_without_reading_it(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
-    """By CONNECT; the write key is not in what it sees."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        settings = {
-            "ca_file": str(tmp_path / "ca.pem"),
-            "proxy_url": f"http://user:proxy-password@127.0.0.1:{proxy.port}",
-        }
-        assert post(plane, **settings).kind == "delivered"
-        (head,) = proxy.heads
-        assert head.startswith(f"CONNECT 127.0.0.1:{plane.port} HTTP/1.")
-    assert base64.b64encode(b"user:proxy-password").decode() in head
-    assert base64.b64encode(f"{KEY}:".encode()).decode() not in head
-
-
-def test_a_proxy_that_is_not_there(plane: FaultyPlane) -> None:
-    """A retry that says so, without its password."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    outcome = post(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}")
-    assert outcome.kind == "retry"
-    wait_until(lambda: plane.requests == [])
-
-
-@pytest.fixture(name="tls_proxy")
-def _tls_proxy(authority: trustme.CA) -> Iterator[Proxy]:
-    proxy = Proxy(context_of(authority.issue_cert("127.0.0.1")))
-    yield proxy
-    proxy.close()
-
-
-@pytest.mark.parametrize("tls", [False, True])
-def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path, tls: bool) -> None:
-    """TLS to the proxy, and TLS within it to the data plane: kept, and can be aborted as any other."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    context = context_of(authority.issue_cert("127.0.0.1")) if tls else None
-    with FaultyPlane(context=context) as plane:
-        ours = data_plane(
-            plane,
-            ca_file=str(tmp_path / "ca.pem"),
-            proxy_url=f"https://user:proxy-password@127.0.0.1:{tls_proxy.port}",
-            timeout_s=60,
-        )
-        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
-        assert (plane.connections, len(tls_proxy.heads)) == (1, 1)
-        assert base64.b64encode(b"user:proxy-password").decode() in tls_proxy.heads[0]
-        assert "proxy-authorization" not in plane.requests[0].headers or not tls
-        plane.hold()
-        found: list[str] = []
-        thread = threading.Thread(target=lambda: found.append(ours.post(BODY, KEY).reason))
-        thread.start()
-        plane.wait_for(lambda: len(plane.requests) == 4)
-        ours.abort()
-        thread.join(30)
-        plane.let_go()
-        assert found == ["stopped"]
-
-
-def test_tls_within_tls_that_was_closed_while_idle_is_no_attempt(
-    tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path
-) -> None:
-    """As any connection: the request goes over a new one at once."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        plane.then(raw(whole()), answer())
-        ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=f"https://127.0.0.1:{tls_proxy.port}")
-        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
-        assert (plane.connections, len(plane.requests)) == (2, 3)
-
-
-def replies(data: bytes, *, drips: bool = False, silent: bool = False) -> Callable[[socket.socket], None]:
-    """A proxy that says this to the first request, whatever it is."""
-
-    def serve(sock: socket.socket) -> None:
-        head_of(sock)
-        if drips:
-            drip_on(sock, data)
-        else:
-            sock.sendall(data)
-        if silent:
-            sock.recv(1)
-
-    return serve
-
-
-ODD_PROXIES: dict[str, tuple[Callable[[socket.socket], None], str, str]] = {
-    "another protocol": (replies(b"220 smtp.example.org ESMTP\r\n"), "blocked", "no HTTP proxy"),
-    "bytes": (replies(b"\x15\x03\x03\x00\x02\x02\x28\n"), "blocked", "no HTTP proxy"),
-    "an endless line": (replies(b"x" * 100_000), "blocked", "no HTTP proxy"),
-    "endless headers": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), "blocked", "no HTTP proxy"),
-    "a wrong password": (replies(b"HTTP/1.1 407 Who are you\r\n\r\n"), "blocked", "407"),
-    "a host that it does not reach": (replies(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"), "retry", "status 502"),
-    "a redirect": (replies(b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n"), "retry", "status 302"),
-    "nothing": (replies(b""), "retry", "closed the connection without an answer"),
-    "half an answer": (replies(b"HTTP/1.1 200 OK\r\nx:"), "retry", "cut off"),
-    "silence": (replies(b"", silent=True), "retry", "no connection in time"),
-    "drips": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, drips=True), "retry", "no connection in time"),
-    "a tunnel to no TLS": (replies(b"HTTP/1.1 200 OK\r\n\r\n220 smtp\r\n"), "retry", "TLS failed"),
-    "a tunnel that is closed": (replies(b"HTTP/1.1 200 OK\r\n\r\n"), "retry", ""),
-    "a tunnel to silence": (replies(b"HTTP/1.1 200 OK\r\n\r\n", silent=True), "retry", ""),
-}
-
-
-@pytest.mark.parametrize("kind", ODD_PROXIES)
-def test_whatever_a_proxy_says_to_connect_nothing_is_raised(kind: str) -> None:
-    """And ``connect_timeout_s`` is for all of it; what no attempt can pass is no attempt."""
-    serve, expected, said = ODD_PROXIES[kind]
-    with RawServer(serve) as server:
-        ours = towards(
-            "https://127.0.0.1:1", proxy_url=f"http://user:proxy-password@{server.address}", connect_timeout_s=0.5
-        )
-        outcome = told(ours.post(BODY, KEY))
-        assert (outcome.kind, outcome.status) == (expected, 0)
-        assert said in outcome.reason
-        assert server.ended.wait(30)
-
-
-def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
-    """``track()`` returns False at once and never raises."""
-    with RawServer(replies(b"220 smtp.example.org ESMTP\r\n")) as server:
-        client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, proxy_url=f"http://{server.address}")
-        assert client.track("u", "e") is False
-        assert client.counts() == {"failed": 1}
-        assert "no HTTP proxy" in caplog.text
-        client.shutdown()
-
-
-def test_a_plain_proxy_that_refuses_our_password_fails_no_event(plane: FaultyPlane) -> None:
-    """As through a tunnel: it must be mended on this host."""
-    plane.then(answer(407, b"who are you"))
-    ours = towards("http://plane.example", proxy_url=f"http://user:proxy-password@127.0.0.1:{plane.port}")
-    outcome = told(ours.post(BODY, KEY))
-    assert (outcome.kind, "proxy_url" in outcome.reason) == ("blocked", True)
-
-
-def test_a_data_plane_that_asks_for_a_proxys_password_is_no_proxy(
-    proxy: Proxy, authority: trustme.CA, tmp_path: Path
-) -> None:
-    """Through a tunnel the data plane alone can have said so."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    with FaultyPlane(answer(407, b"?"), context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        proxy_url = f"http://127.0.0.1:{proxy.port}"
-        assert post(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=proxy_url).kind == "refused"
-
-
-def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
-    """The inner handshake too has ``connect_timeout_s``, and the inner answer ``timeout_s``."""
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    settings: dict[str, Any] = {
-        "ca_file": str(tmp_path / "ca.pem"),
-        "proxy_url": f"https://127.0.0.1:{tls_proxy.port}",
-        "connect_timeout_s": 1,
-        "timeout_s": 0.5,
-    }
-
-    def drips(sock: socket.socket) -> None:
-        sock.recv(1)
-        drip_on(sock, b"\x16\x03\x03\x40\x00" + b"\x02" * 10_000)
-
-    with RawServer(drips) as server:
-        outcome = told(towards(f"https://{server.address}", **settings).post(BODY, KEY))
-        assert (outcome.kind, outcome.reason) == ("retry", "no connection in time")

@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from native_tests.faulty_plane import FaultyPlane
-from native_tests.test_connecting import context_of
+from native_tests.proxy import context_of
 from native_tests.world import World, wait_until
 from rudderpipe.cli.redis_server import RedisServer
 
