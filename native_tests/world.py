@@ -185,7 +185,8 @@ class World:
         for own in self.own_processes():
             own.kill()
         for lock_file in Path(self.explicit["runtime_dir"]).glob("*.lock"):
-            segment.remove(segment.segment_name(lock_file.stem))
+            prefix = segment.segment_name("").replace(str(os.getuid()), str(lock_file.stat().st_uid))
+            segment.remove(f"{prefix}{lock_file.stem}")  # a test may have become another user
 
 
 def command_of(process: psutil.Process) -> list[str]:
