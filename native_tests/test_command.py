@@ -157,6 +157,8 @@ def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisSe
         "paused": False,
         "completed": 0,
         "bytes": True,
+        "eviction": "",
+        "odd_fields": 0,
         "max_bytes": None,
     }
 
