@@ -111,8 +111,9 @@ class QueueSink:
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._has_seen_redis = False
         self._lost: int | None = None
+        """Events of the ring that Redis had lost at the last look."""
         self._handed: int | None = None
-        """Events of the ring that Redis had lost at the last look, and those that it had been given."""
+        """Events of the ring that Redis had been given by then."""
 
     def known(self) -> dict[int, int]:
         """Nothing: Redis says so when the next events are added."""
