@@ -57,7 +57,7 @@ class Autostart:
         """Start a flusher where none is and that is ours to do; ``sure`` is that of ``keeper.is_kept``."""
         program.reap()
         if self._begun is not None:
-            self._see_begun(self._begun)
+            self._see_begun(self._begun, ring)
         if self._begun is not None:
             return
         if not self._settings.autostart or self._clock.monotonic_s() < self._not_before_s:
@@ -96,10 +96,11 @@ class Autostart:
             self._not_before_s = self._clock.monotonic_s() + RETRY_S
             self._log.warning("start", f"the flusher cannot be started: {error}")
 
-    def _see_begun(self, begun: _Begun) -> None:
+    def _see_begun(self, begun: _Begun, ring: Ring) -> None:
         if start_claim.is_taken(begun.start_file):
             return
-        if begun.ring.words[at.H_TERM] != begun.term or keeper.is_kept(begun.ring, self._clock, sure=True):
+        # The ring may have been removed meanwhile, and another one be served in its place.
+        if begun.ring.words[at.H_TERM] != begun.term or keeper.is_kept(ring, self._clock, sure=True):
             self._begun = self._ended_s = None
             return
         now_s = self._clock.monotonic_s()

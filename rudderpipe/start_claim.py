@@ -29,6 +29,9 @@ def take(path: Path) -> int | None:
     while True:
         fd = locks.open_log(path, os.O_RDWR | os.O_CREAT)
         try:
+            if fd <= 2:  # an application without standard descriptors; the process that is started has its own
+                low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+                os.close(low)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.utime(fd, ns=(time.monotonic_ns(), time.monotonic_ns()))  # which no step of the clock moves
         except BlockingIOError:

@@ -493,6 +493,23 @@ def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClo
     assert (result.pending, result.reason, result.complete) == (1, "", False)
 
 
+def test_the_lock_of_a_start_is_no_standard_descriptor(tmp_path: Path) -> None:
+    """An application that closed those gets their numbers for its next files, and its child has its own ones there."""
+    kept = os.dup(0)
+    os.close(0)
+    try:
+        fd = start_claim.take(tmp_path / "pipe.start")
+        assert fd is not None
+        assert fd > 2
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(0)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+    assert start_claim.is_taken(tmp_path / "pipe.start")
+    os.close(fd)
+
+
 def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
     """``shutdown`` gives slot and ring up; what is refused later is counted in the process."""
     pipe = pipes()
