@@ -153,7 +153,8 @@ class Pipe:
             if self.settings.when_full == "raise":
                 raise error
             return False
-        if self.settings.when_full == "block" and reason != "closed":
+        # A call from within a call does not wait: what the outer one holds, perhaps the claim lock, would wait too.
+        if self.settings.when_full == "block" and reason != "closed" and not self.producer.is_in_a_call:
             left = self._block(data)
             if left is None:
                 return True

@@ -170,6 +170,25 @@ def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: An
     assert account.read(ring_of(pipe)).refused == {"ring": 4}
 
 
+def test_a_call_from_within_a_claim_does_not_block(pipes: Any, clock: FakeClock) -> None:
+    """The outer call holds the claim lock, for which other processes would wait as long."""
+    pipe = pipes(when_full="block")
+    assert put(pipe)
+    producer, grant = pipe.producer, pipe.producer._grant
+    answers: list[tuple[bool, float]] = []
+
+    def interrupted(ring: Ring, now_s: float) -> bool:
+        before_s = clock.now_s
+        answers.append((put(pipe), clock.now_s - before_s))
+        return bool(grant(ring, now_s))
+
+    producer._grant = interrupted
+    assert put(pipe)
+
+    assert answers == [(False, 0.0)]
+    assert not producer.is_in_a_call
+
+
 def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock: FakeClock) -> None:
     """All slots are taken: refused as ``no_slot``, in the header's counters, and let in when one is free."""
     first, second = pipes(), pipes()

@@ -132,6 +132,11 @@ class Producer(Seat):
             return "closed"
         return self._inner.append(data)
 
+    @property
+    def is_in_a_call(self) -> bool:
+        """Whether this thread is in the middle of a call, so that it asks from within that."""
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
+
     def append_placed(self, data: bytes) -> tuple[str | None, Position, Position]:
         """Append, and say where: the place before, and the one after, of the producer that took the event."""
         if not forks.PAGE[0]:
