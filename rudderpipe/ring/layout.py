@@ -62,8 +62,8 @@ drained and reclaimed, and never written into by producers.
 **Damage.** A word that decides whose bytes are read stands in the ring three times, or in a form that tells which copy
 of it is damaged: SEQUENCE beside *tenure* and a complement (two of the three agree), the words 2 to 5 of a block's
 header beside their complements and a sum. ``ring/block_header.py`` reads them. A block whose RELEASED says that it is
-free is only claimed when its tenure was sealed, too, and a flusher keeps what it has not released itself. A complement is stored before its word,
-so that a claim that is cut leaves the old tenure, whose block is free.
+free is only claimed when its tenure was sealed, too, and a flusher keeps what it has not released itself. A complement
+is stored before its word, so that a claim that is cut leaves the old tenure, whose block is free.
 
 ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
 at nothing else until it, or the cap, has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
