@@ -337,6 +337,7 @@ def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, cl
     assert seen == [None, ["0", "1", "2", '"inner"']]
     assert drain(Consumer(ring)) == ["3"]
     assert len(ring.slots_in_use()) == 2
+    assert [producer.within for producer in account.read(ring).producers] == [False, True]
 
 
 def test_a_call_from_within_a_call_from_within_a_call_is_busy(ring: Ring, clock: FakeClock) -> None:

@@ -265,7 +265,7 @@ def _text(status: Status) -> str:
         flusher = f"pid {ring.flusher_pid}, last seen {age_ms / 1000:.1f} s ago" if ring.flusher_pid else "none yet"
         lines.append(
             f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "
-            f"{sum(producer.pid > 0 for producer in ring.producers)} producers"
+            f"{sum(producer.pid > 0 and not producer.within for producer in ring.producers)} producers"
         )
         if len(status.rings) > 1:
             lines += [f"          {one.in_ring:,} in {one.name}" for one in status.rings]

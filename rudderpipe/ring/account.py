@@ -12,13 +12,17 @@ from rudderpipe.ring.ring import RingView
 
 
 class ProducerAccount(msgspec.Struct, frozen=True):
-    """Events of a slot's producer, which is the last one when ``pid`` is 0."""
+    """Events of a slot's producer, which is the last one when ``pid`` is 0.
+
+    ``within``: it is a process's second slot, for calls from within calls.
+    """
 
     slot: int
     pid: int
     accepted: int
     in_ring: int
     refused: dict[str, int]
+    within: bool
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -131,5 +135,10 @@ def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> Produce
         if count > before.get(reason, 0)
     }
     return ProducerAccount(
-        slot, ring.words[mine + at.S_PID], accepted - ring.words[mine + at.S_ENTERED], accepted - drained, since
+        slot,
+        ring.words[mine + at.S_PID],
+        accepted - ring.words[mine + at.S_ENTERED],
+        accepted - drained,
+        since,
+        within=bool(ring.words[mine + at.S_WITHIN]),
     )

@@ -29,10 +29,11 @@ class _Image:
 _image = _Image()
 
 
-def take_slot(ring: Ring, me: Identity) -> int:
+def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
     """A slot for this process, which is ``me``, its lock held for life; -1 when all have a living producer.
 
-    Events of the slot's earlier producers may still be in the ring: this one begins after them.
+    Events of the slot's earlier producers may still be in the ring: this one begins after them. ``within``: it is the
+    process's second slot, for calls from within calls.
     """
     words, layout = ring.words, ring.layout
     slot = _find_slot(ring, me)
@@ -45,6 +46,7 @@ def take_slot(ring: Ring, me: Identity) -> int:
     words[mine + at.S_NAMESPACE] = me.namespace
     words[mine + at.S_IMAGE] = _image.number
     words[mine + at.S_LEFT] = 0
+    words[mine + at.S_WITHIN] = within
     words[mine + at.S_ENTERED] = words[layout.granted + slot]
     for number in range(len(at.REFUSALS)):
         words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]

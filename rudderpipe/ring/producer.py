@@ -46,6 +46,7 @@ class Producer(Seat):
         self._look_around = look_around
         self._tell_large = tell_large
         self._outer = outer
+        self._is_within = outer is not None
         self._fence: Callable[[], object] | None = fence.fence if fence.NEEDED else None
         self._after: deque[Callable[[], object]] = deque()
         """What is done when the call has ended, because it may log, start a process, or call this producer."""

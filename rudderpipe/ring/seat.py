@@ -34,6 +34,7 @@ class Seat:
     def __init__(self, open_ring: Callable[[], Ring], clock: Clock) -> None:
         self._open_ring = open_ring
         self._clock = clock
+        self._is_within = False
         self.ring: Ring | None = None
         self.trouble: RingUnavailable | None = None
         """Why the ring could not be opened or used the last time; None when it could."""
@@ -184,7 +185,7 @@ class Seat:
                     return None
                 if not ring.is_current:
                     continue  # closed since we opened it
-                return claims.take_slot(ring, me)
+                return claims.take_slot(ring, me, within=self._is_within)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
 
