@@ -6,6 +6,7 @@ import http.client
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 
 from native_tests.world import World, wait_until
 from rudderpipe.cli.demo import UnixConnection
+from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.ring import place
 
 APPLICATION = """
@@ -124,6 +126,35 @@ def test_two_mounted_applications_with_threads_lose_nothing(world: World, direct
     assert status["events"]["balanced"]
     assert len(status["rings"]) >= 2
     wait_until(lambda: len(world.own_processes()) == 1)
+
+
+def test_the_flusher_of_two_mounted_applications_is_killed(
+    world: World, directory: Path, redis_server: RedisServer
+) -> None:
+    """The next one serves the rings of all interpreters again, and goes on where Redis knows it stopped."""
+    world.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
+    world.explicit |= {"redis": redis_server.url, "flush_at": 100}
+    server = Mounted(world, directory)
+    wait_until(lambda: _answers(server))
+    told = 100
+
+    def ask_until_delivered(count: int) -> bool:
+        nonlocal told  # an application that goes on sending, as only its events have another flusher started
+        told += server.get("/one") + server.get("/two")
+        return bool(world.plane.stats()["unique_message_ids"] >= count)
+
+    wait_until(lambda: ask_until_delivered(200))
+    for _ in range(2):
+        for process in world.own_processes():
+            if "rudderpipe.flusher" in process.cmdline():
+                process.kill()
+        wait_until(partial(ask_until_delivered, told + 200))
+
+    world.delivered(told)
+    wait_until(lambda: server.status()["events"]["delivered"] == told)
+    events = server.status()["events"]
+    assert (events["accepted"], events["in_ring"], events["balanced"]) == (told, 0, True)
+    assert world.plane.stats()["duplicates"] == 0
 
 
 def _answers(server: Mounted) -> bool:
