@@ -132,6 +132,21 @@ def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
     assert (found.words[layout.H_TERM], found.words[layout.H_STARTS]) == (10, 1)
 
 
+def test_a_redis_that_is_away_costs_no_term(world: World, directory: Path) -> None:
+    """Nothing was sent, so nothing can arrive late."""
+    world.explicit |= {"redis": f"unix://{directory}/nobody", "autostart": False, "flush_at": 1}
+    client = world.client()
+    track(client, 0)
+    log = directory / "flusher.log"
+    with log.open("wb") as file:
+        world.start("-m", "rudderpipe.flusher", stdout=file, stderr=file)
+
+    (found,) = find_all(world.settings)
+    wait_until(lambda: log.read_text().count("events stay in the ring") > 2)
+
+    assert found.words[layout.H_TERM] == 1
+
+
 def test_a_connection_whose_answer_did_not_come_is_reset(
     gate: Gate, redis: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
