@@ -18,7 +18,7 @@ from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.ring import place
 from rudderpipe.ring.ring import find_all
 
-SOMEBODY = 54_320
+ANOTHER_USER = 54_320
 """A user id that no account has."""
 
 TRACKS = """
@@ -174,7 +174,7 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
     assert world.client().track("u", "e")
     world.explicit.pop("runtime_dir")
     as_another = [
-        *("setpriv", "--reuid", str(SOMEBODY), "--regid", str(SOMEBODY), "--clear-groups"),
+        *("setpriv", "--reuid", str(ANOTHER_USER), "--regid", str(ANOTHER_USER), "--clear-groups"),
         *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
         sys.executable,
     ]
@@ -182,15 +182,15 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
         *as_another, "-c", AS_ANOTHER_USER, pipe, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    home = Path(f"/dev/shm/rudderpipe-{SOMEBODY}")
-    name = f"rudderpipe-{SOMEBODY}-{pipe}-v4"
+    home = Path(f"/dev/shm/rudderpipe-{ANOTHER_USER}")
+    name = f"rudderpipe-{ANOTHER_USER}-{pipe}-v4"
     try:
         assert process.stdout.readline() == b"3\n"
         found = msgspec.json.decode(run(world, "rings", "--json")[1])
         (row,) = [row for row in found if row["pipe"] == pipe]
-        assert (row["user"], row["events"], row["producers"]) == (str(SOMEBODY), 3, 1)
+        assert (row["user"], row["events"], row["producers"]) == (str(ANOTHER_USER), 3, 1)
         assert row["flusher"] is None
-        assert {path.stat().st_uid for path in home.iterdir()} == {SOMEBODY}
+        assert {path.stat().st_uid for path in home.iterdir()} == {ANOTHER_USER}
         assert pipe in run(world, "status", "--pipe", "misspelt")[1]
         command = [*as_another, "-m", "rudderpipe", "rings"]
         theirs = subprocess.run(command, env=world.environment, capture_output=True, timeout=60, check=False)

@@ -20,7 +20,7 @@ from rudderpipe.ring.shared import open_fd
 from tests.old_ring import OldRing
 
 RECORDED = Path(__file__).parent / "data" / "ring-layout-3.gz"
-"""A ring of layout 3, as version 0.1 of that layout left it: 1,000 events of one process that has ended, 100 of them
+"""A ring of layout 3, as a version of that layout left it: 1,000 events of one process that has ended, 100 of them
 delivered, and a flusher that was killed (-9) in a request."""
 EVENTS, DELIVERED = 1_000, 100
 

@@ -125,7 +125,7 @@ def test_a_ring_that_cannot_be_made_is_tried_again(
 def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Record locks exclude nobody within a process. Rings that come later are found; an empty ring of another
+    """Record locks do not exclude threads of one process. Rings that come later are found; an empty ring of another
     interpreter than the main one is removed once its last producer has left."""
     pipe = Pipe(settings, clock, stays=True)
     assert pipe.rings.enter()
@@ -149,7 +149,7 @@ def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
 def test_an_autostarted_flusher_serves_a_ring_that_is_not_the_main_interpreters(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It makes no ring that nobody uses, and ends with the last one."""
+    """It makes no ring that is not used, and ends with the last one."""
     pipe = Pipe(settings, clock, stays=False)
     producer = producer_of_interpreter(2, pipe, monkeypatch)
 

@@ -85,7 +85,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
 
 
 def take_over(settings: Settings) -> None:
-    """Import dead letters of 0.1; what cannot be imported stays where it is."""
+    """Import dead letters of earlier versions; what cannot be imported stays where it is."""
     try:
         spool.of(settings).take_over()
     except OSError as error:

@@ -31,7 +31,7 @@ ABANDONED_S = 3600.0
 PAGE_BYTES = 4096
 """What a file takes at least, in memory or on a disk."""
 _WRITING, _EDITING = range(2)
-"""The locks of the single file that 0.1 kept failed batches in."""
+"""The locks of the single file that earlier versions kept failed batches in."""
 PATIENCE_S = 10.0
 STEP_S = 0.01
 _MOMENT_END = 10**13 - 1
@@ -91,7 +91,7 @@ class DeadLetters:
     """Those of one pipe; nothing is kept when ``limit_bytes`` is 0. Every method raises ``OSError``."""
 
     def __init__(self, path: Path, limit_bytes: int, former: Sequence[Path] = ()) -> None:
-        """``former`` are the single files that 0.1 may have kept them in; what is there is taken over."""
+        """``former`` are the single files that earlier versions may have kept them in; what is there is taken over."""
         self.path = path
         self.limit_bytes = limit_bytes
         self._former = former
@@ -205,7 +205,7 @@ class DeadLetters:
         return reached
 
     def take_over(self) -> None:
-        """Import what 0.1 kept in a single file, and remove what a killed process had begun."""
+        """Import what earlier versions kept in a single file, and remove what a killed process had begun."""
         for path in self._former:
             if path.exists():
                 self._import(path)
@@ -220,7 +220,7 @@ class DeadLetters:
     def _import(self, path: Path) -> None:
         """Write a file for each line of the single file, then delete that; cut at any point it is done again.
 
-        Holds both of its locks, so that no flusher or command of 0.1 changes it meanwhile.
+        Holds both of its locks, so that no flusher or command of theirs changes it meanwhile.
         """
         guard = locks.shared(path.with_suffix(".guard"))
         deadline_s = time.monotonic() + PATIENCE_S
@@ -242,7 +242,7 @@ class DeadLetters:
 
 
 def _parse_line(line: bytes) -> Record | None:
-    """The record of a line; None of one that was removed or cut short. A plain event is what 0.1 had kept at first."""
+    """The record of a line; None of one that was removed or cut short. The first version kept plain events."""
     try:
         return _decode_record(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):

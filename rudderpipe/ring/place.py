@@ -1,7 +1,7 @@
 """What a ring is called, and where its segment and its lock file are.
 
-A pipe has a ring for each layout that is in use and for each interpreter of a process: record locks exclude nobody
-within a process, so no two interpreters may be producers of one ring.
+A pipe has a ring for each layout that is in use and for each interpreter of a process. Record locks do not keep
+interpreters of one process apart, so no two interpreters may be producers of one ring.
 """
 
 from __future__ import annotations
