@@ -55,7 +55,7 @@ def pipe(write_key: str, endpoint: str, queue: tuple[str, ...]) -> str:
     ``queue`` is Redis' place, the queue's name and the prefix, or nothing in direct mode.
     """
     before = endpoint.removesuffix(USUAL_PATH)
-    # The usual path is no part of the name, as it was none in earlier versions; another path is marked by an empty part.
+    # The usual path is no part of the name, as in earlier versions; another path is marked by an empty part.
     return _hashed([write_key, before, *([""] if before == endpoint and endpoint else []), *queue])
 
 
