@@ -230,7 +230,7 @@ class Pipe:
 
     def warm_up(self) -> None:
         """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""
-        ring = self.producer.ask_flush()
+        ring = self.producer.enter()
         if ring is not None:
             self._look_around(ring)
 

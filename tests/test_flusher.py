@@ -74,6 +74,17 @@ def test_a_flush_of_an_empty_ring_forces_nothing_later(ring: Ring, clock: FakeCl
     assert sizes(sink) == []
 
 
+def test_a_process_that_comes_forces_nothing(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """A worker that warms up takes a slot; what others have in the ring waits for its batch."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    producer.append(b"1")
+    assert producer_of(ring, clock).enter() is ring
+    flusher.work()
+
+    assert sizes(sink) == []
+    assert len(ring.slots_in_use()) == 2
+
+
 def test_the_first_events_after_a_start_wait_for_their_batch(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
     """Events that were there when the flusher came are due like any others."""
     producer = producer_of(ring, clock)

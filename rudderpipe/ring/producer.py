@@ -271,6 +271,14 @@ class Producer(Seat):
         if not self._closed and any(map(removed.is_stranded, self._removed)):
             self._settle_down(self._clock.monotonic_s(), moves=True)
 
+    def enter(self) -> Ring | None:
+        """Have a slot, as the first event would; the ring, or None when it cannot be had."""
+        return self._quietly(self._enter_now)
+
+    def _enter_now(self) -> None:
+        if not self._closed:
+            self._settle_down(self._clock.monotonic_s(), moves=True)
+
     def ask_flush(self) -> Ring | None:
         """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
         return self._quietly(self._ask_flush)
@@ -281,7 +289,7 @@ class Producer(Seat):
             forks.renew()
         try:
             with self._lock:
-                if self._busy:
+                if self._busy:  # a call from within: of what it asks, a ticket is all that can be had
                     self._raise_ticket()
                     return self.ring
                 self._busy = True
@@ -294,8 +302,7 @@ class Producer(Seat):
             self._finish()
 
     def _ask_flush(self) -> None:
-        if not self._closed:
-            self._settle_down(self._clock.monotonic_s(), moves=True)
+        self._enter_now()
         self._raise_ticket()
 
     def _raise_ticket(self) -> None:
