@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,25 @@ def test_a_call_from_within_a_flush_goes_to_the_second_producer(
     assert answers == [None]
     assert len(ring.slots_in_use()) == 2
     assert drain(Consumer(ring)) == ["1"]
+
+
+def test_a_refusal_is_counted_also_when_another_falls_into_its_counting(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler that is refused while the refusal of the outer call is counted."""
+    producer = producer_of(ring, clock)
+    producer.append(b"1")
+    uncounted = producer._uncounted
+
+    class Interrupted(Counter[str]):
+        def __missing__(self, reason: str) -> int:
+            if reason != "busy":
+                producer.count_refused("busy")
+            return 0
+
+    producer._uncounted = Interrupted(uncounted)
+    producer.count_refused("full")
+    producer.count_refused("dropped")
+
+    assert account.read(ring).refused == {"full": 1, "dropped": 1, "busy": 2}
 
 
 def test_what_is_too_large_is_refused_from_within_too(ring: Ring, clock: FakeClock) -> None:

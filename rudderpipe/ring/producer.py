@@ -245,8 +245,8 @@ class Producer(Seat):
 
         Without a ring, or while the lock is not to be had, the count waits in the process for the next one.
         """
+        self._told.append(reason)
         with self._lock:
-            self._uncounted[reason] += 1
             if self._busy:
                 self._after.append(self._count_late)
                 return

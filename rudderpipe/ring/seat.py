@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 
 from rudderpipe import liveness
@@ -47,6 +47,9 @@ class Seat:
         self._appetite = 1
         self._kept_out = "ring"
         self._uncounted: Counter[str] = Counter()
+        """Refusals that the ring does not know of yet."""
+        self._told: deque[str] = deque()
+        """Reasons of the latest of them."""
         self._drop_slot()
 
     def _drop_ring(self) -> None:
@@ -123,6 +126,9 @@ class Seat:
 
     def _count_refusals(self, *, last: bool = False) -> None:
         """Move the counts into the ring; ``last``: there is no later call that could."""
+        # Order: told reasons are counted here alone, where no call from within can come between a load and its store.
+        while self._told:
+            self._uncounted[self._told.popleft()] += 1
         ring = self.ring
         if ring is None or not self._uncounted:
             return
