@@ -301,3 +301,15 @@ def test_a_prefix_gets_braces_once(redis_server: RedisServer) -> None:
         queue = queue_of(redis_server, prefix=prefix)
         assert queue.keys.base == "{x}:rudderEventsQueue:"
         queue.close()
+
+
+def test_one_call_holds_events_of_thousands_of_blocks(queue: Queue, redis: Any) -> None:
+    """A large ring, and each block with the one event of a process that lived briefly."""
+    marks = {block: (0, 1) for block in range(1, 9001)}
+
+    queue.add(EPOCH, [("[]", 9000)], marks, [])
+
+    positions = redis.hgetall(KEYS.ring(EPOCH))
+    assert [positions[str(block)] for block in marks] == ["1"] * 9000
+    with pytest.raises(QueueBehind):
+        queue.add(EPOCH, [("[]", 9000)], marks, [])

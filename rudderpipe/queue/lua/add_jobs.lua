@@ -106,16 +106,21 @@ redis.call("PEXPIRE", ring, keep_ms)
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
 end
+local function store(fields) -- in parts: Lua passes on no more than some 8,000 values at once
+  for first = 1, #fields, 4000 do
+    redis.call("HSET", ring, unpack(fields, first, math.min(first + 3999, #fields)))
+  end
+end
 local before, after = {"term", term}, {"term", term}
 for _, mark in ipairs(marks) do
   before[#before + 1], after[#after + 1] = mark[1], mark[1]
   before[#before + 1], after[#after + 1] = redis.call("HGET", ring, mark[1]) or "0", mark[3]
 end
-redis.call("HSET", ring, unpack(after))
+store(after)
 if #ids > 0 then
   local pushed = redis.pcall("LPUSH", line, unpack(ids))
   if type(pushed) == "table" then
-    redis.call("HSET", ring, unpack(before))
+    store(before)
     return pushed
   end
 end
