@@ -29,6 +29,7 @@ from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.cli.status import Status
 from rudderpipe.queue.failed import Selection
 from rudderpipe.queue.keys import Keys
+from rudderpipe.ring import segment
 from rudderpipe.settings import Settings
 
 CALM_S = 120.0
@@ -90,6 +91,13 @@ class Pipeline:
     def status(self) -> Status:
         """What ``rudderpipe status`` knows."""
         return status.read(self.settings)
+
+    def left_behind(self) -> list[str]:
+        """Segments, and files beside logs and dead letters, of a pipe that has ended."""
+        files = [path.name for path in self.crowd.runtime_dir.iterdir()]
+        left = [name for name in files if ".log" not in name and not name.endswith(".failed")]
+        left += [name for name in segment.names() if self.settings.pipe_name in name]
+        return [f"left behind: {name}" for name in left]
 
     def failed(self, verdict: Verdict) -> set[Name]:
         """The events in the failed set, or among the dead letters."""
@@ -223,6 +231,7 @@ class Storm:
             if not self._all_end(pipe, "flusher"):
                 verdict.problems.append(f"hang: flushers of {pipe.mode.name} do not end")
             pipe.crowd.end_senders()
+            verdict.problems += pipe.left_behind()
         self._judge(verdict)
         return verdict
 

@@ -305,7 +305,7 @@ def test_a_prefix_gets_braces_once(redis_server: RedisServer) -> None:
 
 def test_one_call_holds_events_of_thousands_of_blocks(queue: Queue, redis: Any) -> None:
     """A large ring, and each block with the one event of a process that lived briefly."""
-    marks = {block: (0, 1) for block in range(1, 9001)}
+    marks = dict.fromkeys(range(1, 9001), (0, 1))
 
     queue.add(EPOCH, [("[]", 9000)], marks, [])
 
