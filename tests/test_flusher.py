@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import time
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,12 +19,14 @@ from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.sink import Answer
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
+PLACES = ["refresh", "pending", "cut", "release", "tidy", "_store", "_count_settled"]
+"""Of a consumer, where memory may run out."""
 
 
 @pytest.fixture(name="sink")
@@ -273,4 +279,93 @@ def test_a_drain_is_bounded(ring: Ring, clock: FakeClock, sink: FakeSink) -> Non
 
     flusher.drain(clock.monotonic_s() + 5)
 
+    assert account.read(ring).in_ring == 1
+
+
+class KnowingSink(FakeSink):
+    """Knows, like Redis, what it has of each tenure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has: dict[int, int] = {}
+
+    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
+        marks = [mark for cut in cuts for mark in cut.marks]
+        if any(mark.start < self.has.get(mark.sequence, 0) for mark in marks):
+            raise QueueBehind(dict(self.has))
+        answer = super().settle(cuts, freed)
+        self.has.update((mark.sequence, mark.end) for mark in marks)
+        return answer
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
+@pytest.mark.parametrize("place", [(KnowingSink, "settle"), *((Consumer, name) for name in PLACES)], ids=itemgetter(1))
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("begun", [1, 2])
+def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
+    ring: Ring,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    place: tuple[type, str],
+    after: bool,
+    begun: int,
+) -> None:
+    """Wherever a cycle is cut short, again and again: once there is room each event leaves the ring once, in order."""
+    sink = KnowingSink()
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    term, usual, calls, mended = ring.words[at.H_TERM], getattr(*place), 0, False
+
+    def cut_short(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        if mended:
+            return usual(*arguments, **named)
+        calls += 1
+        if calls >= begun and not after:
+            raise error
+        result = usual(*arguments, **named)
+        if calls >= begun:
+            raise error
+        return result
+
+    monkeypatch.setattr(*place, cut_short)
+    names = [str(number) for number in range(45)]
+    for name in names:
+        producer.append(name.encode())
+    for _ in range(500):
+        clock.now_s += 0.1
+        flusher.work()
+        assert not flusher.finished()
+    assert calls >= begun
+    said = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [(record.exc_info, type(error).__name__ in record.getMessage()) for record in said] == [(None, True)]
+
+    mended = True
+    for _ in range(30):
+        clock.now_s += 0.1
+        flusher.work()
+    assert [event for batch in sink.batches for event in batch] == names
+    assert ring.words[at.H_TERM] > term
+    seen = account.read(ring)
+    assert (seen.accepted, seen.in_ring, seen.left) == (45, 0, 45)
+    assert seen.delivered + seen.queued == 45
+    producer.leave()
+    flusher.drain(clock.monotonic_s() + 5)
+    assert not ring.segment.is_linked()
+
+
+def test_a_flusher_that_is_stopped_without_room_leaves_the_events_in_the_ring(
+    ring: Ring, clock: FakeClock, sink: FakeSink
+) -> None:
+    """Also when no producer is left: the next flusher has them."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, lingers=True)
+    producer.append(b"1")
+    producer.leave()
+    sink.trouble = MemoryError()
+
+    flusher.drain(clock.monotonic_s() + 5)
+
+    assert not flusher.finished()
+    assert ring.segment.is_linked()
     assert account.read(ring).in_ring == 1

@@ -18,7 +18,7 @@ from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import ThrottledLog
+from rudderpipe.throttle import RARELY_S, ThrottledLog
 
 CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
@@ -66,8 +66,10 @@ class Flusher:
         self._look_after = look_after
         self._heartbeat = heartbeat or Heartbeat(clock)
         self._log = ThrottledLog(logger, clock)
-        self._consumer = Consumer(ring)
-        self._consumer.read_to(sink.known(), at.H_FAILED)
+        self._rare_log = ThrottledLog(logger, clock, RARELY_S)
+        self._consumer = self._consume()
+        self._is_broken = False
+        """A cycle was cut short: what it had handed out or released is not known."""
         self._reclaimer = Reclaimer(ring)
         self._held: list[Cut] = []
         self._freed: list[int] = []
@@ -92,10 +94,36 @@ class Flusher:
         now_s = clock.monotonic_s()
         self._waiting_since_s = self._busy_at_s = now_s
 
+    def _consume(self) -> Consumer:
+        """Begin with what the ring and the sink say, as a successor does."""
+        consumer = Consumer(self._ring)
+        consumer.read_to(self._sink.known(), at.H_FAILED)
+        return consumer
+
     def work(self) -> int:
         """Move what is due; how many events left the ring."""
         now_s = self._clock.monotonic_s()
-        self._heartbeat.beat(self._ring)
+        try:
+            self._heartbeat.beat(self._ring)
+            if self._is_broken:
+                if now_s < self._retry_at_s:
+                    return 0
+                self._begin_again()
+            return self._cycle(now_s)
+        except (MemoryError, OSError) as error:  # of this host: no event's doing
+            self._is_broken = True
+            self._rare_log.error(type(error).__name__, "cannot work, events stay in the ring, trying again")
+            self._wait(now_s)
+            return 0
+
+    def _begin_again(self) -> None:
+        self._held, self._serving = [], None
+        self._consumer = self._consume()
+        at.bump(self._ring.words, at.H_TERM)  # Redis may have the call that was cut short, or get it later
+        self._forced = True  # what was handed out was due
+        self._is_broken = False
+
+    def _cycle(self, now_s: float) -> int:
         starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
         if starved != self._starved:
             self._starved, self._is_starved = starved, True
@@ -220,9 +248,7 @@ class Flusher:
         except QueueUnavailable as error:
             self._say_down(down=True)
             self._log.warning("queue", f"events stay in the ring: {error}")
-            wait_s = OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else self._retry_s
-            self._retry_at_s = now_s + wait_s
-            self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+            self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0
         self._say_down(down=answer.wait_s > 0)
         self._retry_s = RETRY_MIN_S
@@ -239,6 +265,10 @@ class Flusher:
             self._serving = None
         return moved
 
+    def _wait(self, now_s: float, at_least_s: float = 0.0) -> None:
+        self._retry_at_s = now_s + max(at_least_s, self._retry_s)
+        self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+
     def _say_down(self, *, down: bool) -> None:
         words = self._ring.words
         words[at.H_DOWN_MS] = (words[at.H_DOWN_MS] or self._clock.time_ms()) if down else 0
@@ -247,7 +277,7 @@ class Flusher:
         """True once the ring has ended: by lingering, or because it was removed and is drained."""
         if self._ended:
             return True
-        if self._living or self._held or self._consumer.pending()[0]:
+        if self._is_broken or self._living or self._held or self._consumer.pending()[0]:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
@@ -273,14 +303,14 @@ class Flusher:
                 break
             self._forced = True
             done = self.work()
-            if not self._held and not self._consumer.pending()[0]:
+            if not self._is_broken and not self._held and not self._consumer.pending()[0]:
                 break
             if not done:
                 self._clock.sleep(0.01)
         left = self._consumer.pending()[0] + sum(cut.count for cut in self._held)
         if left:
             logger.warning("stopping, events stay in the ring for the next flusher events=%d", left)
-        elif not self._ended:
+        elif not self._ended and not self._is_broken:
             self._reclaimer.work()
             self._consumer.refresh()
             self._consumer.tidy()

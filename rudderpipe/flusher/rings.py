@@ -114,8 +114,9 @@ class Rings:
                 ring = find_at(where, max(PATIENCE_S, patience_s))
                 if ring is not None and all(one.ring.segment.epoch != ring.segment.epoch for one in self._served):
                     self._take(where, ring, patience_s)
-            except (RingUnavailable, OSError) as error:
-                self._log.warning(where.stem, f"a ring cannot be served ring={where.stem}: {error}")
+            except (RingUnavailable, OSError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                self._log.warning(where.stem, f"a ring cannot be served ring={where.stem}: {reason}")
 
     def _move_on(self) -> None:
         """Make the pipe's ring again when it was removed, at once: an idle producer notices at its next event."""
