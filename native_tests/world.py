@@ -26,7 +26,7 @@ from rudderpipe.settings import Settings
 _numbers = itertools.count()
 PATIENCE_S = 30.0
 _ports: set[int] = set()
-_held: list[socket.socket] = []
+_held: list[int] = []
 
 
 def wait_until(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
@@ -54,7 +54,7 @@ def free_port(*above: int) -> int:
         except (OSError, OverflowError):  # the latter: there is no such port
             port = 0
         if port and sys.platform == "linux":
-            _held.extend(sockets)
+            _held.extend(each.detach() for each in sockets)  # open until the end, and no socket that it finds unclosed
         else:
             for each in sockets:
                 each.close()
