@@ -17,7 +17,7 @@ from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.sink import Answer
-from rudderpipe.ring import account
+from rudderpipe.ring import account, block_header
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.ring import Ring
@@ -64,6 +64,27 @@ def test_a_flush_that_is_asked_for_does_not_wait(ring: Ring, clock: FakeClock, s
     producer.ask_flush()
     flusher.work()
     producer.append(b"2")
+    flusher.work()
+
+    assert sizes(sink) == [1]
+
+
+def test_a_flush_sees_the_block_of_a_claim_that_took_long(
+    ring: Ring, clock: FakeClock, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its producer had no core between its first store and its last: the flusher had looked for the block by then."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
+    flusher.work()
+    real = block_header.write
+
+    def late(*arguments: Any) -> None:
+        for _ in range(5):
+            flusher.work()
+        real(*arguments)
+
+    monkeypatch.setattr(block_header, "write", late)
+    producer.append(b"1")
+    producer.ask_flush()
     flusher.work()
 
     assert sizes(sink) == [1]

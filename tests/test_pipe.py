@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rudderpipe import forks, liveness, program, start_claim
+from rudderpipe import Client, forks, liveness, program, start_claim
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.pipe import Pipe
@@ -538,6 +538,28 @@ def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
     assert not put(pipe)
 
     assert pipe.counts() == {"accepted": 1, "closed": 1}
+
+
+def test_a_shutdown_within_a_shutdown_leaves_the_other_clients_pipe_open(
+    pipes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a signal handler while the first one waits: a client gives its share of the pipe up once."""
+    chosen = msgspec.structs.asdict(pipes().settings)
+    given = {name: chosen[name] for name in ("pipe", "runtime_dir", "ring_bytes", "autostart")}
+    first, second = (Client("WRITE_KEY", "http://127.0.0.1:9", **given) for _ in range(2))
+    real = first.flush
+
+    def interrupted(timeout_s: float) -> object:
+        monkeypatch.undo()
+        first.shutdown(0)
+        return real(timeout_s)
+
+    monkeypatch.setattr(first, "flush", interrupted)
+    first.shutdown(0)
+
+    assert not first.track("u", "late")
+    assert second.track("u", "e")
+    second.shutdown(0)
 
 
 def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:

@@ -130,7 +130,9 @@ class Flusher:
         patience_s = STARVED_HOUSEKEEPING_S if self._is_starved else HOUSEKEEPING_S
         keeps_house = now_s - self._kept_house_s >= patience_s
         fence()  # Order: tickets before the events that their askers had appended
-        self._consumer.refresh(whole=keeps_house)
+        # Order: a claim that took long can be seen by now; a ticket must not be served without its events.
+        asked = tickets != self._ring.words[at.H_TICKETS_SERVED]
+        self._consumer.refresh(whole=keeps_house or asked)
         self._freed += self._consumer.tidy()
         if keeps_house:
             self._kept_house_s = now_s
