@@ -21,6 +21,8 @@ import threading
 import time
 from _thread import RLock
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -160,6 +162,8 @@ class LockFile:
         self._owner: int | None = None
         self._within = 0
         """Calls from within the owner's, which were refused and have not called ``release`` yet."""
+        self._alone: dict[int, object] = {}
+        """Locks that one call has, against this process's other ones too."""
 
     def __del__(self) -> None:
         """Close the file: nothing in this process uses it, or holds one of its locks."""
@@ -199,10 +203,10 @@ class LockFile:
         """Whether this thread is in the middle of ``lock`` and ``release``: a call from within gets no lock."""
         return self._owner == threading.get_ident()
 
-    def try_lock(self, byte: int) -> bool:
-        """Take one lock without waiting. True also when this process holds it already."""
+    def try_lock(self, byte: int, count: int = 1) -> bool:
+        """Take one lock without waiting, or more in a row. True also when this process holds it already."""
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, count, byte)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # the last: the application closed it
                 return False
@@ -214,13 +218,7 @@ class LockFile:
 
         Never of a file of which this process holds a lock.
         """
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):
-                return False
-            raise _refused(self.path, "be locked", error) from error
-        return True
+        return self.try_lock(0, 0)
 
     def unlock(self, byte: int) -> None:
         """Give one lock back."""
@@ -230,12 +228,30 @@ class LockFile:
             if error.errno != errno.EBADF:  # the application closed it, and gave the lock back with it
                 raise _refused(self.path, "be unlocked", error) from error
 
+    @contextmanager
+    def alone(self, byte: int) -> Iterator[bool]:
+        """Have a lock within a ``with``, without waiting, against other threads and calls from within too; whether so.
+
+        At its end this process does not have it any more, also if it had it by ``try_lock``.
+        """
+        token = object()
+        try:
+            yield self._alone.setdefault(byte, token) is token and self.try_lock(byte)
+        finally:
+            if self._alone.get(byte) is token:
+                try:
+                    self.unlock(byte)
+                finally:
+                    del self._alone[byte]
+
+    def is_alone(self, byte: int) -> bool:
+        """Whether a call in this process has the lock by ``alone``."""
+        return byte in self._alone
+
     def is_held(self, byte: int) -> bool:
-        """Whether another process holds the lock; takes it for an instant to find out. Never of one we hold."""
-        if not self.try_lock(byte):
-            return True
-        self.unlock(byte)
-        return False
+        """Whether another process, or a call by ``alone``, has the lock. Never of one we have by ``try_lock``."""
+        with self.alone(byte) as taken:
+            return not taken
 
     def lock(self, byte: int, timeout_s: float) -> bool:
         """Take one lock against other processes and other threads; False when that took longer, or from within itself.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from rudderpipe import forks
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import account, segment
+from rudderpipe.ring import account, keeper, removed, segment
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
 from tests.fakes import FakeClock, drain, settings_of
@@ -153,6 +153,29 @@ def test_what_another_process_appends_later_is_moved_later(host: Host, clock: Fa
     found = host.found()
     assert [text for text in found if text.isdigit()] == ["1", "2", "3"]
     assert [text for text in found if text.isalpha()] == ["a", "b"]
+
+
+def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of one key with different settings, in two threads: no record lock keeps those apart."""
+    first, second = host.producer(), host.producer()
+    put(first, "1", "2")
+    put(second, "a")
+    old = host.remove()
+    real = Consumer.release
+
+    def interrupted(consumer: Consumer, cuts: Sequence[Cut]) -> int:
+        monkeypatch.undo()
+        second.look()
+        assert keeper.is_kept(old, host.clock, sure=True)
+        assert not removed.is_stranded(old)
+        return real(consumer, cuts)
+
+    monkeypatch.setattr(Consumer, "release", interrupted)
+    first.look()
+    second.look()
+
+    assert host.found() == ["1", "2", "a"]
+    assert not keeper.is_kept(old, host.clock, sure=True)
 
 
 def test_a_forked_child_moves_what_its_parent_left(host: Host) -> None:

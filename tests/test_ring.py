@@ -526,3 +526,58 @@ def test_a_claim_that_is_seen_half_way_is_seen_whole_later(ring: Ring, clock: Fa
     consumer.refresh(whole=True)
 
     assert texts(consumer.cut(10, 1000)) == numbers(0, 5)
+
+
+def test_a_program_gives_back_the_slot_of_before_an_exec_though_an_earlier_one_is_free(
+    ring: Ring, clock: FakeClock
+) -> None:
+    """It would have a producer for as long as the process lives."""
+    leaver, producer = producer_of(ring, clock), producer_of(ring, clock)
+    put(leaver, 0, 1)
+    put(producer, 1, 2)
+    leaver.leave()
+    assert Reclaimer(ring).work() == 1
+    claims._image.forget()
+    successor = producer_of(ring, clock)
+    put(successor, 2, 3)
+
+    assert Reclaimer(ring).work() == 1
+    assert ring.slots_in_use() == [0]
+
+
+def test_a_slot_that_is_being_given_up_is_not_taken_before_its_lock_is_free(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread takes it a moment too early: it would be without a lock when the first gives that back."""
+    first, second = producer_of(ring, clock), producer_of(ring, clock)
+    put(first, 0, 1)
+    me = liveness.me()
+    for slot in range(1, at.SLOTS):  # all others have living producers
+        mine = ring.layout.slot(slot)
+        ring.words[mine + at.S_PID], ring.words[mine + at.S_NAMESPACE] = 1, me.namespace
+    ring.see_slot(at.SLOTS - 1)
+    real = ring.locks.unlock
+
+    def interrupted(byte: int) -> None:
+        if byte == at.LOCK_SLOT:
+            monkeypatch.undo()
+            assert second.enter() is None
+        real(byte)
+
+    monkeypatch.setattr(ring.locks, "unlock", interrupted)
+    first.leave()
+
+    clock.now_s += 2
+    assert second.enter() is ring
+
+
+def test_a_look_for_the_dead_leaves_a_living_slot_of_this_process_its_lock(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another pid namespace the lock alone tells that the producer lives."""
+    put(producer_of(ring, clock), 0, 1)
+    given_back: list[int] = []
+    monkeypatch.setattr(ring.locks, "unlock", given_back.append)
+
+    assert Reclaimer(ring).work() == 0
+    assert not given_back

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from rudderpipe import forks
+from rudderpipe import forks, liveness
 from rudderpipe.liveness import Identity
 from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
@@ -58,32 +58,32 @@ def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
 def _find_slot(ring: Ring, me: Identity) -> int:
     """A slot that is free, or else one of a dead producer; its lock is held."""
     words, layout = ring.words, ring.layout
+    free = -1
     for slot in range(layout.slots):
         mine = layout.slot(slot)
         pid = words[mine + at.S_PID]
         if not pid:
-            if ring.locks.try_lock(at.LOCK_SLOT + slot):
-                return slot
+            if free < 0 and ring.locks.try_lock(at.LOCK_SLOT + slot):
+                free = slot
         elif pid == me.pid and ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
             words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
-    for slot in range(layout.slots):
-        mine = layout.slot(slot)
-        if words[mine + at.S_PID] == me.pid and ring.owner(slot) == me and not words[mine + at.S_LEFT]:
-            continue  # ours: trying its lock would drop it
-        if lock_dead(ring, slot):
-            return slot
-    return -1
+    if free >= 0:
+        return free
+    return next((slot for slot in range(layout.slots) if lock_dead(ring, slot)), -1)
 
 
 def lock_dead(ring: Ring, slot: int) -> bool:
     """Take the lock of a slot whose producer is dead, or has left; False when it lives."""
-    if not ring.locks.try_lock(at.LOCK_SLOT + slot):
+    words, mine, byte, owner = ring.words, ring.layout.slot(slot), at.LOCK_SLOT + slot, ring.owner(slot)
+    is_ours = words[mine + at.S_IMAGE] == _image.number and owner.pid == os.getpid() and owner == liveness.me()
+    # Of a slot of ours the lock would be dropped by trying it, or is about to be given back by another thread.
+    if (is_ours and not words[mine + at.S_LEFT]) or ring.locks.is_alone(byte) or not ring.locks.try_lock(byte):
         return False
     owner = ring.owner(slot)
     # Of a process in another pid namespace the lock alone tells.
-    if ring.words[ring.layout.slot(slot) + at.S_LEFT] or owner.is_foreign or owner.is_gone():
+    if words[mine + at.S_LEFT] or owner.is_foreign or owner.is_gone():
         return True
-    ring.locks.unlock(at.LOCK_SLOT + slot)
+    ring.locks.unlock(byte)
     return False
 
 

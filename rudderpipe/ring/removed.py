@@ -14,12 +14,12 @@ from rudderpipe.ring.ring import Ring
 def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
     """Hand every event that no flusher drains to ``put``, in order; False when ``put`` refused one by returning False.
 
-    A flusher that has the ring mapped holds its lock, and drains it. Events of all producers are moved, also of those
-    that have not noticed yet.
+    A flusher that has the ring mapped holds its lock, and drains it; so does another thread that is at this. Events of
+    all producers are moved, also of those that have not noticed yet.
     """
-    if not ring.locks.try_lock(at.LOCK_FLUSHER):
-        return True
-    try:
+    with ring.locks.alone(at.LOCK_FLUSHER) as taken:
+        if not taken:
+            return True
         consumer = Consumer(ring)
         consumer.refresh(whole=True)
         while cut := consumer.cut(1, 0):
@@ -30,8 +30,6 @@ def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
         consumer.refresh(whole=True)
         consumer.tidy()
         return True
-    finally:
-        ring.locks.unlock(at.LOCK_FLUSHER)
 
 
 def is_stranded(ring: Ring) -> bool:

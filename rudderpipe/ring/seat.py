@@ -277,9 +277,10 @@ class Seat:
         self._seal()
         granted_at = ring.layout.granted + self._slot
         self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
-        self._words[self._slot_at + at.S_LEFT] = 1
         try:
-            ring.locks.unlock(at.LOCK_SLOT + self._slot)
+            # Order: the lock goes last. Another thread that took the slot before would have a slot without its lock.
+            with ring.locks.alone(at.LOCK_SLOT + self._slot):
+                self._words[self._slot_at + at.S_LEFT] = 1
         except RingUnavailable:
             pass  # the end of this process gives it back
         self._drop_slot()
