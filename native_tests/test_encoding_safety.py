@@ -354,7 +354,7 @@ def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> No
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not bound a process's address space")
 def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
-    """Flusher and sender get a ``MemoryError``, after which they go on."""
+    """Flusher and sender get a ``MemoryError``, after which they go on; also when a job is read."""
     printed = child("""
         import resource
         from rudderpipe.delivery import request
@@ -364,9 +364,14 @@ def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
         batch = b'{"a":"' + b"\\\\" * (4 << 20) + b'"}'  # in the job each backslash is two
         odd = b' {"a":"' + b"x" * (4 << 20) + b'"}'
 
+        written = job.build(b'{"a":"' + b"\\\\" * (2 << 20) + b'"}', "KEY", WHEN, 1).encode()
         ends = set()
-        for step in (lambda: job.build(batch, "KEY", WHEN, 1), lambda: request.body([odd], WHEN)):
-            for room in range(1 << 20, 80 << 20, 3 << 20):
+        for step, most, by in (
+            (lambda: job.build(batch, "KEY", WHEN, 1), 80 << 20, 3 << 20),
+            (lambda: request.body([odd], WHEN), 80 << 20, 3 << 20),
+            (lambda: job.read(written), 9 << 20, 5 << 16),
+        ):
+            for room in range(1 << 20, most, by):
                 pid = os.fork()
                 if not pid:
                     in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -133,7 +133,7 @@ class Courier:
             self._refusal = outcome
             self._suspects = {"fewer": count, "split": 2}.get(verdict.kind, 0)
         elif verdict.kind == "failed":
-            self._suspects = max(0, self._suspects - 1)
+            self._suspects = 0  # its attempts are used up: whether the cause was in it is not known
 
     def _bound(self, outcome: Outcome, size_bytes: int) -> None:
         """Keep requests below a size that was too large, until a minute after the first such answer."""

@@ -114,6 +114,7 @@ class Sender:
         """Leave a queue whose jobs are for another data plane to that one's sender."""
         self._is_ours = False
         self._ledger.forget()  # Redis knows it all: what was delivered is written down before more is taken
+        self._to_recover = "all" if self._lease else None  # as at the start: a take that was refused took nothing
         self._facts.state = "standby"
         self._facts.progress.moved(now_s)
         self._not_before_s = now_s + OTHER_PLANE_S
