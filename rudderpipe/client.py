@@ -402,7 +402,10 @@ class Client(ClientBase):
         deadline_s = self._clock.monotonic_s() + timeout_s
         self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
-        if self._is_shut:  # another call has done the rest: a second share of the pipe would be another client's
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._is_shut:  # another call has done it: a second share of the pipe would be another client's
             return
         self._is_shut, self._plain = True, False
         try:

@@ -203,8 +203,11 @@ class LockFile:
         """Whether this thread is in the middle of ``lock`` and ``release``: a call from within gets no lock."""
         return self._owner == threading.get_ident()
 
-    def try_lock(self, byte: int, count: int = 1) -> bool:
-        """Take one lock without waiting, or more in a row. True also when this process holds it already."""
+    def try_lock(self, byte: int) -> bool:
+        """Take one lock without waiting. True also when this process holds it already."""
+        return self._try(byte, 1)
+
+    def _try(self, byte: int, count: int) -> bool:
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, count, byte)
         except OSError as error:
@@ -218,7 +221,7 @@ class LockFile:
 
         Never of a file of which this process holds a lock.
         """
-        return self.try_lock(0, 0)
+        return self._try(0, 0)  # to the end, wherever that is
 
     def unlock(self, byte: int) -> None:
         """Give one lock back."""
