@@ -110,7 +110,7 @@ def test_a_ring_that_cannot_be_made_is_tried_again(
     assert producer.ring is not None
     segment.remove(producer.ring.segment.name)
 
-    def fails(*_: object) -> Ring:
+    def fails(*_: object, **__: object) -> Ring:
         raise RingUnavailable("name", "there is no /dev/shm")
 
     monkeypatch.setattr(rings_module, "open_ring", fails)
@@ -244,3 +244,35 @@ def test_a_rings_lock_file_says_what_it_is(settings: Settings, clock: FakeClock)
         "interpreter": 0,
         "epoch": f"{ring.segment.epoch:016x}",
     }
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_claim_lock_that_is_held_does_not_hold_up_other_rings(
+    settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, *, is_removed: bool
+) -> None:
+    """Its holder was stopped while it opened the ring: that ring can neither end nor be followed by another."""
+    pipe = Pipe(settings, clock, stays=is_removed)
+    leaver = pipe.producer()
+    assert leaver.append(b"0") is None
+    other = producer_of_interpreter(1, pipe, monkeypatch)
+    assert pipe.rings.enter()
+    ring = leaver.ring
+    assert ring is not None
+    leaver.leave()
+    pipe.cycles(1)
+    waited_s: list[float] = []
+
+    def held(_byte: int, timeout_s: float) -> bool:
+        waited_s.append(timeout_s)
+        return False
+
+    if is_removed:
+        segment.remove(ring.segment.name)
+    monkeypatch.setattr(ring.locks, "lock", held)
+    pipe.cycles(50)
+    other.append(b"2")
+    pipe.cycles(10)
+
+    assert pipe.events == ["0", "1", "2"]
+    assert waited_s
+    assert max(waited_s) < 0.1

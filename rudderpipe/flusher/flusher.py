@@ -16,7 +16,7 @@ from rudderpipe.ring import segment, served_settings
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import RARELY_S, ThrottledLog
 
@@ -34,6 +34,8 @@ LOOK_S = 5.0
 """The same while no producer waits: what is known to be delivered is not taken for lost when Redis loses its data."""
 AWAITED_S = 1.0
 """How long a producer counts as waiting for that after it said so."""
+END_PATIENCE_S = 0.01
+"""How long the end of a ring waits for its claim lock, whose holder may be stopped; other rings wait meanwhile."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -283,11 +285,11 @@ class Flusher:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
-            self._ended = self._end()
+            self._ended = self._end(END_PATIENCE_S)
         return self._ended
 
-    def _end(self) -> bool:
-        if not self._ring.try_close():
+    def _end(self, wait_s: float) -> bool:
+        if not self._ring.try_close(wait_s):
             return False
         try:
             self._sink.ended(self._ring)
@@ -317,7 +319,7 @@ class Flusher:
             self._consumer.refresh()
             self._consumer.tidy()
             self._reclaimer.work()
-            self._end()
+            self._end(OPEN_TIMEOUT_S)
 
     def close(self) -> None:
         """Give connections back. The lock goes with the process."""

@@ -13,7 +13,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.ring import keeper, place
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.place import RingPlace
-from rudderpipe.ring.ring import Ring, find_at, open_ring
+from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring, find_at, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.throttle import ThrottledLog
 
@@ -91,7 +91,9 @@ class Rings:
 
     def _main_ring(self) -> tuple[RingPlace, Ring] | None:
         """Return the ring of the main interpreter; only a managed flusher makes it."""
-        ring = open_ring(self._settings, self._clock) if self._stays else find_at(self._main)
+        # Rings that are served already wait meanwhile.
+        wait_s = PATIENCE_S if self._served else OPEN_TIMEOUT_S
+        ring = open_ring(self._settings, self._clock, wait_s=wait_s) if self._stays else find_at(self._main, wait_s)
         return (self._main, ring) if ring is not None else None
 
     def _take(self, where: RingPlace, ring: Ring, patience_s: float) -> bool:

@@ -103,10 +103,10 @@ class Ring(RingView):
         self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
         self.words[at.H_SLOTS_USED] = used
 
-    def try_close(self) -> bool:
+    def try_close(self, wait_s: float = OPEN_TIMEOUT_S) -> bool:
         """End the ring and remove segment and lock file, unless a producer has a slot. Only with the flusher's lock."""
         try:
-            if not self.locks.lock(at.LOCK_CLAIM, OPEN_TIMEOUT_S):
+            if not self.locks.lock(at.LOCK_CLAIM, wait_s):
                 return False
             if self.slots_in_use() or self.blocks_in_use():
                 return False
