@@ -154,8 +154,8 @@ def changes(method: Callable[..., Any]) -> Callable[..., Any]:
             raise QueueUnavailable("here", "no answer in time")
         try:
             answer = method(self, *arguments, **named)
-        except QueueUnavailable:
-            self.unsure = True
+        except QueueUnavailable as error:
+            self.unsure = self.unsure or not error.answered
             raise
         if name in self.loses:
             self.loses.remove(name)

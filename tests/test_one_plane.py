@@ -62,6 +62,26 @@ def test_a_sender_that_stands_aside_touches_nothing(clock: FakeClock) -> None:
     assert store.leaseholder() == ""
 
 
+@pytest.mark.parametrize("is_multi_processor", [False, True])
+def test_a_sender_that_stands_aside_stops_at_once(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture, is_multi_processor: bool
+) -> None:
+    """Also one that had the queue before: nothing in it is its own to put back."""
+    store = FakeStore(clock)
+    ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
+    b = sender_of(theirs, FakePlane(), clock, is_multi_processor=is_multi_processor)
+    run(b, clock, 1)
+    add(ours, 0)
+    run(b, clock, 1)
+    told_s = clock.monotonic_s()
+
+    b.drain(told_s + 10)
+
+    assert clock.monotonic_s() == told_s
+    assert "cannot put back" not in caplog.text
+    assert store.line == ["1"]
+
+
 def test_a_sender_that_stands_aside_ends_when_nobody_needs_it(clock: FakeClock) -> None:
     """There is nothing in the queue for its data plane."""
     store = FakeStore(clock)
