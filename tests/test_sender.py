@@ -316,6 +316,21 @@ def test_another_refusal_fails_the_job_whole(queue: FakeQueue, clock: FakeClock)
     assert list(queue.store.failed) == ["many"]
 
 
+def test_a_job_that_used_up_its_attempts_says_nothing_about_those_it_was_refused_with(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """It may have held the cause: the others are not split before they were refused themselves."""
+    plane = FakePlane(BAD, DOWN, DOWN)
+    queue.put("first", job_of("a", "b"))
+    queue.put("second", job_of("c", "d"))
+
+    run(sender_of(queue, plane, clock, max_jobs_per_request=2, max_attempts=2), clock, 10)
+
+    assert plane.requests == [["a", "b", "c", "d"], ["a", "b"], ["a", "b"], ["c", "d"]]
+    assert list(queue.store.failed) == ["first"]
+    assert queue.store.delivered == ["second"]
+
+
 def test_a_sender_that_dies_between_halves_loses_and_repeats_nothing_that_was_answered(
     queue: FakeQueue, clock: FakeClock
 ) -> None:
