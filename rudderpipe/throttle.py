@@ -9,6 +9,8 @@ from rudderpipe.clock import Clock
 PERIOD_S = 1.0
 RARELY_S = 60.0
 """For what stays as it is until somebody mends it."""
+REASONS = 100
+"""How many are remembered: some hold what a server or the system said, so there may be ever new ones."""
 
 
 class ThrottledLog:
@@ -35,6 +37,9 @@ class ThrottledLog:
         if now_s - self._last_s.get(reason, float("-inf")) < self._period_s:
             self._since[reason] = total
             return
+        if len(self._last_s) >= REASONS and reason not in self._last_s:
+            self._last_s.clear()
+            self._since.clear()
         self._last_s[reason] = now_s
         self._since[reason] = 0
         self._logger.log(level, "%s reason=%s count=%d", message, reason, total)

@@ -11,7 +11,7 @@ from rudderpipe import errors, forks
 from rudderpipe.clock import iso_ms
 from rudderpipe.duty import run
 from rudderpipe.signals import StopFlag
-from rudderpipe.throttle import ThrottledLog
+from rudderpipe.throttle import REASONS, ThrottledLog
 from tests.fakes import FakeClock
 
 
@@ -64,6 +64,21 @@ def test_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> 
         "events refused reason=busy count=1",
         "events refused reason=full count=100",
     ]
+
+
+def test_a_throttled_log_does_not_grow_with_its_reasons(caplog: pytest.LogCaptureFixture) -> None:
+    """It forgets them all when there are too many, and goes on throttling the present ones."""
+    clock = FakeClock()
+    log = ThrottledLog(logging.getLogger("rudderpipe.test"), clock)
+    log.warning("what was said 0", "refused")  # so that everything that a log has is there
+    before = sum(len(value) for value in vars(log).values() if isinstance(value, dict))
+
+    for number in range(10 * REASONS):
+        for _ in range(2):
+            log.warning(f"what was said {number}", "refused")
+
+    assert sum(len(value) for value in vars(log).values() if isinstance(value, dict)) <= REASONS * before
+    assert len(caplog.records) == 10 * REASONS
 
 
 class Counting:
