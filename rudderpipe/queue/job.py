@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from mmap import mmap
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +23,7 @@ from rudderpipe.version import LIBRARY, USER_AGENT
 
 VERSION = 3
 MAX_ATTEMPTS = 1_000_000
+LARGE = 64 << 10
 MAX_TIMEOUT_S = 600.0
 NO_OBJECT = "the job's data is not JSON, or no object"
 # What Node writes for half a character, such as a text cut inside an emoji; the server reads it so, too.
@@ -159,10 +161,20 @@ def _text(data: bytes) -> str:
 
 
 def _decoded(decode: Callable[[str], _T], text: str, trouble: str) -> _T:
+    if len(text) >= LARGE:
+        _see_room(len(text))
     try:
         return decode(text)
     except (msgspec.MsgspecError, RecursionError):
         raise JobUnreadable(trouble) from None
+
+
+def _see_room(size: int) -> None:
+    """Raise ``MemoryError`` where the parser would crash the process: no memory is left to unescape such a text."""
+    try:
+        mmap(-1, 4 * size).close()  # never touched, so it costs a system call or two
+    except OSError:
+        raise MemoryError from None
 
 
 def _timeout_s(timeout_ms: Any) -> float | None:
