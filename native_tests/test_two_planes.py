@@ -103,6 +103,20 @@ def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[World, World])
     assert theirs.delivered(1)
 
 
+def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_adopted(both: tuple[World, World]) -> None:
+    """It lives and waits for its next attempt: the new one's sender delivers the job in its place."""
+    ours, theirs = both
+    ours.plane.misbehaviour = Misbehaviour(503)
+    assert ours.client().track("a", "e")
+    wait_until(lambda: ours.plane.stats()["refused"] > 2)
+
+    assert theirs.run("-m", "rudderpipe", "queue", "--adopt").returncode == 0
+    theirs.start("-m", "rudderpipe.sender")
+
+    assert theirs.delivered(1)
+    assert b"0 failed jobs" in theirs.run("-m", "rudderpipe", "failed", "list").stdout
+
+
 def test_two_names_of_one_data_plane_are_one(both: tuple[World, World]) -> None:
     """``data_plane_id`` says so: an internal URL and an external one share a queue."""
     ours, theirs = both

@@ -198,6 +198,7 @@ class FakeQueue:
 
     def adopt(self) -> None:
         self.store.plane = self.plane
+        self.store.hold_lease("", 0)
 
     def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
         """Scripts that are called by their names."""

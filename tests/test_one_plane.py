@@ -8,7 +8,7 @@ from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
 from tests.queue_contract import EPOCH, OTHER_EPOCH, data_of
-from tests.test_sender import FakePlane, run, sender_of, wired
+from tests.test_sender import DOWN, FakePlane, run, sender_of, wired
 
 
 def add(queue: FakeQueue, number: int, epoch: int = EPOCH) -> None:
@@ -95,3 +95,29 @@ def test_a_sender_that_stands_aside_ends_when_nobody_needs_it(clock: FakeClock) 
     gone.append(True)
 
     assert b.finished()
+
+
+def test_a_sender_lets_go_of_its_job_when_another_data_plane_adopts_the_queue(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It makes no attempt more at the data plane that is gone, and the job has not failed."""
+    store = FakeStore(clock)
+    ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
+    plane_a, plane_b = FakePlane(*[DOWN] * 20), FakePlane()
+    a = sender_of(ours, plane_a, clock)
+    add(ours, 0)
+    run(a, clock, 10)
+    attempts = len(plane_a.requests)
+    assert attempts
+    b = sender_of(theirs, plane_b, clock)
+    run(b, clock, 1)
+
+    theirs.adopt()
+    run(a, clock, 40)  # the next attempt was due in the meantime
+    assert len(plane_a.requests) == attempts
+    assert "lease lost" in caplog.text
+    run(b, clock, 10)
+
+    assert plane_b.requests == [["a0", "b0"]]
+    assert store.delivered == ["1"]
+    assert not store.failed

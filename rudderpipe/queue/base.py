@@ -159,8 +159,13 @@ class QueueBase:
             raise AnotherDataPlane(self.place, self.name, known.decode(errors="replace"))
 
     def adopt(self) -> None:
-        """Make the queue ours, with whatever jobs are in it."""
-        self.ask(lambda pipe: pipe.set(self.keys.plane, self.plane))
+        """Make the queue ours, with whatever jobs are in it: the one sender of the other data plane loses its lease."""
+
+        def fill(pipe: Any) -> None:
+            pipe.set(self.keys.plane, self.plane)
+            pipe.delete(self.keys.lease)  # Order: that sender then looks whose the queue is
+
+        self.ask(fill)
 
     def eviction(self) -> str:
         """Return what is wrong with Redis's ``maxmemory-policy``; "" when nothing is, or when we may not know it."""

@@ -111,9 +111,9 @@ class Sender:
         self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
 
     def _stand_aside(self, now_s: float) -> None:
-        """Leave a queue whose jobs are for another data plane to that one's sender."""
+        """Leave a queue whose jobs are for another data plane to that one's sender, those that we hold included."""
         self._is_ours = False
-        self._ledger.forget()  # Redis knows it all: what was delivered is written down before more is taken
+        self._let_go(self._lease.number if self._lease else 0)
         self._to_recover = "all" if self._lease else None  # as at the start: a take that was refused took nothing
         self._facts.state = "standby"
         self._facts.progress.moved(now_s)
@@ -127,12 +127,15 @@ class Sender:
         self._facts.held = (*self._ledger.delivered, *self._held)
 
     def _forgo(self) -> None:
-        """A script has said that the lease is not ours: it has lapsed at the least."""
+        """A script has said that the lease is not ours: it has lapsed, or another data plane has adopted the queue."""
         assert self._lease is not None
         self._lease.lost()
+        self._is_ours = False
 
     def _may_work(self, now_s: float) -> bool:
         facts, lease = self._facts, self._lease
+        if lease is not None and lease.held and facts.lost == facts.fence:  # a script of the keeper has said so
+            self._forgo()
         if not self._is_ours:
             self._queue.check_owner()
             self._is_ours = True
@@ -141,7 +144,7 @@ class Sender:
             if self._queue.unsure:
                 self._take_new_token()
             return True
-        if lease.held and facts.lost != facts.fence and not self._queue.unsure:
+        if lease.held and not self._queue.unsure:
             facts.state = "active"
             return True
         before = lease.number
@@ -335,6 +338,8 @@ class Sender:
                 return
             except LeaseLost:
                 self._forgo()
+            except AnotherDataPlane:
+                return  # its sender has them
             except QueueUnavailable as error:
                 self._log.warning("queue", f"cannot put back, the next sender recovers: {error}")
             if self._clock.monotonic_s() >= deadline_s:
