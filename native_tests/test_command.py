@@ -256,6 +256,13 @@ def test_the_data_plane_misbehaves_when_told_to(world: World) -> None:
         stats = json.loads(answer.read())
     assert (stats["requests"], stats["refused"], stats["events"]) == (3, 2, 5)
 
+    port = url.rpartition(":")[2]
+    second = world.run("-m", "rudderpipe", "data-plane", "--port", port)
+    assert (second.returncode, second.stderr) == (
+        4,
+        f"rudderpipe: cannot listen on 127.0.0.1:{port}: Address already in use\n".encode(),
+    )
+
 
 @pytest.mark.parametrize("program", ["flusher", "sender"])
 def test_a_program_without_settings_says_which(program: str) -> None:

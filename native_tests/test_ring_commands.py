@@ -190,6 +190,7 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
         (row,) = [row for row in found if row["pipe"] == pipe]
         assert (row["user"], row["events"], row["producers"]) == (str(ANOTHER_USER), 3, 1)
         assert row["flusher"] is None
+        assert f"rudderpipe drain {pipe}, as {ANOTHER_USER}\n" in run(world, "rings")[1]
         assert {path.stat().st_uid for path in home.iterdir()} == {ANOTHER_USER}
         assert pipe in run(world, "status", "--pipe", "misspelt")[1]
         command = [*as_another, "-m", "rudderpipe", "rings"]

@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from rudderpipe.errors import RudderpipeError
+
 MAX_BODY_BYTES = 4_096_000
 LAST_EVENTS = 100
 
@@ -57,7 +59,10 @@ class DataPlaneServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, port: int = 0, misbehaviour: Misbehaviour | None = None) -> None:
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise RudderpipeError(f"cannot listen on 127.0.0.1:{port}: {error.strerror}") from error
         self.misbehaviour = misbehaviour or Misbehaviour()
         self._lock = threading.Lock()
         self._requests = self._refused = self._events = 0

@@ -28,7 +28,7 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
     found = [(where, ring) for where in wanted if (ring := find_at(where)) is not None]
     if not found:
         print(
-            log_text.lines(f"rudderpipe: there is no such ring: {ring_name or pipe or settings.pipe_name}"),
+            log_text.lines(f"rudderpipe: this user has no such ring: {ring_name or pipe or settings.pipe_name}"),
             file=sys.stderr,
         )
         there = [*rings.table(rings.visible(settings.runtime_dir)), *rings.hidden()]

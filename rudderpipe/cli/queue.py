@@ -26,6 +26,6 @@ def queue(settings: Settings, *, adopt: bool) -> int:
             found.adopt()
             print(f"from now  {found.plane}: what is in the queue goes there")
         elif before not in ("", found.plane):
-            print(f"we        {found.plane}: these settings need another queue_name, or --adopt")
+            print(f"settings  {found.plane}: they need another queue_name, or --adopt, which makes the queue theirs")
             return EXIT_FAILED
     return EXIT_OK

@@ -87,7 +87,8 @@ def table(found: Sequence[RingRow]) -> list[str]:
             notes.append(f"{row.ring}: {row.trouble}")
         elif row.is_stuck:
             where = "" if row.runtime_dir else " --runtime-dir DIRECTORY"
-            notes.append(f"{row.ring}: events wait and no process serves it: rudderpipe drain {row.pipe}{where}")
+            who = "" if row.user == _name(os.geteuid()) else f", as {row.user}"
+            notes.append(f"{row.ring}: events wait and no process serves it: rudderpipe drain {row.pipe}{where}{who}")
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     text = [
         "  ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=False)] + [line[5]]) for line in lines

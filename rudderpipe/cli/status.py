@@ -276,7 +276,7 @@ def _text(status: Status) -> str:
             cannot = "add to the queue" if status.redis else "reach the data plane"
             lines.append(f"          cannot {cannot}: events stay in the ring, the flusher's log says why")
     if status.trouble:
-        lines.append(f"queue     {status.trouble}; queued means handed over")
+        lines.append(f"queue     {status.trouble.rstrip('.')}; queued means handed over")
     elif jobs is not None:
         paused = " (paused)" if jobs.paused else ""
         lines.append(f"queue     redis {status.redis}{paused}")
