@@ -581,3 +581,13 @@ def test_a_look_for_the_dead_leaves_a_living_slot_of_this_process_its_lock(
 
     assert Reclaimer(ring).work() == 0
     assert not given_back
+
+
+def test_a_look_for_the_dead_from_within_a_claim_leaves_that_its_lock(ring: Ring) -> None:
+    """A signal handler in the middle of a claim, which moves on for another client of the process."""
+    try:
+        assert ring.locks.lock(at.LOCK_CLAIM, 1)
+        assert Reclaimer(ring).work() == 0
+        assert ring.locks.is_ours
+    finally:
+        ring.locks.release(at.LOCK_CLAIM)

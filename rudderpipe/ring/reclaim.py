@@ -20,15 +20,21 @@ class Reclaimer:
         ring = self._ring
         dead = [slot for slot in ring.slots_in_use() if claims.lock_dead(ring, slot)]
         try:
-            if not (dead or self._unsettled() or self._is_damaged()):
-                return 0
-            if not ring.locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
+            if dead or self._unsettled() or self._is_damaged():
+                return self._free(dead)
+        finally:
+            for slot in dead:
+                ring.locks.unlock(at.LOCK_SLOT + slot)
+        return 0
+
+    def _free(self, dead: list[int]) -> int:
+        locks = self._ring.locks
+        try:
+            if not locks.lock(at.LOCK_CLAIM, CLAIM_TIMEOUT_S):
                 return 0
             self._reclaim(dead)
         finally:
-            ring.locks.release(at.LOCK_CLAIM)
-            for slot in dead:
-                ring.locks.unlock(at.LOCK_SLOT + slot)
+            locks.release(at.LOCK_CLAIM)
         return len(dead)
 
     def _reclaim(self, dead: list[int]) -> None:
