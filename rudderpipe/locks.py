@@ -232,14 +232,14 @@ class LockFile:
                 raise _refused(self.path, "be unlocked", error) from error
 
     @contextmanager
-    def alone(self, byte: int) -> Iterator[bool]:
+    def alone(self, byte: int, *, had: bool = False) -> Iterator[bool]:
         """Have a lock within a ``with``, without waiting, against other threads and calls from within too; whether so.
 
-        At its end this process does not have it any more, also if it had it by ``try_lock``.
+        ``had``: this process has it by ``try_lock``, and gives it back at the end.
         """
         token = object()
         try:
-            yield self._alone.setdefault(byte, token) is token and self.try_lock(byte)
+            yield self._alone.setdefault(byte, token) is token and (had or self.try_lock(byte))
         finally:
             if self._alone.get(byte) is token:
                 try:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rudderpipe import liveness, locks
-from rudderpipe.ring import account, place, segment
+from rudderpipe.clock import Clock
+from rudderpipe.ring import account, keeper, place, segment
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
@@ -64,6 +65,24 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
     assert (books.accepted, books.in_ring, books.queued, books.corrupt) == (1000, 0, 1000, 0)
     assert ring.blocks_in_use() == []
     assert ring.try_close()
+
+
+def test_producers_of_that_version_see_that_a_flusher_is_there(
+    settings: Settings, old: OldRing, clock: FakeClock
+) -> None:
+    """They say after 30 s that there is none while its heartbeat is no time of day. This version can read theirs."""
+    ring = found_by(settings)
+    assert account.read(ring).heartbeat_ms == 0
+    assert keeper.take(ring, clock)
+    clock.now_s += 0.2
+    keeper.beat(ring, clock)
+
+    assert old.words[34] == clock.time_ms()
+    assert ring.heartbeat_ms(clock) == clock.monotonic_ms()
+    clock.now_s += 0.4
+    assert keeper.is_kept(ring, clock)
+    old.words[34] = Clock().time_ms() - 5000
+    assert 4000 < Clock().monotonic_ms() - account.read(ring).heartbeat_ms < 60_000
 
 
 def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old: OldRing) -> None:

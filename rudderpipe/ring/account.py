@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from rudderpipe.clock import Clock
 from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import RingView
@@ -116,7 +117,7 @@ def read(ring: RingView) -> Account:
         cap=ring.segment.cap,
         epoch=ring.segment.epoch,
         flusher_pid=words[at.H_PID],
-        heartbeat_ms=words[at.H_HEARTBEAT_MS],
+        heartbeat_ms=ring.heartbeat_ms(Clock()),
         down_since_ms=words[at.H_DOWN_MS],
     )
 

@@ -51,14 +51,14 @@ def close_unused(ring: Ring) -> bool:
 
 
 def beat(ring: Ring, clock: Clock) -> None:
-    """Say that the flusher is there."""
-    ring.words[at.H_HEARTBEAT_MS] = clock.monotonic_ms()
+    """Say that the flusher is there, so that the version which made the ring can read it."""
+    ring.words[at.H_HEARTBEAT_MS] = clock.monotonic_ms() if ring.layout.format.has_starts else clock.time_ms()
 
 
 def is_kept(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
     """Whether a flusher has the ring; ``sure``: not only had it a moment ago. Never asked by the flusher itself."""
-    # A moment of another clock, of a version before or of another time namespace, is not fresh: the lock tells then.
-    age_ms = clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
+    # A moment of another time namespace is not fresh: the lock tells then.
+    age_ms = clock.monotonic_ms() - ring.heartbeat_ms(clock)
     return (not sure and 0 <= age_ms < FRESH_MS) or ring.locks.is_held(at.LOCK_FLUSHER)
 
 

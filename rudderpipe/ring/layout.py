@@ -56,8 +56,8 @@ The segment, in order (all words are u64, host order, aligned)::
       which each event ends, comma included, in the lower half; the upper half is reserved
 
 The layout before (3) has a header of 512 words, 256 slots, block headers of the first 8 words without a copy of
-anything, and end offsets of 4 bytes; the starts of processes are times of day; all else is the same. It is read,
-drained and reclaimed, and never written into by producers.
+anything, and end offsets of 4 bytes; the starts of processes and the heartbeat are times of day; all else is the
+same. It is read, drained and reclaimed, and never written into by producers of this version.
 
 **Damage.** A word that decides whose bytes are read stands in the ring three times, or in a form that tells which copy
 of it is damaged: SEQUENCE beside *tenure* and a complement (two of the three agree), the words 2 to 5 of a block's
@@ -193,7 +193,7 @@ class Format(msgspec.Struct, frozen=True):
     has_copies: bool
     """Whether the words that decide whose bytes are read stand there more than once."""
     has_starts: bool
-    """Whether the starts of processes are ``liveness.Identity``'s."""
+    """Whether the starts of processes are ``liveness.Identity``'s, and the heartbeat is of the monotonic clock."""
 
 
 _FORMATS = {

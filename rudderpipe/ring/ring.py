@@ -47,6 +47,13 @@ class RingView:
         """The process that has, or had, the flusher's lock."""
         return self._identity(at.H_PID, at.H_PID_START, at.H_NAMESPACE)
 
+    def heartbeat_ms(self, clock: Clock) -> int:
+        """Return when the flusher last said that it is there, on the monotonic clock; 0 when there never was one."""
+        at_ms: int = self.words[at.H_HEARTBEAT_MS]
+        if at_ms and not self.layout.format.has_starts:
+            return at_ms - clock.time_ms() + clock.monotonic_ms()
+        return at_ms
+
     def _identity(self, pid: int, start: int, namespace: int) -> Identity:
         words = self.words
         return Identity(words[pid], words[start] if self.layout.format.has_starts else 0, words[namespace])

@@ -279,7 +279,7 @@ class Seat:
         self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
         try:
             # Order: the lock goes last. Another thread that took the slot before would have a slot without its lock.
-            with ring.locks.alone(at.LOCK_SLOT + self._slot):
+            with ring.locks.alone(at.LOCK_SLOT + self._slot, had=True):
                 self._words[self._slot_at + at.S_LEFT] = 1
         except RingUnavailable:
             pass  # the end of this process gives it back
