@@ -10,12 +10,12 @@ NODE := native_tests/node
 NODE_READY := $(NODE)/node_modules/.ready
 NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
 
-.PHONY: demo test lint bench setup binutils clean
+.PHONY: demo test lint bench setup binutils namespaces clean
 
 demo: $(READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils
+test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -32,7 +32,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench.backlog
 	$(BIN)/python -m bench.arrival
 
-setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -54,6 +54,11 @@ binutils:
 	@# What PyInstaller needs on Linux.
 	@[ "$$(uname)" != Linux ] || { command -v objdump && command -v objcopy; } >/dev/null || { \
 	  echo "objdump is missing; installing binutils with apt-get"; apt-get update -qq && apt-get install -y -qq binutils; }
+
+namespaces:
+	@# As root on Linux some tests join two hosts by a cable, and cut it.
+	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v ip >/dev/null || { \
+	  echo "ip is missing; installing iproute2 with apt-get"; apt-get update -qq && apt-get install -y -qq iproute2; }
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'

@@ -79,7 +79,7 @@ def fork_often():
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(10)  # a child that hangs is killed, and counted by its parent
+            signal.alarm(50)  # a child that hangs is killed, and counted by its parent
             tally.track(client, 5, "child")
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:

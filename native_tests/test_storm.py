@@ -9,7 +9,7 @@ import pytest
 from native_tests.storm import Storm
 from rudderpipe.cli.redis_server import RedisServer
 
-SEED, SECONDS = 1, 50.0
+SEED, SECONDS = 1, 40.0
 
 
 @pytest.mark.timeout(420)
