@@ -43,7 +43,8 @@ def _stand(server: RedisServer) -> Iterator[RedisStand]:
 
 @pytest.mark.parametrize("before", [True, False], ids=["late", "executed"])
 @pytest.mark.parametrize(
-    ("script", "several"), [(name, several) for several in (False, True) for name in SCRIPTS + ALONE * (not several)]
+    ("script", "several"),
+    [*((name, False) for name in SCRIPTS + ALONE), *((name, True) for name in [*SCRIPTS, "sweep_stalled"])],
 )
 def test_a_call_that_is_held_up_changes_nothing(
     stand: RedisStand, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
