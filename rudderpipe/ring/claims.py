@@ -58,17 +58,13 @@ def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
 def _find_slot(ring: Ring, me: Identity) -> int:
     """A slot that is free, or else one of a dead producer; its lock is held."""
     words, layout = ring.words, ring.layout
-    free = -1
-    for slot in range(layout.slots):
-        mine = layout.slot(slot)
-        pid = words[mine + at.S_PID]
-        if not pid:
-            if free < 0 and ring.locks.try_lock(at.LOCK_SLOT + slot):
-                free = slot
-        elif pid == me.pid and ring.owner(slot) == me and words[mine + at.S_IMAGE] != _image.number:
-            words[mine + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
-    if free >= 0:
-        return free
+    pids = words[layout.slot(0) + at.S_PID : layout.slot(layout.slots) : at.SLOT_WORDS].tolist()
+    for slot, pid in enumerate(pids):
+        if pid == me.pid and ring.owner(slot) == me and words[layout.slot(slot) + at.S_IMAGE] != _image.number:
+            words[layout.slot(slot) + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
+    for slot, pid in enumerate(pids):
+        if not pid and ring.locks.try_lock(at.LOCK_SLOT + slot):
+            return slot
     return next((slot for slot in range(layout.slots) if lock_dead(ring, slot)), -1)
 
 
