@@ -93,9 +93,9 @@ class Pipeline:
         return status.read(self.settings)
 
     def left_behind(self) -> list[str]:
-        """Segments, and files beside logs and dead letters, of a pipe that has ended."""
+        """Segments, and files beside logs, dead letters and what a killed start leaves, of a pipe that has ended."""
         files = [path.name for path in self.crowd.runtime_dir.iterdir()]
-        left = [name for name in files if ".log" not in name and not name.endswith(".failed")]
+        left = [name for name in files if ".log" not in name and not name.endswith((".failed", ".start"))]
         left += [name for name in segment.names() if self.settings.pipe_name in name]
         return [f"left behind: {name}" for name in left]
 

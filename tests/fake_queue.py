@@ -11,7 +11,7 @@ from functools import wraps
 from typing import Any
 
 from rudderpipe.clock import Clock
-from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
@@ -463,11 +463,21 @@ class FakeQueue:
             if fields is not None and stalls > 1:
                 store.failed[name] = self.clock.time_ms()
                 fields.update(failedReason=STALLED, finishedOn=str(self.clock.time_ms()))
+                self._count_failure(name, fields)
             else:
                 store.line.insert(0, name)
                 back += 1
         store.suspects = set(store.active)
         return back
+
+    def _count_failure(self, name: str, fields: dict[str, str]) -> None:
+        try:
+            job = jobs.read(fields.get("data", "").encode())
+        except JobUnreadable:
+            return
+        if job.epoch:
+            self.store.counted[name] = (job.epoch, len(job.events))
+            self.store.move_events(job.epoch, "queued", "failed", len(job.events))
 
     def promote(self) -> int:
         self._check()

@@ -479,7 +479,7 @@ class QueueContract:
         assert stand.view() == View(line=["1", "4"], active=["3"], locks={"3": queue.token})
 
     def test_a_job_that_stalls_twice_is_failed(self, stand: Stand) -> None:
-        """Whoever took it the second time; its events are queued until somebody sees to it, and found when retried."""
+        """Its events are counted as failed, and as queued again once it is retried."""
         queue = stand.queue()
         add(queue, 1)
         for _ in range(2):
@@ -492,6 +492,7 @@ class QueueContract:
 
         assert stand.view() == View(failed=["1"])
         assert stand.fields("1")["failedReason"] == "job stalled more than allowable limit"
+        assert (queue.counts().events_queued, queue.counts().events_failed) == (0, 2)
         stand.retry("1")
         assert queue.complete(queue.take(*ALL)) == 1
         assert queue.counts().events_delivered == 2

@@ -210,12 +210,11 @@ class Queue(QueueBase):
     def sweep(self, every_ms: int = SWEEP_MS) -> int:
         """Jobs whose sender died are next in line again; how many. For a queue with several senders."""
         keys = self.keys
+        lists = [keys.stalled, keys.wait, keys.paused, keys.meta_paused, keys.active, keys.failed]
         answer = self.call(
             "sweep_stalled",
-            [keys.stalled, keys.wait, keys.paused, keys.meta_paused, keys.active, keys.failed, keys.stalled_check],
-            keys.base,
-            self.clock.time_ms(),
-            every_ms,
+            [*lists, keys.stalled_check, keys.account, keys.failed_events],
+            *(keys.base, self.clock.time_ms(), every_ms),
         )
         return int(answer)
 
