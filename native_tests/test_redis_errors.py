@@ -18,6 +18,7 @@ from native_tests.test_redis_forms import queue_at
 from native_tests.world import World, wait_until
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.queue.failed import FailedJobs
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.taken import Taken
@@ -188,6 +189,30 @@ def test_a_redis_without_memory_takes_nothing_more_and_still_drains(redis_server
 
     redis.config_set("maxmemory", 0)
     add(queue, 1, 20)
+    queue.close()
+
+
+def test_a_redis_without_memory_lets_go_of_what_is_in_the_way(redis_server: RedisServer, redis: Any) -> None:
+    """A refused job is halved, failed ones are deleted, delayed and stalled ones are in line: else it stayed full."""
+    queue = queue_of(redis_server)
+    add(queue, 5)
+    refused, failing, delayed, stalled = queue.take(4, 1_000_000)
+    assert queue.fail(failing, "no")
+    redis.lrem(f"{P}active", 0, delayed.id)
+    redis.zadd(f"{P}delayed", {delayed.id: 1})
+    redis.delete(f"{P}{stalled.id}:lock")
+    redis.sadd(f"{P}stalled", stalled.id)
+    redis.config_set("maxmemory", 1)
+
+    halves = queue.split(refused)
+    assert halves is not None
+    assert [half.events for half in halves] == [1, 1]
+    assert FailedJobs(queue).remove([failing.id]) == (1, failing.events)
+    assert queue.promote() == -1
+    assert queue.sweep() == 1
+
+    assert ids(queue.take(*ALL)) == [stalled.id, "5", delayed.id]
+    assert queue.complete(halves) == 2
     queue.close()
 
 

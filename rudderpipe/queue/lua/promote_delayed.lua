@@ -37,6 +37,7 @@ local line = line_of(wait, paused, meta)
 local due = redis.call("ZRANGEBYSCORE", delayed, 0, string.format("%.0f", tonumber(now_ms) * 4096), "LIMIT", 0, max_jobs)
 local there, missing, messages = among(line, 0, 4999), {}, {}
 for number, id in ipairs(due) do
+  redis.call("LREM", active, 0, id) -- first: Redis out of memory refuses a script whose first write takes some
   if not there[id] then
     missing[#missing + 1] = id
   end
@@ -46,7 +47,6 @@ if #missing > 0 then
   redis.call("LPUSH", line, unpack(missing))
 end
 for _, id in ipairs(due) do
-  redis.call("LREM", active, 0, id)
   redis.call("ZREM", delayed, id)
   if redis.call("TYPE", prefix .. id).ok == "hash" then
     redis.call("HSET", prefix .. id, "delay", "0")

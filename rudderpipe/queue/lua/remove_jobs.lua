@@ -28,8 +28,9 @@ for _, job in ipairs(cmsgpack.unpack(jobs)) do
   local id, failed_ms = job[1], job[2]
   local key = prefix .. id
   if redis.call("EXISTS", key .. ":lock") == 0 and failed_at(failed, id, failed_ms) then
+    redis.call("DEL", key .. ":logs") -- first: Redis out of memory refuses a script whose first write takes some
     events = events + forget_failure(account, counted, id, "removed")
-    redis.call("DEL", key, key .. ":logs")
+    redis.call("DEL", key)
     redis.call("ZREM", failed, id)
     removed = removed + 1
   end

@@ -46,6 +46,7 @@ local whole = redis.call("HGET", key, "data")
 if not whole or #whole ~= tonumber(length) or redis.sha1hex(whole) ~= digest then
   return false
 end
+redis.call("SREM", stalled, job_id) -- first: Redis out of memory refuses a script whose first write takes some
 local new_id = string.format("%.0f", redis.call("INCR", id))
 local fields = redis.call("HGETALL", key)
 for number = 1, #fields, 2 do

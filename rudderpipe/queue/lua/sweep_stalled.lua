@@ -37,6 +37,7 @@ local prefix, now_ms, every_ms = ARGV[1], ARGV[2], ARGV[3]
 if redis.call("EXISTS", check) == 1 then
   return 0
 end
+redis.call("PEXPIRE", check, every_ms) -- Redis out of memory refuses a script whose first write takes some
 redis.call("SET", check, now_ms, "PX", every_ms)
 local line = line_of(wait, paused, meta)
 local here, messages, back = among(active, 0, -1), {}, 0
