@@ -598,7 +598,7 @@ def cell(host_name: str, function: Call) -> dict[str, Any]:
 
 
 def forked(host_name: str, function: Call) -> dict[str, Any]:
-    """A cell, in a process of its own: what it reports, what it said, and how it ended."""
+    """A cell, in a process of its own: what it reports, what it said, how long it took, and how it ended."""
     (report, to_report), (said, to_say) = os.pipe(), os.pipe()  # no files, whose size a host may limit
     child = os.fork()
     if not child:
@@ -611,17 +611,18 @@ def forked(host_name: str, function: Call) -> dict[str, Any]:
         raise SystemExit(0)  # as an application ends: its destructors run, and what is to be called at exit
     os.close(to_report)
     os.close(to_say)
-    deadline_s = time.monotonic() + DEADLINE_S
+    began_s = time.monotonic()
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() > deadline_s:
+        if time.monotonic() > began_s + DEADLINE_S:
             os.kill(child, signal.SIGKILL)
         time.sleep(0.002)
+    took_s = time.monotonic() - began_s
     with os.fdopen(report) as outcome:
         found = json.loads(outcome.read() or "{}")
     os.set_blocking(said, False)  # a process that was started may have it open, too
     with os.fdopen(said, "rb") as text:
         found["stderr"] = (text.read() or b"").decode(errors="replace")
-    return {**found, "exit": os.waitstatus_to_exitcode(ended[1])}
+    return {**found, "took_s": took_s, "exit": os.waitstatus_to_exitcode(ended[1])}
 
 
 COMMANDS = (
