@@ -14,6 +14,7 @@ import pytest
 from native_tests.hosts import Hosts
 from native_tests.node_programs import NodePrograms
 from native_tests.peers import Peers
+from native_tests.redis_versions import executables
 from native_tests.world import World
 from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
@@ -44,6 +45,16 @@ def _directory() -> Iterator[Path]:
 @pytest.fixture(name="redis_server")
 def _redis_server(directory: Path) -> Iterator[RedisServer]:
     with RedisServer(directory, persistent=True) as server:
+        yield server
+
+
+@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
+def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """A server of each version that is on this machine, once for a module."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rp-") as directory,
+        RedisServer(Path(directory), program=request.param[1]) as server,
+    ):
         yield server
 
 

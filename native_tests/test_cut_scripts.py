@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import ResponseError
 
 from native_tests.redis_stand import RedisStand
-from native_tests.redis_versions import executables
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue import scripts
@@ -130,15 +127,6 @@ CALLS: dict[str, tuple[str, Callable[[Scene, Queue], object]]] = {
     "remove": ("remove_jobs", lambda _, queue: FailedJobs(queue).remove(["7"])),
 }
 """What is called, and the script that is cut."""
-
-
-@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
-def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with (
-        tempfile.TemporaryDirectory(prefix="rp-") as directory,
-        RedisServer(Path(directory), program=request.param[1]) as server,
-    ):
-        yield server
 
 
 @pytest.fixture(name="stand")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
 from native_tests.redis_stand import P, RedisStand
-from native_tests.redis_versions import executables
 from native_tests.traces import Listener
 from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue import scripts
@@ -23,15 +20,6 @@ from rudderpipe.queue.scripts import Call, Scripts
 from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids, lease_of
 
 KEYS = Keys("rudder", "rudderEventsQueue")
-
-
-@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
-def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with (
-        tempfile.TemporaryDirectory(prefix="rp-") as directory,
-        RedisServer(Path(directory), program=request.param[1]) as server,
-    ):
-        yield server
 
 
 @pytest.fixture(name="stand")

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from native_tests.redis_versions import executables
 from native_tests.test_queue import ALL, add, ids, queue_of
 from native_tests.test_redis_forms import documented_rights
 from native_tests.world import World
@@ -18,15 +14,6 @@ from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue.failed import FailedJobs
 from rudderpipe.queue.queue import Queue
-
-
-@pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
-def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    with (
-        tempfile.TemporaryDirectory(prefix="rp-") as directory,
-        RedisServer(Path(directory), program=request.param[1]) as server,
-    ):
-        yield server
 
 
 @pytest.fixture(name="redis")
