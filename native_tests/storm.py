@@ -247,15 +247,19 @@ class Storm:
         return True
 
     def _is_emptied(self, queue: str) -> bool:
+        """Wait as long as there are fewer jobs from time to time."""
         keys, client = Keys("rudder", queue), self._server.text_client()
 
-        def is_empty() -> bool:
-            return not (client.llen(keys.wait) + client.llen(keys.active) + client.zcard(keys.delayed))
+        def jobs() -> int:
+            return int(client.llen(keys.wait) + client.llen(keys.active) + client.zcard(keys.delayed))
 
-        try:
-            wait_until(is_empty, CALM_S)
-        except AssertionError:
-            return False
+        left = jobs()
+        while left:
+            try:
+                wait_until(lambda before=left: jobs() < before, CALM_S)  # type: ignore[misc]  # a default's type
+            except AssertionError:
+                return False
+            left = jobs()
         return True
 
     def _judge(self, verdict: Verdict) -> None:
