@@ -96,6 +96,9 @@ def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[World, World])
     shown = theirs.run("-m", "rudderpipe", "queue")
     assert shown.returncode == 1
     assert ours.settings.plane_id.encode() in shown.stdout
+    checked = theirs.run("-m", "rudderpipe.flusher", "--check")
+    assert checked.returncode == 1
+    assert b"rudderpipe queue --adopt" in checked.stderr
     assert theirs.run("-m", "rudderpipe", "queue", "--adopt").returncode == 0
     assert theirs.run("-m", "rudderpipe", "queue").returncode == 0
 

@@ -110,7 +110,8 @@ def check(settings: Settings, clock: Clock) -> int:
         if refusal := queue.try_publish():
             print(f"Bull's listeners will hear nothing, as PUBLISH is refused: {refusal}", file=sys.stderr)  # noqa: T201  # as below
     except AnotherDataPlane as error:
-        print(f"{program.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
+        advice = "give these settings another queue_name, or make the queue theirs: rudderpipe queue --adopt"
+        print(f"{advice}\n{program.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
         return EXIT_FAILED
     except QueueUnavailable as error:
         print(error.reason, file=sys.stderr)  # noqa: T201  # read by who asked
@@ -125,7 +126,7 @@ def main() -> int:
     parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
     parser.add_argument("--lingers", action="store_true", help="end when no producer is left (autostart)")
     parser.add_argument("--claim", type=int, metavar="FD", help="the lock of who starts a flusher (autostart)")
-    parser.add_argument("--check", action="store_true", help="only see whether Redis can be reached")
+    parser.add_argument("--check", action="store_true", help="only see whether Redis and the queue can be used")
     arguments = parser.parse_args()
     clock, stop = Clock(), service.stop_flag(arguments)
     settings = service.settings_of(arguments)
