@@ -7,6 +7,7 @@ from collections.abc import Callable
 from rudderpipe.receipts import FlushResult, Until
 from rudderpipe.ring import account
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring
 
@@ -62,32 +63,37 @@ class RingFlush:
             self._producer.await_queue()
         drained = account.drained_by_slot(self._ring)
         pending = sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
-        return self._seen_off(pending) if self._sees_off else self._settled(pending)
+        fence()  # Order: DRAINED, then SETTLING, then the counters: what has left may not have been counted yet
+        counted = self._ring.words[at.H_SETTLING] not in at.COUNTERS
+        fence()
+        over = counted and not pending
+        return self._seen_off(pending, over=over) if self._sees_off else self._settled(pending, over=over)
 
-    def _settled(self, pending: int) -> FlushResult:
+    def _settled(self, pending: int, *, over: bool) -> FlushResult:
         since, words = self._since, self._ring.words
         queued, delivered, failed = words[at.H_QUEUED], words[at.H_DELIVERED], _failed(self._ring)
-        result = FlushResult(
-            queued - since.queued, delivered - since.delivered, failed - since.failed, pending, pending == 0
-        )
+        result = FlushResult(queued - since.queued, delivered - since.delivered, failed - since.failed, pending, over)
         if result.complete:
             since.queued, since.delivered, since.failed = queued, delivered, failed
         return result
 
-    def _seen_off(self, pending: int) -> FlushResult:
+    def _seen_off(self, pending: int, *, over: bool) -> FlushResult:
         since, words = self._since, self._ring.words
         if words[at.H_SEEN_TIMES] == self._seen_times:
             return FlushResult(pending=pending, complete=False)
-        seen, failed = words[at.H_SEEN_OFF], words[at.H_SEEN_FAILED]
+        fence()
+        seen = words[at.H_SEEN_OFF]
+        fence()  # Order: those that failed last, which are stored first: none may be taken for delivered
+        failed = words[at.H_SEEN_FAILED]
         if since.seen is None:
             since.seen = seen, failed
-        if self._handed is None and not pending:
+        if self._handed is None and over:
             self._handed = words[at.H_QUEUED]  # Order: after nothing of ours is pending; all of ours are in it
         handed = words[at.H_QUEUED] if self._handed is None else self._handed
-        over, lost = seen - since.seen[0], max(0, failed - since.seen[1])
+        ended, lost = seen - since.seen[0], max(0, failed - since.seen[1])
         queued = max(0, handed - seen)
         corrupt = _failed(self._ring) - since.failed
-        result = FlushResult(queued, max(0, over - lost), lost + corrupt, pending, pending == 0 == queued)
+        result = FlushResult(queued, max(0, ended - lost), lost + corrupt, pending, over and queued == 0)
         if result.complete:
             since.seen, since.failed, since.queued = (seen, failed), since.failed + corrupt, words[at.H_QUEUED]
         return result

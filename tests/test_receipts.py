@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from rudderpipe.flush import RingFlush, Since
@@ -14,6 +16,7 @@ from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
+from tests.cutting import stage_of
 from tests.fakes import FakeClock, FakeSink, producer_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, linger_s=5.0)
@@ -141,3 +144,56 @@ def test_what_others_had_in_the_queue_before_is_nobodys_receipt(ring: Ring, cloc
     at.bump(ring.words, at.H_SEEN_TIMES)
 
     assert flush.poll() == FlushResult()
+
+
+@pytest.mark.parametrize("until", ["queued", "delivered"])
+def test_a_receipt_is_not_given_before_what_left_is_counted(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    """The flusher has moved DRAINED, and not its counter yet: nothing seems to be in the ring, or in the queue."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    producer.append(b"1")
+    flush = begun(ring, producer, clock, Since(ring), until, queue=True)
+    at.bump(ring.words, at.H_SEEN_TIMES)
+    consumer.refresh()
+    cut = consumer.cut(1, 1000)
+    assert cut is not None
+    found: list[FlushResult] = []
+    real = consumer._count_settled
+
+    def polled() -> None:
+        found.append(flush.poll())
+        real()
+
+    monkeypatch.setattr(consumer, "_count_settled", polled)
+    consumer.release([cut], at.H_QUEUED)
+    found.append(flush.poll())
+
+    assert found == [
+        FlushResult(complete=False),
+        FlushResult(queued=1, complete=until == "queued"),
+    ]
+
+
+def test_events_that_failed_are_never_taken_for_delivered(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that is polled between the stores that say how far the queue has come."""
+    with stage_of(tmp_path, clock) as stage:
+        process, sink = stage.process(), FakeSink()
+        sink.seen = (5, 5)
+        producer, flusher = producer_of(stage.ring, clock), Flusher(process.ring, sink, SETTINGS, clock)
+        producer.append(b"1")
+        stage.ring.words[at.H_QUEUED] = 5
+        flush = begun(stage.ring, producer, clock, Since(stage.ring), "delivered", queue=True)
+        monkeypatch.setattr(flush, "_targets", {})
+        flush._since.seen = (0, 0)
+        at.bump(stage.ring.words, at.H_SEEN_TIMES)
+        found: list[FlushResult] = []
+        process.after_store = lambda: found.append(flush.poll())
+        producer.await_queue()
+        flusher.work()
+        process.after_store = None
+
+    assert FlushResult(failed=5) in found
+    assert not any(result.delivered for result in found)

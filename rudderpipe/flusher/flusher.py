@@ -181,7 +181,9 @@ class Flusher:
             self._log.warning("queue", f"cannot tell how far the queue has come: {error}")
             return
         if seen is not None:
-            words[at.H_SEEN_OFF], words[at.H_SEEN_FAILED] = seen
+            words[at.H_SEEN_FAILED] = seen[1]
+            fence()  # Order: first those that failed, that none is taken for delivered
+            words[at.H_SEEN_OFF] = seen[0]
             fence()
             at.bump(words, at.H_SEEN_TIMES)
 

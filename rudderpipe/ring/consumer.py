@@ -289,6 +289,7 @@ class Consumer:
         words[at.H_DRAINED_BEFORE] = self.ring.drained()
         words[at.H_SETTLED_BEFORE] = words[counter]
         words[at.H_SETTLING] = counter
+        fence()
         for sequence, end in positions.items():
             block = self._blocks.get(sequence)
             if block is not None and block.read < end <= block.count(self.ring.words):
@@ -307,6 +308,7 @@ class Consumer:
         counter = words[at.H_SETTLING]
         if counter in at.COUNTERS:
             words[counter] = (words[at.H_SETTLED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (1 << 64)
+        fence()  # Order: who sees DRAINED moved, and nothing settling, sees it counted
         words[at.H_SETTLING] = 0
         fence()
         at.bump(words, at.H_ROOM)  # Order: after DRAINED; it makes refused producers look at the sums again

@@ -90,7 +90,8 @@ claim    next sequence, its complement | count, slot, base, run, head and their 
          the block is still free (later blocks of a run are orphans, which the flusher releases under the claim lock).
          Cut after it: the block is the dead slot's, and empty.
 grow     complement of the cap | fence | cap. Cut in between: the smaller of the two counts.
-drain    (sink has it) drained before, settled before | settling | READ | DRAINED | counter | settling = 0 | ROOM.
+drain    (sink has it) drained before, settled before | settling | fence | READ | DRAINED | counter | fence |
+         settling = 0 | ROOM. A receipt is given once nothing is pending and, seen after that, nothing settling.
          Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 fail     a failure's three words | fence | failures, before the events are drained: who sees them gone sees why.
 release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
