@@ -170,6 +170,16 @@ def test_whatever_a_proxy_says_to_connect_nothing_is_raised(kind: str) -> None:
         assert server.ended.wait(30)
 
 
+def test_a_proxy_that_is_not_there_is_named() -> None:
+    """It may come from a variable of the environment, and the data plane is well; its password is not said."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    for plane_url in ("https://127.0.0.1:1", "http://127.0.0.1:1"):
+        outcome = told(towards(plane_url, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}").post(BODY, KEY))
+        expected = f"no connection: Connection refused (through the proxy 127.0.0.1:{port})"
+        assert (outcome.kind, outcome.reason) == ("retry", expected)
+
+
 def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
     """``track()`` returns False at once and never raises."""
     with RawServer(replies(b"220 smtp.example.org ESMTP\r\n")) as server:
@@ -214,4 +224,7 @@ def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority:
 
     with RawServer(drips) as server:
         outcome = told(towards(f"https://{server.address}", **settings).post(BODY, KEY))
-        assert (outcome.kind, outcome.reason) == ("retry", "no connection in time")
+        assert (outcome.kind, outcome.reason) == (
+            "retry",
+            f"no connection in time (through the proxy 127.0.0.1:{tls_proxy.port})",
+        )

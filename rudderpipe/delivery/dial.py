@@ -108,17 +108,22 @@ def dial(
             sock.close()
             raise
     except TimeoutError:
-        raise NoAnswer("no connection in time", begun=True) from None
+        raise NoAnswer(f"no connection in time{_through(proxy)}", begun=True) from None
     except ssl.SSLCertVerificationError as error:
         raise NoAnswer(f"certificate verify failed: {error.verify_message}", begun=True) from error
     except ssl.SSLError as error:
         raise NoAnswer(f"TLS failed: {error.reason or error}", begun=True) from error
     except OSError as error:
-        said = f"no connection: {error.strerror or error}"
+        said = f"no connection: {error.strerror or error}{_through(proxy)}"
         if error.errno in _LOCAL_ERRORS and not isinstance(error, socket.gaierror):
             raise Obstacle(said) from error
         raise NoAnswer(said, begun=True) from error
     return sock
+
+
+def _through(proxy: Proxy | None) -> str:
+    """Name the proxy: it may be the one who refused, and may come from a variable of the environment."""
+    return "" if proxy is None else f" (through the proxy {proxy.server.authority})"
 
 
 _Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, Any]
@@ -194,13 +199,13 @@ def _tunnel(sock: socket.socket, to: Server, proxy: Proxy, deadline_s: float) ->
     try:
         answer = read(reader, head_only=True)
     except NotHttp:
-        raise Obstacle("no connection: what proxy_url names is no HTTP proxy") from None
+        raise Obstacle(f"no connection: {proxy.server.authority} is no HTTP proxy") from None
     except NoAnswer as error:
         if time.monotonic() >= deadline_s:
             raise TimeoutError from None
         raise NoAnswer(f"no connection: the proxy did not connect, {error}", begun=True) from None
     if answer.status == 407:
-        raise Obstacle("no connection: the proxy refuses user and password of proxy_url (status 407)")
+        raise Obstacle(f"no connection: the proxy {proxy.server.authority} refuses user and password (status 407)")
     if not 200 <= answer.status < 300:
         raise NoAnswer(f"no connection: the proxy refused to connect, status {answer.status}", begun=True)
 

@@ -77,7 +77,7 @@ class DataPlane:
         if (
             answer.status == 407 and self._settings.proxy_url and url.startswith("http:")
         ):  # through CONNECT it is no proxy's
-            raise Obstacle("the proxy refuses user and password of proxy_url (status 407)")
+            raise Obstacle("the proxy refuses user and password of proxy_url or HTTP_PROXY (status 407)")
         asked_s = None
         if "retry-after" in answer.headers:
             asked_s = retry_after.seconds(answer.headers["retry-after"], int(time.time() * 1000))
