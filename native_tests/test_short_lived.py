@@ -23,7 +23,7 @@ for number in range(int(sys.argv[1])):
         os.wait()
         alive -= 1
     if not os.fork():
-        for _ in range(20):
+        for _ in range(500):
             if client.track("u", "e", {"pid": os.getpid(), "n": number, "where": "child"}):
                 os.write(tally.notes, b"%d %d 1\\n" % (os.getpid(), number))
                 os._exit(0)
