@@ -647,6 +647,25 @@ class QueueContract:
             assert (counts.events_lost, counts.events_elsewhere) == (10 - known, 0)
         assert queue.restore(EPOCH, 14, known + 4, 0) == 0
 
+    def test_what_was_not_lost_after_all_makes_nothing_else_lost(self, stand: Stand) -> None:
+        """The jobs of the missing events were there: what another SDK's worker sees to later is elsewhere."""
+        queue = stand.queue()
+        add(queue, 1)
+        for number in range(2, 7):  # whose account Redis has lost
+            stand.put(f"a{number}", {"data": data_of(number)})
+        assert queue.restore(EPOCH, 12, 0, 0) == 10
+        assert queue.complete(queue.take(*ALL)) == 6
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_queued, counts.events_delivered, counts.events_lost) == (0, 12, 0)
+
+        add(queue, 1, 1)
+        stand.delete(queue.take(*ALL)[0].id)
+
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_elsewhere, counts.events_lost) == (2, 0)
+
     @pytest.mark.parametrize("since", [4, 2, 0])
     def test_what_was_delivered_since_is_not_what_was_known_to_be(self, stand: Stand, since: int) -> None:
         """Of the 4 events that Redis knows of, so many were handed over after 6 were known to be delivered."""

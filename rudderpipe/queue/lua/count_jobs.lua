@@ -40,12 +40,15 @@ end
 local failures = redis.call("ZCARD", failed)
 if waiting + attempted + later == 0 then
   for _, key in ipairs({account, asked}) do
-    local queued = tonumber(redis.call("HGET", key, "queued") or "0") or 0
-    local unsure = math.min(queued, tonumber(redis.call("HGET", key, "unsure") or "0") or 0)
-    if unsure > 0 then
-      count(key, "queued", -unsure)
-      count(key, "lost", unsure)
-      redis.call("HDEL", key, "unsure")
+    local doubt = redis.call("HGET", key, "unsure")
+    if doubt then
+      local queued = tonumber(redis.call("HGET", key, "queued") or "0") or 0
+      local lost = math.min(queued, tonumber(doubt) or 0)
+      if lost > 0 then
+        count(key, "queued", -lost)
+        count(key, "lost", lost)
+      end
+      redis.call("HDEL", key, "unsure") -- settled: what is missing from now on is another matter
     end
   end
   correct("queued", "elsewhere")
