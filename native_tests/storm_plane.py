@@ -116,6 +116,9 @@ class Plane:
             writer.write(REFUSALS[kind])
             return True
         if any(event.properties.bad for event in batch):
+            if kind is not None:  # its turn is the next request's
+                self._turns[key].insert(0, kind)
+                self._next_s[key] = 0.0
             self.note(key, "400", batch, taken=False, seen=True)
             writer.write(b"HTTP/1.1 400 x\r\ncontent-length: 3\r\n\r\nbad")
             return True
