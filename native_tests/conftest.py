@@ -16,6 +16,7 @@ from native_tests.node_programs import NodePrograms
 from native_tests.peers import Peers
 from native_tests.redis_versions import executables
 from native_tests.world import World
+from rudderpipe.cli import data_plane
 from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.cli.redis_server import RedisServer
 
@@ -59,8 +60,9 @@ def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(name="plane")
-def _plane() -> Iterator[DataPlaneServer]:
+def _plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlaneServer]:
     """A data plane on a port that the system chose; ``misbehaviour`` can be changed at any time."""
+    monkeypatch.setattr(data_plane, "LAST_EVENTS", 3_000)  # requests: a quick flusher makes more of them
     with DataPlaneServer(0, Misbehaviour()) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()

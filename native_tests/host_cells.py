@@ -39,7 +39,7 @@ USER, OTHER = 12_345, 23_456
 REPORT = 200
 """The descriptor that a cell reports to, whatever the host does to the others."""
 DEADLINE_S = 30.0
-RUNTIME = Path("/tmp/host-cells")
+RUNTIME = Path("/mnt/host-cells")
 SHM = Path("/dev/shm")
 SETTINGS: dict[str, Any] = {"runtime_dir": str(RUNTIME / "run"), "pipe": "cells", "autostart": False}
 

@@ -14,7 +14,7 @@ from native_tests import host_cells
 
 CELLS = 34 * 35
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-MOUNTS = 'mount -t tmpfs tmpfs /tmp && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$0" "$1" "$2" "$3"'
+MOUNTS = 'mount -t tmpfs tmpfs /mnt && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$0" "$1" "$2" "$3"'
 DOCUMENTED = {
     "track_or_raise": {"RingUnavailable", "RingFull"},
     "track_strictly": {"RingUnavailable", "RingFull"},

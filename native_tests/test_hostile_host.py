@@ -257,7 +257,7 @@ def test_clients_that_were_shut_down_leave_nothing_in_the_process(world: World) 
 
     def used() -> tuple[int, int]:
         gc.collect()
-        maps = [found for found in me.memory_maps(grouped=False) if "rudderpipe" in found.path]
+        maps = [found for found in me.memory_maps(grouped=False) if world.explicit["pipe"] in found.path]
         return me.num_fds(), len(maps)
 
     counts = []
