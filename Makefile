@@ -16,7 +16,8 @@ demo: $(READY)
 	$(BIN)/rudderpipe demo
 
 test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
-	$(BIN)/python -m pytest
+	@# Two at a time, because most tests wait for a process or a socket.
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check rudderpipe tests native_tests bench

@@ -157,7 +157,10 @@ class Hosts:
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
         account = self.world.status().events
         if account.accepted != len(accepted) or account.in_ring:  # a worker that ends may have sent some more since
-            wait_until(lambda: (now := self.world.status().events).delivered == now.accepted == len(self.noted()[0]))
+            wait_until(
+                lambda: (now := self.world.status().events).delivered == now.accepted == len(self.noted()[0]),
+                tell=lambda: (self.world.status(), len(self.noted()[0])),
+            )
             account = self.world.status().events
         assert account.failed == 0
         assert account.balanced

@@ -9,10 +9,10 @@ import pytest
 from native_tests.storm import Storm
 from rudderpipe.cli.redis_server import RedisServer
 
-SEED, SECONDS = 1, 40.0
+SEED, SECONDS = 1, 120.0
 
 
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(500)
 def test_a_storm_loses_nothing_and_repeats_nothing_without_a_reason(directory: Path, redis_server: RedisServer) -> None:
     """Every kind of process is killed and stopped while the data plane fails in every way."""
     storm = Storm(directory, redis_server, SEED, hold_s=10.0)

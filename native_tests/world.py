@@ -29,13 +29,15 @@ _ports: set[int] = set()
 _held: list[int] = []
 
 
-def wait_until(what: Callable[[], Any], patience_s: float = PATIENCE_S) -> Any:
-    """The first true answer; foreign processes can only be asked again and again."""
+def wait_until(
+    what: Callable[[], Any], patience_s: float = PATIENCE_S, tell: Callable[[], object] | None = None
+) -> Any:
+    """The first true answer; foreign processes can only be asked again and again. ``tell``: what a failure shows."""
     deadline_s = time.monotonic() + patience_s
     pause = time.sleep
     while not (answer := what()):
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {patience_s} s: {what}")
+            raise AssertionError(f"not within {patience_s} s: {tell() if tell else what}")
         pause(0.01)
     return answer
 

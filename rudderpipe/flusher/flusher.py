@@ -23,8 +23,8 @@ from rudderpipe.throttle import RARELY_S, ThrottledLog
 CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
 HOUSEKEEPING_S = 0.5
-STARVED_HOUSEKEEPING_S = 0.02
-"""The same while a producer finds no room, which may be a dead one's."""
+SHORT_HOUSEKEEPING_S = 0.02
+"""The same while a producer finds no room, or blocks are about to run out: some may be of dead producers."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 OTHER_PLANE_S = 5.0
 """How long to leave a queue alone that has jobs for another data plane."""
@@ -129,7 +129,8 @@ class Flusher:
         starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
         if starved != self._starved:
             self._starved, self._is_starved = starved, True
-        patience_s = STARVED_HOUSEKEEPING_S if self._is_starved else HOUSEKEEPING_S
+        is_short = self._is_starved or self._consumer.free_blocks() < self._ring.layout.blocks // 2
+        patience_s = SHORT_HOUSEKEEPING_S if is_short else HOUSEKEEPING_S
         keeps_house = now_s - self._kept_house_s >= patience_s
         fence()  # Order: tickets before the events that their askers had appended
         # Order: a claim that took long can be seen by now; a ticket must not be served without its events.
@@ -224,8 +225,9 @@ class Flusher:
         self._serving = tickets if events <= 0 else None
 
     def _is_full(self) -> bool:
-        """What is full is due: nothing more may be appended, or a producer was refused."""
-        return self._is_starved or self._ring.room() <= 0 or self._consumer.free_blocks() <= 0
+        """What is full is due: nothing more may be appended, few blocks are left, or a producer was refused."""
+        is_short = self._consumer.free_blocks() < self._ring.layout.blocks // 4
+        return is_short or self._is_starved or self._ring.room() <= 0
 
     def _serve(self, tickets: int) -> None:
         """Write down that all events that were there when these tickets were counted have left the ring.

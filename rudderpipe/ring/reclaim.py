@@ -6,7 +6,8 @@ from rudderpipe.ring import block_header, claims
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
-CLAIM_TIMEOUT_S = 0.001
+CLAIM_TIMEOUT_S = 0.005
+"""How long to wait for the claim lock, which processes that begin by the hundred want all at once."""
 
 
 class Reclaimer:
