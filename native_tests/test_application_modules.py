@@ -151,7 +151,9 @@ def test_packages_of_the_user(queued: World, directory: Path) -> None:
 def test_variables_for_the_applications_python(queued: World, directory: Path, variables: dict[str, str]) -> None:
     """What they ask for is for the application alone."""
     code = MAKE + TRACK
-    site = str(Path(str(importlib.util.find_spec("msgspec").origin)).parent.parent)  # type: ignore[union-attr]
+    found = importlib.util.find_spec("msgspec")
+    assert found is not None
+    site = str(Path(str(found.origin)).parent.parent)
     path = os.pathsep.join([str(REPOSITORY), site])
 
     ran(queued, sys.executable, "-W", "ignore", "-c", code, cwd=directory, **{"PYTHONPATH": path, **variables})

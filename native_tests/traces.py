@@ -131,7 +131,7 @@ class Listener:
     """All that is published from now on, as Bull's listeners would hear it."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self._pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]
+        self._pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]  # redis types it not
         self._client: Any = client
         self._pubsub.psubscribe("*")
         self._pubsub.get_message(timeout=5)

@@ -98,6 +98,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
             from_url(self.redis)
+        if self.prefix.startswith(("{}", "}")):
+            raise SettingsError("prefix", "holds an empty hash tag: a cluster would keep the queue's keys apart")
 
     @property
     def redis_place(self) -> str:

@@ -61,6 +61,8 @@ def test_the_environment_holds_text_and_the_settings_hold_values() -> None:
         ("pipe", {"pipe": "a/b"}),
         ("ring_bytes", {"ring_bytes": 10}),
         ("redis.port", {"redis": {"port": 0}}),
+        ("prefix", {"prefix": "{}"}),
+        ("prefix", {"prefix": "}x"}),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not_told(field: str, values: dict[str, Any]) -> None:

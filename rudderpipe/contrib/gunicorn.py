@@ -17,12 +17,12 @@ def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn's s
     processes.begin()
 
 
-def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
     """A worker gives its place in the ring back."""
     processes.end()
 
 
-def on_exit(server: Any) -> None:  # noqa: ARG001
+def on_exit(server: Any) -> None:  # noqa: ARG001  # gunicorn passes it
     """The master waits until the ring is empty, ``shutdown_timeout_s`` at the most.
 
     Without ``preload_app`` it has no client; then one of the ``RUDDERPIPE_*`` variables, if they make one.

@@ -82,7 +82,8 @@ class Connection:
         own: dict[str, Any] = {"username": where.username, "password": where.password}
         if where.cluster_nodes:
             # The client of a cluster has no types.
-            starts: list[Any] = [ClusterNode(*host_and_port(node, REDIS_PORT)) for node in where.cluster_nodes]  # type: ignore[no-untyped-call]
+            node: Any = ClusterNode  # redis gives its constructor no types
+            starts: list[Any] = [node(*host_and_port(each, REDIS_PORT)) for each in where.cluster_nodes]
             cluster: Any = RedisCluster(startup_nodes=starts, **options, **own)
             try:
                 node = cluster.get_node_from_key(self._key)
