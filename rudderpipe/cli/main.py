@@ -178,10 +178,11 @@ def _demo(arguments: argparse.Namespace) -> int:
     return demo(arguments.seconds)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rudderpipe", description="RudderStack events that are not lost.")
-    parser.add_argument("--version", action="version", version=f"rudderpipe {VERSION}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    made = argparse.ArgumentParser(prog="rudderpipe", description="RudderStack events that are not lost.")
+    made.add_argument("--version", action="version", version=f"rudderpipe {VERSION}")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
 
     send = commands.add_parser(
         "send",
@@ -232,12 +233,12 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("demo", help="the whole pipe under load, with processes killed, and its account")
     show.add_argument("--seconds", type=float, default=8.0, help="how long to send (default 8)")
     show.set_defaults(run=_demo)
-    return parser
+    return made
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns an exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     try:
         return int(arguments.run(arguments))
