@@ -15,6 +15,8 @@ import rudderpipe
 from rudderpipe.cli import main
 from rudderpipe.compat import rudderstack, segment
 
+IMPORTED = ("Any", "annotations")
+"""What the drop-in module imports for itself."""
 PICTURE = Path(__file__).with_name("golden") / "public_api.txt"
 
 
@@ -59,7 +61,7 @@ def _of_command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def picture() -> str:
     """Return a line for each public name with its signature, and for each option of each command."""
-    drop_ins = [name for name in dir(rudderstack) if not name.startswith("_") and name not in ("Any", "annotations")]
+    drop_ins = [name for name in dir(rudderstack) if name.isidentifier() and name[0] != "_" and name not in IMPORTED]
     lines = [
         *_of_module(rudderpipe, rudderpipe.__all__),
         *_of_module(rudderstack, drop_ins),
