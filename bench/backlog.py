@@ -12,7 +12,7 @@ from bench.peers import PROPERTIES
 from bench.plane import Plane, Stats, wait_for
 from bench.stand import Stand, cpu_s, rss_mb, stand
 from rudderpipe import settings as settings_module
-from rudderpipe.clock import Clock
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
 

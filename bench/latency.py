@@ -13,7 +13,7 @@ from bench import report
 from bench.call import start_plane
 from bench.crowd import at_once
 from bench.peers import PROPERTIES
-from rudderpipe import event as messages
+from rudderpipe.messages import build as messages
 
 CALLS = 20_000
 BURST = 1_000

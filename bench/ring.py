@@ -19,11 +19,11 @@ from pathlib import Path
 from bench import report
 from bench.crowd import at_once
 from bench.peers import PROPERTIES
-from rudderpipe import event as messages
-from rudderpipe import forks
-from rudderpipe.clock import Clock
+from rudderpipe.messages import build as messages
+from rudderpipe.process import fork
+from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment
+from rudderpipe.ring import memory as segment
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
@@ -183,7 +183,7 @@ def steps(ring: OurRing) -> dict[str, list[float]]:
 
     parts: dict[str, Callable[[], object]] = {
         "an empty call": lambda: None,
-        "was I forked? (promise 5)": lambda: forks.PAGE[0],
+        "was I forked? (promise 5)": lambda: fork.PAGE[0],
         "... by getpid, for comparison": os.getpid,
         "mutual exclusion (6)": locked,
         "the fence before the count, where one is needed (1)": fence,

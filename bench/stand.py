@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 
 class Stand:

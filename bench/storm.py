@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import report
 from native_tests.storm import MODES, Storm
 from native_tests.storm_verdict import Verdict
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 PROGRESS_S = 10.0
 

@@ -16,9 +16,9 @@ from native_tests.node_programs import NodePrograms
 from native_tests.peers import Peers
 from native_tests.redis_versions import executables
 from native_tests.world import World
-from rudderpipe.cli import data_plane
-from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing import data_plane
+from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 pytest.register_assert_rewrite("tests.queue_contract")
 

@@ -8,8 +8,8 @@ import socket
 import threading
 from typing import Any
 
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue.scripts import Scripts
+from rudderpipe.testing.redis_server import RedisServer
 
 PATIENCE_S = 30.0
 

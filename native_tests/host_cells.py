@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import rudderpipe
-from rudderpipe import default, pipes, reach, sync
+from rudderpipe import default, reach
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.ring import place
+from rudderpipe.transports import pipes, sync
 
 LOADED = (hashlib, inspect, queue, pipes, reach, sync)
 """What calls load when they need it; another user may not be able to read the Python that runs the tests."""

@@ -13,17 +13,17 @@ from typing import Any, NamedTuple
 
 from native_tests.node_programs import NodeProgram, NodePrograms
 from native_tests.world import World, wait_until
-from rudderpipe import liveness
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.data_plane import DataPlaneServer
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
-from rudderpipe.delivery.courier import Courier
-from rudderpipe.delivery.post import DataPlane
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.process import identity
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.sender import Sender
+from rudderpipe.testing.data_plane import DataPlaneServer
+from rudderpipe.testing.redis_server import RedisServer
 
 P = "{rudder}:rudderEventsQueue:"
 EPOCH = 0x1111_1111_1111_4111
@@ -118,7 +118,7 @@ class Peers:
         own = settings_module.load({**self.world.explicit, **settings}, environment={})
         clock = Clock()
         queue = Queue(own, clock)
-        lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, liveness.address(), lambda _: False)
+        lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, identity.address(), lambda _: False)
         plane = DataPlane(own)
         sender = Sender(queue, Courier(plane, own, clock), lease, own, clock)
         self._senders.append(sender)

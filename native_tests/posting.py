@@ -6,8 +6,8 @@ import base64
 from typing import Any
 
 from native_tests.faulty_plane import FaultyPlane, Step, answer
+from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
 from rudderpipe.settings import Settings
 
 BODY = b'{"batch":[{"messageId":"m","userId":"secret-user"}]}'

@@ -16,7 +16,7 @@ from typing import Any
 import redis
 
 from native_tests.world import free_port, wait_until
-from rudderpipe.cli.redis_server import RedisServer, executable
+from rudderpipe.testing.redis_server import RedisServer, executable
 
 SERVICE = "main"
 SLOTS = 16_384

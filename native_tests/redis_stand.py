@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue.queue import Queue
+from rudderpipe.testing.redis_server import RedisServer
 from tests.fakes import FakeClock
 from tests.queue_contract import View
 

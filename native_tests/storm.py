@@ -25,12 +25,12 @@ from native_tests.storm_watch import Watch
 from native_tests.world import World, wait_until
 from rudderpipe.cli import status
 from rudderpipe.cli.failed import failed_jobs
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.cli.status import Status
-from rudderpipe.queue.failed import Selection
+from rudderpipe.queue.failed_jobs import Selection
 from rudderpipe.queue.keys import Keys
-from rudderpipe.ring import segment
+from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
+from rudderpipe.testing.redis_server import RedisServer
 
 CALM_S = 120.0
 """A job of a dead sender among several is stalled after up to a minute; a delay before a retry lasts up to 30 s."""
@@ -96,7 +96,7 @@ class Pipeline:
         """Segments, and files beside logs, dead letters and what a killed start leaves, of a pipe that has ended."""
         files = [path.name for path in self.crowd.runtime_dir.iterdir()]
         left = [name for name in files if ".log" not in name and not name.endswith((".failed", ".start"))]
-        left += [name for name in segment.names() if self.settings.pipe_name in name]
+        left += [name for name in memory.names() if self.settings.pipe_name in name]
         return [f"left behind: {name}" for name in left]
 
     def failed(self, verdict: Verdict) -> set[Name]:

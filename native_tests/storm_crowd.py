@@ -17,7 +17,7 @@ import psutil
 
 from native_tests.storm_producer import KINDS
 from native_tests.world import World, wait_until
-from rudderpipe.signals import EXIT_OK, EXIT_STOPPED_NOW
+from rudderpipe.service.signals import EXIT_OK, EXIT_STOPPED_NOW
 
 ENDS = (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL, -signal.SIGTERM)
 """Exit codes of our own children; the second: asked twice to end, the last: asked before it had begun."""

@@ -16,7 +16,7 @@ from native_tests.storm_crowd import Interruption
 from native_tests.storm_marks import ACCEPTED, ATTEMPTED, REFUSED, Record
 from native_tests.storm_marks import read as read_marks
 from native_tests.storm_plane import Line
-from rudderpipe.queue.failed import FailedJob
+from rudderpipe.queue.failed_jobs import FailedJob
 
 SHOWN = 5
 SLACK_S = 0.5

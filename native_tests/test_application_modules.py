@@ -14,7 +14,7 @@ import pytest
 
 from native_tests.hosts import answers, script
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
 DEPENDENCIES: tuple[str, ...] = ("msgspec", "redis", "urllib3", "psutil")

@@ -13,7 +13,7 @@ import pytest
 
 from native_tests.hosts import answers, status_of
 from native_tests.world import World, wait_until
-from rudderpipe import program
+from rudderpipe.process import spawn
 
 GUNICORN_23 = Path(sys.prefix) / "gunicorn-23"
 """``make setup`` puts it there: the last ones of before 26.2 halt when process 1 meets an orphan that exits with 3."""
@@ -68,7 +68,7 @@ def ended(world: World, *arguments: str, settings: bytes | None = None, module: 
     """Start one of our processes as we do, and return its exit code."""
     log = Path(world.explicit["runtime_dir"]).parent / "ended.log"
     payload = msgspec.json.encode(world.settings) if settings is None else settings
-    child = program.start(module, payload, *arguments, log=log)
+    child = spawn.start(module, payload, *arguments, log=log)
     world.processes.append(child)
     return child.wait(30)
 
@@ -128,7 +128,7 @@ def test_leaving_at_once_exits_with_0(world: World, directory: Path) -> None:
         port = silent.getsockname()[1]
         world.explicit |= {"data_plane_url": f"http://127.0.0.1:{port}", "shutdown_timeout_s": 600, "timeout_s": 600}
         world.client(autostart=False).track("u", "e")
-        child = program.start("rudderpipe.flusher", msgspec.json.encode(world.settings), log=directory / "ended.log")
+        child = spawn.start("rudderpipe.flusher", msgspec.json.encode(world.settings), log=directory / "ended.log")
         world.processes.append(child)
         silent.settimeout(30)
         request, _ = silent.accept()

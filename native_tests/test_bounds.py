@@ -8,11 +8,11 @@ import pytest
 
 from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
 from native_tests.world import World, wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueFull
-from rudderpipe.queue.budget import Budget
-from rudderpipe.queue.failed import FailedJobs, Selection
+from rudderpipe.queue.failed_jobs import FailedJobs, Selection
+from rudderpipe.queue.size_limit import Budget
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 MIB = 1 << 20
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from native_tests.peers import P, Peers
-from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.testing.data_plane import Misbehaviour
 
 QUEUE = "rudderEventsQueue"
 

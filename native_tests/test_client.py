@@ -21,11 +21,11 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane, answer, depends
 from native_tests.world import World, wait_until
 from rudderpipe import Client, DeliveryError, FlushResult, FlushTimeout, RingFull
-from rudderpipe.callbacks import THREAD_NAME
-from rudderpipe.cli.data_plane import Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.ring import place
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
+from rudderpipe.transports.callbacks import THREAD_NAME
 
 
 @pytest.fixture(name="queued")

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from native_tests.world import World, command_of, wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.ring import segment
+from rudderpipe.ring import memory
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 KINDS: dict[str, dict[str, object]] = {
     "identify": {"userId": "u", "traits": {"plan": "Free"}},
@@ -190,7 +190,7 @@ def assert_nothing_is_left(process: subprocess.Popen[bytes], directory: Path) ->
     place = str(directory / "rudderpipe-demo")
     assert [other for other in psutil.process_iter() if place in " ".join(command_of(other))] == []
     assert list(directory.glob("rudderpipe-demo*")) == []
-    assert [name for name in segment.names() if f"-demo-{process.pid}." in name] == []
+    assert [name for name in memory.names() if f"-demo-{process.pid}." in name] == []
 
 
 @pytest.mark.timeout(400)

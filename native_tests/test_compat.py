@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 import rudderpipe
 from native_tests.faulty_plane import FaultyPlane, answer
 from native_tests.world import World, wait_until
-from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.compat.messages import MessageTooLarge, WrongCall
 from rudderpipe.errors import DeliveryError
+from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 
 
 class Colour(enum.Enum):

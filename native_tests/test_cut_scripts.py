@@ -12,12 +12,12 @@ import pytest
 from redis import ResponseError
 
 from native_tests.redis_stand import RedisStand
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue import scripts
-from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
+from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import ALL, EPOCH, add, data_of, users
 
 SHIM = """

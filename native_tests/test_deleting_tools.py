@@ -9,7 +9,7 @@ import pytest
 from native_tests.node_programs import NodeProgram
 from native_tests.peers import P, Peers, paused
 from native_tests.world import wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.testing.data_plane import Misbehaviour
 
 
 @pytest.fixture(name="calls")

@@ -12,7 +12,7 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends, raw
 from native_tests.test_failed import command
 from native_tests.world import World, wait_until
-from rudderpipe.flusher import spool
+from rudderpipe.flusher import dead_letters as spool
 
 
 @pytest.fixture(name="faulty")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 DOCS = Path(__file__).parent.parent / "docs"
 

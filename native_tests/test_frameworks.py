@@ -18,8 +18,8 @@ import pytest
 
 from native_tests.test_docs import DOCS
 from native_tests.world import World, free_port, wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 BLOCK = re.compile(r"```(?:python|ini)\n[#;] (\S+)\n(.*?)```", re.DOTALL)
 REQUESTS = 45  # no multiple of flush_at: the last ones have to be asked for

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from native_tests.world import World
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 APP = """
 import logging, os, sys

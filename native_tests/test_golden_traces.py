@@ -13,12 +13,12 @@ import pytest
 from native_tests import traces
 from native_tests.traces import Listener, Trace
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
-from rudderpipe.queue.failed import FailedJob, FailedJobs
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.active_job import QueueCounts, Taken
+from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import QueueCounts, Taken
+from rudderpipe.testing.redis_server import RedisServer
 
 EPOCH = 0x1111_1111_1111_4111
 KEYS = Keys("{t}", "q")

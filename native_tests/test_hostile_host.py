@@ -15,7 +15,7 @@ import pytest
 
 from native_tests.world import World, wait_until
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import place, segment
+from rudderpipe.ring import memory, place
 from rudderpipe.ring.ring import Ring, find
 
 AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
@@ -99,7 +99,7 @@ def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: 
     old = ring_of(world)
 
     if removed != "lock file":
-        segment.remove(old.segment.name)
+        memory.remove(old.segment.name)
     if removed != "segment":
         old.locks.path.unlink()
     accepted = 13

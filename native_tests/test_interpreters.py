@@ -14,8 +14,8 @@ import msgspec
 
 from native_tests.world import World, wait_until
 from rudderpipe.cli.demo import UnixConnection
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.ring import place
+from rudderpipe.testing.redis_server import RedisServer
 
 APPLICATION = """
 import sys

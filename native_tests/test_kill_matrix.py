@@ -20,11 +20,11 @@ from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depend
 from native_tests.gate import Gate
 from native_tests.world import wait_until
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job, scripts
-from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.queue import Queue
+from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = [f"{name}{number}" for name in "abc" for number in range(4)]
 """Three jobs of four events each."""

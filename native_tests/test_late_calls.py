@@ -19,11 +19,11 @@ from native_tests.redis_forms import ending
 from native_tests.test_queue import ALL, add, queue_of
 from native_tests.two_hosts import TwoHosts
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer, executable
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue import connect
+from rudderpipe.queue import connection
 from rudderpipe.ring import layout
 from rudderpipe.ring.ring import find_all
+from rudderpipe.testing.redis_server import RedisServer, executable
 from tests.queue_contract import users as names
 
 HASTY = """
@@ -151,7 +151,7 @@ def test_a_connection_whose_answer_did_not_come_is_reset(
     gate: Gate, redis: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Closed, it would have the kernel send the call until Redis has it."""
-    monkeypatch.setattr(connect, "ANSWER_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.2)
     queue = queue_of(redis_server, redis=gate.address)
     add(queue, 1)
     gate.stop("add_jobs", before=True)

@@ -13,14 +13,14 @@ from native_tests.gate import Gate
 from native_tests.redis_stand import P, RedisStand
 from native_tests.world import wait_until
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.delivery.courier import Courier
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.queue import connect, job, scripts
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.queue import connection, job, scripts
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.facts import Facts
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.state import Facts
+from rudderpipe.testing.redis_server import RedisServer
 from tests.test_sender_answers import DownAtFirst
 
 SCRIPTS = ["take_jobs", "complete_jobs", "fail_job", "split_job", "retry_later"]
@@ -50,7 +50,7 @@ def test_a_call_that_is_held_up_changes_nothing(
     stand: RedisStand, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
 ) -> None:
     """Each of the sender's scripts; the sender gives its answer up and goes on over another connection."""
-    monkeypatch.setattr(connect, "ANSWER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
     producer, gate, clock = stand.queue(), Gate(stand.server), stand.clock
     explicit = {"redis": gate.address, "is_multi_processor": several, "max_jobs_per_request": 2}
     settings = settings_module.load(explicit, environment={})

@@ -14,9 +14,9 @@ import pytest
 
 from native_tests.world import World, wait_until
 from rudderpipe import Client, QueueUnavailable, SettingsError
-from rudderpipe.cli.data_plane import Misbehaviour
 from rudderpipe.cli.demo import UnixConnection
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 
 def send(client: Client, count: int, start: int = 0) -> int:

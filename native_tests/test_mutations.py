@@ -17,18 +17,18 @@ from typing import Any, cast
 import pytest
 
 from native_tests.redis_stand import P, RedisStand
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe._version import USER_AGENT
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.courier import Courier
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.state import Facts
 from rudderpipe.settings import Settings
-from rudderpipe.version import USER_AGENT
+from rudderpipe.testing.redis_server import RedisServer
 from tests.broken_jobs import is_json, mutated
 
 SEEDS = range(20)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from native_tests.node_programs import NodeError, NodeProgram, NodePrograms
 from native_tests.world import World
 from rudderpipe import Client, EventError
-from rudderpipe.cli.data_plane import DataPlaneServer
+from rudderpipe.testing.data_plane import DataPlaneServer
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)
 VALUES = st.recursive(

@@ -10,7 +10,7 @@ import trustme
 from native_tests.faulty_plane import FaultyPlane
 from native_tests.proxy import context_of
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = 1000
 

@@ -14,7 +14,7 @@ from native_tests.faulty_plane import FaultyPlane
 from native_tests.proxy import Proxy, context_of
 from native_tests.world import World, wait_until
 from rudderpipe import Client
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 
 @pytest.fixture(name="proxy")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
+from rudderpipe.testing.redis_server import RedisServer
 
 EPOCH = 0x1111_1111_1111_4111
 KEYS = Keys("rudder", "rudderEventsQueue")

@@ -11,12 +11,12 @@ from redis import Redis
 
 from native_tests.redis_stand import P, RedisStand
 from native_tests.traces import Listener
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.queue import scripts
-from rudderpipe.queue.failed import FailedJobs, Selection
+from rudderpipe.queue.failed_jobs import FailedJobs, Selection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
+from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids, lease_of
 
 KEYS = Keys("rudder", "rudderEventsQueue")

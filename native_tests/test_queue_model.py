@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from native_tests.redis_stand import RedisStand
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
+from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import EPOCH, Stand, data_of
 from tests.test_fake_queue import FakeStand
 

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from native_tests.redis_stand import P, RedisStand
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind
-from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
+from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import EPOCH, add, data_of
 
 KEYS = Keys("rudder", "rudderEventsQueue")

@@ -16,12 +16,12 @@ from native_tests.redis_forms import Wire
 from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
 from native_tests.test_redis_forms import queue_at
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
-from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
+from rudderpipe.testing.redis_server import RedisServer
 
 
 @pytest.fixture(name="redis")

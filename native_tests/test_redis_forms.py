@@ -14,11 +14,11 @@ from native_tests.redis_forms import Cluster, Replicated, Wire, ending
 from native_tests.test_queue import ALL, EPOCH, add, ids
 from native_tests.world import World, wait_until
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue.queue import Queue
-from rudderpipe.redis_address import from_url
+from rudderpipe.settings.redis_url import from_url
+from rudderpipe.testing.redis_server import RedisServer
 
 
 def queue_at(redis: Any, **settings: Any) -> Queue:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from native_tests.world import World, wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 RING = "{rudder}:rudderpipe:rudderEventsQueue:account:????????????????"
 

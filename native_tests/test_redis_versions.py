@@ -10,10 +10,10 @@ import pytest
 from native_tests.test_queue import ALL, add, ids, queue_of
 from native_tests.test_redis_forms import documented_rights
 from native_tests.world import World
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue.failed import FailedJobs
+from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.queue import Queue
+from rudderpipe.testing.redis_server import RedisServer
 
 
 @pytest.fixture(name="redis")

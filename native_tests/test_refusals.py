@@ -6,7 +6,7 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = 50
 

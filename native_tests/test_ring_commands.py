@@ -14,9 +14,9 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.ring import place
 from rudderpipe.ring.ring import find_all
+from rudderpipe.testing.redis_server import RedisServer
 
 ANOTHER_USER = 54_320
 """A user id that no account has."""

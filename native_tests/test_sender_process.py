@@ -20,10 +20,10 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane
 from native_tests.world import wait_until
 from rudderpipe import settings as settings_module
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.clock import Clock
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
+from rudderpipe.testing.redis_server import RedisServer
 
 
 class Senders:

@@ -11,7 +11,7 @@ import pytest
 from native_tests.node_programs import NodeProgram
 from native_tests.peers import P, Peers, paused
 from native_tests.world import wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.testing.data_plane import Misbehaviour
 
 
 def assert_all_arrived(peers: Peers, count: int, *, duplicates: int = 0) -> None:

@@ -14,9 +14,9 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane
 from native_tests.test_sender_process import Senders
 from native_tests.world import World, wait_until
-from rudderpipe.cli.redis_server import RedisServer
-from rudderpipe.ring import account
+from rudderpipe.ring import counters
 from rudderpipe.ring.ring import find
+from rudderpipe.testing.redis_server import RedisServer
 
 AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
 STAT = Path("/proc/stat")
@@ -24,7 +24,7 @@ LAST_LEASE = "{rudder}:rudderpipe:rudderEventsQueue:lease:last"
 IS_GONE = """
 import sys
 from rudderpipe import settings
-from rudderpipe.clock import Clock
+from rudderpipe.process.clock import Clock
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring.ring import find, open_ring
 found = settings.load()
@@ -130,4 +130,4 @@ def test_a_ring_with_a_living_producer_is_not_adopted(world: World, stepped: Ste
     stepped.step(5)
 
     assert "is in use" in asked(world, "adopt", *stepped.command())
-    assert account.read(ring).in_ring == 1
+    assert counters.read(ring).in_ring == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from native_tests.storm import Storm
-from rudderpipe.cli.redis_server import RedisServer
+from rudderpipe.testing.redis_server import RedisServer
 
 SEED, SECONDS = 1, 120.0
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from native_tests.world import World, wait_until
-from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
-from rudderpipe.cli.redis_server import RedisServer
 from rudderpipe.errors import AnotherDataPlane
+from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 
 @pytest.fixture(name="other")

@@ -12,9 +12,9 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane
 from native_tests.world import World, wait_until
-from rudderpipe import liveness, locks
+from rudderpipe.process import identity, locks
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import place, segment
+from rudderpipe.ring import memory, place
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.shared import open_fd
 from tests.old_ring import OldRing
@@ -75,7 +75,7 @@ def test_what_the_layout_before_holds_is_delivered_once(world: World, faulty: Fa
     assert world.client().track("u", "e", {"n": EVENTS})
 
     faulty.wait_for(lambda: len(numbers(faulty)) > EVENTS - DELIVERED)
-    wait_until(lambda: old_place(world).segment not in segment.names())
+    wait_until(lambda: old_place(world).segment not in memory.names())
     assert not old_place(world).lock_file.exists()
     assert sorted(numbers(faulty)) == list(range(DELIVERED, EVENTS + 1))
     old = [number for number in numbers(faulty) if number < EVENTS]
@@ -93,7 +93,7 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
     holder = world.start("-c", HOLDER, str(where.lock_file), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
-    producer = old.producer(*liveness.me())
+    producer = old.producer(*identity.me())
     lock_file.try_lock(at.LOCK_SLOT + producer.slot)
     world.start("-m", "rudderpipe.flusher")
     client = world.client()
@@ -113,7 +113,7 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
 
     lock_file.unlock(at.LOCK_SLOT + producer.slot)
     old.words[1024 + 3] = 1  # it has left
-    wait_until(lambda: where.segment not in segment.names())
+    wait_until(lambda: where.segment not in memory.names())
     assert [ring.name for ring in world.status().rings] == [place.own(world.settings).segment]
 
 

@@ -10,7 +10,7 @@ import pytest
 from native_tests.node_programs import NodeError, NodeProgram
 from native_tests.peers import P, Peers, paused
 from native_tests.world import wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe.testing.data_plane import Misbehaviour
 
 QUICK = {"lockDuration": 300, "stalledInterval": 100, "guardInterval": 100}
 """Settings of Bull that make it notice a dead worker soon."""

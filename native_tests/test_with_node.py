@@ -8,9 +8,9 @@ import re
 
 from native_tests.peers import EPOCH, Peers, inner, paused
 from native_tests.world import wait_until
-from rudderpipe.cli.data_plane import Misbehaviour
+from rudderpipe._version import USER_AGENT
 from rudderpipe.queue import job
-from rudderpipe.version import USER_AGENT
+from rudderpipe.testing.data_plane import Misbehaviour
 
 ODD = {"text": 'ä€😀\u2028\x7f \b\f\u0001"\\/</script>', "lone": "\ud800", "deep": [[{"n": -1.5e-7}], None, True]}
 

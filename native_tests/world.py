@@ -19,9 +19,9 @@ import psutil
 from rudderpipe import Client
 from rudderpipe import settings as settings_module
 from rudderpipe.cli import status
-from rudderpipe.cli.data_plane import DataPlaneServer
-from rudderpipe.ring import segment
+from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
+from rudderpipe.testing.data_plane import DataPlaneServer
 
 _numbers = itertools.count()
 PATIENCE_S = 30.0
@@ -187,8 +187,8 @@ class World:
         for own in self.own_processes():
             own.kill()
         for lock_file in Path(self.explicit["runtime_dir"]).glob("*.lock"):
-            prefix = segment.segment_name("").replace(str(os.getuid()), str(lock_file.stat().st_uid))
-            segment.remove(f"{prefix}{lock_file.stem}")  # a test may have become another user
+            prefix = memory.segment_name("").replace(str(os.getuid()), str(lock_file.stat().st_uid))
+            memory.remove(f"{prefix}{lock_file.stem}")  # a test may have become another user
 
 
 def command_of(process: psutil.Process) -> list[str]:

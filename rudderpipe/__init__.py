@@ -1,5 +1,7 @@
 """RudderStack events from applications that run as many processes: what an application imports."""
 
+from rudderpipe._version import VERSION
+from rudderpipe.cli.frozen import freeze_support
 from rudderpipe.client import Client
 from rudderpipe.default import configure, default_client
 from rudderpipe.errors import (
@@ -16,13 +18,11 @@ from rudderpipe.errors import (
     RudderpipeError,
     SettingsError,
 )
-from rudderpipe.frozen import freeze_support
-from rudderpipe.receipts import FlushResult
-from rudderpipe.redis_address import RedisAddress
+from rudderpipe.messages.context import request_context
+from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.settings import Settings
-from rudderpipe.shape.ambient import request_context
-from rudderpipe.shape.scrubber import Scrubber
-from rudderpipe.version import VERSION
+from rudderpipe.settings.redis_url import RedisAddress
+from rudderpipe.transports.receipts import FlushResult
 
 __version__ = VERSION
 

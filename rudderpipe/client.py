@@ -9,20 +9,21 @@ from typing import Any
 
 import msgspec
 
-from rudderpipe import node_names, receipts, values
 from rudderpipe import settings as settings_module
-from rudderpipe.callbacks import callbacks
 from rudderpipe.client_base import HOST_ERRORS, ClientBase, ErrorHandler
 from rudderpipe.errors import SettingsError
-from rudderpipe.event import track as _track
-from rudderpipe.maker import Maker
-from rudderpipe.receipts import Flush, FlushResult, Stuck, Until
-from rudderpipe.redis_address import RedisAddress
+from rudderpipe.messages import encode, node_names
+from rudderpipe.messages.build import track as _track
+from rudderpipe.messages.context import current
+from rudderpipe.messages.defaults import Maker
+from rudderpipe.messages.processors import BeforeSend, Shaper
+from rudderpipe.messages.sampling import Sampling
+from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.settings import Settings
-from rudderpipe.shape.ambient import current
-from rudderpipe.shape.sampling import Sampling
-from rudderpipe.shape.scrubber import Scrubber
-from rudderpipe.shape.shaper import BeforeSend, Shaper
+from rudderpipe.settings.redis_url import RedisAddress
+from rudderpipe.transports import receipts
+from rudderpipe.transports.callbacks import callbacks
+from rudderpipe.transports.receipts import Flush, FlushResult, Stuck, Until
 from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
 
 UserId = Id | None
@@ -67,7 +68,7 @@ class Client(ClientBase):
         scrubber: Scrubber | None = None,
         context: Message | None = None,
         integrations: Message | None = None,
-        default: values.Default | None = None,
+        default: encode.Default | None = None,
         on_error: ErrorHandler | None = None,
         **settings: Any,
     ) -> None:

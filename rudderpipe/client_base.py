@@ -9,14 +9,14 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.callbacks import Callback, accepted
-from rudderpipe.clock import Clock
 from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull, RingUnavailable
-from rudderpipe.maker import Maker
-from rudderpipe.outlets import Nowhere, Outlet
+from rudderpipe.messages.defaults import Maker
+from rudderpipe.messages.processors import Shaper
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import LOG_LEVELS, Settings
-from rudderpipe.shape.shaper import Shaper
-from rudderpipe.throttle import ThrottledLog
+from rudderpipe.transports.base import Nowhere, Outlet
+from rudderpipe.transports.callbacks import Callback, accepted
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 
@@ -58,11 +58,11 @@ class ClientBase:
             return Nowhere(shows=settings.dry_run)
         try:
             if settings.sync_mode:
-                from rudderpipe.sync import InTheCall
+                from rudderpipe.transports.sync import InTheCall
 
                 return InTheCall(settings, self._clock)
             # Not with the module: shared memory takes as long to load as all the rest.
-            from rudderpipe import pipes
+            from rudderpipe.transports import pipes
         except (OSError, MemoryError) as error:  # no descriptor is left to read a module with
             raise self._prevented(error) from error
         return pipes.shared(settings.for_processes(), self._clock)

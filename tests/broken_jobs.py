@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from rudderpipe.version import USER_AGENT
+from rudderpipe._version import USER_AGENT
 
 TOKENS = [
     *(b'"half \\\\ud83d"', b"\\\\ude00", b"\\ud83d", b"\xff\xfe", b"\xed\xa0\x80", b"\x00", b"\\\\u0000", b"\n"),

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from rudderpipe import forks
-from rudderpipe.clock import Clock
-from rudderpipe.locks import LockFile
+from rudderpipe.process import fork as forks
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.locks import LockFile
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
+from rudderpipe.ring.memory import Segment
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
-from rudderpipe.ring.segment import Segment
 from tests.fakes import drain, producer_of, ring_of
 
 _HEADER, _SLOT, _BLOCK = (

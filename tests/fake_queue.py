@@ -10,12 +10,12 @@ from copy import copy
 from functools import wraps
 from typing import Any
 
-from rudderpipe.clock import Clock
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueUnavailable
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
+from rudderpipe.queue.active_job import QueueCounts, Taken, all_taken, half
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
-from rudderpipe.queue.taken import QueueCounts, Taken, all_taken, half
 
 STALLED = "job stalled more than allowable limit"
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rudderpipe.clock import Clock
-from rudderpipe.flusher.sink import Answer
+from rudderpipe.flusher.queue_sink import Answer
+from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import place
 from rudderpipe.ring.consumer import Consumer, Cut
@@ -62,9 +62,9 @@ def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int =
     try:
         yield ring
     finally:
-        from rudderpipe.ring import segment
+        from rudderpipe.ring import memory
 
-        segment.remove(ring.segment.name)
+        memory.remove(ring.segment.name)
 
 
 def producer_of(ring: Ring, clock: Clock) -> Producer:

@@ -10,9 +10,9 @@ import pytest
 
 from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
 from tests.fakes import FakeClock
 
 EPOCH = 0x1111_1111_1111_4111

@@ -9,7 +9,7 @@ import time
 import h11
 import pytest
 
-from rudderpipe.delivery.answer import KEPT_BYTES, MAX_BYTES, MAX_INTERIM, Answer, NoAnswer, Reader, read
+from rudderpipe.delivery.response import KEPT_BYTES, MAX_BYTES, MAX_INTERIM, Answer, NoAnswer, Reader, read
 
 CORPUS = 4_000
 STATUS_LINES = (

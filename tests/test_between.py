@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import liveness
-from rudderpipe.ring import account, claims, segment
+from rudderpipe.process import identity
+from rudderpipe.ring import counters, memory, slot
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
@@ -45,7 +45,7 @@ def test_a_claim_that_was_interrupted_is_put_right_by_the_next_call(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
     """Whether that is accepted or finds no block."""
-    producer, real = producer_of(ring, clock), claims.claim_blocks
+    producer, real = producer_of(ring, clock), slot.claim_blocks
     for number in range(5):
         assert producer.append(str(number).encode()) is None
 
@@ -53,18 +53,18 @@ def test_a_claim_that_was_interrupted_is_put_right_by_the_next_call(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "claim_blocks", fails)
+        patch.setattr(slot, "claim_blocks", fails)
         with pytest.raises(KeyboardInterrupt):
             producer.append(b"z" * 65_520)
     answers: list[str | None] = []
     with monkeypatch.context() as patch:
-        patch.setattr(claims, "claim_blocks", real if room else lambda *_: None)
+        patch.setattr(slot, "claim_blocks", real if room else lambda *_: None)
         answers.append(producer.append(b"y" * 65_520))
     assert producer.append(b"5") is None
 
     assert answers == [None if room else "no_block"]
     found = drain(Consumer(ring))
-    assert len(found) == 6 + room == account.read(ring).accepted
+    assert len(found) == 6 + room == counters.read(ring).accepted
     assert [text for text in found if len(text) == 1] == ["0", "1", "2", "3", "4", "5"]
 
 
@@ -90,15 +90,15 @@ def test_a_call_from_within_a_flush_goes_to_the_second_producer(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``flush`` may be what enters the ring; a handler that tracks meanwhile waits for nothing."""
-    producer, real = producer_of(ring, clock), liveness.me
+    producer, real = producer_of(ring, clock), identity.me
     answers: list[str | None] = []
     events = iter([b"1"])
 
-    def me() -> liveness.Identity:
+    def me() -> identity.Identity:
         answers.extend(map(producer.append, events))
         return real()
 
-    monkeypatch.setattr(liveness, "me", me)
+    monkeypatch.setattr(identity, "me", me)
     producer.ask_flush()
 
     assert answers == [None]
@@ -123,7 +123,7 @@ def test_a_refusal_is_counted_also_when_another_falls_into_its_counting(ring: Ri
     between(producer, lambda: producer.count_refused("busy"))
     producer.append(b"2")
 
-    assert account.read(ring).refused == {"busy": 2}
+    assert counters.read(ring).refused == {"busy": 2}
 
 
 def test_what_is_too_large_is_refused_from_within_too(ring: Ring, clock: FakeClock) -> None:
@@ -145,8 +145,8 @@ def test_the_queues_side_is_right_when_a_flusher_died_before_it_counted(ring: Ri
     [(sequence, block)] = ring.blocks_in_use()
     for word in (0, sequence << at.READ_BITS | 10):
         ring.words[ring.layout.read + block] = word
-        assert account.handed_over(ring, {sequence: 10}) == 10
-    assert account.handed_over(ring, {}) == ring.drained() == 0
+        assert counters.handed_over(ring, {sequence: 10}) == 10
+    assert counters.handed_over(ring, {}) == ring.drained() == 0
 
 
 def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_another(
@@ -171,4 +171,4 @@ def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_anothe
         assert ring.segment.epoch == old.segment.epoch
         assert drain(Consumer(ring)) == ["1", "2", "2", "2"]
     finally:
-        segment.remove(old.segment.name)
+        memory.remove(old.segment.name)

@@ -15,7 +15,7 @@ from rudderpipe.contrib import asgi, context, wsgi
 from rudderpipe.contrib.django.middleware import request_context_middleware
 from rudderpipe.contrib.options import client_of
 from rudderpipe.errors import SettingsError
-from rudderpipe.shape import ambient
+from rudderpipe.messages import context as ambient
 
 ENVIRON = {
     "REMOTE_ADDR": "127.0.0.1",

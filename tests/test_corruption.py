@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import account, keeper
+from rudderpipe.ring import counters, flusher_lock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find, open_ring
@@ -64,13 +64,13 @@ def serve(stage: Stage) -> int:
     for _ in range(2):
         if flusher := stage.holders.get(at.LOCK_FLUSHER):
             flusher.die()
-        keeper.may_start(stage.writers[-1].process.ring, stage.clock)
+        flusher_lock.may_start(stage.writers[-1].process.ring, stage.clock)
         drainer = stage.drainer()
         for _ in range(3):
             found += len(drainer.drain())
             drainer.keep_house()
             drainer.reclaimer.living()
-            account.read(stage.ring)
+            counters.read(stage.ring)
     return found
 
 
@@ -144,7 +144,7 @@ def test_a_damaged_end_offset_is_counted_and_passed_over(stage: Stage, value: in
         stage.ring.segment.entries[entry - number] = value
 
         found = drainer.drain(3)
-        books = account.read(stage.ring)
+        books = counters.read(stage.ring)
         assert (books.accepted, books.in_ring) == (10, 0), f"end {number}"
         assert len(found) + books.corrupt >= 10, f"end {number}"
         writer.producer.leave()
@@ -169,7 +169,7 @@ def test_a_damaged_header_is_refused_or_of_no_harm(tmp_path: Path, clock: FakeCl
                 assert opened.layout == ring.layout
                 assert opened.is_current
                 drain(Consumer(opened))
-                account.read(opened)
+                counters.read(opened)
                 assert producer_of(opened, clock).append(b"1") in (None, *at.REFUSALS)
             except RingUnavailable as trouble:
                 said = trouble.reason

@@ -9,15 +9,15 @@ from typing import Any, cast
 import pytest
 
 from rudderpipe.delivery import outcome
+from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.flusher.direct import DirectSink
+from rudderpipe.flusher.dead_letters import DeadLetters
+from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.sink import QueueSink, Sink
-from rudderpipe.flusher.spool import DeadLetters
+from rudderpipe.flusher.queue_sink import QueueSink, Sink
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
-from rudderpipe.ring import account
+from rudderpipe.ring import counters
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
@@ -107,7 +107,7 @@ def test_a_damaged_event_costs_itself_only(
 
     assert stage.numbers() == [1000 + number for number in range(100) if number not in guilty]
     assert [record.damaged_bytes for record in stage.letters.records()] == bytes_there
-    books = account.read(ring)
+    books = counters.read(ring)
     assert (books.accepted, books.in_ring, books.corrupt, books.failed) == (100, 0, 4, 0)
     assert books.queued + books.delivered == 96
     if queued:
@@ -122,7 +122,7 @@ def test_a_damaged_event_is_kept_once_while_redis_is_away(
     stage.damage(0, DAMAGE["zeroes"])
     stage.queue.away = True
     stage.run()
-    assert account.read(ring).corrupt == 0
+    assert counters.read(ring).corrupt == 0
 
     stage.queue.away = False
     stage.run()

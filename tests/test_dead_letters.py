@@ -13,14 +13,14 @@ from msgspec import Raw
 
 from rudderpipe.cli.spooled import SpooledJobs
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.flusher import spool
-from rudderpipe.flusher.direct import DirectSink
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.dead_letters import PAGE_BYTES, DeadLetters, Record
+from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.sink import Damaged
-from rudderpipe.flusher.spool import PAGE_BYTES, DeadLetters, Record
-from rudderpipe.queue.failed import FailedJob, Selection
-from rudderpipe.ring import account, segment
+from rudderpipe.flusher.queue_sink import Damaged
+from rudderpipe.queue.failed_jobs import FailedJob, Selection
+from rudderpipe.ring import counters, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut, Mark
 from rudderpipe.ring.place import of_pipe
@@ -39,7 +39,7 @@ def cut_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Cut:
 def record(sequence: int = 1, start: int = 0, end: int = 1, when_ms: int = 5, text: str = '{"a":1}') -> Record:
     """What is kept of it."""
     cut = cut_of(text.encode(), sequence, start, end)
-    return spool.record_of(cut, [Raw(text.encode())], EPOCH, when_ms, "status 400: bad", 1)
+    return dead_letters.record_of(cut, [Raw(text.encode())], EPOCH, when_ms, "status 400: bad", 1)
 
 
 @pytest.fixture(name="letters")
@@ -196,7 +196,7 @@ def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats
         producer = producer_of(ring, clock)
         for number in range(60):
             assert producer.append(b'{"n":%d}' % number) is None
-        letters = spool.of(settings)
+        letters = dead_letters.of(settings)
 
         def sink_of(plane: Refusing) -> DirectSink:
             return DirectSink(settings, ring.segment.epoch, cast("DataPlane", plane), letters, clock)
@@ -215,7 +215,7 @@ def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats
         assert kept == [b'{"n":%d}' % number for number in range(60)]
         assert after.bodies
         assert not any(b'"n":0' in body for body in after.bodies)
-        assert (account.read(ring).failed, account.read(ring).in_ring) == (60, 0)
+        assert (counters.read(ring).failed, counters.read(ring).in_ring) == (60, 0)
 
 
 @pytest.fixture(name="settings")
@@ -226,7 +226,7 @@ def _settings(tmp_path: Path) -> Settings:
 
 def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeClock) -> None:
     """Each that was chosen by both is put back by one of them; a damaged event by none, but it can be deleted."""
-    letters = spool.of(settings)
+    letters = dead_letters.of(settings)
     letters.keep(record(1, text='{"n":1}'))
     letters.keep(record(2, text='{"n":2}'))
     Damaged(letters, EPOCH, clock).pass_over(cut_of(b"\xff", 3))
@@ -247,4 +247,4 @@ def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeC
         one.close()
         other.close()
         for where in of_pipe(settings):
-            segment.remove(where.segment)
+            memory.remove(where.segment)

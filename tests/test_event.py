@@ -12,19 +12,20 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import event, forks, whole
 from rudderpipe.errors import EventError
-from rudderpipe.message_ids import MessageIds
+from rudderpipe.messages import build, wire
+from rudderpipe.messages.ids import MessageIds
+from rudderpipe.process import fork
 
 CALLS: dict[str, Callable[[dict[str, Any]], bytes | bytearray]] = {
-    "identify": lambda m: event.identify(m["userId"], m.get("traits"), m.get("context"), None, None, None, None),
-    "track": lambda m: event.track(m["userId"], m["event"], m["properties"], None, None, None, None, None),
-    "page": lambda m: event.page(m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None),
-    "screen": lambda m: event.screen(
+    "identify": lambda m: build.identify(m["userId"], m.get("traits"), m.get("context"), None, None, None, None),
+    "track": lambda m: build.track(m["userId"], m["event"], m["properties"], None, None, None, None, None),
+    "page": lambda m: build.page(m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None),
+    "screen": lambda m: build.screen(
         m["userId"], m["category"], m["name"], m["properties"], None, None, None, None, None
     ),
-    "group": lambda m: event.group(m["userId"], m["groupId"], m["traits"], None, None, None, None, None),
-    "alias": lambda m: event.alias(m["previousId"], m["userId"], None, None, None, None),
+    "group": lambda m: build.group(m["userId"], m["groupId"], m["traits"], None, None, None, None, None),
+    "alias": lambda m: build.alias(m["previousId"], m["userId"], None, None, None, None),
 }
 OURS_ALONE = {"_metadata", "sentAt", "messageId", "originalTimestamp"}  # the Node SDK's own, ids and times
 
@@ -44,7 +45,7 @@ def test_message_is_the_node_sdks(golden: Path, name: str, form: str) -> None:
     kind = name.split("-")[0]
     expected = recorded["request"]["body"]["batch"][0]
 
-    made = CALLS[kind](recorded["input"]) if form == "arguments" else whole.from_wire(kind, recorded["input"])
+    made = CALLS[kind](recorded["input"]) if form == "arguments" else wire.from_wire(kind, recorded["input"])
 
     message = json.loads(made)
     assert comparable(expected) == comparable(message)
@@ -56,7 +57,7 @@ def test_message_is_the_node_sdks(golden: Path, name: str, form: str) -> None:
 
 def test_a_call_takes_a_whole_message() -> None:
     """``track({...})`` in wire names is the same as keyword arguments; unknown keys travel along."""
-    message = json.loads(event.track({"userId": 42, "event": "x", "extra": 1, "type": "zzz"}, *[None] * 7))
+    message = json.loads(build.track({"userId": 42, "event": "x", "extra": 1, "type": "zzz"}, *[None] * 7))
 
     assert (message["userId"], message["event"], message["extra"], message["type"]) == ("42", "x", 1, "track")
 
@@ -66,7 +67,7 @@ def test_what_the_caller_gave_is_kept() -> None:
     moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
     context = {"ip": "14.5.67.21", "library": {"name": "mine"}}
 
-    message = json.loads(event.track("u", "e", None, context, moment, "a", {"All": False}, "my-id"))
+    message = json.loads(build.track("u", "e", None, context, moment, "a", {"All": False}, "my-id"))
 
     assert message["messageId"] == "my-id"
     assert message["timestamp"] == "2024-01-02T03:04:05Z"
@@ -79,7 +80,7 @@ def test_what_the_caller_gave_is_kept() -> None:
 
 def test_nothing_given_is_nothing_sent() -> None:
     """No properties, traits, integrations or timestamp appear unless they were given."""
-    assert set(json.loads(event.track("u", "e", *[None] * 6))) == {
+    assert set(json.loads(build.track("u", "e", *[None] * 6))) == {
         "type",
         "userId",
         "context",
@@ -94,7 +95,7 @@ def test_nothing_given_is_nothing_sent() -> None:
 def test_a_blank_id_is_missing(user_id: str | None) -> None:
     """The server trims ids and refuses the whole batch, so a blank one is refused here."""
     with pytest.raises(EventError) as caught:
-        event.track(user_id, "e", None, None, None, None, None, None)
+        build.track(user_id, "e", None, None, None, None, None, None)
 
     assert caught.value.field == "user_id"
 
@@ -102,29 +103,29 @@ def test_a_blank_id_is_missing(user_id: str | None) -> None:
 @pytest.mark.parametrize("user_id", ["é", "\u00a0x", "日本", " x"])
 def test_an_unusual_id_is_kept_as_it_is(user_id: str) -> None:
     """Only blankness is refused; an id is never changed."""
-    assert json.loads(event.track(user_id, "e", *[None] * 6))["userId"] == user_id
+    assert json.loads(build.track(user_id, "e", *[None] * 6))["userId"] == user_id
 
 
 @pytest.mark.parametrize(
     ("field", "call"),
     [
-        ("user_id", lambda: event.track(True, "e", None, None, None, None, None, None)),
-        ("user_id", lambda: event.track(["u"], "e", None, None, None, None, None, None)),
-        ("event", lambda: event.track("u", None, None, None, None, None, None, None)),
-        ("event", lambda: event.track("u", 5, None, None, None, None, None, None)),
-        ("properties", lambda: event.track("u", "e", [1], None, None, None, None, None)),
-        ("context", lambda: event.track("u", "e", None, "c", None, None, None, None)),
-        ("timestamp", lambda: event.track("u", "e", None, None, 17, None, None, None)),
-        ("integrations", lambda: event.track("u", "e", None, None, None, None, "all", None)),
-        ("traits", lambda: event.identify("u", "t", None, None, None, None, None)),
-        ("group_id", lambda: event.group("u", None, None, None, None, None, None, None)),
-        ("previous_id", lambda: event.alias(None, "u", None, None, None, None)),
-        ("user_id", lambda: event.alias("p", None, None, None, None, None)),
-        ("name", lambda: event.page("u", None, 3, None, None, None, None, None, None)),
-        ("userId", lambda: whole.from_wire("track", {"event": "x"})),
-        ("groupId", lambda: whole.from_wire("group", {"userId": "u"})),
-        ("message", lambda: event.track({"userId": "u"}, "e", None, None, None, None, None, None)),
-        ("message", lambda: event.track({"userId": "u"}, None, None, None, None, None, None, "id")),
+        ("user_id", lambda: build.track(True, "e", None, None, None, None, None, None)),
+        ("user_id", lambda: build.track(["u"], "e", None, None, None, None, None, None)),
+        ("event", lambda: build.track("u", None, None, None, None, None, None, None)),
+        ("event", lambda: build.track("u", 5, None, None, None, None, None, None)),
+        ("properties", lambda: build.track("u", "e", [1], None, None, None, None, None)),
+        ("context", lambda: build.track("u", "e", None, "c", None, None, None, None)),
+        ("timestamp", lambda: build.track("u", "e", None, None, 17, None, None, None)),
+        ("integrations", lambda: build.track("u", "e", None, None, None, None, "all", None)),
+        ("traits", lambda: build.identify("u", "t", None, None, None, None, None)),
+        ("group_id", lambda: build.group("u", None, None, None, None, None, None, None)),
+        ("previous_id", lambda: build.alias(None, "u", None, None, None, None)),
+        ("user_id", lambda: build.alias("p", None, None, None, None, None)),
+        ("name", lambda: build.page("u", None, 3, None, None, None, None, None, None)),
+        ("userId", lambda: wire.from_wire("track", {"event": "x"})),
+        ("groupId", lambda: wire.from_wire("group", {"userId": "u"})),
+        ("message", lambda: build.track({"userId": "u"}, "e", None, None, None, None, None, None)),
+        ("message", lambda: build.track({"userId": "u"}, None, None, None, None, None, None, "id")),
     ],
 )
 def test_a_wrong_call_names_the_field(field: str, call: Any) -> None:
@@ -149,7 +150,7 @@ def test_a_value_that_json_cannot_hold_is_named_by_its_path() -> None:
         ({"s": {Unknown()}}, "properties.s[0]"),
     ):
         with pytest.raises(EventError) as caught:
-            event.track("u", "e", properties, None, None, None, None, None)
+            build.track("u", "e", properties, None, None, None, None, None)
         assert caught.value.field == path
         assert "Unknown object" not in str(caught.value)
 
@@ -164,7 +165,7 @@ def test_ordinary_values_are_encoded() -> None:
         "tags": {"a"},
     }
 
-    sent = json.loads(event.track("u", "e", properties, None, None, None, None, None))["properties"]
+    sent = json.loads(build.track("u", "e", properties, None, None, None, None, None))["properties"]
 
     assert sent == {
         "when": "2024-01-02T00:00:00Z",
@@ -192,9 +193,9 @@ def test_the_first_id_of_a_forked_child_is_its_own(golden: Path, name: str) -> N
     recorded = json.loads((golden / f"{name}.json").read_text())["input"]
     parent = json.loads(CALLS[name](recorded))["messageId"]
 
-    forks.PAGE[0] = 0
+    fork.PAGE[0] = 0
     child = json.loads(CALLS[name](recorded))["messageId"]
-    forks.PAGE[0] = 0
-    grandchild = json.loads(whole.from_wire(name, recorded))["messageId"]
+    fork.PAGE[0] = 0
+    grandchild = json.loads(wire.from_wire(name, recorded))["messageId"]
 
     assert len({parent[:33], child[:33], grandchild[:33]}) == 3

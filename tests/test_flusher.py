@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.sink import Answer
-from rudderpipe.ring import account, block_header
+from rudderpipe.flusher.queue_sink import Answer
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import block_header, counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.ring import Ring
@@ -239,7 +239,7 @@ def test_a_sink_that_is_away_loses_nothing(ring: Ring, clock: FakeClock, sink: F
         flusher.work()
 
     assert [event for batch in sink.batches for event in batch] == [str(number) for number in range(1000)]
-    assert account.read(ring).in_ring == ring.words[at.H_DOWN_MS] == 0
+    assert counters.read(ring).in_ring == ring.words[at.H_DOWN_MS] == 0
 
 
 def test_a_lost_answer_does_not_add_twice(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
@@ -300,7 +300,7 @@ def test_a_drain_is_bounded(ring: Ring, clock: FakeClock, sink: FakeSink) -> Non
 
     flusher.drain(clock.monotonic_s() + 5)
 
-    assert account.read(ring).in_ring == 1
+    assert counters.read(ring).in_ring == 1
 
 
 class KnowingSink(FakeSink):
@@ -368,7 +368,7 @@ def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
         flusher.work()
     assert [event for batch in sink.batches for event in batch] == names
     assert ring.words[at.H_TERM] > term
-    seen = account.read(ring)
+    seen = counters.read(ring)
     assert (seen.accepted, seen.in_ring, seen.left) == (45, 0, 45)
     assert seen.delivered + seen.queued == 45
     producer.leave()
@@ -389,4 +389,4 @@ def test_a_flusher_that_is_stopped_without_room_leaves_the_events_in_the_ring(
 
     assert not flusher.finished()
     assert ring.segment.is_linked()
-    assert account.read(ring).in_ring == 1
+    assert counters.read(ring).in_ring == 1

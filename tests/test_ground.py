@@ -7,11 +7,12 @@ import pickle
 
 import pytest
 
-from rudderpipe import errors, forks
-from rudderpipe.clock import iso_ms
-from rudderpipe.duty import run
-from rudderpipe.signals import StopFlag
-from rudderpipe.throttle import REASONS, ThrottledLog
+from rudderpipe import errors
+from rudderpipe.process import fork
+from rudderpipe.process.clock import iso_ms
+from rudderpipe.process.log_limit import REASONS, ThrottledLog
+from rudderpipe.service.loop import run
+from rudderpipe.service.signals import StopFlag
 from tests.fakes import FakeClock
 
 
@@ -26,20 +27,20 @@ class Owner:
 def test_a_child_forgets_what_is_its_parents_once() -> None:
     """``renew`` tells every owner, and then the process owns what it has."""
     owner = Owner()
-    forks.forget_in_children(owner)
+    fork.forget_in_children(owner)
 
-    forks.PAGE[0] = 0
-    forks.renew()
-    forks.renew()
+    fork.PAGE[0] = 0
+    fork.renew()
+    fork.renew()
 
     assert owner.forgot == 1
-    assert forks.PAGE[0]
+    assert fork.PAGE[0]
 
 
 def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
     """The stand-in for the page answers 0 in a process of another pid."""
     pids = iter([1, 1, 2, 2, 2])
-    page = forks.PidPage(lambda: next(pids))
+    page = fork.PidPage(lambda: next(pids))
 
     page[0] = 1
     assert page[0]

@@ -11,8 +11,8 @@ import pytest
 
 from rudderpipe import Client
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.receipts import FlushResult
-from rudderpipe.ring import place, segment
+from rudderpipe.ring import memory, place
+from rudderpipe.transports.receipts import FlushResult
 from tests.fakes import settings_of
 
 TROUBLES = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RingUnavailable("x", "is not there")]
@@ -38,7 +38,7 @@ def _make(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         return Client("KEY", "http://127.0.0.1:9", **own)
 
     yield make
-    segment.remove(place.own(settings).segment)
+    memory.remove(place.own(settings).segment)
 
 
 def troubled(monkeypatch: pytest.MonkeyPatch, client: Client, trouble: Exception, *names: str) -> None:

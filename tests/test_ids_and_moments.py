@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 import rudderpipe
-from rudderpipe import event
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.errors import EventError
+from rudderpipe.messages import build
 from rudderpipe.testing import capture
 
 UTC = timezone.utc
@@ -58,15 +58,15 @@ class NoOffset(tzinfo):
 
 
 IDS: dict[str, Callable[[Any], tuple[str, bytes | bytearray]]] = {
-    "user_id": lambda value: ("userId", event.track(value, "e", *[None] * 6)),
-    "anonymous_id": lambda value: ("anonymousId", event.track(None, "e", None, None, None, value, None, None)),
-    "group_id": lambda value: ("groupId", event.group("u", value, *[None] * 6)),
-    "previous_id": lambda value: ("previousId", event.alias(value, "u", *[None] * 4)),
-    "message_id": lambda value: ("messageId", event.track("u", "e", None, None, None, None, None, value)),
-    "userId": lambda value: ("userId", event.track({"userId": value, "event": "e"}, *[None] * 7)),
-    "anonymousId": lambda value: ("anonymousId", event.track({"anonymousId": value, "event": "e"}, *[None] * 7)),
-    "groupId": lambda value: ("groupId", event.group({"userId": "u", "groupId": value}, *[None] * 7)),
-    "previousId": lambda value: ("previousId", event.alias({"userId": "u", "previousId": value}, *[None] * 5)),
+    "user_id": lambda value: ("userId", build.track(value, "e", *[None] * 6)),
+    "anonymous_id": lambda value: ("anonymousId", build.track(None, "e", None, None, None, value, None, None)),
+    "group_id": lambda value: ("groupId", build.group("u", value, *[None] * 6)),
+    "previous_id": lambda value: ("previousId", build.alias(value, "u", *[None] * 4)),
+    "message_id": lambda value: ("messageId", build.track("u", "e", None, None, None, None, None, value)),
+    "userId": lambda value: ("userId", build.track({"userId": value, "event": "e"}, *[None] * 7)),
+    "anonymousId": lambda value: ("anonymousId", build.track({"anonymousId": value, "event": "e"}, *[None] * 7)),
+    "groupId": lambda value: ("groupId", build.group({"userId": "u", "groupId": value}, *[None] * 7)),
+    "previousId": lambda value: ("previousId", build.alias({"userId": "u", "previousId": value}, *[None] * 5)),
 }
 
 
@@ -134,18 +134,18 @@ def test_what_is_no_id_is_refused(field: str, value: Any) -> None:
 @pytest.mark.parametrize("value", [pd.NA, pd.NaT, None, " ", "\u200b"], ids=shown)
 def test_a_missing_id_is_missing(value: Any) -> None:
     """Another id may stand for it."""
-    assert "userId" not in json.loads(event.track(value, "e", None, None, None, "a", None, None))
+    assert "userId" not in json.loads(build.track(value, "e", None, None, None, "a", None, None))
 
 
 MOMENTS: dict[str, Callable[[Any], tuple[str, bytes | bytearray]]] = {
-    "timestamp": lambda value: ("timestamp", event.track("u", "e", None, None, value, None, None, None)),
+    "timestamp": lambda value: ("timestamp", build.track("u", "e", None, None, value, None, None, None)),
     "wire timestamp": lambda value: (
         "timestamp",
-        event.track({"userId": "u", "event": "e", "timestamp": value}, *[None] * 7),
+        build.track({"userId": "u", "event": "e", "timestamp": value}, *[None] * 7),
     ),
     "wire originalTimestamp": lambda value: (
         "originalTimestamp",
-        event.identify({"userId": "u", "originalTimestamp": value}, *[None] * 6),
+        build.identify({"userId": "u", "originalTimestamp": value}, *[None] * 6),
     ),
 }
 EARLY = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -217,7 +217,7 @@ def test_what_is_no_moment_is_refused(field: str, value: Any) -> None:
 def test_in_a_whole_message_what_javascript_takes_for_none_is_none(value: Any) -> None:
     """As in the Node SDK."""
     given = {"userId": "u", "event": "e", "timestamp": value, "originalTimestamp": value, "messageId": value}
-    message = json.loads(event.track(given, *[None] * 7))
+    message = json.loads(build.track(given, *[None] * 7))
 
     assert "timestamp" not in message
     assert datetime.now(UTC) - datetime.fromisoformat(message["originalTimestamp"].replace("Z", "+00:00")) < timedelta(

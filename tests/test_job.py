@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from rudderpipe._version import USER_AGENT
 from rudderpipe.delivery import request
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job
 from rudderpipe.queue.job import Job
-from rudderpipe.version import USER_AGENT
 from tests.broken_jobs import is_json, mutated
 
 EPOCH = 0x1234567890ABCDEF

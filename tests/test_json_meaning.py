@@ -27,11 +27,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import rudderpipe
-from rudderpipe import client_base, event, values
-from rudderpipe.callbacks import Callback
+from rudderpipe import client_base
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
-from rudderpipe.outlets import Encoded, Local, ShortWay
+from rudderpipe.messages import build
+from rudderpipe.messages import encode as values
+from rudderpipe.transports.base import Encoded, Local, ShortWay
+from rudderpipe.transports.callbacks import Callback
 
 UTC = timezone.utc
 # A busy machine makes the generation of values slow: HealthCheck.too_slow is no fault of a test.
@@ -306,7 +308,7 @@ def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> 
     """By a reader that forgives nothing, and by the short way as by the long one."""
     given = {name: value for name, (value, _) in properties.items()}
 
-    data = event.track("u", "e", given, *[None] * 5)
+    data = build.track("u", "e", given, *[None] * 5)
 
     found = strictly(data)["properties"]
     expected: dict[str, Any] = {}
@@ -314,9 +316,9 @@ def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> 
         expected[_mended(name)] = said
     assert same(expected, found), (given, found)
     assert data.endswith(b'"properties":' + encode(values.plain(given, "")) + b"}")
-    long_way = event.track("u", "e", given, {"a": 1}, *[None] * 4)
+    long_way = build.track("u", "e", given, {"a": 1}, *[None] * 4)
     assert strictly(long_way)["properties"] == found
-    in_whole = event.track({"userId": "u", "event": "e", "properties": given, "more": given}, *[None] * 7)
+    in_whole = build.track({"userId": "u", "event": "e", "properties": given, "more": given}, *[None] * 7)
     assert strictly(in_whole)["properties"] == strictly(in_whole)["more"] == found
 
 
@@ -466,23 +468,23 @@ def test_a_misspelt_keyword_is_the_programs_mistake() -> None:
 def test_a_raw_that_is_no_json_is_refused(raw: bytes) -> None:
     """It would damage the event, and with it the job."""
     with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is no JSON"):
-        event.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
+        build.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
 
 
 def test_days_and_times_of_arrays() -> None:
     """numpy gives nanoseconds as bare numbers, unless it is asked in another way."""
     when = np.array(["2024-01-02T03:04:05", "NaT"], dtype="datetime64[ns]")
-    data = event.track("u", "e", {"a": when, "b": when - when}, *[None] * 5)
+    data = build.track("u", "e", {"a": when, "b": when - when}, *[None] * 5)
 
     assert strictly(data)["properties"] == {"a": ["2024-01-02T03:04:05Z", None], "b": ["P0D", None]}
     with pytest.raises(EventError, match="cannot hold"):
-        event.track("u", "e", {"a": np.datetime64("30000-01-01", "s")}, *[None] * 5)
+        build.track("u", "e", {"a": np.datetime64("30000-01-01", "s")}, *[None] * 5)
 
 
 def test_a_zone_with_seconds_keeps_the_moment() -> None:
     """ISO 8601 has no seconds in an offset: local mean time, as some zones had it, becomes UTC."""
     zone = timezone(timedelta(minutes=19, seconds=32))
-    data = event.track(
+    data = build.track(
         "u", "e", {"a": datetime(1930, 1, 1, tzinfo=zone), "b": time(1), "c": date(1930, 1, 1)}, *[None] * 5
     )
 

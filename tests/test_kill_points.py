@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe import liveness
-from rudderpipe.ring import account, keeper, place, removed, segment
+from rudderpipe.process import identity
+from rudderpipe.ring import counters, flusher_lock, memory, place, removed
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
@@ -223,7 +223,7 @@ def take_over(stage: Stage) -> Scene:
     words, layout = stage.ring.words, stage.ring.layout
     for slot in range(1, layout.slots):
         words[layout.slot(slot) + at.S_PID] = GONE
-        words[layout.slot(slot) + at.S_NAMESPACE] = liveness.me().namespace
+        words[layout.slot(slot) + at.S_NAMESPACE] = identity.me().namespace
     stage.ring.see_slot(layout.slots - 1)
     return writing(stage.writer())
 
@@ -233,15 +233,15 @@ def take_the_flusher(stage: Stage) -> Scene:
     _, drainer = written(stage)
     drainer.process.die()
     process = stage.process()
-    assert keeper.may_start(process.ring, stage.clock)
-    return process, lambda: keeper.take(process.ring, stage.clock)
+    assert flusher_lock.may_start(process.ring, stage.clock)
+    return process, lambda: flusher_lock.take(process.ring, stage.clock)
 
 
 def start_a_flusher(stage: Stage) -> Scene:
     """Say that one is being started."""
     writer, drainer = written(stage)
     drainer.process.die()
-    return writer.process, lambda: keeper.may_start(writer.process.ring, stage.clock)
+    return writer.process, lambda: flusher_lock.may_start(writer.process.ring, stage.clock)
 
 
 def raise_the_cap(stage: Stage) -> Scene:
@@ -306,12 +306,12 @@ def check(stage: Stage, there: list[str]) -> None:
 
 def go_on(stage: Stage) -> None:
     """Others go on at the ring after a kill; checks that they find all there is, once, and all of the room."""
-    stage.clock.sleep(keeper.START_MS / 1000)
+    stage.clock.sleep(flusher_lock.START_MS / 1000)
     another = stage.writer()
     another.write_all(3)
-    assert keeper.may_start(another.process.ring, stage.clock), "nobody may start a flusher"
+    assert flusher_lock.may_start(another.process.ring, stage.clock), "nobody may start a flusher"
     drainer = stage.drainer()
-    books = account.read(stage.ring)
+    books = counters.read(stage.ring)
     there = drainer.drain(4)
     check(stage, there)
     for writer in stage.writers:
@@ -320,7 +320,7 @@ def go_on(stage: Stage) -> None:
     accepted = sum(len(writer.accepted) for writer in stage.writers)
     assert (books.accepted, books.in_ring) == (accepted, len(there)), "the account is not right"
     end(stage, drainer)
-    assert account.read(stage.ring).accepted == accepted, "the account has changed"
+    assert counters.read(stage.ring).accepted == accepted, "the account has changed"
     fresh = producer_of(stage.process().ring, stage.clock)
     got = sum(fresh.append(b"1") is None for _ in range(2 * stage.ring.segment.cap))
     assert got == stage.ring.segment.cap, f"room for {got} events is back"
@@ -337,7 +337,7 @@ def end(stage: Stage, drainer: Drainer) -> None:
         assert drainer.drain() == []
     assert stage.ring.slots_in_use() == [], "a slot is lost"
     assert stage.ring.blocks_in_use() == [], "a block is lost"
-    assert account.read(stage.ring).in_ring == account.read(stage.ring).corrupt == 0
+    assert counters.read(stage.ring).in_ring == counters.read(stage.ring).corrupt == 0
     layout, words = stage.ring.layout, stage.ring.words
     assert words[layout.granted : layout.drained].tolist() == words[layout.drained : layout.slot0].tolist()
 
@@ -368,7 +368,7 @@ def test_a_kill_at_any_store_loses_nothing(stage: Stage, clock: FakeClock, scene
 def look(stage: Stage) -> None:
     """Start a flusher and read the account, on a copy of what is there now."""
     ring = stage.snapshot()
-    books = account.read(ring)
+    books = counters.read(ring)
     consumer = Consumer(ring)
     consumer.refresh(whole=True)
     pending, _ = consumer.pending()
@@ -494,7 +494,7 @@ def test_the_account_is_exact_while_others_work(stage: Stage) -> None:
     for _ in range(10):
         before = len(there)
         reader.after_load = work
-        books = account.read(reader.ring)
+        books = counters.read(reader.ring)
         reader.after_load = None
         assert before <= books.accepted - books.in_ring <= len(there)
         assert books.in_ring >= 0
@@ -554,36 +554,36 @@ def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(stage: Stage) -
 def test_a_step_of_the_clock_starts_no_second_flusher(stage: Stage, clock: FakeClock, stepped_ms: int) -> None:
     """How long ago one was started is not measured by the time of day."""
     process = stage.process()
-    assert keeper.may_start(process.ring, clock)
+    assert flusher_lock.may_start(process.ring, clock)
 
     clock.stepped_ms = stepped_ms
 
-    assert not keeper.may_start(process.ring, clock)
-    clock.sleep(keeper.START_MS / 1000)
-    assert keeper.may_start(process.ring, clock)
+    assert not flusher_lock.may_start(process.ring, clock)
+    clock.sleep(flusher_lock.START_MS / 1000)
+    assert flusher_lock.may_start(process.ring, clock)
 
 
 def test_a_flusher_that_came_and_died_is_followed_at_once(stage: Stage, clock: FakeClock) -> None:
     """The time that one has for its start is over when it has taken the ring."""
     process = stage.process()
-    assert keeper.may_start(process.ring, clock)
-    assert not keeper.may_start(process.ring, clock)
-    assert keeper.take(process.ring, clock)
+    assert flusher_lock.may_start(process.ring, clock)
+    assert not flusher_lock.may_start(process.ring, clock)
+    assert flusher_lock.take(process.ring, clock)
     process.die()
-    clock.sleep(keeper.FRESH_MS / 1000)
+    clock.sleep(flusher_lock.FRESH_MS / 1000)
 
-    assert keeper.may_start(stage.process().ring, clock)
+    assert flusher_lock.may_start(stage.process().ring, clock)
 
 
 def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
     stage: Stage, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever comes next makes it anew, or finds all of it: the magic is stored last."""
-    real, pipe = segment.Segment, f"{pipe_called(stage.ring)}-made"
+    real, pipe = memory.Segment, f"{pipe_called(stage.ring)}-made"
     for number in itertools.count(1):
         victim = stage.process()
         with monkeypatch.context() as patch:
-            patch.setattr(segment, "Segment", lambda *given, victim=victim: victim.seen(real(*given)))
+            patch.setattr(memory, "Segment", lambda *given, victim=victim: victim.seen(real(*given)))
             made = victim.run(lambda: open_ring(pipe_of(tmp_path, pipe, 100), clock), number)
         try:
             ring = open_ring(pipe_of(tmp_path, pipe, 100), clock)
@@ -595,7 +595,7 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
         except Exception as error:
             raise AssertionError(f"killed at store {number}, {victim.last}: {error}") from error
         finally:
-            segment.remove(place.own(pipe_of(tmp_path, pipe)).segment)
+            memory.remove(place.own(pipe_of(tmp_path, pipe)).segment)
         if made:
             break
     assert number > 5
@@ -646,7 +646,7 @@ def test_a_kill_while_a_removed_ring_is_emptied_loses_nothing(stage: Stage) -> N
         assert removed.move(stage.process().ring, put)
         assert list(dict.fromkeys(moved)) == writer.accepted, f"killed at store {number}, {victim.last}"
         assert len(moved) <= len(writer.accepted) + 1
-        assert account.read(stage.ring).in_ring == 0
+        assert counters.read(stage.ring).in_ring == 0
         if done:
             break
     assert number > 20
@@ -656,12 +656,12 @@ def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever of it is left: who comes next, and who was there before, goes on in a ring that is whole."""
-    unlink = segment.remove
+    unlink = memory.remove
     for number in itertools.count(1):
         with stage_of(tmp_path, clock) as stage:
             pipe, victim = pipe_called(stage.ring), stage.process()
             with monkeypatch.context() as patch:
-                patch.setattr(segment, "remove", lambda name, victim=victim: victim.unlink(name, lambda: unlink(name)))
+                patch.setattr(memory, "remove", lambda name, victim=victim: victim.unlink(name, lambda: unlink(name)))
                 closed = victim.run(victim.ring.try_close, number)
             opens = iter(range(5))
 

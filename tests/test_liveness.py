@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe import liveness
-from rudderpipe.liveness import Identity
+from rudderpipe.process import identity
+from rudderpipe.process.identity import Identity
 
 NO_PID = 1 << 40
 
 
 def fields() -> list[str]:
     """The last part of this process's address, taken apart."""
-    return liveness.address().split(" ")[2].split("/")
+    return identity.address().split(" ")[2].split("/")
 
 
 def address_of(pid: int, start: int) -> str:
     """The address that a process of this user on this host would have."""
     unit, _, namespace, uid, boot = fields()
-    return f"{liveness.address().split(' ')[0]} {pid} {unit}/{start}/{namespace}/{uid}/{boot}"
+    return f"{identity.address().split(' ')[0]} {pid} {unit}/{start}/{namespace}/{uid}/{boot}"
 
 
 def test_this_process_is_not_gone_and_one_that_started_earlier_is() -> None:
     """The same pid with another start is another process; no difference is too small."""
-    mine = liveness.me()
+    mine = identity.me()
 
     assert mine.start > 0
     assert not mine.is_gone()
@@ -37,18 +37,18 @@ def test_this_process_is_not_gone_and_one_that_started_earlier_is() -> None:
 @pytest.mark.parametrize("pid", [NO_PID, 1 << 70, 0, -1])
 def test_a_number_that_is_no_pid_is_gone(pid: int) -> None:
     """A damaged word of the ring is not a living process, and no signal goes to a group."""
-    assert liveness.me()._replace(pid=pid).is_gone()
+    assert identity.me()._replace(pid=pid).is_gone()
 
 
 def test_an_unknown_start_is_no_proof() -> None:
     """A ring of an earlier version stores times of day, which its reader passes on as 0."""
-    assert not liveness.me()._replace(start=0).is_gone()
-    assert Identity(NO_PID, 0, liveness.me().namespace).is_gone()
+    assert not identity.me()._replace(start=0).is_gone()
+    assert Identity(NO_PID, 0, identity.me().namespace).is_gone()
 
 
 def test_a_process_of_another_namespace_is_never_gone() -> None:
     """Its pid is that of some other process here."""
-    mine = liveness.me()
+    mine = identity.me()
 
     assert not Identity(NO_PID, 1, mine.namespace + 1).is_gone()
 
@@ -56,11 +56,11 @@ def test_a_process_of_another_namespace_is_never_gone() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes a program's name into a line of fields")
 def test_a_programs_name_does_not_hide_its_start() -> None:
     """The name stands before the start and may hold blanks, parentheses and bytes that are no text."""
-    mine, name = liveness.me(), Path("/proc/self/comm")
+    mine, name = identity.me(), Path("/proc/self/comm")
     before = name.read_bytes()
     try:
         name.write_bytes(b") Z 1 (\xff 2")
-        assert liveness.me() == mine
+        assert identity.me() == mine
         assert not mine.is_gone()
     finally:
         name.write_bytes(before)
@@ -68,19 +68,19 @@ def test_a_programs_name_does_not_hide_its_start() -> None:
 
 def test_what_cannot_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a readable /proc nothing is certain of a pid that exists."""
-    mine = liveness.me()
-    monkeypatch.setattr(liveness, "_look", lambda _pid: None)
+    mine = identity.me()
+    monkeypatch.setattr(identity, "_look", lambda _pid: None)
 
     assert not mine._replace(start=1).is_gone()
     assert mine._replace(pid=NO_PID).is_gone()
-    assert liveness.me().start == 0
+    assert identity.me().start == 0
 
 
 def test_an_address_of_a_dead_process_is_known() -> None:
     """Of this user, on this host, since its last boot."""
-    assert liveness.is_surely_dead(address_of(NO_PID, 1))
-    assert liveness.is_surely_dead(address_of(os.getpid(), 1))
-    assert not liveness.is_surely_dead(liveness.address())
+    assert identity.is_surely_dead(address_of(NO_PID, 1))
+    assert identity.is_surely_dead(address_of(os.getpid(), 1))
+    assert not identity.is_surely_dead(identity.address())
 
 
 @pytest.mark.parametrize(
@@ -98,15 +98,15 @@ def test_an_address_of_a_dead_process_is_known() -> None:
 def test_an_address_that_cannot_be_compared_is_of_a_living_process(change: object) -> None:
     """Another host, user or boot, or a form that is not known here."""
     assert callable(change)
-    host, rest = change(liveness.address().split(" ")[0], address_of(NO_PID, 1).split(" ")[2].split("/"))
+    host, rest = change(identity.address().split(" ")[0], address_of(NO_PID, 1).split(" ")[2].split("/"))
 
-    assert not liveness.is_surely_dead(f"{host} {NO_PID} {'/'.join(rest)}")
+    assert not identity.is_surely_dead(f"{host} {NO_PID} {'/'.join(rest)}")
 
 
 def test_versions_do_not_read_each_others_addresses() -> None:
     """Earlier versions took four fields, the first a time of day: neither side may call the other's holder dead."""
     _, _, namespace, uid, boot = fields()
-    host = liveness.address().split(" ")[0]
+    host = identity.address().split(" ")[0]
 
-    assert not liveness.is_surely_dead(f"{host} {NO_PID} 1700000000000/{namespace}/{uid}/{boot}")
+    assert not identity.is_surely_dead(f"{host} {NO_PID} 1700000000000/{namespace}/{uid}/{boot}")
     assert len(fields()) == 5

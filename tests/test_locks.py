@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe import locks, service
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.locks import LockFile
+from rudderpipe.process import locks
+from rudderpipe.process.locks import LockFile
+from rudderpipe.service import bootstrap
 
 LOG_NAMES = ("x.lock", "x.log", "y.log", "y.log.1")
 
@@ -132,7 +133,7 @@ def test_no_umask_changes_what_is_made(tmp_path: Path, umask: int) -> None:
         assert locks.runtime_dir(str(made)) == made
         lock_file = locks.shared(made / "x.lock")
         os.close(locks.open_log(made / "x.log"))
-        log = service.OwnLog(made / "y.log", maxBytes=100, backupCount=1)
+        log = bootstrap.OwnLog(made / "y.log", maxBytes=100, backupCount=1)
         for _ in range(3):
             log.emit(logging.LogRecord("x", logging.INFO, "", 0, "m" * 60, None, None))
         log.close()

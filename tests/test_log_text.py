@@ -19,7 +19,7 @@ import rudderpipe
 from rudderpipe import errors, log_text
 from rudderpipe.cli import status
 from rudderpipe.delivery import outcome
-from rudderpipe.queue import connect
+from rudderpipe.queue import connection
 from rudderpipe.settings import Settings
 from rudderpipe.testing import capture
 
@@ -135,7 +135,7 @@ def test_what_others_answer_is_one_safe_line() -> None:
         outcome.of_obstacle(EVIL),
     ):
         assert is_safe(said.reason)
-    assert is_safe(connect._reason(OSError(EVIL)))
+    assert is_safe(connection._reason(OSError(EVIL)))
 
 
 def test_a_setting_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

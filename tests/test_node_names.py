@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import Client, node_names
+from rudderpipe import Client
 from rudderpipe.errors import SettingsError
+from rudderpipe.messages import node_names
 
 URL = "http://127.0.0.1:9"
 

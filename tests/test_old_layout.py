@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe import liveness, locks
-from rudderpipe.clock import Clock
-from rudderpipe.ring import account, keeper, place, segment
+from rudderpipe.process import identity, locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import counters, flusher_lock, memory, place
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
@@ -31,9 +31,9 @@ def _settings(tmp_path: Path) -> Settings:
 def _old(settings: Settings, tmp_path: Path) -> Iterator[OldRing]:
     lock_file = locks.shared(tmp_path / f"{settings.pipe_name}.lock")
     lock_file.mark("old")
-    yield OldRing(segment.segment_name(settings.pipe_name), lock_file.inode)
+    yield OldRing(memory.segment_name(settings.pipe_name), lock_file.inode)
     for where in place.of_pipe(settings):
-        segment.remove(where.segment)
+        memory.remove(where.segment)
 
 
 def found_by(settings: Settings) -> Ring:
@@ -46,7 +46,7 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
     """Small ones, and some that take several blocks; afterwards slots and blocks are free and the ring can end."""
     expected = []
     for number in range(4):
-        producer = old.producer(GONE, 1, liveness.me().namespace)
+        producer = old.producer(GONE, 1, identity.me().namespace)
         for event in range(250):
             text = f"{number}:{event}:".ljust(150_000 if event == 100 else 450, "x")
             producer.append(text.encode())
@@ -55,13 +55,13 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
     ring = found_by(settings)
     assert ring.layout.format.version == 3
     consumer, reclaimer = Consumer(ring), Reclaimer(ring)
-    assert account.read(ring).in_ring == 1000
+    assert counters.read(ring).in_ring == 1000
 
     found = drain(consumer, 70)
     assert reclaimer.work() == 4
 
     assert found == expected
-    books = account.read(ring)
+    books = counters.read(ring)
     assert (books.accepted, books.in_ring, books.queued, books.corrupt) == (1000, 0, 1000, 0)
     assert ring.blocks_in_use() == []
     assert ring.try_close()
@@ -72,22 +72,22 @@ def test_producers_of_that_version_see_that_a_flusher_is_there(
 ) -> None:
     """They say after 30 s that there is none while its heartbeat is no time of day. This version can read theirs."""
     ring = found_by(settings)
-    assert account.read(ring).heartbeat_ms == 0
-    assert keeper.take(ring, clock)
+    assert counters.read(ring).heartbeat_ms == 0
+    assert flusher_lock.take(ring, clock)
     clock.now_s += 0.2
-    keeper.beat(ring, clock)
+    flusher_lock.beat(ring, clock)
 
     assert old.words[34] == clock.time_ms()
     assert ring.heartbeat_ms(clock) == clock.monotonic_ms()
     clock.now_s += 0.4
-    assert keeper.is_kept(ring, clock)
+    assert flusher_lock.is_kept(ring, clock)
     old.words[34] = Clock().time_ms() - 5000
-    assert 4000 < Clock().monotonic_ms() - account.read(ring).heartbeat_ms < 60_000
+    assert 4000 < Clock().monotonic_ms() - counters.read(ring).heartbeat_ms < 60_000
 
 
 def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old: OldRing) -> None:
     """Positions in the ring mean the same in both layouts."""
-    producer = old.producer(GONE, 1, liveness.me().namespace)
+    producer = old.producer(GONE, 1, identity.me().namespace)
     for event in range(300):
         producer.append(f"{event}:".ljust(450, "x").encode())
     consumer = Consumer(found_by(settings))
@@ -103,7 +103,7 @@ def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old:
 
 def test_a_producer_that_still_lives_goes_on_in_it(settings: Settings, old: OldRing) -> None:
     """A process of the version before may still append while this version drains."""
-    me = liveness.me()
+    me = identity.me()
     producer, ring = old.producer(*me), found_by(settings)
     consumer, reclaimer = Consumer(ring), Reclaimer(ring)
     found = []

@@ -14,16 +14,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from rudderpipe import Client, forks, liveness, program, start_claim
+from rudderpipe import Client
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.pipe import Pipe
-from rudderpipe.ring import account, claims, keeper, place, segment, served_settings
+from rudderpipe.process import fork, identity, spawn, start_lock
+from rudderpipe.ring import counters, flusher_lock, memory, place, served_settings
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.ring.seat import CLAIM_TIMEOUT_S
+from rudderpipe.transports.ring import Pipe
 from tests.fakes import FakeClock, FakeSink, drain, settings_of
 
 CAP = 10
@@ -44,7 +46,7 @@ def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
         return Pipe(settings_of(tmp_path, **{**chosen, "autostart": False, **settings}), clock)
 
     yield make
-    segment.remove(place.own(base).segment)
+    memory.remove(place.own(base).segment)
 
 
 def put(pipe: Pipe, data: bytes = b'"x"') -> bool:
@@ -65,7 +67,7 @@ def test_drop_answers_false_and_counts(pipes: Any, caplog: pytest.LogCaptureFixt
 
     assert [put(pipe) for _ in range(CAP + 5)] == [True] * CAP + [False] * 5
 
-    assert account.read(ring_of(pipe)).refused == {"full": 5}
+    assert counters.read(ring_of(pipe)).refused == {"full": 5}
     assert caplog.messages == ["events refused reason=full count=1"]
 
 
@@ -78,7 +80,7 @@ def test_raise_tells_the_reason(pipes: Any) -> None:
     with pytest.raises(RingFull, match="full"):
         put(pipe)
 
-    assert account.read(ring_of(pipe)).refused == {"full": 1}
+    assert counters.read(ring_of(pipe)).refused == {"full": 1}
 
 
 def test_block_waits_for_its_time_and_no_longer(pipes: Any, clock: FakeClock) -> None:
@@ -91,7 +93,7 @@ def test_block_waits_for_its_time_and_no_longer(pipes: Any, clock: FakeClock) ->
     assert not put(pipe)
 
     assert 0.5 <= clock.now_s - before_s < 0.51
-    assert account.read(ring_of(pipe)).refused == {"full": 1}
+    assert counters.read(ring_of(pipe)).refused == {"full": 1}
 
 
 def test_block_goes_on_when_room_comes(pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +112,7 @@ def test_block_goes_on_when_room_comes(pipes: Any, clock: FakeClock, monkeypatch
     assert put(pipe)
 
     assert clock.now_s - before_s < 0.2
-    assert account.read(ring_of(pipe)).refused == {}
+    assert counters.read(ring_of(pipe)).refused == {}
 
 
 def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
@@ -125,7 +127,7 @@ def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
 
     assert (caught.value.size_bytes, caught.value.limit_bytes) == (4_000_001, 4_000_000)
     assert "sss" not in str(caught.value) + caplog.text
-    assert account.read(ring_of(pipe)).refused == {"too_large": 1}
+    assert counters.read(ring_of(pipe)).refused == {"too_large": 1}
     assert [len(text) for text in drain(Consumer(ring_of(pipe)))] == [4_000_000]
 
 
@@ -167,7 +169,7 @@ def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: An
     clock.now_s += 1.5
 
     assert put(pipe)
-    assert account.read(ring_of(pipe)).refused == {"ring": 4}
+    assert counters.read(ring_of(pipe)).refused == {"ring": 4}
 
 
 def test_a_call_from_within_a_claim_does_not_block(pipes: Any, clock: FakeClock) -> None:
@@ -195,14 +197,14 @@ def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock
     assert put(first)
     ring = ring_of(first)
     taken = [slot for slot in range(at.SLOTS) if slot not in ring.slots_in_use()]
-    me = liveness.me()
+    me = identity.me()
     for slot in taken:
         for word, value in ((at.S_PID, me.pid), (at.S_START, me.start), (at.S_NAMESPACE, me.namespace)):
             ring.words[ring.layout.slot(slot) + word] = value
         ring.words[ring.layout.slot(slot) + at.S_IMAGE] = claims._image.number
 
     assert [put(second) for _ in range(3)] == [False] * 3
-    assert account.read(ring).refused == {"no_slot": 3}
+    assert counters.read(ring).refused == {"no_slot": 3}
     assert ring.words[at.H_REFUSED + at.REFUSALS.index("no_slot")] == 3
 
     ring.words[ring.layout.slot(taken[0]) + at.S_PID] = 0
@@ -229,7 +231,7 @@ def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
 
     assert answers == [False] * 6
     assert waits == [CLAIM_TIMEOUT_S, 0.0, 0.0, 0.0, 0.0, CLAIM_TIMEOUT_S]
-    assert account.read(ring_of(pipe)).refused == {"busy": 6}
+    assert counters.read(ring_of(pipe)).refused == {"busy": 6}
 
 
 def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +249,7 @@ def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypat
     assert "No locks available" in str(pipe.producer.trouble)
 
     assert put(pipe)
-    assert account.read(ring_of(pipe)).refused == {"ring": 3}
+    assert counters.read(ring_of(pipe)).refused == {"ring": 3}
 
 
 def test_seeing_after_the_flusher_never_raises(
@@ -259,13 +261,13 @@ def test_seeing_after_the_flusher_never_raises(
     def fails(*_arguments: Any, **_options: Any) -> None:
         raise TypeError("child watchers are only available on the default loop")
 
-    monkeypatch.setattr(program, "start_detached", fails)
+    monkeypatch.setattr(spawn, "start_detached", fails)
     assert put(pipe)
 
     assert "the flusher cannot be started: child watchers" in caplog.text
-    assert not keeper.may_start(ring_of(pipe), clock)
-    clock.now_s += keeper.RETRY_MS / 1000
-    assert keeper.may_start(ring_of(pipe), clock)
+    assert not flusher_lock.may_start(ring_of(pipe), clock)
+    clock.now_s += flusher_lock.RETRY_MS / 1000
+    assert flusher_lock.may_start(ring_of(pipe), clock)
 
 
 def test_a_start_that_the_system_refuses_is_tried_once_a_second(
@@ -279,7 +281,7 @@ def test_a_start_that_the_system_refuses_is_tried_once_a_second(
         tries.append(clock.monotonic_s())
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(program, "start_detached", fails)
+    monkeypatch.setattr(spawn, "start_detached", fails)
     flush = pipe.flush() if put(pipe) else None
     assert flush is not None
     for _ in range(500):
@@ -287,9 +289,9 @@ def test_a_start_that_the_system_refuses_is_tried_once_a_second(
         flush.poll()
 
     assert 5 <= len(tries) <= 6
-    assert not keeper.may_start(ring_of(pipe), clock)
+    assert not flusher_lock.may_start(ring_of(pipe), clock)
     clock.sleep(1.0)
-    assert keeper.may_start(ring_of(pipe), clock)
+    assert flusher_lock.may_start(ring_of(pipe), clock)
 
 
 def test_while_a_flusher_starts_no_other_one_is_started(
@@ -301,7 +303,7 @@ def test_while_a_flusher_starts_no_other_one_is_started(
     def starts(*_arguments: Any, keep: tuple[int, ...], **_options: Any) -> None:
         held.append(os.dup(keep[0]))  # as a child inherits it
 
-    monkeypatch.setattr(program, "start_detached", starts)
+    monkeypatch.setattr(spawn, "start_detached", starts)
     first, second = pipes(autostart=True), pipes(autostart=True)
     put(first)
     put(second)
@@ -325,22 +327,22 @@ def test_while_a_flusher_starts_no_other_one_is_started(
 def test_a_lock_of_a_start_that_nothing_gives_back_counts_for_a_minute(tmp_path: Path) -> None:
     """A worker that was forked in the middle of a start may hold it as long as it lives."""
     path = tmp_path / "pipe.start"
-    held = start_claim.take(path)
+    held = start_lock.take(path)
     assert held is not None
-    assert start_claim.take(path) is None
-    assert start_claim.is_taken(path)
+    assert start_lock.take(path) is None
+    assert start_lock.is_taken(path)
 
-    start_claim.sweep(tmp_path)
+    start_lock.sweep(tmp_path)
     assert path.exists()
 
     os.utime(path, (0, 0))
 
-    assert not start_claim.is_taken(path)
-    start_claim.sweep(tmp_path)
+    assert not start_lock.is_taken(path)
+    start_lock.sweep(tmp_path)
     assert not path.exists()
-    next_one = start_claim.take(path)
+    next_one = start_lock.take(path)
     assert next_one is not None
-    assert start_claim.is_taken(path)
+    assert start_lock.is_taken(path)
     for fd in (held, next_one):
         os.close(fd)
 
@@ -399,12 +401,12 @@ def test_a_forked_worker_has_seen_and_told_nothing(
     assert put(pipe)
     later(pipe, clock, 20)
 
-    forks.PAGE[0] = 0  # what a child finds
+    fork.PAGE[0] = 0  # what a child finds
     later(pipe, clock, 15)
     assert ALARM not in caplog.text
     later(pipe, clock, 31)
     assert caplog.text.count(ALARM) == 1
-    forks.PAGE[0] = 0
+    fork.PAGE[0] = 0
     later(pipe, clock, 1)
     later(pipe, clock, 31)
     assert caplog.text.count(ALARM) == 2
@@ -420,7 +422,7 @@ def test_a_flusher_with_other_settings_is_noticed(
     same = {"write_key": "s3cret", "data_plane_url": "http://D:80/v1/batch"}
 
     def serve(**settings: Any) -> None:
-        assert keeper.take(ring, clock)
+        assert flusher_lock.take(ring, clock)
         Flusher(ring, FakeSink(), msgspec.structs.replace(pipe.settings, **{**same, **settings}), clock)
         later(pipe, clock, 2)
         later(pipe, clock, 2)
@@ -447,7 +449,7 @@ def test_settings_of_another_version_are_not_compared(
     pipe = pipes()
     assert put(pipe)
     ring = ring_of(pipe)
-    assert keeper.take(ring, clock)
+    assert flusher_lock.take(ring, clock)
     served_settings.record(ring, msgspec.structs.replace(pipe.settings, flush_at=7))
     for word in (at.H_SERVED, at.H_SERVED + 1):
         before, ring.words[word] = ring.words[word], 12345
@@ -474,7 +476,7 @@ def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
         assert ring.words[ring.layout.slot(slot) + at.S_LEFT]
 
     assert not ring.words[ring.layout.slot(0) + at.S_LEFT]
-    assert account.read(ring).in_ring == 3
+    assert counters.read(ring).in_ring == 3
 
 
 def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
@@ -483,12 +485,12 @@ def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
     assert put(pipe)
     ring = ring_of(pipe)
 
-    forks.PAGE[0] = 0  # what a child finds
+    fork.PAGE[0] = 0  # what a child finds
     del pipe
     gc.collect()
 
     assert not ring.words[ring.layout.slot(0) + at.S_LEFT]
-    forks.renew()
+    fork.renew()
 
 
 def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
@@ -517,7 +519,7 @@ def test_the_lock_of_a_start_is_no_standard_descriptor(tmp_path: Path) -> None:
     kept = os.dup(0)
     os.close(0)
     try:
-        fd = start_claim.take(tmp_path / "pipe.start")
+        fd = start_lock.take(tmp_path / "pipe.start")
         assert fd is not None
         assert fd > 2
         with pytest.raises(OSError, match="Bad file descriptor"):
@@ -525,7 +527,7 @@ def test_the_lock_of_a_start_is_no_standard_descriptor(tmp_path: Path) -> None:
     finally:
         os.dup2(kept, 0)
         os.close(kept)
-    assert start_claim.is_taken(tmp_path / "pipe.start")
+    assert start_lock.is_taken(tmp_path / "pipe.start")
     os.close(fd)
 
 
@@ -569,7 +571,7 @@ def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
         put(first)
     ring = ring_of(first)
     first.shut()
-    slot = account.read(ring).producers[0]
+    slot = counters.read(ring).producers[0]
     assert (slot.accepted, slot.in_ring, slot.refused) == (CAP, CAP, {"full": 2})
     assert Reclaimer(ring).work() == 1
     drain(Consumer(ring))
@@ -578,7 +580,7 @@ def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
     for _ in range(3):
         put(second)
 
-    found = account.read(ring)
+    found = counters.read(ring)
     assert (found.producers[0].accepted, found.producers[0].refused) == (3, {})
     assert (found.accepted, found.refused) == (CAP + 3, {"full": 2})
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import program
 from rudderpipe.errors import ProcessNotStarted
+from rudderpipe.process import spawn
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_a_python_runs_our_processes(monkeypatch: pytest.MonkeyPatch, name: str)
     """Whatever it is and wherever it stands."""
     monkeypatch.setattr(sys, "executable", f"/somewhere/{name}")
 
-    assert program.interpreter() == f"/somewhere/{name}"
+    assert spawn.interpreter() == f"/somewhere/{name}"
 
 
 @pytest.mark.parametrize("name", ["python-ingest", "pythonista", "uwsgi", "httpd", "python3.11-app", "", None])
@@ -34,13 +34,13 @@ def test_a_program_that_embeds_python_does_not(monkeypatch: pytest.MonkeyPatch, 
     for prefix in ("prefix", "exec_prefix", "base_prefix"):
         monkeypatch.setattr(sys, prefix, str(tmp_path))
     with pytest.raises(ProcessNotStarted, match="there is no Python to start it with"):
-        program.interpreter()
+        spawn.interpreter()
 
     (tmp_path / "bin").mkdir()
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     for there in ("python3", version):
         (tmp_path / "bin" / there).touch()
-        assert program.interpreter() == str(tmp_path / "bin" / there)
+        assert spawn.interpreter() == str(tmp_path / "bin" / there)
 
 
 @pytest.mark.parametrize("sign", ["frozen", "oxidized", "compiled"])
@@ -53,9 +53,9 @@ def test_a_frozen_application_starts_nothing_before_it_allows_that(monkeypatch: 
     else:
         monkeypatch.setattr(sys, sign, "macosx_app", raising=False)
 
-    assert program.is_frozen()
+    assert spawn.is_frozen()
     with pytest.raises(ProcessNotStarted, match="freeze_support"):
-        program.start("rudderpipe.flusher", b"{}")
+        spawn.start("rudderpipe.flusher", b"{}")
 
 
 def test_modules_that_nuitka_compiled_for_a_python_are_no_frozen_application(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +64,7 @@ def test_modules_that_nuitka_compiled_for_a_python_are_no_frozen_application(mon
     main.__compiled__ = SimpleNamespace(standalone=False)  # type: ignore[attr-defined]  # as Nuitka puts it there
     monkeypatch.setitem(sys.modules, "__main__", main)
 
-    assert not program.is_frozen()
+    assert not spawn.is_frozen()
 
 
 def test_folders_are_few_and_hold_packages_not_the_applications_modules(
@@ -75,8 +75,8 @@ def test_folders_are_few_and_hold_packages_not_the_applications_modules(
     (tmp_path / "urllib3").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
 
-    found = program.folders()
+    found = spawn.folders()
 
     assert str(tmp_path) not in found
-    assert found[0] == str(Path(program.__file__).parent.parent)
+    assert found[0] == str(Path(spawn.__file__).parent.parent)
     assert len(found) == len(set(found))

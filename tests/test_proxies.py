@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rudderpipe import settings
-from rudderpipe.proxies import from_environment
+from rudderpipe.settings.proxies import from_environment
 
 HTTP, HTTPS = "http://plane.example.com:8080", "https://plane.example.com"
 

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe.flush import RingFlush, Since
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.receipts import FlushResult, Until
 from rudderpipe.ring import failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
@@ -16,6 +14,8 @@ from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
+from rudderpipe.transports.flush import RingFlush, Since
+from rudderpipe.transports.receipts import FlushResult, Until
 from tests.cutting import stage_of
 from tests.fakes import FakeClock, FakeSink, producer_of
 

@@ -10,7 +10,7 @@ import pytest
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import SettingsError
 from rudderpipe.queue.keys import Keys
-from rudderpipe.redis_address import RedisAddress, from_url
+from rudderpipe.settings.redis_url import RedisAddress, from_url
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from typing import cast
 import msgspec
 import pytest
 
-from rudderpipe.clock import Clock
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.courier import Courier, Parcel
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier, Parcel
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
+from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock
 

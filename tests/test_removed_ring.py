@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe import forks
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import account, keeper, removed, segment
+from rudderpipe.process import fork
+from rudderpipe.ring import counters, flusher_lock, memory, removed
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.producer import Producer
@@ -36,7 +36,7 @@ class Host:
     def remove(self) -> Ring:
         """Unlink the segment; the ring that is gone."""
         ring = self.opened()
-        segment.remove(ring.segment.name)
+        memory.remove(ring.segment.name)
         return ring
 
     def found(self) -> list[str]:
@@ -48,7 +48,7 @@ class Host:
 def _host(tmp_path: Path, clock: FakeClock) -> Iterator[Host]:
     host = Host(tmp_path, clock)
     yield host
-    segment.remove(host.opened().segment.name)
+    memory.remove(host.opened().segment.name)
 
 
 def put(producer: Producer, *texts: str) -> None:
@@ -66,7 +66,7 @@ def test_what_was_accepted_comes_before_the_next_event(host: Host, clock: FakeCl
     put(producer, "4")
 
     assert host.found() == ["1", "2", "3", "4"]
-    assert account.read(old).in_ring == 0
+    assert counters.read(old).in_ring == 0
     assert host.looked[-1].segment.epoch == host.opened().segment.epoch
 
 
@@ -121,7 +121,7 @@ def test_a_shutdown_makes_no_ring_for_nothing(host: Host) -> None:
     old = host.remove()
     producer.leave()
 
-    assert old.segment.name not in segment.names()
+    assert old.segment.name not in memory.names()
 
 
 def test_events_of_calls_from_within_calls_are_moved_too(host: Host) -> None:
@@ -166,7 +166,7 @@ def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatc
     def interrupted(consumer: Consumer, cuts: Sequence[Cut]) -> int:
         monkeypatch.undo()
         second.look()
-        assert keeper.is_kept(old, host.clock, sure=True)
+        assert flusher_lock.is_kept(old, host.clock, sure=True)
         assert not removed.is_stranded(old)
         return real(consumer, cuts)
 
@@ -175,7 +175,7 @@ def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatc
     second.look()
 
     assert host.found() == ["1", "2", "a"]
-    assert not keeper.is_kept(old, host.clock, sure=True)
+    assert not flusher_lock.is_kept(old, host.clock, sure=True)
 
 
 def test_a_forked_child_moves_what_its_parent_left(host: Host) -> None:
@@ -183,7 +183,7 @@ def test_a_forked_child_moves_what_its_parent_left(host: Host) -> None:
     producer = host.producer()
     put(producer, "1")
     host.remove()
-    forks.PAGE[0] = 0  # what a child finds
+    fork.PAGE[0] = 0  # what a child finds
     put(producer, "2")
 
     assert host.found() == ["1", "2"]

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from rudderpipe import forks, liveness
-from rudderpipe.ring import account, claims, place, segment
+from rudderpipe.process import fork, identity
+from rudderpipe.ring import counters, memory, place
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
@@ -80,7 +81,7 @@ def test_a_larger_cap_counts_at_once_in_a_ring_that_lives(tmp_path: Path, clock:
         assert ring is not None
         assert len(drain(Consumer(ring))) == 150
     finally:
-        segment.remove(place.own(pipe).segment)
+        memory.remove(place.own(pipe).segment)
 
 
 def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) -> None:
@@ -92,7 +93,7 @@ def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) ->
         accepted += sum(producer.append(b"1") is None for producer in producers)
 
     assert accepted == 1000
-    assert account.read(ring).accepted == account.read(ring).in_ring == 1000
+    assert counters.read(ring).accepted == counters.read(ring).in_ring == 1000
 
 
 def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring, clock: FakeClock) -> None:
@@ -136,7 +137,7 @@ def test_an_event_larger_than_a_block_takes_several(ring: Ring, clock: FakeClock
         assert producer.append(text.encode()) is None
 
     assert drain(consumer, 2) == ["1", big, "2", big, "3"]
-    assert account.read(ring).blocks_in_use == 4  # the last run, which still has room
+    assert counters.read(ring).blocks_in_use == 4  # the last run, which still has room
 
 
 def test_an_event_that_no_request_could_carry_is_refused(ring: Ring, clock: FakeClock) -> None:
@@ -182,7 +183,7 @@ def test_a_new_flusher_counts_no_unread_block_as_drained(ring: Ring, clock: Fake
 
     Consumer(ring)
 
-    assert account.read(ring).in_ring == 900
+    assert counters.read(ring).in_ring == 900
 
 
 def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeClock) -> None:
@@ -235,7 +236,7 @@ def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) 
     words, layout = ring.words, ring.layout
     for slot in range(layout.slots):
         words[layout.slot(slot) + at.S_PID] = GONE
-        words[layout.slot(slot) + at.S_NAMESPACE] = liveness.me().namespace
+        words[layout.slot(slot) + at.S_NAMESPACE] = identity.me().namespace
     ring.see_slot(layout.slots - 1)
     for number in range(10):
         producer = producer_of(ring, clock)
@@ -243,7 +244,7 @@ def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) 
         words[layout.slot(producer._slot) + at.S_START] = 1  # it dies, too
 
     assert len(ring.slots_in_use()) == layout.slots
-    assert account.read(ring).accepted == 10
+    assert counters.read(ring).accepted == 10
     assert drain(Consumer(ring)) == numbers(0, 10)
 
 
@@ -257,10 +258,10 @@ def test_a_slot_that_is_taken_over_begins_after_what_is_still_in_the_ring(ring: 
     put(second, 70, 90)
 
     assert second._slot == first._slot
-    assert account.read(ring).producers[second._slot].accepted == 20
-    assert account.read(ring).in_ring == 90
+    assert counters.read(ring).producers[second._slot].accepted == 20
+    assert counters.read(ring).in_ring == 90
     assert drain(Consumer(ring)) == numbers(0, 90)
-    assert account.read(ring).in_ring == 0
+    assert counters.read(ring).in_ring == 0
 
 
 def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring, clock: FakeClock) -> None:
@@ -312,7 +313,7 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
     put(producer, 0, 10)
     slot, block = producer._slot, producer._block
 
-    forks.PAGE[0] = 0  # what a child finds
+    fork.PAGE[0] = 0  # what a child finds
     put(producer, 10, 20)
 
     assert producer._slot != slot
@@ -337,7 +338,7 @@ def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, cl
     assert seen == [None, ["0", "1", "2", '"inner"']]
     assert drain(Consumer(ring)) == ["3"]
     assert len(ring.slots_in_use()) == 2
-    assert [producer.within for producer in account.read(ring).producers] == [False, True]
+    assert [producer.within for producer in counters.read(ring).producers] == [False, True]
 
 
 def test_a_call_from_within_a_call_from_within_a_call_is_busy(ring: Ring, clock: FakeClock) -> None:
@@ -468,7 +469,7 @@ def test_a_segment_that_was_removed_is_drained_and_followed_by_another(
     producer = Producer(opened, lambda _ring: None, clock)
     put(producer, 0, 10)
     consumer, reclaimer = Consumer(old), Reclaimer(old)
-    segment.remove(old.segment.name)
+    memory.remove(old.segment.name)
     real = old.locks.try_lock
     monkeypatch.setattr(old.locks, "try_lock", lambda byte: byte != at.LOCK_FLUSHER and real(byte))
     clock.now_s += 5
@@ -485,7 +486,7 @@ def test_a_segment_that_was_removed_is_drained_and_followed_by_another(
         assert found + drain(Consumer(new)) == numbers(0, 200)
         assert new.is_current
     finally:
-        segment.remove(new.segment.name)
+        memory.remove(new.segment.name)
 
 
 def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clock: FakeClock) -> None:
@@ -551,7 +552,7 @@ def test_a_slot_that_is_being_given_up_is_not_taken_before_its_lock_is_free(
     """Another thread takes it a moment too early: it would be without a lock when the first gives that back."""
     first, second = producer_of(ring, clock), producer_of(ring, clock)
     put(first, 0, 1)
-    me = liveness.me()
+    me = identity.me()
     for slot in range(1, at.SLOTS):  # all others have living producers
         mine = ring.layout.slot(slot)
         ring.words[mine + at.S_PID], ring.words[mine + at.S_NAMESPACE] = 1, me.namespace

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rudderpipe.ring import account
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Cut
 from tests.cutting import Drainer, Stage, Writer, stage_of
@@ -130,7 +130,7 @@ class RingModel(RuleBasedStateMachine):
 
     def decide(self, writer: Writer) -> None:
         """The one in flight is in the ring, or is not."""
-        there = account.read(self.stage.ring).accepted - self.accepted()
+        there = counters.read(self.stage.ring).accepted - self.accepted()
         assert there in ((0, 1) if writer.in_flight else (0,))
         if there:
             writer.accepted.append(writer.in_flight)
@@ -182,7 +182,7 @@ class RingModel(RuleBasedStateMachine):
         process.run(operation, step)
         process.die()
         self.drainer = self.stage.drainer()
-        books = account.read(self.stage.ring)
+        books = counters.read(self.stage.ring)
         moved = books.accepted - books.in_ring - len(self.found)
         # A release goes block by block, whatever the order of the batches was.
         there = set(texts(self.drainer.consumer.cut(10 * CAP, 1 << 30)))
@@ -201,7 +201,7 @@ class RingModel(RuleBasedStateMachine):
     @invariant()
     def the_account_is_exact(self) -> None:
         """And the cap is never exceeded."""
-        books = account.read(self.stage.ring)
+        books = counters.read(self.stage.ring)
         assert books.accepted == self.accepted()
         assert books.in_ring == books.accepted - len(self.found) <= CAP
         assert books.corrupt == 0

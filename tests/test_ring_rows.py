@@ -11,7 +11,7 @@ import pytest
 from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import place, segment
+from rudderpipe.ring import memory, place
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import open_ring
 from rudderpipe.ring.shared import open_fd
@@ -27,7 +27,7 @@ def rows(directory: Path, pipe: str) -> list[RingRow]:
 def _where(tmp_path: Path) -> Iterator[RingPlace]:
     where = place.own(settings_of(tmp_path))
     yield where
-    segment.remove(where.segment)
+    memory.remove(where.segment)
 
 
 def fill(where: RingPlace, words: dict[int, int], size_bytes: int = 1 << 20) -> None:
@@ -91,7 +91,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(
 
     assert trouble in str(row.trouble)
     assert row.is_stuck
-    assert where.segment in segment.names()
+    assert where.segment in memory.names()
 
 
 def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingPlace) -> None:
@@ -99,7 +99,7 @@ def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingPlace) -> 
     fill(where, {})
 
     assert rows(tmp_path, where.pipe) == []
-    assert where.segment in segment.names()
+    assert where.segment in memory.names()
 
 
 def test_rings_of_several_interpreters_are_rows_of_one_pipe(
@@ -109,9 +109,9 @@ def test_rings_of_several_interpreters_are_rows_of_one_pipe(
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     try:
         for number in (0, 2):
-            monkeypatch.setattr("rudderpipe.interpreter.current", lambda number=number: number)
+            monkeypatch.setattr("rudderpipe.process.interpreter.current", lambda number=number: number)
             open_ring(settings, clock)
         assert [row.interpreter for row in rows(tmp_path, settings.pipe_name)] == [0, 2]
     finally:
         for found in place.of_pipe(settings):
-            segment.remove(found.segment)
+            memory.remove(found.segment)

@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rudderpipe import interpreter
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.flusher import rings as rings_module
+from rudderpipe.flusher import ring_set as rings_module
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.rings import Rings
+from rudderpipe.flusher.ring_set import Rings
+from rudderpipe.process import interpreter
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import place, segment
+from rudderpipe.ring import memory, place
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
@@ -56,7 +56,7 @@ def _settings(tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(tmp_path, ring_bytes=1 << 20, flush_interval_ms=100, linger_s=1.0)
     yield settings
     for where in place.of_pipe(settings):
-        segment.remove(where.segment)
+        memory.remove(where.segment)
 
 
 def producer_of_interpreter(number: int, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Producer:
@@ -82,7 +82,7 @@ def test_a_flusher_serves_the_removed_ring_and_the_next(
     assert pipe.rings.enter()
     assert idle.ring is not None
     if what == "segment":
-        segment.remove(idle.ring.segment.name)
+        memory.remove(idle.ring.segment.name)
     else:
         idle.ring.locks.remove()
     pipe.cycles(5)
@@ -108,7 +108,7 @@ def test_a_ring_that_cannot_be_made_is_tried_again(
     producer.append(b"1")
     assert pipe.rings.enter()
     assert producer.ring is not None
-    segment.remove(producer.ring.segment.name)
+    memory.remove(producer.ring.segment.name)
 
     def fails(*_: object, **__: object) -> Ring:
         raise RingUnavailable("name", "there is no /dev/shm")
@@ -184,7 +184,7 @@ def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clo
         assert [ring.segment.name for ring in find_all(given)] == [place.own(given).segment]
     finally:
         for where in place.of_pipe(given):
-            segment.remove(where.segment)
+            memory.remove(where.segment)
 
 
 @pytest.mark.parametrize(
@@ -224,12 +224,12 @@ def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither a segment of no use nor a lock file."""
-    monkeypatch.setattr(segment.Segment, "reserve", lambda *_: False)
+    monkeypatch.setattr(memory.Segment, "reserve", lambda *_: False)
 
     with pytest.raises(RingUnavailable, match="no room"):
         open_ring(settings, clock)
 
-    assert place.own(settings).segment not in segment.names()
+    assert place.own(settings).segment not in memory.names()
     assert list(Path(str(settings.runtime_dir)).iterdir()) == []
 
 
@@ -267,7 +267,7 @@ def test_a_claim_lock_that_is_held_does_not_hold_up_other_rings(
         return False
 
     if is_removed:
-        segment.remove(ring.segment.name)
+        memory.remove(ring.segment.name)
     monkeypatch.setattr(ring.locks, "lock", held)
     pipe.cycles(50)
     other.append(b"2")

@@ -8,15 +8,15 @@ import msgspec
 import pytest
 
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.courier import Courier
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.post import DataPlane
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.state import Facts
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock

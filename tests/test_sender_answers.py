@@ -6,14 +6,14 @@ from typing import cast
 
 import pytest
 
-from rudderpipe.admin import health
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.queue import Queue, Recovered
-from rudderpipe.queue.taken import Taken
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.state import Facts
+from rudderpipe.service import health
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock

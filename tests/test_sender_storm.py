@@ -12,9 +12,9 @@ from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.state import Facts
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock

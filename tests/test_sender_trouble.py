@@ -13,10 +13,10 @@ from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.taken import Taken
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.state import Facts
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock

@@ -11,9 +11,9 @@ import pytest
 
 from rudderpipe import Client, Scrubber, request_context
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.shape import ambient
-from rudderpipe.shape.sampling import Sampling
-from rudderpipe.shape.scrubber import CARD_NUMBER, EMAIL
+from rudderpipe.messages import context
+from rudderpipe.messages.sampling import Sampling
+from rudderpipe.messages.scrubber import CARD_NUMBER, EMAIL
 from rudderpipe.testing import CapturedEvents, capture
 
 
@@ -173,17 +173,17 @@ def test_a_requests_context_is_its_threads_own() -> None:
     """Another thread sees nothing of it; one popped elsewhere is no error."""
     seen = []
     with request_context({"ip": "1"}):
-        thread = threading.Thread(target=lambda: seen.append(ambient.current.get()))
+        thread = threading.Thread(target=lambda: seen.append(context.current.get()))
         thread.start()
         thread.join()
-        pushed = ambient.push({"x": 1})
-    thread = threading.Thread(target=ambient.pop, args=(pushed,))
+        pushed = context.push({"x": 1})
+    thread = threading.Thread(target=context.pop, args=(pushed,))
     thread.start()
     thread.join()
 
     assert seen == [None]
     with pytest.raises(EventError, match="context: must be a mapping"):
-        ambient.push("text")  # type: ignore[arg-type]  # the point
+        context.push("text")  # type: ignore[arg-type]  # the point
 
 
 @pytest.mark.parametrize("name", ["context", "integrations"])

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rudderpipe import descriptors
-from rudderpipe.ring import segment
+from rudderpipe.process import descriptors
+from rudderpipe.ring import memory
 from rudderpipe.ring.shared import Shared, open_fd
 
 SIZE_BYTES = 1 << 20
@@ -21,7 +21,7 @@ SIZE_BYTES = 1 << 20
 def _name() -> Iterator[str]:
     name = f"rudderpipe-{os.getuid()}-shared-{os.getpid()}"
     yield name
-    segment.remove(name)
+    memory.remove(name)
 
 
 def made(name: str) -> Shared:

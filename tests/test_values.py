@@ -26,9 +26,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rudderpipe
-from rudderpipe import event, values
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
+from rudderpipe.messages import build
+from rudderpipe.messages import encode as values
 from rudderpipe.testing import capture
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
@@ -106,7 +107,7 @@ class Broken(tzinfo):
 
 def written(value: Any, **arguments: Any) -> Any:
     """As the data plane reads it: at the top, and inside something that is."""
-    data = event.track("u", "e", {"top": value, "in": [{"a": (value,)}]}, *[None] * 5, **arguments)
+    data = build.track("u", "e", {"top": value, "in": [{"a": (value,)}]}, *[None] * 5, **arguments)
     properties = json.loads(data, parse_constant=_no_json)["properties"]
     assert [properties["top"]] == properties["in"][0]["a"]
     return properties["top"]
@@ -225,7 +226,7 @@ def deep(depth: int) -> list[Any]:
 def test_what_has_no_form_is_refused_by_its_path(value: Any, field: str, reason: str) -> None:
     """Never left out in silence, and never shown."""
     with pytest.raises(EventError) as caught:
-        event.track("u", "e", {"v": value}, *[None] * 5)
+        build.track("u", "e", {"v": value}, *[None] * 5)
 
     assert caught.value.field == field
     assert reason in caught.value.reason
@@ -250,9 +251,9 @@ def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
     """200 containers within each other are sent, also from deep within an application; 201 are refused."""
     deepest = {"a": nested_dicts(199), "b": with_hint}
 
-    data = called_from(700, lambda: event.track("u", "e", deepest, *[None] * 5))
+    data = called_from(700, lambda: build.track("u", "e", deepest, *[None] * 5))
     with pytest.raises(EventError, match="nested more than 200 deep"):
-        event.track("u", "e", {"a": nested_dicts(200), "b": with_hint}, *[None] * 5)
+        build.track("u", "e", {"a": nested_dicts(200), "b": with_hint}, *[None] * 5)
 
     assert json.loads(data)["properties"]["a"] == nested_dicts(199)
 
@@ -263,8 +264,8 @@ def test_traits_may_be_as_deep_as_properties(length: int) -> None:
     traits = {"a": nested_dicts(199), "b": "x" * length}
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
 
-    assert json.loads(event.identify("u", traits, *[None] * 5))["context"]["traits"] == traits
-    assert json.loads(event.identify({"userId": "u", "traits": traits}, *[None] * 6))["context"]["traits"] == traits
+    assert json.loads(build.identify("u", traits, *[None] * 5))["context"]["traits"] == traits
+    assert json.loads(build.identify({"userId": "u", "traits": traits}, *[None] * 6))["context"]["traits"] == traits
     with capture() as captured:
         assert client.identify("u", traits)
         with pytest.raises(EventError, match="nested more than 200 deep"):
@@ -280,7 +281,7 @@ def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:
         chain = [chain]
 
     with pytest.raises(EventError, match="nested more than 200 deep"):
-        event.track("u", "e", {"a": shared, "b": chain}, *[None] * 5)
+        build.track("u", "e", {"a": shared, "b": chain}, *[None] * 5)
 
 
 def test_default_is_asked_for_unknown_types_alone() -> None:
@@ -304,9 +305,9 @@ def test_default_is_asked_for_unknown_types_alone() -> None:
 def test_a_model_can_be_the_properties() -> None:
     """Anything that becomes a mapping; a list does not."""
     for properties in (Point(1), Item(1), Model(when=ZONELESS), types.MappingProxyType({"a": 1})):
-        assert isinstance(json.loads(event.track("u", "e", properties, *[None] * 5))["properties"], dict)
+        assert isinstance(json.loads(build.track("u", "e", properties, *[None] * 5))["properties"], dict)
     with pytest.raises(EventError, match="properties: must be a mapping, not list"):
-        event.track("u", "e", [("a", 1)], *[None] * 5)
+        build.track("u", "e", [("a", 1)], *[None] * 5)
 
 
 LEAVES = st.one_of(
@@ -329,7 +330,7 @@ def test_whatever_is_sent_is_json_with_zones(properties: dict[str, Any], user: s
     """Random trees: the fast way and the careful one write the same, and every datetime has a zone."""
     context = {"seen": ZONELESS} if with_context else None
     try:
-        data = event.track("u" + user, "T", properties, context, *[None] * 4)
+        data = build.track("u" + user, "T", properties, context, *[None] * 4)
     except EventError:
         return
     message = json.loads(data, parse_constant=_no_json)

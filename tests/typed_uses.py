@@ -28,7 +28,7 @@ from rudderpipe import (
     request_context,
 )
 from rudderpipe.compat import rudderstack, segment
-from rudderpipe.shape.scrubber import EMAIL
+from rudderpipe.messages.scrubber import EMAIL
 from rudderpipe.testing import CapturedEvents, LocalDataPlane, capture
 from rudderpipe.types import AliasMessage, IdentifyMessage, TrackMessage
 

@@ -24,16 +24,16 @@ from types import FrameType
 import msgspec
 import psutil
 
-from rudderpipe import locks
 from rudderpipe import settings as settings_module
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
-from rudderpipe.cli.redis_server import RedisServer, executable
 from rudderpipe.errors import SettingsError
-from rudderpipe.ring import segment
+from rudderpipe.process import locks
+from rudderpipe.ring import memory
 from rudderpipe.ring.ring import find_all
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+from rudderpipe.testing.redis_server import RedisServer, executable
 
 WORKERS = 4
 CLIENTS = 4
@@ -232,7 +232,7 @@ def _end_own_processes(settings: Settings) -> None:
                 pass
         psutil.wait_procs([process for process, _ in processes], timeout=0.2)
     for ring in find_all(settings):
-        segment.remove(ring.segment.name)
+        memory.remove(ring.segment.name)
 
 
 def _own_processes(settings: Settings) -> list[tuple[psutil.Process, str]]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from rudderpipe import locks, log_text
+from rudderpipe import log_text
 from rudderpipe.cli import rings
-from rudderpipe.clock import Clock
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sinks import direct_plane, make_sink
-from rudderpipe.ring import account, keeper, place
+from rudderpipe.process import locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import counters, flusher_lock, place
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import Ring, find_at
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
 
 
 def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float) -> int:
@@ -58,14 +59,14 @@ def _readable(places: list[RingPlace]) -> list[RingPlace]:
 
 def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadline_s: float) -> int:
     """Be the flusher of one ring until it is empty or the time is over; an exit code, with the reason printed."""
-    if not keeper.take(ring, clock):
+    if not flusher_lock.take(ring, clock):
         print(f"{where.stem}: pid {ring.flusher().pid} serves it already")
         return EXIT_RUNNING
-    before = account.read(ring)
+    before = counters.read(ring)
     flusher = Flusher(ring, make_sink(settings, ring, direct_plane(settings), clock), settings, clock, lingers=True)
     try:
         flusher.drain(deadline_s, waits=True)
-        after = account.read(ring)
+        after = counters.read(ring)
     finally:
         flusher.close()
         ring.locks.unlock(at.LOCK_FLUSHER)

@@ -15,13 +15,13 @@ import msgspec
 
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.spooled import SpooledJobs
-from rudderpipe.clock import Clock
-from rudderpipe.flusher import spool
+from rudderpipe.flusher import dead_letters
 from rudderpipe.log_text import one_line
-from rudderpipe.queue.failed import AT_ONCE, FailedJob, FailedJobs, Selection
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -61,7 +61,7 @@ def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
 def name_other_pipes(settings: Settings) -> None:
     """Print, in direct mode, which other pipes have failed batches: those of a former write key, for example."""
     if settings.redis is None:
-        for pipe, count in spool.of_other_pipes(settings).items():
+        for pipe, count in dead_letters.of_other_pipes(settings).items():
             print(f"{count:,} more of the pipe {pipe}: rudderpipe failed list --pipe {pipe}", file=sys.stderr)
 
 

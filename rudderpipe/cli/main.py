@@ -9,12 +9,12 @@ import sys
 from typing import Any
 
 from rudderpipe import settings as settings_module
+from rudderpipe._version import VERSION
 from rudderpipe.cli.moments import moment_ms
 from rudderpipe.errors import RudderpipeError, SettingsError
 from rudderpipe.log_text import lines
+from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 from rudderpipe.settings import CLIENTS, Settings
-from rudderpipe.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
-from rudderpipe.version import VERSION
 
 INTERRUPTED = 130
 
@@ -62,7 +62,7 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _failed(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli import failed
-    from rudderpipe.queue.failed import Selection
+    from rudderpipe.queue.failed_jobs import Selection
 
     if arguments.action == "show":
         with failed.failed_jobs(settings_of(arguments)) as found:
@@ -163,7 +163,7 @@ def _add_rings(commands: Any) -> None:
 
 
 def _data_plane(arguments: argparse.Namespace) -> int:
-    from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
+    from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 
     misbehaviour = Misbehaviour(arguments.fail, arguments.times, arguments.delay_ms)
     with DataPlaneServer(arguments.port, misbehaviour) as server:

@@ -6,7 +6,7 @@ import re
 from argparse import ArgumentTypeError
 from datetime import datetime, timezone
 
-from rudderpipe.clock import Clock
+from rudderpipe.process.clock import Clock
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 
 from rudderpipe.errors import EventTooLarge
-from rudderpipe.pipe import Pipe
 from rudderpipe.ring import layout as at
+from rudderpipe.transports.ring import Pipe
 
 WAIT_S = 0.002
 

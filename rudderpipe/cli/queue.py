@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from rudderpipe.clock import Clock
 from rudderpipe.log_text import lines, one_line
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue.queue import Queue
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK
 
 
 def queue(settings: Settings, *, adopt: bool) -> int:

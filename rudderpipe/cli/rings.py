@@ -10,15 +10,17 @@ from pathlib import Path
 
 import msgspec
 
-from rudderpipe import liveness, locks, log_text
-from rudderpipe.clock import Clock, iso_ms
+from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable, RudderpipeError
-from rudderpipe.ring import account, place, segment
+from rudderpipe.process import identity, locks
+from rudderpipe.process.clock import Clock, iso_ms
+from rudderpipe.ring import counters, place
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import memory as segment
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import RingView
 from rudderpipe.ring.shared import PREFIX
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 
 _OWNED = re.compile(rf"{PREFIX}-(\d+)(-.*)?")
 
@@ -186,7 +188,7 @@ def _row_of(where: RingPlace, ring: RingView) -> RingRow:
     else:
         is_served = flusher.pid > 0 and not flusher.is_gone()
     pid = 0 if flusher.is_foreign else flusher.pid
-    age_s = liveness.age_s(pid) if is_served and pid else None
+    age_s = identity.age_s(pid) if is_served and pid else None
     return RingRow(
         where.stem,
         where.pipe,
@@ -194,7 +196,7 @@ def _row_of(where: RingPlace, ring: RingView) -> RingRow:
         where.interpreter,
         _name(os.getuid()),
         str(where.directory) if has_lock_file else None,
-        account.read(ring).in_ring,
+        counters.read(ring).in_ring,
         ring.segment.size_in_use(),
         len(ring.slots_in_use()),
         pid if is_served else None,

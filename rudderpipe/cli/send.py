@@ -9,19 +9,21 @@ from typing import BinaryIO
 
 import msgspec
 
-from rudderpipe import foreign, locks, receipts, values, whole
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.cli.put import put
 from rudderpipe.client import Client
-from rudderpipe.clock import Clock
 from rudderpipe.errors import EventError, RingUnavailable
-from rudderpipe.pipe import Pipe
-from rudderpipe.ring import keeper
+from rudderpipe.messages import encode, foreign, wire
+from rudderpipe.process import locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import flusher_lock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK
+from rudderpipe.transports import receipts
+from rudderpipe.transports.ring import Pipe
 
 KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
 PIPES = 16
@@ -57,7 +59,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     with _opened(path) as lines:
         for number, message in _messages(lines, summary):
             try:
-                data = whole.from_wire(str(message["type"]), message)
+                data = wire.from_wire(str(message["type"]), message)
                 put(pipe, data, waits)
             except EventError as error:
                 _reject(summary, number, str(error))
@@ -69,7 +71,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     after = status.read(settings).events
     pipe.shut()
     if not summary.accepted and (ring := find(settings)):
-        keeper.close_unused(ring)
+        flusher_lock.close_unused(ring)
     progress.end()
     left_over = before.in_ring + before.queued
     summary.failed = after.failed - before.failed
@@ -102,7 +104,7 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
-    decode = msgspec.json.Decoder(dict[str, object], float_hook=values.number).decode
+    decode = msgspec.json.Decoder(dict[str, object], float_hook=encode.number).decode
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from rudderpipe.cli.put import put
-from rudderpipe.clock import Clock
 from rudderpipe.errors import SettingsError
-from rudderpipe.flusher import spool
-from rudderpipe.pipe import Pipe
-from rudderpipe.queue.failed import FailedJob, Selection
+from rudderpipe.flusher import dead_letters
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.failed_jobs import FailedJob, Selection
 from rudderpipe.queue.job import Job
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
+from rudderpipe.transports.ring import Pipe
 
 
 class SpooledJobs:
@@ -23,7 +23,7 @@ class SpooledJobs:
             settings.require("write_key", "data_plane_url")
         self._settings = settings
         self._clock = clock
-        self._letters = spool.of(settings)
+        self._letters = dead_letters.of(settings)
         self._letters.take_over()
         self._names: dict[str, list[str]] = {}
         """The files of each id that was found."""

@@ -10,19 +10,19 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
-from rudderpipe.clock import Clock
 from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
-from rudderpipe.flusher import spool as spools
-from rudderpipe.ring import account
+from rudderpipe.flusher import dead_letters as spools
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.account import Account
+from rudderpipe.ring.counters import Account
 from rudderpipe.ring.ring import Ring, find_all
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 
 if TYPE_CHECKING:
+    from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.base import QueueBase
-    from rudderpipe.queue.taken import QueueCounts
 
 TRIES = 100
 ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
@@ -160,7 +160,7 @@ def _of_ring(ring: Ring) -> tuple[Account, Events]:
     """The account by the ring's own words alone."""
     for _ in range(TRIES):
         before = ring.drained()
-        now = account.read(ring)
+        now = counters.read(ring)
         gone = now.queued + now.delivered + now.failed + now.corrupt
         after = ring.drained()
         if before == gone == after:
@@ -215,8 +215,8 @@ def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
         ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
         handed = min(words[at.H_QUEUED], before)
         counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
-        after = account.handed_over(ring, counts.positions)
-        now = account.read(ring)
+        after = counters.handed_over(ring, counts.positions)
+        now = counters.read(ring)
         gone = counts.events_gone + now.corrupt
         if before == gone == after:
             break

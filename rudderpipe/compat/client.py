@@ -8,9 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rudderpipe import client as ours
-from rudderpipe import log_text, parts
+from rudderpipe import log_text
 from rudderpipe.compat import messages
 from rudderpipe.errors import EventError, EventTooLarge, SettingsError
+from rudderpipe.messages import parts
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 STUCK_S = 10.0

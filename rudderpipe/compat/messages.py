@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
-from rudderpipe import checks, foreign, parts
 from rudderpipe.errors import EventError, EventTooLarge
+from rudderpipe.messages import foreign, parts, validate
 
 _JUST_NOW = timedelta(seconds=5)
 
@@ -67,7 +67,7 @@ def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
         value = given.get(name)
         if isinstance(value, bool) or (isinstance(value, numbers.Number) and not _is_finite(value)):
             raise EventError(name, "must be a finite number or text")
-    checks.ids(message["userId"], message["anonymousId"])
+    validate.ids(message["userId"], message["anonymousId"])
 
 
 def _is_finite(value: Any) -> bool:

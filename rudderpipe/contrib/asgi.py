@@ -9,7 +9,7 @@ from typing import Any
 from rudderpipe import log_text
 from rudderpipe.client import Client
 from rudderpipe.contrib import context
-from rudderpipe.shape import ambient
+from rudderpipe.messages import context as ambient
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -7,9 +7,9 @@ from typing import Any
 from celery import signals
 
 from rudderpipe.contrib import processes
-from rudderpipe.shape import ambient
+from rudderpipe.messages import context
 
-_pushed: dict[str, ambient.Pushed] = {}
+_pushed: dict[str, context.Pushed] = {}
 
 
 def connect() -> None:
@@ -41,10 +41,10 @@ def _wait(**_: Any) -> None:
 
 
 def _enter(task_id: str = "", task: Any = None, **_: Any) -> None:
-    _pushed[task_id] = ambient.push({"task": {"name": getattr(task, "name", ""), "id": task_id}})
+    _pushed[task_id] = context.push({"task": {"name": getattr(task, "name", ""), "id": task_id}})
 
 
 def _leave(task_id: str = "", **_: Any) -> None:
     pushed = _pushed.pop(task_id, None)
     if pushed is not None:
-        ambient.pop(pushed)
+        context.pop(pushed)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rudderpipe.contrib import context
-from rudderpipe.shape import ambient
+from rudderpipe.messages import context as ambient
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]

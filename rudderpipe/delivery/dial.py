@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
-from rudderpipe.delivery.answer import NoAnswer, NotHttp, Reader, read
+from rudderpipe.delivery.response import NoAnswer, NotHttp, Reader, read
 
 _LOCAL_ERRORS = (
     errno.EMFILE,

@@ -8,18 +8,20 @@ import sys
 
 import msgspec
 
-from rudderpipe import locks, log_text, program, service, start_claim
-from rudderpipe.clock import Clock
-from rudderpipe.duty import run
+from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
-from rudderpipe.flusher import leftovers, spool
+from rudderpipe.flusher import dead_letters, leftovers
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.rings import Rings
+from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.flusher.sinks import direct_plane, make_sink
+from rudderpipe.process import locks, spawn, start_lock
+from rudderpipe.process.clock import Clock
 from rudderpipe.ring.ring import Ring
+from rudderpipe.service import bootstrap
+from rudderpipe.service.loop import run
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 
 RESTART_S = 1.0
 logger = log_text.logger("rudderpipe.flusher")
@@ -44,7 +46,7 @@ class SenderKeeper:
         if self._child is None and now_s >= self._next_s:
             self._next_s = now_s + RESTART_S
             try:
-                self._child = program.start(
+                self._child = spawn.start(
                     "rudderpipe.sender",
                     self._payload,
                     "--parent",
@@ -76,7 +78,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
         logger.warning("another flusher serves this pipe already pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
     if claim is not None:
-        start_claim.end(start_claim.file_of(settings), claim)
+        start_lock.end(start_lock.file_of(settings), claim)
     heartbeat.start()
     sweep(settings)
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
@@ -87,7 +89,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
 def take_over(settings: Settings) -> None:
     """Import dead letters of earlier versions; what cannot be imported stays where it is."""
     try:
-        spool.of(settings).take_over()
+        dead_letters.of(settings).take_over()
     except OSError as error:
         logger.error("dead letters of an earlier version cannot be taken over error=%s", error)
 
@@ -111,32 +113,32 @@ def check(settings: Settings, clock: Clock) -> int:
             print(f"Bull's listeners will hear nothing, as PUBLISH is refused: {refusal}", file=sys.stderr)  # noqa: T201  # as below
     except AnotherDataPlane as error:
         advice = "give these settings another queue_name, or make the queue theirs: rudderpipe queue --adopt"
-        print(f"{advice}\n{program.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
+        print(f"{advice}\n{spawn.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
         return EXIT_FAILED
     except QueueUnavailable as error:
         print(error.reason, file=sys.stderr)  # noqa: T201  # read by who asked
         return EXIT_UNAVAILABLE
-    print(program.CHECKED, file=sys.stderr)  # noqa: T201  # read by who asked
+    print(spawn.CHECKED, file=sys.stderr)  # noqa: T201  # read by who asked
     return EXIT_OK
 
 
 def main() -> int:
     """The program; an exit code. Raises what ``service.guarded`` turns into one."""
-    parser = service.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
+    parser = bootstrap.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
     parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
     parser.add_argument("--lingers", action="store_true", help="end when no producer is left (autostart)")
     parser.add_argument("--claim", type=int, metavar="FD", help="the lock of who starts a flusher (autostart)")
     parser.add_argument("--check", action="store_true", help="only see whether Redis and the queue can be used")
     arguments = parser.parse_args()
-    clock, stop = Clock(), service.stop_flag(arguments)
-    settings = service.settings_of(arguments)
+    clock, stop = Clock(), bootstrap.stop_flag(arguments)
+    settings = bootstrap.settings_of(arguments)
     settings.require("write_key", "data_plane_url")
     if arguments.check:
         settings.require("redis")
         return check(settings, clock)
-    service.log_to(arguments, settings.log_level)
+    bootstrap.log_to(arguments, settings.log_level)
     if arguments.detach:
-        service.detach()
+        bootstrap.detach()
     stop.install()
     # A process that was started before an upgrade asks for a flusher with --detach alone.
     lingers = arguments.lingers or arguments.detach
@@ -144,4 +146,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(service.guarded("flusher", main))
+    sys.exit(bootstrap.guarded("flusher", main))

@@ -7,18 +7,18 @@ from itertools import groupby
 from operator import itemgetter
 
 from rudderpipe import log_text
-from rudderpipe.clock import Clock
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.sink import Sink
+from rudderpipe.flusher.queue_sink import Sink
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment, served_settings
+from rudderpipe.ring import memory, served_settings
 from rudderpipe.ring.consumer import Consumer, Cut
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import RARELY_S, ThrottledLog
 
 CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
@@ -161,7 +161,7 @@ class Flusher:
         linked = self._ring.segment.is_linked()
         if linked and not self._ring.locks.is_current():
             # With a new lock file nobody could enter this ring while its users live: they all move on to another.
-            segment.remove(self._ring.segment.name)
+            memory.remove(self._ring.segment.name)
             linked = False
         if not linked and not self.removed:
             logger.warning("the ring or its lock file was removed, its producers move on to another one")

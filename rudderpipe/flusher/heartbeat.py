@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 
 from rudderpipe import log_text
-from rudderpipe.clock import Clock
-from rudderpipe.ring import keeper
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import flusher_lock
 from rudderpipe.ring.ring import Ring
 
 INTERVAL_S = 0.2
@@ -36,7 +36,7 @@ class Heartbeat:
         """Beat now, and for this ring from now on."""
         self._rings[id(ring)] = ring
         self._at_work_s = self._clock.monotonic_s()
-        keeper.beat(ring, self._clock)
+        flusher_lock.beat(ring, self._clock)
 
     def leave(self, ring: Ring) -> None:
         """Beat for this ring no more."""
@@ -50,4 +50,4 @@ class Heartbeat:
         while not self._stopped.wait(INTERVAL_S):
             if self._clock.monotonic_s() - self._at_work_s < PATIENCE_S:
                 for ring in tuple(self._rings.values()):
-                    keeper.beat(ring, self._clock)
+                    flusher_lock.beat(ring, self._clock)

@@ -7,10 +7,10 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from rudderpipe import locks, start_claim
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.flusher.rings import SERVING_SUFFIX
-from rudderpipe.ring import place, segment
+from rudderpipe.flusher.ring_set import SERVING_SUFFIX
+from rudderpipe.process import locks, start_lock
+from rudderpipe.ring import memory, place
 from rudderpipe.ring.place import RingPlace
 
 LOGS = 20
@@ -28,7 +28,7 @@ def sweep(directory: Path, own: Collection[str]) -> None:
         if where.pipe not in own:
             with suppress(RingUnavailable):
                 _sweep_lock_file(where, path)
-    start_claim.sweep(directory)
+    start_lock.sweep(directory)
     pipes = {where.pipe for stem in place.stems(directory) for where in place.readings(directory, stem)}
     now_s = time.time()
     logs: list[tuple[float, Path]] = []
@@ -43,7 +43,7 @@ def sweep(directory: Path, own: Collection[str]) -> None:
 
 def _sweep_lock_file(where: RingPlace, path: Path) -> None:
     """Remove a lock file of which no byte is locked, also in a container that has shared memory of its own."""
-    if path.suffix == place.SUFFIX and segment.attach(where.segment, removes=False) is not None:
+    if path.suffix == place.SUFFIX and memory.attach(where.segment, removes=False) is not None:
         return
     lock_file = locks.shared(path)
     if lock_file.try_lock_all() and lock_file.is_current():

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rudderpipe.clock import Clock
-from rudderpipe.flusher import spool
-from rudderpipe.flusher.sink import QueueSink, Sink
+from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.queue_sink import QueueSink, Sink
+from rudderpipe.process.clock import Clock
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.delivery.post import DataPlane
+    from rudderpipe.delivery.data_plane import DataPlane
 
 
 def direct_plane(settings: Settings) -> DataPlane | None:
     """Return the data plane of direct mode; None with a queue, whose flusher need not load what speaks HTTP."""
     if settings.redis is not None:
         return None
-    from rudderpipe.delivery.post import DataPlane
+    from rudderpipe.delivery.data_plane import DataPlane
 
     return DataPlane(settings)
 
 
 def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
     """Return the sink of one ring; ``plane`` is that of ``direct_plane``."""
-    letters = spool.of(settings)
+    letters = dead_letters.of(settings)
     if plane is None:
         return QueueSink(settings, ring, letters, clock)
-    from rudderpipe.flusher.direct import DirectSink
+    from rudderpipe.flusher.direct_sink import DirectSink
 
     return DirectSink(settings, ring.segment.epoch, plane, letters, clock)

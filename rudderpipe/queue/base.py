@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 from redis import Redis, ResponseError
 
-from rudderpipe.clock import Clock
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
-from rudderpipe.queue.connect import Connection
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.active_job import QueueCounts
+from rudderpipe.queue.connection import Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.scripts import OTHER_PLANE, Scripts
-from rudderpipe.queue.taken import QueueCounts
 from rudderpipe.settings import Settings
 
 RING_KEEP_MS = 30 * 24 * 3600 * 1000

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from rudderpipe._version import LIBRARY, USER_AGENT
 from rudderpipe.encoder import encode, encode_text
 from rudderpipe.errors import JobUnreadable
-from rudderpipe.version import LIBRARY, USER_AGENT
 
 VERSION = 3
 MAX_ATTEMPTS = 1_000_000

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
-from rudderpipe.clock import Clock
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
+from rudderpipe.queue.active_job import Taken, all_taken, half
 from rudderpipe.queue.base import QueueBase, pack
 from rudderpipe.queue.scripts import Call
-from rudderpipe.queue.taken import Taken, all_taken, half
 from rudderpipe.settings import Settings
 
 LOCK_MS = 30_000

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-from rudderpipe import interpreter, locks
+from rudderpipe.process import interpreter, locks
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import segment
+from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
 
 UNNAMED_LAYOUT = 3
@@ -41,7 +41,7 @@ class RingPlace(msgspec.Struct, frozen=True):
     @property
     def segment(self) -> str:
         """The segment's name, for a ring of this user."""
-        return segment.segment_name(self.stem)
+        return memory.segment_name(self.stem)
 
     @property
     def lock_file(self) -> Path:
@@ -78,8 +78,8 @@ def of_pipe(settings: Settings) -> list[RingPlace]:
 def stems(directory: Path) -> set[str]:
     """Return the names of all rings that may be there: of lock files, and of segments where the system lists them."""
     files = {path.name.removesuffix(SUFFIX) for path in directory.glob(f"*{SUFFIX}")}
-    before = len(segment.segment_name(""))
-    return files | {name[before:] for name in segment.names()}
+    before = len(memory.segment_name(""))
+    return files | {name[before:] for name in memory.names()}
 
 
 def readings(directory: Path, stem: str) -> Iterable[RingPlace]:

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from rudderpipe import forks
-from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.process import fork
+from rudderpipe.process.clock import Clock
 from rudderpipe.ring import fence, removed
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.layout import COMMA, LARGE_BYTES
@@ -52,7 +52,7 @@ class Producer(Seat):
         """What is done when the call has ended, because it may log, start a process, or call this producer."""
         self._closed = False
         self.forget()
-        forks.forget_in_children(self)
+        fork.forget_in_children(self)
 
     def forget(self) -> None:
         """In a forked child: slot, block and lock are the parent's."""
@@ -81,8 +81,8 @@ class Producer(Seat):
         from a signal handler or a destructor in the middle of itself: ``busy`` when that is in the middle of a claim,
         or of another such call.
         """
-        if not forks.PAGE[0]:
-            forks.renew()
+        if not fork.PAGE[0]:
+            fork.renew()
         lock = self._lock
         size = len(data)
         try:
@@ -140,8 +140,8 @@ class Producer(Seat):
 
     def append_placed(self, data: bytes) -> tuple[str | None, Position, Position]:
         """Append, and say where: the place before, and the one after, of the producer that took the event."""
-        if not forks.PAGE[0]:
-            forks.renew()
+        if not fork.PAGE[0]:
+            fork.renew()
         with self._lock:
             target = self._inner if self._busy and self._inner is not None else self
             defers, self._defers = self._defers, True
@@ -285,8 +285,8 @@ class Producer(Seat):
 
     def _quietly(self, task: Callable[[], object]) -> Ring | None:
         """Do something that enters the ring: what a call from within tracks meanwhile goes to the second producer."""
-        if not forks.PAGE[0]:
-            forks.renew()
+        if not fork.PAGE[0]:
+            fork.renew()
         try:
             with self._lock:
                 if self._busy:  # a call from within: of what it asks, a ticket is all that can be had
@@ -312,7 +312,7 @@ class Producer(Seat):
     def await_queue(self) -> None:
         """Have the flusher tell for about a second what becomes of events in the queue."""
         ring, slot = self.ring, self._slot
-        if ring is not None and slot >= 0 and forks.PAGE[0]:
+        if ring is not None and slot >= 0 and fork.PAGE[0]:
             at.bump(ring.words, ring.layout.slot(slot) + at.S_AWAITED)
 
     def places(self) -> list[Position]:
@@ -324,15 +324,15 @@ class Producer(Seat):
 
         Not in a forked child, whose parent has the slot.
         """
-        if forks.PAGE[0]:
+        if fork.PAGE[0]:
             for seat in (self, self._inner):
                 if seat is not None:
                     seat.quit_ring()
 
     def leave(self) -> None:
         """Give the slot up; the flusher takes what is left. Later appends are refused."""
-        if not forks.PAGE[0]:
-            forks.renew()
+        if not fork.PAGE[0]:
+            fork.renew()
         with self._lock:
             if self._busy:  # a signal handler in the middle of an append: when that has ended
                 self._after.append(self.leave)

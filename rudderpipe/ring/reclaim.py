@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from rudderpipe.ring import block_header, claims
+from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import slot as claims
 from rudderpipe.ring.ring import Ring
 
 CLAIM_TIMEOUT_S = 0.005

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rudderpipe.ring import account
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
@@ -34,7 +34,7 @@ def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
 
 def is_stranded(ring: Ring) -> bool:
     """Whether there are events in it that no flusher drains."""
-    return account.read(ring).in_ring > 0 and not ring.locks.is_held(at.LOCK_FLUSHER)
+    return counters.read(ring).in_ring > 0 and not ring.locks.is_held(at.LOCK_FLUSHER)
 
 
 def is_over(ring: Ring) -> bool:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rudderpipe import locks
-from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.liveness import Identity
-from rudderpipe.locks import LockFile
-from rudderpipe.ring import block_header, place, segment
+from rudderpipe.process import locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.identity import Identity
+from rudderpipe.process.locks import LockFile
+from rudderpipe.ring import block_header, place
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import memory as segment
 from rudderpipe.ring.fence import fence
+from rudderpipe.ring.memory import Segment
 from rudderpipe.ring.place import RingPlace
-from rudderpipe.ring.segment import Segment
 from rudderpipe.settings import Settings
 
 OPEN_TIMEOUT_S = 5.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
-from rudderpipe import liveness
-from rudderpipe.clock import Clock
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import block_header, claims
+from rudderpipe.process import identity
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
+from rudderpipe.ring import slot as claims
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
@@ -185,7 +186,7 @@ class Seat:
                 self.ring = None
             if self.ring is None:
                 self.ring = self._open_ring()
-            ring, me = self.ring, liveness.me()
+            ring, me = self.ring, identity.me()
             try:
                 if not ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S):
                     return None

@@ -6,7 +6,7 @@ import mmap
 import os
 import sys
 
-from rudderpipe.descriptors import STANDARD_ERROR, above_standard
+from rudderpipe.process.descriptors import STANDARD_ERROR, above_standard
 
 PREFIX = "rudderpipe"
 

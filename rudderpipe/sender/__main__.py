@@ -6,22 +6,23 @@ import os
 import sys
 from collections.abc import Callable
 
-from rudderpipe import liveness, log_text, service
-from rudderpipe.admin import health
-from rudderpipe.admin.address import parse_address, text_of
-from rudderpipe.admin.server import AdminServer
-from rudderpipe.clock import Clock
-from rudderpipe.delivery.courier import Courier
-from rudderpipe.delivery.post import DataPlane
-from rudderpipe.duty import Idle, run
-from rudderpipe.notify import Notify
+from rudderpipe import log_text
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.process import identity
+from rudderpipe.process.clock import Clock
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.keeper import Keeper
+from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.state import Facts
+from rudderpipe.service.address import parse_address, text_of
+from rudderpipe.service import bootstrap, health
+from rudderpipe.service.http import AdminServer
+from rudderpipe.service.loop import Idle, run
+from rudderpipe.service.signals import EXIT_OK, StopFlag
+from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
-from rudderpipe.signals import EXIT_OK, StopFlag
 
 IDLE_MAX_S = 0.2
 """Jobs wait in Redis, whose room is not the ring's: polling less costs a moment, and nothing else."""
@@ -34,7 +35,7 @@ def orphaned(parent: int | None) -> Callable[[], bool]:
         return lambda: False
     if os.getppid() == parent:
         return lambda: os.getppid() != parent
-    return liveness.of(parent).is_gone  # a frozen application's loader stands between us
+    return identity.of(parent).is_gone  # a frozen application's loader stands between us
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
@@ -44,7 +45,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     notify = Notify.from_environment(os.environ)
     lease = None
     if not settings.is_multi_processor:
-        lease = Lease(queue, settings.lease_ms, liveness.address(), liveness.is_surely_dead)
+        lease = Lease(queue, settings.lease_ms, identity.address(), identity.is_surely_dead)
 
     def observed() -> health.Facts:
         return facts.health(clock.monotonic_s())
@@ -91,14 +92,14 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
 
 def main() -> int:
     """The program; an exit code. Raises what ``service.guarded`` turns into one."""
-    parser = service.parser("sender", "Delivers the events in the queue to the data plane.")
+    parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
     parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
     parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz there; off by default")
     arguments = parser.parse_args()
-    clock, stop = Clock(), service.stop_flag(arguments)
-    settings = service.settings_of(arguments)
+    clock, stop = Clock(), bootstrap.stop_flag(arguments)
+    settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
-    service.log_to(arguments, settings.log_level)
+    bootstrap.log_to(arguments, settings.log_level)
     stop.install()
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
     serve(settings, stop, clock, arguments.parent, arguments.admin)
@@ -106,4 +107,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(service.guarded("sender", main))
+    sys.exit(bootstrap.guarded("sender", main))

@@ -8,18 +8,18 @@ from contextlib import suppress
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.clock import Clock
-from rudderpipe.delivery.courier import Courier, Parcel, Verdict
+from rudderpipe.delivery.dispatcher import Courier, Parcel, Verdict
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueUnavailable
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
+from rudderpipe.queue.active_job import Taken
 from rudderpipe.queue.base import new_token
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose
-from rudderpipe.queue.taken import Taken
-from rudderpipe.sender.facts import Facts
-from rudderpipe.sender.ledger import Ledger
-from rudderpipe.sender.upkeep import Upkeep
+from rudderpipe.sender.acks import Ledger
+from rudderpipe.sender.maintenance import Upkeep
+from rudderpipe.sender.state import Facts
 from rudderpipe.settings import Settings
-from rudderpipe.throttle import RARELY_S, ThrottledLog
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 STANDBY_S = 0.2

@@ -8,11 +8,13 @@ from typing import Any, overload
 
 import msgspec
 
-from rudderpipe import checks, client_base, values
-from rudderpipe.callbacks import Callback, callbacks
+from rudderpipe import client_base
 from rudderpipe.encoder import encode
-from rudderpipe.outlets import ShortWay
-from rudderpipe.receipts import Done, Flush, Until
+from rudderpipe.messages import encode as values
+from rudderpipe.messages import validate
+from rudderpipe.transports.base import ShortWay
+from rudderpipe.transports.callbacks import Callback, callbacks
+from rudderpipe.transports.receipts import Done, Flush, Until
 
 SHOWN = 20
 
@@ -67,8 +69,8 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         wanted = msgspec.json.decode(
             encode(
                 {
-                    **({} if user_id is None else {"userId": checks.one_id("user_id", user_id)}),
-                    **({} if anonymous_id is None else {"anonymousId": checks.one_id("anonymous_id", anonymous_id)}),
+                    **({} if user_id is None else {"userId": validate.one_id("user_id", user_id)}),
+                    **({} if anonymous_id is None else {"anonymousId": validate.one_id("anonymous_id", anonymous_id)}),
                     **({} if properties is None else {"properties": values.plain(properties, "properties")}),
                     **({} if context is None else {"context": values.plain(context, "context")}),
                 }

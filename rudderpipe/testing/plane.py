@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rudderpipe.cli.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 
 STEP_S = 0.01
 

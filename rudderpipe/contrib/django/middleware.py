@@ -12,7 +12,7 @@ from django.utils.decorators import sync_and_async_middleware
 
 from rudderpipe.contrib.context import checked_proxies
 from rudderpipe.contrib.wsgi import context_of
-from rudderpipe.shape.ambient import request_context
+from rudderpipe.messages.context import request_context
 
 
 def _context(request: HttpRequest, proxies: int) -> dict[str, Any]:

@@ -1,1 +1,0 @@
-"""What a running process tells those who operate it, over HTTP."""

@@ -1,0 +1,175 @@
+"""One attempt at a time to deliver what is first in line, and what is to become of it then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+from msgspec import Raw
+
+from rudderpipe.delivery import request
+from rudderpipe.delivery.backoff import BLOCKED_S, before_retry_s
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.outcome import Outcome, of_obstacle
+from rudderpipe.process.clock import Clock, iso_ms
+from rudderpipe.settings import Settings
+
+TOO_LARGE = 413
+MAY_BE_ONE_EVENT = (400, TOO_LARGE, 422)
+"""A refusal that a single event of many may have caused."""
+TOO_LARGE_S = 60.0
+"""How long a size that was too large bounds the requests that follow, before a larger one is tried again."""
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """A batch on its way; ``attempts`` are those made so far."""
+
+    events: Sequence[bytes | Raw]
+    size_bytes: int
+    write_key: str
+    timeout_s: float | None = None
+    attempts: int = 0
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What became of the first ``count`` parcels.
+
+    ``delivered``; ``retry``: the same again after ``wait_s``; ``blocked``: likewise, but no attempt was made and none
+    is to be counted, as this host prevents it; ``failed``: never again (``count`` is 1); ``split``: the halves of the
+    first are to be tried apart; ``fewer``: nothing is settled, the next attempt is made with fewer of them.
+    ``attempts`` includes the one just made.
+    """
+
+    kind: Literal["delivered", "retry", "blocked", "failed", "split", "fewer"]
+    count: int
+    attempts: int
+    outcome: Outcome
+    wait_s: float = 0.0
+
+    @property
+    def reason(self) -> str:
+        """Status, what the server said, and the attempts made: what the failed set shows."""
+        return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
+
+
+class Courier:
+    """Sends parcels in order, several in one request; each is settled as itself.
+
+    A refused request is bisected: half of its parcels, then half of what must hold the cause, down to one parcel, so
+    that n parcels cost log2(n) requests. Meanwhile later parcels share smaller requests, which grow again with success.
+    A request that was too large bounds those that follow for a minute.
+    """
+
+    def __init__(self, plane: DataPlane, settings: Settings, clock: Clock) -> None:
+        self._plane = plane
+        self._settings = settings
+        self._clock = clock
+        self._at_most = settings.max_jobs_per_request
+        """How many parcels may share a request now."""
+        self._suspects = 0
+        """The first so many parcels hold what made the last refused request be refused; 0 when there is none."""
+        self._refusal: Outcome | None = None
+        """Of the suspects."""
+        self._too_large: Outcome | None = None
+        self._too_large_bytes = 0
+        """The smallest size that was too large lately."""
+        self._too_large_until_s = float("-inf")
+
+    def forget(self) -> None:
+        """The parcels of the next attempt are others."""
+        self._suspects = 0
+
+    def attempt(self, parcels: Sequence[Parcel]) -> Verdict:
+        """One request with the first of these (at least one); none when it is known that the first must be split."""
+        first = parcels[0]
+        known = self._known_refusal(first)
+        if known is not None:
+            self._suspects = 2 if known.status != TOO_LARGE else 0
+            return Verdict("split", 1, first.attempts, known)
+        group = self._group(parcels)
+        try:
+            events = [event for parcel in group for event in parcel.events]
+            body = request.body(events, iso_ms(self._clock.time_ms()))
+            outcome = self._plane.post(body, first.write_key, first.timeout_s)
+        except MemoryError:
+            outcome = of_obstacle("no memory is left for a request")
+        except Exception as error:  # noqa: BLE001  # events that are JSON can be posted: it is not their doing
+            outcome = of_obstacle(f"a request cannot be made: {type(error).__name__}")
+        verdict = self._judge(group, outcome, first.attempts + 1)
+        self._learn(group, verdict)
+        return verdict
+
+    def _judge(self, group: Sequence[Parcel], outcome: Outcome, attempts: int) -> Verdict:
+        if outcome.kind == "delivered":
+            return Verdict("delivered", len(group), attempts, outcome)
+        if outcome.kind == "blocked":
+            return Verdict("blocked", len(group), attempts - 1, outcome, BLOCKED_S)
+        if outcome.kind == "retry":
+            if attempts >= self._settings.max_attempts:
+                return Verdict("failed", 1, attempts, outcome)
+            return Verdict("retry", len(group), attempts, outcome, before_retry_s(attempts, outcome.retry_after_s))
+        if len(group) > 1:
+            return Verdict("fewer", len(group), attempts, outcome)
+        if outcome.status in MAY_BE_ONE_EVENT and len(group[0].events) > 1:
+            return Verdict("split", 1, attempts, outcome)
+        return Verdict("failed", 1, attempts, outcome)
+
+    def _learn(self, group: Sequence[Parcel], verdict: Verdict) -> None:
+        """Remember what the answer says about those that follow."""
+        count, outcome = len(group), verdict.outcome
+        if outcome.kind == "delivered":
+            if self._suspects:
+                self._suspects = max(0, self._suspects - count)
+            elif count >= self._at_most:
+                self._at_most = min(self._settings.max_jobs_per_request, 2 * self._at_most)
+        elif outcome.kind == "refused" and outcome.status == TOO_LARGE:
+            self._suspects = 0
+            if verdict.kind != "failed":  # a single event's size says nothing about batches
+                self._bound(outcome, sum(parcel.size_bytes for parcel in group))
+        elif outcome.kind == "refused":
+            if count > 1 and not self._suspects:
+                self._at_most = max(1, count // 2)
+            self._refusal = outcome
+            self._suspects = {"fewer": count, "split": 2}.get(verdict.kind, 0)
+        elif verdict.kind == "failed":
+            self._suspects = 0  # its attempts are used up: whether the cause was in it is not known
+
+    def _bound(self, outcome: Outcome, size_bytes: int) -> None:
+        """Keep requests below a size that was too large, until a minute after the first such answer."""
+        if not self._is_bounded():
+            self._too_large_bytes = size_bytes
+            self._too_large_until_s = self._clock.monotonic_s() + TOO_LARGE_S
+        self._too_large = outcome
+        self._too_large_bytes = min(self._too_large_bytes, size_bytes)
+
+    def _known_refusal(self, first: Parcel) -> Outcome | None:
+        """Return why the first parcel would be refused, where that is sure and it can be split."""
+        if len(first.events) < 2:
+            return None
+        if self._is_bounded() and first.size_bytes >= self._too_large_bytes:
+            return self._too_large
+        refusal = self._refusal
+        if self._suspects == 1 and refusal is not None and refusal.status in MAY_BE_ONE_EVENT:
+            return refusal  # the others of the refused request have been delivered
+        return None
+
+    def _is_bounded(self) -> bool:
+        return self._clock.monotonic_s() < self._too_large_until_s
+
+    def _group(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+        """The first that may travel together: one write key, one timeout, few enough and small enough."""
+        first = parcels[0]
+        together, size_bytes = 1, first.size_bytes
+        at_most = (self._suspects + 1) // 2 if self._suspects else self._at_most
+        max_bytes = self._settings.max_request_bytes
+        if self._is_bounded():
+            max_bytes = min(max_bytes, self._too_large_bytes // 2)
+        for parcel in parcels[1:at_most]:
+            size_bytes += parcel.size_bytes
+            if size_bytes > max_bytes:
+                break
+            if (parcel.write_key, parcel.timeout_s) != (first.write_key, first.timeout_s):
+                break
+            together += 1
+        return parcels[:together]

@@ -1,0 +1,300 @@
+"""The dead letters of a pipe: a directory with a file for each batch that failed in direct mode, or was damaged.
+
+A file is written under another name, synced and renamed, so a file that is there is whole. It is removed by unlinking
+it. Commands that put back or remove a batch hold ``flock`` on its file, which the kernel releases when they die.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Raw
+
+from rudderpipe import log_text
+from rudderpipe.encoder import encode
+from rudderpipe.process import locks
+from rudderpipe.ring.consumer import Cut
+from rudderpipe.settings import Settings
+
+SUFFIX, PART_SUFFIX, DIRECTORY_SUFFIX = ".json", ".part", ".failed"
+ABANDONED_S = 3600.0
+"""How old a file must be that was begun and never renamed before it is removed."""
+PAGE_BYTES = 4096
+"""What a file takes at least, in memory or on a disk."""
+_WRITING, _EDITING = range(2)
+"""The locks of the single file that earlier versions kept failed batches in."""
+PATIENCE_S = 10.0
+STEP_S = 0.01
+_MOMENT_END = 10**13 - 1
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,150}")
+
+logger = log_text.logger("rudderpipe.flusher")
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One failed batch; ``marks`` are (tenure, first, end) of where in the ring its events lay."""
+
+    id: str
+    failed_at_ms: int = msgspec.field(name="failedAt")
+    reason: str
+    attempts: int
+    events: list[Raw]
+    marks: list[tuple[int, int, int]] = []
+    damaged: str = ""
+    """The bytes of an event that is no JSON, in base64."""
+
+    @property
+    def damaged_bytes(self) -> bytes:
+        """What stood in the ring in the place of an event."""
+        return b64decode(self.damaged)
+
+
+class _Event(msgspec.Struct):
+    id: str = msgspec.field(name="messageId")
+    type: str
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+
+
+def record_of(cut: Cut, events: Sequence[Raw], epoch: int, failed_at_ms: int, reason: str, attempts: int) -> Record:
+    """Return a batch as it is kept; its id is the place of its first event in the ring, whatever process makes it."""
+    return Record(_id_of(cut, epoch), failed_at_ms, reason, attempts, list(events), _marks_of(cut))
+
+
+def damaged_record_of(cut: Cut, epoch: int, found_at_ms: int) -> Record:
+    """Return what is kept of an event that is no JSON."""
+    reason = "damaged in shared memory: it is no JSON"
+    text = b64encode(cut.data).decode()
+    return Record(_id_of(cut, epoch), found_at_ms, reason, 0, [], _marks_of(cut), text)
+
+
+def _id_of(cut: Cut, epoch: int) -> str:
+    return f"{epoch:016x}-{cut.marks[0].sequence}-{cut.marks[0].start}"
+
+
+def _marks_of(cut: Cut) -> list[tuple[int, int, int]]:
+    return [(mark.sequence, mark.start, mark.end) for mark in cut.marks]
+
+
+class DeadLetters:
+    """Those of one pipe; nothing is kept when ``limit_bytes`` is 0. Every method raises ``OSError``."""
+
+    def __init__(self, path: Path, limit_bytes: int, former: Sequence[Path] = ()) -> None:
+        """``former`` are the single files that earlier versions may have kept them in; what is there is taken over."""
+        self.path = path
+        self.limit_bytes = limit_bytes
+        self._former = former
+        self._size_bytes: int | None = None
+        """At most so much is kept; None until it was counted."""
+
+    def keep(self, record: Record) -> None:
+        """Have it on the disk. Raises ``OSError`` when it cannot be kept."""
+        if record.damaged and self.names(f"-{record.id}{SUFFIX}"):
+            return  # a flusher that was killed before it counted the event has kept it
+        data = encode(record)
+        size_bytes = _space(len(data))
+        if self._size_bytes is None or self._size_bytes + size_bytes > self.limit_bytes:
+            self._size_bytes = self.size_bytes()  # commands remove files meanwhile
+        if self._size_bytes + size_bytes > self.limit_bytes:
+            raise OSError(errno.EFBIG, f"max_spool_bytes is {self.limit_bytes:,}")
+        self._write(record, data)
+        self._size_bytes += size_bytes
+
+    def _write(self, record: Record, data: bytes) -> None:
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        name = record.id
+        if not _SAFE.fullmatch(name):  # only of what was imported
+            name = hashlib.sha256(name.encode()).hexdigest()[:32]
+        stem = f"{min(max(record.failed_at_ms, 0), _MOMENT_END):013d}-{name}"
+        part = self.path / f"{stem}-{os.getpid()}{PART_SUFFIX}"
+        try:
+            with open(part, "wb", opener=_private) as file:  # pathlib's has no opener
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(self.path / f"{stem}{SUFFIX}")
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_directory(self.path)
+
+    def names(self, part: str = "") -> list[str]:
+        """Return the files whose names hold ``part``, oldest first; of one moment by their places in the ring."""
+        return sorted((name for name in self._all_names(SUFFIX) if part in name), key=_order)
+
+    def _all_names(self, suffix: str) -> list[str]:
+        try:
+            return [name for name in os.listdir(self.path) if name.endswith(suffix)]  # noqa: PTH208  # names only
+        except FileNotFoundError:
+            return []
+
+    def read(self, name: str) -> Record | None:
+        """Return what a file holds; None when it is gone, or is no record."""
+        try:
+            return _decode_record((self.path / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            logger.warning("a dead letter cannot be read path=%s", self.path / name)
+            return None
+
+    def records(self) -> Iterator[Record]:
+        """Yield what is kept, oldest first."""
+        for name in self.names():
+            record = self.read(name)
+            if record is not None:
+                yield record
+
+    @contextmanager
+    def held(self, name: str) -> Iterator[bool]:
+        """Keep other commands from the file; False when one of them has it, or it is gone."""
+        try:
+            fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            yield False
+            return
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield os.fstat(fd).st_nlink > 0
+        finally:
+            os.close(fd)
+
+    def remove(self, name: str) -> None:
+        """Delete a file, for good. Only while it is ``held``."""
+        (self.path / name).unlink(missing_ok=True)
+        _sync_directory(self.path)
+
+    def size_bytes(self) -> int:
+        """Return how much room the files take."""
+        total = 0
+        try:
+            entries = list(os.scandir(self.path))
+        except FileNotFoundError:
+            return 0
+        for entry in entries:
+            try:
+                total += _space(entry.stat(follow_symlinks=False).st_size)
+            except FileNotFoundError:
+                pass  # a command removed it
+        return total
+
+    def reached(self, epoch: int) -> dict[int, int]:
+        """Return how far into each of its tenures the events of a ring have failed and are kept."""
+        reached: dict[int, int] = {}
+        for name in self.names(f"-{epoch:016x}-"):
+            record = self.read(name)
+            if record is None or record.damaged:
+                continue
+            for sequence, _, end in record.marks:
+                reached[sequence] = max(reached.get(sequence, 0), end)
+        return reached
+
+    def take_over(self) -> None:
+        """Import what earlier versions kept in a single file, and remove what a killed process had begun."""
+        for path in self._former:
+            if path.exists():
+                self._import(path)
+        for name in self._all_names(PART_SUFFIX):
+            part = self.path / name
+            try:
+                if time.time() - part.stat().st_mtime > ABANDONED_S:
+                    part.unlink()
+            except FileNotFoundError:
+                pass
+
+    def _import(self, path: Path) -> None:
+        """Write a file for each line of the single file, then delete that; cut at any point it is done again.
+
+        Holds both of its locks, so that no flusher or command of theirs changes it meanwhile.
+        """
+        guard = locks.shared(path.with_suffix(".guard"))
+        deadline_s = time.monotonic() + PATIENCE_S
+        while not (guard.try_lock(_WRITING) and guard.try_lock(_EDITING)):
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(errno.ETIMEDOUT, f"{path}: another process is changing it")
+            time.sleep(STEP_S)
+        try:
+            with path.open("rb") as file:
+                for record in filter(None, map(_parse_line, file)):
+                    self._write(record, encode(record))
+            path.unlink()
+            guard.remove()
+        except FileNotFoundError:
+            pass  # another process has imported it
+        finally:
+            guard.unlock(_WRITING)
+            guard.unlock(_EDITING)
+
+
+def _parse_line(line: bytes) -> Record | None:
+    """The record of a line; None of one that was removed or cut short. The first version kept plain events."""
+    try:
+        return _decode_record(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass
+    try:
+        _decode_event(line)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return None
+    event = line.strip()
+    name = hashlib.sha256(event).hexdigest()[:16]
+    return Record(f"event-{name}", 0, "not known: it was kept without a reason", 0, [Raw(event)])
+
+
+def _order(name: str) -> tuple[tuple[int, str], ...]:
+    """By moment, ring, tenure and first event: numbers by value, anything else by itself."""
+    moment, _, rest = name.removesuffix(SUFFIX).partition("-")
+    epoch, _, place = rest.partition("-")
+    numbers = [(int(part), part) if part.isdigit() else (0, part) for part in (moment, *place.split("-"))]
+    return (numbers[0], (0, epoch), *numbers[1:])
+
+
+def _space(size_bytes: int) -> int:
+    return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def _sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def of_other_pipes(settings: Settings) -> dict[str, int]:
+    """Return how many dead letters this user's other pipes have, in the same runtime directory.
+
+    A pipe's name holds the write key: with another key, those of the old one are under another name.
+    """
+    own = of(settings).path
+    others = (path for path in sorted(own.parent.glob(f"*{DIRECTORY_SUFFIX}")) if path != own and path.is_dir())
+    counts = {path.name.removesuffix(DIRECTORY_SUFFIX): len(DeadLetters(path, 0).names()) for path in others}
+    return {pipe: count for pipe, count in counts.items() if count}
+
+
+def of(settings: Settings) -> DeadLetters:
+    """Return the dead letters of the pipe that these settings name. Raises ``RingUnavailable`` without a directory."""
+    directory = locks.runtime_dir(settings.runtime_dir)
+    former = [directory / f"{name}.failed.ndjson" for name in settings.pipe_names]
+    return DeadLetters(directory / f"{settings.pipe_name}{DIRECTORY_SUFFIX}", settings.max_spool_bytes, former)

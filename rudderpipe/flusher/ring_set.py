@@ -1,0 +1,174 @@
+"""The rings that one flusher process serves: all of its pipe, and those that were removed while producers had them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from rudderpipe import log_text
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.process import locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import ThrottledLog
+from rudderpipe.ring import flusher_lock, place
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring, find_at, open_ring
+from rudderpipe.settings import Settings
+
+TROUBLE_LOG_S = 60.0
+LOOK_S = 0.5
+"""How often the pipe's rings are looked for."""
+PATIENCE_S = 0.01
+"""How long a look waits for the claim lock of a ring; the rings that are served wait meanwhile."""
+ENTRY_PATIENCE_S = 0.1
+"""How long a lock is tried for at the beginning and at the end: a producer that probes it has it for an instant."""
+SERVING_SUFFIX = ".flusher"
+"""Of the lock file that belongs to no ring but to the flusher process of a pipe and layout."""
+SERVING = 0
+"""The byte of the pipe's own lock file that its flusher holds."""
+logger = log_text.logger("rudderpipe.flusher")
+
+
+class MakeFlusher(Protocol):
+    """Makes the flusher of one ring."""
+
+    def __call__(self, ring: Ring, *, lingers: bool) -> Flusher:
+        """Return it; ``lingers`` when it must end with its ring's last producer."""
+
+
+class _Served(msgspec.Struct):
+    place: RingPlace
+    ring: Ring
+    flusher: Flusher
+
+
+class Rings:
+    """A duty made of those of one ``Flusher`` for each ring of the pipe.
+
+    ``stays`` (managed): this process makes the pipe's ring and never ends; else it ends with its last ring. Rings of
+    other interpreters and of the layout before always end with their last producer.
+    """
+
+    def __init__(self, settings: Settings, make: MakeFlusher, clock: Clock, *, stays: bool) -> None:
+        self._settings = settings
+        self._make = make
+        self._clock = clock
+        self._stays = stays
+        self._main = place.own(settings)
+        """The ring of the main interpreter, in which this process runs."""
+        self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
+        self._served: list[_Served] = []
+        self._looked_at_s = float("-inf")
+        self._told: set[int] = set()
+        """The rings that another process has, as the log says already."""
+
+    def enter(self) -> bool:
+        """Serve every ring of the pipe; False when another process does. Raises ``RingUnavailable``."""
+        if not self._take_pipe():
+            return False
+        self._looked_at_s = self._clock.monotonic_s()
+        main = self._main_ring()
+        if main is not None and not self._take(*main, flusher_lock.TAKE_TIMEOUT_S) and self._stays:
+            self.close()
+            return False
+        self._look(ENTRY_PATIENCE_S)
+        return True
+
+    def _take_pipe(self) -> bool:
+        """Become the one flusher process of the pipe among those that read the same layouts, for life."""
+        path = self._main.lock_file.with_suffix(SERVING_SUFFIX)
+        deadline_s = self._clock.monotonic_s() + flusher_lock.TAKE_TIMEOUT_S
+        while True:
+            self._guard = locks.shared(path)
+            if self._guard.try_lock(SERVING):
+                if self._guard.is_current():
+                    return True
+            elif self._clock.monotonic_s() > deadline_s:
+                return False
+            self._clock.sleep(0.01)
+
+    def _main_ring(self) -> tuple[RingPlace, Ring] | None:
+        """Return the ring of the main interpreter; only a managed flusher makes it."""
+        # Rings that are served already wait meanwhile.
+        wait_s = PATIENCE_S if self._served else OPEN_TIMEOUT_S
+        ring = open_ring(self._settings, self._clock, wait_s=wait_s) if self._stays else find_at(self._main, wait_s)
+        return (self._main, ring) if ring is not None else None
+
+    def _take(self, where: RingPlace, ring: Ring, patience_s: float) -> bool:
+        if not flusher_lock.take(ring, self._clock, patience_s):
+            if ring.segment.epoch not in self._told:
+                self._told.add(ring.segment.epoch)
+                logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
+            return False
+        logger.info("serving ring=%s", ring.segment.name)
+        lingers = not self._stays or where != self._main
+        self._served.append(_Served(where, ring, self._make(ring, lingers=lingers)))
+        return True
+
+    def _look(self, patience_s: float = 0.0) -> None:
+        """Serve the rings that have come since the last look. A ring that cannot be opened is said, and tried again."""
+        for where in place.of_pipe(self._settings):
+            if where.layout > at.VERSION or any(one.place == where and not one.flusher.removed for one in self._served):
+                continue
+            try:
+                ring = find_at(where, max(PATIENCE_S, patience_s))
+                if ring is not None and all(one.ring.segment.epoch != ring.segment.epoch for one in self._served):
+                    self._take(where, ring, patience_s)
+            except (RingUnavailable, OSError, MemoryError) as error:
+                reason = str(error) or type(error).__name__
+                self._log.warning(where.stem, f"a ring cannot be served ring={where.stem}: {reason}")
+
+    def _move_on(self) -> None:
+        """Make the pipe's ring again when it was removed, at once: an idle producer notices at its next event."""
+        try:
+            main = self._main_ring()
+        except RingUnavailable as error:
+            if not self._served:
+                raise
+            self._log.warning("ring", f"a removed ring cannot be followed by another: {error}")
+            return
+        if main is not None:
+            self._take(*main, 0.0)
+
+    @property
+    def _has_main(self) -> bool:
+        return any(one.place == self._main and not one.flusher.removed for one in self._served)
+
+    def work(self) -> int:
+        """One cycle of each; how many events left the rings."""
+        now_s = self._clock.monotonic_s()
+        if now_s - self._looked_at_s >= LOOK_S:
+            self._looked_at_s = now_s
+            if self._stays and not self._has_main:
+                self._move_on()
+            self._look()
+        done = 0
+        for one in self._served:
+            done += one.flusher.work()
+        return done
+
+    def finished(self) -> bool:
+        """True once every ring has ended and none follows."""
+        ended = [one for one in self._served if one.flusher.finished()]
+        for one in ended:
+            one.flusher.close()
+            self._served.remove(one)
+        if self._served or self._stays:
+            return False
+        self._look(ENTRY_PATIENCE_S)  # for rings that were made since
+        return not self._served
+
+    def drain(self, deadline_s: float) -> None:
+        """Hand over everything that is committed now, in each."""
+        for one in self._served:
+            one.flusher.drain(deadline_s)
+
+    def close(self) -> None:
+        """Give connections back."""
+        for one in self._served:
+            one.flusher.close()
+        if self._guard.is_current():
+            self._guard.remove()

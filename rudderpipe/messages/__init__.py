@@ -1,0 +1,1 @@
+"""One event, from a call's arguments to JSON."""

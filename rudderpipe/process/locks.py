@@ -1,0 +1,449 @@
+"""Locks that the kernel releases when their holder dies: byte ranges of one file in a directory of our own.
+
+Mutexes are those of ``_thread``, the interpreter's own also where gevent or eventlet have replaced the ones of
+``threading``: theirs can neither be taken in a signal handler nor do they order memory.
+
+POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
+process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
+a process opens each file once (``shared``) and closes it only when nothing in it uses the file any more.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import resource
+import signal
+import stat
+import sys
+import threading
+import time
+from _thread import RLock
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+from rudderpipe import log_text
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.process import descriptors, fork
+from rudderpipe.settings import Settings
+
+_SPIN_S = 0.0002
+HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # what is made there is 0700, and checked
+"""Where runtime directories are made unless the settings say where."""
+_OWN_SUFFIXES = (
+    ".lock",
+    ".flusher",
+    ".start",
+    ".log",
+    ".log.1",
+    ".guard",
+    ".ndjson",
+    ".ring",
+    ".fifo",
+    ".failed",
+    ".spool",
+)
+"""What rudderpipe itself puts into a runtime directory."""
+
+logger = log_text.logger()
+_warned: set[Path] = set()
+
+
+def file_limit() -> int:
+    """Return how large a file this process may make (``ulimit -f``).
+
+    Passing the limit is a signal, SIGXFSZ, that ends a process which has not changed its action, as under uWSGI.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def default_runtime_dir() -> Path:
+    """Return the path of this user's runtime directory, whether it is there or not."""
+    return HOME / f"rudderpipe-{os.getuid()}"
+
+
+def runtime_dir(given: str | None) -> Path:
+    """The directory of lock files and logs, made 0700 whatever the umask is; ours alone, else ``RingUnavailable``.
+
+    One that is ours and has other bits is set to 0700, unless it holds other programs' files, which they may share.
+
+    By default it stands beside the segments, so that both are seen by the same processes (a service with a private
+    ``/tmp`` would lock another file than its neighbour, and corrupt the ring they share) and no cleaner of ``/tmp``
+    takes it away.
+    """
+    path = Path(given) if given else default_runtime_dir()
+    try:
+        _make(path, parents=given is not None)
+        found = path.lstat()
+        mode = stat.S_IMODE(found.st_mode)
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and mode != 0o700 and _is_own(path):
+            path.chmod(0o700)
+            if mode & 0o077:
+                _warn_once(path, f"runtime_dir {path} had the mode {mode:04o}; it is 0700 now")
+            return path
+    except (OSError, ValueError) as error:  # the latter: a path that holds NUL
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise RingUnavailable(str(path), f"runtime_dir cannot be made: {reason}") from error
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o022:
+        raise RingUnavailable(str(path), "runtime_dir must be a directory that only its owner, this user, can write")
+    if mode & 0o700 != 0o700:
+        raise RingUnavailable(str(path), f"runtime_dir has the mode {mode:04o}: its owner must be able to write there")
+    if mode & 0o077:
+        _warn_once(path, f"runtime_dir {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
+    return path
+
+
+def _make(path: Path, *, parents: bool) -> None:
+    """Make the directory 0700; a umask would take bits away that its owner needs, or leave some for others."""
+    try:
+        path.mkdir(mode=0o700)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        if not parents or path.parent == path:
+            raise
+        _make(path.parent, parents=True)
+        _make(path, parents=False)
+        return
+    path.chmod(0o700)
+
+
+def _is_own(path: Path) -> bool:
+    """True when nothing is in it but what rudderpipe puts there: others' files would be cut off from their readers."""
+    if path.stat().st_mode & stat.S_ISVTX:
+        return False
+    try:
+        return all(name.endswith(_OWN_SUFFIXES) for name in os.listdir(path))  # noqa: PTH208  # names are all it needs
+    except PermissionError:  # its owner cannot read it, so nobody shares it
+        return True
+
+
+def _warn_once(path: Path, text: str) -> None:
+    if path not in _warned:
+        _warned.add(path)
+        logger.warning(text)
+
+
+def log_file(settings: Settings) -> Path:
+    """Where the autostarted processes of a pipe log."""
+    return runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
+
+
+def open_log(path: str | Path, flags: int = os.O_WRONLY | os.O_CREAT | os.O_APPEND) -> int:
+    """Open a log for its owner alone, whatever the umask is. Raises ``OSError``."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
+        os.fchmod(fd, 0o600)
+    return fd
+
+
+class LockFile:
+    """One file; each of its bytes is a lock. Only through ``shared``.
+
+    Whatever the system refuses is ``RingUnavailable``.
+    """
+
+    def __init__(self, path: Path, descriptor: _Descriptor) -> None:
+        """Only by ``_Files``."""
+        self.path = path
+        self._descriptor = descriptor
+        self._fd = descriptor.fd
+        self.inode = descriptor.inode
+        self.forget()
+        fork.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: the mutex may be held by a thread that is not here."""
+        self._mutex = RLock()
+        self._owner: int | None = None
+        self._within = 0
+        """Calls from within the owner's, which were refused and have not called ``release`` yet."""
+        self._alone: dict[int, object] = {}
+        """Locks that one call has, against this process's other ones too."""
+
+    def __del__(self) -> None:
+        """Close the file: nothing in this process uses it, or holds one of its locks."""
+        try:
+            _files.let_go(self._descriptor)
+        except (AttributeError, TypeError):
+            pass  # the interpreter is ending
+
+    def is_current(self) -> bool:
+        """False when the file was removed, another stands in its place, or our descriptor is no longer its.
+
+        An application that turns into a daemon may have closed every descriptor and opened others.
+        """
+        return _is_at(self.path, self._descriptor)
+
+    def is_fresh(self) -> bool:
+        """True until ``mark``: nobody has used the file for a ring yet."""
+        try:
+            return os.fstat(self._fd).st_size == 0
+        except OSError as error:
+            raise _refused(self.path, "be used", error) from error
+
+    def mark(self, text: str) -> None:
+        """Write down which ring the file belongs to. Only under its claim lock."""
+        data = text.encode()
+        try:
+            if os.pread(self._fd, len(data) + 1, 0) == data:
+                return
+            if file_limit() < len(data):
+                raise RingUnavailable(str(self.path), "the lock file cannot be written: RLIMIT_FSIZE is too low")
+            os.pwrite(self._fd, data, 0)
+        except OSError as error:
+            raise _refused(self.path, "be written", error) from error
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this thread is in the middle of ``lock`` and ``release``: a call from within gets no lock."""
+        return self._owner == threading.get_ident()
+
+    def try_lock(self, byte: int) -> bool:
+        """Take one lock without waiting. True also when this process holds it already."""
+        return self._try(byte, 1)
+
+    def _try(self, byte: int, count: int) -> bool:
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, count, byte)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # the last: the application closed it
+                return False
+            raise _refused(self.path, "be locked", error) from error
+        return True
+
+    def try_lock_all(self) -> bool:
+        """Take all locks without waiting, for as long as this object is; False when another process has any of them.
+
+        Never of a file of which this process holds a lock.
+        """
+        return self._try(0, 0)  # to the end, wherever that is
+
+    def unlock(self, byte: int) -> None:
+        """Give one lock back."""
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # the application closed it, and gave the lock back with it
+                raise _refused(self.path, "be unlocked", error) from error
+
+    @contextmanager
+    def alone(self, byte: int, *, had: bool = False) -> Iterator[bool]:
+        """Have a lock within a ``with``, without waiting, against other threads and calls from within too; whether so.
+
+        ``had``: this process has it by ``try_lock``, and gives it back at the end.
+        """
+        token = object()
+        try:
+            yield self._alone.setdefault(byte, token) is token and (had or self.try_lock(byte))
+        finally:
+            if self._alone.get(byte) is token:
+                try:
+                    self.unlock(byte)
+                finally:
+                    del self._alone[byte]
+
+    def is_alone(self, byte: int) -> bool:
+        """Whether a call in this process has the lock by ``alone``."""
+        return byte in self._alone
+
+    def is_held(self, byte: int) -> bool:
+        """Whether another process, or a call by ``alone``, has the lock. Never of one we have by ``try_lock``."""
+        with self.alone(byte) as taken:
+            return not taken
+
+    def lock(self, byte: int, timeout_s: float) -> bool:
+        """Take one lock against other processes and other threads; False when that took longer, or from within itself.
+
+        Call it inside the ``try`` whose ``finally`` calls ``release``: a signal handler may raise right after it.
+        """
+        me = threading.get_ident()
+        if self._owner == me:
+            self._within += 1
+            return False
+        mutex = self._mutex
+        try:
+            if not (mutex.acquire(blocking=False) or mutex.acquire(timeout=timeout_s)):
+                return False
+            if self._owner is None:  # else another greenlet of this thread, for which the mutex is no obstacle
+                self._owner = me
+                if self.try_lock(byte) or self._wait(byte, timeout_s):
+                    return True
+                self._owner = None
+        except BaseException:
+            if self._owner == me:
+                self.release(byte)
+            else:
+                _drop(mutex)
+            raise
+        _drop(mutex)
+        return False
+
+    def _wait(self, byte: int, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while timeout_s and time.monotonic() < deadline_s:
+            _nap(_SPIN_S)
+            if self.try_lock(byte):
+                return True
+        return False
+
+    def release(self, byte: int) -> None:
+        """Give back what ``lock`` took; does nothing when the call before did not take it."""
+        if self._owner != threading.get_ident():
+            return
+        if self._within:
+            self._within -= 1
+            return
+        try:
+            self.unlock(byte)
+        except BaseException:
+            self.unlock(byte)
+            raise
+        finally:
+            self._owner = None
+            _drop(self._mutex)
+
+    def remove(self) -> None:
+        """Unlink the file. Only under its claim lock: who waits for that finds the file gone and opens the next."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _refused(self.path, "be removed", error) from error
+
+
+def _nap(seconds: float) -> None:
+    # Where the system has it, not time.sleep, which gevent and eventlet replace: no other greenlet should run in the
+    # middle of an append, where its event could only be set aside.
+    if sys.platform == "linux":
+        signal.sigtimedwait((), seconds)
+    else:
+        time.sleep(seconds)
+
+
+def _drop(mutex: RLock) -> None:
+    try:
+        mutex.release()
+    except RuntimeError:
+        pass  # an exception came before it was taken
+
+
+class _Descriptor:
+    """A file that is open, and how many ``LockFile`` objects have it: one, and those that are being destroyed."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            # Without O_NONBLOCK, opening another's FIFO of that name would wait for its writer.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+            self.fd = descriptors.above_standard(os.open(path, flags, 0o600))
+        except OSError as error:
+            raise _refused(path, "be opened", error) from error
+        try:
+            found = os.fstat(self.fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
+                raise RingUnavailable(str(path), "the lock file must be a regular file of this user: remove it")
+            if stat.S_IMODE(found.st_mode) != 0o600:
+                os.fchmod(self.fd, 0o600)  # whatever the umask took away
+        except OSError as error:
+            os.close(self.fd)
+            raise _refused(path, "be used", error) from error
+        except RingUnavailable:
+            os.close(self.fd)
+            raise
+        self.inode = found.st_ino
+        self.users = 0
+        descriptors.own(self, self.fd)
+
+    def is_open(self) -> bool:
+        """False when the application closed it, and the number may be another file's."""
+        try:
+            return os.fstat(self.fd).st_ino == self.inode
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close it, which gives back every lock of this process on the file."""
+        if descriptors.disown(self, self.fd) and self.is_open():
+            os.close(self.fd)
+
+
+class _Files:
+    """The lock files this process has open, one for each path."""
+
+    def __init__(self) -> None:
+        self._found: WeakValueDictionary[Path, LockFile] = WeakValueDictionary()
+        self._open: dict[Path, _Descriptor] = {}
+        self._let_go: deque[_Descriptor] = deque()
+        self.forget()
+        fork.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: only the mutex is not ours."""
+        self._mutex = RLock()
+        self._busy = False
+
+    def get(self, path: Path) -> LockFile:
+        """The one of that path, opened anew when the file has been removed; closed when it is no longer referred to."""
+        try:
+            path = path.parent.resolve() / path.name
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a path that holds NUL
+            raise RingUnavailable(str(path), f"the lock file cannot be found: {error}") from error
+        with self._mutex:
+            self._close_unused()
+            before, self._busy = self._busy, True  # a destructor, or a signal handler, may come in between
+            try:
+                return self._get(path)
+            finally:
+                self._busy = before
+
+    def _get(self, path: Path) -> LockFile:
+        found = self._found.get(path)
+        if found is not None and found.is_current():
+            return found
+        # Order: the one before may be in the middle of its end, which would drop the locks of a second descriptor of
+        # the same file; so its descriptor is used again, and has a user when that end is seen.
+        descriptor = self._open.get(path)
+        if descriptor is None or not _is_at(path, descriptor):
+            descriptor = self._open[path] = _Descriptor(path)
+        descriptor.users += 1
+        found = self._found[path] = LockFile(path, descriptor)
+        return found
+
+    def let_go(self, descriptor: _Descriptor) -> None:
+        """Close it unless it has another user. For destructors, which may run anywhere: never waits."""
+        self._let_go.append(descriptor)
+        mutex = self._mutex
+        if mutex.acquire(blocking=False):  # else the thread that has it, or the next ``get``, closes it
+            try:
+                self._close_unused()
+            finally:
+                mutex.release()
+
+    def _close_unused(self) -> None:
+        while self._let_go and not self._busy:
+            descriptor = self._let_go.popleft()
+            descriptor.users -= 1
+            if not descriptor.users:
+                for path in [path for path, known in self._open.items() if known is descriptor]:
+                    del self._open[path]
+                descriptor.close()
+
+
+def _is_at(path: Path, descriptor: _Descriptor) -> bool:
+    try:
+        return path.stat().st_ino == descriptor.inode and descriptor.is_open()
+    except OSError:
+        return False
+
+
+def _refused(path: Path, what: str, error: OSError) -> RingUnavailable:
+    reason = error.strerror or type(error).__name__
+    return RingUnavailable(str(path), f"the lock file cannot {what}: {reason}")
+
+
+_files = _Files()
+shared = _files.get

@@ -1,0 +1,162 @@
+"""A Redis client of the node that has the queue, however Redis is set up."""
+
+from __future__ import annotations
+
+import re
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode, RedisCluster
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.log_text import one_line
+from rudderpipe.settings.redis_url import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
+
+ABORT = struct.pack("ii", 1, 0)
+"""SO_LINGER: on, for 0 seconds."""
+CONNECT_TIMEOUT_S = 3.0
+ANSWER_TIMEOUT_S = 10.0
+_SCRIPT = re.compile(
+    r"^(ERR )?Error running script \(call to \w+\): |@?user_script: ?\d+: ?|,? on @user_script.*$"
+    r"| script: [0-9a-f]{40}.*$"
+)
+"""What Redis 6, 7 and 8 put around an error to say in which script it was."""
+
+
+class Connection:
+    """A client that has not connected yet, of the one node that has the queue.
+
+    The node is asked for when a call needs it, and again after any trouble: so a new master, a slot that has moved
+    and a server that is back are one case. No command is ever repeated here: after a lost answer only the caller knows
+    whether that is right.
+    """
+
+    def __init__(self, address: RedisAddress, key: str) -> None:
+        """``key`` is one of the queue's: in a cluster all of them are in its slot."""
+        self.place = address.place
+        self._address = address
+        self._key = key
+        self._client: redis.Redis | None = None
+
+    @contextmanager
+    def client(self) -> Iterator[redis.Redis]:
+        """Yield a client for one call. Raise ``QueueUnavailable`` with what Redis says, without what we sent."""
+        asked = False
+        try:
+            if self._client is None or _is_stale(self._client):
+                self.close()
+                self._client = self._find()
+                _abort_when_closed(self._client)
+            asked = True
+            yield self._client
+        except redis.AuthenticationError:
+            self.close()
+            raise QueueUnavailable(self.place, "user or password is missing or was refused", answered=True) from None
+        except MasterNotFoundError:  # its text shows the clients it asked
+            self.close()
+            reason = f"none of the sentinels that answer knows a master of {self._address.service_name}"
+            raise QueueUnavailable(self.place, reason, answered=True) from None
+        except redis.TimeoutError as error:
+            self.close()
+            raise QueueUnavailable(self.place, "no answer in time", answered=not asked) from error
+        except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
+            answered = not asked or isinstance(error, (redis.ResponseError, redis.BusyLoadingError))
+            self.close()
+            raise QueueUnavailable(self.place, _reason(error), answered) from error
+
+    def close(self) -> None:
+        """Close the connections; the next call finds the node anew."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _find(self) -> redis.Redis:
+        where, options = self._address, self._options()
+        own: dict[str, Any] = {"username": where.username, "password": where.password}
+        if where.cluster_nodes:
+            # The client of a cluster has no types.
+            node: Any = ClusterNode  # redis gives its constructor no types
+            starts: list[Any] = [node(*host_and_port(each, REDIS_PORT)) for each in where.cluster_nodes]
+            cluster: Any = RedisCluster(startup_nodes=starts, **options, **own)
+            try:
+                node = cluster.get_node_from_key(self._key)
+                if node is None:
+                    raise redis.ConnectionError("no node of the cluster has the queue's slot")
+                return redis.Redis(host=node.host, port=node.port, single_connection_client=True, **options, **own)
+            finally:
+                cluster.close()
+        if where.sentinels:
+            asked = {"username": where.sentinel_username, "password": where.sentinel_password, **options}
+            nodes = [host_and_port(node, SENTINEL_PORT) for node in where.sentinels]
+            sentinel: Any = Sentinel(nodes, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]  # it has no types
+            try:
+                host, port = sentinel.discover_master(where.service_name)
+            finally:
+                for client in sentinel.sentinels:
+                    client.close()
+            return redis.Redis(host=host, port=port, db=where.db, single_connection_client=True, **options, **own)
+        return redis.Redis(
+            host=where.host,
+            port=where.port,
+            db=where.db,
+            unix_socket_path=where.unix_socket_path,
+            single_connection_client=True,
+            **options,
+            **own,
+        )
+
+    def _options(self) -> dict[str, Any]:
+        where = self._address
+        options: dict[str, Any] = {
+            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_timeout": ANSWER_TIMEOUT_S,
+            "retry": Retry(NoBackoff(), 0),
+            "client_name": "rudderpipe",
+        }
+        if where.protocol is not None:
+            options["protocol"] = where.protocol
+        if where.ssl:
+            options |= {
+                "ssl": True,
+                "ssl_ca_certs": where.ssl_ca_file,
+                "ssl_certfile": where.ssl_cert_file,
+                "ssl_keyfile": where.ssl_key_file,
+                "ssl_check_hostname": where.ssl_check_hostname,
+            }
+        return options
+
+
+def _abort_when_closed(client: redis.Redis) -> None:
+    """Have the kernel forget what it has not sent yet when the connection is closed, by whomever.
+
+    Else it would go on sending a call that was given up, and Redis might get it after calls of the next connection.
+    """
+    link: Any = client.connection
+    own = getattr(link, "_sock", None)  # redis-py gives its socket to nobody
+    if own is not None:
+        with suppress(OSError):
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
+
+
+def _is_stale(client: redis.Redis) -> bool:
+    """Redis has closed the connection, as it does with idle ones, or was started anew meanwhile."""
+    link: Any = client.connection
+    try:
+        return bool(link.can_read())  # nothing was asked: what is there to be read is the connection's end
+    except (redis.RedisError, OSError):
+        return True
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what Redis or the system said, without the script's address in it."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, redis.exceptions.AskError):  # MOVED is one, too; redis-py cuts the word off
+        return f"MOVED {one_line(lines[0], 100)}: this is a node of a cluster, write redis+cluster:// to use it"
+    return one_line(_SCRIPT.sub("", lines[0]).lstrip("-"), 200)

@@ -1,0 +1,145 @@
+"""What the ring has accepted, holds and refused, as anybody may read it at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import block_header
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import RingView
+
+
+class ProducerAccount(msgspec.Struct, frozen=True):
+    """Events of a slot's producer, which is the last one when ``pid`` is 0.
+
+    ``within``: it is a process's second slot, for calls from within calls.
+    """
+
+    slot: int
+    pid: int
+    accepted: int
+    in_ring: int
+    refused: dict[str, int]
+    within: bool
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Events since the ring was made, all of one moment but for what moves while they are read."""
+
+    accepted: int
+    in_ring: int
+    refused: dict[str, int]
+    delivered: int
+    failed: int
+    queued: int
+    """Handed to Redis, whatever became of them there."""
+    corrupt: int
+    blocks: int
+    blocks_in_use: int
+    producers: list[ProducerAccount]
+    cap: int
+    epoch: int
+    flusher_pid: int
+    heartbeat_ms: int
+    down_since_ms: int
+
+    @property
+    def left(self) -> int:
+        """Events that left the ring."""
+        return self.accepted - self.in_ring
+
+
+def accepted_by_slot(ring: RingView) -> dict[int, int]:
+    """Events that were ever accepted, for each slot that ever had a producer."""
+    words, layout = ring.words, ring.layout
+    blocks = ring.blocks_in_use()
+    accepted: dict[int, int] = {}
+    for _, block in blocks:
+        header = block_header.read(words, layout, block)
+        if not header.head:
+            count = words[layout.block(block) + at.B_COUNT]
+            accepted[header.slot] = max(accepted.get(header.slot, 0), header.base + count)
+    # Order: DRAINED last; a block that was freed meanwhile is in it.
+    return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used)}
+
+
+def drained_by_slot(ring: RingView) -> dict[int, int]:
+    """Events that have left the ring, for each slot."""
+    words, layout = ring.words, ring.layout
+    return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
+
+
+def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
+    """Events that left the ring, with those that the queue has although the flusher has not stored so yet.
+
+    ``positions`` are the queue's: how many events it has of each tenure of a block. Never too low.
+    """
+    words, layout = ring.words, ring.layout
+    reached: dict[int, int] = {}
+    for sequence, block in ring.blocks_in_use():
+        header, gone = block_header.read(words, layout, block), positions.get(sequence, 0)
+        if gone and not header.head:
+            reached[header.slot] = max(reached.get(header.slot, 0), header.base + gone)
+    # Order: DRAINED last; a block that was freed meanwhile is in it.
+    return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
+
+
+def read(ring: RingView) -> Account:
+    """The account of now."""
+    words = ring.words
+    drained = drained_by_slot(ring)
+    accepted = accepted_by_slot(ring)
+    producers = [_producer(ring, slot, accepted[slot], drained.get(slot, 0)) for slot in accepted]
+    refused = _counted(ring, at.H_REFUSED)
+    for slot in accepted:
+        for reason, count in _counted(ring, ring.layout.slot(slot) + at.S_REFUSED).items():
+            refused[reason] = refused.get(reason, 0) + count
+    total = sum(accepted.values())
+    left = sum(drained.get(slot, 0) for slot in accepted)
+    counters = {counter: words[counter] for counter in at.COUNTERS}
+    settling = words[at.H_SETTLING]
+    if settling in counters:  # what a flusher is about to count, or died before it did
+        counters[settling] = words[at.H_SETTLED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
+    return Account(
+        accepted=total,
+        in_ring=total - left,
+        refused=refused,
+        delivered=counters[at.H_DELIVERED],
+        failed=counters[at.H_FAILED],
+        queued=counters[at.H_QUEUED],
+        corrupt=counters[at.H_CORRUPT],
+        blocks=ring.layout.blocks,
+        blocks_in_use=len(ring.blocks_in_use()),
+        producers=producers,
+        cap=ring.segment.cap,
+        epoch=ring.segment.epoch,
+        flusher_pid=words[at.H_PID],
+        heartbeat_ms=ring.heartbeat_ms(Clock()),
+        down_since_ms=words[at.H_DOWN_MS],
+    )
+
+
+def _counted(ring: RingView, counters: int) -> dict[str, int]:
+    words = ring.words
+    return {reason: count for number, reason in enumerate(at.REFUSALS) if (count := words[counters + number])}
+
+
+def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> ProducerAccount:
+    mine = ring.layout.slot(slot)
+    before = _counted(ring, mine + at.S_REFUSED_BEFORE)
+    since = {
+        reason: count - before.get(reason, 0)
+        for reason, count in _counted(ring, mine + at.S_REFUSED).items()
+        if count > before.get(reason, 0)
+    }
+    return ProducerAccount(
+        slot,
+        ring.words[mine + at.S_PID],
+        accepted - ring.words[mine + at.S_ENTERED],
+        accepted - drained,
+        since,
+        within=bool(ring.words[mine + at.S_WITHIN]),
+    )

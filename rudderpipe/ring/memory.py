@@ -1,0 +1,267 @@
+"""The shared memory itself: make, map, check, reserve and remove it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+from contextlib import suppress
+
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.process import descriptors, locks
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import shared as shared_memory
+from rudderpipe.ring.fence import fence
+from rudderpipe.ring.layout import Layout
+from rudderpipe.ring.shared import PREFIX, Shared
+
+_MACOS_NAME_LIMIT = 30
+_not_ours: list[Shared] = []
+"""Mappings whose descriptors somebody closed: kept for good."""
+
+
+def segment_name(ring: str) -> str:
+    """The segment's name of a ring of this user: readable where the system allows (macOS takes 30 characters)."""
+    name = f"{PREFIX}-{os.getuid()}-{ring}"
+    if sys.platform != "linux" and len(name) > _MACOS_NAME_LIMIT:
+        return f"{PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return name
+
+
+class Segment:
+    """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as end offsets of the same memory."""
+
+    def __init__(self, name: str, shared: Shared, layout: Layout) -> None:
+        self.name = name
+        self.layout = layout
+        self._shared = shared
+        self.memory = shared.whole[: layout.size_bytes]
+        self.words = self.memory.cast("Q")
+        self.entries = self.memory.cast(layout.format.entry_code)
+        descriptors.own(self, shared.fd)
+
+    def __del__(self) -> None:
+        """Give the descriptor back; the mapping goes with the last view of it."""
+        shared = self._shared
+        if descriptors.disown(self, shared.fd) and shared.owns_fd():
+            shared.close_fd()
+        elif shared.keeps_duplicate:
+            _not_ours.append(shared)  # the number that unmapping closes is another file's
+
+    @property
+    def epoch(self) -> int:
+        """The random number that tells this ring from an earlier one of the same name."""
+        return self.words[at.H_EPOCH]
+
+    @property
+    def cap(self) -> int:
+        """Events that the ring may hold; the smaller of two that do not agree."""
+        cap, check = self.words[at.H_CAP], self.words[at.H_CAP_CHECK]
+        return min(cap, check ^ at.ALL_BITS)
+
+    def raise_cap(self, cap: int) -> None:
+        """Let the ring hold so many events, if it may not hold more already. Only under the claim lock."""
+        if cap > self.cap:
+            self.words[at.H_CAP_CHECK] = cap ^ at.ALL_BITS
+            fence()  # Order: the smaller of the two counts until both are there
+            self.words[at.H_CAP] = cap
+
+    def reserve(self, start: int, size_bytes: int) -> bool:
+        """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
+        if not hasattr(os, "posix_fallocate"):
+            return True  # macOS backs shared memory with swap
+        if not self._shared.owns_fd():
+            return False
+        try:
+            os.posix_fallocate(self._shared.fd, start, size_bytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT):
+                return False
+            raise RingUnavailable(self.name, _reason(error, "enlarged")) from error
+        return True
+
+    def size_in_use(self) -> int:
+        """Return how many bytes of memory the segment takes; blocks that were never used take none."""
+        try:
+            return os.fstat(self._shared.fd).st_blocks * 512
+        except OSError:
+            return 0
+
+    def is_linked(self) -> bool:
+        """False when the segment's name was removed, by us or by somebody else."""
+        try:
+            return os.fstat(self._shared.fd).st_nlink > 0
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Unmap; nothing of the segment may be used afterwards."""
+        self.entries.release()
+        self.words.release()
+        self.memory.release()
+        self._shared.close()
+
+
+def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) -> Segment:
+    """Make the segment; one that cannot be made is removed. Only under the claim lock. Raises ``RingUnavailable``."""
+    layout = at.for_bytes(size_bytes)
+    if (limit := locks.file_limit()) < layout.size_bytes:  # passing it is a signal that ends the process
+        reason = f"RLIMIT_FSIZE (ulimit -f) is {limit:,} bytes, the ring needs {layout.size_bytes:,}: raise it"
+        raise RingUnavailable(name, f"{reason}, or lower ring_bytes")
+    try:
+        fd = shared_memory.open_fd(name, makes=True)
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "made")) from error
+    try:
+        segment = _made(name, fd, layout)
+    except BaseException:
+        with suppress(RingUnavailable):  # what could not be made may not be removable either
+            remove(name)
+        raise
+    words = segment.words
+    for index, value in (
+        (at.H_VERSION, at.VERSION),
+        (at.H_BYTES, layout.size_bytes),
+        (at.H_BLOCKS, layout.blocks),
+        (at.H_SLOTS, layout.slots),
+        (at.H_EPOCH, int.from_bytes(os.urandom(8), "big") >> 1 | 1),
+        (at.H_CAP, cap),
+        (at.H_CREATED_MS, clock.time_ms()),
+        (at.H_LOCK_INODE, lock_inode),
+        (at.H_CAP_CHECK, at.complement(cap)),
+        (at.H_SLOTS_USED_CHECK, at.complement(0)),
+        (at.H_NEXT, 1),
+        (at.H_NEXT_CHECK, at.complement(1)),
+        (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is whole
+    ):
+        words[index] = value
+    return segment
+
+
+def attach(name: str, *, removes: bool = True) -> Segment | None:
+    """Map the segment of that name; None when there is none, or only one whose maker died at it, which is removed.
+
+    Only under the claim lock, or without ``removes``. Raises ``RingUnavailable`` when it is another user's, or of a
+    layout that cannot be read.
+    """
+    try:
+        fd = shared_memory.open_fd(name, makes=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "mapped")) from error
+    found = os.fstat(fd)
+    # Nothing of another user's is mapped, written or removed, whatever is in it.
+    is_ours = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o600
+    if not is_ours or not found.st_size:
+        os.close(fd)
+        if not is_ours:
+            reason = "belongs to another user or can be read by others: remove it or choose another pipe"
+            raise RingUnavailable(name, reason)
+        if removes:
+            remove(name)
+        return None
+    try:
+        shared = Shared(fd, found.st_size)
+    except (OSError, ValueError) as error:  # the latter: a file that cannot be mapped
+        raise RingUnavailable(name, _reason(error, "mapped")) from error
+    try:
+        return _checked(name, shared, removes=removes)
+    except RingUnavailable:
+        shared.close()
+        raise
+
+
+def _made(name: str, fd: int, layout: Layout) -> Segment:
+    try:
+        try:
+            if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
+                os.fchmod(fd, 0o600)  # whatever the umask took away
+            os.ftruncate(fd, layout.size_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+        segment = Segment(name, Shared(fd, layout.size_bytes), layout)
+    except (OSError, ValueError) as error:
+        raise RingUnavailable(name, _reason(error, "made")) from error
+    need = layout.data + at.BLOCK_BYTES
+    if not segment.reserve(0, need):
+        raise RingUnavailable(name, f"no room for the first {need:,} bytes in shared memory ({_room()}): enlarge it")
+    return segment
+
+
+def _checked(name: str, shared: Shared, *, removes: bool) -> Segment | None:
+    head = bytes(shared.whole[: at.FIXED_WORDS * at.WORD])
+    words = memoryview(head.ljust(at.FIXED_WORDS * at.WORD, b"\0")).cast("Q")
+    if words[at.H_MAGIC] == 0:
+        shared.close()
+        if removes:
+            remove(name)
+        return None
+    if words[at.H_MAGIC] != at.MAGIC:
+        raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
+    if len(head) < at.FIXED_WORDS * at.WORD:
+        raise RingUnavailable(name, "was cut off: remove it")
+    version = words[at.H_VERSION]
+    known = at.for_version(version)
+    if known is None:
+        raise RingUnavailable(
+            name, f"has layout {version}, this is layout {at.VERSION}: let the version that made it drain it first"
+        )
+    layout = at.for_blocks(words[at.H_BLOCKS], version) if words[at.H_BLOCKS] < 1 << 24 else None
+    if (
+        layout is None
+        or words[at.H_SLOTS] != known.slots
+        or layout.size_bytes != words[at.H_BYTES]
+        or layout.size_bytes > shared.size
+    ):
+        raise RingUnavailable(name, "has a damaged header: remove it")
+    return Segment(name, shared, layout)
+
+
+def remove(name: str) -> None:
+    """Unlink the name; processes that have it mapped keep their mapping. Raises ``RingUnavailable``."""
+    try:
+        if sys.platform == "linux":
+            os.unlink(f"/dev/shm/{name}")  # noqa: PTH108, S108  # where shm_open keeps it
+        else:
+            import _posixshmem
+
+            _posixshmem.shm_unlink(f"/{name}")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise RingUnavailable(name, _reason(error, "removed")) from error
+
+
+def names() -> list[str]:
+    """The segments of this user, where the system can list them (Linux)."""
+    prefix = f"{PREFIX}-{os.getuid()}-"
+    try:
+        return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108  # shm_open's
+    except OSError:
+        return []
+
+
+def _room() -> str:
+    try:
+        found = os.statvfs("/dev/shm")  # noqa: S108  # where shm_open keeps it
+    except OSError:
+        return "its size is unknown"
+    return f"{found.f_bavail * found.f_frsize:,} of {found.f_blocks * found.f_frsize:,} bytes free"
+
+
+def _reason(error: OSError | ValueError, done: str) -> str:
+    if not isinstance(error, OSError):
+        return f"shared memory cannot be {done}: {error}"
+    hints = {
+        errno.ENOENT: "there is no /dev/shm: mount a tmpfs there",
+        errno.EACCES: "permission denied",
+        errno.EROFS: "/dev/shm is read-only",  # noqa: S108  # a text
+        errno.ENOSPC: f"shared memory is full ({_room()})",
+        errno.EMFILE: "too many open files",
+    }
+    return f"shared memory cannot be {done}: {hints.get(error.errno or 0, error.strerror or type(error).__name__)}"

@@ -1,0 +1,81 @@
+"""Keeps lease and locks while the sender waits for an answer: a thread with a connection of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from rudderpipe import log_text
+from rudderpipe.errors import LeaseLost, QueueUnavailable
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
+from rudderpipe.queue.queue import LOCK_MS, Queue
+from rudderpipe.sender.state import Facts
+from rudderpipe.settings import Settings
+
+TICK_S = 0.5
+LOOK_S = 4.0
+logger = log_text.logger("rudderpipe.sender")
+
+
+class Keeper:
+    """Its word is never needed: every script checks lease and lock by itself."""
+
+    def __init__(
+        self, queue: Queue, facts: Facts, settings: Settings, clock: Clock, on_tick: Callable[[], None] = lambda: None
+    ) -> None:
+        """``queue`` takes locks with the sender's token. ``on_tick`` is called about twice a second."""
+        self._queue = queue
+        self._facts = facts
+        self._clock = clock
+        self._on_tick = on_tick
+        self._log = ThrottledLog(logger, clock, RARELY_S)
+        shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
+        self._every_s = min(LOOK_S, shortest_ms / 1000 / 3)
+        self._next_s = clock.monotonic_s()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rudderpipe-keeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin to keep."""
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._ended.wait(TICK_S):
+            try:
+                self.work()
+            except Exception as error:  # noqa: BLE001  # of this host: the lease must not end with it
+                self._log.error(type(error).__name__, "cannot keep lease and locks, trying again")
+            self._on_tick()
+
+    def work(self) -> None:
+        """Renew what is due; in tests without the thread."""
+        facts, now_s = self._facts, self._clock.monotonic_s()
+        if now_s < self._next_s:
+            return
+        self._next_s = now_s + self._every_s
+        try:
+            if facts.state == "active" and (facts.fence or facts.held):
+                self._queue.fence, self._queue.token = facts.fence, facts.token or self._queue.token
+                self._queue.renew(facts.held)
+            counts = self._queue.counts()
+            held = len(facts.held)
+            stranded = self._queue.stranded() if counts.active > held else 0
+        except LeaseLost:
+            facts.lost = self._queue.fence
+        except QueueUnavailable:  # the sender's own thread says so
+            facts.waiting_jobs = None
+        else:
+            facts.waiting_jobs, facts.paused = counts.waiting + held + stranded, counts.paused
+            facts.redis_seen_at_s = self._clock.monotonic_s()
+            if stranded:
+                facts.stranded_at_s = facts.redis_seen_at_s
+        facts.progress.looked(facts.health(now_s))
+
+    def stop(self) -> None:
+        """Keep nothing any more."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=TICK_S)
+        if not self._thread.is_alive():  # else it waits for Redis, and ends with the process
+            self._queue.close()

@@ -1,0 +1,106 @@
+"""What the flusher's and the sender's command lines have in common: arguments, settings, logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Callable
+from io import TextIOWrapper
+from pathlib import Path
+
+import msgspec
+
+from rudderpipe import log_text
+from rudderpipe import settings as settings_module
+from rudderpipe.errors import RingUnavailable, SettingsError
+from rudderpipe.process import locks
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_STOPPED_NOW, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
+from rudderpipe.settings import LOG_LEVELS, Settings
+
+LOG_BYTES = 1 << 20
+RECURSION_LIMIT = 10_000
+FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
+
+
+def parser(program: str, purpose: str) -> argparse.ArgumentParser:
+    """The arguments of a managed process."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m rudderpipe.{program}",
+        description=f"{purpose} Settings come from RUDDERPIPE_* variables and the file; secrets never from arguments.",
+    )
+    made.add_argument("--config", metavar="FILE", help="a TOML file of settings (also RUDDERPIPE_CONFIG)")
+    made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (autostart)")
+    made.add_argument("--log", type=Path, help="log to this file, at most 2 MiB, instead of standard error")
+    made.add_argument("--verbose", action="store_true", help="log what goes well, too")
+    return made
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the settings; those of an autostarted process are one line. Raises ``SettingsError``."""
+    if arguments.stdin:
+        try:
+            return settings_module.from_json(sys.stdin.buffer.readline())
+        except msgspec.DecodeError as error:  # whoever started us was killed at telling us
+            raise SettingsError("--stdin", f"holds no settings: {error}") from None
+    return settings_module.load(config=arguments.config)
+
+
+def guarded(program: str, main: Callable[[], int]) -> int:
+    """Run a program; an exit code, and one line on standard error, for what is wrong with its surroundings."""
+    occupy_standard_descriptors()
+    # What an application could encode, at whatever depth of its stack, must be readable here.
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
+    try:
+        return main()
+    except SettingsError as error:
+        print(log_text.lines(f"rudderpipe.{program}: {error}"), file=sys.stderr)  # noqa: T201  # before there is a log
+        return EXIT_USAGE
+    except RingUnavailable as error:
+        log_text.logger(f"rudderpipe.{program}").error("%s", error)
+        return EXIT_UNAVAILABLE
+    except Exception:  # noqa: BLE001  # whatever it is, the log has it
+        log_text.logger(f"rudderpipe.{program}").exception("ended by an error")
+        return EXIT_FAILED
+
+
+def occupy_standard_descriptors() -> None:
+    """Open those that were closed when we were started: a connection would get the number of standard error."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+
+
+def stop_flag(arguments: argparse.Namespace) -> StopFlag:
+    """Return the flag of a program; an autostarted one exits with 0 also when it leaves at once."""
+    return StopFlag(exits_with=EXIT_OK if arguments.stdin else EXIT_STOPPED_NOW)
+
+
+def detach() -> None:
+    """Become nobody's child; the process that was started ends here, its settings having been read."""
+    if os.fork():
+        os._exit(0)
+
+
+class OwnLog(logging.handlers.RotatingFileHandler):
+    """A log that only its owner can read, also after it was rotated."""
+
+    def _open(self) -> TextIOWrapper:
+        return TextIOWrapper(os.fdopen(locks.open_log(self.baseFilename), "ab"), encoding="utf-8")
+
+
+def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
+    """Set up logging, which only our own programs do, and return the logger."""
+    handler: logging.Handler = logging.StreamHandler()
+    if arguments.log:
+        handler = OwnLog(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    logger = log_text.logger()
+    logger.addHandler(handler)
+    usual = logging.INFO if arguments.verbose or arguments.log else logging.WARNING
+    logger.setLevel(LOG_LEVELS[level] if level else usual)
+    return logger

@@ -1,1 +1,0 @@
-"""What an application changes in its events, or leaves out, before they are accepted."""

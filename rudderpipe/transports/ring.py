@@ -1,0 +1,283 @@
+"""One pipe as a client uses it: events in, what happens when it is full, and seeing that somebody drains it."""
+
+from __future__ import annotations
+
+import atexit
+from collections import Counter
+from collections.abc import Callable, Mapping
+from weakref import WeakSet
+
+import msgspec
+
+from rudderpipe import log_text
+from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable, RudderpipeError
+from rudderpipe.process import fork
+from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import ThrottledLog
+from rudderpipe.ring import counters, flusher_lock, served_settings
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.producer import Producer
+from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.ring.seat import ENTER_TIMEOUT_S, Position
+from rudderpipe.settings import Settings
+from rudderpipe.transports.autostart import Autostart
+from rudderpipe.transports.base import Encoded, ShortWay
+from rudderpipe.transports.callbacks import Callback, callbacks
+from rudderpipe.transports.confirms import Place, Watch
+from rudderpipe.transports.flush import RingFlush, Since
+from rudderpipe.transports.receipts import Done, Flush, Stuck, Until
+
+UNDRAINED_S = 30.0
+BLOCK_STEP_S = 0.002
+
+logger = log_text.logger()
+
+
+class _Still:
+    """A ring from which nothing has been seen to leave since a moment, while events waited in it."""
+
+    def __init__(self, mark: tuple[int, int], since_s: float) -> None:
+        """``mark`` is another one once an event has left, or the ring is another."""
+        self.mark = mark
+        self.since_s = since_s
+        self.told = False
+
+
+class Pipe:
+    """The producer's end of the pipe that these settings name."""
+
+    def __init__(self, settings: Settings, clock: Clock, release: Callable[[], bool] = lambda: True) -> None:
+        """``release`` is asked whether it was the last user who shuts the pipe."""
+        self._release = release
+        self.settings = settings
+        self._clock = clock
+        self._log = ThrottledLog(logger, clock)
+        self._autostart = Autostart(settings, clock, self._log)
+        self._compared: tuple[int, int] | None = None
+        self._differing: list[str] = []
+        """What a forked child need not say again."""
+        self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
+        self.forget()
+        fork.forget_in_children(self)
+        _all.add(self)
+
+    def forget(self) -> None:
+        """In a forked child: what is watched, seen and told is the parent's."""
+        self._watches: dict[tuple[int, int], Watch] = {}
+        self._since: Since | None = None
+        self._still: _Still | None = None
+        self._refused: Counter[str] = Counter()
+        self._accepted_before = 0
+        """Events that were accepted before ``shut``."""
+
+    def __del__(self) -> None:
+        """Give the slot up when the last client was dropped without ``shutdown``: it would be taken as long as we live.
+
+        A program that makes a client for each request would have none left.
+        """
+        try:
+            self.producer.abandon()
+        except Exception:  # noqa: BLE001, S110  # the interpreter is ending, or it was never made
+            pass
+
+    def _since_last(self, ring: Ring) -> Since:
+        if self._since is None or self._since.ring is not ring:
+            self._since = Since(ring)
+        return self._since
+
+    def _open_ring(self) -> Ring:
+        return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
+
+    def short_way(self) -> ShortWay | None:
+        """Straight into the ring."""
+        return self.producer.append, self.refused
+
+    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+        """Append an event; ``callback`` is told when it has left the ring for good, or why it never got in."""
+        if callback is None:
+            reason = self.producer.append(data)
+            return reason is None or self.refused(reason, data)
+        reason, before, after = self.producer.append_placed(data)
+        try:
+            accepted = reason is None or self.refused(reason, data)
+        except RudderpipeError as error:
+            callbacks.call(callback, error, {})
+            raise
+        if not accepted:
+            callbacks.call(callback, RingFull(reason or ""), msgspec.json.decode(data))
+        else:
+            self._watch(before, after if reason is None else self.producer.place(), callback, data)
+        return accepted
+
+    def _watch(self, before: Position, after: Position, callback: Callback, data: bytes) -> None:
+        ring, slot, end = after
+        assert ring is not None
+        start = before[2] if before[:2] == (ring, slot) and before[2] < end else end - 1
+        key = ring.segment.epoch, slot
+        watch = self._watches.get(key)
+        if watch is None:
+            if len(self._watches) > 1:  # more than the slot of calls, and that of calls from within calls
+                self._watches.clear()
+            watch = self._watches[key] = Watch(ring, slot)
+        watch.add(Place(ring, slot, start, end), callback, lambda: msgspec.json.decode(data))
+
+    def counts(self) -> Mapping[str, int]:
+        """Events of this process: accepted since it took its slots, and refused, also without one."""
+        accepted = self._accepted_before + self._accepted()
+        return {"accepted": accepted, **self._refused} if accepted or self._refused else {}
+
+    def _accepted(self) -> int:
+        places = self.producer.places()
+        return sum(counters.read(ring).producers[slot].accepted for ring, slot, _ in places if ring and slot >= 0)
+
+    def _count_refused(self, reason: str) -> None:
+        self._refused[reason] += 1
+        self.producer.count_refused(reason)
+
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+        """Count an event that never was one; says why, unless that was the application's own wish."""
+        self._count_refused(reason)
+        if error is not None:
+            self._log.warning(reason, f"event refused: {error}")
+        if callback is not None:
+            callbacks.call(callback, error, {})
+        return False
+
+    def refused(self, reason: str, data: Encoded) -> bool:
+        """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
+
+        Raises ``RingFull``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
+        """
+        if reason == "too_large":
+            error = EventTooLarge(len(data), at.EVENT_MAX_BYTES)
+            self.refuse(reason, error)
+            if self.settings.when_full == "raise":
+                raise error
+            return False
+        # A call from within a call does not wait: what the outer one holds, perhaps the claim lock, would wait too.
+        if self.settings.when_full == "block" and reason != "closed" and not self.producer.is_in_a_call:
+            left = self._block(data)
+            if left is None:
+                return True
+            reason = left
+        self._count_refused(reason)
+        trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
+        self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
+        if self.settings.when_full == "raise":
+            raise trouble or RingFull(reason)
+        return False
+
+    def _block(self, data: Encoded) -> str | None:
+        deadline_s = self._clock.monotonic_s() + self.settings.block_timeout_ms / 1000
+        while True:
+            self._clock.sleep(BLOCK_STEP_S)
+            reason = self.producer.append(data)
+            if reason is None or self._clock.monotonic_s() >= deadline_s:
+                return reason
+
+    def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
+        """See that there is a flusher, and start one where that is ours to do. Never raises: it runs within a call."""
+        try:
+            self._since_last(ring)
+            self._autostart.look(ring, sure=sure)
+            self._tell_undrained(ring)
+            self._compare_settings(ring)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the event has been accepted
+            self._log.warning("start", f"cannot see whether there is a flusher: {error}")
+
+    def _tell_large(self, size_bytes: int) -> None:
+        self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")
+
+    def _tell_undrained(self, ring: Ring) -> None:
+        """Say once that no event has left the ring for half a minute while some waited in it."""
+        age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
+        is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap one
+        if is_fresh or not (waiting := counters.read(ring).in_ring):
+            self._still = None
+            return
+        # A flusher may have no time for its heart while it drains: what counts is what leaves the ring.
+        now_s, mark = self._clock.monotonic_s(), (ring.segment.epoch, ring.drained())
+        if self._still is None or self._still.mark != mark:
+            self._still = _Still(mark, now_s)
+        still_s = now_s - self._still.since_s
+        if still_s < UNDRAINED_S or self._still.told:
+            return
+        self._still.told = True
+        logger.error(
+            "no flusher has drained the ring for %.0f s: events wait in it events=%d ring=%s autostart=%s",
+            still_s,
+            waiting,
+            ring.segment.name,
+            self.settings.autostart,
+        )
+
+    def _compare_settings(self, ring: Ring) -> None:
+        """Say once which settings the flusher has others of: another process, which started it, was given them."""
+        flusher = ring.segment.epoch, ring.words[at.H_STARTS]
+        if flusher == self._compared:
+            return
+        differing = served_settings.differing(ring, self.settings)
+        if differing is None:
+            return
+        self._compared = flusher
+        if differing and differing != self._differing:
+            logger.warning(
+                "the flusher of this pipe goes by other settings than this client: %s; give all processes the same, "
+                "and restart those that have others ring=%s",
+                ", ".join(differing),
+                ring.segment.name,
+            )
+        self._differing = differing
+
+    def warm_up(self) -> None:
+        """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""
+        ring = self.producer.enter()
+        if ring is not None:
+            self._look_around(ring)
+
+    def flush(self, until: Until = "queued") -> Flush:
+        """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
+
+        Stuck when events were refused because there is no ring, or this process cannot use it, or can have no flusher.
+        """
+        try:
+            asked = self.producer.ring or find(self.settings)
+            if asked is not None or self.producer.trouble is not None:
+                asked = self.producer.ask_flush() or asked  # not the one we knew, if that had ended
+            # With a slot, what was in the way once is so no longer.
+            trouble = self.producer.trouble if self.producer.place()[1] < 0 else None
+        except RingUnavailable as error:
+            trouble, asked = error, None
+        if trouble is not None:
+            self._log.warning("flush", f"cannot flush: {trouble}")
+            return Stuck(trouble)
+        if asked is None:
+            return Done()
+        self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
+        prevented = self._autostart.prevented(asked)
+        if prevented is not None and counters.read(asked).in_ring:
+            self._log.warning("flush", f"cannot flush: {prevented}")
+            return Stuck(prevented)
+        queue = self.settings.redis is not None
+        return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)
+
+    def shut(self) -> None:
+        """Give the slot up: later events are refused, what is in the ring is drained without us."""
+        if self._release():
+            self._accepted_before += self._accepted()
+            self.producer.leave()
+            self._since = (
+                None  # this, a start under way and a watch without callbacks keep the ring, and its descriptors
+            )
+            self._autostart.forget()
+            self._watches.clear()
+
+
+_all: WeakSet[Pipe] = WeakSet()
+
+
+@atexit.register
+def _look_once_more() -> None:
+    """Move, at the end of the process, what a removed ring holds."""
+    for pipe in list(_all):
+        pipe.producer.look()

@@ -1,0 +1,107 @@
+"""``sync_mode``: an event is delivered within the call, by this process; for functions and scripts that end at once."""
+
+from __future__ import annotations
+
+from _thread import RLock
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rudderpipe.errors import DeliveryError, EventTooLarge
+from rudderpipe.process import fork
+from rudderpipe.process.clock import Clock
+from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
+from rudderpipe.transports.base import Local
+from rudderpipe.transports.callbacks import Callback, callbacks
+
+if TYPE_CHECKING:
+    from rudderpipe.delivery.data_plane import DataPlane
+
+
+class InTheCall(Local):
+    """Delivers by the sender's rules: ``timeout_s`` an attempt, ``max_attempts``, the same waits between them.
+
+    A failed event is refused: it is kept nowhere. Threads wait for each other; what is sent from a signal handler in
+    the middle of another call goes over a connection of its own.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        super().__init__()
+        self._settings = settings
+        self._clock = clock
+        self.forget()
+        fork.forget_in_children(self)
+
+    def forget(self) -> None:
+        """In a forked child: the connection is the parent's."""
+        self._lock = RLock()
+        self._busy = False
+        self._plane: DataPlane | None = None
+
+    def _new_plane(self) -> DataPlane:
+        # Only here does an application's process load what speaks HTTP, and only when it asked for that.
+        from rudderpipe.delivery.data_plane import DataPlane
+
+        return DataPlane(self._settings)
+
+    def shut(self) -> None:
+        """Close the connection; a later event would open another."""
+        with self._lock:
+            plane, self._plane = self._plane, None
+            if plane is not None:
+                plane.close()
+
+    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+        """True when it was delivered; raises ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
+        if not fork.PAGE[0]:
+            fork.renew()
+        if len(data) > EVENT_LIMIT_BYTES:
+            return self._failed("too_large", EventTooLarge(len(data), EVENT_LIMIT_BYTES), callback)
+        with self._lock:
+            nested, self._busy = self._busy, True
+            try:
+                reason = self._deliver_over(None if nested else self._plane, data, nested=nested)
+            finally:
+                self._busy = nested
+        if reason is not None:
+            return self._failed("failed", DeliveryError(reason), callback)
+        self._counts["accepted"] += 1
+        if callback is not None:
+            callbacks.call(callback, None, msgspec.json.decode(data))
+        return True
+
+    def _deliver_over(self, plane: DataPlane | None, data: bytes, *, nested: bool) -> str | None:
+        if plane is None:
+            plane = self._new_plane()
+        if not nested:
+            self._plane = plane
+        try:
+            return self._deliver(plane, data)
+        finally:
+            if nested:
+                plane.close()
+
+    def _deliver(self, plane: DataPlane, data: bytes) -> str | None:
+        from rudderpipe.delivery.dispatcher import Courier, Parcel
+
+        courier = Courier(plane, self._settings, self._clock)
+        attempts = 0
+        while True:
+            verdict = courier.attempt(
+                [Parcel([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=attempts)]
+            )
+            attempts = verdict.attempts
+            if verdict.kind == "delivered":
+                return None
+            if verdict.kind in ("failed", "blocked"):  # a call cannot wait until the host is mended
+                return verdict.reason
+            self._log.warning(
+                "attempt", f"attempt failed attempt={attempts} next_in_s={verdict.wait_s:g} {verdict.outcome.reason}"
+            )
+            self._clock.sleep(verdict.wait_s)
+
+    def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
+        self.refuse(reason, error, callback)
+        if self._settings.strict:
+            raise error
+        return False
