@@ -525,7 +525,7 @@ def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
 
     client.track("u", "e", callback=tell)
     wait_until(lambda: told)
-    client._own.shut()  # noqa: SLF001  # shutdown() would ask the thread once more
+    client._intake.leave()  # noqa: SLF001  # shutdown() would ask the thread once more
     name = place.own(client.settings).segment
     world._clients.clear()  # noqa: SLF001  # nobody else may hold it
     del client, tell

@@ -176,7 +176,7 @@ class World:
     def end(self) -> None:
         """Kill what is left, and remove the segment."""
         for client in self._clients:
-            client._own.shut()  # noqa: SLF001  # without the flush, which may have nobody to wait for
+            client._intake.leave()  # noqa: SLF001  # without the flush, which may have nobody to wait for
         for process in self.processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -2,8 +2,7 @@
 
 from rudderpipe._version import VERSION
 from rudderpipe.cli.frozen import freeze_support
-from rudderpipe.client import Client
-from rudderpipe.default import configure, default_client
+from rudderpipe.client import Client, configure, default_client
 from rudderpipe.errors import (
     DeliveryError,
     EventError,

@@ -1,4 +1,4 @@
-"""What an application calls."""
+"""What an application calls: clients, and the default one of the process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
 from rudderpipe import settings as settings_module
-from rudderpipe.client_base import HOST_ERRORS, ClientBase, ErrorHandler
-from rudderpipe.errors import SettingsError
+from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, node_names
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
@@ -19,11 +19,13 @@ from rudderpipe.messages.defaults import Maker
 from rudderpipe.messages.processors import BeforeSend, Shaper
 from rudderpipe.messages.sampling import Sampling
 from rudderpipe.messages.scrubber import Scrubber
+from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports import receipts
-from rudderpipe.transports.callbacks import callbacks
-from rudderpipe.transports.receipts import Flush, FlushResult, Stuck, Until
+from rudderpipe.transports.callbacks import Callback, callbacks
+from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
+from rudderpipe.transports.receipts import Flush, FlushResult, Until
 from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
 
 UserId = Id | None
@@ -33,9 +35,11 @@ QueueCallback = Callable[[Exception | None], Any]
 Message = Mapping[str, Any]
 
 _ambient = current.get
+_clients: WeakSet[Client] = WeakSet()
+_default: Client | None = None
 
 
-class Client(ClientBase):
+class Client:
     """Sends events to RudderStack, through shared memory and a process of its own.
 
     Made before or after a fork, used from any process and thread. It starts no thread and opens no socket here; the
@@ -105,16 +109,22 @@ class Client(ClientBase):
         }
         sampling = Sampling(sample_events, sample_users)
         shapes = sample_events or sample_users != 1.0 or steps or scrubber is not None
-        super().__init__(
-            Maker(context, integrations, default), Shaper(sampling, steps, scrubber) if shapes else None, on_error
-        )
-        self._use(self._load(self._explicit))
+        maker = Maker(context, integrations, default)
+        self._clock = Clock()
+        self._intake = Intake(self._clock, maker, Shaper(sampling, steps, scrubber) if shapes else None, on_error)
+        self._intake.use(self._load(self._explicit))
+        _clients.add(self)
         if options is not None:
             self._explicit.setdefault("data_plane_url", self.settings.data_plane_url)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What another process makes its own client of (``multiprocessing`` with spawn); holds the write key."""
         return _remade, (self._explicit, self._config, self._more)
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in use."""
+        return self._intake.settings
 
     def _load(self, explicit: Mapping[str, Any]) -> Settings:
         settings = settings_module.load(explicit, config=self._config)
@@ -144,13 +154,13 @@ class Client(ClientBase):
             raise SettingsError("redis", "is missing: where is the queue to be?")
         self._explicit = explicit
         if chosen != self.settings:
-            self._own.shut()
-            self._use(chosen)
+            self._intake.leave()
+            self._intake.use(chosen)
         error = None
-        if self._outlet.short_way() is not None:
-            from rudderpipe import reach
+        if self._intake.has_ring:
+            from rudderpipe.transports import queue_check
 
-            error = reach.trouble(chosen)
+            error = queue_check.trouble(chosen)
         if callback is not None:
             callbacks.call(callback, error)
         elif error is not None:
@@ -177,16 +187,8 @@ class Client(ClientBase):
 
         The traits are also in the message's context. Arguments and answer are those of ``track``.
         """
-        return self._call(
-            "identify",
-            callback,
-            user_id=user_id,
-            traits=traits,
-            context=context,
-            timestamp=timestamp,
-            anonymous_id=anonymous_id,
-            integrations=integrations,
-            message_id=message_id,
+        return self._intake.call(
+            "identify", callback, user_id, traits, context, timestamp, anonymous_id, integrations, message_id
         )
 
     def track(
@@ -213,31 +215,22 @@ class Client(ClientBase):
         ``callback(error, message)`` is called once, on a thread of its own, when the event has left this host's ring
         for good: it is in Redis, or in direct mode delivered or failed. It is not called if the process ends before.
         """
-        around = _ambient()
-        if self._plain and callback is None and (around is None or type(user_id) is str):
+        around, intake = _ambient(), self._intake
+        if intake.is_fast and callback is None and (around is None or type(user_id) is str):
             try:
                 if around is not None:
                     context = {**around, **(context or {})}
                 data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
-            except Exception:  # noqa: BLE001, S110  # whatever it is, the long way meets it again, and says so
+            except Exception:  # noqa: BLE001, S110  # whatever it is, the slow path meets it again, and says so
                 pass
             else:
                 try:
-                    reason = self._append(data)
-                    return reason is None or self._refused(reason, data)
+                    reason = intake.append(data)
+                    return reason is None or intake.refused(reason, data)
                 except HOST_ERRORS as error:
-                    return self._cannot_take(error, None)
-        return self._call(
-            "track",
-            callback,
-            user_id=user_id,
-            event=event,
-            properties=properties,
-            context=context,
-            timestamp=timestamp,
-            anonymous_id=anonymous_id,
-            integrations=integrations,
-            message_id=message_id,
+                    return intake.cannot_take(error)
+        return self._intake.call(
+            "track", callback, user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id
         )
 
     def page(
@@ -257,18 +250,18 @@ class Client(ClientBase):
 
         Neither category nor name is needed. The other arguments and the answer are those of ``track``.
         """
-        return self._call(
+        return self._intake.call(
             "page",
             callback,
-            user_id=user_id,
-            category=category,
-            name=name,
-            properties=properties,
-            context=context,
-            timestamp=timestamp,
-            anonymous_id=anonymous_id,
-            integrations=integrations,
-            message_id=message_id,
+            user_id,
+            category,
+            name,
+            properties,
+            context,
+            timestamp,
+            anonymous_id,
+            integrations,
+            message_id,
         )
 
     def screen(
@@ -285,18 +278,18 @@ class Client(ClientBase):
         callback: EventCallback | None = None,
     ) -> bool:
         """Say that a user saw a screen of an app; as ``page``."""
-        return self._call(
+        return self._intake.call(
             "screen",
             callback,
-            user_id=user_id,
-            category=category,
-            name=name,
-            properties=properties,
-            context=context,
-            timestamp=timestamp,
-            anonymous_id=anonymous_id,
-            integrations=integrations,
-            message_id=message_id,
+            user_id,
+            category,
+            name,
+            properties,
+            context,
+            timestamp,
+            anonymous_id,
+            integrations,
+            message_id,
         )
 
     def group(
@@ -315,17 +308,8 @@ class Client(ClientBase):
 
         ``traits`` are the group's. The other arguments and the answer are those of ``track``.
         """
-        return self._call(
-            "group",
-            callback,
-            user_id=user_id,
-            group_id=group_id,
-            traits=traits,
-            context=context,
-            timestamp=timestamp,
-            anonymous_id=anonymous_id,
-            integrations=integrations,
-            message_id=message_id,
+        return self._intake.call(
+            "group", callback, user_id, group_id, traits, context, timestamp, anonymous_id, integrations, message_id
         )
 
     def alias(
@@ -342,16 +326,7 @@ class Client(ClientBase):
 
         The other arguments and the answer are those of ``track``.
         """
-        return self._call(
-            "alias",
-            callback,
-            previous_id=previous_id,
-            user_id=user_id,
-            context=context,
-            timestamp=timestamp,
-            integrations=integrations,
-            message_id=message_id,
-        )
+        return self._intake.call("alias", callback, previous_id, user_id, context, timestamp, integrations, message_id)
 
     def flush(
         self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None
@@ -378,17 +353,23 @@ class Client(ClientBase):
     def _begin_flush(self, until: Until) -> Flush:
         if until not in ("queued", "delivered"):
             raise SettingsError("until", 'must be "queued" or "delivered"')
-        try:
-            return self._outlet.flush(until)
-        except HOST_ERRORS as error:
-            return Stuck(self._prevented(error))
+        return self._intake.begin_flush(until)
 
     def warm_up(self) -> None:
-        """Take this process's place in the ring, and see to a flusher: what the first event would wait for."""
-        try:
-            self._outlet.warm_up()
-        except HOST_ERRORS as error:
-            self._prevented(error)
+        """Claim a slot and start the flusher now, so that the first event does not pay for it."""
+        self._intake.warm_up()
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the events of this process: ``accepted``, and refused by reason; in a pipe, since it took its slot."""
+        return self._intake.counts()
+
+    def put_encoded(self, data: bytes, callback: Callback | None = None) -> bool:
+        """Send a message that is complete, and JSON already; for what speaks for another SDK. Answers as ``track``."""
+        return self._intake.put(data, callback)
+
+    def refuse(self, error: EventError, callback: Callback | None = None) -> bool:
+        """Count and log a message that could not be made; raise the error when ``strict``."""
+        return self._intake.refuse(error, callback)
 
     def shutdown(self, timeout_s: float | None = None) -> None:
         """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s`` or the time given.
@@ -397,22 +378,13 @@ class Client(ClientBase):
 
         Later events are refused. Nothing needs it: what was accepted is delivered without this process.
         """
-        if self._is_shut:
+        if self._intake.is_shut:
             return
         timeout_s = self.settings.shutdown_timeout_s if timeout_s is None else timeout_s
         deadline_s = self._clock.monotonic_s() + timeout_s
         self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
-        self._let_go()
-
-    def _let_go(self) -> None:
-        if self._is_shut:  # another call has done it: a second share of the pipe would be another client's
-            return
-        self._is_shut, self._plain = True, False
-        try:
-            self._own.shut()
-        except HOST_ERRORS as error:
-            self._prevented(error)
+        self._intake.shut()
 
     def __enter__(self) -> Client:
         return self
@@ -431,3 +403,25 @@ def _check_callable(name: str, *values: object) -> None:
 
 def _remade(explicit: dict[str, Any], config: str | None, more: dict[str, Any]) -> Client:
     return Client(config=config, **explicit, **more)
+
+
+def living() -> list[Client]:
+    """Return the clients of this process that were not shut down."""
+    return [client for client in list(_clients) if not client._intake.is_shut]  # noqa: SLF001  # its own module
+
+
+def configure(*arguments: Any, **settings: Any) -> Client:
+    """Make the default client; arguments and errors are those of ``Client``. One made before is shut down."""
+    global _default  # that is what it is
+    before, _default = _default, Client(*arguments, **settings)
+    if before is not None:
+        before.shutdown()
+    return _default
+
+
+def default_client() -> Client:
+    """Return the client that ``configure`` made, else one by ``RUDDERPIPE_*`` variables. Raise ``SettingsError``."""
+    global _default  # as above
+    if _default is None:
+        _default = Client()
+    return _default

@@ -48,9 +48,9 @@ def troubled(monkeypatch: pytest.MonkeyPatch, client: Client, trouble: Exception
         raise trouble
 
     for name in names:
-        monkeypatch.setattr(client._own, name, fails)
+        monkeypatch.setattr(client._intake._own, name, fails)
     if "put" in names:
-        client._append = fails  # the short way
+        client._intake.append = fails  # the fast path
 
 
 @pytest.mark.parametrize("trouble", TROUBLES[:2], ids=lambda trouble: type(trouble).__name__)
@@ -100,7 +100,7 @@ def test_memory_that_is_gone_while_a_message_is_made_is_a_refusal(
     def fails(*_arguments: Any, **_options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(client._maker, "encoded", fails)
-    monkeypatch.setattr(client._own, "refuse", fails)
+    monkeypatch.setattr(client._intake._maker, "encoded", fails)
+    monkeypatch.setattr(client._intake._own, "refuse", fails)
 
     assert client.page("u") is False

@@ -27,12 +27,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import rudderpipe
-from rudderpipe import client_base
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
 from rudderpipe.messages import build
 from rudderpipe.messages import encode as values
-from rudderpipe.transports.base import Encoded, Local, ShortWay
+from rudderpipe.transports import intake
+from rudderpipe.transports.base import Encoded, FastPath, LocalTransport
 from rudderpipe.transports.callbacks import Callback
 
 UTC = timezone.utc
@@ -322,7 +322,7 @@ def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> 
     assert strictly(in_whole)["properties"] == strictly(in_whole)["more"] == found
 
 
-class Taken(Local):
+class Taken(LocalTransport):
     """Takes what is accepted, by the short way too."""
 
     def __init__(self, *, is_short: bool) -> None:
@@ -335,7 +335,7 @@ class Taken(Local):
         self.events.append(data)
         return True
 
-    def short_way(self) -> ShortWay | None:
+    def fast_path(self) -> FastPath | None:
         """As the ring."""
         return (self._append, lambda reason, data: False) if self._is_short else None
 
@@ -347,12 +347,12 @@ class Taken(Local):
 @contextmanager
 def taken(*, is_short: bool) -> Iterator[Taken]:
     """What all clients send."""
-    outlet = Taken(is_short=is_short)
-    client_base.divert(outlet)
+    transport = Taken(is_short=is_short)
+    intake.divert(transport)
     try:
-        yield outlet
+        yield transport
     finally:
-        client_base.divert(None)
+        intake.divert(None)
 
 
 class Hostile:
@@ -434,12 +434,12 @@ def test_no_call_raises_whatever_it_is_given(
 ) -> None:
     """It says True or False; what was accepted is one strict JSON object with an id, and no secret is in a reason."""
     positional = arguments[:2]
-    with taken(is_short=is_short) as outlet:
+    with taken(is_short=is_short) as transport:
         answer = getattr(client, kind)(*positional, **named)
 
     assert answer is True or answer is False
-    assert len(outlet.events) == (answer is True)
-    for data in outlet.events:
+    assert len(transport.events) == (answer is True)
+    for data in transport.events:
         message = strictly(data)
         assert message["type"] == kind
         assert isinstance(message["messageId"], str)
@@ -450,11 +450,11 @@ def test_no_call_raises_whatever_it_is_given(
 @given(st.sampled_from(CALLS), st.dictionaries(st.sampled_from(WIRE), ANYTHING))
 def test_no_whole_message_raises_whatever_is_in_it(kind: str, message: dict[str, Any]) -> None:
     """The same for messages in wire names."""
-    with taken(is_short=True) as outlet:
+    with taken(is_short=True) as transport:
         answer = getattr(CLIENT, kind)(message)
 
     assert answer is True or answer is False
-    for data in outlet.events:
+    for data in transport.events:
         assert strictly(data)["type"] == kind
 
 
@@ -501,8 +501,8 @@ def test_before_send_loses_no_digit() -> None:
         "e": uuid.UUID(int=1),
     }
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
-    with taken(is_short=False) as outlet:
+    with taken(is_short=False) as transport:
         client.track("u", "e", given)
         CLIENT.track("u", "e", given)
 
-    assert strictly(outlet.events[0])["properties"] == strictly(outlet.events[1])["properties"]
+    assert strictly(transport.events[0])["properties"] == strictly(transport.events[1])["properties"]

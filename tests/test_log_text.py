@@ -68,7 +68,7 @@ def test_what_an_event_holds_cannot_forge_a_line(log: io.StringIO) -> None:
     odd = type("Odd" + EVIL[:20], (), {})
 
     for properties in ({EVIL: object()}, {"a": odd()}, {"a": {EVIL: [odd()]}}, {"a": {odd(): 1}}):
-        client._outlet._log._last_s.clear()  # type: ignore[attr-defined]  # one line a second is not what is tried
+        client._intake._transport._log._last_s.clear()  # type: ignore[attr-defined]  # one line a second is not what is tried
         assert client.track("u", "e", properties) is False
 
     entries = log.getvalue().splitlines()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from rudderpipe.client import Client
+from rudderpipe.client import Client, living
 from rudderpipe.contrib import processes
 from rudderpipe.errors import SettingsError
 
@@ -28,7 +28,7 @@ def on_exit(server: Any) -> None:  # noqa: ARG001  # gunicorn passes it
     Without ``preload_app`` it has no client; then one of the ``RUDDERPIPE_*`` variables, if they make one.
     """
     own = None
-    if not processes.clients():
+    if not living():
         try:
             own = Client()
         except SettingsError:

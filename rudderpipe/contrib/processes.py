@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from rudderpipe import log_text
-from rudderpipe.client import Client
-from rudderpipe.client_base import living
+from rudderpipe.client import living
 
 logger = log_text.logger()
 
 
-def clients() -> list[Client]:
-    """Those of this process that were made and not shut down."""
-    return [client for client in living() if isinstance(client, Client)]
-
-
 def begin() -> None:
     """In a process that has just begun: have what its first event would have to wait for."""
-    for client in clients():
+    for client in living():
         client.warm_up()
 
 
 def end() -> None:
     """In a process that ends: give its places in the rings back. Its events need nothing, and nothing is waited for."""
-    for client in clients():
+    for client in living():
         client.shutdown(timeout_s=0)
 
 
@@ -31,7 +25,7 @@ def wait_for_rings() -> None:
 
     Of use where the ring ends with the server, as in a container.
     """
-    for client in clients():
+    for client in living():
         result = client.flush(client.settings.shutdown_timeout_s)
         if not result:
             logger.warning("the server ends, events stay in the ring for the next flusher events=%d", result.pending)

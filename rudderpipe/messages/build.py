@@ -200,6 +200,18 @@ def alias(previous_id: Any, user_id: Any, context: Any, timestamp: Any, integrat
     return encode_message(_Alias(**common, previousId=validate.required_id("previous_id", previous_id)))
 
 
+_COMMON = ("context", "timestamp", "anonymous_id", "integrations", "message_id")
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "track": ("user_id", "event", "properties", *_COMMON),
+    "identify": ("user_id", "traits", *_COMMON),
+    "page": ("user_id", "category", "name", "properties", *_COMMON),
+    "screen": ("user_id", "category", "name", "properties", *_COMMON),
+    "group": ("user_id", "group_id", "traits", *_COMMON),
+    "alias": ("previous_id", "user_id", "context", "timestamp", "integrations", "message_id"),
+}
+"""The names of each call's arguments, in their order."""
+
+
 def _common(
     user_id: Any, anonymous_id: Any, context: Any, timestamp: Any, integrations: Any, message_id: Any
 ) -> dict[str, Any]:

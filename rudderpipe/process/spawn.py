@@ -11,8 +11,9 @@ from pathlib import Path
 
 from rudderpipe.errors import ProcessNotStarted
 from rudderpipe.process import locks
-from rudderpipe.service import systemd
 
+SERVICE_MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+"""What systemd tells one process alone."""
 BOOTSTRAP = """\
 import sys
 sys.path = [entry for entry in sys.path if entry]
@@ -120,7 +121,7 @@ def _environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         # Drop NOTIFY_SOCKET, or the child would report to systemd in the parent's name.
-        if name not in systemd.VARIABLES and (name in kept or not name.startswith("PYTHON"))
+        if name not in SERVICE_MANAGER_VARIABLES and (name in kept or not name.startswith("PYTHON"))
     }
     if is_frozen():
         made["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else a one-file application's child uses its parent's folder

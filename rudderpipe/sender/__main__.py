@@ -16,8 +16,8 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.state import Facts
-from rudderpipe.service.address import parse_address, text_of
 from rudderpipe.service import bootstrap, health
+from rudderpipe.service.address import parse_address, text_of
 from rudderpipe.service.http import AdminServer
 from rudderpipe.service.loop import Idle, run
 from rudderpipe.service.signals import EXIT_OK, StopFlag

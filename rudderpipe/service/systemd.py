@@ -7,8 +7,8 @@ import socket
 from collections.abc import Callable, MutableMapping
 
 from rudderpipe import log_text
+from rudderpipe.process.spawn import SERVICE_MANAGER_VARIABLES
 
-VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 SEND_TIMEOUT_S = 1.0
 logger = log_text.logger("rudderpipe.service.systemd")
 
@@ -45,7 +45,7 @@ class Notify:
         They are for this process alone: a sender that inherited its flusher's would speak for it. Only for programs
         of our own, never in an application's process.
         """
-        address, watchdog_usec, watchdog_pid = (environment.pop(name, None) for name in VARIABLES)
+        address, watchdog_usec, watchdog_pid = (environment.pop(name, None) for name in SERVICE_MANAGER_VARIABLES)
         if watchdog_pid not in (None, "", str(os.getpid())):
             watchdog_usec = None  # the watchdog of the process that started us
         watchdog_s = None

@@ -8,11 +8,11 @@ from typing import Any, overload
 
 import msgspec
 
-from rudderpipe import client_base
 from rudderpipe.encoder import encode
 from rudderpipe.messages import encode as values
 from rudderpipe.messages import validate
-from rudderpipe.transports.base import ShortWay
+from rudderpipe.transports import intake
+from rudderpipe.transports.base import FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.receipts import Done, Flush, Until
 
@@ -106,7 +106,7 @@ class CapturedEvents(Sequence[dict[str, Any]]):
             callbacks.call(callback, None, message)
         return True
 
-    def short_way(self) -> ShortWay | None:
+    def fast_path(self) -> FastPath | None:
         """None: every call is looked at."""
         return None
 
@@ -151,8 +151,8 @@ def _difference(wanted: Any, got: Any, path: str = "") -> str:
 def capture(*, strict: bool = True) -> Iterator[CapturedEvents]:
     """Capture the events of every client of this process, made before or within; one at a time."""
     captured = CapturedEvents(strict=strict)
-    client_base.divert(captured)
+    intake.divert(captured)
     try:
         yield captured
     finally:
-        client_base.divert(None)
+        intake.divert(None)

@@ -18,17 +18,17 @@ logger = log_text.logger()
 
 
 Encoded = bytes | bytearray
-ShortWay = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]]
+FastPath = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]]
 """Appends an event, or says why not; and what is answered then."""
 
 
-class Outlet(Protocol):
+class Transport(Protocol):
     """Takes encoded events."""
 
     def put(self, data: bytes, callback: Callback | None = None) -> Any:
         """Take an event; False when it is refused. Raises only where the settings ask for that."""
 
-    def short_way(self) -> ShortWay | None:
+    def fast_path(self) -> FastPath | None:
         """What plain calls are spared the rest by; None where there is no such way."""
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
@@ -47,14 +47,14 @@ class Outlet(Protocol):
         """Take no more."""
 
 
-class Local:
-    """What outlets have in common that have no ring to count in."""
+class LocalTransport:
+    """What transports have in common that have no ring to count in."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._log = ThrottledLog(logger, Clock())
 
-    def short_way(self) -> ShortWay | None:
+    def fast_path(self) -> FastPath | None:
         """None."""
         return None
 
@@ -82,7 +82,7 @@ class Local:
         """Nothing to give back."""
 
 
-class Nowhere(Local):
+class NullTransport(LocalTransport):
     """``enable=False`` and ``dry_run``: everything is checked and counted, nothing is sent."""
 
     def __init__(self, *, shows: bool) -> None:

@@ -21,7 +21,7 @@ from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.ring.seat import ENTER_TIMEOUT_S, Position
 from rudderpipe.settings import Settings
 from rudderpipe.transports.autostart import Autostart
-from rudderpipe.transports.base import Encoded, ShortWay
+from rudderpipe.transports.base import Encoded, FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.confirms import Place, Watch
 from rudderpipe.transports.flush import RingFlush, Since
@@ -88,7 +88,7 @@ class Pipe:
     def _open_ring(self) -> Ring:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
 
-    def short_way(self) -> ShortWay | None:
+    def fast_path(self) -> FastPath | None:
         """Straight into the ring."""
         return self.producer.append, self.refused
 

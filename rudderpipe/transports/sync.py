@@ -11,14 +11,14 @@ from rudderpipe.errors import DeliveryError, EventTooLarge
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
-from rudderpipe.transports.base import Local
+from rudderpipe.transports.base import LocalTransport
 from rudderpipe.transports.callbacks import Callback, callbacks
 
 if TYPE_CHECKING:
     from rudderpipe.delivery.data_plane import DataPlane
 
 
-class InTheCall(Local):
+class SyncTransport(LocalTransport):
     """Delivers by the sender's rules: ``timeout_s`` an attempt, ``max_attempts``, the same waits between them.
 
     A failed event is refused: it is kept nowhere. Threads wait for each other; what is sent from a signal handler in

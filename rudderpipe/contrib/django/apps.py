@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.conf import settings
 
+from rudderpipe.client import configure
 from rudderpipe.contrib.options import client_of
-from rudderpipe.default import configure
 
 
 class RudderpipeConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
