@@ -15,8 +15,8 @@ from native_tests.world import World, wait_until
 from rudderpipe.process import identity, locks
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, place
+from rudderpipe.ring.memory import open_fd
 from rudderpipe.ring.place import RingPlace
-from rudderpipe.ring.shared import open_fd
 from tests.old_ring import OldRing
 
 RECORDED = Path(__file__).parent / "data" / "ring-layout-3.gz"

@@ -16,8 +16,7 @@ from rudderpipe.messages import encode, node_names
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Maker
-from rudderpipe.messages.processors import BeforeSend, Shaper
-from rudderpipe.messages.sampling import Sampling
+from rudderpipe.messages.processors import BeforeSend, Sampling, Shaper
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from rudderpipe.ring.shared import Shared, open_fd
+from rudderpipe.ring.memory import Shared, open_fd
 
 BLOCK_BYTES = 65_536
 MAGIC, VERSION, SLOTS = 0x3145504950445552, 3, 256

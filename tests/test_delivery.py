@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from rudderpipe.delivery import outcome, redirect, request, retry_after
-from rudderpipe.delivery.backoff import before_retry_s
+from rudderpipe.delivery import data_plane, outcome, request
+from rudderpipe.delivery import outcome as retry_after
+from rudderpipe.delivery.outcome import before_retry_s
 
 NOW = "2026-11-23T10:00:00.000Z"
 
@@ -93,7 +94,7 @@ def test_the_backoff_doubles_up_to_half_a_minute() -> None:
 )
 def test_the_write_key_stays_with_its_host_and_its_secrecy(url: str, location: str, there: str) -> None:
     """A redirect leads elsewhere on the same host, never from https to http."""
-    found, why_not = redirect.follow(url, location)
+    found, why_not = data_plane.follow(url, location)
     assert found == there
     assert bool(why_not) == (not there)
 
@@ -112,7 +113,7 @@ def test_the_write_key_stays_with_its_host_and_its_secrecy(url: str, location: s
 )
 def test_a_url_is_written_in_ascii(url: str, written: str) -> None:
     """A server refuses a request whose head holds anything else."""
-    assert redirect.in_ascii(url) == written
+    assert data_plane.in_ascii(url) == written
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, place
+from rudderpipe.ring.memory import open_fd
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import open_ring
-from rudderpipe.ring.shared import open_fd
 from tests.fakes import FakeClock, producer_of, ring_of, settings_of
 
 
@@ -109,7 +109,7 @@ def test_rings_of_several_interpreters_are_rows_of_one_pipe(
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     try:
         for number in (0, 2):
-            monkeypatch.setattr("rudderpipe.process.interpreter.current", lambda number=number: number)
+            monkeypatch.setattr("rudderpipe.ring.place.current", lambda number=number: number)
             open_ring(settings, clock)
         assert [row.interpreter for row in rows(tmp_path, settings.pipe_name)] == [0, 2]
     finally:

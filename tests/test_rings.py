@@ -12,9 +12,9 @@ from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher import ring_set as rings_module
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.ring_set import Rings
-from rudderpipe.process import interpreter
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, place
+from rudderpipe.ring import place as interpreter
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings

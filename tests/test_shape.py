@@ -12,7 +12,7 @@ import pytest
 from rudderpipe import Client, Scrubber, request_context
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import context
-from rudderpipe.messages.sampling import Sampling
+from rudderpipe.messages.processors import Sampling
 from rudderpipe.messages.scrubber import CARD_NUMBER, EMAIL
 from rudderpipe.testing import CapturedEvents, capture
 

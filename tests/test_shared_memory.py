@@ -12,7 +12,7 @@ import pytest
 
 from rudderpipe.process import descriptors
 from rudderpipe.ring import memory
-from rudderpipe.ring.shared import Shared, open_fd
+from rudderpipe.ring.memory import Shared, open_fd
 
 SIZE_BYTES = 1 << 20
 

@@ -17,9 +17,9 @@ from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.ring import counters, place
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory as segment
+from rudderpipe.ring.memory import PREFIX
 from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import RingView
-from rudderpipe.ring.shared import PREFIX
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 
 _OWNED = re.compile(rf"{PREFIX}-(\d+)(-.*)?")

@@ -4,16 +4,61 @@ from __future__ import annotations
 
 import time
 from base64 import b64encode
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from rudderpipe import log_text
 from rudderpipe._version import USER_AGENT
-from rudderpipe.delivery import outcome, redirect, request, retry_after
-from rudderpipe.delivery.connection import PORTS, Wire
-from rudderpipe.delivery.dial import Obstacle
+from rudderpipe.delivery import outcome, request
+from rudderpipe.delivery import outcome as retry_after
+from rudderpipe.delivery.connection import PORTS, Obstacle, Wire
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.delivery.response import Answer, NoAnswer
 from rudderpipe.settings import Settings
+
+REPOSTED = (307, 308)
+MAX_HOPS = 3
+
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def in_ascii(url: str, encoding: str = "utf-8") -> str:
+    """Return the URL as a request's head may hold it: a name in its IDNA form, all else percent-encoded."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if not host.isascii():
+        try:
+            name = host.encode("idna").decode()
+        except UnicodeError:
+            return url  # no name of a host: the connection fails, and says so
+        parts = parts._replace(netloc=f"{name}:{parts.port}" if parts.port else name)
+    return quote(parts.geturl().encode(encoding), safe=_PRINTABLE)
+
+
+def follow(url: str, location: str) -> tuple[str, str]:
+    """(the next URL, "") or ("", why not): the write key goes to no other host, and never from https to http."""
+    try:
+        there, here = urlsplit(urljoin(url, location)), urlsplit(url)
+        _ = there.port
+    except ValueError:
+        return "", "a redirect to what is no URL"
+    if not location or there.scheme not in ("http", "https") or not there.hostname:
+        return "", "a redirect to what is no URL"
+    if there.hostname != here.hostname:
+        return "", f"a redirect to another host, {there.hostname}: correct data_plane_url"
+    if here.scheme == "https" and there.scheme == "http":
+        return "", "a redirect from https to http"
+    # A header's bytes are read as Latin-1, so that encoding gives back what the server wrote.
+    return in_ascii(there._replace(netloc=there.netloc.rpartition("@")[2], fragment="").geturl(), "latin-1"), ""
+
+
+def refusal(url: str, location: str) -> str:
+    """What to say of an answer that would have us fetch something else with GET."""
+    try:
+        host = urlsplit(urljoin(url, location)).hostname
+    except ValueError:
+        host = None
+    return f"a redirect to {host or 'nowhere'} that drops the events: correct data_plane_url"
+
 
 logger = log_text.logger("rudderpipe.delivery")
 
@@ -22,7 +67,7 @@ class DataPlane:
     """One data plane, over one kept connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._url = redirect.in_ascii(settings.endpoint)
+        self._url = in_ascii(settings.endpoint)
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
         """The first is the data plane's; the others, a few, are those of the last places that redirects led to."""
@@ -62,14 +107,14 @@ class DataPlane:
     def _send(self, body: bytes, write_key: str, timeout_s: float, *, packed: bool) -> Outcome:
         url = self._url
         until_s = time.monotonic() + self._settings.connect_timeout_s + timeout_s
-        for _ in range(1 + redirect.MAX_HOPS):
+        for _ in range(1 + MAX_HOPS):
             answer = self._exchange(url, body, write_key, packed, timeout_s, until_s)
             if not 300 <= answer.status < 400:
                 break
             location = answer.headers.get("location", "")
-            if answer.status not in redirect.REPOSTED:
-                return outcome.of_refusal(answer.status, redirect.refusal(url, location))
-            url, why_not = redirect.follow(url, location)
+            if answer.status not in REPOSTED:
+                return outcome.of_refusal(answer.status, refusal(url, location))
+            url, why_not = follow(url, location)
             if why_not:
                 return outcome.of_refusal(answer.status, why_not)
         else:
@@ -91,7 +136,7 @@ class DataPlane:
         wire = self._wires.get(where)
         if wire is None:
             wire = self._wires[where] = Wire(*where, self._settings)
-            if len(self._wires) > 1 + redirect.MAX_HOPS:
+            if len(self._wires) > 1 + MAX_HOPS:
                 _, oldest, *_ = self._wires
                 self._wires.pop(oldest).close()
         head = self._heads.get((url, write_key, packed))

@@ -9,9 +9,8 @@ import msgspec
 from msgspec import Raw
 
 from rudderpipe.delivery import request
-from rudderpipe.delivery.backoff import BLOCKED_S, before_retry_s
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.outcome import Outcome, of_obstacle
+from rudderpipe.delivery.outcome import BLOCKED_S, Outcome, before_retry_s, of_obstacle
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.settings import Settings
 

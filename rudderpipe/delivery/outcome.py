@@ -2,11 +2,49 @@
 
 from __future__ import annotations
 
+import re
+from datetime import timezone
+from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import msgspec
 
 from rudderpipe.log_text import one_line
+
+LONGEST_S = 30.0
+LONGEST_ASKED_S = 300.0
+"""A server that asks to be left alone for a day does not decide how old events become."""
+BLOCKED_S = 2.0
+"""How often an attempt that this host prevents is repeated: soon enough after it is mended, and cheap until then."""
+
+
+def before_retry_s(retry: int, asked_s: float | None = None) -> float:
+    """Return the seconds before retry number ``retry`` (1 is the first): 2^n, at most 30.
+
+    What the server asked for counts when it is longer; a shorter one would use up all attempts in an instant.
+    """
+    own_s = min(LONGEST_S, 2.0**retry) if retry < 10 else LONGEST_S
+    return own_s if asked_s is None else max(own_s, min(LONGEST_ASKED_S, asked_s))
+
+
+_SECONDS = re.compile(r"\s*-?[0-9]{1,15}(\.[0-9]*)?\s*")
+
+
+def seconds(text: str, now_ms: int) -> float | None:
+    """Return how long the server asks to be left alone, 0 when that moment has passed; None when it does not say.
+
+    A date without a zone, or of the zone -0000, is in UTC.
+    """
+    if _SECONDS.fullmatch(text):
+        return max(0.0, float(text))
+    try:
+        moment = parsedate_to_datetime(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return max(0.0, moment.timestamp() - now_ms / 1000)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
 
 REASON_CHARACTERS = 200
 TEMPORARY = (408, 429)

@@ -7,15 +7,28 @@ interpreters of one process apart, so no two interpreters may be producers of on
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 import msgspec
 
-from rudderpipe.process import interpreter, locks
+from rudderpipe.process import locks
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
+
+
+def current() -> int:
+    """Return the number of this interpreter within its process; the main one is 0."""
+    try:
+        if sys.version_info >= (3, 13):
+            return int(import_module("_interpreters").get_current()[0])
+        return int(import_module("_xxsubinterpreters").get_current())
+    except ImportError:  # a Python that has no sub-interpreters
+        return 0
+
 
 UNNAMED_LAYOUT = 3
 """The last layout whose rings were called like their pipe."""
@@ -64,7 +77,7 @@ class RingPlace(msgspec.Struct, frozen=True):
 
 def own(settings: Settings) -> RingPlace:
     """Return the place of the ring that this interpreter puts events into."""
-    return RingPlace(locks.runtime_dir(settings.runtime_dir), settings.pipe_name, interpreter=interpreter.current())
+    return RingPlace(locks.runtime_dir(settings.runtime_dir), settings.pipe_name, interpreter=current())
 
 
 def of_pipe(settings: Settings) -> list[RingPlace]:

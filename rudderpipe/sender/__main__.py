@@ -17,8 +17,7 @@ from rudderpipe.sender.heartbeat import Keeper
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.state import Facts
 from rudderpipe.service import bootstrap, health
-from rudderpipe.service.address import parse_address, text_of
-from rudderpipe.service.http import AdminServer
+from rudderpipe.service.http import AdminServer, parse_address, text_of
 from rudderpipe.service.loop import Idle, run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from rudderpipe.service.answer import Answer
+from rudderpipe.service.http import Answer
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,71 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from rudderpipe.errors import SettingsError
-from rudderpipe.service.address import text_of
-from rudderpipe.service.answer import Answers, answer_of, wrong
+
+JSON = "application/json"
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A dict is sent as JSON, bytes as what ``content_type`` says."""
+
+    status: int
+    body: bytes | dict[str, Any]
+    content_type: str = JSON
+
+    def content(self) -> bytes:
+        """The body as it is sent."""
+        return self.body if isinstance(self.body, bytes) else msgspec.json.encode(self.body) + b"\n"
+
+
+Answers = Mapping[str, Callable[[], Answer]]
+
+
+def answer_of(path: str, answers: Answers) -> Answer:
+    """That of a path; 404 names those that there are."""
+    answer = answers.get(path)
+    return answer() if answer else wrong(HTTPStatus.NOT_FOUND, paths=sorted(answers))
+
+
+def wrong(status: HTTPStatus, **facts: Any) -> Answer:
+    """An answer that is an error."""
+    return Answer(int(status), {"error": status.phrase.lower(), **facts})
+
+
+LOOPBACK = "127.0.0.1"
+FORMS = "8080, :8080, 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of ``HOST:PORT``; without a host it is loopback, as nobody else shall reach it unless told so.
+
+    Port 0 lets the system choose. Raises ``SettingsError``.
+    """
+    host, colon, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
+        raise SettingsError("admin", f"names no port: write {FORMS}")
+    if bracketed != (":" in host):
+        raise SettingsError("admin", f"is ambiguous, as only an IPv6 address has brackets: write {FORMS}")
+    if (bracketed and not host) or any(character <= " " or character in "/@[]" for character in host):
+        raise SettingsError("admin", f"names no host: write {FORMS}")
+    return (host if colon and host else LOOPBACK), int(port)
+
+
+def text_of(host: str, port: int) -> str:
+    """The same for people."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
 
 CONNECTION_S = 5.0
 """How long a client may be silent."""
