@@ -27,9 +27,9 @@ from typing import Any
 import rudderpipe
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.ring import place
-from rudderpipe.transports import pipes, queue_check, sync
+from rudderpipe.transports import queue_check, ring, sync
 
-LOADED = (hashlib, inspect, queue, pipes, queue_check, sync)
+LOADED = (hashlib, inspect, queue, ring, queue_check, sync)
 """What calls load when they need it; another user may not be able to read the Python that runs the tests."""
 KEY = "WRITE_KEY_THAT_NO_LOG_MAY_SHOW"
 PAYLOAD = "PAYLOAD_THAT_NO_LOG_MAY_SHOW"

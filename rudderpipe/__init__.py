@@ -21,7 +21,7 @@ from rudderpipe.messages.context import request_context
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
-from rudderpipe.transports.receipts import FlushResult
+from rudderpipe.transports.flush import FlushResult
 
 __version__ = VERSION
 

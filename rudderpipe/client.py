@@ -21,10 +21,10 @@ from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
-from rudderpipe.transports import receipts
+from rudderpipe.transports import flush as receipts
 from rudderpipe.transports.callbacks import Callback, callbacks
+from rudderpipe.transports.flush import Flush, FlushResult, Until
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
-from rudderpipe.transports.receipts import Flush, FlushResult, Until
 from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
 
 UserId = Id | None

@@ -12,7 +12,7 @@ import pytest
 from rudderpipe import Client
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import memory, place
-from rudderpipe.transports.receipts import FlushResult
+from rudderpipe.transports.flush import FlushResult
 from tests.fakes import settings_of
 
 TROUBLES = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RingUnavailable("x", "is not there")]

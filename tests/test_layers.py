@@ -26,10 +26,10 @@ LINES = [
 ]
 ONLY = {
     "redis": {
-        *("queue.scripts", "queue.connection", "queue.active_job", "queue.base", "queue.queue"),
+        *("queue.scripts", "queue.connection", "queue.active_job", "queue.queue"),
         "testing.redis_server",
     },
-    "urllib3": {"delivery.dial"},
+    "urllib3": {"delivery.connection"},
     "psutil": {"process.identity", "cli.demo"},
     "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender"},
 }

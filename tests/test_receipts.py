@@ -14,8 +14,8 @@ from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from rudderpipe.transports.flush import RingFlush, Since
-from rudderpipe.transports.receipts import FlushResult, Until
+from rudderpipe.transports.flush import FlushResult, Until
+from rudderpipe.transports.ring_flush import RingFlush, Since
 from tests.cutting import stage_of
 from tests.fakes import FakeClock, FakeSink, producer_of
 

@@ -22,7 +22,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
-from rudderpipe.transports import receipts
+from rudderpipe.transports import flush
 from rudderpipe.transports.ring import Pipe
 
 KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
@@ -135,7 +135,7 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
     log = locks.log_file(settings)
     while (
-        not receipts.wait(pipe.flush(), 1.0, Clock(), time.sleep)
+        not flush.wait(pipe.flush(), 1.0, Clock(), time.sleep)
         or (found := status.read(settings).events).queued
         or found.in_ring
     ):

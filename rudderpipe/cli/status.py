@@ -22,7 +22,7 @@ from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
     from rudderpipe.queue.active_job import QueueCounts
-    from rudderpipe.queue.base import QueueBase
+    from rudderpipe.queue.queue import Queue
 
 TRIES = 100
 ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
@@ -197,7 +197,7 @@ def _queued(settings: Settings, own: list[Ring]) -> Status:
     return msgspec.structs.replace(status, jobs=jobs)
 
 
-def _other_plane(queue: QueueBase) -> str:
+def _other_plane(queue: Queue) -> str:
     try:
         queue.check_owner()
     except AnotherDataPlane as error:
@@ -205,7 +205,7 @@ def _other_plane(queue: QueueBase) -> str:
     return ""
 
 
-def _of_queue(queue: QueueBase, ring: Ring) -> tuple[Account, Events]:
+def _of_queue(queue: Queue, ring: Ring) -> tuple[Account, Events]:
     """One ring's account with what Redis says of its events."""
     # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
     # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.

@@ -11,7 +11,7 @@ from rudderpipe import client as ours
 from rudderpipe import log_text
 from rudderpipe.compat import messages
 from rudderpipe.errors import EventError, EventTooLarge, SettingsError
-from rudderpipe.messages import parts
+from rudderpipe.messages import wire
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 STUCK_S = 10.0
@@ -223,7 +223,7 @@ class Client:
         message = messages.completed(given, self._integrations)
         try:
             messages.check(message, given)
-            data = parts.encoded(message)
+            data = wire.encoded(message)
         except EventTooLarge as error:
             raise messages.MessageTooLarge(error.size_bytes, EVENT_LIMIT_BYTES) from None
         except EventError as error:

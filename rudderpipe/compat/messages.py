@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from rudderpipe.errors import EventError, EventTooLarge
-from rudderpipe.messages import foreign, parts, validate
+from rudderpipe.messages import foreign, validate, wire
 
 _JUST_NOW = timedelta(seconds=5)
 
@@ -46,13 +46,13 @@ def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> d
     whole["integrations"] = cleaned(integrations)
     moment = datetime.now(timezone.utc) if timestamp is None else foreign.moment(_zoned(timestamp))
     whole["timestamp"] = None if moment is None else moment.isoformat()
-    whole["context"]["library"] = parts.LIBRARY_PART
+    whole["context"]["library"] = wire.LIBRARY_PART
     for name in ("userId", "anonymousId"):
         value = message.get(name)
         whole[name] = None if value is None else str(value)
     given = message["messageId"]
-    whole["messageId"] = parts.message_ids.new() if given is None else str(given)
-    whole["channel"] = parts.CHANNEL
+    whole["messageId"] = wire.message_ids.new() if given is None else str(given)
+    whole["channel"] = wire.CHANNEL
     return whole
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from msgspec import UNSET, Struct, UnsetType
 
 from rudderpipe.encoder import encode_into
-from rudderpipe.messages import encode, parts, validate, wire
+from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.encode import INT_FROM, INT_TO, ROOM_BYTES, SCALARS, encode_message
-from rudderpipe.messages.parts import CHANNEL, CONTEXT, message_ids
+from rudderpipe.messages.wire import CHANNEL, CONTEXT, message_ids
 from rudderpipe.process.fork import PAGE
 
 Maybe = Any | UnsetType
@@ -99,7 +99,7 @@ def track(
         message = _Track(
             user_id,
             UNSET if anonymous_id is None else anonymous_id,
-            CONTEXT if context is None else parts.context(context),
+            CONTEXT if context is None else wire.context(context),
             CHANNEL,
             _now(_utc),
             message_ids.new() if message_id is None else validate.message_id(message_id),
@@ -131,7 +131,7 @@ def identify(
     if isinstance(user_id, Mapping):
         return wire.from_wire("identify", user_id, traits, context, timestamp, anonymous_id, integrations, message_id)
     traits = validate.mapping("traits", traits)
-    common = _common(user_id, anonymous_id, parts.context(context, traits), timestamp, integrations, message_id)
+    common = _common(user_id, anonymous_id, wire.context(context, traits), timestamp, integrations, message_id)
     return encode_message(_Identify(**common, traits=traits))
 
 
@@ -160,7 +160,7 @@ def _viewed(
     if isinstance(user_id, Mapping):
         others = (category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
         return wire.from_wire("page" if kind is _Page else "screen", user_id, *others)
-    common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
+    common = _common(user_id, anonymous_id, wire.context(context), timestamp, integrations, message_id)
     return encode_message(
         kind(
             **common,
@@ -185,7 +185,7 @@ def group(
     if isinstance(user_id, Mapping):
         others = (group_id, traits, context, timestamp, anonymous_id, integrations, message_id)
         return wire.from_wire("group", user_id, *others)
-    common = _common(user_id, anonymous_id, parts.context(context), timestamp, integrations, message_id)
+    common = _common(user_id, anonymous_id, wire.context(context), timestamp, integrations, message_id)
     return encode_message(
         _Group(**common, groupId=validate.required_id("group_id", group_id), traits=validate.mapping("traits", traits))
     )
@@ -196,7 +196,7 @@ def alias(previous_id: Any, user_id: Any, context: Any, timestamp: Any, integrat
     if isinstance(previous_id, Mapping):
         return wire.from_wire("alias", previous_id, user_id, context, timestamp, integrations, message_id)
     user_id = validate.required_id("user_id", user_id)
-    common = _common(user_id, None, parts.context(context), timestamp, integrations, message_id)
+    common = _common(user_id, None, wire.context(context), timestamp, integrations, message_id)
     return encode_message(_Alias(**common, previousId=validate.required_id("previous_id", previous_id)))
 
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import encode, parts, validate
+from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.scrubber import Scrubber
 
 
@@ -79,7 +79,7 @@ class Shaper:
             message = _checked(changed, times)
         if self._scrubber is not None:
             message = self._scrubber.scrub(message)
-        return parts.encoded(message, was_encoded=True)
+        return wire.encoded(message, was_encoded=True)
 
 
 def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:

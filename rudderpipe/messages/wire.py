@@ -1,4 +1,4 @@
-"""A message given whole, in wire names, as the Node SDK takes it."""
+"""The wire form of a message: what every message holds, and one that is given whole, as the Node SDK takes it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,44 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
+from rudderpipe import encoder
+from rudderpipe._version import LIBRARY, VERSION
 from rudderpipe.errors import EventError
-from rudderpipe.messages import encode, parts, validate
+from rudderpipe.messages import encode, validate
+from rudderpipe.messages.ids import MessageIds
+
+CHANNEL = "server"
+LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
+CONTEXT = Raw(encoder.encode({"library": LIBRARY_PART}))
+"""The context of a message that was given none."""
+message_ids = MessageIds()
+
+
+def context(given: Any, traits: Any = UNSET) -> Any:
+    """Return the context in plain types, with our library in it, and an identify's traits, which replace any there.
+
+    The traits must be plain already.
+    """
+    whole = validate.mapping("context", given)
+    if whole is UNSET:
+        if traits is UNSET:
+            return CONTEXT
+        whole = {}
+    if traits is not UNSET:
+        whole["traits"] = traits
+    whole["library"] = LIBRARY_PART
+    return whole
+
+
+def encoded(message: dict[str, Any], *, was_encoded: bool = False) -> bytes:
+    """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold.
+
+    ``was_encoded``: it is a message of ours, decoded and changed, whose context may hold traits one deeper than given.
+    """
+    return encode.encode_message(encode.nested(message, "", depth=-1 if was_encoded else 0))
+
 
 _TEXTS = ("category", "name", "event")
 _MAPPINGS = ("properties", "traits", "integrations")
@@ -46,11 +80,11 @@ def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
         if not _is_missing(at := given.pop(name, None)):
             own[name] = validate.moment(name, at)
     traits = own.get("traits", UNSET) if kind == "identify" else UNSET
-    own["context"] = parts.context(given.pop("context", None), traits)
+    own["context"] = context(given.pop("context", None), traits)
     own.setdefault("originalTimestamp", datetime.now(timezone.utc))
     message_id = given.pop("messageId", None)
-    own["messageId"] = parts.message_ids.new() if _is_missing(message_id) else validate.message_id(message_id)
-    own |= {"type": kind, "channel": parts.CHANNEL}
+    own["messageId"] = message_ids.new() if _is_missing(message_id) else validate.message_id(message_id)
+    own |= {"type": kind, "channel": CHANNEL}
     for name in ("sentAt", *own):
         given.pop(name, None)
     rest = encode.nested(given, "", depth=0) if given else given

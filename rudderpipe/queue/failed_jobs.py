@@ -9,8 +9,8 @@ import msgspec
 
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.base import QueueBase, pack
 from rudderpipe.queue.job import Job
+from rudderpipe.queue.queue import Queue, pack
 
 AT_ONCE = 100
 """Jobs in one round trip: their data come with them."""
@@ -52,7 +52,7 @@ class Selection(msgspec.Struct, frozen=True):
 class FailedJobs:
     """The failed set of one queue. Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
 
-    def __init__(self, queue: QueueBase) -> None:
+    def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
     def __iter__(self) -> Iterator[FailedJob]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rudderpipe.errors import QueueFull
-from rudderpipe.queue.base import QueueBase
+from rudderpipe.queue.queue import Queue
 
 MEASURE_S = 1.0
 PART = 16
@@ -17,7 +17,7 @@ class Budget:
     they add in that time, at most a sixteenth of it each.
     """
 
-    def __init__(self, queue: QueueBase, max_bytes: int | None) -> None:
+    def __init__(self, queue: Queue, max_bytes: int | None) -> None:
         self._queue = queue
         self._max_bytes = max_bytes
         self._size_bytes = self._added_bytes = 0

@@ -13,9 +13,8 @@ from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueU
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.active_job import Taken
-from rudderpipe.queue.base import new_token
 from rudderpipe.queue.lease import Lease
-from rudderpipe.queue.queue import LOCK_MS, Queue, Whose
+from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
 from rudderpipe.sender.acks import Ledger
 from rudderpipe.sender.maintenance import Upkeep
 from rudderpipe.sender.state import Facts

@@ -14,7 +14,7 @@ from rudderpipe.messages import validate
 from rudderpipe.transports import intake
 from rudderpipe.transports.base import FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
-from rudderpipe.transports.receipts import Done, Flush, Until
+from rudderpipe.transports.flush import Done, Flush, Until
 
 SHOWN = 20
 

@@ -12,7 +12,7 @@ from rudderpipe import log_text
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.transports.callbacks import Callback, callbacks
-from rudderpipe.transports.receipts import Done, Flush, Until
+from rudderpipe.transports.flush import Done, Flush, Until
 
 logger = log_text.logger()
 

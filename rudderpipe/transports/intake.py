@@ -18,7 +18,7 @@ from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import LOG_LEVELS, Settings
 from rudderpipe.transports.base import NullTransport, Transport
 from rudderpipe.transports.callbacks import Callback, accepted
-from rudderpipe.transports.receipts import Flush, Stuck, Until
+from rudderpipe.transports.flush import Flush, Stuck, Until
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 
@@ -66,10 +66,10 @@ class Intake:
 
                 return SyncTransport(settings, self._clock)
             # Not with the module: shared memory takes as long to load as all the rest.
-            from rudderpipe.transports import pipes
+            from rudderpipe.transports import ring
         except (OSError, MemoryError) as error:  # no descriptor is left to read a module with
             raise self.prevented(error) from error
-        return pipes.shared(settings.for_processes(), self._clock)
+        return ring.shared(settings.for_processes(), self._clock)
 
     def route(self) -> None:
         """Take the transport that is in use now: the client's own, unless events are diverted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 from collections import Counter
 from collections.abc import Callable, Mapping
-from weakref import WeakSet
+from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
 
@@ -24,8 +24,8 @@ from rudderpipe.transports.autostart import Autostart
 from rudderpipe.transports.base import Encoded, FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.confirms import Place, Watch
-from rudderpipe.transports.flush import RingFlush, Since
-from rudderpipe.transports.receipts import Done, Flush, Stuck, Until
+from rudderpipe.transports.flush import Done, Flush, Stuck, Until
+from rudderpipe.transports.ring_flush import RingFlush, Since
 
 UNDRAINED_S = 30.0
 BLOCK_STEP_S = 0.002
@@ -281,3 +281,44 @@ def _look_once_more() -> None:
     """Move, at the end of the process, what a removed ring holds."""
     for pipe in list(_all):
         pipe.producer.look()
+
+
+logger = log_text.logger()
+_open: WeakValueDictionary[Settings, Pipe] = WeakValueDictionary()
+_users: dict[Settings, int] = {}
+
+
+def shared(settings: Settings, clock: Clock) -> Pipe:
+    """The pipe of these settings, made if need be; whoever asks for it shuts it once, and the last one closes it.
+
+    A second one of the same name with other settings of ring or flusher is warned about: both have one.
+    """
+    pipe = _open.get(settings)
+    if pipe is None:
+        _warn_of_another(settings)
+        pipe = _open[settings] = Pipe(settings, clock, lambda: _is_last(settings))
+        _users[settings] = 0
+    _users[settings] += 1
+    return pipe
+
+
+def _is_last(settings: Settings) -> bool:
+    _users[settings] = _users.get(settings, 1) - 1
+    if _users[settings] > 0:
+        return False
+    _open.pop(settings, None)
+    return True
+
+
+def _warn_of_another(settings: Settings) -> None:
+    for other in [pipe.settings for pipe in _open.values()]:
+        if (other.pipe_name, other.runtime_dir) == (settings.pipe_name, settings.runtime_dir):
+            names = (*served_settings.NAMES, "ring_bytes", "max_internal_queue_size")
+            differing = [name for name in names if getattr(other, name) != getattr(settings, name)]
+            if differing:
+                logger.warning(
+                    "two clients of one write key differ in %s: there is one ring and one flusher for both; give them "
+                    "the same, or a pipe each",
+                    ", ".join(differing),
+                )
+            return
