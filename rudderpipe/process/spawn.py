@@ -43,7 +43,7 @@ FROZEN_REASON = (
     "in its main module; or set autostart to false and run the flusher and the sender from an installed rudderpipe, or "
     "set sync_mode"
 )
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # noqa: PTH100, PTH120  # before anything calls chdir
+_HERE = os.path.abspath(f"{__file__}/../../..")  # noqa: PTH100  # before anything calls chdir
 _PACKAGES = ("msgspec", "psutil", "redis", "urllib3", "isal", "hiredis", "tomli", "async_timeout")
 _MODULES = ("typing_extensions",)
 """What our processes may import besides; ``redis`` imports the last two on some versions of Python."""
