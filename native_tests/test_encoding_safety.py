@@ -11,7 +11,7 @@ import pytest
 PRELUDE = """
 import collections, dataclasses, datetime, decimal, enum, gc, os, sys, types, uuid
 import attrs, msgspec, numpy, pandas, pydantic
-from rudderpipe import event
+from rudderpipe.messages import build
 
 UTC = datetime.timezone.utc
 at_work = [lambda: None]
@@ -181,7 +181,7 @@ PLAIN_VALUES = [
 
 
 def track(value):
-    return event.track("u", "e", {"a": value}, None, None, None, None, None)
+    return build.track("u", "e", {"a": value}, None, None, None, None, None)
 """
 
 
@@ -232,7 +232,7 @@ def test_a_dict_that_changes_while_it_is_read_crashes_nothing() -> None:
                 properties.update((str(number), bytes(50)) for number in range(900))
 
             at_work[0] = empty
-            event.track("u", "e", properties, None, None, None, None, None)
+            build.track("u", "e", properties, None, None, None, None, None)
     """)
 
 
@@ -310,10 +310,10 @@ def test_no_python_code_runs_within_the_encoder() -> None:
             for properties in ({"a": value}, {"a": [{"b": value}]}):
                 sys.setprofile(look)
                 try:
-                    event.track("u", "e", properties, None, None, None, None, None)
-                    event.track("u", "e", properties, {"c": value}, None, None, {"d": value}, None)
-                    event.identify("u", properties, properties, None, None, None, None)
-                    event.track({"userId": "u", "event": "e", "properties": properties, "x": value}, *[None] * 7)
+                    build.track("u", "e", properties, None, None, None, None, None)
+                    build.track("u", "e", properties, {"c": value}, None, None, {"d": value}, None)
+                    build.identify("u", properties, properties, None, None, None, None)
+                    build.track({"userId": "u", "event": "e", "properties": properties, "x": value}, *[None] * 7)
                 finally:
                     sys.setprofile(None)
         print(dict(seen))

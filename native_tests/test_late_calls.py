@@ -28,8 +28,8 @@ from tests.queue_contract import users as names
 
 HASTY = """
 import runpy, sys
-from rudderpipe.queue import connect
-connect.ANSWER_TIMEOUT_S = 0.3
+from rudderpipe.queue import connection
+connection.ANSWER_TIMEOUT_S = 0.3
 module = sys.argv.pop(1)
 sys.argv[0] = module
 runpy.run_module(module, run_name="__main__")
