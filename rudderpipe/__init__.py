@@ -1,4 +1,4 @@
-"""RudderStack events from applications that run as many processes: what an application imports."""
+"""RudderStack events from applications that run as many processes; the names that an application imports."""
 
 from rudderpipe._version import VERSION
 from rudderpipe.cli.frozen import freeze_support

@@ -1,4 +1,4 @@
-"""``python -m rudderpipe``: the command line."""
+"""The command line, as ``python -m rudderpipe``."""
 
 import sys
 

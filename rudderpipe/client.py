@@ -1,4 +1,4 @@
-"""What an application calls: clients, and the default one of the process."""
+"""The client that an application calls, and the default client of the process."""
 
 from __future__ import annotations
 
@@ -39,23 +39,24 @@ _default: Client | None = None
 
 
 class Client:
-    """Sends events to RudderStack, through shared memory and a process of its own.
+    """A client, which sends events to RudderStack through shared memory and a separate flusher process.
 
-    Made before or after a fork, used from any process and thread. It starts no thread and opens no socket here; the
-    first event starts the flusher, unless ``autostart`` is off. Every setting can be given by name; what is not given
-    comes from ``RUDDERPIPE_*`` variables, then from the TOML file ``config``. ``options`` are settings as a mapping, by
-    our names or the Node SDK's. Two clients with the same settings share one pipe. Raises ``SettingsError``, and
-    ``RingUnavailable`` where the host has nothing left to load our modules with.
+    A client may be created before or after a fork, and used from any process and thread. It starts no thread and opens
+    no socket in this process, except for callbacks and ``sync_mode``. The first event starts the flusher, unless
+    ``autostart`` is off. Every setting may be given by name. A setting that is not given comes from its
+    ``RUDDERPIPE_*`` variable, then from the TOML file ``config``. ``options`` is a mapping of settings, by the names of
+    rudderpipe or of the Node SDK. Two clients with the same settings share one pipe. The constructor raises
+    ``SettingsError``, and ``RingUnavailable`` if the host has no memory or descriptor left to load a module.
 
-    No call raises for what is wrong with an event: that is logged (one line a second), counted, and answered by False.
-    With ``strict`` it is raised, for tests. With ``dry_run`` each call answers the message, a ``dict``, which the type
-    of its answer does not say: that is for trying things.
+    A call does not raise if its event is wrong: the error is logged (one line a second), the event is counted, and the
+    call returns False. With ``strict``, meant for tests, the call raises the error. With ``dry_run``, meant for
+    experiments, the call returns the message, a ``dict``, although its return type is ``bool``.
 
-    ``context`` and ``integrations`` are added to every message that has none of its own under the same key.
-    ``sample_events``, ``sample_users``, ``before_send`` and ``scrubber`` say what is sent, in that order; see
-    ``docs/client.md``. ``default`` is asked for values of unknown type, as that of ``json.dumps``. ``on_error(error,
-    messages)`` is told of events of this process that will not be delivered, as far as that is decided before they
-    are in a queue.
+    ``context`` and ``integrations`` are added to every message, except for keys that the message has itself.
+    ``sample_events``, ``sample_users``, ``before_send`` and ``scrubber`` decide in this order what is sent; see
+    ``docs/client.md``. ``default`` converts values of unknown type, like the ``default`` of ``json.dumps``.
+    ``on_error(error, messages)`` is called for events of this process that will not be delivered, if that is decided
+    before the events are in a queue.
     """
 
     def __init__(
@@ -117,7 +118,10 @@ class Client:
             self._explicit.setdefault("data_plane_url", self.settings.data_plane_url)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What another process makes its own client of (``multiprocessing`` with spawn); holds the write key."""
+        """Return the arguments from which another process makes its client; they contain the write key.
+
+        ``multiprocessing`` with spawn uses this.
+        """
         return _remade, (self._explicit, self._config, self._more)
 
     @property
@@ -137,20 +141,22 @@ class Client:
         callback: QueueCallback | None = None,
         **settings: Any,
     ) -> None:
-        """Send events through a queue in Redis, which Bull's tools and RudderStack's Node SDK understand.
+        """Send events through a queue in Redis, which Bull's tools and RudderStack's Node SDK can read.
 
-        ``redis`` is a URL or a mapping of host, port, db, username, password; ``queue_name``, ``prefix``,
-        ``is_multi_processor``, ``max_attempts`` and the like are settings too. Call it before the first event.
+        ``redis`` is a URL or a mapping of host, port, db, username and password. ``settings`` are settings by name,
+        such as ``queue_name``, ``prefix``, ``is_multi_processor`` and ``max_attempts``. Call this method before the
+        first event.
 
-        Raises ``QueueUnavailable`` when Redis cannot be reached (or has ``callback`` called with it; with None when all
-        is well). From then on events go to the queue all the same: they are kept in the ring until Redis is there.
+        Raises ``QueueUnavailable`` when Redis cannot be reached. With ``callback``, that error is passed to
+        ``callback`` instead, or None on success. Events go to the queue even after that error, because they stay in
+        the ring until Redis is available.
         """
         explicit = {**self._explicit, **settings}
         if redis is not None:
             explicit["redis"] = redis
         chosen = self._load(explicit)
         if chosen.redis is None:
-            raise SettingsError("redis", "is missing: where is the queue to be?")
+            raise SettingsError("redis", "is missing; give the address of the Redis server for the queue")
         self._explicit = explicit
         if chosen != self.settings:
             self._intake.leave()
@@ -166,10 +172,8 @@ class Client:
             raise error
 
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
-        """``create_persistence_queue`` by the Node SDK's names: ``redisOpts``, ``queueName``, ``jobOpts`` and so on."""
+        """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``."""
         self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
-
-    # The six calls.
 
     def identify(
         self,
@@ -182,9 +186,9 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Tie a user to an id and to traits: ``client.identify("123456", {"email": "name@domain.com"})``.
+        """Record who a user is: ``client.identify("123456", {"email": "name@domain.com"})``.
 
-        The traits are also in the message's context. Arguments and answer are those of ``track``.
+        The traits are also added to the message's context. The other arguments and the result are those of ``track``.
         """
         return self._intake.call(
             "identify", callback, user_id, traits, context, timestamp, anonymous_id, integrations, message_id
@@ -202,17 +206,20 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Say that a user did something: ``client.track("123456", "Item Viewed", {"price": 19.95})``.
+        """Record what a user did: ``client.track("123456", "Item Viewed", {"price": 19.95})``.
 
-        ``user_id`` or ``anonymous_id`` is needed, as text or number. ``timestamp``: when it happened, now if not given;
-        a datetime without a zone is UTC. ``message_id``: the server may drop a second event with the same one. Or give
-        the whole message as one mapping in wire names: ``client.track({"userId": "123456", "event": …})``.
+        ``user_id`` or ``anonymous_id`` must be given, as text or as a number. ``timestamp`` is the time of the event;
+        the default is now, and a datetime without a time zone is UTC. ``message_id`` identifies the event; the server
+        may drop a second event with the same id. The whole message may be given as one mapping with the names of the
+        wire instead: ``client.track({"userId": "123456", "event": …})``.
 
-        True: the event is accepted, and will not be lost whatever happens to this process. False: it was refused,
-        which is counted and logged; nothing is raised unless ``when_full="raise"`` or ``strict`` ask for it.
+        Return True if the event is accepted. An accepted event is not lost, whatever happens to this process. Return
+        False if the event is refused; a refused event is counted and logged. The call raises only with
+        ``when_full="raise"`` or ``strict``.
 
-        ``callback(error, message)`` is called once, on a thread of its own, when the event has left this host's ring
-        for good: it is in Redis, or in direct mode delivered or failed. It is not called if the process ends before.
+        ``callback(error, message)`` is called once, on a separate thread, when the event has left this host's ring:
+        the event is then in Redis, or in direct mode delivered or failed. The callback is not called if the process
+        ends first.
         """
         around, intake = _ambient(), self._intake
         if intake.is_fast and callback is None and (around is None or type(user_id) is str):
@@ -220,7 +227,7 @@ class Client:
                 if around is not None:
                     context = {**around, **(context or {})}
                 data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
-            except Exception:  # noqa: BLE001, S110  # whatever it is, the slow path meets it again, and says so
+            except Exception:  # noqa: BLE001, S110  # the slow path raises the same error again, and logs it
                 pass
             else:
                 try:
@@ -245,9 +252,9 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Say that a user saw a page: ``client.page("123456", "Docs", "Queue", {"path": "/docs/queue"})``.
+        """Record that a user saw a page: ``client.page("123456", "Docs", "Queue", {"path": "/docs/queue"})``.
 
-        Neither category nor name is needed. The other arguments and the answer are those of ``track``.
+        ``category`` and ``name`` are optional. The other arguments and the result are those of ``track``.
         """
         return self._intake.call(
             "page",
@@ -276,7 +283,7 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Say that a user saw a screen of an app; as ``page``."""
+        """Record that a user saw a screen of an app; the arguments and the result are those of ``page``."""
         return self._intake.call(
             "screen",
             callback,
@@ -303,9 +310,9 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Say that a user belongs to a group: ``client.group("123456", "acme", {"plan": "pro"})``.
+        """Record that a user belongs to a group: ``client.group("123456", "acme", {"plan": "pro"})``.
 
-        ``traits`` are the group's. The other arguments and the answer are those of ``track``.
+        ``traits`` describe the group. The other arguments and the result are those of ``track``.
         """
         return self._intake.call(
             "group", callback, user_id, group_id, traits, context, timestamp, anonymous_id, integrations, message_id
@@ -321,21 +328,22 @@ class Client:
         message_id: str | None = None,
         callback: EventCallback | None = None,
     ) -> bool:
-        """Say that two ids are one user: ``client.alias("anonymous-1", "123456")``.
+        """Record that two ids belong to one user: ``client.alias("anonymous-1", "123456")``.
 
-        The other arguments and the answer are those of ``track``.
+        The other arguments and the result are those of ``track``.
         """
         return self._intake.call("alias", callback, previous_id, user_id, context, timestamp, integrations, message_id)
 
     def flush(
         self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None
     ) -> FlushResult:
-        """Have everything that the pipe holds now taken out of the ring, and wait for that, ``timeout_s`` at the most.
+        """Make the flusher drain the events that the ring holds now, and wait at most ``timeout_s`` for that.
 
-        Out of the ring means in Redis; without a persistence queue, delivered or failed. ``until="delivered"`` waits
-        for the queue's events too. Events need no flush to be safe: the ring outlives this process.
+        A drained event is in Redis; without a persistence queue it is delivered or failed. ``until="delivered"`` also
+        waits for the events in the queue. Calling ``flush`` is optional, because accepted events outlive this process.
 
-        With ``callback`` (or that in place of the time) it does not wait: ``callback(error, result)`` is called later.
+        With ``callback`` (also in place of ``timeout_s``) the call does not wait: ``callback(error, result)`` is called
+        later.
         """
         if callable(timeout_s):
             callback, timeout_s = timeout_s, 10.0
@@ -346,7 +354,7 @@ class Client:
         return flush.poll()
 
     async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
-        """``flush`` for asyncio: other tasks go on meanwhile."""
+        """Flush as ``flush`` does, for asyncio: other tasks run during the wait."""
         return await receipts.wait_in_turn(self._begin_flush(until), timeout_s, self._clock)
 
     def _begin_flush(self, until: Until) -> Flush:
@@ -359,11 +367,14 @@ class Client:
         self._intake.warm_up()
 
     def counts(self) -> Mapping[str, int]:
-        """Return the events of this process: ``accepted``, and refused by reason; in a pipe, since it took its slot."""
+        """Return the number of this process's events: ``accepted``, and refused by reason.
+
+        With a ring, accepted events are counted since this process took its slot.
+        """
         return self._intake.counts()
 
     def put_encoded(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Send a message that is complete, and JSON already; for what speaks for another SDK. Answers as ``track``."""
+        """Send a complete message that is JSON already, as other SDKs' drop-ins do; the result is that of ``track``."""
         return self._intake.put(data, callback)
 
     def refuse(self, error: EventError, callback: Callback | None = None) -> bool:
@@ -371,11 +382,10 @@ class Client:
         return self._intake.refuse(error, callback)
 
     def shutdown(self, timeout_s: float | None = None) -> None:
-        """Flush, let callbacks be called, and let go of the ring, within ``shutdown_timeout_s`` or the time given.
+        """Flush, wait for callbacks, and release the ring, within ``timeout_s`` or ``shutdown_timeout_s``.
 
-        May be called again.
-
-        Later events are refused. Nothing needs it: what was accepted is delivered without this process.
+        Later events are refused. This method may be called again. Calling it is optional, because accepted events are
+        delivered without this process.
         """
         if self._intake.is_shut:
             return
@@ -406,12 +416,12 @@ def _remade(explicit: dict[str, Any], config: str | None, more: dict[str, Any]) 
 
 def living() -> list[Client]:
     """Return the clients of this process that were not shut down."""
-    return [client for client in list(_clients) if not client._intake.is_shut]  # noqa: SLF001  # its own module
+    return [client for client in list(_clients) if not client._intake.is_shut]  # noqa: SLF001  # same module
 
 
 def configure(*arguments: Any, **settings: Any) -> Client:
-    """Make the default client; arguments and errors are those of ``Client``. One made before is shut down."""
-    global _default  # that is what it is
+    """Create the default client and shut down the previous one; arguments and errors are those of ``Client``."""
+    global _default  # one default client for the process
     before, _default = _default, Client(*arguments, **settings)
     if before is not None:
         before.shutdown()
@@ -419,7 +429,10 @@ def configure(*arguments: Any, **settings: Any) -> Client:
 
 
 def default_client() -> Client:
-    """Return the client that ``configure`` made, else one by ``RUDDERPIPE_*`` variables. Raise ``SettingsError``."""
+    """Return the default client; without ``configure``, create it from ``RUDDERPIPE_*`` variables.
+
+    Raises ``SettingsError``.
+    """
     global _default  # as above
     if _default is None:
         _default = Client()

@@ -1,7 +1,7 @@
 """JSON from plain values.
 
-``msgspec.json.encode`` crashes the process when there is no memory for its buffer to grow; ``encode_into`` raises
-``MemoryError``. So whatever may be large is encoded here.
+``msgspec.json.encode`` crashes the process when its buffer cannot grow for want of memory. ``encode_into`` raises
+``MemoryError`` instead. Therefore every value that may be large is encoded here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ ROOM_BYTES = 1024
 
 
 def encode(value: Any, room_bytes: int = ROOM_BYTES) -> bytes:
-    """Return the value's JSON; with a little more room than it needs, no memory is copied."""
+    """Return the value's JSON; no memory is reallocated if ``room_bytes`` is a little more than the JSON needs."""
     room = bytearray(room_bytes)
     encode_into(value, room)
     return bytes(room)
 
 
 def encode_text(text: str) -> bytes:
-    """Return a text's JSON, faster where the text is long: such as JSON, which gets a few escapes."""
+    """Return a text's JSON, faster than ``encode`` for a long text with few characters to escape, such as JSON."""
     return encode(text, ROOM_BYTES + len(text) * 5 // 4)

@@ -1,7 +1,8 @@
 """Every error that rudderpipe raises, in one tree.
 
-A full ring is not an error (a call answers ``False``), nor is what the data plane said (an ``Outcome``). No message
-ever holds an event's payload, a write key or a password; the facts are attributes, and every error pickles.
+A full ring is not an error, because a call returns ``False`` then. A response of the data plane is not an error either,
+but an ``Outcome``. No message ever holds an event's payload, a write key or a password. The facts are attributes, and
+every error can be pickled.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ class RudderpipeError(Exception):
     """The base of all errors of rudderpipe."""
 
 
-# What the caller wrote.
+# Wrong settings and wrong arguments of a call.
 
 
 class SettingsError(RudderpipeError):
-    """A setting is unknown, of the wrong type, or out of bounds; ``field`` names it."""
+    """A setting is unknown, of the wrong type, or out of bounds; ``field`` is the name of the setting."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -29,7 +30,7 @@ class SettingsError(RudderpipeError):
 
 
 class EventError(RudderpipeError):
-    """A call's message cannot be sent; ``field`` is the argument or the path of the value, such as ``items[3]``."""
+    """A message cannot be sent; ``field`` is the argument's name or the path of the value, such as ``items[3]``."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -41,7 +42,7 @@ class EventError(RudderpipeError):
 
 
 class EventTooLarge(EventError):
-    """An event's JSON is larger than any request could carry; ``size_bytes`` is the size, or what was counted of it."""
+    """An event's JSON is too large for any request; ``size_bytes`` is its size, or the part that was counted."""
 
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         RudderpipeError.__init__(self, size_bytes, limit_bytes)
@@ -55,11 +56,11 @@ class EventTooLarge(EventError):
 
 
 class RingError(RudderpipeError):
-    """The base of the errors of the shared memory."""
+    """The base of the errors of the ring, which is shared memory."""
 
 
 class RingUnavailable(RingError):
-    """The ring cannot be made or mapped; ``name`` is its segment, ``reason`` says what to do."""
+    """The ring cannot be created or mapped; ``name`` is its memory segment, ``reason`` says what to do."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -71,9 +72,9 @@ class RingUnavailable(RingError):
 
 
 class RingFull(RingError):
-    """An event was refused; ``reason`` is the counter it was counted under.
+    """An event was refused; ``reason`` is the name of the counter that counts the event.
 
-    Raised with ``when_full="raise"`` or ``strict``; a callback gets it in any case.
+    A call raises it only with ``when_full="raise"`` or ``strict``. A callback gets it with every setting.
     """
 
     def __init__(self, reason: str) -> None:
@@ -84,11 +85,11 @@ class RingFull(RingError):
         return f"the event was refused: {self.reason}"
 
 
-# Our processes.
+# The flusher and the sender.
 
 
 class ProcessNotStarted(RudderpipeError):
-    """A process of ours cannot be started from here; ``reason`` says what to do."""
+    """This process cannot start a flusher or a sender; ``reason`` says what to do."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -102,7 +103,7 @@ class ProcessNotStarted(RudderpipeError):
 
 
 class DeliveryError(RudderpipeError):
-    """An event will not be delivered; ``reason`` says why, as far as it is known here."""
+    """An event will not be delivered; ``reason`` says why, if this process knows it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -113,7 +114,7 @@ class DeliveryError(RudderpipeError):
 
 
 class FlushTimeout(RudderpipeError):
-    """A flush took longer than it was given; ``pending`` events were still under way."""
+    """A flush took longer than ``timeout_s``; ``pending`` events were still under way."""
 
     def __init__(self, timeout_s: float, pending: int) -> None:
         super().__init__(timeout_s, pending)
@@ -132,10 +133,10 @@ class QueueError(RudderpipeError):
 
 
 class QueueUnavailable(QueueError):
-    """Redis does not answer or refuses; ``address`` has no password in it.
+    """Redis does not respond, or refuses; ``address`` contains no password.
 
-    ``answered`` is True when Redis refused, or when nothing was sent. Else Redis may have executed the call, or may
-    still do so minutes later.
+    ``answered`` is True when Redis refused the call, or when nothing was sent. Otherwise Redis may have executed the
+    call, or may still execute it minutes later.
     """
 
     def __init__(self, address: str, reason: str, answered: bool = False) -> None:
@@ -149,13 +150,13 @@ class QueueUnavailable(QueueError):
 
 
 class AnotherDataPlane(QueueUnavailable):
-    """The queue has jobs for the data plane ``owner``, which is not ours; nothing was changed."""
+    """The queue has jobs for another data plane, ``owner``; nothing was changed."""
 
     def __init__(self, address: str, queue_name: str, owner: str) -> None:
         owner = one_line(owner, 200)
         reason = (
-            f"the queue {queue_name} has jobs for the data plane {owner}: give this one another queue_name, or make "
-            "the queue its own with `rudderpipe queue --adopt`"
+            f"the queue {queue_name} has jobs for the data plane {owner}; use another queue_name, or assign the queue "
+            "to the configured data plane with `rudderpipe queue --adopt`"
         )
         super().__init__(address, reason, answered=True)
         self.args = (address, queue_name, owner)
@@ -164,10 +165,10 @@ class AnotherDataPlane(QueueUnavailable):
 
 
 class QueueFull(QueueUnavailable):
-    """The jobs in Redis take more than ``max_queue_bytes`` with what is to be added; it is added once there is room."""
+    """The jobs in Redis and the batch to add exceed ``max_queue_bytes``; the batch is added once there is room."""
 
     def __init__(self, address: str, size_bytes: int, limit_bytes: int) -> None:
-        reason = f"its jobs take {size_bytes:,} bytes, max_queue_bytes is {limit_bytes:,}"
+        reason = f"no room for another batch, jobs_bytes={size_bytes} max_queue_bytes={limit_bytes}"
         super().__init__(address, reason, answered=True)
         self.args = (address, size_bytes, limit_bytes)
         self.size_bytes = size_bytes
@@ -175,25 +176,25 @@ class QueueFull(QueueUnavailable):
 
 
 class LeaseLost(QueueError):
-    """Another sender may have the queue; nothing was changed."""
+    """Another sender may own the queue now; nothing was changed."""
 
     def __str__(self) -> str:
-        return "the lease has lapsed, or another sender has it"
+        return "the lease has expired, or another sender holds it"
 
 
 class QueueBehind(QueueError):
-    """Redis holds events of the ring that this flusher thought were still to be added; ``read`` says how far."""
+    """Redis already has events that this flusher was about to add; ``read`` maps each block to its offset in Redis."""
 
     def __init__(self, read: dict[int, int]) -> None:
         super().__init__(read)
         self.read = read
 
     def __str__(self) -> str:
-        return f"{len(self.read)} blocks were read further than known"
+        return f"Redis has recorded later offsets than this flusher knew, blocks={len(self.read)}"
 
 
 class JobUnreadable(QueueError):
-    """A job's data is not what a RudderStack SDK writes; ``reason`` is what the failed set will show."""
+    """A job's data has another form than a RudderStack SDK writes; the failed set shows ``reason``."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

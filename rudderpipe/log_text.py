@@ -1,4 +1,4 @@
-"""Text from outside, made safe for a line of a log, for a reason, and for a terminal."""
+"""Text from outside, made safe for one line of a log, for an error's reason, and for a terminal."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import traceback
 SHOWN = 2000
 LOG_SHOWN = 4000
 _MARKS = "\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff"
-"""Unicode's line and paragraph separators, and the marks that turn the direction of writing or show nothing."""
+"""Unicode's line and paragraph separators, marks that change the direction of writing, and invisible marks."""
 _unsafe = re.compile(f"[\\x00-\\x1f\\x7f-\\x9f{_MARKS}\ud800-\udfff]")
 
 
 def one_line(text: str, shown: int = SHOWN) -> str:
     """Return the text with each control character escaped, cut after ``shown`` characters.
 
-    A line break would begin an entry of its own in a log, ESC would speak to the terminal, a lone surrogate cannot be
-    written, and a mark of direction makes one line look like another.
+    A line break would begin another log entry, ESC would control the terminal, a lone surrogate cannot be written, and
+    a direction mark makes one line look like another.
     """
     cut = text[:shown]
-    if not cut.isprintable():  # few texts are not
+    if not cut.isprintable():  # most texts are printable, so the pattern seldom runs
         cut = _unsafe.sub(_escaped, cut)
     return cut if len(text) <= shown else f"{cut}…"
 
@@ -31,7 +31,7 @@ def lines(text: str) -> str:
 
 
 def logger(name: str = "rudderpipe") -> logging.Logger:
-    """Return a logger of ours, all of whose entries are one safe line each, a traceback's lines besides."""
+    """Return the named logger, with a filter that makes each entry one safe line; a traceback keeps its own lines."""
     found = logging.getLogger(name)
     found.addFilter(_is_safe)
     return found
@@ -44,7 +44,7 @@ def _escaped(match: re.Match[str]) -> str:
 def _is_safe(record: logging.LogRecord) -> bool:
     try:
         message = record.getMessage()
-    except Exception:  # noqa: BLE001  # the handler says what is wrong with the entry
+    except Exception:  # noqa: BLE001  # the handler reports what is wrong with the entry
         return True
     safe = one_line(message, LOG_SHOWN)
     if safe != message:
@@ -55,6 +55,6 @@ def _is_safe(record: logging.LogRecord) -> bool:
 
 
 def _of_traceback(piece: str) -> str:
-    """Return a piece of a traceback: frames keep their lines, an exception's own text becomes one."""
+    """Return a safe piece of a traceback: frames keep their lines, an exception's own text becomes one line."""
     ours = piece.startswith(("  File ", "Traceback ", "\n"))
     return lines(piece.rstrip("\n")) if ours else one_line(piece.rstrip("\n"), LOG_SHOWN)

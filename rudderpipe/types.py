@@ -1,4 +1,4 @@
-"""The wire form of the six calls' messages, for those who give a message whole."""
+"""The wire form of the messages of the six calls, for calls that give a whole message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uuid import UUID
 
 Id = str | int | float | Decimal | UUID
 Moment = datetime | date | str | int | float
-"""Text is ISO 8601; a number counts milliseconds since 1970."""
+"""A point in time: text is ISO 8601, a number is milliseconds since 1970."""
 
 
 class _Common(TypedDict, total=False):
@@ -37,19 +37,19 @@ class _Alias(TypedDict):
 
 
 class TrackMessage(_Event, _Common, total=False):
-    """``userId`` or ``anonymousId`` is needed, here and below."""
+    """The message of ``track``; it must have ``userId`` or ``anonymousId``."""
 
     properties: Mapping[str, Any]
 
 
 class IdentifyMessage(_Common, total=False):
-    """The traits are put into the context too."""
+    """The message of ``identify``; its traits are added to the context too."""
 
     traits: Mapping[str, Any]
 
 
 class PageMessage(_Common, total=False):
-    """Also a screen's."""
+    """The message of ``page`` and of ``screen``."""
 
     category: str
     name: str
@@ -57,13 +57,13 @@ class PageMessage(_Common, total=False):
 
 
 class GroupMessage(_Group, _Common, total=False):
-    """The traits are the group's."""
+    """The message of ``group``; its traits describe the group."""
 
     traits: Mapping[str, Any]
 
 
 class AliasMessage(_Alias, total=False):
-    """Both ids are needed."""
+    """The message of ``alias``; both ids must be given."""
 
     context: Mapping[str, Any]
     timestamp: Moment

@@ -1,4 +1,4 @@
-"""All settings: one frozen value, checked once, from arguments, the environment and a TOML file."""
+"""All settings as one frozen value, which is checked once; from arguments, the environment and a TOML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
 EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
 
 CLIENTS = ("enable", "dry_run", "sync_mode", "strict")
-"""Settings that only a client cares for."""
+"""Settings that only a client uses, not its flusher or sender."""
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
 Count = Annotated[int, Meta(ge=1)]
@@ -30,9 +30,10 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
-    """Every setting of rudderpipe; see ``docs/settings.md`` for when to raise and when to lower one.
+    """Every setting of rudderpipe; ``docs/settings.md`` says when to raise or lower each.
 
-    Explicit arguments beat the environment (``RUDDERPIPE_`` and the name in upper case), which beats the file.
+    Explicit arguments take precedence over the environment (``RUDDERPIPE_`` and the name in upper case), and the
+    environment takes precedence over the file.
     """
 
     # where events go
@@ -45,7 +46,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
     proxy_url: str | None = None
     ca_file: str | None = None
-    # what a client does with them
+    # what a client does with events
     enable: bool = True
     dry_run: bool = False
     sync_mode: bool = False
@@ -91,24 +92,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.data_plane_url:
             _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
             if "@" in self.data_plane_url.partition("//")[2].partition("/")[0]:
-                raise SettingsError("data_plane_url", "holds a user name; only the write key identifies the source")
+                reason = "must not contain a user name; only the write key identifies the source"
+                raise SettingsError("data_plane_url", reason)
             if "?" in self.data_plane_url or "#" in self.data_plane_url:
-                raise SettingsError("data_plane_url", "holds a query or a fragment; path is added behind the URL")
+                reason = "must not contain a query or a fragment, because path is appended to the URL"
+                raise SettingsError("data_plane_url", reason)
         if self.proxy_url:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
             from_url(self.redis)
         if self.prefix.startswith(("{}", "}")):
-            raise SettingsError("prefix", "holds an empty hash tag: a cluster would keep the queue's keys apart")
+            raise SettingsError("prefix", "must not begin with } or {}; a cluster would not keep the keys in one slot")
 
     @property
     def redis_place(self) -> str:
-        """Where Redis is, without user and password; empty in direct mode."""
+        """The address of Redis as text, without user and password; empty in direct mode."""
         return self.redis_address.place if self.redis is not None else ""
 
     @property
     def redis_address(self) -> RedisAddress:
-        """Where Redis is. Raises ``SettingsError`` in direct mode."""
+        """The address of Redis. Raises ``SettingsError`` in direct mode."""
         if self.redis is None:
             raise SettingsError("redis", "is missing")
         return from_url(self.redis) if isinstance(self.redis, str) else self.redis
@@ -120,14 +123,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def plane_id(self) -> str:
-        """What tells this data plane from another one; holds nothing secret, and is empty without a data plane."""
+        """The identity of this data plane; it contains nothing secret, and is empty without a data plane."""
         return self.data_plane_id or self.endpoint
 
     @property
     def pipe_name(self) -> str:
-        """The explicit name, else one derived from write key, data plane and queue; reveals none of them.
+        """The explicit name, or a hash of write key, data plane and queue, which reveals none of them.
 
-        The same explicit name with a queue and without is two pipes: their flushers do different things.
+        An explicit name with a queue and the same name without a queue are two pipes, because their flushers differ.
         """
         if self.pipe:
             return f"{self.pipe}.queue" if self.redis is not None else self.pipe
@@ -135,7 +138,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def pipe_names(self) -> list[str]:
-        """The pipe's name, then the others that earlier versions may have given it."""
+        """The pipe's name, followed by the names that earlier versions may have given it."""
         if self.pipe:
             return [self.pipe_name]
         former = names.former_pipes(
@@ -148,18 +151,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return () if self.redis is None else (names.redis(self.redis_address), self.queue_name, self.prefix)
 
     def for_processes(self) -> Settings:
-        """Less what only a client cares for, so that two that differ in that alone have one pipe."""
+        """Return the settings with ``CLIENTS`` at fixed values, so that clients that differ only there share a pipe."""
         when_full = "raise" if self.strict else self.when_full
         return msgspec.structs.replace(
             self, when_full=when_full, enable=True, dry_run=False, sync_mode=False, strict=False
         )
 
     def require(self, *fields: str) -> None:
-        """Raise ``SettingsError`` for the first of these that was not given."""
+        """Raise ``SettingsError`` for the first of these settings that is empty."""
         for field in fields:
             if not getattr(self, field):
                 raise SettingsError(
-                    field, f"is missing: give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}"
+                    field, f"is missing; give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}"
                 )
 
 
@@ -169,11 +172,11 @@ def load(
     environment: Mapping[str, str] | None = None,
     config: str | os.PathLike[str] | None = None,
 ) -> Settings:
-    """The settings from all three sources; an explicit ``None`` counts as not given.
+    """Return the settings from all three sources; an explicit ``None`` counts as not given.
 
-    ``environment`` is ``os.environ`` unless given; the file is ``config`` or the one that ``RUDDERPIPE_CONFIG`` names.
-    Without ``proxy_url`` the environment's proxies count (HTTPS_PROXY and the like); with ``""`` there is no proxy.
-    Raises ``SettingsError``, which names the setting.
+    The default of ``environment`` is ``os.environ``. The file is ``config``, or the file that ``RUDDERPIPE_CONFIG``
+    names. Without ``proxy_url`` the environment's proxies apply (HTTPS_PROXY and the like); ``proxy_url=""`` means no
+    proxy. Raises ``SettingsError``, which names the setting.
     """
     environment = os.environ if environment is None else environment
     config = config or environment.get(CONFIG_VARIABLE)
@@ -195,14 +198,14 @@ def load(
 
 
 def _check_text(path: str, value: Any) -> None:
-    """Refuse text that names, files and processes could not be given: what is not UTF-8, and NUL."""
+    """Refuse text that is not UTF-8 or contains NUL, because names, files and processes cannot take it."""
     if isinstance(value, str):
         if "\0" in value:
-            raise SettingsError(path, "holds a NUL character")
+            raise SettingsError(path, "must not contain a NUL character")
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise SettingsError(path, "is not UTF-8 text") from None
+            raise SettingsError(path, "must be UTF-8 text") from None
     elif isinstance(value, Mapping):
         for name, each in value.items():
             if isinstance(name, str):
@@ -213,23 +216,24 @@ def _check_text(path: str, value: Any) -> None:
 
 
 def _absolute(name: str, path: str) -> str:
-    """Return the path as it is anywhere: autostarted processes run in /."""
+    """Return the absolute path, because autostarted processes run in /."""
     try:
-        return os.path.abspath(path)  # noqa: PTH100  # pathlib's leaves the dots in
+        return os.path.abspath(path)  # noqa: PTH100  # pathlib's version keeps dots
     except OSError as error:
         reason = f"is a relative path, but the working directory cannot be read: {error.strerror}"
         raise SettingsError(name, reason) from None
 
 
 def from_json(text: bytes) -> Settings:
-    """The settings that a parent process hands to its child on standard input."""
+    """Return the settings that a parent process writes to its child's standard input."""
     return msgspec.json.decode(text, type=Settings)
 
 
 def _convert(values: dict[str, Any]) -> Settings:
     for name in values:
         if name not in Settings.__struct_fields__:
-            raise SettingsError(name, f"is unknown; known are {', '.join(sorted(Settings.__struct_fields__))}")
+            known = ", ".join(sorted(Settings.__struct_fields__))
+            raise SettingsError(name, f"is unknown; the known settings are {known}")
     try:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
@@ -239,7 +243,7 @@ def _convert(values: dict[str, Any]) -> Settings:
 
 
 def _without_value(name: str, reason: str) -> str:
-    """Return msgspec's reason, which tells the value that was given where only some are allowed."""
+    """Return msgspec's reason without the given value, which msgspec shows if only certain values are allowed."""
     if not reason.startswith("Invalid enum value"):
         return reason
     known: str = Settings.__annotations__[name]  # the source's text: Literal["drop", "block", "raise"]
@@ -247,13 +251,13 @@ def _without_value(name: str, reason: str) -> str:
 
 
 def from_text(name: str, text: str) -> Any:
-    """One setting's value from text, as a variable or a command's option holds it. Raises ``SettingsError``."""
+    """Return a setting's value from the text of a variable or a command's option. Raises ``SettingsError``."""
     _check_text(name, text)
     type_: Any = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
     if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
-        type_ = bool  # the union with str would keep the text
+        type_ = bool  # with the union of bool and str the value would remain text
     if name == "redis":
-        type_ = str  # a URL; only arguments and files can hold a mapping
+        type_ = str  # a URL, because only arguments and files can give a mapping
     try:
         return msgspec.convert(text.strip(), type_, strict=False)
     except msgspec.ValidationError as error:
@@ -275,16 +279,16 @@ def _from_file(path: str) -> dict[str, Any]:
         import tomllib
     _check_text("config", path)
     try:
-        with open(path, "rb") as file:  # noqa: PTH123  # pathlib costs every import what only this needs
+        with open(path, "rb") as file:  # noqa: PTH123  # pathlib would slow every import down for this line alone
             return tomllib.load(file)
     except OSError as error:
-        raise SettingsError("config", f"cannot read {path}: {error.strerror}") from None
+        raise SettingsError("config", f"{path} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError("config", f"{path} is not TOML: {error}") from None
 
 
 def _check_url(field: str, text: str, schemes: tuple[str, ...]) -> None:
-    from urllib.parse import urlsplit  # as above
+    from urllib.parse import urlsplit  # here, because only settings with a URL need it
 
     try:
         url = urlsplit(text)
@@ -294,6 +298,6 @@ def _check_url(field: str, text: str, schemes: tuple[str, ...]) -> None:
     if url.scheme not in schemes:
         raise SettingsError(field, f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     if not url.hostname:
-        raise SettingsError(field, "names no host")
+        raise SettingsError(field, "must name a host")
     if any(character <= " " for character in text):
-        raise SettingsError(field, "holds a blank")
+        raise SettingsError(field, "must not contain blanks or control characters")

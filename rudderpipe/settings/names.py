@@ -1,7 +1,7 @@
-"""The one form of a data plane's and a Redis' address, and the pipes' names that are derived from both.
+"""The normal form of the addresses of a data plane and of Redis, and the pipes' names, which are derived from both.
 
-Two spellings of one place must give one name, or two processes of one application would use two rings. All functions
-are pure: a name depends on the settings alone, never on DNS or on the file system.
+Two spellings of one address must give one name; otherwise two processes of one application would use two rings. All
+functions are pure: a name depends only on the settings, never on DNS or on the file system.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from rudderpipe.settings.redis_url import REDIS_PORT, SENTINEL_PORT, RedisAddres
 USUAL_PATH = "/v1/batch"
 _PORTS = {"http": 80, "https": 443}
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-"""Names of this host, the usual one first."""
+"""The names of this host; the first one is the normal form."""
 
 
 def endpoint(data_plane_url: str, path: str) -> str:
     """Return the URL that batches are posted to, in its normal form.
 
-    Scheme and host are in lower case, the default port and slashes at the end are left out, and ``path`` is added
-    unless the URL ends in it already. Empty without a URL.
+    Scheme and host are in lower case, the default port and final slashes are removed, and ``path`` is appended unless
+    the URL ends with it already. The result is empty without a URL.
     """
     if not data_plane_url:
         return ""
-    from urllib.parse import urlsplit  # here, as loading it takes milliseconds that not every process has to spend
+    from urllib.parse import urlsplit  # here, because loading it takes milliseconds, and not every process needs it
 
     url = urlsplit(data_plane_url)
     scheme, host = url.scheme.lower(), _bracketed((url.hostname or "").lower())
@@ -38,7 +38,7 @@ def endpoint(data_plane_url: str, path: str) -> str:
 
 
 def redis(address: RedisAddress) -> str:
-    """Return where Redis is, in its normal form: no user, no password."""
+    """Return the address of Redis in its normal form, without user and password."""
     if address.sentinels:
         nodes = sorted(_node(node, SENTINEL_PORT) for node in address.sentinels)
         return f"{','.join(nodes)}/{address.service_name}/{address.db}"
@@ -50,19 +50,19 @@ def redis(address: RedisAddress) -> str:
 
 
 def pipe(write_key: str, endpoint: str, queue: tuple[str, ...]) -> str:
-    """Return the name of the pipe from this source to this endpoint; reveals neither.
+    """Return the name of the pipe from this source to this endpoint; the name reveals neither.
 
-    ``queue`` is Redis' place, the queue's name and the prefix, or nothing in direct mode.
+    ``queue`` is the address of Redis, the queue's name and the prefix. It is empty in direct mode.
     """
     before = endpoint.removesuffix(USUAL_PATH)
-    # The usual path is no part of the name, as in earlier versions; another path is marked by an empty part.
+    # The usual path is no part of the name, as in earlier versions. An empty part marks any other path.
     return _hashed([write_key, before, *([""] if before == endpoint and endpoint else []), *queue])
 
 
 def former_pipes(
     write_key: str, data_plane_url: str, endpoint: str, queue: tuple[str, ...], given_place: str
 ) -> list[str]:
-    """Return what the first layout's versions may have called this pipe: they took the settings as they were given."""
+    """Return the names that versions with the first layout may have used, because they hashed unnormalised settings."""
     urls = dict.fromkeys((data_plane_url.rstrip("/"), *_spellings_of_url(endpoint)))
     places: list[tuple[str, ...]] = [()]
     if queue:
@@ -81,7 +81,7 @@ def _spellings_of_url(endpoint: str) -> Iterator[str]:
 
 
 def _spellings_of_place(place: str) -> Iterator[str]:
-    """Yield the usual ways to write where Redis is."""
+    """Yield the usual ways to write an address of Redis."""
     yield place
     host, colon, rest = place.partition(":")
     if host == _LOCAL[0]:
@@ -103,6 +103,6 @@ def _bracketed(host: str) -> str:
 
 
 def _hashed(parts: list[str]) -> str:
-    import hashlib  # here, as loading it takes milliseconds that not every process has to spend
+    import hashlib  # here, because loading it takes milliseconds, and not every process needs it
 
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]

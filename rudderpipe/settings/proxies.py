@@ -1,4 +1,4 @@
-"""The proxy that the usual variables name: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."""
+"""The proxy from the usual environment variables: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ logger = log_text.logger()
 
 
 def from_environment(environment: Mapping[str, str], url: str) -> str | None:
-    """Return the URL of the proxy for this URL; None for a straight connection.
+    """Return the URL of the proxy for this URL, or None for a direct connection.
 
-    As in requests and urllib: a name in lower case counts before one in upper case, also when it is empty, and
-    HTTP_PROXY does not count in a CGI program, where the header ``Proxy`` of a request sets it.
+    Same as requests and urllib: a variable in lower case takes precedence over one in upper case, even if it is empty.
+    HTTP_PROXY is ignored in a CGI program, because there a request's header ``Proxy`` sets it.
     """
-    from urllib.parse import urlsplit  # here, as few processes need it
+    from urllib.parse import urlsplit  # here, because few processes need it
 
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").lower(), parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     except ValueError:
-        return None  # what is no URL is refused elsewhere
+        return None  # Settings refuses the URL
     for name in (f"{parts.scheme}_proxy", "all_proxy"):
         if name == "http_proxy" and "REQUEST_METHOD" in environment:
             text = environment.get(name, "")
@@ -32,7 +32,9 @@ def from_environment(environment: Mapping[str, str], url: str) -> str | None:
         proxy = text if "://" in text else f"http://{text}"
         if _is_usable(proxy):
             return proxy
-        logger.warning("%s names no http or https proxy: ignored, events go straight to the data plane", name.upper())
+        logger.warning(
+            "%s names no http or https proxy and is ignored; events go directly to the data plane", name.upper()
+        )
         return None
     return None
 
@@ -53,7 +55,7 @@ def _is_usable(proxy: str) -> bool:
 
 
 def _is_excepted(no_proxy: str, host: str, port: int | None) -> bool:
-    """Return whether NO_PROXY names the host: itself, a domain above it, its port, a network, or ``*`` for all."""
+    """Return True if NO_PROXY lists the host, a parent domain, ``host:port``, a network of the host, or ``*``."""
     for entry in no_proxy.lower().replace(",", " ").split():
         name = entry.lstrip("*").lstrip(".").strip("[]")
         if entry == "*" or name in (host, f"{host}:{port}") or _is_in_network(host, entry):
@@ -66,7 +68,7 @@ def _is_excepted(no_proxy: str, host: str, port: int | None) -> bool:
 def _is_in_network(host: str, entry: str) -> bool:
     if "/" not in entry:
         return False
-    import ipaddress  # here, as few processes need it
+    import ipaddress  # here, because few processes need it
 
     try:
         return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)

@@ -1,4 +1,4 @@
-"""Where Redis is: one value, from a mapping or from a URL."""
+"""The address of Redis as one value, from a mapping or from a URL."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _IN_QUERY = ("db", "protocol", *FILES, "ssl_check_hostname", "sentinel_username"
 
 
 class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Where Redis is, and who we are there.
+    """The address of Redis, and the credentials to use there.
 
-    ``unix_socket_path``, ``sentinels`` with ``service_name``, or ``cluster_nodes`` take the place of ``host`` and
-    ``port``. Files are PEM; a certificate of ours may hold its key. Raises ``SettingsError`` for what contradicts.
+    ``unix_socket_path``, ``sentinels`` with ``service_name``, or ``cluster_nodes`` replace ``host`` and ``port``. Files
+    are PEM; the file of the client's certificate may contain its key. The constructor raises ``SettingsError`` for
+    fields that contradict each other.
     """
 
     host: str = "localhost"
@@ -34,7 +35,7 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     username: str | None = None
     password: str | None = None
     protocol: Annotated[int, Meta(ge=2, le=3)] | None = None
-    """RESP2 or RESP3; None leaves it to redis-py."""
+    """2 for RESP2, 3 for RESP3; None for redis-py's default."""
     ssl: bool = False
     unix_socket_path: str | None = None
     ssl_ca_file: str | None = None
@@ -49,15 +50,15 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.unix_socket_path, self.sentinels, self.cluster_nodes))) > 1:
-            raise SettingsError("redis", "must be one of unix_socket_path, sentinels and cluster_nodes")
+            raise SettingsError("redis", "must have at most one of unix_socket_path, sentinels and cluster_nodes")
         if bool(self.sentinels) != bool(self.service_name):
-            raise SettingsError("redis", "sentinels and service_name (the master's name there) belong together")
+            raise SettingsError("redis", "must have both or neither of sentinels and service_name (the master's name)")
         if self.cluster_nodes and self.db:
-            raise SettingsError("redis", "a cluster has no database but 0")
+            raise SettingsError("redis", "db must be 0, because a cluster has only database 0")
         if not self.ssl and any(getattr(self, name) for name in FILES):
-            raise SettingsError("redis", "has certificates, but ssl is not on (rediss:// in a URL)")
+            raise SettingsError("redis", "has certificates, but ssl is off; set ssl, or use rediss:// in a URL")
         if self.ssl and self.unix_socket_path:
-            raise SettingsError("redis", "a unix socket has no ssl")
+            raise SettingsError("redis", "ssl cannot be used with unix_socket_path")
         for node in (*self.sentinels, *self.cluster_nodes):
             host_and_port(node, REDIS_PORT)
 
@@ -66,7 +67,7 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
     @property
     def place(self) -> str:
-        """For people and for the pipe's name: no user, no password."""
+        """The address as text, without user and password, for logs and for earlier versions' names of the pipe."""
         if self.sentinels:
             return f"{','.join(self.sentinels)}/{self.service_name}/{self.db}"
         where = ",".join(self.cluster_nodes) or self.unix_socket_path or f"{self.host}:{self.port}"
@@ -74,8 +75,8 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
 
 
 def host_and_port(node: str, default_port: int) -> tuple[str, int]:
-    """Of ``host``, ``host:port`` or ``[v6]:port``. Raises ``SettingsError``."""
-    from urllib.parse import urlsplit  # here, as loading it takes milliseconds, and not everybody has a queue
+    """Return host and port of ``host``, ``host:port`` or ``[v6]:port``. Raises ``SettingsError``."""
+    from urllib.parse import urlsplit  # here, because loading it takes milliseconds, and not every process has a queue
 
     try:
         url = urlsplit(f"//{node}")
@@ -83,19 +84,20 @@ def host_and_port(node: str, default_port: int) -> tuple[str, int]:
     except ValueError:
         host = None
     if not host or url.username is not None:
-        raise SettingsError("redis", "names a node that is not host:port")
+        raise SettingsError("redis", "has a node that is not host:port")
     return host, port
 
 
 def from_url(text: str) -> RedisAddress:
-    """``redis://[user[:password]@]host[:port][/db]``, ``rediss://`` for TLS, ``unix://[user[:password]@]/path[?db=1]``;
-    ``redis+sentinel://…@host:port,host:port/service[/db]`` and ``redis+cluster://…@host:port,host:port``.
+    """Return the address in a URL. Raises ``SettingsError``, whose text does not contain the URL.
 
-    The query may hold ``db``, ``protocol`` (2 or 3), ``ssl_check_hostname``, ``sentinel_username``,
-    ``sentinel_password``, and as absolute paths ``ssl_ca_file``, ``ssl_cert_file`` and ``ssl_key_file``. Raises
-    ``SettingsError``, without the URL.
+    The forms are ``redis://[user[:password]@]host[:port][/db]``, ``rediss://`` for TLS,
+    ``unix://[user[:password]@]/path[?db=1]``, ``redis+sentinel://…@host:port,host:port/service[/db]`` and
+    ``redis+cluster://…@host:port,host:port``. The query may contain ``db``, ``protocol`` (2 or 3),
+    ``ssl_check_hostname``, ``sentinel_username``, ``sentinel_password``, and as absolute paths ``ssl_ca_file``,
+    ``ssl_cert_file`` and ``ssl_key_file``.
     """
-    from urllib.parse import parse_qsl, unquote, urlsplit  # as above
+    from urllib.parse import parse_qsl, unquote, urlsplit  # same reason as in host_and_port
 
     try:
         url = urlsplit(text)
@@ -107,7 +109,7 @@ def from_url(text: str) -> RedisAddress:
     values: dict[str, Any] = {}
     for name, value in query:
         if name not in _IN_QUERY:
-            raise SettingsError("redis", f"the URL's query may hold {', '.join(_IN_QUERY)}, and nothing else")
+            raise SettingsError("redis", f"the URL's query may contain only {', '.join(_IN_QUERY)}")
         if name in FILES and not value.startswith("/"):
             raise SettingsError("redis", f"{name} in a URL must be an absolute path")
         values[name] = value
@@ -115,12 +117,12 @@ def from_url(text: str) -> RedisAddress:
     if scheme == "unix" and not form:
         values |= {"unix_socket_path": unquote(url.path)}
         if not url.path:
-            raise SettingsError("redis", "names no socket")
+            raise SettingsError("redis", "must name a socket, as in unix:///path")
     elif scheme in SECURE and form in FORMS:
         values |= {"ssl": SECURE[scheme], **_nodes(url, form)}
     else:
         raise SettingsError(
-            "redis", "must start with redis://, rediss:// or unix://, or with +sentinel or +cluster in it"
+            "redis", "must start with redis://, rediss:// or unix://, or have +sentinel or +cluster before ://"
         )
     user, _, password = url.netloc.rpartition("@")[0].partition(":")
     values |= {name: unquote(value) for name, value in (("username", user), ("password", password)) if value}
@@ -131,23 +133,24 @@ def from_url(text: str) -> RedisAddress:
 
 
 def _nodes(url: SplitResult, form: str) -> dict[str, Any]:
-    from urllib.parse import unquote  # as above
+    from urllib.parse import unquote  # same reason as in host_and_port
 
     nodes = [node for node in url.netloc.rpartition("@")[2].split(",") if node]
     parts = [unquote(part) for part in url.path.split("/") if part]
     values: dict[str, Any] = {}
     if form == "sentinel":
         if not nodes or not parts:
-            raise SettingsError("redis", "must name sentinels and the service: redis+sentinel://host:port,…/service")
+            reason = "must name the sentinels and the service, as in redis+sentinel://host:port,…/service"
+            raise SettingsError("redis", reason)
         values |= {"sentinels": nodes, "service_name": parts.pop(0)}
     elif form == "cluster":
         if not nodes:
-            raise SettingsError("redis", "names no node")
+            raise SettingsError("redis", "must name at least one node")
         values |= {"cluster_nodes": nodes}
     elif nodes:
         values["host"], values["port"] = host_and_port(nodes[0], REDIS_PORT) if len(nodes) == 1 else ("", 0)
     if len(nodes) > 1 and not form:
-        raise SettingsError("redis", "names several hosts: say redis+sentinel:// or redis+cluster://")
+        raise SettingsError("redis", "names several hosts; use redis+sentinel:// or redis+cluster://")
     if len(parts) > 1 or not all(part.isdigit() for part in parts):
         raise SettingsError("redis", "the path must be the number of a database")
     return values | ({"db": parts[0]} if parts else {})
