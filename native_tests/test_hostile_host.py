@@ -337,7 +337,7 @@ def test_a_process_with_other_settings_says_so_once(world: World, caplog: pytest
 
     def warned() -> list[str]:
         assert client.track("u", "e")
-        return [message for message in caplog.messages if "goes by other settings" in message]
+        return [message for message in caplog.messages if "uses other settings" in message]
 
     wait_until(warned)
     assert len(warned()) == 1

@@ -146,8 +146,8 @@ def test_a_large_event_is_warned_of_once_a_second(
     put(pipe, b"s" * 40_000)
 
     assert caplog.messages == [
-        "an event of 32,769 bytes, over 32,768: keep events small reason=large count=1",
-        "an event of 40,000 bytes, over 32,768: keep events small reason=large count=3",
+        "an event has 32,769 bytes, more than 32,768; keep events small reason=large count=1",
+        "an event has 40,000 bytes, more than 32,768; keep events small reason=large count=3",
     ]
 
 
@@ -432,7 +432,7 @@ def test_a_flusher_with_other_settings_is_noticed(
     serve(flush_at=7, write_key="0ther", redis="redis://:s3cret@h")
     serve(flush_at=7, write_key="0ther", redis="redis://:s3cret@h")
     assert [message.partition(";")[0] for message in caplog.messages] == [
-        "the flusher of this pipe goes by other settings than this client: write_key, flush_at, redis"
+        "the flusher of this pipe uses other settings than this client: write_key, flush_at, redis"
     ]
     serve()
     serve(gzip=False)

@@ -1,1 +1,1 @@
-"""Where a client's events go: into the ring, straight to the data plane, or nowhere."""
+"""The transports, which take a client's events: into the ring, directly to the data plane, or to no destination."""

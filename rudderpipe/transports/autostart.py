@@ -1,4 +1,4 @@
-"""Starts the flusher of a pipe where none is, and says in the application's log why one did not come to serve."""
+"""The start of a pipe's flusher if none runs, and the application's log line if a started flusher does not serve."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 RETRY_S = 1.0
-"""How long this process waits after a start that the system refused."""
+"""Time that this process waits after the system refused a start."""
 TOLD_AFTER_S = 1.0
-"""A flusher that serves another ring of the pipe takes a new ring within this; the second one ended for that reason."""
+"""Time between the end of a started flusher and the log line about it.
+
+A flusher that serves another ring of the pipe takes a new ring within this time; then the second flusher ended only
+because the first one serves the pipe already.
+"""
 TAIL_BYTES = 4096
 
 logger = log_text.logger()
 
 
 class _Begun(NamedTuple):
-    """A flusher that this process started, and that has not been seen to serve yet."""
+    """A flusher that this process started, and that this process has not seen serving yet."""
 
     ring: Ring
     term: int
@@ -38,7 +42,7 @@ class _Begun(NamedTuple):
 
 
 class Autostart:
-    """At most one flusher is being started at a time on this host, however long its start takes."""
+    """The starter of flushers: at most one flusher of a pipe is starting on this host, however long its start takes."""
 
     def __init__(self, settings: Settings, clock: Clock, log: ThrottledLog) -> None:
         self._settings = settings
@@ -48,14 +52,14 @@ class Autostart:
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """Forget the parent's attempts, in a forked child."""
+        """Forget the parent's starts; runs in a forked child."""
         self._begun: _Begun | None = None
         self._ended_s: float | None = None
         self._not_before_s = float("-inf")
         self._hopeless: ProcessNotStarted | None = None
 
     def look(self, ring: Ring, *, sure: bool = False) -> None:
-        """Start a flusher where none is and that is ours to do; ``sure`` is that of ``keeper.is_kept``."""
+        """Start a flusher if none runs and this process may start one; ``sure`` is that of ``flusher_lock.is_kept``."""
         spawn.reap()
         if self._begun is not None:
             self._see_begun(self._begun, ring)
@@ -67,7 +71,7 @@ class Autostart:
             self._start(ring)
 
     def prevented(self, ring: Ring) -> ProcessNotStarted | None:
-        """Return why nothing drains the ring: this process can never start a flusher, and none serves."""
+        """Return the error if this process can never start a flusher and no flusher serves the ring; else None."""
         if self._hopeless is not None and flusher_lock.is_kept(ring, self._clock, sure=True):
             return None
         return self._hopeless
@@ -91,8 +95,8 @@ class Autostart:
         except ProcessNotStarted as error:
             flusher_lock.start_failed(ring)
             self._not_before_s, self._hopeless = float("inf"), error
-            logger.error("no flusher serves, and autostart cannot work here: %s", error)
-        except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
+            logger.error("no flusher runs, and autostart cannot work here: %s", error)
+        except Exception as error:  # noqa: BLE001  # gevent's Popen raises errors of its own in some threads
             flusher_lock.start_failed(ring)
             self._not_before_s = self._clock.monotonic_s() + RETRY_S
             self._log.warning("start", f"the flusher cannot be started: {error}")
@@ -100,7 +104,7 @@ class Autostart:
     def _see_begun(self, begun: _Begun, ring: Ring) -> None:
         if start_lock.is_taken(begun.start_file):
             return
-        # The ring may have been removed meanwhile, and another one be served in its place.
+        # The ring may have been removed since then, and its flusher may serve another ring instead.
         if begun.ring.words[at.H_TERM] != begun.term or flusher_lock.is_kept(ring, self._clock, sure=True):
             self._begun = self._ended_s = None
             return
@@ -113,7 +117,7 @@ class Autostart:
 
 
 def _last_line(path: Path, after_bytes: int) -> str:
-    """Return what was last appended to a log of ours, made fit for one line of another log."""
+    """Return the last line that was appended to a process's log, made safe for one line of another log."""
     try:
         with path.open("rb") as log:
             log.seek(after_bytes)

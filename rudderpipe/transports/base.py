@@ -1,4 +1,4 @@
-"""Where a client's events go: the pipe, or one of the places for those who want something else."""
+"""The interface of a transport, which takes a client's events, and the transports without a ring."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ logger = log_text.logger()
 
 Encoded = bytes | bytearray
 FastPath = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]]
-"""Appends an event, or says why not; and what is answered then."""
+"""Two functions: the first appends an event, or returns why not; the second returns the call's result then."""
 
 
 class Transport(Protocol):
-    """Takes encoded events."""
+    """The destination of a client's encoded events."""
 
     def put(self, data: bytes, callback: Callback | None = None) -> Any:
-        """Take an event; False when it is refused. Raises only where the settings ask for that."""
+        """Take an event; return False if it is refused. Raises only if the settings ask for that."""
 
     def fast_path(self) -> FastPath | None:
-        """What plain calls are spared the rest by; None where there is no such way."""
+        """Return the functions with which a plain call skips the slow path; None if there is no fast path."""
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
-        """Count an event that never was one; False."""
+        """Count an event that is refused without ``put``; return False."""
 
     def counts(self) -> Mapping[str, int]:
-        """Events of this process: ``accepted``, and refused by reason."""
+        """Return the number of this process's events: ``accepted``, and refused by reason."""
 
     def warm_up(self) -> None:
-        """Have what the first event would have to wait for."""
+        """Prepare now what the first event would otherwise have to wait for."""
 
     def flush(self, until: Until = "queued") -> Flush:
         """Begin to flush."""
 
     def shut(self) -> None:
-        """Take no more."""
+        """Release everything; later events are not taken."""
 
 
 class LocalTransport:
-    """What transports have in common that have no ring to count in."""
+    """The common part of the transports that have no ring to count in."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._log = ThrottledLog(logger, Clock())
 
     def fast_path(self) -> FastPath | None:
-        """None."""
+        """Return None: there is no fast path."""
         return None
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
-        """Count it; log why, unless that was the application's own wish."""
+        """Count the event; log ``error``, unless it is None because no line is needed."""
         self._counts[reason] += 1
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
@@ -68,29 +68,29 @@ class LocalTransport:
         return False
 
     def counts(self) -> Mapping[str, int]:
-        """Since the client was made."""
+        """Return the counts since the client was created."""
         return dict(self._counts)
 
     def warm_up(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
-    def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # nothing is under way
-        """Nothing is kept."""
+    def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # no event is under way
+        """Return a complete flush, because no event is kept."""
         return Done()
 
     def shut(self) -> None:
-        """Nothing to give back."""
+        """Do nothing, because there is nothing to release."""
 
 
 class NullTransport(LocalTransport):
-    """``enable=False`` and ``dry_run``: everything is checked and counted, nothing is sent."""
+    """The transport for ``enable=False`` and ``dry_run``: every event is checked and counted, and none is sent."""
 
     def __init__(self, *, shows: bool) -> None:
         super().__init__()
         self._shows = shows
 
     def put(self, data: bytes, callback: Callback | None = None) -> Any:
-        """True; with ``dry_run`` the message."""
+        """Return True, or with ``dry_run`` the message."""
         self._counts["accepted"] += 1
         if not self._shows and callback is None:
             return True

@@ -1,4 +1,4 @@
-"""The one thread that an application's callbacks run on; there is none before the first callback."""
+"""The one thread that runs an application's callbacks; it starts at the first callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 
 Callback = Callable[..., Any]
-"""Called once with ``(error, more)``, error being None when all is well; or with ``(error)``, if it takes no more."""
+"""Called once with ``(error, more)``, or with ``(error)`` if it takes one argument. ``error`` is None on success."""
 STEP_S = 0.005
 THREAD_NAME = "rudderpipe-callbacks"
 
@@ -20,10 +20,10 @@ logger = log_text.logger()
 
 
 class Callbacks:
-    """Calls what it is given, one after the other, and looks at what it is to watch every few milliseconds.
+    """A queue of callbacks, run one after the other, and of functions to poll every few milliseconds.
 
-    A daemon thread: what has not been called when the process ends never is. A forked child calls nothing of its
-    parent's.
+    The thread is a daemon, so callbacks that have not run when the process ends never run. A forked child does not run
+    its parent's callbacks.
     """
 
     def __init__(self) -> None:
@@ -32,16 +32,16 @@ class Callbacks:
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """In a forked child: the thread is the parent's, and so is what waits for it."""
+        """Forget the thread and its queue, because both are the parent's; runs in a forked child."""
         self._inbox: Any = None
         self._thread: Any = None
 
     def call(self, callback: Callback, error: Exception | None, *more: Any) -> None:
-        """Have it called soon, and never from here. May be called from a signal handler."""
+        """Run the callback soon, never within this call. A signal handler may call this method."""
         self._put(lambda: self._run(callback, error, more))
 
     def watch(self, poll: Callable[[], bool]) -> None:
-        """Have ``poll`` called until it answers True."""
+        """Call ``poll`` repeatedly until it returns True."""
         self._put(poll)
 
     def _put(self, task: Callable[[], bool]) -> None:
@@ -57,8 +57,8 @@ class Callbacks:
         inbox.put(task)
 
     def _start(self) -> Any:
-        # Here, so that gevent and eventlet have put theirs in place by now. Its put may be entered again by a signal
-        # handler, unlike a condition's lock.
+        # Imported here, because gevent and eventlet have replaced both modules by now. SimpleQueue, because a signal
+        # handler may re-enter its put; a condition's lock cannot be entered again.
         import queue
         import threading
 
@@ -80,7 +80,7 @@ class Callbacks:
                 tasks = []
             ends += [task for task in tasks if isinstance(task, _End)]
             watched = [task for task in watched + tasks if not isinstance(task, _End) and not self._is_over(task)]
-            tasks = []  # while it waits for the next, the last must not keep a ring in memory
+            tasks = []  # because the last task must not keep a ring in memory while this thread waits
             if ends and not watched and inbox.empty():
                 for end in ends:
                     end.reached = True
@@ -89,7 +89,7 @@ class Callbacks:
     def _is_over(self, task: Callable[[], bool]) -> bool:
         try:
             return task()
-        except Exception as error:  # noqa: BLE001  # the thread must live on for the others
+        except Exception as error:  # noqa: BLE001  # the thread must go on for the other callbacks
             self._log.error("callback", f"watching for a callback failed: {type(error).__name__}")
             return True
 
@@ -102,7 +102,7 @@ class Callbacks:
         return True
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all that was asked for has been called; False when it took longer, or when a callback asks."""
+        """Wait until every callback has run; return False after ``timeout_s``, or if a callback calls this method."""
         inbox, thread = self._inbox, self._thread
         if inbox is None:
             return True
@@ -118,13 +118,13 @@ class Callbacks:
 
 
 class _End:
-    """Reached once nothing is left to be called or watched."""
+    """A mark in the queue; ``reached`` becomes True once no callback is left to run and nothing is left to poll."""
 
     reached = False
 
 
 def accepted(callback: Callback) -> int:
-    """How many arguments it can be given by position, up to two: JavaScript's ignore what they do not name."""
+    """Return how many positional arguments a callback takes, 1 or 2; as in JavaScript, it may take fewer than given."""
     import inspect
 
     try:

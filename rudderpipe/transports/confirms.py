@@ -1,4 +1,4 @@
-"""Which events left the ring for good, for the callbacks that wait for them."""
+"""The watch over events until they have left the ring for good, for the callbacks that wait for that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAILED = "the data plane refused it, or all attempts failed; `rudderpipe failed`
 
 
 class Place(msgspec.Struct, frozen=True):
-    """An event's: it is one of those after ``before`` and up to ``after``, mostly the only one."""
+    """The place of an event: it is one of the slot's events after ``before`` and up to ``after``, usually alone."""
 
     ring: Ring
     slot: int
@@ -33,7 +33,7 @@ class _Waiting(msgspec.Struct, gc=False):
 
 
 class Watch:
-    """Over one slot. What its earlier producers had fail lies before any place of ours."""
+    """The watch over one slot. Failures of the slot's earlier producers lie before every place that is watched."""
 
     def __init__(self, ring: Ring, slot: int) -> None:
         self._ring = ring
@@ -44,17 +44,17 @@ class Watch:
         self._polled = False
 
     def add(self, place: Place, callback: Callback, message: Callable[[], object]) -> None:
-        """Have it called once the event there has left."""
+        """Call ``callback`` once the event at this place has left the ring."""
         self._waiting.append(_Waiting(place, callback, message))
         if not self._polled:
             self._polled = True
-            callbacks.watch(self._poll)  # by two threads at one moment twice, which does no harm
+            callbacks.watch(self._poll)  # two threads may both do this at one moment, which is harmless
 
     def _poll(self) -> bool:
-        """Call those whose time has come; True when none is left."""
+        """Run the callbacks of events that have left; return True if no callback is left."""
         ring, waiting = self._ring, self._waiting
         drained = ring.words[ring.layout.drained + self._slot]
-        fence()  # Order: DRAINED, then the failures, which were recorded before it moved
+        fence()  # Order: read DRAINED, then the failures, because the flusher records failures before it moves DRAINED
         found, self._read, whole = failures.since(ring, self._read)
         self._failures += [failure for failure in found if failure.slot == self._slot]
         while waiting and waiting[0].place.after <= drained:
@@ -64,7 +64,7 @@ class Watch:
         self._failures = [failure for failure in self._failures if failure.end > drained]
         if not waiting:
             self._polled = False
-            if not waiting:  # Order: asked again after that; who added one in between saw that it is polled
+            if not waiting:  # Order: checked again after _polled is False, because an add in between saw it still True
                 return True
             self._polled = True
         return False

@@ -1,4 +1,4 @@
-"""What a flush answers."""
+"""A flush and its result."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ STEP_S = 0.005
 
 
 class FlushResult(msgspec.Struct, frozen=True):
-    """What has become of the pipe's events since the last complete flush, or this process's first event.
+    """Counts of the pipe's events since the last complete flush, or since this process's first event.
 
-    Those of other processes on this host are among them. True when the flush was complete: all that was there when it
-    began got where it was to get, within the time. ``queued``: put into Redis; with ``until="delivered"`` what is not
-    delivered yet. ``failed``: will not be tried again by itself; ``rudderpipe failed`` shows it. ``pending``: still
-    in the ring, of what was there when the flush began. ``reason``: why the ring could not be asked at all; empty
-    when it could.
+    Events of other processes on this host are included. The result is true if the flush was complete: every event that
+    was in the ring when the flush began reached its destination within the time.
+
+    ``queued`` events are in Redis; with ``until="delivered"`` only those that are not delivered yet count. ``failed``
+    events are not tried again automatically; ``rudderpipe failed`` shows them. ``pending`` events were in the ring when
+    the flush began and are still there. ``reason`` says why the ring could not be flushed at all; it is empty if it
+    could.
     """
 
     queued: int = 0
@@ -41,35 +43,35 @@ class Flush(Protocol):
 
     @property
     def trouble(self) -> RudderpipeError | None:
-        """Why it will never be complete, so that nobody waits for it; None when it may be."""
+        """The reason why this flush can never be complete, so that no caller waits for it; None if it can be."""
 
     def poll(self) -> FlushResult:
-        """How far it is; complete once it is at its end. Never waits."""
+        """Return the counts at this moment; the result is complete once the flush is. Never waits."""
 
 
 class Done:
-    """A flush of what holds nothing."""
+    """A flush of a transport that holds no event."""
 
     trouble = None
 
     def poll(self) -> FlushResult:
-        """Complete."""
+        """Return a complete result."""
         return FlushResult()
 
 
 class Stuck:
-    """A flush of a ring that cannot be opened."""
+    """A flush that can never be complete, because the ring cannot be used or has no flusher."""
 
     def __init__(self, trouble: RudderpipeError) -> None:
         self.trouble = trouble
 
     def poll(self) -> FlushResult:
-        """Never complete."""
+        """Return a result that is not complete, with the reason."""
         return FlushResult(complete=False, reason=str(self.trouble))
 
 
 def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], None]) -> FlushResult:
-    """Its result once it is complete, or that of the moment when the time was over."""
+    """Return the complete result, or after ``timeout_s`` the result at that moment; do not wait for a stuck flush."""
     deadline_s = clock.monotonic_s() + timeout_s
     while not (result := flush.poll()).complete and flush.trouble is None:
         left_s = deadline_s - clock.monotonic_s()
@@ -80,7 +82,7 @@ def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], 
 
 
 async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushResult:
-    """``wait`` for asyncio."""
+    """Wait as ``wait`` does, for asyncio."""
     import asyncio
 
     deadline_s = clock.monotonic_s() + timeout_s
@@ -90,7 +92,7 @@ async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushRes
 
 
 def teller(flush: Flush, timeout_s: float, clock: Clock, callback: Callback) -> Callable[[], bool]:
-    """What the thread for callbacks is to watch, so that this one is called with ``(error, result)``."""
+    """Return the function that the callback thread polls, and that calls ``callback`` with ``(error, result)``."""
     deadline_s = clock.monotonic_s() + timeout_s
 
     def poll() -> bool:

@@ -1,4 +1,4 @@
-"""A client's way in: messages are made, shaped and counted, and handed to the transport in use."""
+"""The way of a client's calls: messages are made, shaped and counted, and passed to the transport in use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rudderpipe.transports.flush import Flush, Stuck, Until
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 
 HOST_ERRORS = (OSError, MemoryError, RingUnavailable)
-"""What a call may meet that is neither its caller's fault nor the event's."""
+"""Errors of the host, which neither the caller nor the event caused."""
 
 logger = log_text.logger()
 _intakes: WeakSet[Intake] = WeakSet()
@@ -33,8 +33,8 @@ _diverted: Transport | None = None
 class Intake:
     """The slow path of every call: ``call`` makes a message, ``put`` shapes it, and the transport takes it.
 
-    While ``is_fast``, a caller that has an event's JSON may spare itself the rest: it calls ``append``, and
-    ``refused`` with the reason that this returns.
+    While ``is_fast`` is True, a caller that has an event's JSON may use the fast path instead: it calls ``append``. If
+    ``append`` returns a reason, the caller calls ``refused`` with that reason.
     """
 
     settings: Settings
@@ -48,7 +48,10 @@ class Intake:
         self.is_shut = False
 
     def use(self, settings: Settings) -> None:
-        """Send events where these settings say. Raise ``SettingsError``, or ``RingUnavailable`` for want of memory."""
+        """Send events to the destination in these settings.
+
+        Raises ``SettingsError``, or ``RingUnavailable`` if the host has no memory or descriptor left.
+        """
         settings.require("write_key", "data_plane_url")
         if settings.log_level is not None:
             logger.setLevel(LOG_LEVELS[settings.log_level])
@@ -65,14 +68,14 @@ class Intake:
                 from rudderpipe.transports.sync import SyncTransport
 
                 return SyncTransport(settings, self._clock)
-            # Not with the module: shared memory takes as long to load as all the rest.
+            # Imported here, because the modules for shared memory take as long to load as all the others.
             from rudderpipe.transports import ring
-        except (OSError, MemoryError) as error:  # no descriptor is left to read a module with
+        except (OSError, MemoryError) as error:  # no memory or descriptor is left to load a module
             raise self.prevented(error) from error
         return ring.shared(settings.for_processes(), self._clock)
 
     def route(self) -> None:
-        """Take the transport that is in use now: the client's own, unless events are diverted."""
+        """Select the transport: the client's own, unless events are diverted."""
         transport = self._transport = self._own if _diverted is None else _diverted
         fast = transport.fast_path()
         more = self._maker.adds or self._shaper is not None or self._on_error is not None
@@ -82,23 +85,23 @@ class Intake:
 
     @property
     def has_ring(self) -> bool:
-        """Whether events go into a ring."""
+        """True if events go into a ring."""
         return self._transport.fast_path() is not None
 
     def call(self, kind: str, callback: Callback | None, *given: Any) -> bool:
-        """Make the message of one of the six calls, given its arguments in the order of the call, and put it."""
+        """Make the message of one of the six calls and put it; ``given`` are the arguments in the call's order."""
         first, second, *_ = arguments = dict(zip(build.ARGUMENTS[kind], given, strict=True))
         try:
             if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
                 callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
             _check_callback(callback)
             data = self._maker.encoded(kind, arguments)
-        except Exception as error:  # noqa: BLE001  # no call raises for what is wrong with an event
+        except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         return self.put(data, callback)
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Take a message that is complete, and JSON already."""
+        """Take a complete message that is JSON already."""
         if self.is_shut:
             return self._refuse_late(callback)
         if self._shaper is not None:
@@ -112,14 +115,14 @@ class Intake:
         if self._on_error is not None:
             callback = _both(callback, self._on_error, data)
         try:
-            taken: bool = self._transport.put(data, callback)  # or the message, with dry_run
+            taken: bool = self._transport.put(data, callback)  # with dry_run it is the message
         except HOST_ERRORS as error:
             return self.cannot_take(error, callback)
         return taken
 
     def cannot_take(self, error: Exception, callback: Callback | None = None) -> bool:
-        """Refuse an event because of what the host does not have: memory, mostly."""
-        if isinstance(error, RingUnavailable):  # the transport counted it, and was asked to raise it
+        """Refuse an event because of an error of the host, mostly a lack of memory."""
+        if isinstance(error, RingUnavailable):  # the transport has counted the event, and the settings ask to raise
             raise error
         trouble = self.prevented(error)
         self._transport.refuse("ring", None, callback)
@@ -128,7 +131,7 @@ class Intake:
         return False
 
     def prevented(self, error: Exception) -> RingUnavailable:
-        """Log what the host prevented, once a second."""
+        """Log an error of the host, at most once a second; return it as ``RingUnavailable``."""
         if not isinstance(error, RingUnavailable):
             reason = (error.strerror if isinstance(error, OSError) else None) or "out of memory"
             error = RingUnavailable("ring", f"cannot be used: {reason}")
@@ -143,42 +146,42 @@ class Intake:
         try:
             self._transport.refuse(reason, error, callback)
         except MemoryError:
-            pass  # there is none to say so with
+            pass  # no memory is left for the log line
         if self.settings.strict or (reason == "too_large" and self.settings.when_full == "raise"):
             raise error
         return False
 
     def _refuse_late(self, callback: Callback | None) -> bool:
-        self._transport.refuse("closed", EventError("event", "comes after shutdown()"), callback)
+        self._transport.refuse("closed", EventError("event", "was sent after shutdown()"), callback)
         if self.settings.strict or self.settings.when_full == "raise":
             raise RingFull("closed")
         return False
 
     def counts(self) -> Mapping[str, int]:
-        """Return the events of this process: ``accepted``, and refused by reason."""
+        """Return the number of this process's events: ``accepted``, and refused by reason."""
         return self._transport.counts()
 
     def begin_flush(self, until: Until) -> Flush:
-        """Begin to flush; a flush that is stuck where the host prevents it."""
+        """Begin to flush; return a stuck flush if an error of the host prevents it."""
         try:
             return self._transport.flush(until)
         except HOST_ERRORS as error:
             return Stuck(self.prevented(error))
 
     def warm_up(self) -> None:
-        """Have what the first event would have to wait for."""
+        """Prepare now what the first event would otherwise have to wait for; log an error of the host."""
         try:
             self._transport.warm_up()
         except HOST_ERRORS as error:
             self.prevented(error)
 
     def leave(self) -> None:
-        """Give the transport up, as another one is to be used."""
+        """Release the transport, because the client will use another one."""
         self._own.shut()
 
     def shut(self) -> None:
-        """Take no more events, for good."""
-        if self.is_shut:  # another call has done it: a second share of the pipe would be another client's
+        """Refuse all later events and release the transport."""
+        if self.is_shut:  # because a second release would be counted as that of another client of the pipe
             return
         self.is_shut, self.is_fast = True, False
         try:
@@ -205,8 +208,8 @@ def _both(callback: Callback | None, on_error: Callable[..., Any], data: bytes) 
 
 
 def divert(transport: Transport | None) -> None:
-    """Have all clients, also those to be made, put their events there; None: back to where they belong."""
-    global _diverted  # of the process, as tests need it
+    """Divert the events of all clients, also of later ones, to ``transport``; None restores each client's own."""
+    global _diverted  # one for the process, because tests divert every client in it
     _diverted = transport
     for intake in list(_intakes):
         intake.route()

@@ -1,4 +1,4 @@
-"""Whether Redis lets us in: asked by a process of its own, for an application opens no socket, nor loads a client."""
+"""The check that Redis can be used, in a separate process, because an application opens no socket to Redis."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TIMEOUT_S = 20.0
 
 
 def trouble(settings: Settings) -> QueueUnavailable | None:
-    """Return what is wrong with Redis; None when it can be used. Takes as long as a Python takes to start."""
+    """Return the error if Redis cannot be used, else None. Takes as long as a Python process needs to start."""
     payload = msgspec.json.encode(settings)
     try:
         child = spawn.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
@@ -23,11 +23,11 @@ def trouble(settings: Settings) -> QueueUnavailable | None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            text = b"no answer in time"
-    except Exception as error:  # noqa: BLE001  # gevent's Popen, too, refuses in some threads
-        return QueueUnavailable(settings.redis_place, f"cannot be asked: {error}")
-    # Its exit code says nothing, and is not to be had where the application ignores its children.
-    lines = text.decode("utf-8", "replace").strip().splitlines() or ["no answer"]
+            text = b"the check did not end in time"
+    except Exception as error:  # noqa: BLE001  # gevent's Popen raises errors of its own in some threads
+        return QueueUnavailable(settings.redis_place, f"the check failed: {error}")
+    # The output decides, because the exit code cannot be read where the application ignores SIGCHLD.
+    lines = text.decode("utf-8", "replace").strip().splitlines() or ["the check printed nothing"]
     if lines[-1].startswith(spawn.OTHER_PLANE):
         owner = lines[-1].removeprefix(spawn.OTHER_PLANE)
         return AnotherDataPlane(settings.redis_place, settings.queue_name, owner)

@@ -1,4 +1,4 @@
-"""One pipe as a client uses it: events in, what happens when it is full, and seeing that somebody drains it."""
+"""The transport into the ring: it appends events, handles a full ring, and checks that a flusher drains the ring."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ logger = log_text.logger()
 
 
 class _Still:
-    """A ring from which nothing has been seen to leave since a moment, while events waited in it."""
+    """A ring with waiting events from which no event has left since ``since_s``."""
 
     def __init__(self, mark: tuple[int, int], since_s: float) -> None:
-        """``mark`` is another one once an event has left, or the ring is another."""
+        """Store ``mark``, which changes when an event leaves the ring or another ring takes its place."""
         self.mark = mark
         self.since_s = since_s
         self.told = False
 
 
 class Pipe:
-    """The producer's end of the pipe that these settings name."""
+    """The producer's end of a pipe, which the settings name."""
 
     def __init__(self, settings: Settings, clock: Clock, release: Callable[[], bool] = lambda: True) -> None:
-        """``release`` is asked whether it was the last user who shuts the pipe."""
+        """Take the settings; ``release`` returns True when the last user of the pipe has shut it."""
         self._release = release
         self.settings = settings
         self._clock = clock
@@ -55,29 +55,30 @@ class Pipe:
         self._autostart = Autostart(settings, clock, self._log)
         self._compared: tuple[int, int] | None = None
         self._differing: list[str] = []
-        """What a forked child need not say again."""
+        """The differing settings that were logged; a forked child keeps them, so that it does not log them again."""
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
         self.forget()
         fork.forget_in_children(self)
         _all.add(self)
 
     def forget(self) -> None:
-        """In a forked child: what is watched, seen and told is the parent's."""
+        """Forget watches, counts and log state, because they are the parent's; runs in a forked child."""
         self._watches: dict[tuple[int, int], Watch] = {}
         self._since: Since | None = None
         self._still: _Still | None = None
         self._refused: Counter[str] = Counter()
         self._accepted_before = 0
-        """Events that were accepted before ``shut``."""
+        """The number of events that were accepted before ``shut``."""
 
     def __del__(self) -> None:
-        """Give the slot up when the last client was dropped without ``shutdown``: it would be taken as long as we live.
+        """Release the slot if the last client was dropped without ``shutdown``.
 
-        A program that makes a client for each request would have none left.
+        Otherwise the slot would stay taken until this process ends, and a program that makes a client for each request
+        would use up all slots.
         """
         try:
             self.producer.abandon()
-        except Exception:  # noqa: BLE001, S110  # the interpreter is ending, or it was never made
+        except Exception:  # noqa: BLE001, S110  # the interpreter is ending, or the constructor failed
             pass
 
     def _since_last(self, ring: Ring) -> Since:
@@ -89,11 +90,11 @@ class Pipe:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
 
     def fast_path(self) -> FastPath | None:
-        """Straight into the ring."""
+        """Return the functions that append to the ring directly."""
         return self.producer.append, self.refused
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Append an event; ``callback`` is told when it has left the ring for good, or why it never got in."""
+        """Append an event; ``callback`` is called when it has left the ring for good, or with the error if refused."""
         if callback is None:
             reason = self.producer.append(data)
             return reason is None or self.refused(reason, data)
@@ -116,13 +117,16 @@ class Pipe:
         key = ring.segment.epoch, slot
         watch = self._watches.get(key)
         if watch is None:
-            if len(self._watches) > 1:  # more than the slot of calls, and that of calls from within calls
+            if len(self._watches) > 1:  # one slot is for calls, one for calls from within calls; others are outdated
                 self._watches.clear()
             watch = self._watches[key] = Watch(ring, slot)
         watch.add(Place(ring, slot, start, end), callback, lambda: msgspec.json.decode(data))
 
     def counts(self) -> Mapping[str, int]:
-        """Events of this process: accepted since it took its slots, and refused, also without one."""
+        """Return the number of this process's events: accepted since it took its slots, and refused by reason.
+
+        Events that were refused while this process had no slot are included.
+        """
         accepted = self._accepted_before + self._accepted()
         return {"accepted": accepted, **self._refused} if accepted or self._refused else {}
 
@@ -135,7 +139,7 @@ class Pipe:
         self.producer.count_refused(reason)
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
-        """Count an event that never was one; says why, unless that was the application's own wish."""
+        """Count an event that is refused without ``put``; log ``error``, as ``LocalTransport.refuse``."""
         self._count_refused(reason)
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
@@ -144,7 +148,7 @@ class Pipe:
         return False
 
     def refused(self, reason: str, data: Encoded) -> bool:
-        """What ``when_full`` says about an event that the ring did not take; True when it took it in the end.
+        """Apply ``when_full`` to an event that the ring did not take; return True if the ring took it after a wait.
 
         Raises ``RingFull``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
         """
@@ -154,7 +158,7 @@ class Pipe:
             if self.settings.when_full == "raise":
                 raise error
             return False
-        # A call from within a call does not wait: what the outer one holds, perhaps the claim lock, would wait too.
+        # A call from within a call does not wait, because the outer call may hold the claim lock meanwhile.
         if self.settings.when_full == "block" and reason != "closed" and not self.producer.is_in_a_call:
             left = self._block(data)
             if left is None:
@@ -176,26 +180,28 @@ class Pipe:
                 return reason
 
     def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
-        """See that there is a flusher, and start one where that is ours to do. Never raises: it runs within a call."""
+        """Check that a flusher runs, and start one if this process may. Never raises, because it runs within a call."""
         try:
             self._since_last(ring)
             self._autostart.look(ring, sure=sure)
             self._tell_undrained(ring)
             self._compare_settings(ring)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the event has been accepted
-            self._log.warning("start", f"cannot see whether there is a flusher: {error}")
+        except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
+            self._log.warning("start", f"cannot check whether a flusher runs: {error}")
 
     def _tell_large(self, size_bytes: int) -> None:
-        self._log.warning("large", f"an event of {size_bytes:,} bytes, over {at.LARGE_BYTES:,}: keep events small")
+        self._log.warning(
+            "large", f"an event has {size_bytes:,} bytes, more than {at.LARGE_BYTES:,}; keep events small"
+        )
 
     def _tell_undrained(self, ring: Ring) -> None:
-        """Say once that no event has left the ring for half a minute while some waited in it."""
+        """Log once that no event has left the ring for ``UNDRAINED_S`` while events waited in it."""
         age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
-        is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap one
+        is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap test
         if is_fresh or not (waiting := counters.read(ring).in_ring):
             self._still = None
             return
-        # A flusher may have no time for its heart while it drains: what counts is what leaves the ring.
+        # Only events that leave the ring decide, because a busy flusher may drain without a recent heartbeat.
         now_s, mark = self._clock.monotonic_s(), (ring.segment.epoch, ring.drained())
         if self._still is None or self._still.mark != mark:
             self._still = _Still(mark, now_s)
@@ -204,7 +210,7 @@ class Pipe:
             return
         self._still.told = True
         logger.error(
-            "no flusher has drained the ring for %.0f s: events wait in it events=%d ring=%s autostart=%s",
+            "no flusher has drained the ring for %.0f s and events wait in it events=%d ring=%s autostart=%s",
             still_s,
             waiting,
             ring.segment.name,
@@ -212,7 +218,7 @@ class Pipe:
         )
 
     def _compare_settings(self, ring: Ring) -> None:
-        """Say once which settings the flusher has others of: another process, which started it, was given them."""
+        """Log once which settings differ from the flusher's, which the process that started the flusher was given."""
         flusher = ring.segment.epoch, ring.words[at.H_STARTS]
         if flusher == self._compared:
             return
@@ -222,29 +228,30 @@ class Pipe:
         self._compared = flusher
         if differing and differing != self._differing:
             logger.warning(
-                "the flusher of this pipe goes by other settings than this client: %s; give all processes the same, "
-                "and restart those that have others ring=%s",
+                "the flusher of this pipe uses other settings than this client: %s; give all processes the same "
+                "settings, and restart those that have others ring=%s",
                 ", ".join(differing),
                 ring.segment.name,
             )
         self._differing = differing
 
     def warm_up(self) -> None:
-        """Make or open the ring, take a slot, and start a flusher where that is ours to do; never raises."""
+        """Create or open the ring, claim a slot, and start a flusher if this process may; never raises."""
         ring = self.producer.enter()
         if ring is not None:
             self._look_around(ring)
 
     def flush(self, until: Until = "queued") -> Flush:
-        """Have everything that the pipe holds now taken out of the ring: into Redis, or in direct mode for good.
+        """Make the flusher drain every event that the ring holds now.
 
-        Stuck when events were refused because there is no ring, or this process cannot use it, or can have no flusher.
+        A drained event is in Redis; in direct mode it is delivered or failed.
+        The flush is stuck if the ring cannot be created, if this process cannot use it, or if it can have no flusher.
         """
         try:
             asked = self.producer.ring or find(self.settings)
             if asked is not None or self.producer.trouble is not None:
-                asked = self.producer.ask_flush() or asked  # not the one we knew, if that had ended
-            # With a slot, what was in the way once is so no longer.
+                asked = self.producer.ask_flush() or asked  # another ring, if the known one had ended
+            # With a slot, an earlier trouble is over.
             trouble = self.producer.trouble if self.producer.place()[1] < 0 else None
         except RingUnavailable as error:
             trouble, asked = error, None
@@ -253,7 +260,7 @@ class Pipe:
             return Stuck(trouble)
         if asked is None:
             return Done()
-        self._look_around(asked, sure=True)  # an empty ring, too, needs somebody who ends it
+        self._look_around(asked, sure=True)  # even an empty ring needs a flusher, which ends the ring
         prevented = self._autostart.prevented(asked)
         if prevented is not None and counters.read(asked).in_ring:
             self._log.warning("flush", f"cannot flush: {prevented}")
@@ -262,13 +269,12 @@ class Pipe:
         return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)
 
     def shut(self) -> None:
-        """Give the slot up: later events are refused, what is in the ring is drained without us."""
+        """Release the slot; later events are refused, and the flusher drains the ring without this process."""
         if self._release():
             self._accepted_before += self._accepted()
             self.producer.leave()
-            self._since = (
-                None  # this, a start under way and a watch without callbacks keep the ring, and its descriptors
-            )
+            # Each of these keeps the ring and its descriptors.
+            self._since = None
             self._autostart.forget()
             self._watches.clear()
 
@@ -278,7 +284,7 @@ _all: WeakSet[Pipe] = WeakSet()
 
 @atexit.register
 def _look_once_more() -> None:
-    """Move, at the end of the process, what a removed ring holds."""
+    """Move the events of a removed ring into a new one when the process ends."""
     for pipe in list(_all):
         pipe.producer.look()
 
@@ -289,9 +295,9 @@ _users: dict[Settings, int] = {}
 
 
 def shared(settings: Settings, clock: Clock) -> Pipe:
-    """The pipe of these settings, made if need be; whoever asks for it shuts it once, and the last one closes it.
+    """Return the pipe of these settings; create it if needed. Each caller shuts it once; the last ``shut`` closes it.
 
-    A second one of the same name with other settings of ring or flusher is warned about: both have one.
+    A second pipe with the same name but other settings of ring or flusher is logged, because both share one ring.
     """
     pipe = _open.get(settings)
     if pipe is None:
@@ -317,8 +323,8 @@ def _warn_of_another(settings: Settings) -> None:
             differing = [name for name in names if getattr(other, name) != getattr(settings, name)]
             if differing:
                 logger.warning(
-                    "two clients of one write key differ in %s: there is one ring and one flusher for both; give them "
-                    "the same, or a pipe each",
+                    "two clients of one pipe differ in %s, but share one ring and one flusher; give them the same "
+                    "settings, or a pipe each",
                     ", ".join(differing),
                 )
             return

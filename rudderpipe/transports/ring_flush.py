@@ -1,4 +1,4 @@
-"""A flush of one ring: whose events it waits for, and what became of them."""
+"""A flush of one ring: the events that it waits for, and the counts of what became of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rudderpipe.transports.flush import FlushResult, Until
 
 
 class Since:
-    """What the ring had counted when a receipt was last given, or when this process came."""
+    """The ring's counters at the last complete flush, or when this process entered the ring."""
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
@@ -21,7 +21,10 @@ class Since:
         self.delivered = ring.words[at.H_DELIVERED]
         self.queued = ring.words[at.H_QUEUED]
         self.seen: tuple[int, int] | None = None if self.queued else (0, 0)
-        """Of the events in the queue: seen off, and failed. Not known of those that others put in before us."""
+        """Events of the queue that were acknowledged, and failed events among them.
+
+        None while it is not known, because other processes had put events into the queue before.
+        """
 
 
 def _failed(ring: Ring) -> int:
@@ -29,10 +32,11 @@ def _failed(ring: Ring) -> int:
 
 
 class RingFlush:
-    """Of everything that the ring holds when it begins; with ``until="delivered"`` also of what it had put into Redis.
+    """A flush of all events that the ring holds when the flush begins.
 
-    Exact in when it is complete, but for a queue with several senders, where an event of somebody else's may stand for
-    one of ours. Once complete, ``since`` is now.
+    With ``until="delivered"`` it also covers the ring's events in Redis. The moment of completion is exact, except if
+    the queue has several senders, because then an event from elsewhere may count for one of this ring. Once the flush
+    is complete, ``since`` is set to the counters of that moment.
     """
 
     trouble = None
@@ -57,13 +61,13 @@ class RingFlush:
         self._handed: int | None = None
 
     def poll(self) -> FlushResult:
-        """How far it is; complete once it is at its end."""
+        """Return the counts at this moment; the result is complete once the flush is."""
         self._look_around(self._ring)
         if self._sees_off:
             self._producer.await_queue()
         drained = counters.drained_by_slot(self._ring)
         pending = sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
-        fence()  # Order: DRAINED, then SETTLING, then the counters: what has left may not have been counted yet
+        fence()  # Order: read DRAINED, SETTLING, then the counters, because events leave before they are counted
         counted = self._ring.words[at.H_SETTLING] not in at.COUNTERS
         fence()
         over = counted and not pending
@@ -83,12 +87,12 @@ class RingFlush:
             return FlushResult(pending=pending, complete=False)
         fence()
         seen = words[at.H_SEEN_OFF]
-        fence()  # Order: those that failed last, which are stored first: none may be taken for delivered
+        fence()  # Order: read failed last, because it is stored first; else a failed event could count as delivered
         failed = words[at.H_SEEN_FAILED]
         if since.seen is None:
             since.seen = seen, failed
         if self._handed is None and over:
-            self._handed = words[at.H_QUEUED]  # Order: after nothing of ours is pending; all of ours are in it
+            self._handed = words[at.H_QUEUED]  # Order: read once no event is pending, so that it includes all of them
         handed = words[at.H_QUEUED] if self._handed is None else self._handed
         ended, lost = seen - since.seen[0], max(0, failed - since.seen[1])
         queued = max(0, handed - seen)

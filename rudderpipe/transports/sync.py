@@ -1,4 +1,7 @@
-"""``sync_mode``: an event is delivered within the call, by this process; for functions and scripts that end at once."""
+"""The transport for ``sync_mode``: this process delivers an event within the call.
+
+It is meant for functions and scripts that end at once.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class SyncTransport(LocalTransport):
-    """Delivers by the sender's rules: ``timeout_s`` an attempt, ``max_attempts``, the same waits between them.
+    """The transport that delivers by the sender's rules: ``timeout_s`` per attempt, ``max_attempts``, the same waits.
 
-    A failed event is refused: it is kept nowhere. Threads wait for each other; what is sent from a signal handler in
-    the middle of another call goes over a connection of its own.
+    A failed event is refused and not kept. Threads wait for each other. A call from a signal handler in the middle of
+    another call uses a separate connection.
     """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
@@ -33,26 +36,26 @@ class SyncTransport(LocalTransport):
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """In a forked child: the connection is the parent's."""
+        """Forget the connection, because it is the parent's; runs in a forked child."""
         self._lock = RLock()
         self._busy = False
         self._plane: DataPlane | None = None
 
     def _new_plane(self) -> DataPlane:
-        # Only here does an application's process load what speaks HTTP, and only when it asked for that.
+        # Imported here, because only sync_mode needs the HTTP modules in an application's process.
         from rudderpipe.delivery.data_plane import DataPlane
 
         return DataPlane(self._settings)
 
     def shut(self) -> None:
-        """Close the connection; a later event would open another."""
+        """Close the connection; a later event would open another one."""
         with self._lock:
             plane, self._plane = self._plane, None
             if plane is not None:
                 plane.close()
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """True when it was delivered; raises ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
+        """Return True if the event was delivered; raise ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
         if not fork.PAGE[0]:
             fork.renew()
         if len(data) > EVENT_LIMIT_BYTES:
@@ -93,7 +96,7 @@ class SyncTransport(LocalTransport):
             attempts = verdict.attempts
             if verdict.kind == "delivered":
                 return None
-            if verdict.kind in ("failed", "blocked"):  # a call cannot wait until the host is mended
+            if verdict.kind in ("failed", "blocked"):  # a call cannot wait until an operator repairs the host
                 return verdict.reason
             self._log.warning(
                 "attempt", f"attempt failed attempt={attempts} next_in_s={verdict.wait_s:g} {verdict.outcome.reason}"
