@@ -190,7 +190,9 @@ def test_a_spool_that_is_full_loses_events_and_says_so(world: World, faulty: Fau
 
     assert kept(world) == []
     assert world.status().events.failed == 2
-    assert "failed events cannot be kept error=max_spool_bytes is 0" in world.log()
+    assert (
+        "failed events cannot be kept as dead letters and are lost error=no room, max_spool_bytes is 0" in world.log()
+    )
 
 
 def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(world: World, faulty: FaultyPlane) -> None:

@@ -128,5 +128,5 @@ def test_a_damaged_event_is_kept_once_while_redis_is_away(
     stage.run()
 
     assert len(list(stage.letters.records())) == 1
-    assert len([record for record in caplog.records if "no JSON" in record.getMessage()]) == 1
+    assert len([record for record in caplog.records if "not JSON" in record.getMessage()]) == 1
     assert stage.numbers() == list(range(1001, 1100))

@@ -1,4 +1,4 @@
-"""``python -m rudderpipe.flusher``: parses, wires, runs, returns an exit code."""
+"""The program ``python -m rudderpipe.flusher``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class SenderKeeper:
-    """Keeps one sender running beside the flusher; a sender that ends is followed by another after a second."""
+    """The one sender that runs beside the flusher. When it ends, another one is started.
+
+    Two starts are at least ``RESTART_S`` apart.
+    """
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._payload = msgspec.json.encode(settings)
@@ -38,9 +41,9 @@ class SenderKeeper:
         self._next_s = float("-inf")
 
     def look_after(self) -> None:
-        """Start the sender when it is not there."""
+        """Start the sender when none runs."""
         if self._child is not None and self._child.poll() is not None:
-            logger.warning("sender ended, starting another exit_code=%d", self._child.returncode)
+            logger.warning("sender ended, starting another; jobs stay in redis exit_code=%d", self._child.returncode)
             self._child = None
         now_s = self._clock.monotonic_s()
         if self._child is None and now_s >= self._next_s:
@@ -56,11 +59,11 @@ class SenderKeeper:
                     log=self._log,
                 )
             except (OSError, ProcessNotStarted) as error:
-                logger.error("the sender cannot be started error=%s", error)
+                logger.error("the sender cannot be started, jobs wait in redis, trying again error=%s", error)
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, claim: int | None = None) -> int:
-    """Be the flusher of the pipe's rings until they end or we are told to stop; an exit code."""
+    """Serve the pipe's rings until they end or ``stop`` is raised. Return the exit code."""
     plane = direct_plane(settings)
     stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
@@ -75,60 +78,63 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
     take_over(settings)
     rings = Rings(settings, make, clock, stays=not lingers)
     if not rings.enter():
-        logger.warning("another flusher serves this pipe already pipe=%s", settings.pipe_name)
+        logger.warning("another flusher serves this pipe already, so this one ends pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
     if claim is not None:
         start_lock.end(start_lock.file_of(settings), claim)
     heartbeat.start()
     sweep(settings)
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
-    logger.info("left pipe=%s", settings.pipe_name)
+    logger.info("flusher ended pipe=%s", settings.pipe_name)
     return EXIT_OK
 
 
 def take_over(settings: Settings) -> None:
-    """Import dead letters of earlier versions; what cannot be imported stays where it is."""
+    """Import dead letters that an earlier version stored. What cannot be imported stays in its file."""
     try:
         dead_letters.of(settings).take_over()
     except OSError as error:
-        logger.error("dead letters of an earlier version cannot be taken over error=%s", error)
+        logger.error("dead letters of an earlier version cannot be imported and stay in their file error=%s", error)
 
 
 def sweep(settings: Settings) -> None:
-    """Remove what ended pipes left in the runtime directory; what cannot be removed stays."""
+    """Remove the files that ended pipes left in the runtime directory. What cannot be removed stays."""
     try:
         leftovers.sweep(locks.runtime_dir(settings.runtime_dir), settings.pipe_names)
     except OSError as error:
-        logger.warning("the runtime directory cannot be tidied error=%s", error.strerror)
+        logger.warning("files of ended pipes cannot be removed, events are not affected error=%s", error.strerror)
 
 
 def check(settings: Settings, clock: Clock) -> int:
-    """See whether Redis lets us in and the queue is ours; print the result on standard error. Return an exit code."""
+    """Check that Redis can be used and has no jobs for another data plane. Return the exit code.
+
+    The result is on standard error; its last line is for the application's process, which parses it.
+    """
     from rudderpipe.queue.queue import Queue
 
     queue = Queue(settings, clock)
     try:
         queue.check_owner()
         if refusal := queue.try_publish():
-            print(f"Bull's listeners will hear nothing, as PUBLISH is refused: {refusal}", file=sys.stderr)  # noqa: T201  # as below
+            print(f"Bull's listeners get no events, because Redis refuses PUBLISH: {refusal}", file=sys.stderr)  # noqa: T201  # as below
     except AnotherDataPlane as error:
-        advice = "give these settings another queue_name, or make the queue theirs: rudderpipe queue --adopt"
+        advice = "set another queue_name, or make the queue this data plane's own with: rudderpipe queue --adopt"
         print(f"{advice}\n{spawn.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
         return EXIT_FAILED
     except QueueUnavailable as error:
-        print(error.reason, file=sys.stderr)  # noqa: T201  # read by who asked
+        print(error.reason, file=sys.stderr)  # noqa: T201  # the result of --check
         return EXIT_UNAVAILABLE
-    print(spawn.CHECKED, file=sys.stderr)  # noqa: T201  # read by who asked
+    print(spawn.CHECKED, file=sys.stderr)  # noqa: T201  # the result of --check
     return EXIT_OK
 
 
 def main() -> int:
-    """The program; an exit code. Raises what ``service.guarded`` turns into one."""
-    parser = bootstrap.parser("flusher", "Takes events out of the ring, into the queue or to the data plane.")
-    parser.add_argument("--detach", action="store_true", help="leave the process that started us (autostart)")
-    parser.add_argument("--lingers", action="store_true", help="end when no producer is left (autostart)")
-    parser.add_argument("--claim", type=int, metavar="FD", help="the lock of who starts a flusher (autostart)")
-    parser.add_argument("--check", action="store_true", help="only see whether Redis and the queue can be used")
+    """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
+    parser = bootstrap.parser("flusher", "Moves events from the ring to the queue, or without one to the data plane.")
+    parser.add_argument("--detach", action="store_true", help="run in the background (for autostart)")
+    parser.add_argument("--lingers", action="store_true", help="end linger_s after the last producer (for autostart)")
+    parser.add_argument("--claim", type=int, metavar="FD", help="unlock this start lock once serving (for autostart)")
+    parser.add_argument("--check", action="store_true", help="only check that Redis and the queue can be used")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
@@ -140,7 +146,7 @@ def main() -> int:
     if arguments.detach:
         bootstrap.detach()
     stop.install()
-    # A process that was started before an upgrade asks for a flusher with --detach alone.
+    # An application that runs since before an upgrade starts the flusher with --detach alone.
     lingers = arguments.lingers or arguments.detach
     return serve(settings, stop, clock, lingers=lingers, claim=arguments.claim)
 

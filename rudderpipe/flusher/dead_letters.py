@@ -1,7 +1,7 @@
-"""The dead letters of a pipe: a directory with a file for each batch that failed in direct mode, or was damaged.
+"""The dead letters of a pipe: a directory with one file for each batch that failed in direct mode or was damaged.
 
-A file is written under another name, synced and renamed, so a file that is there is whole. It is removed by unlinking
-it. Commands that put back or remove a batch hold ``flock`` on its file, which the kernel releases when they die.
+A file is written under another name, synced and renamed, so every file is whole. Unlinking a file removes its batch.
+Commands that put back or remove a batch hold ``flock`` on its file. The kernel releases the lock when they die.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from rudderpipe.settings import Settings
 
 SUFFIX, PART_SUFFIX, DIRECTORY_SUFFIX = ".json", ".part", ".failed"
 ABANDONED_S = 3600.0
-"""How old a file must be that was begun and never renamed before it is removed."""
+"""The age at which a file that was never renamed is removed."""
 PAGE_BYTES = 4096
-"""What a file takes at least, in memory or on a disk."""
+"""The least room that a file takes, in memory or on a disk."""
 _WRITING, _EDITING = range(2)
-"""The locks of the single file that earlier versions kept failed batches in."""
+"""The two locks of the single file in which earlier versions kept failed batches."""
 PATIENCE_S = 10.0
 STEP_S = 0.01
 _MOMENT_END = 10**13 - 1
@@ -42,7 +42,7 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One failed batch; ``marks`` are (tenure, first, end) of where in the ring its events lay."""
+    """One failed batch. ``marks`` are the (tenure, first, end) of its events in the ring."""
 
     id: str
     failed_at_ms: int = msgspec.field(name="failedAt")
@@ -51,11 +51,11 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     events: list[Raw]
     marks: list[tuple[int, int, int]] = []
     damaged: str = ""
-    """The bytes of an event that is no JSON, in base64."""
+    """The bytes of an event that is not JSON, in base64."""
 
     @property
     def damaged_bytes(self) -> bytes:
-        """What stood in the ring in the place of an event."""
+        """The bytes that the ring held in the place of an event."""
         return b64decode(self.damaged)
 
 
@@ -69,13 +69,13 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 
 
 def record_of(cut: Cut, events: Sequence[Raw], epoch: int, failed_at_ms: int, reason: str, attempts: int) -> Record:
-    """Return a batch as it is kept; its id is the place of its first event in the ring, whatever process makes it."""
+    """Return the record of a failed batch. Its id is the place of its first event in the ring, in every process."""
     return Record(_id_of(cut, epoch), failed_at_ms, reason, attempts, list(events), _marks_of(cut))
 
 
 def damaged_record_of(cut: Cut, epoch: int, found_at_ms: int) -> Record:
-    """Return what is kept of an event that is no JSON."""
-    reason = "damaged in shared memory: it is no JSON"
+    """Return the record of an event that is not JSON."""
+    reason = "damaged in shared memory, not JSON"
     text = b64encode(cut.data).decode()
     return Record(_id_of(cut, epoch), found_at_ms, reason, 0, [], _marks_of(cut), text)
 
@@ -89,38 +89,38 @@ def _marks_of(cut: Cut) -> list[tuple[int, int, int]]:
 
 
 class DeadLetters:
-    """Those of one pipe; nothing is kept when ``limit_bytes`` is 0. Every method raises ``OSError``."""
+    """The dead letters of one pipe. None is kept when ``limit_bytes`` is 0. Every method raises ``OSError``."""
 
     def __init__(self, path: Path, limit_bytes: int, former: Sequence[Path] = ()) -> None:
-        """``former`` are the single files that earlier versions may have kept them in; what is there is taken over."""
+        """``former`` are the single files in which earlier versions kept dead letters; ``take_over`` imports them."""
         self.path = path
         self.limit_bytes = limit_bytes
         self._former = former
         self._size_bytes: int | None = None
-        """At most so much is kept; None until it was counted."""
+        """An upper bound of the room that the files take; None until it was counted."""
 
     def keep(self, record: Record) -> None:
-        """Have it on the disk. Raises ``OSError`` when it cannot be kept."""
+        """Store a record durably. Raises ``OSError`` when it cannot be stored."""
         if record.damaged and self.names(f"-{record.id}{SUFFIX}"):
-            return  # a flusher that was killed before it counted the event has kept it
+            return  # a flusher stored it, and was killed before it counted the event
         data = encode(record)
         size_bytes = _space(len(data))
         if self._size_bytes is None or self._size_bytes + size_bytes > self.limit_bytes:
-            self._size_bytes = self.size_bytes()  # commands remove files meanwhile
+            self._size_bytes = self.size_bytes()  # commands may have removed files
         if self._size_bytes + size_bytes > self.limit_bytes:
-            raise OSError(errno.EFBIG, f"max_spool_bytes is {self.limit_bytes:,}")
+            raise OSError(errno.EFBIG, f"no room, max_spool_bytes is {self.limit_bytes:,}")
         self._write(record, data)
         self._size_bytes += size_bytes
 
     def _write(self, record: Record, data: bytes) -> None:
         self.path.mkdir(mode=0o700, exist_ok=True)
         name = record.id
-        if not _SAFE.fullmatch(name):  # only of what was imported
+        if not _SAFE.fullmatch(name):  # only an imported record can have such an id
             name = hashlib.sha256(name.encode()).hexdigest()[:32]
         stem = f"{min(max(record.failed_at_ms, 0), _MOMENT_END):013d}-{name}"
         part = self.path / f"{stem}-{os.getpid()}{PART_SUFFIX}"
         try:
-            with open(part, "wb", opener=_private) as file:  # pathlib's has no opener
+            with open(part, "wb", opener=_private) as file:  # Path.open takes no opener
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -131,7 +131,7 @@ class DeadLetters:
         _sync_directory(self.path)
 
     def names(self, part: str = "") -> list[str]:
-        """Return the files whose names hold ``part``, oldest first; of one moment by their places in the ring."""
+        """Return the names of the files that contain ``part``, oldest first. Equal moments: by place in the ring."""
         return sorted((name for name in self._all_names(SUFFIX) if part in name), key=_order)
 
     def _all_names(self, suffix: str) -> list[str]:
@@ -141,17 +141,17 @@ class DeadLetters:
             return []
 
     def read(self, name: str) -> Record | None:
-        """Return what a file holds; None when it is gone, or is no record."""
+        """Return the record in a file; None if the file is gone or holds no record."""
         try:
             return _decode_record((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            logger.warning("a dead letter cannot be read path=%s", self.path / name)
+            logger.warning("a dead letter cannot be read, it is skipped and its file stays path=%s", self.path / name)
             return None
 
     def records(self) -> Iterator[Record]:
-        """Yield what is kept, oldest first."""
+        """Yield the records that can be read, oldest first."""
         for name in self.names():
             record = self.read(name)
             if record is not None:
@@ -159,7 +159,7 @@ class DeadLetters:
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:
-        """Keep other commands from the file; False when one of them has it, or it is gone."""
+        """Lock a file against other commands. Yield False if another command holds it or the file is gone."""
         try:
             fd = os.open(self.path / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
@@ -176,12 +176,12 @@ class DeadLetters:
             os.close(fd)
 
     def remove(self, name: str) -> None:
-        """Delete a file, for good. Only while it is ``held``."""
+        """Delete a file forever. Only while the caller has it ``held``."""
         (self.path / name).unlink(missing_ok=True)
         _sync_directory(self.path)
 
     def size_bytes(self) -> int:
-        """Return how much room the files take."""
+        """Return the room that the files take, in bytes, each rounded up to ``PAGE_BYTES``."""
         total = 0
         try:
             entries = list(os.scandir(self.path))
@@ -195,7 +195,7 @@ class DeadLetters:
         return total
 
     def reached(self, epoch: int) -> dict[int, int]:
-        """Return how far into each of its tenures the events of a ring have failed and are kept."""
+        """Return for each tenure of a ring the end of the last range of events that failed and are stored here."""
         reached: dict[int, int] = {}
         for name in self.names(f"-{epoch:016x}-"):
             record = self.read(name)
@@ -206,7 +206,7 @@ class DeadLetters:
         return reached
 
     def take_over(self) -> None:
-        """Import what earlier versions kept in a single file, and remove what a killed process had begun."""
+        """Import the single file of earlier versions, and remove files that a killed process left unfinished."""
         for path in self._former:
             if path.exists():
                 self._import(path)
@@ -219,15 +219,16 @@ class DeadLetters:
                 pass
 
     def _import(self, path: Path) -> None:
-        """Write a file for each line of the single file, then delete that; cut at any point it is done again.
+        """Write a file for each line of the single file, then delete the single file.
 
-        Holds both of its locks, so that no flusher or command of theirs changes it meanwhile.
+        A process that dies in between leaves the single file, and the import is done again. Both locks of the single
+        file are held, so that no flusher or command of an earlier version changes it meanwhile.
         """
         guard = locks.shared(path.with_suffix(".guard"))
         deadline_s = time.monotonic() + PATIENCE_S
         while not (guard.try_lock(_WRITING) and guard.try_lock(_EDITING)):
             if time.monotonic() > deadline_s:
-                raise TimeoutError(errno.ETIMEDOUT, f"{path}: another process is changing it")
+                raise TimeoutError(errno.ETIMEDOUT, f"{path}: another process keeps it locked")
             time.sleep(STEP_S)
         try:
             with path.open("rb") as file:
@@ -236,14 +237,14 @@ class DeadLetters:
             path.unlink()
             guard.remove()
         except FileNotFoundError:
-            pass  # another process has imported it
+            pass  # another process imported it
         finally:
             guard.unlock(_WRITING)
             guard.unlock(_EDITING)
 
 
 def _parse_line(line: bytes) -> Record | None:
-    """The record of a line; None of one that was removed or cut short. The first version kept plain events."""
+    """Return the record in a line; None if it was removed or cut short. The first version kept plain events."""
     try:
         return _decode_record(line)
     except (msgspec.MsgspecError, ValueError, RecursionError):
@@ -254,11 +255,11 @@ def _parse_line(line: bytes) -> Record | None:
         return None
     event = line.strip()
     name = hashlib.sha256(event).hexdigest()[:16]
-    return Record(f"event-{name}", 0, "not known: it was kept without a reason", 0, [Raw(event)])
+    return Record(f"event-{name}", 0, "unknown, the event was kept without a reason", 0, [Raw(event)])
 
 
 def _order(name: str) -> tuple[tuple[int, str], ...]:
-    """By moment, ring, tenure and first event: numbers by value, anything else by itself."""
+    """Return a sort key: moment, ring, tenure and first event. Digits compare by value, other text as text."""
     moment, _, rest = name.removesuffix(SUFFIX).partition("-")
     epoch, _, place = rest.partition("-")
     numbers = [(int(part), part) if part.isdigit() else (0, part) for part in (moment, *place.split("-"))]
@@ -274,7 +275,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _sync_directory(path: Path) -> None:
-    """Have the names in a directory on the disk."""
+    """Store the names in a directory durably."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -283,9 +284,9 @@ def _sync_directory(path: Path) -> None:
 
 
 def of_other_pipes(settings: Settings) -> dict[str, int]:
-    """Return how many dead letters this user's other pipes have, in the same runtime directory.
+    """Return the numbers of dead letters of this user's other pipes in the same runtime directory, by pipe name.
 
-    A pipe's name holds the write key: with another key, those of the old one are under another name.
+    The write key is part of a pipe's name, so the dead letters of an earlier key are under another name.
     """
     own = of(settings).path
     others = (path for path in sorted(own.parent.glob(f"*{DIRECTORY_SUFFIX}")) if path != own and path.is_dir())
@@ -294,7 +295,7 @@ def of_other_pipes(settings: Settings) -> dict[str, int]:
 
 
 def of(settings: Settings) -> DeadLetters:
-    """Return the dead letters of the pipe that these settings name. Raises ``RingUnavailable`` without a directory."""
+    """Return the dead letters of the settings' pipe. Raises ``RingUnavailable`` without a runtime directory."""
     directory = locks.runtime_dir(settings.runtime_dir)
     former = [directory / f"{name}.failed.ndjson" for name in settings.pipe_names]
     return DeadLetters(directory / f"{settings.pipe_name}{DIRECTORY_SUFFIX}", settings.max_spool_bytes, former)

@@ -1,4 +1,4 @@
-"""One duty cycle of the flusher: see what is in the ring, and hand what is due to the sink."""
+"""The flusher of one ring. Each cycle reads the ring and hands the batches that are due to the sink."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ CUTS_AT_ONCE = 50
 BYTES_AT_ONCE = 4 << 20
 HOUSEKEEPING_S = 0.5
 SHORT_HOUSEKEEPING_S = 0.02
-"""The same while a producer finds no room, or blocks are about to run out: some may be of dead producers."""
+"""The interval while a producer finds no room or few blocks are free, because dead producers may hold blocks."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 OTHER_PLANE_S = 5.0
-"""How long to leave a queue alone that has jobs for another data plane."""
+"""The pause before a queue that has jobs for another data plane is tried again."""
 SEE_OFF_S = 0.02
-"""How often the queue is asked what has become of its events, while a producer waits for that."""
+"""The interval at which the acknowledged events are read from the queue while a producer waits for them."""
 LOOK_S = 5.0
-"""The same while no producer waits: what is known to be delivered is not taken for lost when Redis loses its data."""
+"""The interval while no producer waits. Events known as delivered do not count as lost when Redis loses its data."""
 AWAITED_S = 1.0
-"""How long a producer counts as waiting for that after it said so."""
+"""How long a producer counts as waiting after its last request."""
 END_PATIENCE_S = 0.01
-"""How long the end of a ring waits for its claim lock, whose holder may be stopped; other rings wait meanwhile."""
+"""How long the end of a ring waits for the claim lock. Its holder may be stopped, and other rings wait meanwhile."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
 
 class Flusher:
-    """Only for the process that holds the flusher's lock.
+    """The mover of one ring's events to a sink. Only for the process that holds the ring's flusher lock.
 
-    ``lingers`` (autostarted): ends by itself, and removes the ring, once it is empty and has had no producer for
+    With ``lingers`` (autostarted) it ends and removes the ring once the ring is empty and has had no producer for
     ``linger_s``. ``look_after`` is called a few times a second, to keep a sender running. ``heartbeat`` goes on while
-    the sink waits for an answer.
+    the sink waits for a response.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Flusher:
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._consumer = self._consume()
         self._is_broken = False
-        """A cycle was cut short: what it had handed out or released is not known."""
+        """True after a cycle that an error cut short, because it is not known what it handed out or released."""
         self._reclaimer = Reclaimer(ring)
         self._held: list[Cut] = []
         self._freed: list[int] = []
@@ -80,30 +80,30 @@ class Flusher:
         self._look_at_s = float("-inf")
         self._starved = self._asked(at.S_STARVED)
         self._is_starved = False
-        """A producer found no room since what was in the ring last became due."""
+        """True if a producer found no room since the events in the ring last became due."""
         self._forced = False
-        """Everything is due: a flush was asked for, or only dead producers are left."""
+        """True if all events are due, because a flush was requested or only dead producers are left."""
         self._serving: int | None = None
-        """The tickets that are served when what is held has left the ring."""
+        """The tickets that are served once the held batches have left the ring."""
         self.removed = False
-        """Somebody removed the ring: it is drained, and another takes its place."""
+        """True once the ring was removed. It is drained, and another ring takes its place."""
         self._ended = False
         self._kept_house_s = self._saw_off_s = float("-inf")
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = float("-inf")
-        """Until then the sink wants to be left alone."""
+        """The moment before which nothing is offered to the sink."""
         now_s = clock.monotonic_s()
         self._waiting_since_s = self._busy_at_s = now_s
 
     def _consume(self) -> Consumer:
-        """Begin with what the ring and the sink say, as a successor does."""
+        """Return a consumer that begins at the offsets in the ring and in the sink, as that of a new flusher does."""
         consumer = Consumer(self._ring)
         consumer.read_to(self._sink.known(), at.H_FAILED)
         return consumer
 
     def work(self) -> int:
-        """Move what is due; how many events left the ring."""
+        """Move the events that are due. Return how many events left the ring."""
         now_s = self._clock.monotonic_s()
         try:
             self._heartbeat.beat(self._ring)
@@ -112,17 +112,19 @@ class Flusher:
                     return 0
                 self._begin_again()
             return self._cycle(now_s)
-        except (MemoryError, OSError) as error:  # of this host: no event's doing
+        except (MemoryError, OSError) as error:  # errors of this host, not of an event
             self._is_broken = True
-            self._rare_log.error(type(error).__name__, "cannot work, events stay in the ring, trying again")
+            self._rare_log.error(
+                type(error).__name__, "cannot work on this host now, events stay in the ring, trying again"
+            )
             self._wait(now_s)
             return 0
 
     def _begin_again(self) -> None:
         self._held, self._serving = [], None
         self._consumer = self._consume()
-        at.bump(self._ring.words, at.H_TERM)  # Redis may have the call that was cut short, or get it later
-        self._forced = True  # what was handed out was due
+        at.bump(self._ring.words, at.H_TERM)  # the call that was cut short may be in Redis, or arrive there later
+        self._forced = True  # the batches that were handed out were due
         self._is_broken = False
 
     def _cycle(self, now_s: float) -> int:
@@ -132,8 +134,8 @@ class Flusher:
         is_short = self._is_starved or self._consumer.free_blocks() < self._ring.layout.blocks // 2
         patience_s = SHORT_HOUSEKEEPING_S if is_short else HOUSEKEEPING_S
         keeps_house = now_s - self._kept_house_s >= patience_s
-        fence()  # Order: tickets before the events that their askers had appended
-        # Order: a claim that took long can be seen by now; a ticket must not be served without its events.
+        fence()  # Order: tickets before the events that were appended before each ticket
+        # Order: a slow claim is visible by now; a ticket must not be served without its events.
         asked = tickets != self._ring.words[at.H_TICKETS_SERVED]
         self._consumer.refresh(whole=keeps_house or asked)
         self._freed += self._consumer.tidy()
@@ -160,15 +162,18 @@ class Flusher:
     def _see_removal(self) -> None:
         linked = self._ring.segment.is_linked()
         if linked and not self._ring.locks.is_current():
-            # With a new lock file nobody could enter this ring while its users live: they all move on to another.
+            # With a new lock file no process could enter this ring while its users live, so all move to a new ring.
             memory.remove(self._ring.segment.name)
             linked = False
         if not linked and not self.removed:
-            logger.warning("the ring or its lock file was removed, its producers move on to another one")
+            name = self._ring.segment.name
+            logger.warning(
+                "the ring or its lock file was removed, draining it, producers move to a new one ring=%s", name
+            )
             self.removed = True
 
     def _see_off(self) -> None:
-        """Tell producers that wait for it how far the queue has come with their events."""
+        """Store in the ring how many events are acknowledged, for the producers that wait for delivery."""
         words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
         if awaited != self._awaited:
             self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
@@ -179,11 +184,12 @@ class Flusher:
         try:
             seen = self._sink.seen_off()
         except QueueUnavailable as error:
-            self._log.warning("queue", f"cannot tell how far the queue has come: {error}")
+            said = f"cannot read from redis what was delivered, producers that wait for it wait on error={error}"
+            self._log.warning("queue", said)
             return
         if seen is not None:
             words[at.H_SEEN_FAILED] = seen[1]
-            fence()  # Order: first those that failed, that none is taken for delivered
+            fence()  # Order: the failed ones first, so that none of them counts as delivered
             words[at.H_SEEN_OFF] = seen[0]
             fence()
             at.bump(words, at.H_SEEN_TIMES)
@@ -225,20 +231,20 @@ class Flusher:
         self._serving = tickets if events <= 0 else None
 
     def _is_full(self) -> bool:
-        """What is full is due: nothing more may be appended, few blocks are left, or a producer was refused."""
+        """Return whether all events are due, because the ring takes no more, has few blocks, or refused an event."""
         is_short = self._consumer.free_blocks() < self._ring.layout.blocks // 4
         return is_short or self._is_starved or self._ring.room() <= 0
 
     def _serve(self, tickets: int) -> None:
-        """Write down that all events that were there when these tickets were counted have left the ring.
+        """Store that all events that were in the ring when these tickets were counted have left it.
 
-        A successor serves what was asked for after that, and nothing else.
+        A new flusher then serves only later tickets.
         """
         if self._ring.words[at.H_TICKETS_SERVED] != tickets:
             self._ring.words[at.H_TICKETS_SERVED] = tickets
 
     def _asked(self, word: int) -> int:
-        """Return what moves whenever a producer asks by this word of its slot."""
+        """Return the sum of this word over all slots. It changes with each request that a producer makes by it."""
         ring, layout = self._ring, self._ring.layout
         end = layout.slot(ring.slots_used)
         return sum(ring.words[layout.slot0 + word : end : at.SLOT_WORDS].tolist()) & at.ALL_BITS
@@ -247,7 +253,9 @@ class Flusher:
         try:
             answer = self._sink.settle(self._held, self._freed)
         except QueueBehind as behind:
-            self._log.warning("behind", f"redis has more than we knew, going on from there: {behind}")
+            self._log.warning(
+                "behind", f"redis has some of these events already, they are not added again error={behind}"
+            )
             self._consumer.read_to(behind.read)
             self._consumer.rewind()
             self._held = []
@@ -255,7 +263,9 @@ class Flusher:
             return 0
         except QueueUnavailable as error:
             self._say_down(down=True)
-            self._log.warning("queue", f"events stay in the ring: {error}")
+            self._log.warning(
+                "queue", f"the queue takes nothing now, events stay in the ring, trying again error={error}"
+            )
             self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0
         self._say_down(down=answer.wait_s > 0)
@@ -282,7 +292,7 @@ class Flusher:
         words[at.H_DOWN_MS] = (words[at.H_DOWN_MS] or self._clock.time_ms()) if down else 0
 
     def finished(self) -> bool:
-        """True once the ring has ended: by lingering, or because it was removed and is drained."""
+        """Return True once the ring has ended, because it lingered long enough or was removed and is drained."""
         if self._ended:
             return True
         if self._is_broken or self._living or self._held or self._consumer.pending()[0]:
@@ -298,13 +308,16 @@ class Flusher:
         try:
             self._sink.ended(self._ring)
         except QueueUnavailable:
-            logger.warning("the ended ring's positions stay in redis until they expire")
+            name = self._ring.segment.name
+            logger.warning(
+                "an empty ring ended, redis keeps its offsets until they expire, nothing to do ring=%s", name
+            )
         return True
 
     def drain(self, deadline_s: float, *, waits: bool = False) -> None:
-        """Hand over everything that is committed now, due or not; what is left stays in the ring.
+        """Hand over everything that is committed now, due or not. What is left at ``deadline_s`` stays in the ring.
 
-        A sink that wants to be left alone is waited for only with ``waits``.
+        Only with ``waits`` the pause that the sink asked for is waited for.
         """
         while not self._ended and (now_s := self._clock.monotonic_s()) < deadline_s:
             if now_s < self._not_before_s and not waits:
@@ -326,6 +339,6 @@ class Flusher:
             self._end(OPEN_TIMEOUT_S)
 
     def close(self) -> None:
-        """Give connections back. The lock goes with the process."""
+        """Stop the heartbeat and close the sink. The flusher lock is released when the process ends."""
         self._heartbeat.leave(self._ring)
         self._sink.close()

@@ -1,4 +1,4 @@
-"""The heartbeat of a flusher whose one thread waits for an answer of Redis or of the data plane."""
+"""The heartbeat of a flusher, also while its one thread waits for a response of Redis or of the data plane."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rudderpipe.ring.ring import Ring
 
 INTERVAL_S = 0.2
 PATIENCE_S = 60.0
-"""How long one cycle may take: no sink waits so long for an answer. Past it the heart stops, because nothing moves."""
+"""How long one cycle may take. No sink waits so long for a response, so the heartbeat stops then: nothing moves."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
 
 class Heartbeat:
-    """Beats for all rings that this process serves, from a thread of its own."""
+    """A thread that writes the heartbeat of all rings that this process serves."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -26,20 +26,22 @@ class Heartbeat:
         self._at_work_s = clock.monotonic_s()
 
     def start(self) -> None:
-        """Begin; without a thread only each cycle of the flusher beats."""
+        """Start the thread. When no thread can be started, only the flusher's cycles write the heartbeat."""
         try:
             threading.Thread(target=self._run, name="rudderpipe-heartbeat", daemon=True).start()
         except RuntimeError as error:
-            logger.warning("no thread for the heartbeat, producers may say that no flusher is there error=%s", error)
+            logger.warning(
+                "heartbeat has no thread, events still move, producers may report no flusher error=%s", error
+            )
 
     def beat(self, ring: Ring) -> None:
-        """Beat now, and for this ring from now on."""
+        """Write this ring's heartbeat now, and from now on in the thread too."""
         self._rings[id(ring)] = ring
         self._at_work_s = self._clock.monotonic_s()
         flusher_lock.beat(ring, self._clock)
 
     def leave(self, ring: Ring) -> None:
-        """Beat for this ring no more."""
+        """Stop writing this ring's heartbeat."""
         self._rings.pop(id(ring), None)
 
     def stop(self) -> None:

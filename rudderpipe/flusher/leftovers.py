@@ -1,4 +1,4 @@
-"""What ended pipes leave in the runtime directory: logs, and lock files of processes that were killed or of reboots."""
+"""Files that ended pipes leave in the runtime directory: logs, and lock files after a kill or a reboot."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rudderpipe.ring import memory, place
 from rudderpipe.ring.place import RingPlace
 
 LOGS = 20
-"""How many logs of ended pipes are kept, the newest of them."""
+"""How many logs of ended pipes are kept. The newest ones stay."""
 LOG_AGE_S = 30 * 86_400.0
 """How long the log of an ended pipe is kept after its last line."""
 RECENT_S = 3600.0
-"""A log that was written to more recently stays in any case: a sender may outlive its pipe's rings."""
+"""A log that was written within this time stays even past ``LOGS``, because a sender may outlive its pipe's rings."""
 
 
 def sweep(directory: Path, own: Collection[str]) -> None:
-    """Remove what no process uses; ``own`` are the names of this process's pipe. Raises ``OSError``."""
+    """Remove the files that no process uses. ``own`` are the names of this process's pipe. Raises ``OSError``."""
     for path in (*directory.glob(f"*{place.SUFFIX}"), *directory.glob(f"*{SERVING_SUFFIX}")):
         where = next(iter(place.readings(directory, path.stem)))
         if where.pipe not in own:
@@ -42,7 +42,10 @@ def sweep(directory: Path, own: Collection[str]) -> None:
 
 
 def _sweep_lock_file(where: RingPlace, path: Path) -> None:
-    """Remove a lock file of which no byte is locked, also in a container that has shared memory of its own."""
+    """Remove a lock file if no byte of it is locked and its ring's segment is not here.
+
+    The locks count, because the ring may be in a container that has shared memory of its own.
+    """
     if path.suffix == place.SUFFIX and memory.attach(where.segment, removes=False) is not None:
         return
     lock_file = locks.shared(path)

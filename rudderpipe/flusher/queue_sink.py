@@ -1,4 +1,4 @@
-"""Where the flusher puts batches; the queue is one such place."""
+"""The contract of a sink, and the sink that puts batches into the queue."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a sink says to the batches that it was offered; those it has not settled are offered again, in order."""
+    """A sink's result for the batches it was offered. Batches that are not settled are offered again, in order."""
 
     settled: Sequence[int] = ()
-    """For each of the first batches the counter of the ring under which its events now belong."""
+    """For each of the first batches, the ring's counter under which its events now belong."""
     halve: bool = False
-    """The first is to be offered as two halves; only when it holds two events or more."""
+    """True if the first batch must be offered as two halves; only when it holds two events or more."""
     wait_s: float = 0.0
-    """How long nothing is to be offered; a flusher that is told to stop meanwhile does not wait for it."""
+    """Seconds in which nothing must be offered. A flusher that is stopped meanwhile does not wait for the end."""
 
 
 class Sink(Protocol):
-    """Takes batches for good, in order."""
+    """The place that takes batches from the flusher, in order and forever."""
 
     def known(self) -> dict[int, int]:
-        """How far the sink has events of the ring's tenures that failed, as a predecessor may not have said.
+        """Return the offset, for each tenure, up to which the sink holds failed events.
 
-        Asked once, before anything is offered.
+        A killed flusher may not have counted them in the ring. Called when the flusher begins to read the ring.
         """
 
     def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
-        """Do something about the first of these.
+        """Take or refuse the first of these batches. ``freed`` are tenures whose offsets are no longer needed.
 
-        Raises ``QueueUnavailable``, or ``QueueBehind`` when some were taken before without our knowing.
+        Raises ``QueueUnavailable``, or ``QueueBehind`` when the sink already holds events that the flusher offers.
         """
 
     def seen_off(self) -> tuple[int, int] | None:
-        """Of the ring's events that were handed on: how many have come to an end, and how many of them by failing.
+        """Return how many events that left the ring are acknowledged, and how many of those failed.
 
-        None where settling is the end. Raises ``QueueUnavailable``.
+        None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``.
         """
 
     def ended(self, ring: Ring) -> None:
-        """The ring is empty and gone."""
+        """Forget a ring that is empty and removed."""
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
 
 
 def events_of(cut: Cut) -> list[Raw]:
-    """Return the events of a batch; none when its bytes are not so many JSON values in UTF-8."""
+    """Return the events of a batch; none if its bytes are not exactly ``count`` JSON values in UTF-8."""
     try:
-        cut.data.decode()  # the parser does not look at the encoding of what it passes over
+        cut.data.decode()  # the parser does not check the encoding of values that it keeps raw
         events = _decode_events(b"[%b]" % cut.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
@@ -71,31 +71,31 @@ def events_of(cut: Cut) -> list[Raw]:
 
 
 class Damaged:
-    """What becomes of events that are not what a producer wrote: they must not stop those behind them."""
+    """The handling of events that are not what a producer wrote. They must not stop the events behind them."""
 
     def __init__(self, dead_letters: DeadLetters, epoch: int, clock: Clock) -> None:
         self._dead_letters = dead_letters
         self._epoch = epoch
         self._clock = clock
         self._last: Mark | None = None
-        """Of the event that was kept last: it is met again while Redis is away."""
+        """The place of the event that was stored last, because it is offered again while Redis is away."""
 
     def pass_over(self, cut: Cut) -> int:
-        """Keep the bytes as a dead letter; the counter under which the events belong."""
+        """Store the bytes as a dead letter. Return the counter under which the event belongs."""
         if cut.marks[0] == self._last:
             return at.H_CORRUPT
-        kept = "as a dead letter"
+        kept = "yes"
         try:
             self._dead_letters.keep(damaged_record_of(cut, self._epoch, self._clock.time_ms()))
         except OSError as error:
-            kept = f"no: {error.strerror}"
-        logger.error("the ring holds what is no JSON, passing over it events=%d kept=%s", cut.count, kept)
+            kept = f"no, {error.strerror}"
+        logger.error("damaged data in the ring is not JSON, it is skipped events=%d dead_letter=%s", cut.count, kept)
         self._last = cut.marks[0]
         return at.H_CORRUPT
 
 
 class QueueSink:
-    """Every batch becomes a job."""
+    """A sink that makes a job of every batch."""
 
     def __init__(self, settings: Settings, ring: Ring, dead_letters: DeadLetters, clock: Clock) -> None:
         from rudderpipe.queue import job
@@ -111,16 +111,19 @@ class QueueSink:
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._has_seen_redis = False
         self._lost: int | None = None
-        """Events of the ring that Redis had lost at the last look."""
+        """The events of the ring that Redis had lost at the last look; None before the first."""
         self._handed: int | None = None
-        """Events of the ring that Redis had been given by then."""
+        """The events of the ring that Redis had been given by then."""
 
     def known(self) -> dict[int, int]:
-        """Nothing: Redis says so when the next events are added."""
+        """Return nothing, because Redis returns its offsets when the next events are added."""
         return {}
 
     def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
-        """All or none, in one script; up to a batch that holds damaged events, which is taken apart."""
+        """Add the batches in one script, all or none, up to the first one with damaged events.
+
+        A batch with damaged events is halved down to single events.
+        """
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         marks: dict[int, tuple[int, int]] = {}
         batches: list[tuple[str, int]] = []
@@ -145,43 +148,49 @@ class QueueSink:
         try:
             self._queue.add(epoch, batches, marks, freed, words[at.H_TERM])
         except QueueUnavailable as error:
-            # Order: before the next call. Redis may get this one after that one, and must refuse it then.
+            # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
             if not error.answered:
                 at.bump(words, at.H_TERM)
             raise
         except QueueBehind as behind:
-            # Redis knows a later term than the ring's word: never an equal one, a call of that term may be under way.
+            # If Redis knows a later term than the ring, take a term above it: a call of that term may be under way.
             if later := behind.read.get(0, 0):
                 words[at.H_TERM] = max(words[at.H_TERM], later) + 1
             raise
         return Answer(settled)
 
     def _watch_eviction(self) -> None:
-        """Say once that Redis may throw away what it is given."""
+        """Log once if Redis may evict queued events."""
         if not self._has_seen_redis:
             if trouble := self._queue.eviction():
                 logger.warning("redis %s must be set", trouble)
             self._has_seen_redis = True
 
     def seen_off(self) -> tuple[int, int] | None:
-        """As Redis has counted them; another SDK's worker counts nothing, and is seen once nothing waits."""
+        """Return what Redis has counted. What another SDK's worker delivered is known once no job waits."""
         words = self._ring.words
-        # The smaller of two words that are the same unless one is damaged.
+        # The smaller of the two, because they are equal unless one is damaged.
         epoch, handed = self._ring.segment.epoch, min(words[at.H_QUEUED], self._ring.drained())
         counts = self._queue.counts(epoch)
         lost = counts.events_lost if self._lost is None else self._lost
         if counts.events_gone < handed:
             ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
             if missing := self._queue.restore(epoch, handed, ended, max(0, handed - (self._handed or handed))):
-                logger.error("redis does not know of all the events that it had taken missing=%d", missing)
+                logger.error(
+                    "redis no longer knows events it had taken, count them as queued until no job is left events=%d",
+                    missing,
+                )
             counts = self._queue.counts(epoch)
         self._lost, self._handed = counts.events_lost, handed
         if self._lost > lost:
-            logger.error("redis has lost its data, and events that were queued with them events=%d", self._lost - lost)
+            logger.error(
+                "redis has lost its data and queued events, check its AOF and maxmemory-policy events=%d",
+                self._lost - lost,
+            )
         return counts.events_gone - counts.events_queued, counts.events_failed + counts.events_lost
 
     def ended(self, ring: Ring) -> None:
-        """Its positions in Redis go with the last of its jobs."""
+        """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""
         self._queue.end_ring(ring.segment.epoch)
 
     def close(self) -> None:

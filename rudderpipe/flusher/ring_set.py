@@ -1,4 +1,4 @@
-"""The rings that one flusher process serves: all of its pipe, and those that were removed while producers had them."""
+"""The rings that one flusher process serves: all rings of its pipe, and removed rings that producers still use."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ from rudderpipe.settings import Settings
 
 TROUBLE_LOG_S = 60.0
 LOOK_S = 0.5
-"""How often the pipe's rings are looked for."""
+"""The interval between two searches for new rings of the pipe."""
 PATIENCE_S = 0.01
-"""How long a look waits for the claim lock of a ring; the rings that are served wait meanwhile."""
+"""How long a search waits for the claim lock of a ring. The rings that are served wait meanwhile."""
 ENTRY_PATIENCE_S = 0.1
-"""How long a lock is tried for at the beginning and at the end: a producer that probes it has it for an instant."""
+"""How long a lock is tried at the beginning and at the end, because a producer that probes it holds it for an instant.
+"""
 SERVING_SUFFIX = ".flusher"
-"""Of the lock file that belongs to no ring but to the flusher process of a pipe and layout."""
+"""The suffix of the lock file that belongs to the flusher process of a pipe and layout, not to a ring."""
 SERVING = 0
 """The byte of the pipe's own lock file that its flusher holds."""
 logger = log_text.logger("rudderpipe.flusher")
 
 
 class MakeFlusher(Protocol):
-    """Makes the flusher of one ring."""
+    """The function that makes the flusher of one ring."""
 
     def __call__(self, ring: Ring, *, lingers: bool) -> Flusher:
-        """Return it; ``lingers`` when it must end with its ring's last producer."""
+        """Return the flusher of ``ring``. With ``lingers`` it must end after its ring's last producer."""
 
 
 class _Served(msgspec.Struct):
@@ -46,10 +47,10 @@ class _Served(msgspec.Struct):
 
 
 class Rings:
-    """A duty made of those of one ``Flusher`` for each ring of the pipe.
+    """A duty that combines the duties of one ``Flusher`` for each ring of the pipe.
 
-    ``stays`` (managed): this process makes the pipe's ring and never ends; else it ends with its last ring. Rings of
-    other interpreters and of the layout before always end with their last producer.
+    With ``stays`` (managed) this process makes the pipe's ring and does not end with it; else it ends with its last
+    ring. Rings of other interpreters and of the previous layout always end after their last producer.
     """
 
     def __init__(self, settings: Settings, make: MakeFlusher, clock: Clock, *, stays: bool) -> None:
@@ -63,10 +64,10 @@ class Rings:
         self._served: list[_Served] = []
         self._looked_at_s = float("-inf")
         self._told: set[int] = set()
-        """The rings that another process has, as the log says already."""
+        """The rings of another process that were logged already."""
 
     def enter(self) -> bool:
-        """Serve every ring of the pipe; False when another process does. Raises ``RingUnavailable``."""
+        """Serve every ring of the pipe. Return False if another process serves them. Raises ``RingUnavailable``."""
         if not self._take_pipe():
             return False
         self._looked_at_s = self._clock.monotonic_s()
@@ -78,7 +79,7 @@ class Rings:
         return True
 
     def _take_pipe(self) -> bool:
-        """Become the one flusher process of the pipe among those that read the same layouts, for life."""
+        """Become, until this process ends, the one flusher process of the pipe that reads these layouts."""
         path = self._main.lock_file.with_suffix(SERVING_SUFFIX)
         deadline_s = self._clock.monotonic_s() + flusher_lock.TAKE_TIMEOUT_S
         while True:
@@ -91,8 +92,8 @@ class Rings:
             self._clock.sleep(0.01)
 
     def _main_ring(self) -> tuple[RingPlace, Ring] | None:
-        """Return the ring of the main interpreter; only a managed flusher makes it."""
-        # Rings that are served already wait meanwhile.
+        """Return the ring of the main interpreter; None if there is none. Only a managed flusher makes it."""
+        # A short wait, because the rings that are served wait meanwhile.
         wait_s = PATIENCE_S if self._served else OPEN_TIMEOUT_S
         ring = open_ring(self._settings, self._clock, wait_s=wait_s) if self._stays else find_at(self._main, wait_s)
         return (self._main, ring) if ring is not None else None
@@ -101,7 +102,7 @@ class Rings:
         if not flusher_lock.take(ring, self._clock, patience_s):
             if ring.segment.epoch not in self._told:
                 self._told.add(ring.segment.epoch)
-                logger.warning("another flusher has this ring already ring=%s", ring.segment.name)
+                logger.warning("another flusher serves this ring, leaving it alone ring=%s", ring.segment.name)
             return False
         logger.info("serving ring=%s", ring.segment.name)
         lingers = not self._stays or where != self._main
@@ -109,7 +110,7 @@ class Rings:
         return True
 
     def _look(self, patience_s: float = 0.0) -> None:
-        """Serve the rings that have come since the last look. A ring that cannot be opened is said, and tried again."""
+        """Serve the rings that are new since the last look. A ring that cannot be opened is logged and tried again."""
         for where in place.of_pipe(self._settings):
             if where.layout > at.VERSION or any(one.place == where and not one.flusher.removed for one in self._served):
                 continue
@@ -119,16 +120,20 @@ class Rings:
                     self._take(where, ring, patience_s)
             except (RingUnavailable, OSError, MemoryError) as error:
                 reason = str(error) or type(error).__name__
-                self._log.warning(where.stem, f"a ring cannot be served ring={where.stem}: {reason}")
+                said = f"a ring cannot be served, its events stay in it, trying again ring={where.stem} error={reason}"
+                self._log.warning(where.stem, said)
 
     def _move_on(self) -> None:
-        """Make the pipe's ring again when it was removed, at once: an idle producer notices at its next event."""
+        """Make the pipe's ring again after it was removed.
+
+        The flusher does it at once, because an idle producer notices the removal only at its next event.
+        """
         try:
             main = self._main_ring()
         except RingUnavailable as error:
             if not self._served:
                 raise
-            self._log.warning("ring", f"a removed ring cannot be followed by another: {error}")
+            self._log.warning("ring", f"the ring was removed and no new one can be made, trying again error={error}")
             return
         if main is not None:
             self._take(*main, 0.0)
@@ -138,7 +143,7 @@ class Rings:
         return any(one.place == self._main and not one.flusher.removed for one in self._served)
 
     def work(self) -> int:
-        """One cycle of each; how many events left the rings."""
+        """Run one cycle of each flusher. Return how many events left the rings."""
         now_s = self._clock.monotonic_s()
         if now_s - self._looked_at_s >= LOOK_S:
             self._looked_at_s = now_s
@@ -151,23 +156,23 @@ class Rings:
         return done
 
     def finished(self) -> bool:
-        """True once every ring has ended and none follows."""
+        """Return True once every ring has ended and there is no new one. Never with ``stays``."""
         ended = [one for one in self._served if one.flusher.finished()]
         for one in ended:
             one.flusher.close()
             self._served.remove(one)
         if self._served or self._stays:
             return False
-        self._look(ENTRY_PATIENCE_S)  # for rings that were made since
+        self._look(ENTRY_PATIENCE_S)  # a ring may have been made since the last look
         return not self._served
 
     def drain(self, deadline_s: float) -> None:
-        """Hand over everything that is committed now, in each."""
+        """Hand over everything that is committed now, ring by ring, until ``deadline_s`` of the monotonic clock."""
         for one in self._served:
             one.flusher.drain(deadline_s)
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close the flushers and remove the pipe's lock file."""
         for one in self._served:
             one.flusher.close()
         if self._guard.is_current():

@@ -1,4 +1,4 @@
-"""Which sink the settings ask for: the queue, or in direct mode the data plane."""
+"""The choice of the sink: the queue, or in direct mode the data plane."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def direct_plane(settings: Settings) -> DataPlane | None:
-    """Return the data plane of direct mode; None with a queue, whose flusher need not load what speaks HTTP."""
+    """Return the data plane of direct mode; None with a queue, because that flusher does not load the HTTP modules."""
     if settings.redis is not None:
         return None
     from rudderpipe.delivery.data_plane import DataPlane
@@ -24,7 +24,7 @@ def direct_plane(settings: Settings) -> DataPlane | None:
 
 
 def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
-    """Return the sink of one ring; ``plane`` is that of ``direct_plane``."""
+    """Return the sink of one ring. ``plane`` comes from ``direct_plane``."""
     letters = dead_letters.of(settings)
     if plane is None:
         return QueueSink(settings, ring, letters, clock)
