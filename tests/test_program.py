@@ -78,5 +78,5 @@ def test_folders_are_few_and_hold_packages_not_the_applications_modules(
     found = spawn.folders()
 
     assert str(tmp_path) not in found
-    assert found[0] == str(Path(spawn.__file__).parent.parent)
+    assert found[0] == str(Path(spawn.__file__).parents[2])
     assert len(found) == len(set(found))
