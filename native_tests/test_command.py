@@ -169,7 +169,7 @@ def test_status_of_a_pipe_without_a_ring(world: World) -> None:
     done = world.run("-m", "rudderpipe", "status")
 
     assert done.returncode == 0
-    assert b"none of this pipe" in done.stdout
+    assert b"this pipe has no ring" in done.stdout
     assert [path for path in Path(world.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
 
 
@@ -223,7 +223,7 @@ def test_a_signal_ends_all_that_the_demonstration_started(
     output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 128 + number, (output, errors)
-    assert f"{number.name}: everything that was started has ended" in output.decode()
+    assert f"{number.name}: all started processes have ended" in output.decode()
     assert b"Traceback" not in errors
     assert_nothing_is_left(process, directory)
 

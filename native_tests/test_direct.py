@@ -209,7 +209,7 @@ def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(world: Wor
 
     code, said, hint = command(world, "list")
     assert (code, said) == (0, "0 failed jobs, 0 events\n")
-    assert hint == f"1 more of the pipe {wrong}: rudderpipe failed list --pipe {wrong}\n"
+    assert hint == f"1 more in pipe {wrong}; to list them: rudderpipe failed list --pipe {wrong}\n"
     assert command(world, "retry", "--all", "--pipe", wrong)[0] == 0
 
     faulty.wait_for(lambda: faulty.accepted)

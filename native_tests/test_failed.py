@@ -71,7 +71,7 @@ def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: World, redis_ser
     assert command(failing, "list", "--json")[0] == 0
     code, said, error = command(failing, "delete", "--all")
     assert (code, said) == (1, "5 failed jobs deleted, 5 events\n")
-    assert "1 were left alone" in error
+    assert "1 jobs were not changed" in error
 
 
 def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) -> None:
@@ -84,7 +84,7 @@ def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) ->
     assert "WRITE_KEY" not in said
     assert "garbage" in command(failing, "show", "5")[1]
     assert "\x1b" not in command(failing, "show", "5")[1]
-    assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has that id\n")
+    assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has this id\n")
 
 
 def test_retry_sends_again_in_order(failing: World, redis: Any) -> None:
@@ -93,8 +93,8 @@ def test_retry_sends_again_in_order(failing: World, redis: Any) -> None:
     assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
     assert redis.zcard(f"{P}failed") == 5
 
-    assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed jobs are in line again, 1 events\n")
-    assert command(failing, "retry", "--all")[:2] == (0, "4 failed jobs are in line again, 4 events\n")
+    assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed jobs wait again, 1 events\n")
+    assert command(failing, "retry", "--all")[:2] == (0, "4 failed jobs wait again, 4 events\n")
     assert redis.lrange(f"{P}wait", 0, -1) == ["5", "3", "2", "1", "4"]
     assert failing.status().events.queued == 5
 
@@ -133,7 +133,7 @@ def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, director
     assert code == 1
     assert said.splitlines() == [
         "wrote 4 events of 4 failed jobs",
-        "1 jobs hold data that is no job of a RudderStack SDK: not written",
+        "1 jobs were not written: their data is not a job of a RudderStack SDK",
     ]
     assert path.stat().st_mode & 0o777 == 0o600
     exported = [json.loads(line) for line in path.read_text().splitlines()]
@@ -155,8 +155,8 @@ def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, director
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["retry"], "say which failed jobs: --all, or --id, --since, --reason"),
-        (["delete", "--all", "--id", "1"], "contradict one another"),
+        (["retry"], "choose the failed jobs with --all, or with --id, --since or --reason"),
+        (["delete", "--all", "--id", "1"], "--all cannot be combined with --id, --since or --reason"),
         (["list", "--since", "yesterday"], "argument --since: must be 90s"),
     ],
 )

@@ -120,7 +120,7 @@ def test_another_programs_job_that_says_it_is_ours_does_not_balance(
 
     assert status.returncode == 1
     assert b"does NOT balance" in status.stdout
-    assert b"2 fields of the account are another program's" in status.stdout
+    assert b"2 fields of the account are from another program" in status.stdout
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])

@@ -99,7 +99,7 @@ def test_a_served_ring_says_by_which_process_and_since_when(world: World) -> Non
     assert row["since"].endswith("Z")
     assert row["runtime_dir"] == world.explicit["runtime_dir"]
     code, said, _ = run(world, "drain")
-    assert (code, said) == (3, f"{row['ring']}: pid {flusher.pid} serves it already\n")
+    assert (code, said) == (3, f"{row['ring']}: pid {flusher.pid} already serves the ring\n")
 
 
 def test_what_cannot_be_drained_stays_and_the_reason_is_said(world: World) -> None:
@@ -190,12 +190,12 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
         (row,) = [row for row in found if row["pipe"] == pipe]
         assert (row["user"], row["events"], row["producers"]) == (str(ANOTHER_USER), 3, 1)
         assert row["flusher"] is None
-        assert f"rudderpipe drain {pipe}, as {ANOTHER_USER}\n" in run(world, "rings")[1]
+        assert f"run as {ANOTHER_USER}: rudderpipe drain {pipe}\n" in run(world, "rings")[1]
         assert {path.stat().st_uid for path in home.iterdir()} == {ANOTHER_USER}
         assert pipe in run(world, "status", "--pipe", "misspelt")[1]
         command = [*as_another, "-m", "rudderpipe", "rings"]
         theirs = subprocess.run(command, env=world.environment, capture_output=True, timeout=60, check=False)
-        assert b"other users have rings, which they and root can see: root" in theirs.stdout
+        assert b"other users have rings that only they and root can see: root" in theirs.stdout
     finally:
         world.explicit["runtime_dir"] = str(directory / "run")
         (Path("/dev/shm") / name).unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[World, World]) -
     assert not second.flush(0.5, until="delivered").complete
     assert theirs.status().events.in_ring == 5
     shown = theirs.run("-m", "rudderpipe", "status").stdout.decode()
-    assert f"its jobs are for the data plane {ours.settings.plane_id}: see `rudderpipe queue`" in shown
+    assert f"its jobs are for the data plane {ours.settings.plane_id}; see `rudderpipe queue`" in shown
     assert "its jobs are for" not in ours.run("-m", "rudderpipe", "status").stdout.decode()
 
     ours.plane.misbehaviour = Misbehaviour()

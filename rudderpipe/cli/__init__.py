@@ -1,1 +1,1 @@
-"""The ``rudderpipe`` command."""
+"""The command ``rudderpipe``."""

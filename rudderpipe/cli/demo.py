@@ -1,6 +1,6 @@
-"""``rudderpipe demo``: the whole pipe under load, with a worker and the sender killed half way, and its account.
+"""The command ``rudderpipe demo``, which kills a worker and the sender under load and counts lost events.
 
-It ends everything that it started, whatever ends the demonstration.
+The command ends every process that it started, also when it is interrupted.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ WORKERS = 4
 CLIENTS = 4
 DRAIN_S = 40.0
 SENDER_S = 30.0
-"""How much longer the load lasts for a sender to be there and be killed."""
+"""Additional seconds of load, at most, until a sender runs and can be killed."""
 END_S = 10.0
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED = 128
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+    """An HTTP connection over a unix socket."""
 
     def __init__(self, path: Path) -> None:
         super().__init__("localhost", timeout=10)
         self._path = path
 
     def connect(self) -> None:
-        """Connect."""
+        """Connect to the socket."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(str(self._path))
 
 
 class Load:
-    """Some clients that ask the application as fast as it answers, and remember what it said it accepted."""
+    """Clients that send requests as fast as the application responds, and keep the ids of the accepted events."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -69,7 +69,7 @@ class Load:
         self.broken = 0
 
     def start(self) -> None:
-        """Begin."""
+        """Start the clients."""
         for thread in self._threads:
             thread.start()
 
@@ -80,19 +80,19 @@ class Load:
                 connection.request("GET", "/")
                 self.accepted += msgspec.json.decode(connection.getresponse().read(), type=list[str])
             except (OSError, http.client.HTTPException, msgspec.DecodeError):
-                self.broken += 1  # its worker was killed; what that had accepted must arrive all the same
+                self.broken += 1  # the worker was killed; the events that it had accepted must still arrive
             finally:
                 connection.close()
 
     def stop(self) -> None:
-        """Let the requests under way end."""
+        """Stop the clients after their current requests."""
         self._over.set()
         for thread in self._threads:
             thread.join()
 
 
 class _Ended(BaseException):
-    """A signal asked for the demonstration's end."""
+    """A signal that ends the demonstration."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -100,7 +100,7 @@ class _Ended(BaseException):
 
 
 def demo(seconds: float) -> int:
-    """The command; an exit code: 0 only when nothing was lost."""
+    """Run the demonstration; return exit code 0 only when no event was lost."""
     if importlib.util.find_spec("gunicorn") is None:
         raise SettingsError("demo", "needs gunicorn: pip install 'rudderpipe[demo]'")
     try:
@@ -108,20 +108,20 @@ def demo(seconds: float) -> int:
             stack.enter_context(_signals())
             return _demonstrate(stack, seconds)
     except _Ended as ended:
-        print(f"\n{signal.Signals(ended.number).name}: everything that was started has ended, without an account")
+        print(f"\n{signal.Signals(ended.number).name}: all started processes have ended; there is no account")
         return _INTERRUPTED + ended.number
 
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """The first signal ends the demonstration; from then on none interrupts the end of its processes."""
+    """End the demonstration at the first signal, and ignore later ones while its processes end."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         for each in _ENDING:
             signal.signal(each, signal.SIG_IGN)
         raise _Ended(number)
 
-    noticed = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores one
+    noticed = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
     before = {number: signal.signal(number, end) for number in noticed}
     try:
         yield
@@ -132,7 +132,7 @@ def _signals() -> Iterator[None]:
 
 def _demonstrate(stack: ExitStack, seconds: float) -> int:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rudderpipe-demo-")))
-    stack.callback(print, "ended       redis")  # after what follows
+    stack.callback(print, "ended       redis")  # runs after the callbacks below
     redis_server = stack.enter_context(RedisServer(directory))
     print(f"redis       {executable()} on a unix socket")
     plane, url = _start_data_plane(stack)
@@ -189,7 +189,7 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
         f"unix:{path}",
     ]
     command += ["--log-level", "critical", "rudderpipe.cli.demo_app:application"]
-    # In a session of its own: Ctrl-C is for the demonstration, which ends its processes in order.
+    # In a session of its own, because Ctrl-C must reach only the demonstration, which ends its processes in order.
     environment = {**os.environ, **variables}
     master = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603  # our own
     stack.callback(_end, "gunicorn", master)
@@ -216,7 +216,7 @@ def _end(name: str, process: subprocess.Popen[bytes]) -> None:
 
 
 def _end_own_processes(settings: Settings) -> None:
-    """End flusher and sender, whoever started them, and remove what killed ones leave behind."""
+    """End the flushers and senders of this pipe, and remove the rings that killed ones leave behind."""
     asked: set[int] = set()
     deadline_s = time.monotonic() + END_S
     while processes := _own_processes(settings):
@@ -224,7 +224,7 @@ def _end_own_processes(settings: Settings) -> None:
             try:
                 if time.monotonic() > deadline_s:
                     process.kill()
-                elif process.pid not in asked:  # a second signal would not let it drain
+                elif process.pid not in asked:  # a second signal would end it before it has drained
                     asked.add(process.pid)
                     process.terminate()
                     print(f"ended       {name} (pid {process.pid})")
@@ -236,7 +236,10 @@ def _end_own_processes(settings: Settings) -> None:
 
 
 def _own_processes(settings: Settings) -> list[tuple[psutil.Process, str]]:
-    """The processes that log where this pipe's do: also those that are starting, and a sender without its flusher."""
+    """Return the processes whose command line names this pipe's log, and their names.
+
+    Starting processes and a sender without its flusher are among them.
+    """
     log, found = str(locks.log_file(settings)), []
     for process in psutil.process_iter():
         try:
@@ -262,7 +265,7 @@ def _run(settings: Settings, master: subprocess.Popen[bytes], load: Load, url: s
     load.stop()
     if not worker or not sender:
         progress.end()
-        print("no sender and no worker was there to be killed: the machine is too busy for this demonstration")
+        print("no worker or no sender was running to be killed: the machine is too busy for this demonstration")
         return EXIT_FAILED
     print(f"load over   {len(load.accepted):,} events accepted in answered requests; draining")
     while time.monotonic() - started_s < elapsed_s + DRAIN_S:
@@ -289,7 +292,7 @@ def _senders(settings: Settings) -> list[psutil.Process]:
 
 
 def _kill(name: str, processes: list[psutil.Process], progress: Progress) -> int | None:
-    """Kill the first of these; its pid."""
+    """Kill the first process that still exists, and return its pid; None when none exists."""
     for process in processes:
         try:
             process.kill()
@@ -312,7 +315,7 @@ def _account(settings: Settings, load: Load, url: str, elapsed_s: float) -> int:
     lost = max(missing, events.accepted - unique)
     print()
     cut = events.accepted - len(load.accepted)
-    print(f"accepted    {events.accepted:>9,}  ({cut:,} of them in requests cut by the kill)")
+    print(f"accepted    {events.accepted:>9,}  ({cut:,} of them in requests that the kill cut off)")
     print(f"delivered   {stats['events']:>9,}")
     print(f"unique      {unique:>9,}")
     print(f"lost        {lost:>9,}")

@@ -1,4 +1,4 @@
-"""The demonstration's web application: made before the fork, it tracks ten events a request from every worker."""
+"""The demonstration's web application, which is created before the fork and tracks ten events for each request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ client = rudderpipe.Client()
 
 
 def application(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """WSGI; answers the message ids of the events that were accepted."""
+    """Respond, by WSGI, with the message ids of the accepted events."""
     accepted = []
     for number in range(EVENTS_A_REQUEST):
         message_id = str(uuid.uuid4())

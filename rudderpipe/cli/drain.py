@@ -1,4 +1,4 @@
-"""``rudderpipe drain``: empty one pipe's rings, or one ring, with the settings that are given, and end."""
+"""The command ``rudderpipe drain``, which empties one ring, or all rings of one pipe, and exits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from rudderpipe.settings import Settings
 
 
 def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float) -> int:
-    """Hand over what the rings hold, into the queue or to the data plane; 0 when they are empty afterwards.
+    """Move the events of the rings into the queue or to the data plane, and return an exit code.
 
-    ``pipe`` and ``ring_name`` are as ``rudderpipe rings`` prints them; without them the pipe of the settings is meant.
+    The exit code is 0 when the rings are empty afterwards. ``rudderpipe rings`` prints the values that ``pipe`` and
+    ``ring_name`` may have. Without both, the command drains the pipe of the settings.
     """
     settings.require("write_key", "data_plane_url")
     clock = Clock()
@@ -52,15 +53,15 @@ def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list
 
 
 def _readable(places: list[RingPlace]) -> list[RingPlace]:
-    """Leave out the readings of a name that its ring is not."""
+    """Return the places without those that read a ring's name as another layout than the ring has."""
     listed = {row.ring: row.layout for row in rings.of_this_user(str(places[0].directory))} if places else {}
     return [where for where in places if listed.get(where.stem, where.layout) == where.layout]
 
 
 def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadline_s: float) -> int:
-    """Be the flusher of one ring until it is empty or the time is over; an exit code, with the reason printed."""
+    """Act as the flusher of one ring until it is empty or the time is over. Print the outcome; return an exit code."""
     if not flusher_lock.take(ring, clock):
-        print(f"{where.stem}: pid {ring.flusher().pid} serves it already")
+        print(f"{where.stem}: pid {ring.flusher().pid} already serves the ring")
         return EXIT_RUNNING
     before = counters.read(ring)
     flusher = Flusher(ring, make_sink(settings, ring, direct_plane(settings), clock), settings, clock, lingers=True)
@@ -76,7 +77,7 @@ def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadl
         "failed": after.failed - before.failed,
         "corrupt": after.corrupt - before.corrupt,
     }
-    done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "nothing waited"
+    done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no events waited"
     left = f"; {after.in_ring:,} events stay in the ring" if after.in_ring else ""
     print(log_text.lines(f"{where.stem}: {done}{left}"))
     return EXIT_UNAVAILABLE if after.in_ring else EXIT_OK

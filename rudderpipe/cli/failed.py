@@ -1,4 +1,4 @@
-"""``rudderpipe failed``: look at the jobs that failed, send them again, take their events out, delete them."""
+"""The command ``rudderpipe failed``, which lists, shows, retries, exports and deletes failed jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from rudderpipe.settings import Settings
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """What ``list --json`` prints for each job."""
+    """The JSON object that ``list --json`` prints for each job."""
 
     id: str
     failed_at: str | None
@@ -35,21 +35,21 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 class FailedStore(Protocol):
-    """Where failed jobs rest: the queue's failed set, or direct mode's spool."""
+    """The store of failed jobs: the failed set of the queue, or the dead letters of direct mode."""
 
     def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
-        """Those of the selection, oldest first; jobs that fail meanwhile are not among them."""
+        """Yield the selected jobs, oldest first, without jobs that fail meanwhile."""
 
     def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
-        """At most ``AT_ONCE`` wait again, in this order; how many really did."""
+        """Make at most ``AT_ONCE`` jobs wait again, in this order. Return how many of them wait again."""
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete at most 1,000 for good; how many jobs and how many events that were."""
+        """Delete at most 1,000 jobs permanently. Return the number of deleted jobs and of their events."""
 
 
 @contextmanager
 def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
-    """The failed jobs of the pipe that these settings name."""
+    """Yield the store of failed jobs of the pipe that these settings name."""
     if settings.redis is None:
         with closing(SpooledJobs(settings, Clock())) as spooled:
             yield spooled
@@ -59,14 +59,14 @@ def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
 
 
 def name_other_pipes(settings: Settings) -> None:
-    """Print, in direct mode, which other pipes have failed batches: those of a former write key, for example."""
+    """Print, in direct mode, which other pipes have dead letters, such as the pipe of a former write key."""
     if settings.redis is None:
         for pipe, count in dead_letters.of_other_pipes(settings).items():
-            print(f"{count:,} more of the pipe {pipe}: rudderpipe failed list --pipe {pipe}", file=sys.stderr)
+            print(f"{count:,} more in pipe {pipe}; to list them: rudderpipe failed list --pipe {pipe}", file=sys.stderr)
 
 
 def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_json: bool) -> int:
-    """Print a line for each, oldest first, and how many there are."""
+    """Print a line for each selected job, oldest first, and the number of jobs and events. Return an exit code."""
     jobs = events = 0
     for job in found.find(selection):
         jobs += 1
@@ -85,13 +85,13 @@ def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_jso
 
 
 def show(found: FailedStore, job_id: str) -> int:
-    """Print one with its events; the write key is left out."""
+    """Print one job with its events, but without the write key. Return an exit code."""
     job = next(found.find(Selection(ids=frozenset([job_id]))), None)
     if job is None:
         return _none_of_that_id()
     print(f"id       {one_line(job.id)}\nfailed   {_time(job) or '-'}\nreason   {one_line(job.reason)}")
     if job.job is None:
-        print(f"data     {len(job.data):,} bytes that are no job of a RudderStack SDK:")
+        print(f"data     {len(job.data):,} bytes, which are not a job of a RudderStack SDK:")
         print(one_line(job.data[:1000].decode(errors="replace"), 1000))
         return EXIT_OK
     print(f"events   {job.events:,}")
@@ -101,26 +101,26 @@ def show(found: FailedStore, job_id: str) -> int:
 
 
 def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: bool) -> int:
-    """Put them back in line, oldest first; ahead of what waits when ``first``."""
+    """Make the selected jobs wait again, oldest first; with ``first``, before the waiting jobs. Return an exit code."""
     progress, back, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection, newest_first=first and not dry_run)):
         jobs += len(piece)
         events += sum(job.events for job in piece)
         if not dry_run:
             back += found.retry(piece[::-1] if first else piece, first=first)
-            progress.show(f"{back:,} jobs are in line again")
+            progress.show(f"{back:,} jobs wait again")
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
     if dry_run:
         print(f"would retry {jobs:,} failed jobs, {events:,} events")
         return EXIT_OK
-    print(f"{back:,} failed jobs are in line again, {events:,} events")
+    print(f"{back:,} failed jobs wait again, {events:,} events")
     return EXIT_OK if back == jobs else _left_alone(jobs - back)
 
 
 def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
-    """Delete them for good."""
+    """Delete the selected jobs permanently. Return an exit code."""
     progress, removed, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection)):
         jobs += len(piece)
@@ -139,9 +139,12 @@ def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
 
 
 def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool) -> int:
-    """Write their events as NDJSON that ``rudderpipe send`` reads; the jobs stay where they are."""
+    """Write the events of the selected jobs as NDJSON, which ``rudderpipe send`` reads. Return an exit code.
+
+    The jobs stay in the store.
+    """
     if path != "-" and Path(path).exists():
-        print(f"rudderpipe: {path} is there already, give another name", file=sys.stderr)
+        print(f"rudderpipe: {path} already exists; give another name", file=sys.stderr)
         return EXIT_USAGE
     progress, jobs, events, unreadable = Progress(), 0, 0, 0
     with _written(path, dry_run=dry_run) as file:
@@ -159,13 +162,13 @@ def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool
     did = "would write" if dry_run else "wrote"
     print(f"{did} {events:,} events of {jobs - unreadable:,} failed jobs", file=sys.stderr)
     if unreadable:
-        print(f"{unreadable:,} jobs hold data that is no job of a RudderStack SDK: not written", file=sys.stderr)
+        print(f"{unreadable:,} jobs were not written: their data is not a job of a RudderStack SDK", file=sys.stderr)
     return EXIT_FAILED if unreadable else EXIT_OK
 
 
 @contextmanager
 def _written(path: str, *, dry_run: bool) -> Iterator[BinaryIO | None]:
-    """A file that is there only once it is whole, for its owner alone."""
+    """Yield a file that only its owner may read, and that gets its name only when it is complete."""
     if dry_run:
         yield None
         return
@@ -198,12 +201,13 @@ def _line(event: bytes) -> bytes:
 
 
 def _none_of_that_id() -> int:
-    print("rudderpipe: no failed job has that id", file=sys.stderr)
+    print("rudderpipe: no failed job has this id", file=sys.stderr)
     return EXIT_FAILED
 
 
 def _left_alone(jobs: int) -> int:
     print(
-        f"rudderpipe: {jobs:,} were left alone: retried, deleted or locked by somebody else meanwhile", file=sys.stderr
+        f"rudderpipe: {jobs:,} jobs were not changed: another program has retried, deleted or locked them",
+        file=sys.stderr,
     )
     return EXIT_FAILED

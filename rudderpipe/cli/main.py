@@ -1,4 +1,4 @@
-"""The command line: its arguments, and which command they call."""
+"""The command line: the parser of its arguments, and the call of the command that they name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """The settings of a command: its options, then the environment, then the file. Raises ``SettingsError``."""
+    """Return a command's settings: options beat the environment, which beats the file. Raise ``SettingsError``."""
     explicit: dict[str, Any] = {}
     environment = dict(os.environ)
     for name in _NAMES:
@@ -41,12 +41,15 @@ _NAMES = [name for name in Settings.__struct_fields__ if name not in CLIENTS]
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of settings")
-    group = parser.add_argument_group("settings", "each is also RUDDERPIPE_ and its name in upper case")
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
+    group = parser.add_argument_group(
+        "settings",
+        "docs/settings.md describes them. An environment variable can set each: --flush-at is RUDDERPIPE_FLUSH_AT.",
+    )
     for name in _NAMES:
         hint = {
-            "redis": "a URL, or none: straight to the data plane",
-            "write_key": "better as RUDDERPIPE_WRITE_KEY: arguments can be read by every user of the machine",
+            "redis": "the URL of Redis; none sends events directly to the data plane, without a queue",
+            "write_key": "prefer RUDDERPIPE_WRITE_KEY, because every user of the machine can read arguments",
         }
         group.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", dest=name, help=hint.get(name))
 
@@ -72,9 +75,9 @@ def _failed(arguments: argparse.Namespace) -> int:
             return failed.show(found, arguments.id)
     picked = arguments.id or arguments.since or arguments.reason
     if arguments.action in ("retry", "delete") and not (picked or arguments.all):
-        arguments.parser.error("say which failed jobs: --all, or --id, --since, --reason")
+        arguments.parser.error("choose the failed jobs with --all, or with --id, --since or --reason")
     if picked and arguments.all:
-        arguments.parser.error("--all and --id, --since, --reason contradict one another")
+        arguments.parser.error("--all cannot be combined with --id, --since or --reason")
     selection = Selection(
         ids=frozenset(arguments.id) if arguments.id else None,
         since_ms=arguments.since,
@@ -96,11 +99,11 @@ def _add_failed(failed: argparse.ArgumentParser) -> None:
     failed.set_defaults(run=_failed)
     actions = failed.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, what in (
-        ("list", "one line for each, oldest first"),
-        ("show", "one job with its events, without the write key"),
-        ("retry", "put them back in line with no attempt counted, oldest first"),
-        ("export", "write their events as NDJSON that `rudderpipe send` reads; they stay failed"),
-        ("delete", "delete them for good"),
+        ("list", "print one line for each failed job, oldest first"),
+        ("show", "print one failed job with its events, without the write key"),
+        ("retry", "make failed jobs wait for delivery again, oldest first, with their attempts counted from 0"),
+        ("export", "write the events of failed jobs as NDJSON, which `rudderpipe send` reads; the jobs stay failed"),
+        ("delete", "delete failed jobs permanently"),
     ):
         last = {"show": " ID", "export": " FILE"}.get(name, "")
         action = actions.add_parser(name, help=what, usage=f"rudderpipe failed {name} [options]{last}")
@@ -108,21 +111,26 @@ def _add_failed(failed: argparse.ArgumentParser) -> None:
         if name == "show":
             action.add_argument("id", metavar="ID")
         else:
-            action.add_argument("--all", action="store_true", help="all of them")
-            action.add_argument("--id", action="append", metavar="ID", help="this one; may be given again")
+            action.add_argument("--all", action="store_true", help="all failed jobs")
+            action.add_argument("--id", action="append", metavar="ID", help="the job with this id; may be repeated")
             action.add_argument(
-                "--since", type=moment_ms, metavar="TIME", help="failed since 90s, 15m, 2h, 7d ago, or an ISO date"
+                "--since",
+                type=moment_ms,
+                metavar="TIME",
+                help="jobs that failed since this time: 90s, 15m, 2h or 7d ago, or an ISO date",
             )
-            action.add_argument("--reason", metavar="TEXT", help="whose reason holds this, in upper or lower case")
+            action.add_argument(
+                "--reason", metavar="TEXT", help="jobs whose failure reason contains this text (case-insensitive)"
+            )
         if name == "list":
-            action.add_argument("--limit", type=int, metavar="N", help="print at most so many lines")
-            action.add_argument("--json", action="store_true", help="one JSON object a line")
+            action.add_argument("--limit", type=int, metavar="N", help="print at most N jobs")
+            action.add_argument("--json", action="store_true", help="print one JSON object for each job")
         if name == "retry":
-            action.add_argument("--first", action="store_true", help="ahead of what waits (needs a queue)")
+            action.add_argument("--first", action="store_true", help="put them before the waiting jobs (needs a queue)")
         if name == "export":
-            action.add_argument("file", metavar="FILE", help="- is standard output")
+            action.add_argument("file", metavar="FILE", help="the file to write; - is standard output")
         if name in ("retry", "export", "delete"):
-            action.add_argument("--dry-run", action="store_true", help="only say what would be done")
+            action.add_argument("--dry-run", action="store_true", help="print what would be done, and do nothing")
         _add_settings(action)
 
 
@@ -146,21 +154,25 @@ def _drain(arguments: argparse.Namespace) -> int:
 
 def _add_rings(commands: Any) -> None:
     rings = commands.add_parser(
-        "rings", help="every ring on this host, what waits in it, and which process serves it; as root of every user"
+        "rings", help="list this user's rings on this host (as root: of every user), their events and their flushers"
     )
     rings.add_argument("--json", action="store_true", help="print JSON")
-    rings.add_argument("--config", metavar="FILE", help="a TOML file of settings")
-    rings.add_argument("--runtime-dir", metavar="DIRECTORY", dest="runtime_dir", help="where lock files are, too")
+    rings.add_argument("--config", metavar="FILE", help="a TOML file with settings")
+    rings.add_argument("--runtime-dir", metavar="DIRECTORY", dest="runtime_dir", help="also look here for lock files")
     rings.set_defaults(run=_rings)
 
     drain = commands.add_parser(
         "drain",
-        help="hand over what a ring holds that no process serves, with these settings, and end",
+        help="move the events of a ring that no process serves to Redis or the data plane, then exit",
         usage="rudderpipe drain [options] [PIPE]",
     )
-    drain.add_argument("of_pipe", nargs="?", metavar="PIPE", help="all rings of this pipe (default: of the settings)")
-    drain.add_argument("--ring", metavar="NAME", help="only this ring, as `rudderpipe rings` prints it")
-    drain.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to try (default 60)")
+    drain.add_argument(
+        "of_pipe", nargs="?", metavar="PIPE", help="all rings of this pipe (default: the pipe of the settings)"
+    )
+    drain.add_argument("--ring", metavar="NAME", help="only this ring; `rudderpipe rings` prints the names")
+    drain.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to try, at most (default 60)"
+    )
     _add_settings(drain)
     drain.set_defaults(run=_drain)
 
@@ -183,64 +195,70 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    made = argparse.ArgumentParser(prog="rudderpipe", description="RudderStack events that are not lost.")
+    made = argparse.ArgumentParser(prog="rudderpipe", description="Send events to RudderStack without losing them.")
     made.add_argument("--version", action="version", version=f"rudderpipe {VERSION}")
     commands = made.add_subparsers(required=True, metavar="COMMAND")
 
     send = commands.add_parser(
         "send",
-        help="send events from a file of NDJSON in wire form, and wait for them",
+        help="send the events of an NDJSON file, one message a line, and wait until they are delivered",
         usage="rudderpipe send [options] [FILE]",
     )
-    send.add_argument("file", nargs="?", default="-", metavar="FILE", help="- or nothing: standard input")
+    send.add_argument(
+        "file", nargs="?", default="-", metavar="FILE", help="the file to read; - or nothing is standard input"
+    )
     send.add_argument("--json", action="store_true", help="print one JSON object with the counts")
     _add_settings(send)
     send.set_defaults(run=_send)
 
     status = commands.add_parser(
         "status",
-        help="what the ring and the queue hold, and whether the account balances",
+        help="show what the ring and the queue hold, and whether every accepted event is accounted for",
         usage="rudderpipe status [options]",
     )
     status.add_argument("--json", action="store_true", help="print JSON")
-    status.add_argument("--producers", action="store_true", help="each producer's account, too")
+    status.add_argument("--producers", action="store_true", help="also print a line for each process that sends events")
     _add_settings(status)
     status.set_defaults(run=_status)
 
     _add_rings(commands)
-    _add_failed(commands.add_parser("failed", help="the jobs that failed: list, show, retry, export, delete"))
+    _add_failed(commands.add_parser("failed", help="list, show, retry, export or delete failed jobs"))
 
     queue = commands.add_parser(
-        "queue", help="which data plane the queue's jobs are for", usage="rudderpipe queue [options]"
+        "queue", help="show which data plane the jobs of the queue are for", usage="rudderpipe queue [options]"
     )
-    queue.add_argument("--adopt", action="store_true", help="make it that of these settings, with all jobs in it")
+    queue.add_argument(
+        "--adopt", action="store_true", help="assign the queue, with all its jobs, to the data plane of these settings"
+    )
     _add_settings(queue)
     queue.set_defaults(run=_queue)
 
-    plane = commands.add_parser("data-plane", help="run a local data plane that counts what it gets")
+    plane = commands.add_parser(
+        "data-plane", help="run a local data plane, for tests, that counts the events it receives"
+    )
     plane.add_argument(
         "--port",
         type=int,
         default=8080,
         choices=range(65_536),
         metavar="PORT",
-        help="0 lets the system choose (default 8080)",
+        help="the port on 127.0.0.1; 0 lets the system choose one (default 8080)",
     )
     plane.add_argument(
-        "--fail", type=int, default=0, metavar="STATUS", help="answer this status instead of taking events"
+        "--fail", type=int, default=0, metavar="STATUS", help="respond with this status instead of accepting events"
     )
-    plane.add_argument("--times", type=int, default=None, help="how often to fail (default: always)")
-    plane.add_argument("--delay-ms", type=int, default=0, help="answer late")
+    plane.add_argument("--times", type=int, default=None, help="how many requests fail (default: all)")
+    plane.add_argument("--delay-ms", type=int, default=0, help="delay each response by so many milliseconds")
     plane.set_defaults(run=_data_plane)
 
-    show = commands.add_parser("demo", help="the whole pipe under load, with processes killed, and its account")
-    show.add_argument("--seconds", type=float, default=8.0, help="how long to send (default 8)")
+    show = commands.add_parser("demo", help="run the whole pipe under load, kill processes, and count lost events")
+    show.add_argument("--seconds", type=float, default=8.0, help="how long to send events (default 8)")
     show.set_defaults(run=_demo)
     return made
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns an exit code."""
+    """Run one command and return its exit code."""
     arguments = parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     try:
@@ -253,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         print(
-            "\nrudderpipe: interrupted; accepted events stay in the pipe, and are delivered by the flusher and sender",
+            "\nrudderpipe: interrupted; accepted events stay in the pipe, and the flusher and the sender deliver them",
             file=sys.stderr,
         )
         return INTERRUPTED
@@ -263,7 +281,10 @@ UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def moment_ms(text: str) -> int:
-    """``90s``, ``15m``, ``2h``, ``7d`` ago, or an ISO date, in ms since 1970. Raises ``ArgumentTypeError``."""
+    """Return the moment ``90s``, ``15m``, ``2h`` or ``7d`` ago, or of an ISO date (UTC unless it has a zone), in ms.
+
+    The result counts from 1970. Raise ``ArgumentTypeError`` for other text.
+    """
     if ago := re.fullmatch(r"(\d{1,9})([smhd])", text):
         return Clock().time_ms() - int(ago[1]) * UNITS_S[ago[2]] * 1000
     try:

@@ -1,4 +1,4 @@
-"""Progress of a command, for people."""
+"""The progress of a command, on standard error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rudderpipe.log_text import one_line
 
 
 class Progress:
-    """One line that renews itself on a terminal; a line every ten seconds elsewhere."""
+    """One line that is rewritten on a terminal; elsewhere a new line every ten seconds."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -17,7 +17,7 @@ class Progress:
         self._next_s = time.monotonic() + self._every_s
 
     def show(self, text: str) -> None:
-        """Show it, unless something was shown just now."""
+        """Show the text, at most every 0.1 s on a terminal and every 10 s elsewhere."""
         now_s = time.monotonic()
         if now_s >= self._next_s:
             self._next_s = now_s + self._every_s
@@ -30,6 +30,6 @@ class Progress:
             sys.stderr.flush()
 
     def end(self) -> None:
-        """Leave the terminal's line clean."""
+        """Clear the line on a terminal."""
         if self._terminal:
             print("\r\033[K", end="", file=sys.stderr)

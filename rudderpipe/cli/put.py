@@ -1,4 +1,4 @@
-"""Put an event into the ring, with back-pressure instead of loss."""
+"""Appending to the ring with back-pressure instead of refusals."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ WAIT_S = 0.002
 
 
 def put(pipe: Pipe, data: bytes, waits: Callable[[str], None] = lambda _reason: None) -> None:
-    """Wait until it is accepted; ``waits`` is called with the reason again and again.
+    """Append one encoded event to the ring, and wait until the ring accepts it.
 
-    Raises ``EventTooLarge``, and ``RingUnavailable`` when there can be no ring.
+    ``waits`` is called with the reason before each new try. Raise ``EventTooLarge``, and ``RingUnavailable`` when the
+    ring cannot be opened.
     """
     while (reason := pipe.producer.append(data)) is not None:
         if reason == "too_large":

@@ -1,4 +1,4 @@
-"""``rudderpipe queue``: which data plane the queue's jobs are for, and how to make it another one."""
+"""The command ``rudderpipe queue``, which shows and changes the data plane that the queue's jobs are for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from rudderpipe.settings import Settings
 
 
 def queue(settings: Settings, *, adopt: bool) -> int:
-    """Print whose the queue is; with ``adopt`` make it that of these settings. Raise ``QueueUnavailable``."""
+    """Print the data plane of the queue; with ``adopt``, change it to that of these settings. Return an exit code.
+
+    Raise ``QueueUnavailable``.
+    """
     settings.require("redis", "data_plane_url")
     with closing(Queue(settings, Clock())) as found:
         before, counts = found.owner(), found.counts()
@@ -20,12 +23,12 @@ def queue(settings: Settings, *, adopt: bool) -> int:
             f"{counts.waiting:,} jobs waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
             f"{counts.failed:,} failed"
         )
-        owner = one_line(before) or "not known: no job was added or taken by a version that says so"
+        owner = one_line(before) or "unknown: no version that records the data plane has added or taken a job"
         print(lines(f"queue     {settings.queue_name} at redis {settings.redis_place}: {jobs}\njobs for  {owner}"))
         if adopt and before != found.plane:
             found.adopt()
-            print(f"from now  {found.plane}: what is in the queue goes there")
+            print(f"from now  {found.plane}: the jobs in the queue go there")
         elif before not in ("", found.plane):
-            print(f"settings  {found.plane}: they need another queue_name, or --adopt, which makes the queue theirs")
+            print(f"settings  {found.plane}: use another queue_name, or --adopt to assign the queue to this data plane")
             return EXIT_FAILED
     return EXIT_OK

@@ -1,4 +1,4 @@
-"""``rudderpipe rings``: every ring on this host, what waits in it, and which process serves it."""
+"""The command ``rudderpipe rings``, which lists the rings on this host, their events and their flushers."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ class RingRow(msgspec.Struct, frozen=True):
     interpreter: int
     user: str
     runtime_dir: str | None
-    """None when the lock file is in none of the directories that were looked at."""
+    """None when none of the searched directories has the lock file."""
     events: int
-    """How many wait in the ring."""
+    """Number of events that wait in the ring."""
     bytes: int
-    """How much memory the ring takes."""
+    """Memory that the ring takes."""
     producers: int
     flusher: int | None
-    """The process that serves the ring: its pid, 0 when that means nothing here, None when there is no such process."""
+    """Pid of the process that serves the ring; 0 for a process of another pid namespace, None without a process."""
     since: str | None
     trouble: str | None = None
 
     @property
     def is_stuck(self) -> bool:
-        """True when events wait and no process serves the ring, or it cannot be read."""
+        """True when events wait and no process serves the ring, or when the ring cannot be read."""
         return self.trouble is not None or (self.events > 0 and self.flusher is None)
 
 
 def rings(runtime_dir: str | None, *, as_json: bool) -> int:
-    """Print a line for each; an exit code. Root sees the rings of every user."""
+    """Print a line for each ring, for root those of every user. Return an exit code."""
     found = visible(runtime_dir)
     if as_json:
         print(msgspec.json.encode(found).decode())
@@ -62,18 +62,18 @@ def rings(runtime_dir: str | None, *, as_json: bool) -> int:
 
 
 def visible(runtime_dir: str | None) -> list[RingRow]:
-    """Return the rings that this user may look at: its own, and as root those of every user."""
+    """Return the rings of this user, or for root those of every user."""
     return of_every_user(runtime_dir) if os.geteuid() == 0 else of_this_user(runtime_dir)
 
 
 def hidden() -> list[str]:
-    """Return a line that names the other users who have rings, where only root may look at those."""
+    """Return a line that names the other users with rings; no line for root, or without such users."""
     others = [_name(uid) for uid in sorted(_users() - {os.getuid()})] if os.geteuid() != 0 else []
-    return [f"other users have rings, which they and root can see: {', '.join(others)}"] if others else []
+    return [f"other users have rings that only they and root can see: {', '.join(others)}"] if others else []
 
 
 def table(found: Sequence[RingRow]) -> list[str]:
-    """Return the rows as lines of text; none without rows."""
+    """Return the rows as lines of text, and no line when there are no rows."""
     if not found:
         return []
     lines = [("ring", "user", "events", "memory", "producers", "flusher")]
@@ -89,8 +89,9 @@ def table(found: Sequence[RingRow]) -> list[str]:
             notes.append(f"{row.ring}: {row.trouble}")
         elif row.is_stuck:
             where = "" if row.runtime_dir else " --runtime-dir DIRECTORY"
-            who = "" if row.user == _name(os.geteuid()) else f", as {row.user}"
-            notes.append(f"{row.ring}: events wait and no process serves it: rudderpipe drain {row.pipe}{where}{who}")
+            who = "" if row.user == _name(os.geteuid()) else f" as {row.user}"
+            command = f"rudderpipe drain {row.pipe}{where}"
+            notes.append(f"{row.ring}: events wait and no process serves the ring; run{who}: {command}")
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     text = [
         "  ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=False)] + [line[5]]) for line in lines
@@ -99,7 +100,10 @@ def table(found: Sequence[RingRow]) -> list[str]:
 
 
 def of_every_user(runtime_dir: str | None) -> list[RingRow]:
-    """Return the rings of all users of this host, each looked at by a process that became that user. Only as root."""
+    """Return the rings of all users of this host. Only root may call this.
+
+    For each user, a child process takes that user's rights and reads the rings.
+    """
     found = of_this_user(runtime_dir)
     for uid in sorted(_users() - {os.getuid()}):
         found += _of_another_user(uid, runtime_dir)
@@ -116,7 +120,10 @@ def _users() -> set[int]:
 
 
 def _of_another_user(uid: int, runtime_dir: str | None) -> list[RingRow]:
-    """Look as that user: its files are then no danger to root, and nothing of root's is left among them."""
+    """Return the rings of another user, read with that user's rights.
+
+    So the user's files are no danger to root, and root leaves no files among them.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -136,13 +143,13 @@ def _of_another_user(uid: int, runtime_dir: str | None) -> list[RingRow]:
     try:
         return msgspec.json.decode(data, type=list[RingRow])
     except msgspec.DecodeError:
-        return [RingRow("?", "?", 0, 0, _name(uid), None, 0, 0, 0, None, None, "cannot be looked at as that user")]
+        return [RingRow("?", "?", 0, 0, _name(uid), None, 0, 0, 0, None, None, "the rings of this user cannot be read")]
 
 
 def _group(uid: int) -> int:
     try:
         return pwd.getpwuid(uid).pw_gid
-    except KeyError:  # a container's user
+    except KeyError:  # a container's user may have no entry
         return uid
 
 
@@ -154,7 +161,7 @@ def _name(uid: int) -> str:
 
 
 def of_this_user(runtime_dir: str | None) -> list[RingRow]:
-    """Return this user's rings; nothing is made, removed or waited for."""
+    """Return this user's rings without creating or removing anything, and without waiting."""
     directories = [Path(runtime_dir)] if runtime_dir else []
     directories.append(locks.default_runtime_dir())
     seen: dict[str, RingRow] = {}
@@ -167,7 +174,7 @@ def of_this_user(runtime_dir: str | None) -> list[RingRow]:
 
 
 def _row(stem: str, directory: Path) -> RingRow | None:
-    """One ring; None when there is only what an ended one left behind."""
+    """Return one ring's row, or None when only files of an ended ring are left."""
     readings = list(place.readings(directory, stem))
     try:
         memory = segment.attach(readings[0].segment, removes=False)

@@ -1,4 +1,4 @@
-"""``rudderpipe send``: events from a file through the pipe, with back-pressure instead of loss."""
+"""The command ``rudderpipe send``, which sends the events of a file and waits for room in the ring."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SHOWN_REJECTIONS = 20
 
 
 class Summary(msgspec.Struct):
-    """What ``--json`` prints: events by what became of them; ``rejected`` counts lines that are no events."""
+    """The JSON object that ``--json`` prints; ``rejected`` counts lines that are not events."""
 
     accepted: int = 0
     delivered: int = 0
@@ -43,11 +43,11 @@ class Summary(msgspec.Struct):
 
 
 def send(settings: Settings, path: str, *, as_json: bool) -> int:
-    """The command; an exit code: 1 when a line was rejected or an event failed."""
+    """Send the events of a file; return exit code 1 when a line was rejected or an event failed, otherwise 0."""
     settings.require("write_key", "data_plane_url")
     clock = Clock()
     if settings.redis is not None:
-        Client(**msgspec.structs.asdict(settings)).create_persistence_queue()  # says what is wrong with Redis
+        Client(**msgspec.structs.asdict(settings)).create_persistence_queue()  # raises when Redis cannot be used
     settings, _kept = _own_pipe(settings, clock)
     pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
     before = status.read(settings).events
@@ -79,14 +79,16 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     summary.seconds = round(clock.monotonic_s() - started_s, 3)
     _report(summary, left_over, as_json=as_json)
     if summary.failed and settings.redis is None:
-        print(f"what failed is kept: rudderpipe failed list --pipe {settings.pipe_name}", file=sys.stderr)
+        print(
+            f"failed events are kept; to list them: rudderpipe failed list --pipe {settings.pipe_name}", file=sys.stderr
+        )
     return EXIT_FAILED if summary.rejected or summary.failed or summary.dropped else EXIT_OK
 
 
 def _own_pipe(settings: Settings, clock: Clock) -> tuple[Settings, Ring | None]:
-    """A pipe of this command's own, so that its account is its own; the one of an earlier run is taken up again.
+    """Return settings with a pipe that only this command uses, so that its account counts only this command's events.
 
-    It is this command's for as long as the ring is kept.
+    The pipe of an earlier run is used again. The pipe belongs to this command as long as the caller keeps the ring.
     """
     if settings.pipe is not None:
         return settings, None
@@ -96,7 +98,7 @@ def _own_pipe(settings: Settings, clock: Clock) -> tuple[Settings, Ring | None]:
         ring = open_ring(own, clock)
         if ring.locks.try_lock(at.LOCK_OWNER):
             return own, ring
-    raise RingUnavailable(f"send-{base}", f"{PIPES} others are sending with the same settings")
+    raise RingUnavailable(f"send-{base}", f"{PIPES} other commands are sending with the same settings")
 
 
 def _opened(path: str) -> BinaryIO:
@@ -142,7 +144,7 @@ def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
         now = status.read(settings).events
         progress.show(
             f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed; "
-            f"what holds it up is said in {log}"
+            f"see {log} for errors"
         )
         time.sleep(POLL_S)
 
@@ -152,12 +154,12 @@ def _reject(summary: Summary, number: int, reason: str) -> None:
     if summary.rejected <= SHOWN_REJECTIONS:
         print(f"line {number}: {reason}", file=sys.stderr)
     if summary.rejected == SHOWN_REJECTIONS:
-        print("further rejected lines are counted only", file=sys.stderr)
+        print("further rejected lines are counted, but not printed", file=sys.stderr)
 
 
 def _report(summary: Summary, left_over: int, *, as_json: bool) -> None:
     if left_over:
-        print(f"delivered besides: {left_over:,} events left over from an earlier run", file=sys.stderr)
+        print(f"also delivered: {left_over:,} events of an earlier run", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(summary).decode())
         return

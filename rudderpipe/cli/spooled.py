@@ -1,4 +1,4 @@
-"""The dead letters of a pipe, as the ``failed`` command handles them."""
+"""The dead letters of a pipe, as a store of failed jobs for the command ``failed``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rudderpipe.transports.ring import Pipe
 
 
 class SpooledJobs:
-    """Has the methods of the queue's ``FailedJobs``. Each raises ``OSError``."""
+    """Dead letters with the methods of the queue's ``FailedJobs``; every method may raise ``OSError``."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         if settings.pipe is None:
@@ -26,13 +26,15 @@ class SpooledJobs:
         self._letters = dead_letters.of(settings)
         self._letters.take_over()
         self._names: dict[str, list[str]] = {}
-        """The files of each id that was found."""
+        """Names of the files of each id that ``find`` has read."""
         self._pipe: Pipe | None = None
 
     def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
-        """Those of the selection, oldest first; batches that fail meanwhile are not among them."""
+        """Yield the selected batches, oldest first, without batches that fail meanwhile."""
         if newest_first:
-            raise SettingsError("--first", "needs a queue: in direct mode events go back into the ring, behind others")
+            raise SettingsError(
+                "--first", "needs a queue, because in direct mode the events go back into the ring, after other events"
+            )
         for name in self._letters.names():
             record = self._letters.read(name)
             if record is None:
@@ -47,7 +49,10 @@ class SpooledJobs:
                 yield failed
 
     def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:  # noqa: ARG002  # refused by find
-        """Put their events into the ring; each is removed once all of them are there. How many really were put."""
+        """Append the events of the batches to the ring, and remove each batch once all its events are there.
+
+        Return the number of removed batches.
+        """
         self._settings.require("write_key", "data_plane_url")
         back = 0
         for failed in chosen:
@@ -61,12 +66,12 @@ class SpooledJobs:
                     self._pipe = Pipe(self._settings, self._clock)
                 for event in events:
                     put(self._pipe, event)
-                self._remove(failed.id)  # Order: when all are in the ring; a kill before repeats them
+                self._remove(failed.id)  # Order: after all are in the ring; a kill before this line sends them twice
                 back += 1
         return back
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete them for good; how many batches and how many events that were."""
+        """Delete batches permanently. Return the number of deleted batches and of their events."""
         removed = events = 0
         for failed_id in ids:
             name = self._names[failed_id][0]
@@ -84,6 +89,6 @@ class SpooledJobs:
             self._letters.remove(name)
 
     def close(self) -> None:
-        """Leave the ring."""
+        """Release this process's slot in the ring."""
         if self._pipe is not None:
             self._pipe.shut()

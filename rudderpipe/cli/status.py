@@ -1,4 +1,4 @@
-"""``rudderpipe status``: what the ring and the queue hold, and whether the account balances."""
+"""The command ``rudderpipe status``, which shows the ring, the queue, and whether the account balances."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TRIES = 100
 ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
-"""Numbers of a ring's account that are added when a pipe has several rings."""
+"""Numbers of a ring's account that are summed when a pipe has several rings."""
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -39,18 +39,18 @@ class Jobs(msgspec.Struct, frozen=True):
     paused: bool
     completed: int = 0
     bytes: int = 0
-    """Of Redis's memory, over all states; an estimate when there are thousands of jobs."""
+    """Memory in Redis of the jobs in all states; an estimate when there are thousands of jobs."""
     max_bytes: int | None = None
     odd_fields: int = 0
-    """Of the account, by another program; they count as 0."""
+    """Number of fields of the account that another program has written; they count as 0."""
     other_plane: str = ""
-    """The data plane that the queue's jobs are for, when it is another one."""
+    """Data plane that the queue's jobs are for, when it is not that of the settings."""
     eviction: str = ""
-    """What is wrong with Redis's maxmemory-policy."""
+    """Fault of Redis's ``maxmemory-policy``; empty without one."""
 
 
 class Spooled(msgspec.Struct, frozen=True):
-    """Dead letters, of all rings that the pipe has had: batches that failed in direct mode, and damaged events."""
+    """Dead letters of all rings that the pipe has had: batches that failed in direct mode, and damaged events."""
 
     batches: int
     events: int
@@ -61,12 +61,14 @@ class Spooled(msgspec.Struct, frozen=True):
 
 
 class Events(msgspec.Struct, frozen=True):
-    """Every accepted event, by where it is.
+    """Every accepted event, by the place where it is.
 
-    ``balanced``: what left the ring is what Redis has (or direct mode has settled), counted on both sides; then
-    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt + lost``. ``removed``: of failed
-    jobs that were deleted. ``elsewhere``: were queued, and another SDK's worker or a tool of Bull saw to them.
-    ``lost``: were queued when Redis lost its data, or delivered in the last seconds before.
+    ``balanced``: the events that left the ring are the events that Redis has (or that direct mode has committed),
+    counted on both sides. Then
+    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt + lost``.
+    ``removed``: events of failed jobs that were deleted. ``elsewhere``: queued events that another SDK's worker
+    delivered or a tool of Bull deleted. ``lost``: events that were queued when Redis lost its data, or delivered in
+    the last seconds before.
     """
 
     accepted: int
@@ -83,17 +85,18 @@ class Events(msgspec.Struct, frozen=True):
 
 
 class RingEvents(msgspec.Struct, frozen=True):
-    """One ring of the pipe: there is one for each interpreter of a process, and for each layout."""
+    """One ring of the pipe, which has a ring for each interpreter of a process and for each layout."""
 
     name: str
     in_ring: int
 
 
 class Status(msgspec.Struct, frozen=True):
-    """What ``--json`` prints; ``ring`` is all rings of the pipe together and null when it has none.
+    """The JSON object that ``--json`` prints.
 
-    ``jobs`` is null in direct mode. ``spool`` is there in direct mode, and where events were damaged. ``trouble`` says
-    why Redis could not be read: ``queued`` is then what was handed to it, whatever became of that.
+    ``ring`` is the sum of all rings of the pipe, and null when the pipe has none. ``jobs`` is null in direct mode.
+    ``spool`` holds the dead letters in direct mode, and in queue mode when events were damaged. ``trouble`` is the
+    reason why Redis could not be read; ``queued`` then counts every event that was handed to Redis.
     """
 
     pipe: str
@@ -105,13 +108,16 @@ class Status(msgspec.Struct, frozen=True):
     spool: Spooled | None = None
     rings: list[RingEvents] = []
     is_stuck: bool = False
-    """Events wait, and no process serves the ring."""
+    """True when events wait and no process serves the ring."""
     others: list[RingRow] = []
-    """The rings that there are, when the pipe has none."""
+    """Existing rings, when the pipe has none."""
 
 
 def read(settings: Settings) -> Status:
-    """That of the pipe that these settings name, less the spool. Raises ``QueueUnavailable``, ``RingUnavailable``."""
+    """Return the status of the pipe of these settings, without the dead letters.
+
+    Raise ``QueueUnavailable`` or ``RingUnavailable``.
+    """
     own = find_all(settings)
     if settings.redis is not None:
         return _queued(settings, own)
@@ -119,7 +125,7 @@ def read(settings: Settings) -> Status:
 
 
 def _status(settings: Settings, own: list[Ring], found: list[tuple[Account, Events]]) -> Status:
-    """The rings of a pipe taken together, by their own words alone."""
+    """Return the sum of a pipe's rings, from their own counters alone."""
     now = _merged([account for account, _ in found])
     events = _sum([events for _, events in found])
     each = [RingEvents(ring.segment.name, books.in_ring) for ring, (books, _) in zip(own, found, strict=True)]
@@ -127,7 +133,7 @@ def _status(settings: Settings, own: list[Ring], found: list[tuple[Account, Even
 
 
 def _merged(accounts: list[Account]) -> Account | None:
-    """All rings as one; what cannot be added is that of the first."""
+    """Return the accounts summed to one; a field that cannot be summed is that of the first ring."""
     if len(accounts) < 2:
         return accounts[0] if accounts else None
     added = {name: sum(getattr(account, name) for account in accounts) for name in ADDED}
@@ -157,7 +163,7 @@ def _added(counts: list[dict[str, int]]) -> dict[str, int]:
 
 
 def _of_ring(ring: Ring) -> tuple[Account, Events]:
-    """The account by the ring's own words alone."""
+    """Return the account from the ring's own counters alone."""
     for _ in range(TRIES):
         before = ring.drained()
         now = counters.read(ring)
@@ -206,9 +212,10 @@ def _other_plane(queue: Queue) -> str:
 
 
 def _of_queue(queue: Queue, ring: Ring) -> tuple[Account, Events]:
-    """One ring's account with what Redis says of its events."""
-    # Ring and Redis cannot be read at one instant. What had left the ring before is in Redis, and what is in Redis
-    # has left the ring after, by its own words or by those of Redis: two bounds, equal when nothing moves.
+    """Return one ring's account, with Redis's counters of its events."""
+    # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
+    # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
+    # These are two bounds, which are equal when no event moves.
     words = ring.words
     for _ in range(TRIES):
         before = ring.drained()
@@ -225,7 +232,7 @@ def _of_queue(queue: Queue, ring: Ring) -> tuple[Account, Events]:
 
 
 def _with(events: Events, counts: QueueCounts) -> Events:
-    """The events that left the ring, by what became of them in Redis."""
+    """Return the events with Redis's counters for those that left the ring."""
     return msgspec.structs.replace(
         events,
         queued=counts.events_queued,
@@ -243,7 +250,7 @@ def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced:
 
 
 def spooled(settings: Settings) -> Spooled:
-    """Count the dead letters; each is read."""
+    """Count the dead letters, by reading each of them."""
     letters = spools.of(settings)
     letters.take_over()
     batches = events = damaged = 0
@@ -258,7 +265,7 @@ def _text(status: Status) -> str:
     events, ring, jobs = status.events, status.ring, status.jobs
     lines = [f"pipe      {status.pipe}"]
     if ring is None:
-        lines.append("ring      none of this pipe" + ("; there are:" if status.others else ""))
+        lines.append("ring      this pipe has no ring" + ("; existing rings:" if status.others else ""))
         lines += [f"          {line}" for line in (*rings.table(status.others), *rings.hidden())]
     else:
         age_ms = Clock().monotonic_ms() - ring.heartbeat_ms
@@ -271,12 +278,12 @@ def _text(status: Status) -> str:
             lines += [f"          {one.in_ring:,} in {one.name}" for one in status.rings]
         lines.append(f"flusher   {flusher}")
         if status.is_stuck:
-            lines.append("          none is there now: events wait in the ring")
+            lines.append("          no process serves the ring now; events wait in it")
         if ring.down_since_ms:
             cannot = "add to the queue" if status.redis else "reach the data plane"
-            lines.append(f"          cannot {cannot}: events stay in the ring, the flusher's log says why")
+            lines.append(f"          cannot {cannot}; events stay in the ring; the flusher's log has the reason")
     if status.trouble:
-        lines.append(f"queue     {status.trouble.rstrip('.')}; queued means handed over")
+        lines.append(f"queue     {status.trouble.rstrip('.')}; queued counts all events handed to Redis")
     elif jobs is not None:
         paused = " (paused)" if jobs.paused else ""
         lines.append(f"queue     redis {status.redis}{paused}")
@@ -287,18 +294,18 @@ def _text(status: Status) -> str:
             f"{jobs.failed:,} failed{completed}; {jobs.bytes:,}{limit} bytes"
         )
         if jobs.other_plane:
-            lines.append(f"          its jobs are for the data plane {jobs.other_plane}: see `rudderpipe queue`")
+            lines.append(f"          its jobs are for the data plane {jobs.other_plane}; see `rudderpipe queue`")
         if jobs.eviction:
             lines.append(f"          {jobs.eviction} must be set")
         if jobs.odd_fields:
-            lines.append(f"          {jobs.odd_fields:,} fields of the account are another program's, and count as 0")
+            lines.append(f"          {jobs.odd_fields:,} fields of the account are from another program and count as 0")
     if (spool := status.spool) is not None:
         lines.append(
-            f"spool     {spool.batches:,} failed batches, {spool.events:,} events; "
+            f"kept      {spool.batches:,} failed batches, {spool.events:,} events, in the dead letters; "
             f"{spool.bytes:,} of {spool.max_bytes:,} bytes"
         )
         if spool.damaged:
-            lines.append(f"          {spool.damaged:,} damaged events, as they stood in the ring, in {spool.path}")
+            lines.append(f"          {spool.damaged:,} damaged events, with their bytes from the ring, in {spool.path}")
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
         lines.append(f"refused   {refused}")
@@ -314,7 +321,7 @@ def _text(status: Status) -> str:
 
 
 def _producers(ring: Account) -> list[str]:
-    """A line for each producer, and for the last one of each slot that has none."""
+    """Return a line for each slot: its producer, or the last producer of a slot that has none now."""
     lines = [f"{'slot':>4}  {'pid':>9}{'accepted':>14}{'in ring':>10}  refused"]
     for producer in ring.producers:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in producer.refused.items()) or "0"
@@ -324,7 +331,7 @@ def _producers(ring: Account) -> list[str]:
 
 
 def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
-    """The command; an exit code."""
+    """Print the status of the pipe, and return an exit code."""
     try:
         found = read(settings)
     except QueueUnavailable as error:
