@@ -65,7 +65,7 @@ def test_bull_board_shows_our_jobs_in_every_state(peers: Peers, board: Board) ->
     }  # fmt: skip
     # bull-board's adapter for Bull adds one to attemptsMade, for the attempt that it takes to be under way.
     assert [jobs[state][0]["attempts"] for state in ("waiting", "active")] == [1, 2]
-    assert jobs["failed"][0]["failedReason"].startswith("status 401: told to misbehave")
+    assert jobs["failed"][0]["failedReason"].startswith("status 401: simulated failure")
     assert jobs["failed"][0]["stacktrace"] == [jobs["failed"][0]["failedReason"]]
     assert jobs["failed"][0]["isFailed"] is True
     assert json.loads(jobs["waiting"][0]["data"]["eventData"])["request"]["data"]["batch"][0]["event"] == "Item Viewed"

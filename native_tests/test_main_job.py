@@ -192,7 +192,7 @@ def test_jobs_are_kept_while_the_data_plane_fails(queued: World) -> None:
     assert sent(queued) == list(range(100))
     assert queued.plane.stats()["refused"] == 2
     assert "attempt failed" in queued.log()
-    assert "status 503: told to misbehave" in queued.log()
+    assert "status 503: simulated failure" in queued.log()
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -210,7 +210,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
     events = wait_until(lambda: (now := world.status().events).failed and now.delivered and now)
     assert (events.accepted, events.delivered, events.failed) == (40, 20, 20)
     assert events.balanced
-    assert "status 401: told to misbehave" in world.log()
+    assert "status 401: simulated failure" in world.log()
     if direct:
         assert world.run("-m", "rudderpipe", "failed", "retry", "--all").returncode == 0
         world.delivered(40)
@@ -218,7 +218,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
         redis = redis_server.text_client()
         failed = redis.zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
         fields = redis.hgetall(f"{{rudder}}:rudderEventsQueue:{failed[0]}")
-        assert fields["failedReason"].startswith("status 401: told to misbehave")
+        assert fields["failedReason"].startswith("status 401: simulated failure")
         assert fields["attemptsMade"] == "0"
 
 

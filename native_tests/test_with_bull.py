@@ -69,7 +69,7 @@ def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) ->
     assert states == {failed: "failed", active: "active", waiting[0]: "waiting", waiting[1]: "waiting"}
     assert calls.call("getJob", active)["attemptsMade"] == 1
     job = calls.call("getJob", failed)
-    assert job["failedReason"].startswith("status 401: told to misbehave")
+    assert job["failedReason"].startswith("status 401: simulated failure")
     assert job["stacktrace"] == [job["failedReason"]]
     assert (job["name"], job["returnvalue"]) == ("__default__", None)
     assert job["processedOn"] <= job["finishedOn"]

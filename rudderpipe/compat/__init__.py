@@ -1,1 +1,1 @@
-"""Other SDKs' names and manners over rudderpipe, for applications that change over by changing an import."""
+"""The interfaces of other SDKs, for applications that change to rudderpipe by changing an import."""

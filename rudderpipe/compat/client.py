@@ -1,4 +1,4 @@
-"""rudder-sdk-python's ``Client`` over ours: its arguments, positions, defaults, answers and exceptions."""
+"""The ``Client`` of rudder-sdk-python, with its arguments, positions, defaults, results and exceptions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rudderpipe.messages import wire
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 STUCK_S = 10.0
-"""How long a flush goes on while nothing moves."""
+"""Seconds that a flush waits while no event moves."""
 OnError = Callable[[Exception, list[dict[str, Any]]], Any]
 Answer = tuple[bool, dict[str, Any]]
 
@@ -23,7 +23,7 @@ logger = log_text.logger()
 
 
 class DefaultConfig:
-    """What is used for arguments that are not given."""
+    """The defaults of the client's arguments."""
 
     write_key: str | None = None
     host: str | None = None
@@ -42,11 +42,11 @@ class DefaultConfig:
 
 
 class Client:
-    """As ``rudderstack.analytics.client.Client``; ``settings`` are rudderpipe's own, such as ``redis`` or ``pipe``.
+    """The client ``rudderstack.analytics.client.Client``; ``settings`` are rudderpipe's own, such as ``redis``.
 
-    ``thread`` has no meaning: there is none. ``on_error(error, batch)`` is called with this process's events that the
-    data plane refused or that all retries failed for, and may raise. With ``sync_mode`` a call delivers, by the same
-    retries, and raises ``DeliveryError`` when it could not.
+    ``thread`` has no effect, because no thread exists. ``on_error(error, batch)`` is called with this process's events
+    that the data plane refused or that failed after all retries; it may raise. With ``sync_mode`` a call delivers its
+    event, with the same retries, and raises ``DeliveryError`` when the delivery failed.
     """
 
     DefaultConfig = DefaultConfig
@@ -121,7 +121,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Tie a user to an id and to traits; whether it was accepted, and the message."""
+        """Connect a user with an id and traits. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require("traits", traits or {}, dict)
         messages.require("context", context or {}, dict)
@@ -143,7 +143,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Say that a user did something; whether it was accepted, and the message."""
+        """Record an action of a user. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require("properties", properties or {}, dict)
         messages.require("event", event, str)
@@ -159,7 +159,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Say that two ids are one user; whether it was accepted, and the message."""
+        """Record that two ids are one user. Return whether the event was accepted, and the message."""
         messages.require_id("previous_id", previous_id)
         messages.require_id("user_id", user_id)
         own = {"previousId": previous_id, "userId": user_id}
@@ -176,7 +176,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Say that a user belongs to a group; whether it was accepted, and the message."""
+        """Record that a user belongs to a group. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require_id("group_id", group_id)
         messages.require("traits", traits or {}, dict)
@@ -195,7 +195,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Say that a user saw a page; whether it was accepted, and the message."""
+        """Record that a user saw a page. Return whether the event was accepted, and the message."""
         own = _viewed(user_id, category, name, properties, anonymous_id)
         return self._enqueue("page", context, timestamp, integrations, message_id, **own)
 
@@ -211,7 +211,7 @@ class Client:
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
     ) -> Answer:
-        """Say that a user saw a screen; whether it was accepted, and the message."""
+        """Record that a user saw a screen. Return whether the event was accepted, and the message."""
         own = _viewed(user_id, category, name, properties, anonymous_id)
         return self._enqueue("screen", context, timestamp, integrations, message_id, **own)
 
@@ -233,21 +233,24 @@ class Client:
         return self.client.put_encoded(data), message
 
     def flush(self) -> None:
-        """Wait until events have left the ring, as long as some do; the rest is delivered without this process."""
+        """Wait until the events have left the ring, but give up when none has moved for ``STUCK_S``.
+
+        The events that stay are delivered without this process.
+        """
         seen, since_s = -1, 0.0
         while not (result := self.client.flush(1.0)) and not result.reason:
             since_s = 0.0 if result.pending != seen else since_s + 1.0
             seen = result.pending
             if since_s >= STUCK_S:
-                logger.warning("flush: %d events have not moved for %.0f s, they are delivered later", seen, since_s)
+                logger.warning("flush: %d events have not moved for %.0f s; they are delivered later", seen, since_s)
                 return
 
     def join(self) -> None:
-        """There is no thread to wait for: the same as ``flush``."""
+        """Do the same as ``flush``, because there is no thread to wait for."""
         self.flush()
 
     def shutdown(self) -> None:
-        """Flush, and let go of the ring; later events are refused."""
+        """Flush, and release the ring. Later events are refused."""
         self.flush()
         self.client.shutdown()
 
@@ -263,7 +266,7 @@ def _viewed(user_id: Any, category: Any, name: Any, properties: Any, anonymous_i
 
 
 def _proxy_url(proxies: str | Mapping[str, str] | None, host: str) -> str | None:
-    """The one that ``requests`` would take: for this host, for its scheme, for all."""
+    """Return the proxy that ``requests`` would use: that of this host, of its scheme, or of all."""
     if isinstance(proxies, str):
         chosen: str | None = proxies
     else:

@@ -1,4 +1,4 @@
-"""The messages of rudder-sdk-python 2.1, key by key, and what it refuses (``client.py``, ``utils.py`` there)."""
+"""The messages of rudder-sdk-python 2.1, key by key, and its refusals (its ``client.py`` and ``utils.py``)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _JUST_NOW = timedelta(seconds=5)
 
 
 class WrongCall(EventError, AssertionError):
-    """A call that rudder-sdk-python answers with ``AssertionError``; unlike there, the text holds no value."""
+    """A call for which rudder-sdk-python raises ``AssertionError``; unlike there, the text holds no value."""
 
 
 class MessageTooLarge(EventTooLarge, RuntimeError):
-    """An event that rudder-sdk-python answers with ``RuntimeError``; unlike there, the text does not hold the event."""
+    """An event for which rudder-sdk-python raises ``RuntimeError``; unlike there, the text does not hold the event."""
 
 
 def require(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
-    """Raise ``WrongCall`` unless the value is of that type."""
+    """Raise ``WrongCall`` unless the value is of this type."""
     if not isinstance(value, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)
         raise WrongCall(name, f"must be a {' or a '.join(each.__name__ for each in kinds)}, not {type(value).__name__}")
@@ -36,7 +36,7 @@ def require_id(name: str, value: Any) -> None:
 
 
 def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> dict[str, Any]:
-    """The message as it goes on the wire; the caller's mappings are copied, never changed."""
+    """Return the message in its wire form; the caller's mappings are copied, never changed."""
     timestamp = message["timestamp"]
     integrations = message["integrations"] or all_integrations
     require("integrations", integrations, dict)
@@ -57,12 +57,13 @@ def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> d
 
 
 def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise ``EventError`` for what the server would refuse the whole batch for, or take for something else.
+    """Raise ``EventError`` if the server would refuse the whole batch for this message, or misread the message.
 
-    ``message`` is complete, ``given`` holds its ids as the caller gave them: "nan" would be the id of many users.
+    ``message`` is complete. ``given`` holds the ids as the caller gave them, because NaN must not become the text
+    "nan", which would be the id of many users.
     """
     if message["timestamp"] is None:
-        raise EventError("timestamp", "is pandas' NaT, which is no moment")
+        raise EventError("timestamp", "is pandas' NaT, which is not a point in time")
     for name in ("userId", "anonymousId", "groupId", "previousId", "messageId"):
         value = given.get(name)
         if isinstance(value, bool) or (isinstance(value, numbers.Number) and not _is_finite(value)):
@@ -73,12 +74,16 @@ def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
-    except (TypeError, ValueError, OverflowError):  # complex, or a signalling NaN; an int that is no float is finite
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+    ):  # complex, or a signalling NaN; an int too large for a float is finite
         return isinstance(value, int)
 
 
 def _zoned(moment: datetime) -> datetime:
-    """As there: without a zone it is UTC, unless it was made just now, and so by ``datetime.now()``."""
+    """Return the moment with a zone. Same as rudder-sdk-python: without a zone it is UTC, or local if made just now."""
     if moment.tzinfo is not None and moment.tzinfo.utcoffset(moment) is not None:
         return moment
     age = datetime.now() - moment.replace(tzinfo=None)  # noqa: DTZ005  # the question is whether it is local time
@@ -86,7 +91,10 @@ def _zoned(moment: datetime) -> datetime:
 
 
 def cleaned(value: Any) -> Any:
-    """A copy in which text is text; what rudder-sdk-python drops without a word is left for the encoder to judge."""
+    """Return a copy with UTF-8 bytes as text, Enum members as their values, and tuples and sets as lists.
+
+    Unlike rudder-sdk-python, a value of another type stays, so that the encoder encodes or refuses it.
+    """
     if isinstance(value, dict):
         return {key: cleaned(child) for key, child in value.copy().items()}
     if isinstance(value, (list, tuple, set)):

@@ -1,6 +1,6 @@
-"""Drop-in for rudder-sdk-python 2.1: ``from rudderpipe.compat import rudderstack as rudder_analytics``.
+"""A drop-in for rudder-sdk-python 2.1: ``from rudderpipe.compat import rudderstack as rudder_analytics``.
 
-Its module functions, its module settings (read at the first call), ``default_client`` and ``Client``.
+It has the module functions, the module settings (read at the first call), ``default_client`` and ``Client``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "scr
 
 write_key: str | None = DefaultConfig.write_key
 host: str | None = DefaultConfig.host
-dataPlaneUrl: str | None = None  # noqa: N816  # as there
+dataPlaneUrl: str | None = None  # noqa: N816  # the name in rudder-sdk-python
 on_error = DefaultConfig.on_error
 debug = DefaultConfig.debug
 send = DefaultConfig.send
@@ -60,22 +60,22 @@ def screen(*args: Any, **kwargs: Any) -> None:
 
 
 def flush() -> None:
-    """Wait until events have left the ring; never for ever."""
+    """Wait until the events have left the ring, but give up when none has moved for 10 s."""
     _client().flush()
 
 
 def join() -> None:
-    """The same as ``flush``: there is no thread to wait for."""
+    """Do the same as ``flush``, because there is no thread to wait for."""
     _client().join()
 
 
 def shutdown() -> None:
-    """Flush, and let go; later events are refused."""
+    """Flush, and release the ring. Later events are refused."""
     _client().shutdown()
 
 
 def _client() -> Client:
-    global default_client  # applications look at it, and set it
+    global default_client  # applications read it, and set it
     if default_client is None:
         default_client = Client(
             write_key,

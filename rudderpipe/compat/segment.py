@@ -1,7 +1,7 @@
-"""Drop-in for segment-analytics-python 2.3: ``from rudderpipe.compat import segment as analytics``.
+"""A drop-in for segment-analytics-python 2.3: ``from rudderpipe.compat import segment as analytics``.
 
-Its module functions, its module settings (read at the first call), ``default_client`` and ``Client``. Events go to
-the RudderStack data plane ``host``; what Segment alone has (OAuth) is refused.
+It has the module functions, the module settings (read at the first call), ``default_client`` and ``Client``. Events
+go to the RudderStack data plane ``host``. OAuth, which only Segment has, is refused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "scr
 
 
 class Client(base.Client):
-    """As ``segment.analytics.client.Client``: traits stand beside the context, not in it, and gzip is off at first."""
+    """The client ``segment.analytics.client.Client``: traits are beside the context, and gzip is off by default."""
 
     _traits_in_context = False
     _integrations: Mapping[str, Any] = {}
@@ -47,9 +47,11 @@ class Client(base.Client):
             log_text.logger().addHandler(log_handler)
         for name in [name for name in settings if name.startswith("oauth_")]:
             if settings.pop(name):
-                raise SettingsError(name, "has no meaning: a data plane knows its sources by their write keys")
+                raise SettingsError(
+                    name, "cannot be used, because a data plane identifies its sources by their write keys"
+                )
         for name in ("max_total_backoff_duration", "max_rate_limit_duration"):
-            settings.pop(name, None)  # max_retries bounds it here
+            settings.pop(name, None)  # max_retries is the bound here
         super().__init__(
             write_key,
             host,
@@ -114,22 +116,22 @@ def screen(*args: Any, **kwargs: Any) -> Answer:
 
 
 def flush() -> None:
-    """Wait until events have left the ring; never for ever."""
+    """Wait until the events have left the ring, but give up when none has moved for 10 s."""
     _client().flush()
 
 
 def join() -> None:
-    """The same as ``flush``: there is no thread to wait for."""
+    """Do the same as ``flush``, because there is no thread to wait for."""
     _client().join()
 
 
 def shutdown() -> None:
-    """Flush, and let go; later events are refused."""
+    """Flush, and release the ring. Later events are refused."""
     _client().shutdown()
 
 
 def _client() -> Client:
-    global default_client  # applications look at it, and set it
+    global default_client  # applications read it, and set it
     if default_client is None:
         default_client = Client(
             write_key,

@@ -1,1 +1,1 @@
-"""Manners of frameworks and servers; each module needs its own framework alone."""
+"""Integrations with frameworks and servers; each module needs only its own framework."""

@@ -1,4 +1,4 @@
-"""Starlette, FastAPI and other ASGI applications: request context, and the end of their lifespan."""
+"""The integration with ASGI applications (Starlette, FastAPI): the request context and the lifespan."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ logger = log_text.logger()
 
 
 class RequestContext:
-    """Middleware: events that are sent while a request is answered have its ip, userAgent, locale and page.
+    """The middleware that adds ip, userAgent, locale and page to the events of a request.
 
-    ``app.add_middleware(RequestContext)``. ``proxies``: how many of one's own stand before the server.
+    Use it with ``app.add_middleware(RequestContext)``. ``proxies`` is the number of your own proxies in front of the
+    server.
     """
 
     def __init__(self, app: Application, proxies: int = 0) -> None:
@@ -30,7 +31,7 @@ class RequestContext:
         self.proxies = context.checked_proxies(proxies)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request, or the lifespan."""
+        """Run one request with its context; run the lifespan without one."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
@@ -39,11 +40,13 @@ class RequestContext:
 
 
 def context_of(scope: Scope, proxies: int = 0) -> dict[str, Any]:
-    """The context of an ASGI request."""
+    """Return the context of an ASGI request."""
     headers: dict[str, str] = {}
     for raw_name, raw in scope.get("headers", ()):
         name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value  # a proxy may add a line of its own
+        headers[name] = (
+            f"{headers[name]}, {value}" if name in headers else value
+        )  # a proxy may add a second header line
     return context.of_request(
         ip=context.client_ip((scope.get("client") or (None,))[0], headers.get("x-forwarded-for"), proxies),
         user_agent=headers.get("user-agent"),
@@ -55,9 +58,10 @@ def context_of(scope: Scope, proxies: int = 0) -> dict[str, Any]:
 
 
 def lifespan(client: Client) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """For ``FastAPI(lifespan=lifespan(client))``: at the end, wait until what was accepted has left the ring.
+    """Return a lifespan for ``FastAPI(lifespan=lifespan(client))``, which warms up the client at the start.
 
-    ``shutdown_timeout_s`` at the most; the event loop goes on meanwhile.
+    At the end it waits, at most ``shutdown_timeout_s``, until the accepted events have left the ring. The event loop
+    runs meanwhile.
     """
 
     @asynccontextmanager
@@ -74,8 +78,8 @@ def lifespan(client: Client) -> Callable[[Any], AbstractAsyncContextManager[None
 async def _wait(client: Client) -> None:
     try:
         result = await client.aflush(client.settings.shutdown_timeout_s)
-    except Exception as error:  # noqa: BLE001  # the server ends in order, whatever is wrong with its ring
-        logger.warning("the server ends, and cannot wait for the ring: %s", error)
+    except Exception as error:  # noqa: BLE001  # the server must end in order, whatever is wrong with the ring
+        logger.warning("the server ends and cannot wait for the ring: %s", error)
         return
     if not result:
-        logger.warning("the server ends, events stay in the ring for the next flusher events=%d", result.pending)
+        logger.warning("the server ends and events stay in the ring for the next flusher events=%d", result.pending)

@@ -1,4 +1,4 @@
-"""Celery: what a worker's processes do with their clients, and each task's name and id in the context of its events."""
+"""The integration with Celery: the clients of its processes, and the task in the context of each event."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _pushed: dict[str, context.Pushed] = {}
 
 
 def connect() -> None:
-    """Connect to the signals of Celery's workers, once, in the module that makes the application.
+    """Connect to the signals of Celery's workers. Call it once, in the module that creates the application.
 
-    Events arrive without it. With it, a pool process has its place in the ring before its first task, gives it back
-    when it ends, and the worker waits for the ring, ``shutdown_timeout_s`` at the most, when it is stopped.
+    Events arrive without this call. With it, a pool process claims its slot in the ring before its first task and
+    releases the slot when it ends. A worker that is stopped waits for the ring, at most ``shutdown_timeout_s``.
     """
     for signal, handler in (
         (signals.worker_process_init, _begin),

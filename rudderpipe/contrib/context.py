@@ -1,4 +1,4 @@
-"""The context of a request, by the names of RudderStack's common fields."""
+"""The context of a request, with the names of RudderStack's common fields."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ def of_request(
     search: str | None = None,
     referrer: str | None = None,
 ) -> dict[str, Any]:
-    """What is known of it; ``languages`` is the header ``Accept-Language``, of which the first is the locale."""
+    """Return the context without empty fields.
+
+    ``languages`` is the header ``Accept-Language``, whose first language is the locale.
+    """
     locale = (languages or "").partition(",")[0].partition(";")[0].strip()
     page = {"path": path, "search": f"?{search}" if search else None, "referrer": referrer}
     whole = {"ip": ip, "userAgent": user_agent, "locale": locale, "page": _known(page)}
@@ -28,17 +31,18 @@ def _known(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def client_ip(remote: str | None, forwarded_for: str | None, proxies: int) -> str | None:
-    """Who asked, behind so many proxies of our own.
+    """Return the client's address, behind ``proxies`` proxies of the application's owner.
 
-    Each adds the address that it was asked from at the end of ``X-Forwarded-For``; what stands before those, anybody
-    may have written, and all of it when there are fewer: then the request came past a proxy.
+    Each proxy appends the address of its own client to ``X-Forwarded-For``. Any client may have written the entries
+    before those. With fewer entries than proxies, the request did not pass all proxies, and any client may have
+    written the whole header; the result is then ``remote``.
     """
     hops = [hop.strip() for hop in (forwarded_for or "").split(",") if hop.strip()]
     return hops[-proxies] if 0 < proxies <= len(hops) else remote
 
 
 def checked_proxies(value: Any) -> int:
-    """The number of proxies, before there is a request that it could break. Raises ``SettingsError``."""
+    """Return the number of proxies, checked at the start and not in a request. Raise ``SettingsError``."""
     if not isinstance(value, int) or value < 0:
-        raise SettingsError("proxies", "must be a number of proxies, 0 or more")
+        raise SettingsError("proxies", "must be the number of proxies, 0 or more")
     return value

@@ -1,4 +1,4 @@
-"""Flask: a client for each application, and the context of each request."""
+"""The integration with Flask: a client for each application, and the context of each request."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from rudderpipe.contrib.wsgi import RequestContext
 
 
 class Rudderpipe:
-    """``rudder = Rudderpipe(app)``, or ``Rudderpipe()`` and ``init_app(app)``; then ``rudder.client.track(…)``.
+    """The Flask extension: ``rudder = Rudderpipe(app)``, or ``Rudderpipe()`` and ``init_app(app)``.
 
-    Settings are ``app.config["RUDDERPIPE"]``, a mapping by our names or the Node SDK's, and the arguments here. Raises
-    ``SettingsError``. ``proxies``: how many of one's own stand before the server.
+    Views call ``rudder.client.track(…)``. The settings are the mapping ``app.config["RUDDERPIPE"]``, with our names or
+    the Node SDK's, and the arguments here. ``proxies`` is the number of your own proxies in front of the server.
+    Raises ``SettingsError``.
     """
 
     def __init__(self, app: Flask | None = None, *, proxies: int = 0, **settings: Any) -> None:
@@ -25,12 +26,12 @@ class Rudderpipe:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Make the application's client, and give its requests a context."""
+        """Create the application's client, and add the context of each request to its events."""
         app.extensions["rudderpipe"] = client_of({**app.config.get("RUDDERPIPE", {}), **self._settings})
         app.wsgi_app = RequestContext(app.wsgi_app, self._proxies)  # type: ignore[method-assign]  # Flask's own way
 
     @property
     def client(self) -> Client:
-        """That of the application that is answering."""
+        """The client of the current application."""
         client: Client = current_app.extensions["rudderpipe"]
         return client

@@ -1,6 +1,7 @@
 """Hooks for a ``gunicorn.conf.py``: ``from rudderpipe.contrib.gunicorn import on_exit, post_fork, worker_exit``.
 
-None is needed for an event to arrive. ``on_exit`` matters in a container, where the ring ends with the server.
+The hooks are optional, because events arrive without them. ``on_exit`` matters in a container, where the ring ends
+with the server.
 """
 
 from __future__ import annotations
@@ -12,20 +13,24 @@ from rudderpipe.contrib import processes
 from rudderpipe.errors import SettingsError
 
 
-def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn's signature, as below
-    """A preloaded application's worker takes its place in the ring now, and not within its first request."""
+def post_fork(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn passes both
+    """Claim the worker's slot in the ring now, so that its first request does not pay for it.
+
+    This has an effect only in a preloaded application.
+    """
     processes.begin()
 
 
-def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn passes it
-    """A worker gives its place in the ring back."""
+def worker_exit(server: Any, worker: Any) -> None:  # noqa: ARG001  # gunicorn passes both
+    """Release the worker's slot in the ring."""
     processes.end()
 
 
 def on_exit(server: Any) -> None:  # noqa: ARG001  # gunicorn passes it
-    """The master waits until the ring is empty, ``shutdown_timeout_s`` at the most.
+    """Wait in the master until the ring is empty, at most ``shutdown_timeout_s``.
 
-    Without ``preload_app`` it has no client; then one of the ``RUDDERPIPE_*`` variables, if they make one.
+    Without ``preload_app`` the master has no client. This hook then creates one from the ``RUDDERPIPE_*`` variables,
+    and returns at once if they are not sufficient.
     """
     own = None
     if not living():

@@ -1,4 +1,4 @@
-"""A client from one mapping, as frameworks keep their settings."""
+"""The creation of a client from one mapping, such as a framework's settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ _ARGUMENTS = frozenset(inspect.signature(Client).parameters) - {"settings"}
 
 
 def client_of(options: Mapping[str, Any], make: Callable[..., Client] = Client) -> Client:
-    """Arguments of ``Client``, and settings by our names or the Node SDK's. Raises ``SettingsError``."""
+    """Return a client from arguments of ``Client`` and settings with our names or the Node SDK's.
+
+    Raise ``SettingsError``.
+    """
     arguments = {name: value for name, value in options.items() if name in _ARGUMENTS}
     settings = {name: value for name, value in options.items() if name not in _ARGUMENTS}
-    # With one of the Node SDK's names all are read as there: "path" needs no slash then.
+    # With one of the Node SDK's names, all names are read as the Node SDK reads them: "path" then needs no slash.
     if settings.keys() <= set(Settings.__struct_fields__):
         return make(**arguments, **settings)
     return make(**{**arguments, "options": {**settings, **(arguments.get("options") or {})}})

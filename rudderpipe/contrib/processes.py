@@ -1,4 +1,4 @@
-"""What the processes of a server do with all the clients that they have."""
+"""The start and the end of a server's processes, for all clients of the process."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ logger = log_text.logger()
 
 
 def begin() -> None:
-    """In a process that has just begun: have what its first event would have to wait for."""
+    """Warm up all clients of a new process, so that its first event need not wait."""
     for client in living():
         client.warm_up()
 
 
 def end() -> None:
-    """In a process that ends: give its places in the rings back. Its events need nothing, and nothing is waited for."""
+    """Release the slots of an ending process without waiting; its accepted events outlive it."""
     for client in living():
         client.shutdown(timeout_s=0)
 
 
 def wait_for_rings() -> None:
-    """Once nobody sends any more: wait, ``shutdown_timeout_s`` at the most, until what was accepted has left the rings.
+    """Wait until the accepted events have left the rings, at most ``shutdown_timeout_s`` for each client.
 
-    Of use where the ring ends with the server, as in a container.
+    Call it when no process sends events any more. It is useful where the ring ends with the server, as in a container.
     """
     for client in living():
         result = client.flush(client.settings.shutdown_timeout_s)
         if not result:
-            logger.warning("the server ends, events stay in the ring for the next flusher events=%d", result.pending)
+            logger.warning("the server ends and events stay in the ring for the next flusher events=%d", result.pending)

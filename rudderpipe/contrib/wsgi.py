@@ -1,4 +1,4 @@
-"""Request context for any WSGI application."""
+"""The request context for any WSGI application."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
 
 
 def context_of(environ: Environ, proxies: int = 0) -> dict[str, Any]:
-    """The context of a WSGI request."""
+    """Return the context of a WSGI request."""
     return context.of_request(
         ip=context.client_ip(environ.get("REMOTE_ADDR"), environ.get("HTTP_X_FORWARDED_FOR"), proxies),
         user_agent=environ.get("HTTP_USER_AGENT"),
@@ -25,9 +25,10 @@ def context_of(environ: Environ, proxies: int = 0) -> dict[str, Any]:
 
 
 class RequestContext:
-    """Middleware: events that are sent while a request is answered have its ip, userAgent, locale and page.
+    """The middleware that adds ip, userAgent, locale and page to the events of a request.
 
-    Not those that a streamed body sends while it is read. ``proxies``: how many of one's own stand before the server.
+    Events that a streamed response body sends while it is read do not get this context. ``proxies`` is the number of
+    your own proxies in front of the server.
     """
 
     def __init__(self, application: Application, proxies: int = 0) -> None:
@@ -35,6 +36,6 @@ class RequestContext:
         self.proxies = context.checked_proxies(proxies)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """One request."""
+        """Run one request with its context."""
         with ambient.request_context(context_of(environ, self.proxies)):
             return self.application(environ, start_response)

@@ -1,4 +1,4 @@
-"""For an application's own tests: its events captured, and a data plane to send them to; see ``docs/testing.md``."""
+"""Helpers for the tests of an application: captured events and a local data plane; see ``docs/testing.md``."""
 
 from rudderpipe.testing.capture import CapturedEvents, capture
 from rudderpipe.testing.plane import LocalDataPlane

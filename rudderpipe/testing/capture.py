@@ -1,4 +1,4 @@
-"""The events of all clients of this process, kept in a list instead of sent."""
+"""The capture of events in a list, in place of sending them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ SHOWN = 20
 
 
 class CapturedEvents(Sequence[dict[str, Any]]):
-    """The messages in wire names, in the order of the calls; no process, no shared memory, no Redis.
+    """The captured messages with their wire names, in the order of the calls.
 
-    ``strict``: a call that production would log and refuse raises, so that a test fails where it is wrong.
+    Capturing uses no other process, no shared memory and no Redis. With ``strict``, a call raises the error that
+    production would log, so that the test fails at the wrong call.
     """
 
     def __init__(self, *, strict: bool = True) -> None:
         self.strict = strict
         self.refused: dict[str, int] = {}
-        """How many were refused, by reason; ``dropped`` are those that sampling or ``before_send`` left out."""
+        """Number of refused events by reason; ``dropped`` counts events that sampling or ``before_send`` left out."""
         self._messages: list[dict[str, Any]] = []
 
     @overload
@@ -44,12 +45,12 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         return len(self._messages)
 
     def clear(self) -> None:
-        """Forget what was captured so far."""
+        """Delete the captured messages and the counts of refused events."""
         self._messages.clear()
         self.refused.clear()
 
     def of_type(self, kind: str) -> list[dict[str, Any]]:
-        """Those of one call: ``track``, ``identify``, ``page``, ``screen``, ``group``, ``alias``."""
+        """Return the messages of one call: ``track``, ``identify``, ``page``, ``screen``, ``group`` or ``alias``."""
         return [message for message in self._messages if message["type"] == kind]
 
     def assert_tracked(
@@ -62,9 +63,10 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         context: Mapping[str, Any] | None = None,
         times: int | None = None,
     ) -> dict[str, Any]:
-        """Assert that there was such a ``track``, and answer the first; properties and context may hold more.
+        """Assert that a matching ``track`` was captured, and return the first match.
 
-        Values are compared as they are on the wire. ``times``: neither more nor fewer of them.
+        Only the given arguments are compared, in their wire form; properties and context may hold other keys.
+        ``times`` is the exact number of matches. With ``times=0`` the result is an empty ``dict``.
         """
         wanted = msgspec.json.decode(
             encode(
@@ -83,23 +85,23 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         raise AssertionError(self._story(event, wanted, named, len(found), times))
 
     def assert_not_tracked(self, event: str) -> None:
-        """Assert that there was no ``track`` of that name."""
+        """Assert that no ``track`` of this event name was captured."""
         number = sum(message["event"] == event for message in self.of_type("track"))
         assert not number, f"{event!r} was tracked {number} times"
 
     def _story(self, event: str, wanted: Any, named: list[dict[str, Any]], found: int, times: int | None) -> str:
         much = "" if times is None else f" {times} times, but {found}"
         lines = [f"{event!r} was not tracked{much} with {wanted}" if wanted else f"{event!r} was not tracked{much}"]
-        lines += [f"  tracked, but {_difference(wanted, message) or 'as asked'}" for message in named[:SHOWN]]
+        lines += [f"  tracked, but {_difference(wanted, message) or 'as expected'}" for message in named[:SHOWN]]
         if not named:
             names = [message["event"] for message in self.of_type("track")]
             lines.append(f"  tracked were {names[:SHOWN]}" if names else "  nothing was tracked")
         return "\n".join(lines)
 
-    # What a client asks of where its events go.
+    # The methods of a transport, which a client calls.
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Keep it; its callback is called, on the thread for callbacks, as if it had been persisted."""
+        """Store the message, and call its callback on the callback thread, as for a persisted event."""
         message = msgspec.json.decode(data)
         self._messages.append(message)
         if callback is not None:
@@ -107,11 +109,11 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         return True
 
     def fast_path(self) -> FastPath | None:
-        """None: every call is looked at."""
+        """Return None, so that every call takes the slow path."""
         return None
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
-        """Count it; raise why, when ``strict``."""
+        """Count the refused event; with ``strict``, raise the error."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
         if callback is not None:
             callbacks.call(callback, error, {})
@@ -120,22 +122,22 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         return False
 
     def counts(self) -> Mapping[str, int]:
-        """As a client's."""
+        """Return the counts as ``Client.counts`` does."""
         return {"accepted": len(self._messages), **self.refused}
 
     def warm_up(self) -> None:
-        """Nothing."""
+        """Do nothing, because nothing has to be started."""
 
-    def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # nothing is under way
-        """Complete at once."""
+    def flush(self, until: Until = "queued") -> Flush:  # noqa: ARG002  # no event waits
+        """Return a flush that is complete at once."""
         return Done()
 
     def shut(self) -> None:
-        """Nothing to give back."""
+        """Do nothing, because nothing has to be released."""
 
 
 def _difference(wanted: Any, got: Any, path: str = "") -> str:
-    """Where what was got lacks what was wanted; empty when it does not. Mappings may hold more."""
+    """Return the first difference as text, or an empty text; a mapping in ``got`` may hold more keys."""
     if isinstance(wanted, dict) and isinstance(got, dict):
         for name, value in wanted.items():
             where = f"{path}.{name}".lstrip(".")
@@ -149,7 +151,10 @@ def _difference(wanted: Any, got: Any, path: str = "") -> str:
 
 @contextmanager
 def capture(*, strict: bool = True) -> Iterator[CapturedEvents]:
-    """Capture the events of every client of this process, made before or within; one at a time."""
+    """Capture the events of all clients of this process, also of clients created before.
+
+    Only one capture may be active at a time.
+    """
     captured = CapturedEvents(strict=strict)
     intake.divert(captured)
     try:

@@ -1,4 +1,4 @@
-"""A local data plane: takes ``/v1/batch`` as the real one does, counts, and misbehaves when told to."""
+"""A local data plane, which accepts ``/v1/batch`` as the real one does, counts events, and can fail on request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 class Misbehaviour:
-    """Answers ``status`` to the next ``times`` requests (None: to all), and every answer late by ``delay_ms``."""
+    """The failures to simulate: ``status`` for the next ``times`` requests (None: all), and ``delay_ms`` for all."""
 
     def __init__(self, status: int = 0, times: int | None = None, delay_ms: int = 0) -> None:
         self.delay_ms = delay_ms
@@ -44,7 +44,7 @@ class Misbehaviour:
         self._lock = threading.Lock()
 
     def next_status(self) -> int:
-        """The status to fail with, or 0."""
+        """Return the status to fail this request with, or 0."""
         with self._lock:
             if self._times is None:
                 return self._status
@@ -53,7 +53,7 @@ class Misbehaviour:
 
 
 class DataPlaneServer(ThreadingHTTPServer):
-    """Listens on loopback; ``port`` 0 lets the system choose. Safe to ask for ``stats`` at any time."""
+    """An HTTP server on loopback; ``port`` 0 lets the system choose one. Any thread may call ``stats``."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -73,16 +73,16 @@ class DataPlaneServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """What a client takes as ``data_plane_url``."""
+        """The value for a client's ``data_plane_url``."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that was killed is no news; anything else is printed."""
+        """Print the error, except that of a client that closed its connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start; a repeated message id counts as an event, not as a unique id."""
+        """Return the counts since the start; a repeated message id counts as an event, but not as a unique id."""
         with self._lock:
             return {
                 "requests": self._requests,
@@ -95,17 +95,17 @@ class DataPlaneServer(ThreadingHTTPServer):
             }
 
     def message_ids(self) -> list[str]:
-        """The unique message ids."""
+        """Return the unique message ids, sorted."""
         with self._lock:
             return sorted(self._ids)
 
     def last_events(self) -> list[bytes]:
-        """The bodies of the last requests, newest last."""
+        """Return the bodies of the last ``LAST_EVENTS`` accepted requests, newest last."""
         with self._lock:
             return list(self._last)
 
     def count(self, body: bytes | None, events: list[_Event]) -> None:
-        """Note one request; no body: it was refused."""
+        """Count one request; a ``body`` of None means that it was refused."""
         with self._lock:
             self._requests += 1
             if body is None:
@@ -124,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: DataPlaneServer
 
     def do_POST(self) -> None:
-        """``/v1/batch``, with the statuses and texts of rudder-server's gateway."""
+        """Respond to ``/v1/batch`` with the statuses and texts of rudder-server's gateway."""
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         misbehaviour = self.server.misbehaviour
         if misbehaviour.delay_ms:
@@ -132,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         status = misbehaviour.next_status()
         if status:
             self.server.count(None, [])
-            self._answer(status, b"told to misbehave\n")
+            self._answer(status, b"simulated failure\n")
             return
         status, text, events = self._take(body)
         if status == HTTPStatus.OK:
@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, text)
 
     def do_GET(self) -> None:
-        """``/stats``, ``/message_ids`` and ``/events`` (the last requests' bodies)."""
+        """Respond to ``/stats``, ``/message_ids``, ``/events`` (the bodies of the last requests) and ``/health``."""
         if self.path == "/stats":
             self._answer(200, msgspec.json.encode(self.server.stats()), "application/json")
         elif self.path == "/message_ids":
@@ -192,4 +192,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(head.encode() + body)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Quiet: the counts tell."""
+        """Log nothing, because the counts show every request."""

@@ -1,4 +1,4 @@
-"""A data plane on loopback for tests: it keeps what it gets, and fails when told to."""
+"""A data plane on loopback for tests, which keeps the received events and can fail on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEP_S = 0.01
 
 
 class LocalDataPlane:
-    """Answers as RudderStack's gateway does, on a port that the system chose."""
+    """A data plane that responds as RudderStack's gateway does, on a port that the system chooses."""
 
     def __init__(self) -> None:
         self._server = DataPlaneServer(0, Misbehaviour())
@@ -23,37 +23,37 @@ class LocalDataPlane:
 
     @property
     def url(self) -> str:
-        """What a client takes as ``data_plane_url``."""
+        """The value for a client's ``data_plane_url``."""
         return self._server.url
 
     def fail(self, status: int, times: int | None = None) -> None:
-        """Answer that status to the next ``times`` requests; to all, unless given, until ``recover``."""
+        """Respond with this status to the next ``times`` requests; without ``times``, to all until ``recover``."""
         self._server.misbehaviour = Misbehaviour(status, times, self._server.misbehaviour.delay_ms)
 
     def delay(self, delay_ms: int) -> None:
-        """Answer so much later."""
+        """Delay every response by ``delay_ms`` milliseconds."""
         self._server.misbehaviour.delay_ms = delay_ms
 
     def recover(self) -> None:
-        """Answer at once, and well."""
+        """Accept requests again, without delay."""
         self._server.misbehaviour = Misbehaviour()
 
     @property
     def requests(self) -> int:
-        """How many came, refused ones included."""
+        """The number of received requests, including refused ones."""
         return self._server.stats()["requests"]
 
     def events(self) -> list[dict[str, Any]]:
-        """The messages of the last hundred requests that were not refused, in the order of their coming."""
+        """Return the messages of the last 100 accepted requests, in the order of arrival."""
         return [event for body in self._server.last_events() for event in msgspec.json.decode(body)["batch"]]
 
     def wait_for(self, count: int, timeout_s: float = 10.0) -> list[dict[str, Any]]:
-        """The events, once so many different ones have come. Raises ``TimeoutError``."""
+        """Return the events once ``count`` different message ids have arrived. Raise ``TimeoutError``."""
         deadline_s = time.monotonic() + timeout_s
         while self._server.stats()["unique_message_ids"] < count:
             if time.monotonic() >= deadline_s:
                 came = self._server.stats()["unique_message_ids"]
-                raise TimeoutError(f"{came} of {count} events came within {timeout_s:g} s")
+                raise TimeoutError(f"{came} of {count} events arrived within {timeout_s:g} s")
             time.sleep(STEP_S)
         return self.events()
 

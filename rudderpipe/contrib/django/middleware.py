@@ -1,4 +1,4 @@
-"""Middleware that gives events the context of the request that they are sent in."""
+"""The middleware that adds the context of a request to the events of that request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ def _context(request: HttpRequest, proxies: int) -> dict[str, Any]:
 
 @sync_and_async_middleware  # type: ignore[untyped-decorator]  # Django ships no types
 def request_context_middleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """ip, userAgent, locale and page; ``RUDDERPIPE["proxies"]`` says how many of one's own stand before the server."""
+    """Add ip, userAgent, locale and page to the events of a request.
+
+    ``RUDDERPIPE["proxies"]`` is the number of your own proxies in front of the server.
+    """
     proxies = checked_proxies((getattr(settings, "RUDDERPIPE", None) or {}).get("proxies", 0))
     if iscoroutinefunction(get_response):
 
