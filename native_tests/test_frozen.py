@@ -118,7 +118,7 @@ def test_the_look_whether_redis_is_there_says_it_too(
     notes, _ = Frozen(world, frozen, directory).run(NAMES[0], supported=False)
 
     assert notes[:2] == ["started", "ran"]
-    assert "cannot be asked: this application is frozen" in notes[2]
+    assert "the check failed: this application is frozen" in notes[2]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -467,7 +467,7 @@ def test_a_misspelt_keyword_is_the_programs_mistake() -> None:
 @pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b"[1,]", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"[-Infinity]"])
 def test_a_raw_that_is_no_json_is_refused(raw: bytes) -> None:
     """It would damage the event, and with it the job."""
-    with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is no JSON"):
+    with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is not JSON"):
         build.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
 
 

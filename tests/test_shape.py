@@ -60,7 +60,7 @@ def test_before_send_leaves_the_callers_values_alone() -> None:
     ("step", "reason"),
     [
         (lambda _message: 1 / 0, "before_send: raised ZeroDivisionError"),
-        (lambda _message: "text", "before_send: must answer the message or None, not str"),
+        (lambda _message: "text", "before_send: must return the message or None, not str"),
         (lambda message: {**message, "userId": " "}, "userId: is missing or blank"),
         (lambda message: {**message, "messageId": ""}, "messageId: is missing or blank"),
         (lambda message: {**message, "x": object()}, "x: is of type object"),

@@ -206,7 +206,7 @@ def deep(depth: int) -> list[Any]:
     [
         ({"items": [1, {"price": object()}]}, "properties.v.items[1].price", "type object, which JSON cannot hold"),
         (cyclic(), "properties.v[1].again", "refers to itself"),
-        (deep(20_000), "properties.v" + "[0]" * 36 + "…", "is nested more than 200 deep"),
+        (deep(20_000), "properties.v" + "[0]" * 36 + "…", "is nested more than 200 levels deep"),
         (10**5000, "properties.v", "an integer of more than 4,300 digits"),
         ({(1, 2): 3}, "properties.v", "has a key of type tuple"),
         (Point(object()), "properties.v.x", "type object"),
@@ -252,7 +252,7 @@ def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
     deepest = {"a": nested_dicts(199), "b": with_hint}
 
     data = called_from(700, lambda: build.track("u", "e", deepest, *[None] * 5))
-    with pytest.raises(EventError, match="nested more than 200 deep"):
+    with pytest.raises(EventError, match="nested more than 200 levels deep"):
         build.track("u", "e", {"a": nested_dicts(200), "b": with_hint}, *[None] * 5)
 
     assert json.loads(data)["properties"]["a"] == nested_dicts(199)
@@ -268,7 +268,7 @@ def test_traits_may_be_as_deep_as_properties(length: int) -> None:
     assert json.loads(build.identify({"userId": "u", "traits": traits}, *[None] * 6))["context"]["traits"] == traits
     with capture() as captured:
         assert client.identify("u", traits)
-        with pytest.raises(EventError, match="nested more than 200 deep"):
+        with pytest.raises(EventError, match="nested more than 200 levels deep"):
             client.identify("u", {"a": traits})
     assert captured[0]["traits"] == traits
 
@@ -280,7 +280,7 @@ def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:
     for _ in range(60):
         chain = [chain]
 
-    with pytest.raises(EventError, match="nested more than 200 deep"):
+    with pytest.raises(EventError, match="nested more than 200 levels deep"):
         build.track("u", "e", {"a": shared, "b": chain}, *[None] * 5)
 
 

@@ -1,1 +1,1 @@
-"""One event, from a call's arguments to JSON."""
+"""The way of one event from a call's arguments to JSON."""

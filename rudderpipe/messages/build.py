@@ -1,7 +1,7 @@
-"""The six calls' messages: checked, completed and encoded once, to the JSON that travels all the way.
+"""The messages of the six calls, checked, completed and encoded once to the JSON that travels to the data plane.
 
-What is put into a message, and which calls are refused, is what rudder-sdk-node 3 does; unlike it, a blank id is
-missing (the server trims ids and refuses the whole batch), and ``sentAt`` is left to the sender.
+Same as rudder-sdk-node 3: the content of a message, and the calls that are refused. Unlike rudder-sdk-node 3: a blank
+id counts as missing, because the server trims ids and refuses the whole batch, and the sender adds ``sentAt``.
 """
 
 from __future__ import annotations
@@ -73,8 +73,11 @@ def track(
     integrations: Any,
     message_id: Any,
 ) -> bytes | bytearray:
-    """A track message; raises ``EventError`` naming the argument, or the path of a value that JSON cannot hold."""
-    # A first character that is visible ASCII makes an id that the server's trimming leaves: the ordinary case.
+    """Return the JSON of a track message.
+
+    Raises ``EventError``, which names the argument or the path of a value that JSON cannot hold.
+    """
+    # The usual case: an id whose first character is visible ASCII is not blank after the server has trimmed it.
     if type(user_id) is not str or not "!" <= user_id < "\x7f" or anonymous_id is not None:
         if isinstance(user_id, Mapping):
             others = (event, properties, context, timestamp, anonymous_id, integrations, message_id)
@@ -83,7 +86,7 @@ def track(
     if type(event) is not str or not event:
         event = validate.text("event", event, required=True)
     if type(properties) is dict:
-        own = properties.copy()  # only this is encoded: the caller's dict may change at any time
+        own = properties.copy()  # only the copy is encoded, because the caller's dict may change at any time
         for key, value in own.items():
             if type(key) is not str or (
                 type(value) not in SCALARS and (type(value) is not int or not INT_FROM <= value <= INT_TO)
@@ -92,7 +95,7 @@ def track(
                 break
     else:
         own = validate.mapping("properties", properties)
-    if anonymous_id is context is timestamp is integrations is message_id is None:  # what most calls are
+    if anonymous_id is context is timestamp is integrations is message_id is None:  # most calls
         new_id = message_ids.next() if PAGE[0] else message_ids.new()
         message = _Track(user_id, UNSET, CONTEXT, CHANNEL, _now(_utc), new_id, UNSET, UNSET, event, own)
     else:
@@ -108,12 +111,12 @@ def track(
             event,
             own,
         )
-    # As values.encode_message, less a call.
+    # Same as encode.encode_message, but without the cost of a call.
     room = bytearray(ROOM_BYTES)
-    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot ask for more room: text has any length
+    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
     try:
         encode_into(message, room)
-    except Exception:  # noqa: BLE001  # it is large, or holds a lone surrogate
+    except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
         return encode.encode_any(message)
     return room
 
@@ -127,7 +130,7 @@ def identify(
     integrations: Any,
     message_id: Any,
 ) -> bytes:
-    """An identify message; its traits are in the context too, where they replace any given there."""
+    """Return the JSON of an identify message; its traits also replace any traits in the context."""
     if isinstance(user_id, Mapping):
         return wire.from_wire("identify", user_id, traits, context, timestamp, anonymous_id, integrations, message_id)
     traits = validate.mapping("traits", traits)
@@ -136,12 +139,12 @@ def identify(
 
 
 def page(*arguments: Any) -> bytes:
-    """A page message; the arguments are those of ``_viewed``."""
+    """Return the JSON of a page message; the arguments are those of ``_viewed``."""
     return _viewed(_Page, *arguments)
 
 
 def screen(*arguments: Any) -> bytes:
-    """A screen message; the arguments are those of ``_viewed``."""
+    """Return the JSON of a screen message; the arguments are those of ``_viewed``."""
     return _viewed(_Screen, *arguments)
 
 
@@ -181,7 +184,7 @@ def group(
     integrations: Any,
     message_id: Any,
 ) -> bytes:
-    """A group message."""
+    """Return the JSON of a group message."""
     if isinstance(user_id, Mapping):
         others = (group_id, traits, context, timestamp, anonymous_id, integrations, message_id)
         return wire.from_wire("group", user_id, *others)
@@ -192,7 +195,7 @@ def group(
 
 
 def alias(previous_id: Any, user_id: Any, context: Any, timestamp: Any, integrations: Any, message_id: Any) -> bytes:
-    """An alias message."""
+    """Return the JSON of an alias message."""
     if isinstance(previous_id, Mapping):
         return wire.from_wire("alias", previous_id, user_id, context, timestamp, integrations, message_id)
     user_id = validate.required_id("user_id", user_id)

@@ -1,4 +1,4 @@
-"""The context of the request that is being answered, for events that are sent while it is."""
+"""The context of the current request, for the events that are sent during the request."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Pushed = Token[Mapping[str, Any] | None]
 
 
 def push(context: Mapping[str, Any]) -> Pushed:
-    """Add to the context of this task's (or thread's) events; raises ``EventError``. ``pop`` takes it away again."""
+    """Add to the context of this task's (or thread's) events until ``pop``; raise ``EventError``."""
     added = dict(validate.mapping("context", context))
     return current.set({**(current.get() or {}), **added})
 
 
 def pop(pushed: Pushed) -> None:
-    """Back to what was before ``push``; in another task, as some servers end a request, nothing is left to do."""
+    """Restore the context from before ``push``; clear it in another task, where some servers end a request."""
     try:
         current.reset(pushed)
     except ValueError:
@@ -29,9 +29,10 @@ def pop(pushed: Pushed) -> None:
 
 @contextmanager
 def request_context(context: Mapping[str, Any]) -> Iterator[None]:
-    """Give every event that is sent within a context of its own, such as ``{"ip": …, "page": {"path": …}}``.
+    """Add ``context`` to every event that is sent inside the block, such as ``{"ip": …, "page": {"path": …}}``.
 
-    A key that the call or an inner ``request_context`` gives takes precedence; keys of the client's ``context`` yield.
+    A key of the call or of an inner ``request_context`` takes precedence over the same key here. A key here takes
+    precedence over the same key of the client's ``context``.
     """
     pushed = push(context)
     try:

@@ -1,4 +1,4 @@
-"""What a client adds to the arguments of its calls, and the message that they become."""
+"""The defaults that a client adds to the arguments of its calls, and the message made of both."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from rudderpipe.messages import build, encode, validate
 from rudderpipe.messages.context import current as ambient
 
 _NO_PARTS = frozenset(("userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp", "originalTimestamp"))
-"""What has rules of its own, and is no concern of ``default``."""
+"""Keys with rules of their own; ``default`` does not convert their values."""
 
 
 class Maker:
-    """``context`` and ``integrations`` are defaults by key, ``default`` encodes what nobody else can.
+    """The maker of a client's messages.
 
-    The context of the request comes between the client's and the call's. Raises ``SettingsError``.
+    ``context`` and ``integrations`` are defaults by key. ``default`` converts values of unknown type. A key of the
+    request's context takes precedence over the client's, and a key of the call over both. The constructor raises
+    ``SettingsError``.
     """
 
     def __init__(
@@ -28,11 +30,11 @@ class Maker:
 
     @property
     def adds(self) -> bool:
-        """Whether there is anything to be done, but for a request's context."""
+        """True if this client adds or converts anything, apart from a request's context."""
         return bool(self._context or self._integrations or self._default)
 
     def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
-        """The call's JSON; the arguments are in the order of ``event``'s functions. Raises ``EventError``."""
+        """Return the JSON of a call; ``arguments`` are in the order of ``build``'s functions. Raise ``EventError``."""
         first = next(iter(arguments))
         if self._default is not None:
             self._ask_default(first, arguments)
@@ -61,7 +63,7 @@ class Maker:
 
 
 def _merged(added: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The added parts, in which what was given takes precedence by key."""
+    """Return the added parts; a key of ``given`` takes precedence over the same key of ``added``."""
     return {
         name: dict(mine) if given.get(name) is None else {**mine, **validate.mapping(name, given[name])}
         for name, mine in added.items()

@@ -1,8 +1,8 @@
 """A caller's values, copied to plain types before anything is encoded.
 
-msgspec walks a container in C, and trusts that nothing changes it meanwhile. A value's own code (a property, a zone's
-``utcoffset``, a ``__del__`` that the collector runs) can change it. So the encoder is only given copies of ours, made
-of types that it encodes without running any Python code.
+msgspec walks a container in C, and relies on the container not changing during the walk. A value's own code (a
+property, a zone's ``utcoffset``, a ``__del__`` that the garbage collector runs) can change the container. Therefore the
+encoder only gets copies, made of types that it encodes without running any Python code.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 Default = Callable[[Any], Any]
 DEEPEST = 200
-"""Containers within each other in properties, traits, context and so on; the message itself is not counted."""
+"""The most levels of nested containers in properties, traits, context and so on; the message itself is not a level."""
 SHOWN = 120
-"""Characters of a path that are shown."""
+"""The most characters of a path that are shown."""
 SCALARS = frozenset((str, float, bool, type(None)))
-"""Types whose values msgspec encodes without running any Python code, alone or in a dict of ours.
+"""Types whose values msgspec encodes without running any Python code, alone or in a copied dict.
 
-So it does with an ``int`` from ``INT_FROM`` to ``INT_TO``; a longer one may have any number of digits.
+The same holds for an ``int`` from ``INT_FROM`` to ``INT_TO``; a larger ``int`` may have any number of digits.
 """
 INT_FROM, INT_TO = -(1 << 63), (1 << 64) - 1
 ROOM_BYTES = 2048
-"""What most messages have room in; longer ones are copied by ``plain``, which counts."""
+"""A size that most messages fit into; ``plain`` copies larger messages, and counts their bytes."""
 
 _AS_THEY_ARE = frozenset((float, bool, type(None)))
 _PLAIN = SCALARS | {int, datetime, date, time, timedelta, Decimal, UUID, bytes, dict, list}
 _INT_END = 10**4300
 _FEW = 100
 _CERTAIN_DIGITS = 15
-"""A number of so many characters is the same after it was a float."""
+"""A number of at most so many characters does not change when it becomes a float."""
 _CONVERSIONS = 50
-"""From one value to another, until it is plain; something that becomes itself would go on forever."""
+"""The most conversions of one value until it is plain, because a value that becomes itself would never end."""
 _OPEN = (None, None, 0, 0)
 _surrogates = re.compile("[\ud800-\udfff]")
 
@@ -52,18 +52,19 @@ _surrogates = re.compile("[\ud800-\udfff]")
 def encode_message(message: Any) -> bytes:
     """Return the JSON of a dict or a ``Struct`` whose parts come from ``nested`` or ``plain``."""
     room = bytearray(ROOM_BYTES)
-    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot ask for more room: text has any length
+    held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
     try:
         encode_into(message, room)
-    except Exception:  # noqa: BLE001  # it is large, or holds a lone surrogate
+    except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
         return encode_any(message)
     return bytes(room)
 
 
 def encode_any(message: Any) -> bytes:
-    """Return the JSON of a message as ``encode_message``, each part looked at; raise ``EventError`` by its path.
+    """Return the JSON as ``encode_message`` does, but check each part; raise ``EventError`` with the value's path.
 
-    Depth is not looked at again: an identify's traits are in the context too, one deeper than where they were given.
+    The depth limit is one level higher here, because an identify's traits are in the context too, one level deeper than
+    where the caller gave them.
     """
     if isinstance(message, dict):
         return encode(plain(message, "", depth=-1))
@@ -75,11 +76,11 @@ def encode_any(message: Any) -> bytes:
 
 
 def plain(value: Any, path: str, default: Default | None = None, *, depth: int = 1) -> Any:
-    """Return a copy in plain types, made by our own walk.
+    """Return a copy in plain types, made by a walk in Python.
 
-    ``default`` is asked first about a value of a type that is not known, as that of ``json.dumps``. ``depth`` is that
-    of the value itself. Raises ``EventError`` with the path of what has no form, never the value, and
-    ``EventTooLarge`` for what would be longer than any event may be.
+    ``default`` gets a value of unknown type first, like the ``default`` of ``json.dumps``. ``depth`` is the level of
+    the value itself. Raises ``EventError`` with the path of a value that cannot be sent, never with the value, and
+    ``EventTooLarge`` if the JSON would be longer than any event may be.
     """
     try:
         return _Copier(default).copy(value, depth)
@@ -90,7 +91,7 @@ def plain(value: Any, path: str, default: Default | None = None, *, depth: int =
 
 
 def shallow(value: Any, path: str) -> dict[str, Any]:
-    """Return a dict of a mapping's values, as they are, by their keys as text; raises ``EventError``."""
+    """Return a dict of a mapping's unchanged values by their keys as text; raise ``EventError``."""
     copier = _Copier(None)
     try:
         own = value.copy() if type(value) is dict else copier.converted(value)
@@ -102,24 +103,24 @@ def shallow(value: Any, path: str) -> dict[str, Any]:
 
 
 def nested(value: dict[Any, Any], path: str, *, depth: int = 1) -> dict[str, Any]:
-    """Return the plain copy of a dict, as ``plain``, and faster where all is usual and small.
+    """Return the plain copy of a dict as ``plain`` does, but faster if the dict is small and its values are usual.
 
-    For ``encode_message``, as lengths of texts are not looked at.
+    Only for ``encode_message``, because the lengths of texts are not checked here.
     """
     own = value.copy()
     try:
         _replace(own, _FEW)
-    except Exception:  # noqa: BLE001  # _Unusual, or what a zone raises: it is met again, and named
+    except Exception:  # noqa: BLE001  # _Unusual, or an error of a zone, which plain meets again and names
         own = plain(value, path, depth=depth)
     return own
 
 
 class _Unusual(Exception):
-    """Something that ``plain`` has to look at."""
+    """A value that only ``plain`` can copy."""
 
 
 def _replace(own: Any, left: int) -> int:
-    """Put plain copies in place of a container's values; return how many more containers there may be."""
+    """Replace a container's values by plain copies; return the number of containers that are still allowed."""
     if left < 0 or len(own) > _FEW:
         raise _Unusual
     is_dict = type(own) is dict
@@ -144,8 +145,8 @@ def _replace(own: Any, left: int) -> int:
 class _Copier:
     """One walk over a value.
 
-    No iterator over a caller's list or dict is ever held: each is copied by one call to C, and the copy is walked. The
-    least that the JSON can be long is counted meanwhile, so that the walk ends soon whatever it is given.
+    The walk never holds an iterator over a caller's list or dict. One call to C copies each container, and the walk
+    reads the copy. The walk counts the minimum length of the JSON, so that it ends soon for every value.
     """
 
     __slots__ = ("_copies", "_deepest", "_default", "_left_bytes")
@@ -155,14 +156,15 @@ class _Copier:
         self._left_bytes = EVENT_LIMIT_BYTES
         self._deepest = 0
         self._copies: dict[int, tuple[Any, Any, int, int]] = {}
-        """By id: a container (kept, so that its id stays its own), its copy, the copy's least length and its height.
+        """By id: a container (kept, so that no other object gets its id), its copy, and the copy's minimum length and
+        height.
 
-        Lists that hold one list many times would otherwise take forever.
+        Without this memory, lists that contain one list many times would take forever.
         """
 
     def copy(self, value: Any, depth: int) -> Any:
-        """Return the plain copy of any value; raises ``NoForm``, and ``EventTooLarge``."""
-        # One frame for each level, so that 200 levels fit into what an application's own calls leave of the stack.
+        """Return the plain copy of any value; raise ``NoForm`` or ``EventTooLarge``."""
+        # One frame for each level, so that 200 levels fit into the stack that an application's own calls leave free.
         kind = type(value)
         if kind is not dict and kind is not list and kind in _PLAIN:
             return self._scalar(value, kind)
@@ -224,7 +226,7 @@ class _Copier:
 
     def _descend(self, depth: int) -> None:
         if depth > DEEPEST:
-            raise NoForm(f"is nested more than {DEEPEST} deep")
+            raise NoForm(f"is nested more than {DEEPEST} levels deep")
         self._deepest = max(self._deepest, depth)
 
     def _spend(self, size_bytes: int) -> None:
@@ -233,7 +235,7 @@ class _Copier:
             raise EventTooLarge(EVENT_LIMIT_BYTES - self._left_bytes, EVENT_LIMIT_BYTES)
 
     def _scalar(self, value: Any, kind: type) -> Any:
-        """Return what is written for a value of exactly that type, one of ``_PLAIN``."""
+        """Return the value to encode for a value whose type is exactly ``kind``, one of ``_PLAIN``."""
         if kind is str:
             self._spend(len(value))
             return text(value)
@@ -246,7 +248,7 @@ class _Copier:
         if kind is datetime or kind is time:
             try:
                 return foreign.moment(value) if kind is datetime else foreign.time_of_day(value)
-            except Exception as error:  # noqa: BLE001  # its zone is a value with code of its own
+            except Exception as error:  # noqa: BLE001  # the code of its zone may raise any error
                 raise _raised(kind, error) from None
         if kind is UUID:
             return str(value)
@@ -261,10 +263,10 @@ class _Copier:
     def _long(self, value: int) -> Raw:
         if not -_INT_END < value < _INT_END:
             raise NoForm("is an integer of more than 4,300 digits")
-        return self._raw(str(Decimal(value)))  # str(value) has a limit that the application may have lowered
+        return self._raw(str(Decimal(value)))  # because the application may have lowered the limit of str(int)
 
     def converted(self, value: Any) -> Any:
-        """Return the value as a scalar that ``_scalar`` knows, or as a new dict or list of what is in it."""
+        """Return the value as a scalar that ``_scalar`` knows, or as a new dict or list of its contents."""
         for _ in range(_CONVERSIONS):
             value = self._next(value)
             if type(value) in _PLAIN:
@@ -283,18 +285,18 @@ class _Copier:
                     if answer is not NotImplemented:
                         return answer
                 except TypeError:
-                    pass  # it does not know this type either
+                    pass  # default does not know this type either
             own = foreign.by_its_own_means(value, kind, self._left_bytes)
             if own is not NotImplemented:
                 return own
         except (NoForm, EventTooLarge, RecursionError):
             raise
-        except Exception as error:  # noqa: BLE001  # a value's own code may raise anything
+        except Exception as error:  # noqa: BLE001  # a value's own code may raise any error
             raise _raised(kind, error) from None
         raise NoForm(f"is of type {kind.__name__}, which JSON cannot hold")
 
     def key(self, key: Any) -> str:
-        """Return a key as text: what is no text becomes its JSON text."""
+        """Return a key as text; a key of another type becomes the text of its JSON."""
         if type(key) is str:
             return text(key)
         try:
@@ -313,7 +315,7 @@ def _raised(kind: type, error: Exception) -> NoForm:
 
 
 def number(digits: str) -> float | Decimal:
-    """Return what JSON's text of a number stands for: a float where that changes nothing, else a ``Decimal``."""
+    """Return the number in a JSON text: a float if no digit changes, else a ``Decimal``."""
     found = float(digits)
     if len(digits) <= _CERTAIN_DIGITS and "e" not in digits and "E" not in digits:
         return found
@@ -322,7 +324,7 @@ def number(digits: str) -> float | Decimal:
 
 
 def text(value: str) -> str:
-    """Return the text with U+FFFD for each lone surrogate, which has no UTF-8; a server reads its escape as that."""
+    """Return the text with U+FFFD for each lone surrogate, which has no UTF-8; servers read its escape as U+FFFD."""
     return value if value.isascii() else _surrogates.sub("\ufffd", value)
 
 

@@ -1,7 +1,7 @@
-"""What values of other types stand for: each becomes a plain value, or a new dict or list of what is in it.
+"""The conversion of values of other types: each becomes a plain value, or a new dict or list of its contents.
 
-A value's own code may run here, as no container is being encoded. What may be endless is taken only as far as
-``room_bytes``, the most that the event's JSON can still hold.
+A value's own code may run here, because no container is being encoded now. A value that may be endless is read only up
+to ``room_bytes``, the number of bytes that the event's JSON may still grow by.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TRIES = 10
 
 
 class NoForm(Exception):
-    """A value cannot be sent; ``steps`` lead from it to the value that was given, keys and numbers, the last first."""
+    """A value cannot be sent; ``steps`` are the keys and indices from the given value to it, the last one first."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -36,9 +36,9 @@ class NoForm(Exception):
 
 
 def known(value: Any, kind: type, room_bytes: int) -> Any:
-    """Return what a value of a built-in type, or of a subclass, stands for; ``NotImplemented`` for other types.
+    """Return the plain form of a value of a built-in type or a subclass of it; ``NotImplemented`` for other types.
 
-    A subclass of a container means its contents in C, never what its methods say.
+    A subclass of a container is read through the container's own C methods, never through those of the subclass.
     """
     if issubclass(kind, tuple):
         _check(len(value) if kind is tuple else tuple.__len__(value), 2, room_bytes)
@@ -80,7 +80,7 @@ def known(value: Any, kind: type, room_bytes: int) -> Any:
 
 
 def by_its_own_means(value: Any, kind: type, room_bytes: int) -> Any:
-    """Return what a value of any other type stands for, which may be such a value again; else ``NotImplemented``."""
+    """Return a converted form of a value of another type, to convert again if needed; else ``NotImplemented``."""
     if issubclass(kind, type):
         return NotImplemented
     if issubclass(kind, Enum):
@@ -107,38 +107,38 @@ def by_its_own_means(value: Any, kind: type, room_bytes: int) -> Any:
         return {key: value[key] for key in _bounded(value, room_bytes)}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if kind.__module__ in ("ipaddress", "django.utils.functional"):  # the last: a lazy translation
+    if kind.__module__ in ("ipaddress", "django.utils.functional"):  # the second one is a lazy translation
         return str(value)
-    if isinstance(value, (Sequence, Set, ValuesView)):  # an iterator would give what it has only once
+    if isinstance(value, (Sequence, Set, ValuesView)):  # not an iterator, because it gives its values only once
         return _bounded(value, room_bytes)
     return NotImplemented
 
 
 def moment(value: datetime) -> datetime | None:
-    """Return a datetime with a zone that is Python's own; without an offset it is UTC. pandas' ``NaT`` is None."""
+    """Return a datetime whose zone is Python's own ``timezone``: UTC if it has no offset. pandas' ``NaT`` is None."""
     zone = value.tzinfo
     if zone is _utc and type(value) is datetime:
         return value
     if value != value:
         return None
-    exact = datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond)  # noqa: DTZ001  # its zone is put in below
+    exact = datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond)  # noqa: DTZ001  # its zone is added below
     offset = None if zone is None else value.utcoffset()
     if not offset:
         return exact.replace(tzinfo=_utc)
-    if offset % _MINUTE:  # ISO 8601 has no seconds there
+    if offset % _MINUTE:  # because an offset in ISO 8601 has no seconds
         return (exact - offset).replace(tzinfo=_utc)
     return exact.replace(tzinfo=timezone(offset))
 
 
 def time_of_day(value: time) -> time:
-    """Return a time whose zone is Python's own, or that has none."""
+    """Return a time whose zone is Python's own ``timezone``, or None."""
     offset = None if value.tzinfo is None else value.utcoffset()
     zone = None if offset is None else timezone(offset)
     return time(value.hour, value.minute, value.second, value.microsecond, zone)
 
 
 def _check(items: int, item_bytes: int, room_bytes: int) -> None:
-    """Raise ``EventTooLarge`` before so many items are copied that they cannot be sent."""
+    """Raise ``EventTooLarge`` before a copy of more items than an event can carry."""
     if items * item_bytes > room_bytes:
         raise EventTooLarge(EVENT_LIMIT_BYTES - room_bytes + items * item_bytes, EVENT_LIMIT_BYTES)
 
@@ -150,23 +150,23 @@ def _bounded(value: Any, room_bytes: int) -> list[Any]:
 
 
 def _contents(value: Any, kind: type) -> dict[Any, Any]:
-    if kind.__iter__ is dict.__iter__:  # type: ignore[attr-defined]  # it is a dict's
+    if kind.__iter__ is dict.__iter__:  # type: ignore[attr-defined]  # kind is a subclass of dict
         return dict.copy(value)
-    # Where a subclass has an __iter__ of its own, dict.copy would call it.
+    # dict.copy would call the __iter__ of a subclass that defines one.
     for _ in range(_TRIES):
         try:
             return dict(list(dict.items(value)))
-        except RuntimeError:  # another thread has changed it
+        except RuntimeError:  # another thread has changed the dict
             continue
     raise NoForm(f"is of type {kind.__name__}, which changes while it is read")
 
 
 def parsed(data: bytes) -> Any:
-    """Return what JSON stands for, each number as a ``Decimal``; raise ``ValueError``.
+    """Return the value of a JSON text, with each number as a ``Decimal``; raise ``ValueError``.
 
-    Unlike msgspec it takes the escape of half a surrogate pair, which is grammar.
+    Unlike msgspec it accepts the escape of a lone surrogate, which JSON's grammar allows.
     """
-    import json  # here, as few have a use for it
+    import json  # here, because few processes need it
 
     return json.loads(data.decode(), parse_int=Decimal, parse_float=Decimal, parse_constant=_refuse_constant)
 
@@ -177,7 +177,7 @@ def _parsed(value: Raw, room_bytes: int) -> Any:
     try:
         return parsed(data)
     except ValueError:
-        raise NoForm("is a msgspec.Raw that is no JSON") from None
+        raise NoForm("is a msgspec.Raw that is not JSON") from None
 
 
 def _refuse_constant(constant: str) -> None:
@@ -188,7 +188,7 @@ def _fields(value: Any, kind: type) -> Any:
     if issubclass(kind, msgspec.Struct):
         return _struct(value, kind)
     if hasattr(kind, "__dataclass_fields__"):
-        import dataclasses  # it is loaded when there is one
+        import dataclasses  # free here, because it is loaded already if a dataclass exists
 
         names = [field.name for field in dataclasses.fields(value)]
     elif hasattr(kind, "__attrs_attrs__"):
@@ -200,7 +200,7 @@ def _fields(value: Any, kind: type) -> Any:
 
 
 def _struct(value: Any, kind: Any) -> Any:
-    """Return what msgspec would write, by the options of its class."""
+    """Return the list or dict that msgspec would encode by the options of the struct's class."""
     config, names = kind.__struct_config__, kind.__struct_fields__
     children = [getattr(value, name) for name in names]
     tag = [] if config.tag is None else [(config.tag_field or "type", config.tag)]
@@ -217,7 +217,7 @@ def _struct(value: Any, kind: Any) -> Any:
 
 
 def _is_default(child: Any, default: Any) -> bool:
-    """Return whether msgspec would omit it: the same object, or a container as empty as the default."""
+    """Return True if msgspec would omit the value: it is the default itself, or empty like a default container."""
     if child is default:
         return True
     factory = getattr(default, "factory", None)
@@ -225,12 +225,12 @@ def _is_default(child: Any, default: Any) -> bool:
 
 
 def _from_numpy(value: Any, room_bytes: int) -> Any:
-    """Return a list for an array; for a scalar Python's own."""
+    """Return a list for an array, and Python's own scalar for a scalar."""
     _check(value.size, 2, room_bytes)
     kind = value.dtype.kind
     if kind not in "mM":
         return value.tolist()
     value = value.astype("datetime64[us]" if kind == "M" else "timedelta64[us]")
-    if any(type(each) is int for each in value.ravel().tolist()):  # numpy has no other way to say it
-        raise NoForm("is a moment or a span that Python's datetime cannot hold")
+    if any(type(each) is int for each in value.ravel().tolist()):  # numpy's only sign of a value out of range
+        raise NoForm("is a date or a duration that Python's datetime cannot hold")
     return value.tolist()

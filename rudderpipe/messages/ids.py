@@ -1,4 +1,4 @@
-"""Message ids: random, cheap, and never the same in two processes."""
+"""Message ids, which are random, cheap, and never the same in two processes."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ _HEX = tuple(f"{number:03x}" for number in range(4096))
 
 
 class MessageIds:
-    """Random UUIDs (version 4), 4,096 of which share all but their last three digits: 60 ns each."""
+    """A source of random UUIDs (version 4) at 60 ns each; 4,096 of them share all digits except the last three."""
 
     next: Callable[[], str]
-    """An id that no other call gets. Only where ``forks.PAGE`` has just been asked: else see ``new``."""
+    """A function that returns an id that no other call gets.
+
+    Call it only right after a check of ``fork.PAGE``; otherwise call ``new``.
+    """
 
     def __init__(self) -> None:
         fork.forget_in_children(self)
         self.forget()
 
     def forget(self) -> None:
-        """Start from new random bits; forked workers with the same ones would make the same ids."""
-        # No generator: it could not be entered again from a signal handler.
+        """Start from new random bits, because forked workers with the same bits would make the same ids."""
+        # Not a generator, because a signal handler cannot enter a running generator again.
         self.next = chain.from_iterable(map(_family, repeat(16))).__next__
 
     def new(self) -> str:
-        """An id that no other call anywhere gets, in this process or in one that was forked from it."""
+        """Return an id that no other call gets, in this process or in a process forked from it."""
         if not fork.PAGE[0]:
             fork.renew()
         return self.next()

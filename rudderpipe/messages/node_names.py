@@ -1,4 +1,4 @@
-"""RudderStack's Node SDK's option names, as our settings; what they accept and mean is what rudder-sdk-node 3 does."""
+"""The option names of RudderStack's Node SDK and their settings, with the values and meanings of rudder-sdk-node 3."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _INSTEAD = {
 
 
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from the second argument of ``new Analytics(…)``; our own names pass as they are.
+    """Return the settings in the options of ``new Analytics(…)``; names of rudderpipe's own settings are kept.
 
-    Raises ``SettingsError`` by the name that the caller used.
+    Raises ``SettingsError``, which uses the caller's name of the option.
     """
     settings: dict[str, Any] = {}
     for name, value in options.items():
@@ -38,15 +38,15 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
         else:
             settings[name] = value
     if options.get("dataPlaneUrl"):
-        settings["data_plane_url"] = _url("dataPlaneUrl", options["dataPlaneUrl"])  # it wins over host
+        settings["data_plane_url"] = _url("dataPlaneUrl", options["dataPlaneUrl"])  # takes precedence over host
     return {name: value for name, value in settings.items() if value is not None}
 
 
 def queue_settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings from the first argument of ``createPersistenceQueue``. Raises ``SettingsError``."""
+    """Return the settings in the first argument of ``createPersistenceQueue``. Raises ``SettingsError``."""
     redis = options.get("redisOpts")
     if not redis:
-        raise SettingsError("redisOpts", "is missing: where is the queue to be?")
+        raise SettingsError("redisOpts", "is missing; give the address of the Redis server for the queue")
     job = options.get("jobOpts") or {}
     known = {"redisOpts", "queueName", "prefix", "isMultiProcessor", "jobOpts"}
     for name in options:
@@ -84,7 +84,7 @@ def _flush_at(name: str, value: Any) -> int:
 
 
 def _interval(name: str, value: Any) -> int:
-    return _count(name, value) or 10_000  # as there: 0 does not switch it off
+    return _count(name, value) or 10_000  # Same as the Node SDK: 0 does not disable it
 
 
 def _url(_name: str, value: Any) -> Any:
@@ -100,7 +100,7 @@ def _timeout_s(name: str, value: Any) -> float | None:
         return None
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
     if isinstance(value, bool) or match is None or match[2] not in _UNITS_S:
-        raise SettingsError(name, 'must be milliseconds, or a text such as "10s"')
+        raise SettingsError(name, 'must be milliseconds, or text such as "10s"')
     return float(match[1]) * _UNITS_S[match[2]]
 
 
@@ -115,7 +115,7 @@ def _attempts(name: str, value: Any) -> int:
 
 
 def _unless_false(_name: str, value: Any) -> bool:
-    return value is not False  # as there: only a real false counts
+    return value is not False  # Same as the Node SDK: only a real false counts
 
 
 def _as_it_is(_name: str, value: Any) -> Any:
@@ -147,12 +147,12 @@ def _axios(config: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "proxy":
             settings["proxy_url"] = _proxy(value) if value else "" if value is False else None
         else:
-            raise SettingsError(f"axiosConfig.{name}", "has no meaning without axios; only proxy and timeout have")
+            raise SettingsError(f"axiosConfig.{name}", "has no meaning without axios; use only proxy and timeout")
     return settings
 
 
 def _proxy(value: Any) -> str:
-    from urllib.parse import quote  # here, as few have a proxy
+    from urllib.parse import quote  # here, because few processes have a proxy
 
     try:
         auth = value.get("auth")

@@ -1,4 +1,4 @@
-"""All that happens to a message between the call and the ring, where anything does."""
+"""The optional steps between a call and the ring: sampling, ``before_send`` and the scrubber."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from rudderpipe.messages.scrubber import Scrubber
 
 
 class Sampling:
-    """``events``: the part to keep by a track's event, a page's or screen's name, or a type; ``users``: of all users.
+    """The sampling of events and users; parts are numbers from 0 to 1.
 
-    Parts are 0 to 1. A user is always in or always out, in every process and on every host, by a hash of ``userId`` or
-    else ``anonymousId``. Raises ``SettingsError``.
+    ``events`` maps a track's event, a page's or screen's name, or a message type to the part of its events to keep.
+    ``users`` is the part of all users to keep. A hash of ``userId``, or else of ``anonymousId``, decides about a user,
+    so the decision is the same in every process and on every host. The constructor raises ``SettingsError``.
     """
 
     def __init__(self, events: Mapping[str, float] | None = None, users: float = 1.0) -> None:
@@ -26,20 +27,20 @@ class Sampling:
         self._users = _part("sample_users", users)
 
     def keeps(self, message: Mapping[str, Any]) -> bool:
-        """Whether the message is to be sent."""
+        """Return True if the message is to be sent."""
         kind = message["type"]
         part = self._events.get(message.get("event" if kind == "track" else "name") or kind)
         if part is None:
             part = self._events.get(kind, 1.0)
-        # By the id: random enough, and the same for who sends the message once more.
+        # The message id decides, because it is random enough, and the same if the message is sent again.
         if part < 1.0 and zlib.crc32(message["messageId"].encode()) >= part * (1 << 32):
             return False
         return self._users >= 1.0 or _place(message.get("userId") or message.get("anonymousId") or "") < self._users
 
 
 def _place(user: str) -> float:
-    """Of a user among all of them, 0 to 1."""
-    import hashlib  # here, as loading it takes milliseconds that most applications have no use for
+    """Return a user's place among all users, a number from 0 to 1 that depends only on the id."""
+    import hashlib  # here, because loading it takes milliseconds, and most applications do not need it
 
     return int.from_bytes(hashlib.blake2b(user.encode(), digest_size=8).digest(), "big") / (1 << 64)
 
@@ -51,13 +52,13 @@ def _part(name: str, value: float) -> float:
 
 
 BeforeSend = Callable[[dict[str, Any]], dict[str, Any] | None]
-"""Is given a message in wire names, which it may change, and answers it, another one, or None to drop it."""
+"""Takes a message in wire names, which it may change; returns this message, another one, or None to drop it."""
 _TIMES = ("timestamp", "originalTimestamp")
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=encode.number).decode
 
 
 class Shaper:
-    """Sampling, then each ``before_send`` in turn, then the scrubber, which sees what those put in."""
+    """The steps in their order: sampling, each ``before_send``, and the scrubber, which sees their changes."""
 
     def __init__(self, sampling: Sampling, before_send: Sequence[BeforeSend], scrubber: Scrubber | None) -> None:
         self._sampling = sampling
@@ -65,7 +66,7 @@ class Shaper:
         self._scrubber = scrubber
 
     def shape(self, data: bytes) -> bytes | None:
-        """The message as it is to be sent; None when it is not. Raises ``EventError``, by ``before_send``'s fault."""
+        """Return the message to send, or None to drop it; raise ``EventError`` if ``before_send`` fails."""
         message: dict[str, Any] = _decode(data)
         if not self._sampling.keeps(message):
             return None
@@ -85,15 +86,15 @@ class Shaper:
 def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
     try:
         return step(message)
-    except Exception as error:  # an application's mistake, which must not reach its request
-        # Not sent as it was: what was to be taken out is still in it.
+    except Exception as error:  # an error of the application's function, which must not reach its request
+        # The unchanged message is not sent, because it still contains what before_send should remove.
         raise EventError("before_send", f"raised {type(error).__name__}") from error
 
 
 def _checked(message: Any, times: dict[str, Any]) -> dict[str, Any]:
-    """Return what the server needs as it can read it; raises ``EventError`` where it is missing."""
+    """Return the message in a form that the server can read; raise ``EventError`` if a required part is missing."""
     if not isinstance(message, dict):
-        raise EventError("before_send", f"must answer the message or None, not {type(message).__name__}")
+        raise EventError("before_send", f"must return the message or None, not {type(message).__name__}")
     message = encode.shallow(message, "before_send")
     for name in ("type", "messageId"):
         message[name] = validate.text(name, message.get(name), required=True)
@@ -102,5 +103,5 @@ def _checked(message: Any, times: dict[str, Any]) -> dict[str, Any]:
     for name in _TIMES:
         if (at := message.get(name)) is not None and at is not times[name]:
             message[name] = validate.moment(name, at)
-    message.pop("sentAt", None)  # the sender's
+    message.pop("sentAt", None)  # the sender adds it
     return {name: value for name, value in message.items() if value is not UNSET}

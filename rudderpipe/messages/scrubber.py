@@ -1,4 +1,4 @@
-"""Takes out of events what is not to leave the house."""
+"""The scrubber, which redacts sensitive values before an event leaves the process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ KEYS = (
     *("id_token", "api_key", "apikey", "private_key", "authorization", "auth", "cookie", "set_cookie", "session_id"),
     *("csrf_token", "credit_card", "card_number", "cvv", "cvc", "iban", "ssn", "social_security_number"),
 )
-"""What a ``Scrubber`` looks for when it is given no keys."""
+"""The default keys of a ``Scrubber``."""
 EMAIL = r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"
 CARD_NUMBER = r"\b(?:\d[ -]?){12,18}\d\b"
 _PARTS = ("properties", "traits", "context")
 
 
 class Scrubber:
-    """Replaces values by key, and pieces of text by pattern, in properties, traits and context at any depth.
+    """A scrubber that replaces values by key, and parts of text by pattern.
 
-    ``keys`` are compared without regard to case, ``-`` and ``_``; ``patterns`` are regular expressions, such as
-    ``EMAIL`` and ``CARD_NUMBER`` here.
+    It works in properties, traits and context, at any depth. ``keys`` are compared without regard to case, ``-`` and
+    ``_``. ``patterns`` are regular expressions, such as ``EMAIL`` and ``CARD_NUMBER`` in this module.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Scrubber:
         self._replacement = replacement
 
     def scrub(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The message without them; the one given is left alone."""
+        """Return a redacted copy of the message; the given message is not changed."""
         return {key: self._clean(value) if key in _PARTS else value for key, value in message.items()}
 
     def _clean(self, value: Any) -> Any:

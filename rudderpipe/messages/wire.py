@@ -1,4 +1,4 @@
-"""The wire form of a message: what every message holds, and one that is given whole, as the Node SDK takes it."""
+"""The wire form of messages: the parts of every message, and whole messages, which the Node SDK accepts too."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rudderpipe.messages.ids import MessageIds
 CHANNEL = "server"
 LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
 CONTEXT = Raw(encoder.encode({"library": LIBRARY_PART}))
-"""The context of a message that was given none."""
+"""The context of a message without a context of its own."""
 message_ids = MessageIds()
 
 
 def context(given: Any, traits: Any = UNSET) -> Any:
-    """Return the context in plain types, with our library in it, and an identify's traits, which replace any there.
+    """Return the context in plain types, with rudderpipe as its library and with an identify's traits.
 
-    The traits must be plain already.
+    ``traits`` replace any traits in the context, and must have plain types already.
     """
     whole = validate.mapping("context", given)
     if whole is UNSET:
@@ -38,9 +38,10 @@ def context(given: Any, traits: Any = UNSET) -> Any:
 
 
 def encoded(message: dict[str, Any], *, was_encoded: bool = False) -> bytes:
-    """Return the JSON of a message of any values; raises ``EventError`` with the path of what JSON cannot hold.
+    """Return the JSON of a message of any values; raise ``EventError`` with the path of a value that JSON cannot hold.
 
-    ``was_encoded``: it is a message of ours, decoded and changed, whose context may hold traits one deeper than given.
+    ``was_encoded`` is True for a message that was encoded here before. Its context may contain traits, which are one
+    level deeper there than where the caller gave them.
     """
     return encode.encode_message(encode.nested(message, "", depth=-1 if was_encoded else 0))
 
@@ -51,10 +52,10 @@ _MOMENTS = ("timestamp", "originalTimestamp")
 
 
 def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
-    """Return the JSON of one call's message given whole, in wire names; keys that are not known travel along.
+    """Return the JSON of a whole message in wire names; unknown keys are kept.
 
-    As the Node SDK: ``type``, ``channel`` and ``context.library`` are always ours, ``messageId`` and
-    ``originalTimestamp`` only where the caller gave none.
+    Same as the Node SDK: ``type``, ``channel`` and ``context.library`` are always set here; ``messageId`` and
+    ``originalTimestamp`` only if the caller gave none.
     """
     if any(other is not None for other in others):
         raise EventError("message", "is a whole message, so no other argument may be given")
@@ -92,5 +93,5 @@ def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
 
 
 def _is_missing(value: Any) -> bool:
-    """Return whether JavaScript takes the value for none."""
+    """Return True if JavaScript treats the value as missing, because it is falsy."""
     return value is None or (type(value) in (str, int, float, bool) and not value)
