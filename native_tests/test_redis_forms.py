@@ -199,7 +199,7 @@ def test_a_slot_that_moves_is_followed(directory: Path) -> None:
     ("url", "said"),
     [
         ("redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2", r"127\.0\.0\.1:1,127\.0\.0\.1:2"),
-        ("redis+sentinel://:secret@127.0.0.1:1/main", "none of the sentinels that answer knows a master of main"),
+        ("redis+sentinel://:secret@127.0.0.1:1/main", "none of the sentinels that answer knows a master named main"),
     ],
 )
 def test_nodes_that_are_not_there_are_told(url: str, said: str) -> None:

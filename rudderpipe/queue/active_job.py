@@ -1,4 +1,4 @@
-"""What the queue answers: jobs that were taken, and counts."""
+"""What the queue returns: active jobs and counts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ MAX_DIGITS = 10
 FIELDS = frozenset(
     ("queued", "delivered", "failed", "removed", "elsewhere", "lost", "unsure", "added", "term", "ended")
 )
-"""Of an account, besides positions."""
+"""The fields of an account, except the offsets."""
 _INTEGER = re.compile(rb"-?\d{1,19}")
 
 
 class Taken(msgspec.Struct, frozen=True):
-    """A job that this sender holds the lock of; ``job`` is None when its data cannot be read, for ``trouble``."""
+    """An active job whose lock this sender holds.
+
+    ``job`` is None when the data cannot be read; ``trouble`` is then the reason.
+    """
 
     id: str
     data: bytes
@@ -28,26 +31,26 @@ class Taken(msgspec.Struct, frozen=True):
     job: Job | None
     trouble: str = ""
     displaced: bool = False
-    """The id's key is not a job's and must not be written to."""
+    """True when the id's key in Redis does not belong to a job and must not be written to."""
 
     @property
     def attempts(self) -> int:
-        """Attempts made so far, by whichever SDK."""
+        """The attempts made so far, by this SDK and by others."""
         return self.attempts_made + (self.job.attempts if self.job else 0)
 
     @property
     def events(self) -> int:
-        """How many events it holds, as far as that can be read."""
+        """The number of events in the job; 0 when its data cannot be read."""
         return len(self.job.events) if self.job else 0
 
     @property
     def epoch(self) -> str:
-        """Its ring's epoch in hexadecimal; empty when no ring of ours made it."""
+        """The epoch, in hexadecimal, of the ring that the events came from; empty when another SDK made the job."""
         return f"{self.job.epoch:016x}" if self.job and self.job.epoch else ""
 
 
 class QueueCounts(msgspec.Struct, frozen=True):
-    """Jobs by state, and events as the account has them (of one ring, or of all)."""
+    """Jobs by state, and the events of one account (of one ring, or of all rings)."""
 
     waiting: int
     active: int
@@ -58,23 +61,23 @@ class QueueCounts(msgspec.Struct, frozen=True):
     events_queued: int
     events_delivered: int
     events_failed: int
-    """Of failed jobs that are still there."""
+    """Events of failed jobs that still exist."""
     events_removed: int
-    """Of failed jobs that were deleted by us, asked to or as a bound says."""
+    """Events of failed jobs that rudderpipe deleted, on request or because of a bound."""
     events_elsewhere: int
-    """Were queued, and another SDK's worker or a tool of Bull saw to them."""
+    """Events that were queued, and that another SDK's worker or a tool of Bull then took or deleted."""
     events_lost: int
-    """Were in the queue when Redis lost its data."""
+    """Events that were in the queue when Redis lost its data."""
     events_added: int
-    """All that were ever added, counted apart from the states; of one ring only."""
+    """All events that were ever added, counted independently of the states; of one ring only."""
     odd_fields: int
-    """Fields of the account that another program has put there, or made no number; they count as 0."""
+    """Fields of the account that another program added, or set to a value that is not a number; they count as 0."""
     positions: dict[int, int]
-    """How many events of each tenancy of a block it has; of one ring only."""
+    """The number of events added from each tenure of a block (its offset); of one ring only."""
 
     @property
     def events_gone(self) -> int:
-        """All that were ever added."""
+        """The sum of the events in all states, which is the number of events that were ever added."""
         return (
             self.events_queued
             + self.events_delivered
@@ -85,10 +88,11 @@ class QueueCounts(msgspec.Struct, frozen=True):
         )
 
     def with_losses(self, handed: int, over: int, since: int) -> QueueCounts:
-        """Return the counts of a ring with what Redis has lost: it had taken ``handed`` events, and has fewer.
+        """Return the counts of a ring, corrected for the events that Redis has lost.
 
-        ``over`` of them are known to have come to an end other than by failing: those count as delivered; ``since``
-        were handed over after that was known. The others are lost, but queued as long as their jobs may still be there.
+        Redis had accepted ``handed`` events. ``over`` of them are known to be finished without having failed; those
+        that are missing among them count as delivered. ``since`` events were handed over after ``over`` was read. The
+        other missing events count as queued while a job waits, is active or delayed, and as lost after that.
         """
         missing = handed - max(self.events_gone, self.events_added)
         known = self.events_delivered + self.events_removed + self.events_elsewhere
@@ -104,13 +108,13 @@ class QueueCounts(msgspec.Struct, frozen=True):
 
     @property
     def is_sound(self) -> bool:
-        """Whether no count is below 0, as one is when another program's job says that it is ours."""
+        """True when no count is below 0. Another program's job that claims to be ours can make a count negative."""
         counts = (self.events_queued, self.events_delivered, self.events_failed, self.events_removed)
         return min(*counts, self.events_elsewhere, self.events_lost) >= 0
 
     @classmethod
     def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller
-        """What ``count_jobs`` answered; a field that another tool has put into the hash does not count."""
+        """Return the counts that ``count_jobs`` returned. A field that another tool put into the hash is ignored."""
         events = {
             name.decode(errors="replace"): int(number)
             for name, number in zip(fields[::2], fields[1::2], strict=True)
@@ -141,7 +145,7 @@ def _is_position(name: str) -> bool:
 
 
 def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:
-    """The jobs in what ``take_jobs`` answered."""
+    """Return the active jobs that are in the result of ``take_jobs``."""
     return [_taken(name.decode(errors="surrogateescape"), fields) for name, fields in answer]
 
 
@@ -155,7 +159,7 @@ def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
     data = values.get(b"data", b"")
     try:
         if b"data" not in values:
-            raise JobUnreadable(f"the job has no {'data' if fields else 'hash in Redis, only its id was in the queue'}")
+            raise JobUnreadable(f"the job has no {'data' if fields else 'hash in Redis; only its id was in the queue'}")
         if not job_id.isprintable():
             raise JobUnreadable("the job's id is not text")
         return Taken(job_id, data, attempts_made, jobs.read(data))
@@ -164,7 +168,7 @@ def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
 
 
 def half(taken: Taken, name: str, data: str, start: int, end: int) -> Taken:
-    """The job that holds those of a job's events."""
+    """Return the job ``name``, which holds the events ``start`` to ``end`` of ``taken``."""
     assert taken.job is not None
     job = msgspec.structs.replace(taken.job, events=taken.job.events[start:end])
     return msgspec.structs.replace(taken, id=name, data=data.encode(), job=job)

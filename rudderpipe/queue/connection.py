@@ -1,4 +1,4 @@
-"""A Redis client of the node that has the queue, however Redis is set up."""
+"""A Redis client of the node that has the queue: a single server, a Sentinel master or a Cluster node."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _SCRIPT = re.compile(
     r"^(ERR )?Error running script \(call to \w+\): |@?user_script: ?\d+: ?|,? on @user_script.*$"
     r"| script: [0-9a-f]{40}.*$"
 )
-"""What Redis 6, 7 and 8 put around an error to say in which script it was."""
+"""The text that Redis 6, 7 and 8 put around an error to name the script that raised it."""
 
 
 class Connection:
-    """A client that has not connected yet, of the one node that has the queue.
+    """The connection to the one node that has the queue, opened by the first call.
 
-    The node is asked for when a call needs it, and again after any trouble: so a new master, a slot that has moved
-    and a server that is back are one case. No command is ever repeated here: after a lost answer only the caller knows
-    whether that is right.
+    The node is looked up when a call needs it, and again after every error. So a new master, a slot that has moved and
+    a server that is back are one case. No command is ever repeated here, because only the caller knows whether a repeat
+    after a lost answer is right.
     """
 
     def __init__(self, address: RedisAddress, key: str) -> None:
-        """``key`` is one of the queue's: in a cluster all of them are in its slot."""
+        """Remember where Redis is; ``key`` is any key of the queue, because a cluster has all of them in one slot."""
         self.place = address.place
         self._address = address
         self._key = key
@@ -47,7 +47,10 @@ class Connection:
 
     @contextmanager
     def client(self) -> Iterator[redis.Redis]:
-        """Yield a client for one call. Raise ``QueueUnavailable`` with what Redis says, without what we sent."""
+        """Yield a client for one call.
+
+        Raise ``QueueUnavailable`` with the text of the error from Redis, without any data that was sent.
+        """
         asked = False
         try:
             if self._client is None or _is_stale(self._client):
@@ -59,9 +62,9 @@ class Connection:
         except redis.AuthenticationError:
             self.close()
             raise QueueUnavailable(self.place, "user or password is missing or was refused", answered=True) from None
-        except MasterNotFoundError:  # its text shows the clients it asked
+        except MasterNotFoundError:  # its text shows the sentinel clients
             self.close()
-            reason = f"none of the sentinels that answer knows a master of {self._address.service_name}"
+            reason = f"none of the sentinels that answer knows a master named {self._address.service_name}"
             raise QueueUnavailable(self.place, reason, answered=True) from None
         except redis.TimeoutError as error:
             self.close()
@@ -72,7 +75,7 @@ class Connection:
             raise QueueUnavailable(self.place, _reason(error), answered) from error
 
     def close(self) -> None:
-        """Close the connections; the next call finds the node anew."""
+        """Close the connections; the next call looks the node up again."""
         client, self._client = self._client, None
         if client is not None:
             client.close()
@@ -81,8 +84,7 @@ class Connection:
         where, options = self._address, self._options()
         own: dict[str, Any] = {"username": where.username, "password": where.password}
         if where.cluster_nodes:
-            # The client of a cluster has no types.
-            node: Any = ClusterNode  # redis gives its constructor no types
+            node: Any = ClusterNode  # redis-py gives the constructor no types
             starts: list[Any] = [node(*host_and_port(each, REDIS_PORT)) for each in where.cluster_nodes]
             cluster: Any = RedisCluster(startup_nodes=starts, **options, **own)
             try:
@@ -95,7 +97,7 @@ class Connection:
         if where.sentinels:
             asked = {"username": where.sentinel_username, "password": where.sentinel_password, **options}
             nodes = [host_and_port(node, SENTINEL_PORT) for node in where.sentinels]
-            sentinel: Any = Sentinel(nodes, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]  # it has no types
+            sentinel: Any = Sentinel(nodes, sentinel_kwargs=asked)  # type: ignore[no-untyped-call]  # redis-py gives it no types
             try:
                 host, port = sentinel.discover_master(where.service_name)
             finally:
@@ -134,29 +136,30 @@ class Connection:
 
 
 def _abort_when_closed(client: redis.Redis) -> None:
-    """Have the kernel forget what it has not sent yet when the connection is closed, by whomever.
+    """Make the kernel drop data that it has not sent yet when the connection is closed.
 
-    Else it would go on sending a call that was given up, and Redis might get it after calls of the next connection.
+    Otherwise the kernel would go on sending a call that was given up, and Redis might get that call after the calls of
+    the next connection.
     """
     link: Any = client.connection
-    own = getattr(link, "_sock", None)  # redis-py gives its socket to nobody
+    own = getattr(link, "_sock", None)  # redis-py has no public attribute for the socket
     if own is not None:
         with suppress(OSError):
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ABORT)
 
 
 def _is_stale(client: redis.Redis) -> bool:
-    """Redis has closed the connection, as it does with idle ones, or was started anew meanwhile."""
+    """Return True if Redis has closed the connection, because it was idle or because Redis was restarted."""
     link: Any = client.connection
     try:
-        return bool(link.can_read())  # nothing was asked: what is there to be read is the connection's end
+        return bool(link.can_read())  # no call is under way, so readable means the end of the connection
     except (redis.RedisError, OSError):
         return True
 
 
 def _reason(error: Exception) -> str:
-    """The first line of what Redis or the system said, without the script's address in it."""
+    """Return the first line of the error from Redis or the system, without the name of the script."""
     lines = str(error).splitlines() or [type(error).__name__]
-    if isinstance(error, redis.exceptions.AskError):  # MOVED is one, too; redis-py cuts the word off
-        return f"MOVED {one_line(lines[0], 100)}: this is a node of a cluster, write redis+cluster:// to use it"
+    if isinstance(error, redis.exceptions.AskError):  # MovedError is a subclass; redis-py cuts the word MOVED off
+        return f"MOVED {one_line(lines[0], 100)}: this is a node of a cluster; use a redis+cluster:// URL"
     return one_line(_SCRIPT.sub("", lines[0]).lstrip("-"), 200)

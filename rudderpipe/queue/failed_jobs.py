@@ -1,4 +1,4 @@
-"""The failed set: look at it, retry or delete what is in it, keep it within bounds."""
+"""The failed set: find, retry and delete failed jobs, and keep the set within its bounds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rudderpipe.queue.job import Job
 from rudderpipe.queue.queue import Queue, pack
 
 AT_ONCE = 100
-"""Jobs in one round trip: their data come with them."""
+"""Jobs in one round trip. The number is small because each job comes with its data."""
 TRIM_AT_ONCE = 1000
 
 
 class FailedJob(msgspec.Struct, frozen=True):
-    """One job of the failed set; ``job`` is None when its data cannot be read."""
+    """One job of the failed set; ``job`` is None when ``data`` cannot be read."""
 
     id: str
     failed_at_ms: int
@@ -28,20 +28,20 @@ class FailedJob(msgspec.Struct, frozen=True):
 
     @property
     def events(self) -> int:
-        """How many events it holds, as far as that can be read."""
+        """The number of events in the job; 0 when its data cannot be read."""
         return len(self.job.events) if self.job else 0
 
 
 class Selection(msgspec.Struct, frozen=True):
-    """Which failed jobs are meant: all that fit every given field."""
+    """A filter for failed jobs. A job is selected when it fits every field that is not None."""
 
     ids: frozenset[str] | None = None
     since_ms: int | None = None
     reason: str | None = None
-    """A part of the reason, in upper or lower case."""
+    """A case-insensitive substring of the failure reason."""
 
     def takes(self, failed: FailedJob) -> bool:
-        """Whether it is one of them."""
+        """Return True if the selection includes this job."""
         return (
             (self.ids is None or failed.id in self.ids)
             and (self.since_ms is None or failed.failed_at_ms >= self.since_ms)
@@ -59,7 +59,7 @@ class FailedJobs:
         return self.find(Selection())
 
     def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
-        """Those of the selection, oldest first; jobs that fail meanwhile are not among them."""
+        """Yield the selected jobs, oldest first. Jobs that fail after the call began are not included."""
         names = self._names(selection)[:: -1 if newest_first else 1]
         for start in range(0, len(names), AT_ONCE):
             yield from filter(selection.takes, self._read(names[start : start + AT_ONCE]))
@@ -71,12 +71,12 @@ class FailedJobs:
             (known,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, "+inf", withscores=True))
         else:
             known = self._since([name.encode(errors="surrogateescape") for name in selection.ids])
-        # Those of one millisecond by number: Redis has 10 before 9.
+        # Jobs of the same millisecond are sorted by number, because Redis sorts "10" before "9".
         in_order = sorted(known, key=lambda pair: (pair[1], len(pair[0]), pair[0]))
         return [(name, int(score)) for name, score in in_order]
 
     def _since(self, names: Sequence[bytes]) -> list[tuple[bytes, float]]:
-        """Return those that are in the failed set, each with when it failed."""
+        """Return the names that are in the failed set, each with the time at which its job failed."""
         failed = self._queue.keys.failed
         scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in names])
         return [(name, score) for name, score in zip(names, scores, strict=True) if score is not None]
@@ -102,11 +102,11 @@ class FailedJobs:
             )
 
     def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
-        """Put at most ``AT_ONCE`` in line again, in this order, with no attempt counted; return how many really are.
+        """Put jobs in line again, in this order and with no attempt counted; return how many were put in line.
 
-        A job that has failed again since it was read is left alone.
-
-        ``first``: ahead of what waits. More than ``AT_ONCE`` are then given from the last piece to the first.
+        At most ``AT_ONCE`` jobs in one call. A job that has failed again since it was read is left alone. With
+        ``first``, they go ahead of the jobs that wait; a caller with more than ``AT_ONCE`` jobs must then pass the last
+        group first.
         """
         queue, keys = self._queue, self._queue.keys
         answer = queue.call(
@@ -121,7 +121,7 @@ class FailedJobs:
         return int(sum(answer))
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete at most 1,000 failed jobs for good; how many jobs and how many events of ours that were."""
+        """Delete failed jobs forever, at most 1,000; return how many jobs and how many events of ours were deleted."""
         keys = self._queue.keys
         known = self._since([name.encode() for name in ids if _is_text(name)])
         removed, events = self._queue.call(
@@ -133,7 +133,10 @@ class FailedJobs:
         return removed, events
 
     def trim(self, keep: int | None, keep_s: float | None) -> tuple[int, int]:
-        """Delete the oldest of those that are more than ``keep`` or older than ``keep_s``; jobs and events deleted."""
+        """Delete the oldest jobs: those beyond the newest ``keep``, and those that failed more than ``keep_s`` ago.
+
+        At most 1,000 jobs in one call. Return how many jobs and how many events of ours were deleted.
+        """
         failed, at_most = self._queue.keys.failed, TRIM_AT_ONCE
         names: set[bytes] = set()
         if keep is not None:
@@ -151,10 +154,13 @@ class FailedJobs:
 
 
 def _is_text(name: str) -> bool:
-    """An id of bytes that are no text cannot be told to a script: such a job is left alone."""
+    """Return False if the id is not valid UTF-8. Such an id cannot be passed to a script; its job is left alone."""
     return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
 def _without_attempts(failed: FailedJob) -> str:
-    """Data to store when the attempts in it would make a retry fail at once, as those of a Node SDK's job do."""
+    """Return the job's data with its attempts at 0, or "" if they need no change.
+
+    The attempts that a Node SDK counts inside the data would make a retry fail at once.
+    """
     return jobs.without_attempts(failed.data).decode() if failed.job and failed.job.attempts else ""

@@ -1,7 +1,7 @@
 """Job data exactly as rudder-sdk-node 3 reads and writes it (``addPersistentQueueProcessor`` of 3.0.12).
 
-``{"version":3,"eventData":"<JSON>"}``; the inner JSON holds jobId, description, request and attempts, in this order.
-The description's hash is the md5 of the request's JSON.
+The data is ``{"version":3,"eventData":"<JSON>"}``. The inner JSON holds jobId, description, request and attempts, in
+this order. The hash in the description is the MD5 of the request's JSON.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ VERSION = 3
 MAX_ATTEMPTS = 1_000_000
 LARGE = 64 << 10
 MAX_TIMEOUT_S = 600.0
-NO_OBJECT = "the job's data is not JSON, or no object"
-# What Node writes for half a character, such as a text cut inside an emoji; the server reads it so, too.
+NO_OBJECT = "the job's data is not JSON, or not a JSON object"
+# U+FFFD is also what Node writes for half a character (a text cut inside an emoji), and what the server reads.
 _SURROGATE = re.compile(
     r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
 )
@@ -71,22 +71,22 @@ _decode_events = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Job(Struct, frozen=True):
-    """What a sender needs of a job."""
+    """The parts of a job's data that a sender needs."""
 
     events: list[Raw]
     write_key: str
     attempts: int
-    """Attempts that are counted inside the data (the Node SDK's way); those of Bull's ``attemptsMade`` come on top."""
+    """Attempts that are counted inside the data (the Node SDK's way); Bull's ``attemptsMade`` is added to them."""
     epoch: int
-    """The ring the events came from; 0 when somebody else made the job."""
+    """The epoch of the ring that the events came from; 0 when another SDK made the job."""
     timeout_s: float | None
 
 
 def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
-    """The ``data`` of a job for events joined by commas.
+    """Return the ``data`` of a job; ``batch`` is the JSON of its events, joined by commas.
 
-    The job's id is a random UUID whose first half is the ring's epoch, so that whoever finishes the job can keep the
-    ring's account.
+    The job's id is a random UUID whose first half is the ring's epoch, so that the sender that finishes the job can
+    update the ring's account.
     """
     request = b'{"auth":{"username":%b},"headers":%b,"data":{"batch":[%b],"timestamp":"%b","sentAt":"%b"}}' % (
         encode(write_key),
@@ -108,9 +108,9 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
 
 
 def read(data: bytes) -> Job:
-    """Raises ``JobUnreadable`` with a reason for people.
+    """Return the job that the data holds. Raise ``JobUnreadable`` with a readable reason.
 
-    Only what delivery needs must be as the SDKs write it: attempts and a timeout that make no sense are passed over.
+    Only the parts that delivery needs must be as the SDKs write them. Invalid attempts and timeouts are ignored.
     """
     with _readable():
         _, inner = _event_data(data)
@@ -128,28 +128,28 @@ def read(data: bytes) -> Job:
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Turn what a job's content does to a parser into ``JobUnreadable``; a lack of memory is no job's fault."""
+    """Turn every error of a parser into ``JobUnreadable``, except ``MemoryError``, which the job did not cause."""
     try:
         yield
     except (JobUnreadable, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001  # any: it must cost this job alone
+    except Exception as error:  # noqa: BLE001  # any error: only this job may fail for it
         raise JobUnreadable(f"the job's data cannot be read: {type(error).__name__}") from None
 
 
 def _event_data(data: bytes) -> tuple[str, _EventData]:
-    """Return the inner JSON, half characters mended, which is read, split and rewritten; and what it says."""
-    # Text, not bytes: the parser does not look at the encoding of what it passes over.
+    """Return the inner JSON, with half characters replaced by U+FFFD, and the same JSON decoded."""
+    # Decode from text, not from bytes, because the parser does not check the encoding of the fields that it skips.
     envelope = _decoded(_decode_envelope, _text(data), NO_OBJECT)
     version, text = envelope.version, envelope.eventData
     if version != VERSION:
         known = f"version {version}"[:80] if isinstance(version, (int, float)) else "no version number"
-        raise JobUnreadable(f"the job's data has {known}, only {VERSION} is known")
+        raise JobUnreadable(f"the job's data has {known}; only version {VERSION} is supported")
     if not isinstance(text, str):
-        raise JobUnreadable("the job's data has no eventData that is text")
-    if "\\" in text and ("\\ud" in text or "\\uD" in text):  # the first is a search for one byte, and mostly fails
+        raise JobUnreadable("the job's data has no eventData of type string")
+    if "\\" in text and ("\\ud" in text or "\\uD" in text):  # the one-byte search is fast and mostly finds nothing
         text = _SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
-    trouble = "the job's eventData is no JSON with request.data.batch, a list of events"
+    trouble = "the job's eventData is not JSON with a list of events in request.data.batch"
     return text, _decoded(_decode_event_data, text, trouble)
 
 
@@ -170,9 +170,12 @@ def _decoded(decode: Callable[[str], _T], text: str, trouble: str) -> _T:
 
 
 def _see_room(size: int) -> None:
-    """Raise ``MemoryError`` where the parser would crash the process: no memory is left to unescape such a text."""
+    """Raise ``MemoryError`` if memory is too short to unescape a text of this size.
+
+    The parser would crash the process.
+    """
     try:
-        mmap(-1, 4 * size).close()  # never touched, so it costs a system call or two
+        mmap(-1, 4 * size).close()  # the pages are never touched, so this costs only system calls
     except OSError:
         raise MemoryError from None
 
@@ -191,9 +194,9 @@ def _epoch(job_id: Any) -> int:
 
 
 def without_attempts(data: bytes) -> bytes:
-    """The same data with attempts at 0: in the failed set, so that a retry by any tool really tries again.
+    """Return the same data with its attempts at 0, or unchanged data if it cannot be read.
 
-    Data that cannot be read stays as it is.
+    A failed job must have 0 attempts, so that a retry by any tool really tries again.
     """
     try:
         return _changed(data, lambda inner: inner.update(attempts=Raw(b"0"))).encode()
@@ -202,9 +205,9 @@ def without_attempts(data: bytes) -> bytes:
 
 
 def with_events(data: bytes, start: int, end: int) -> str:
-    """The same data with those of its events, and the description that the Node SDK would give it.
+    """Return the same data with only the events ``start`` to ``end``. Raise ``JobUnreadable``.
 
-    Raises ``JobUnreadable``.
+    The description is the one that the Node SDK would give to such a job.
     """
 
     def keep(inner: dict[str, Raw]) -> None:

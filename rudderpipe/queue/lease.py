@@ -1,4 +1,4 @@
-"""The lease: who is the one sender of a queue, on whichever host."""
+"""The lease, which makes one process the only sender of a queue across all hosts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from rudderpipe.queue.queue import Queue
 
 
 class Lease:
-    """What one process knows of it; ``Queue.fence`` is kept in step. Only for the thread that works on the queue.
+    """One process's view of the lease. Only the thread that works on the queue may use it.
 
-    A sender that dies is followed when its lease lapses, or at once when ``is_dead`` says so of its holder; one that
-    was away for longer than ``lease_ms`` goes on with its lease when nobody has had one since.
+    Each taken lease is stored in ``Queue.fence`` as the fencing token. When a sender dies, another sender takes over as
+    soon as the lease expires, or at once if ``is_dead`` returns True for its holder. A sender that was away for longer
+    than ``lease_ms`` keeps its lease if no other process has had the lease since.
 
-    The holder's name in Redis begins with a token for each unbroken tenure. So a process that lost the answer to its
-    question finds out whether another one has had the lease meanwhile.
+    The holder's name in Redis begins with a token that changes with each unbroken period of holding. So a process that
+    lost an answer can find out whether another process has had the lease in the meantime.
     """
 
     def __init__(self, queue: Queue, lease_ms: int, holder: str, is_dead: Callable[[str], bool]) -> None:
-        """``holder`` says who we are, to people and to ``is_dead`` of other processes."""
+        """Start without the lease; ``holder`` identifies this process to operators and to ``is_dead`` elsewhere."""
         self._queue = queue
         self._lease_ms = lease_ms
         self._token = queue.token
@@ -27,24 +28,24 @@ class Lease:
         self._is_dead = is_dead
         self.held = False
         self.kept = False
-        """No other process has had the lease since it was ours before."""
+        """True if no other process has had the lease since this process had it before."""
         self.others = ""
-        """Who has it, while we have not."""
+        """The lease of the other sender while this process does not have it; else ""."""
         self.lapses_in_ms = 0
-        """When theirs does, unless they renew it."""
+        """The milliseconds until the lease expires unless its holder renews it."""
         self.others_live = False
-        """They have renewed it between our last two looks."""
+        """True if the other sender has renewed its lease between our last two calls."""
 
     @property
     def number(self) -> int:
-        """Of the lease we have, or had last; 0 when there was none."""
+        """The number of our current or last lease; 0 when this process never had one."""
         return int(self._queue.fence.partition(" ")[0] or 0)
 
     def take(self, above: int = 0) -> bool:
-        """Have it, or know who has. Raises ``QueueUnavailable``.
+        """Take or renew the lease; return True if this process has it now. Raise ``QueueUnavailable``.
 
-        With a number higher than ``above``: a call under that number may still be under way, and is refused from then
-        on.
+        The new lease has a number higher than ``above``. A call under that number may still be under way, and Redis
+        refuses the call from then on.
         """
         if not self._ask("", above):
             _, _, holder = self.others.partition(" ")
@@ -78,11 +79,11 @@ class Lease:
         return f"{self._token}.{tenure} {self._holder}"
 
     def lost(self) -> None:
-        """A script has said so."""
+        """Record that a script returned that the lease is lost."""
         self.held = False
 
     def release(self) -> None:
-        """Another may have it at once. Raises ``QueueUnavailable``."""
+        """Give the lease up, so that another sender can take it at once. Raise ``QueueUnavailable``."""
         if self.held:
             self._queue.call("release_lease", [self._queue.keys.lease], self._queue.fence)
             self.held = False

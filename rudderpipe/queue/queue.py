@@ -1,4 +1,4 @@
-"""The queue's operations, typed: each is one script, and so one step that cannot be cut in two."""
+"""The queue's operations. Most are one Lua script, which Redis runs as one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rudderpipe.settings import Settings
 
 RING_KEEP_MS = 30 * 24 * 3600 * 1000
 MEASURE_SAMPLE = 200
-# Text, never bytes: the msgpack in Redis 6 does not know the type for binary data.
+# Pack only text, never bytes, because the msgpack in Redis 6 does not know the type for binary data.
 pack = msgspec.msgpack.Encoder().encode
 
 
@@ -32,36 +32,36 @@ SWEEP_MS = 30_000
 RECOVER_AT_ONCE = 1000
 PROMOTE_AT_ONCE = 1000
 REPEATABLE = frozenset({"renew_locks", "promote_delayed"})
-"""Scripts that may be executed late, or a second time, without harm."""
+"""Scripts that may run late, or a second time, without harm."""
 Whose = Literal["all", "free", "ours"]
 
 
 class Recovered(NamedTuple):
-    """How many jobs are in line again, and how many of their locks were another's."""
+    """The number of jobs that are in line again, and how many of their locks belonged to another worker."""
 
     jobs: int
     broken_locks: int
 
 
 def new_token() -> str:
-    """Return a token that no other process has: a random UUID, whatever was seeded."""
+    """Return a token that no other process has: a random UUID that does not depend on the seed of ``random``."""
     return str(uuid.UUID(bytes=secrets.token_bytes(16), version=4))
 
 
 class Queue:
-    """One Bull queue, as its flushers add to it, its senders work at it, and its operators look at it.
+    """One Bull queue, with the operations of flushers, senders and operators.
 
-    While ``fence`` holds a lease, every method of a sender that changes something raises ``LeaseLost``, and changes
-    nothing, when another sender may have the queue; every method raises ``QueueUnavailable`` when Redis does not answer
-    or refuses.
+    ``fence`` is the sender's fencing token, its lease; "" where several senders work. While it is set, every method of
+    a sender that changes something raises ``LeaseLost``, and changes nothing, if another sender may have the queue.
+    Every method raises ``QueueUnavailable`` when Redis does not answer or refuses a command.
     """
 
     def __init__(self, settings: Settings, clock: Clock, token: str | None = None) -> None:
-        """``token`` names whose locks are taken; a random one unless given."""
+        """Prepare the queue without connecting; ``token`` identifies the owner of the locks (default: random)."""
         self.keys = Keys(settings.prefix, settings.queue_name)
         self.name = settings.queue_name
         self.plane = settings.plane_id
-        """The data plane that our jobs are for."""
+        """The id of the data plane that our jobs are for."""
         self._connection = Connection(settings.redis_address, self.keys.wait)
         self.place = self._connection.place
         self.clock = clock
@@ -70,14 +70,14 @@ class Queue:
         self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
         self.fence = ""
         self.unsure = False
-        """A call got no answer: it may have been executed, or may still be. Only the caller sets it back."""
+        """True after a call without an answer: it may have run, or may still run. Only the caller resets it."""
         self._lease_ms = settings.lease_ms
         self._keep_completed = settings.keep_completed
         self._found = False
-        """Whether the last take found something."""
+        """True if the last take found a job."""
 
     def ping(self) -> None:
-        """Whether Redis is there and lets us in."""
+        """Check that Redis can be reached and accepts our user and password."""
         with self._connection.client() as client:
             client.ping()
 
@@ -93,11 +93,14 @@ class Queue:
         freed: Sequence[int],
         term: int = 0,
     ) -> None:
-        """Add job data (with their numbers of events), oldest first, and how far they bring the ring.
+        """Add jobs, oldest first, and store the ring's new offsets.
 
-        ``term`` counts the ring's flushers: what a dead one had sent is not added once a later one has added something.
-        Raises ``QueueBehind`` and adds nothing when an earlier call had run though its answer was lost. Raises
-        ``AnotherDataPlane`` while the queue has jobs for another one.
+        ``batches`` are pairs of job data and its number of events. ``marks`` are the offsets from and to in each tenure
+        of a block, and ``freed`` the tenures whose offsets may go. ``term`` rises with each flusher of the ring: once a
+        later flusher has added jobs, a call of an earlier one adds nothing.
+
+        Raise ``QueueBehind``, and add nothing, if an earlier call had run although its answer was lost. Raise
+        ``AnotherDataPlane`` while the queue has jobs for another data plane.
         """
         keys = self.keys
         answer = self.call(
@@ -120,7 +123,7 @@ class Queue:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
 
     def counts(self, epoch: int | None = None) -> QueueCounts:
-        """The queue at one moment; the events are those of one ring when its epoch is given."""
+        """Return the queue's counts at one moment; the events are those of one ring if its epoch is given."""
         keys = self.keys
         *numbers, paused, fields = self.call(
             "count_jobs",
@@ -138,28 +141,34 @@ class Queue:
         return QueueCounts.of(numbers, bool(paused), fields)
 
     def restore(self, epoch: int, handed: int, over: int, since: int) -> int:
-        """Write down that Redis has lost events of a ring, as ``QueueCounts.with_losses`` says; return how many."""
+        """Store in the account that Redis has lost events of a ring; return how many.
+
+        The arguments are those of ``QueueCounts.with_losses``.
+        """
         keys = [self.keys.ring(epoch), self.keys.account]
         return int(self.call("restore_account", keys, handed, over, since, RING_KEEP_MS))
 
     def size_bytes(self) -> int:
-        """How much of Redis's memory the jobs take, in whatever state; an estimate when there are thousands."""
+        """Return the memory in Redis of the jobs in all states; an estimate when there are more than 200 in a state."""
         keys = self.keys
         lists = [keys.wait, keys.paused, keys.active, keys.delayed, keys.failed, keys.completed]
         return int(self.call("measure_jobs", lists, keys.base, MEASURE_SAMPLE)[1])
 
     def end_ring(self, epoch: int) -> bool:
-        """The ring has ended: forget its positions once its events are delivered; True when they are."""
+        """Store that the ring has ended. Return True if its events are delivered and its offsets were deleted.
+
+        Otherwise the offsets are deleted with the last job of the ring.
+        """
         return bool(self.call("end_ring", [self.keys.ring(epoch)], RING_KEEP_MS))
 
     def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
-        """Run one script."""
+        """Run one script and return its result."""
         with self._client() as client:
             return self._scripts.call(client, name, keys, *arguments)
 
     @contextmanager
     def _client(self) -> Iterator[Redis]:
-        """Yield a client for scripts. Raise ``AnotherDataPlane`` when one of them says that the queue is another's."""
+        """Yield a client for scripts. Raise ``AnotherDataPlane`` if a script finds jobs for another data plane."""
         with self._connection.client() as client:
             try:
                 yield client
@@ -169,12 +178,15 @@ class Queue:
                 raise AnotherDataPlane(self.place, self.name, str(error).removeprefix(OTHER_PLANE)) from None
 
     def owner(self) -> str:
-        """Return the data plane that the queue's jobs are for; "" when it is not known."""
+        """Return the id of the data plane that the queue's jobs are for; "" when it is not known."""
         (known,) = self.ask(lambda pipe: pipe.get(self.keys.plane))
         return known.decode(errors="replace") if known else ""
 
     def check_owner(self) -> None:
-        """Raise ``AnotherDataPlane`` while the queue has jobs for another one; an empty queue may change hands."""
+        """Raise ``AnotherDataPlane`` while the queue has jobs for another data plane.
+
+        An empty queue may change to another data plane, so it raises nothing.
+        """
         keys = self.keys
 
         def fill(pipe: Any) -> None:
@@ -189,16 +201,19 @@ class Queue:
             raise AnotherDataPlane(self.place, self.name, known.decode(errors="replace"))
 
     def adopt(self) -> None:
-        """Make the queue ours, with whatever jobs are in it: the one sender of the other data plane loses its lease."""
+        """Assign the queue, with all jobs in it, to our data plane. The other data plane's sender loses its lease."""
 
         def fill(pipe: Any) -> None:
             pipe.set(self.keys.plane, self.plane)
-            pipe.delete(self.keys.lease)  # Order: that sender then looks whose the queue is
+            pipe.delete(self.keys.lease)  # Order: plane first, because the sender that loses its lease then reads it
 
         self.ask(fill)
 
     def eviction(self) -> str:
-        """Return what is wrong with Redis's ``maxmemory-policy``; "" when nothing is, or when we may not know it."""
+        """Return the problem with Redis's ``maxmemory-policy``; "" if there is none or we may not read it.
+
+        The text ends with the policy that must be set.
+        """
         try:
             (memory,) = self.ask(lambda pipe: pipe.info("memory"))
         except QueueUnavailable as error:
@@ -209,7 +224,7 @@ class Queue:
         return "" if policy == "noeviction" else f"maxmemory-policy is {policy}, which evicts queued events: noeviction"
 
     def try_publish(self) -> str:
-        """Return why Redis refuses to tell Bull's listeners; "" when it does not."""
+        """Return why Redis refuses to publish to Bull's listeners; "" if it publishes."""
         try:
             self.ask(lambda pipe: pipe.publish(f"{self.keys.base}rudderpipe-check", ""))
         except QueueUnavailable as error:
@@ -219,7 +234,7 @@ class Queue:
         return ""
 
     def ask(self, fill: Callable[[Any], object]) -> list[Any]:
-        """Return the answers to the commands that ``fill`` puts into a pipeline; one round trip, no transaction."""
+        """Return the results of the commands that ``fill`` puts into a pipeline; one round trip, no transaction."""
         with self._connection.client() as client, client.pipeline(transaction=False) as pipe:
             fill(pipe)
             return pipe.execute()
@@ -241,22 +256,22 @@ class Queue:
             raise
 
     def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
-        """Return the next jobs, locked for us for ``LOCK_MS``; none when nothing waits or the queue is paused.
+        """Take the next jobs, each locked for us for ``LOCK_MS``; none if no job waits or the queue is paused.
 
-        Raise ``AnotherDataPlane`` while what waits is for another one.
+        Raise ``AnotherDataPlane`` while the jobs that wait are for another data plane.
         """
         name, keys, arguments = self._take_call(max_jobs, max_bytes)
         with self._answered(name):
             return self._taken(self.call(name, keys, *arguments))
 
     def complete(self, done: Sequence[Taken]) -> int:
-        """Delivered jobs are done with, but for the last ``keep_completed``; how many were still ours."""
+        """Remove delivered jobs, except the last ``keep_completed``; return how many were still ours."""
         name, keys, arguments = self._complete_call(done)
         with self._answered(name):
             return int(sum(self.call(name, keys, *arguments)))
 
     def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
-        """``complete`` and then ``take``, two steps over one round trip."""
+        """Run ``complete`` and then ``take``, as two steps in one round trip; return both results."""
         with self._answered("take_jobs"), self._client() as client:
             completed, answer = self._scripts.call_together(
                 client, self._complete_call(done), self._take_call(max_jobs, max_bytes)
@@ -289,7 +304,7 @@ class Queue:
         )
 
     def fail(self, taken: Taken, reason: str) -> bool:
-        """Put a job into the failed set; False when it was not ours any more."""
+        """Put a job into the failed set; return False if it was not ours any more."""
         keys = self.keys
         inner = taken.job is not None and taken.job.attempts
         reason = reason.encode(errors="replace").decode()
@@ -309,9 +324,9 @@ class Queue:
         return bool(answer)
 
     def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
-        """Two jobs of one, each with half of its events, in their order; None when it was not ours any more.
+        """Split a job into two with half of its events each; return both in order, or None if it was not ours any more.
 
-        Raises ``JobUnreadable`` when its data cannot be written anew.
+        Raise ``JobUnreadable`` if its data cannot be rewritten.
         """
         assert taken.job is not None
         keys, middle = self.keys, len(taken.job.events) // 2
@@ -333,11 +348,11 @@ class Queue:
         return half(taken, taken.id, first, 0, middle), half(taken, new_id.decode(), second, middle, taken.events)
 
     def retry_later(self, tried: Sequence[Taken]) -> list[Taken]:
-        """Count an attempt of each and keep them locked; those that are still ours."""
+        """Count one attempt for each job and keep them locked; return those that are still ours."""
         return self._hold("retry_later", tried)
 
     def renew(self, held: Sequence[Taken]) -> list[Taken]:
-        """Keep the lease, and jobs locked; those that are still ours."""
+        """Renew the lease and the locks of jobs; return the jobs that are still ours."""
         return self._hold("renew_locks", held, self._lease_ms)
 
     def _hold(self, name: str, held: Sequence[Taken], *more: int) -> list[Taken]:
@@ -347,7 +362,7 @@ class Queue:
         return [taken for taken, is_ours in zip(held, ours, strict=True) if is_ours]
 
     def put_back(self, held: Sequence[Taken]) -> int:
-        """Jobs not finished are first in line again, in their order; how many were still ours."""
+        """Put unfinished jobs first in line again, in their order; return how many were still ours."""
         keys = self.keys
         return int(
             self._run(
@@ -360,10 +375,11 @@ class Queue:
         )
 
     def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
-        """Jobs that are active and not in ``keep`` are first in line again.
+        """Put active jobs that are not in ``keep`` first in line again.
 
-        ``all``: as a dead sender left them, attempts at 0; only for the one sender of a queue. ``free``: those
-        without a lock or under ours. ``ours``: those under our lock.
+        With ``all``, the jobs under any lock are moved, and their attempts start at 0 again. Only the one sender of a
+        queue may do that, because a dead sender has left them. With ``free``, the jobs without a lock or under our lock
+        are moved. With ``ours``, only the jobs under our lock are moved.
         """
         keys = self.keys
         ids = pack([taken.id for taken in keep])
@@ -380,11 +396,11 @@ class Queue:
                 return Recovered(total, broken)
 
     def stranded(self) -> int:
-        """How many jobs are active without a lock."""
+        """Return how many jobs are active without a lock."""
         return int(self.call("count_stranded", [self.keys.active], self.keys.base))
 
     def sweep(self, every_ms: int = SWEEP_MS) -> int:
-        """Jobs whose sender died are next in line again; how many. For a queue with several senders."""
+        """Put the jobs of dead senders next in line again; return how many. For a queue with several senders."""
         keys = self.keys
         lists = [keys.stalled, keys.wait, keys.paused, keys.meta_paused, keys.active, keys.failed]
         answer = self.call(
@@ -395,7 +411,10 @@ class Queue:
         return int(answer)
 
     def promote(self) -> int:
-        """Delayed jobs that are due wait in line; when the next one is due, in milliseconds since 1970, -1 if none."""
+        """Move delayed jobs that are due into the line.
+
+        Return when the next one is due, in milliseconds since 1970, or -1 if there is none.
+        """
         keys = self.keys
         _, next_ms = self._run(
             "promote_delayed",

@@ -1,4 +1,4 @@
-"""The Lua scripts of ``lua/``, one per transition, ready to be called."""
+"""The Lua scripts in ``lua/``, one for each transition."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Call = tuple[str, list[str], tuple[str | bytes | int, ...]]
 
 
 def source(name: str) -> str:
-    """Return the text of one script, with what it includes. Raise ``FileNotFoundError`` if the package is incomplete.
+    """Return the text of one script and its includes. Raise ``FileNotFoundError`` if the package is incomplete.
 
     The script begins with a check that each key is missing or of the type that the header names, because a key of
     another type would cut the script between two of its writes.
@@ -65,7 +65,7 @@ def source(name: str) -> str:
 
 
 class Scripts:
-    """Calls a script by its name; one that Redis does not know, or has forgotten, is sent whole."""
+    """Calls scripts by name. If Redis does not know a script, its whole text is sent."""
 
     def __init__(self) -> None:
         self._sources = {name: source(name) for name in NAMES}
@@ -74,13 +74,14 @@ class Scripts:
         }
 
     def call(self, client: redis.Redis, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
-        """Run one script."""
+        """Run one script and return its result. Raise ``LeaseLost`` or the error of the script."""
         return self.call_together(client, (name, keys, arguments))[0]
 
     def call_together(self, client: redis.Redis, *calls: Call) -> list[Any]:
-        """Run scripts over one round trip; each is a step of its own. Raises what the first raised.
+        """Run scripts in one round trip, each as a step of its own, and return their results.
 
-        In this order, but for one that Redis does not know: it is sent whole, and runs after the others.
+        They run in this order, except that a script that Redis does not know is sent again as a whole, and runs after
+        the others. Raise ``LeaseLost`` or the first error of a script.
         """
         answers = _ask(client, [("EVALSHA", self.digests[name], keys, arguments) for name, keys, arguments in calls])
         for number, (name, keys, arguments) in enumerate(calls):
@@ -93,9 +94,10 @@ class Scripts:
 
 
 def _ask(client: redis.Redis, commands: Sequence[tuple[str, str, list[str], Sequence[str | bytes | int]]]) -> list[Any]:
-    """The answers, errors of Redis among them; packed here, as the client's own way takes ten times as long.
+    """Send commands and return the answers. An error from Redis is one of the answers.
 
-    Only with a client that has one connection (``single_connection_client``).
+    The commands are packed here, because redis-py's own packing takes ten times as long. ``client`` must have exactly
+    one connection (``single_connection_client``).
     """
     parts: list[bytes] = []
     for command, script, keys, arguments in commands:
