@@ -314,7 +314,7 @@ def test_a_tls_answer_whose_records_drip_ends_in_time(authority: trustme.CA, tmp
     with RawServer(serve) as server:
         ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
         outcome = told(ours.post(BODY, KEY))
-        assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
+        assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
 TLS_ENDS = {
@@ -369,7 +369,7 @@ def test_a_server_that_takes_a_request_byte_by_byte_is_left_in_time(
         ours = towards(url, ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
         outcome = told(ours.post(b"x" * 32_000_000, KEY))
         gone.set()
-        assert (outcome.kind, outcome.reason) == ("retry", "the request was not taken in time")
+        assert (outcome.kind, outcome.reason) == ("retry", "the server did not accept the request in time")
 
 
 @pytest.mark.parametrize("tls", [False, True])

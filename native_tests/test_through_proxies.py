@@ -139,14 +139,14 @@ def replies(data: bytes, *, drips: bool = False, silent: bool = False) -> Callab
 
 
 ODD_PROXIES: dict[str, tuple[Callable[[socket.socket], None], str, str]] = {
-    "another protocol": (replies(b"220 smtp.example.org ESMTP\r\n"), "blocked", "no HTTP proxy"),
-    "bytes": (replies(b"\x15\x03\x03\x00\x02\x02\x28\n"), "blocked", "no HTTP proxy"),
-    "an endless line": (replies(b"x" * 100_000), "blocked", "no HTTP proxy"),
-    "endless headers": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), "blocked", "no HTTP proxy"),
+    "another protocol": (replies(b"220 smtp.example.org ESMTP\r\n"), "blocked", "not an HTTP proxy"),
+    "bytes": (replies(b"\x15\x03\x03\x00\x02\x02\x28\n"), "blocked", "not an HTTP proxy"),
+    "an endless line": (replies(b"x" * 100_000), "blocked", "not an HTTP proxy"),
+    "endless headers": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), "blocked", "not an HTTP proxy"),
     "a wrong password": (replies(b"HTTP/1.1 407 Who are you\r\n\r\n"), "blocked", "407"),
     "a host that it does not reach": (replies(b"HTTP/1.1 502 Bad Gateway\r\n\r\n"), "retry", "status 502"),
     "a redirect": (replies(b"HTTP/1.1 302 Found\r\nlocation: /\r\n\r\n"), "retry", "status 302"),
-    "nothing": (replies(b""), "retry", "closed the connection without an answer"),
+    "nothing": (replies(b""), "retry", "closed the connection without a response"),
     "half an answer": (replies(b"HTTP/1.1 200 OK\r\nx:"), "retry", "cut off"),
     "silence": (replies(b"", silent=True), "retry", "no connection in time"),
     "drips": (replies(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000, drips=True), "retry", "no connection in time"),
@@ -186,7 +186,7 @@ def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixt
         client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, proxy_url=f"http://{server.address}")
         assert client.track("u", "e") is False
         assert client.counts() == {"failed": 1}
-        assert "no HTTP proxy" in caplog.text
+        assert "not an HTTP proxy" in caplog.text
         client.shutdown()
 
 

@@ -180,7 +180,7 @@ def test_an_answer_that_is_cut_off_at_any_byte_is_none(plane: FaultyPlane, end: 
 def test_a_server_that_does_not_come_to_an_end_is_retried(plane: FaultyPlane, step: Step) -> None:
     """``timeout_s`` is for the whole answer, not for each byte."""
     outcome = post(plane, step, timeout_s=0.3)
-    assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
+    assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
 def test_a_jobs_own_timeout_counts(plane: FaultyPlane) -> None:
@@ -428,7 +428,7 @@ def test_redirects_share_the_time_of_one_attempt(plane: FaultyPlane) -> None:
             return True
 
     outcome = post(plane, slow, timeout_s=2, connect_timeout_s=0.1)
-    assert (outcome.kind, outcome.reason) == ("retry", "no whole answer in time")
+    assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
 def test_an_attempt_can_be_aborted(plane: FaultyPlane) -> None:

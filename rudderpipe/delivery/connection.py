@@ -1,4 +1,4 @@
-"""One kept connection to a data plane, plain or TLS, straight or through a proxy."""
+"""One kept-alive connection to a data plane: plain or TLS, direct or through a proxy."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _LOCAL_ERRORS = (
     errno.EACCES,
     errno.EPERM,
 )
-"""What this host refuses, whatever the other side does."""
+"""Errors that come from this host, not from the other side."""
 
 
 class Obstacle(Exception):
-    """This host, a setting or the proxy prevents every attempt, until somebody mends it."""
+    """A cause on this host, in a setting or in the proxy that prevents every attempt until it is repaired."""
 
 
 class Server(msgspec.Struct, frozen=True):
-    """Where to connect to; ``tls`` from there on."""
+    """The server to connect to; ``tls`` says whether the connection to it uses TLS."""
 
     host: str
     port: int
@@ -42,19 +42,19 @@ class Server(msgspec.Struct, frozen=True):
 
     @property
     def authority(self) -> str:
-        """Host and port as in a URL."""
+        """The host and the port, as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class Proxy(msgspec.Struct, frozen=True):
-    """A server between, and the headers that tell it who we are."""
+    """A proxy server, and the headers that carry our user and password."""
 
     server: Server
     headers: Mapping[str, str]
 
 
 class _Paced:
-    """A socket of which all reads and writes together end after the time that was set last; 0 waits for nothing."""
+    """A socket with one deadline for all its reads and writes together; ``settimeout`` moves it, and 0 never waits."""
 
     def __init__(self, sock: socket.socket, deadline_s: float) -> None:
         self._sock = sock
@@ -86,10 +86,11 @@ def dial(
     until_s: float,
     opened: Callable[[socket.socket], None],
 ) -> socket.socket:
-    """Connect. Raises ``NoAnswer`` (an attempt that failed) and ``Obstacle``.
+    """Return a connected socket. Raise ``NoAnswer`` if the attempt failed, or ``Obstacle``.
 
-    ``context`` is that of all TLS that is needed; ``opened`` gets each socket as soon as it is there, so that another
-    thread can shut it down. ``timeout_s`` begins when the name is known: its lookup has the resolver's own limits.
+    ``context`` is used for every TLS connection. ``opened`` gets each socket as soon as it exists, so that another
+    thread can shut it down. ``timeout_s`` starts after the name lookup, because the lookup has the limits of the
+    resolver; the connection must be ready before ``until_s`` all the same.
     """
     near = to if proxy is None else proxy.server
     try:
@@ -125,7 +126,7 @@ def dial(
 
 
 def _through(proxy: Proxy | None) -> str:
-    """Name the proxy: it may be the one who refused, and may come from a variable of the environment."""
+    """Return a text that names the proxy, because the proxy may have refused and may come from the environment."""
     return "" if proxy is None else f" (through the proxy {proxy.server.authority})"
 
 
@@ -136,21 +137,21 @@ def _addresses(to: Server) -> Sequence[_Address]:
     try:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
     except UnicodeError:
-        raise Obstacle(f"no connection: {to.host} is no name of a host") from None
+        raise Obstacle(f"no connection: {to.host} is not a valid host name") from None
     except socket.gaierror:
-        socket.socket().close()  # a host without descriptors cannot look up names, and this call says so
+        socket.socket().close()  # raises EMFILE when the cause is that no descriptor is left for the lookup
         raise
 
 
 def _tcp(addresses: Sequence[_Address], deadline_s: float, opened: Callable[[socket.socket], None]) -> socket.socket:
-    """Connect to the first address that can be reached; each has its share of the time."""
+    """Connect to the first address that can be reached; each address gets an equal share of the time left."""
     failure: OSError | None = None
     for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
         try:
             return _connected(socket.socket(family, kind, protocol), address, _left_s(deadline_s) / left, opened)
-        except OSError as error:  # also where this host does not know the family
+        except OSError as error:  # also raised when this host does not support the address family
             if failure is None or failure.errno in _LOCAL_ERRORS:
-                failure = error  # what the other side did says more than what this host lacks
+                failure = error  # an error from the other side says more than an error of this host
     raise failure or OSError("the host has no address")
 
 
@@ -179,7 +180,7 @@ def _tls(
     try:
         opened(wrapped)
         wrapped.settimeout(_left_s(deadline_s))
-        wrapped.do_handshake()  # its time limit is for the whole of it
+        wrapped.do_handshake()  # the timeout covers the whole handshake
     except BaseException:
         wrapped.close()
         raise
@@ -187,34 +188,34 @@ def _tls(
 
 
 def _tls_within(sock: socket.socket, to: Server, context: ssl.SSLContext, deadline_s: float) -> socket.socket:
-    from urllib3.util.ssltransport import SSLTransport  # here, as it costs every process what few need
+    from urllib3.util.ssltransport import SSLTransport  # here, because it slows every start and few processes need it
 
     paced = cast(socket.socket, _Paced(sock, deadline_s))
     return cast(socket.socket, SSLTransport(paced, context, server_hostname=to.host.rstrip(".")))
 
 
 def _tunnel(sock: socket.socket, to: Server, proxy: Proxy, deadline_s: float) -> None:
-    """Have the proxy connect to the data plane."""
+    """Send CONNECT, so that the proxy connects to the data plane."""
     lines = {"host": to.authority, **proxy.headers}
     head = f"CONNECT {to.authority} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     _Paced(sock, deadline_s).sendall(f"{head}\r\n".encode())
-    reader = Reader(sock, deadline_s, step=1)  # what is behind the head is the data plane's
+    reader = Reader(sock, deadline_s, step=1)  # the bytes behind the head belong to the data plane
     try:
         answer = read(reader, head_only=True)
     except NotHttp:
-        raise Obstacle(f"no connection: {proxy.server.authority} is no HTTP proxy") from None
+        raise Obstacle(f"no connection: {proxy.server.authority} is not an HTTP proxy") from None
     except NoAnswer as error:
         if time.monotonic() >= deadline_s:
             raise TimeoutError from None
         raise NoAnswer(f"no connection: the proxy did not connect, {error}", begun=True) from None
     if answer.status == 407:
-        raise Obstacle(f"no connection: the proxy {proxy.server.authority} refuses user and password (status 407)")
+        raise Obstacle(f"no connection: the proxy {proxy.server.authority} refuses our user and password (status 407)")
     if not 200 <= answer.status < 300:
         raise NoAnswer(f"no connection: the proxy refused to connect, status {answer.status}", begun=True)
 
 
 def _left_s(deadline_s: float) -> float:
-    """Return the time that is left. Raises ``TimeoutError`` when there is none."""
+    """Return the seconds that are left. Raise ``TimeoutError`` if there are none."""
     left_s = deadline_s - time.monotonic()
     if left_s <= 0:
         raise TimeoutError
@@ -223,15 +224,16 @@ def _left_s(deadline_s: float) -> float:
 
 PORTS = {"http": 80, "https": 443}
 MAX_IDLE_S = 60.0
-"""A connection that was idle for longer is made anew: routers forget such connections, and tell neither side."""
+"""A connection that was idle for longer is replaced, because routers drop idle connections without notice."""
 STALL_S = 0.25
-"""How long a server may take nothing of a request before we look whether it has answered already."""
+"""How long the server may accept no byte of a request before we check for an early response."""
 
 
 class Wire:
-    """What goes over it is one packet there and one answer back; only a whole exchange is followed by another.
+    """A connection to one server. It is kept only after a complete exchange of one request and one response.
 
-    An HTTP library's way of a request costs twice as much and sends head and body apart, which wakes the server twice.
+    A request is sent in one piece. An HTTP library costs twice as much, and sends head and body separately, which wakes
+    the server twice.
     """
 
     def __init__(self, scheme: str, host: str, port: int, settings: Settings) -> None:
@@ -244,29 +246,29 @@ class Wire:
             self._proxy = Proxy(near, _proxy_headers(url))
         self._context: ssl.SSLContext | None = None
         self._raw: socket.socket | None = None
-        """The socket below, already while it is being connected."""
+        """The innermost socket; set before it is connected, so that ``abort`` can shut it down."""
         self._aborted = False
         self._fresh_until_s = float("-inf")
         self.sock: socket.socket | None = None
-        """While there is a connection."""
+        """The open connection, or None."""
 
     def target(self, url: SplitResult) -> str:
-        """What a request's first line asks for: the path, or through a plain proxy the whole URL."""
+        """Return the target in a request's first line: the path, or the whole URL for a plain proxy."""
         path = (url.path or "/") + (f"?{url.query}" if url.query else "")
         return f"{url.scheme}://{url.netloc}{path}" if self._proxy and not self._to.tls else path
 
     def proxy_headers(self) -> dict[str, str]:
-        """Return what a plain request says to the proxy that reads it."""
+        """Return the headers of a plain request that are for the proxy."""
         return {} if self._proxy is None or self._to.tls else dict(self._proxy.headers)
 
     def exchange(self, head: bytes, body: bytes, timeout_s: float, until_s: float) -> Answer:
-        """Send a request and read its answer, within ``timeout_s`` of the connection and before ``until_s``.
+        """Send a request and return its response, within ``timeout_s`` of the connection and before ``until_s``.
 
-        A kept connection that the server has closed meanwhile is followed by a new one, at once.
-        Raises ``NoAnswer`` and ``Obstacle``.
+        If the server has closed a kept connection, the request is sent once more over a new connection, at once.
+        Raise ``NoAnswer`` or ``Obstacle``.
         """
         if self.sock is not None and (time.monotonic() > self._fresh_until_s or Reader(self.sock, 0).look()):
-            self.close()  # too old, ended by the server, or with something that answers no request of ours
+            self.close()  # too old, closed by the server, or with bytes that belong to no request
         kept = self.sock is not None
         try:
             return self._try(head, body, timeout_s, until_s)
@@ -283,9 +285,9 @@ class Wire:
             whole = _send(sock, reader, memoryview(head + body), deadline_s)
             answer = read(reader)
             if not whole and 200 <= answer.status < 300:
-                raise NoAnswer("the server answered before it had the whole request", begun=True)
+                raise NoAnswer("the server responded before it received the whole request", begun=True)
         except BaseException:
-            self.close()  # whatever it was, a signal's exception included: the rest of an answer may still come
+            self.close()  # also for a signal's exception, because the rest of a response may still come
             raise
         if not (whole and answer.reusable):
             self.close()
@@ -300,7 +302,7 @@ class Wire:
             self.sock = dial(self._to, self._proxy, context, timeout_s, until_s, self._opened)
         except NoAnswer as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-                self._context = None  # ca_file may have been mended since it was read
+                self._context = None  # ca_file may have been corrected since it was read
             raise
         if self._aborted:
             raise NoAnswer("stopped", begun=True)
@@ -317,35 +319,35 @@ class Wire:
                 context = ssl.create_default_context(cafile=self._settings.ca_file)
             except (OSError, ValueError) as error:
                 said = error.strerror if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else None
-                raise Obstacle(f"ca_file cannot be used: {said or 'it holds no certificate'}") from error
+                raise Obstacle(f"ca_file cannot be used: {said or 'it contains no certificate'}") from error
             context.set_alpn_protocols(["http/1.1"])
             self._context = context
         return self._context
 
     def abort(self) -> None:
-        """From any thread: end the exchange under way, and make no connection any more."""
+        """End the exchange under way and prevent every new connection. Any thread may call this."""
         self._aborted = True
         raw = self._raw
         if raw is not None:
             try:
-                socket.socket.shutdown(raw, socket.SHUT_RDWR)  # not TLS's own, which would wait
+                socket.socket.shutdown(raw, socket.SHUT_RDWR)  # not the shutdown of TLS, which would wait
             except OSError:
-                pass  # closed already
+                pass  # the socket is closed already
 
     def close(self) -> None:
-        """The next exchange makes a new connection."""
+        """Close the connection; the next exchange opens a new one."""
         sock, self.sock, self._raw = self.sock, None, None
         if sock is not None:
             sock.close()
 
 
 def _send(sock: socket.socket, reader: Reader, data: memoryview, deadline_s: float) -> bool:
-    """Send all, or return False when the server has answered, or hung up, before it had it."""
-    plain = isinstance(sock, socket.socket)  # TLS within TLS cannot go on with a write that was cut off
+    """Send all data. Return False if the server responded or closed the connection before it received them all."""
+    plain = isinstance(sock, socket.socket)  # TLS within TLS cannot continue a write that timed out
     while data:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
-            raise NoAnswer("the request was not taken in time", begun=True)
+            raise NoAnswer("the server did not accept the request in time", begun=True)
         sock.settimeout(min(left_s, STALL_S) if plain else left_s)
         try:
             data = data[sock.send(data) :]
@@ -353,12 +355,12 @@ def _send(sock: socket.socket, reader: Reader, data: memoryview, deadline_s: flo
             if plain and reader.look():
                 return False
         except OSError:
-            return False  # the answer may be there all the same: servers refuse a body before they have read it
+            return False  # a response may exist, because servers may refuse a body before they have read it
     return True
 
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
-    """Return who we are to the proxy; nothing without a user."""
+    """Return the header with our user and password for the proxy; no header without a user."""
     if not proxy.username:
         return {}
     user = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"

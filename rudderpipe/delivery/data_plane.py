@@ -1,4 +1,4 @@
-"""The POST itself: one attempt, redirects included, and what its answer means."""
+"""One POST to the data plane, with its redirects, and the outcome of its response."""
 
 from __future__ import annotations
 
@@ -22,37 +22,40 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def in_ascii(url: str, encoding: str = "utf-8") -> str:
-    """Return the URL as a request's head may hold it: a name in its IDNA form, all else percent-encoded."""
+    """Return the URL in ASCII, as a request's head needs it: the host in IDNA form, the rest percent-encoded."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if not host.isascii():
         try:
             name = host.encode("idna").decode()
         except UnicodeError:
-            return url  # no name of a host: the connection fails, and says so
+            return url  # not a valid host name: connecting fails with that reason
         parts = parts._replace(netloc=f"{name}:{parts.port}" if parts.port else name)
     return quote(parts.geturl().encode(encoding), safe=_PRINTABLE)
 
 
 def follow(url: str, location: str) -> tuple[str, str]:
-    """(the next URL, "") or ("", why not): the write key goes to no other host, and never from https to http."""
+    """Return (the next URL, ""), or ("", the reason) if the redirect must not be followed.
+
+    The write key is never sent to another host, and never from https to http.
+    """
     try:
         there, here = urlsplit(urljoin(url, location)), urlsplit(url)
         _ = there.port
     except ValueError:
-        return "", "a redirect to what is no URL"
+        return "", "a redirect without a valid http or https URL"
     if not location or there.scheme not in ("http", "https") or not there.hostname:
-        return "", "a redirect to what is no URL"
+        return "", "a redirect without a valid http or https URL"
     if there.hostname != here.hostname:
         return "", f"a redirect to another host, {there.hostname}: correct data_plane_url"
     if here.scheme == "https" and there.scheme == "http":
         return "", "a redirect from https to http"
-    # A header's bytes are read as Latin-1, so that encoding gives back what the server wrote.
+    # A header is decoded as Latin-1, so encoding it as Latin-1 restores the bytes that the server sent.
     return in_ascii(there._replace(netloc=there.netloc.rpartition("@")[2], fragment="").geturl(), "latin-1"), ""
 
 
 def refusal(url: str, location: str) -> str:
-    """What to say of an answer that would have us fetch something else with GET."""
+    """Return the reason for refusing a redirect that would turn the POST into a GET without the events."""
     try:
         host = urlsplit(urljoin(url, location)).hostname
     except ValueError:
@@ -64,22 +67,22 @@ logger = log_text.logger("rudderpipe.delivery")
 
 
 class DataPlane:
-    """One data plane, over one kept connection."""
+    """A data plane, reached over one kept-alive connection."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = in_ascii(settings.endpoint)
         self._settings = settings
         self._wires: dict[tuple[str, str, int], Wire] = {}
-        """The first is the data plane's; the others, a few, are those of the last places that redirects led to."""
+        """The first connection is to the data plane; the other few are to the last targets of redirects."""
         self._heads: dict[tuple[str, str, bool], bytes] = {}
         self._packs = settings.gzip
-        """False once gzip was refused, and the same request without it was not."""
+        """False once the server refused a request with gzip and responded to it without gzip."""
         self._aborted = False
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-        """One attempt, within ``connect_timeout_s`` and ``timeout_s`` together.
+        """Make one attempt, within ``connect_timeout_s`` and ``timeout_s`` together, and return its outcome.
 
-        Never raises for what host, proxy, network or server do; only what a signal handler raises comes out.
+        No error of the host, the proxy, the network or the server is raised; only exceptions of signal handlers are.
         """
         try:
             return self._post(body, write_key, timeout_s or self._settings.timeout_s)
@@ -87,8 +90,8 @@ class DataPlane:
             return outcome.of_failure("stopped" if self._aborted else str(error))
         except Obstacle as error:
             return outcome.of_obstacle(str(error))
-        except (OSError, ValueError, MemoryError) as error:  # the events are not to blame
-            return outcome.of_obstacle(f"no request could be made: {type(error).__name__}")
+        except (OSError, ValueError, MemoryError) as error:  # the events did not cause this
+            return outcome.of_obstacle(f"the request could not be made: {type(error).__name__}")
 
     def _post(self, body: bytes, write_key: str, timeout_s: float) -> Outcome:
         if not self._packs:
@@ -101,7 +104,7 @@ class DataPlane:
             return outcome.of_refusal(plain.status, f"refused with gzip and without it: {plain.reason}")
         if plain.kind in ("delivered", "refused"):
             self._packs = False
-            logger.warning("requests are sent without gzip from now on, as it was refused: %s", packed.reason)
+            logger.warning("gzip was refused: requests are sent without gzip from now on reason=%s", packed.reason)
         return plain
 
     def _send(self, body: bytes, write_key: str, timeout_s: float, *, packed: bool) -> Outcome:
@@ -119,10 +122,9 @@ class DataPlane:
                 return outcome.of_refusal(answer.status, why_not)
         else:
             return outcome.of_refusal(answer.status, "too many redirects: correct data_plane_url")
-        if (
-            answer.status == 407 and self._settings.proxy_url and url.startswith("http:")
-        ):  # through CONNECT it is no proxy's
-            raise Obstacle("the proxy refuses user and password of proxy_url or HTTP_PROXY (status 407)")
+        # For an https URL a 407 does not come from the proxy, because the proxy cannot write into the tunnel.
+        if answer.status == 407 and self._settings.proxy_url and url.startswith("http:"):
+            raise Obstacle("the proxy refuses the user and password of proxy_url or HTTP_PROXY (status 407)")
         asked_s = None
         if "retry-after" in answer.headers:
             asked_s = retry_after.seconds(answer.headers["retry-after"], int(time.time() * 1000))
@@ -152,14 +154,14 @@ class DataPlane:
             text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
             head = f"POST {wire.target(parts)} HTTP/1.1\r\n{text}content-length: ".encode()
             if len(self._heads) >= 100:
-                self._heads.clear()  # write keys come from the queue, where anybody may have put any
+                self._heads.clear()  # bounded, because jobs of other programs may hold any number of write keys
             self._heads[url, write_key, packed] = head
         if self._aborted:
             raise NoAnswer("stopped", begun=True)
         return wire.exchange(head + b"%d\r\n\r\n" % len(body), body, timeout_s, until_s)
 
     def abort(self) -> None:
-        """From any thread: end the attempt under way, and make no other."""
+        """End the attempt under way and prevent every further attempt. Any thread may call this."""
         self._aborted = True
         for wire in list(self._wires.values()):
             wire.abort()

@@ -1,4 +1,4 @@
-"""One attempt at a time to deliver what is first in line, and what is to become of it then."""
+"""The dispatcher, which makes one attempt at a time and decides what happens to the batches then."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from rudderpipe.settings import Settings
 
 TOO_LARGE = 413
 MAY_BE_ONE_EVENT = (400, TOO_LARGE, 422)
-"""A refusal that a single event of many may have caused."""
+"""The statuses of a refusal that a single event of many may have caused."""
 TOO_LARGE_S = 60.0
-"""How long a size that was too large bounds the requests that follow, before a larger one is tried again."""
+"""How long later requests stay below a size that was too large, before a larger one is tried again."""
 
 
 class Parcel(msgspec.Struct, frozen=True):
-    """A batch on its way; ``attempts`` are those made so far."""
+    """A batch to deliver; ``attempts`` is the number of attempts made so far."""
 
     events: Sequence[bytes | Raw]
     size_bytes: int
@@ -32,12 +32,12 @@ class Parcel(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What became of the first ``count`` parcels.
+    """The decision about the first ``count`` batches after one attempt.
 
-    ``delivered``; ``retry``: the same again after ``wait_s``; ``blocked``: likewise, but no attempt was made and none
-    is to be counted, as this host prevents it; ``failed``: never again (``count`` is 1); ``split``: the halves of the
-    first are to be tried apart; ``fewer``: nothing is settled, the next attempt is made with fewer of them.
-    ``attempts`` includes the one just made.
+    ``delivered``: they are done. ``retry``: try the same batches again after ``wait_s``. ``blocked``: the same as
+    ``retry``, but this host prevented the attempt, so it must not be counted. ``failed``: never try the batch again
+    (``count`` is 1). ``split``: try the two halves of the first batch separately. ``fewer``: nothing is decided yet,
+    and the next attempt has fewer batches. ``attempts`` includes the attempt just made, unless it was ``blocked``.
     """
 
     kind: Literal["delivered", "retry", "blocked", "failed", "split", "fewer"]
@@ -48,16 +48,16 @@ class Verdict(msgspec.Struct, frozen=True):
 
     @property
     def reason(self) -> str:
-        """Status, what the server said, and the attempts made: what the failed set shows."""
+        """The reason for the failed set: the status, the text of the server and the number of attempts."""
         return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
 
 
 class Courier:
-    """Sends parcels in order, several in one request; each is settled as itself.
+    """The dispatcher: sends batches in order, several in one request, and decides about each batch separately.
 
-    A refused request is bisected: half of its parcels, then half of what must hold the cause, down to one parcel, so
-    that n parcels cost log2(n) requests. Meanwhile later parcels share smaller requests, which grow again with success.
-    A request that was too large bounds those that follow for a minute.
+    A refused request is bisected. The next request has half of its batches, then half of the batches that must contain
+    the cause, down to one batch, so that n batches cost log2(n) requests. Later batches share smaller requests, which
+    grow again with each success. After a request that was too large, the requests of the next minute stay smaller.
     """
 
     def __init__(self, plane: DataPlane, settings: Settings, clock: Clock) -> None:
@@ -65,22 +65,25 @@ class Courier:
         self._settings = settings
         self._clock = clock
         self._at_most = settings.max_jobs_per_request
-        """How many parcels may share a request now."""
+        """The number of batches that may share a request now."""
         self._suspects = 0
-        """The first so many parcels hold what made the last refused request be refused; 0 when there is none."""
+        """The number of first batches that contain the cause of the last refusal; 0 when there is none."""
         self._refusal: Outcome | None = None
-        """Of the suspects."""
+        """The outcome that made the suspects suspicious."""
         self._too_large: Outcome | None = None
         self._too_large_bytes = 0
-        """The smallest size that was too large lately."""
+        """The smallest size that was too large in the last minute."""
         self._too_large_until_s = float("-inf")
 
     def forget(self) -> None:
-        """The parcels of the next attempt are others."""
+        """Forget the suspects, because the next attempt has other batches."""
         self._suspects = 0
 
     def attempt(self, parcels: Sequence[Parcel]) -> Verdict:
-        """One request with the first of these (at least one); none when it is known that the first must be split."""
+        """Send one request with the first of these batches (at least one) and return the decision.
+
+        No request is sent when an earlier refusal shows that the first batch must be split.
+        """
         first = parcels[0]
         known = self._known_refusal(first)
         if known is not None:
@@ -93,8 +96,8 @@ class Courier:
             outcome = self._plane.post(body, first.write_key, first.timeout_s)
         except MemoryError:
             outcome = of_obstacle("no memory is left for a request")
-        except Exception as error:  # noqa: BLE001  # events that are JSON can be posted: it is not their doing
-            outcome = of_obstacle(f"a request cannot be made: {type(error).__name__}")
+        except Exception as error:  # noqa: BLE001  # events that are JSON can be posted, so they are not the cause
+            outcome = of_obstacle(f"the request cannot be made: {type(error).__name__}")
         verdict = self._judge(group, outcome, first.attempts + 1)
         self._learn(group, verdict)
         return verdict
@@ -115,7 +118,7 @@ class Courier:
         return Verdict("failed", 1, attempts, outcome)
 
     def _learn(self, group: Sequence[Parcel], verdict: Verdict) -> None:
-        """Remember what the answer says about those that follow."""
+        """Remember what the outcome says about the batches that follow."""
         count, outcome = len(group), verdict.outcome
         if outcome.kind == "delivered":
             if self._suspects:
@@ -124,7 +127,7 @@ class Courier:
                 self._at_most = min(self._settings.max_jobs_per_request, 2 * self._at_most)
         elif outcome.kind == "refused" and outcome.status == TOO_LARGE:
             self._suspects = 0
-            if verdict.kind != "failed":  # a single event's size says nothing about batches
+            if verdict.kind != "failed":  # the size of a single event says nothing about batches
                 self._bound(outcome, sum(parcel.size_bytes for parcel in group))
         elif outcome.kind == "refused":
             if count > 1 and not self._suspects:
@@ -132,10 +135,10 @@ class Courier:
             self._refusal = outcome
             self._suspects = {"fewer": count, "split": 2}.get(verdict.kind, 0)
         elif verdict.kind == "failed":
-            self._suspects = 0  # its attempts are used up: whether the cause was in it is not known
+            self._suspects = 0  # the attempts are used up, and it is unknown whether this batch was the cause
 
     def _bound(self, outcome: Outcome, size_bytes: int) -> None:
-        """Keep requests below a size that was too large, until a minute after the first such answer."""
+        """Keep requests below a size that was too large, until a minute after the first such response."""
         if not self._is_bounded():
             self._too_large_bytes = size_bytes
             self._too_large_until_s = self._clock.monotonic_s() + TOO_LARGE_S
@@ -143,21 +146,21 @@ class Courier:
         self._too_large_bytes = min(self._too_large_bytes, size_bytes)
 
     def _known_refusal(self, first: Parcel) -> Outcome | None:
-        """Return why the first parcel would be refused, where that is sure and it can be split."""
+        """Return the outcome that the first batch would surely have, if the batch can be split; else None."""
         if len(first.events) < 2:
             return None
         if self._is_bounded() and first.size_bytes >= self._too_large_bytes:
             return self._too_large
         refusal = self._refusal
         if self._suspects == 1 and refusal is not None and refusal.status in MAY_BE_ONE_EVENT:
-            return refusal  # the others of the refused request have been delivered
+            return refusal  # the other batches of the refused request have been delivered
         return None
 
     def _is_bounded(self) -> bool:
         return self._clock.monotonic_s() < self._too_large_until_s
 
     def _group(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
-        """The first that may travel together: one write key, one timeout, few enough and small enough."""
+        """Return the first batches that may share a request: same write key and timeout, few and small enough."""
         first = parcels[0]
         together, size_bytes = 1, first.size_bytes
         at_most = (self._suspects + 1) // 2 if self._suspects else self._at_most

@@ -1,4 +1,4 @@
-"""What an answer of the data plane means for the events that were posted."""
+"""The outcome of an attempt: what a response of the data plane means for the posted events."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from rudderpipe.log_text import one_line
 
 LONGEST_S = 30.0
 LONGEST_ASKED_S = 300.0
-"""A server that asks to be left alone for a day does not decide how old events become."""
+"""The longest wait that a server may ask for, because it must not decide how old events become."""
 BLOCKED_S = 2.0
-"""How often an attempt that this host prevents is repeated: soon enough after it is mended, and cheap until then."""
+"""The wait before an attempt that this host prevented is repeated: soon enough after a repair, cheap until then."""
 
 
 def before_retry_s(retry: int, asked_s: float | None = None) -> float:
     """Return the seconds before retry number ``retry`` (1 is the first): 2^n, at most 30.
 
-    What the server asked for counts when it is longer; a shorter one would use up all attempts in an instant.
+    The wait ``asked_s`` that the server asked for is used if it is longer, up to 300 s. A shorter wait would use up all
+    attempts at once.
     """
     own_s = min(LONGEST_S, 2.0**retry) if retry < 10 else LONGEST_S
     return own_s if asked_s is None else max(own_s, min(LONGEST_ASKED_S, asked_s))
@@ -31,9 +32,9 @@ _SECONDS = re.compile(r"\s*-?[0-9]{1,15}(\.[0-9]*)?\s*")
 
 
 def seconds(text: str, now_ms: int) -> float | None:
-    """Return how long the server asks to be left alone, 0 when that moment has passed; None when it does not say.
+    """Return the seconds in a Retry-After header, 0 for a date in the past, or None if the text is neither.
 
-    A date without a zone, or of the zone -0000, is in UTC.
+    A date without a time zone, or with the zone -0000, is in UTC.
     """
     if _SECONDS.fullmatch(text):
         return max(0.0, float(text))
@@ -52,23 +53,24 @@ NAMES_GZIP = ("gzip", "content-encoding", "content encoding")
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """``delivered``; ``retry``: the same request may succeed later; ``refused``: it never will.
+    """The outcome of one attempt.
 
-    ``blocked``: this host, a setting or a proxy prevents the attempt, which says nothing about the events: it is
-    repeated later and counts as no attempt.
+    ``delivered``: the server has the events. ``retry``: the same request may succeed later. ``refused``: the same
+    request will never succeed. ``blocked``: this host, a setting or a proxy prevented the attempt. Because that says
+    nothing about the events, the attempt is repeated later and is not counted.
 
-    ``status`` is 0 when there was no answer. ``reason`` is for people, bounded, and holds nothing that was sent.
+    ``status`` is 0 when there was no response. ``reason`` is a readable text, bounded, without any data that was sent.
     """
 
     kind: Literal["delivered", "retry", "refused", "blocked"]
     status: int
     reason: str
     retry_after_s: float | None = None
-    """How long the server asked to be left alone; None when it did not."""
+    """The wait in seconds that the server asked for; None when it did not ask."""
 
 
 def of_answer(status: int, body: bytes, retry_after_s: float | None = None) -> Outcome:
-    """2xx is delivered; 5xx, 408 and 429 may succeed later; everything else never will."""
+    """Return the outcome of a response: 2xx is delivered, 5xx, 408 and 429 are retried, all others are refused."""
     text = " ".join(body[: REASON_CHARACTERS * 4].decode("utf-8", "replace").split())
     text = one_line(text[:REASON_CHARACTERS], REASON_CHARACTERS)
     reason = f"status {status}: {text}" if text else f"status {status}"
@@ -80,24 +82,30 @@ def of_answer(status: int, body: bytes, retry_after_s: float | None = None) -> O
 
 
 def of_refusal(status: int, why: str) -> Outcome:
-    """An answer that is not what a data plane says.
+    """Return the outcome of a response that no data plane sends, such as a redirect that must not be followed.
 
-    Unlike the Node SDK, which follows 301 to 303 with a GET and takes that for a delivery.
+    Unlike the Node SDK, which follows 301 to 303 with a GET and counts that as a delivery.
     """
     return Outcome("refused", status, one_line(f"status {status}: {why}"[:REASON_CHARACTERS]))
 
 
 def refuses_gzip(outcome: Outcome) -> bool:
-    """Return whether the encoding of the body was refused rather than what it holds."""
+    """Return True if the server refused the encoding of the body rather than its content."""
     text = outcome.reason.lower()
     return outcome.status == 415 or (outcome.status in (400, 501) and any(name in text for name in NAMES_GZIP))
 
 
 def of_failure(reason: str) -> Outcome:
-    """No answer, or half of one: it may have been handled, and the server tells repeated events by their ids."""
+    """Return the outcome of an attempt without a whole response: retry.
+
+    The server may have handled the request. It recognizes repeated events by their ids.
+    """
     return Outcome("retry", 0, one_line(reason[:REASON_CHARACTERS]))
 
 
 def of_obstacle(reason: str) -> Outcome:
-    """Something that must be mended on this host: no event may fail for it, however long it lasts."""
+    """Return the outcome of an attempt that this host prevented: blocked.
+
+    The cause must be repaired on this host. No event may fail for it, even if it lasts long.
+    """
     return Outcome("blocked", 0, one_line(reason[:REASON_CHARACTERS]))

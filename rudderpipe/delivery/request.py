@@ -1,4 +1,4 @@
-"""The body of one request to the data plane, as rudder-sdk-node writes it: batch, timestamp, sentAt."""
+"""The body of a request to the data plane, as rudder-sdk-node writes it: batch, timestamp, sentAt."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ except ImportError:
     _isal_compress = None
 
 _decode_fields = msgspec.json.Decoder(dict[str, Raw]).decode
-GZIP_WINDOW = 31  # zlib's way of saying gzip
+GZIP_WINDOW = 31  # the value of wbits that makes zlib write the gzip format
 _SENT_AT = b'"sentAt"'
 _FIELD = b'{"'
 _first, _second = itemgetter(0), itemgetter(1)
 
 
 def body(events: Iterable[bytes | Raw], sent_at: str) -> bytes:
-    """The JSON of a request; every event that is an object gets this ``sentAt``, whatever it had.
+    """Return the JSON of a request. In every event that is an object, ``sentAt`` is added or replaced.
 
-    The events must be JSON. The server dates an event by receivedAt - (sentAt - originalTimestamp), so it must be the
-    time of this attempt.
+    The events must be JSON. ``sent_at`` must be the time of this attempt, because the server dates an event by
+    receivedAt - (sentAt - originalTimestamp).
     """
     moment = sent_at.encode()
     tail = b',"sentAt":"%b"}' % moment
     wholes = [bytes(event) for event in events]
-    # Looked at together: one search in all is many times cheaper than one in each.
+    # All events are searched at once, because one search in all is many times cheaper than one in each.
     if _SENT_AT not in b",".join(wholes) and _all_have_fields(wholes):
         batch = (tail + b",").join([whole[:-1] for whole in wholes]) + (tail if wholes else b"")
     else:
@@ -44,12 +44,12 @@ def body(events: Iterable[bytes | Raw], sent_at: str) -> bytes:
 
 
 def _all_have_fields(events: list[bytes]) -> bool:
-    """Whether each begins as a JSON object with a field does, without white space."""
+    """Return True if each event begins like a JSON object with at least one field and no white space."""
     return {_FIELD[0]}.issuperset(map(_first, events)) and {_FIELD[1]}.issuperset(map(_second, events))
 
 
 def _with_moment(event: bytes, moment: bytes, tail: bytes) -> bytes:
-    """Return the event with the moment; as it is when it is no object, or nested more deeply than can be read."""
+    """Return the event with this ``sentAt``; unchanged if it is not an object or is nested too deeply to be decoded."""
     if _SENT_AT not in event and event.startswith(_FIELD):
         return event[:-1] + tail
     try:
@@ -71,4 +71,4 @@ def _isal_gzip(data: bytes) -> bytes:
 
 
 gzip: Callable[[bytes], bytes] = _zlib_gzip if _isal_compress is None else _isal_gzip
-"""Pack for ``Content-Encoding: gzip`` with the fastest library at hand."""
+"""Compress data for ``Content-Encoding: gzip``, with isal if it is installed, otherwise with zlib."""

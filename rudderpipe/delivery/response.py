@@ -1,4 +1,4 @@
-"""An HTTP/1.1 answer, read from a socket until a deadline."""
+"""An HTTP/1.1 response, read from a socket before a deadline."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import msgspec
 
 KEPT_BYTES = 4096
 MAX_BYTES = 1 << 20
-"""A longer body is not read to its end."""
+"""The longest body that is read to its end."""
 MAX_LINE_BYTES = 16_384
 MAX_LINES = 200
 MAX_INTERIM = 20
-"""How many answers of 1xx may precede the final one."""
+"""How many responses with status 1xx may precede the final one."""
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([0-9]) ([1-9][0-9]{2})(?: [^\0\r]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r]*)")
@@ -25,7 +25,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*|[ \t]*)")
 
 
 class NoAnswer(Exception):
-    """The server sent none, or half of one, or something else; ``begun`` says whether any byte came."""
+    """No whole response was received; ``begun`` is False only if the connection ended before its first byte."""
 
     def __init__(self, reason: str, *, begun: bool) -> None:
         super().__init__(reason)
@@ -33,14 +33,17 @@ class NoAnswer(Exception):
 
 
 class NotHttp(NoAnswer):
-    """The other side speaks something else, or HTTP that can be read in more than one way."""
+    """The other side sent something that is not HTTP, or HTTP that can be read in more than one way."""
 
     def __init__(self) -> None:
-        super().__init__("the answer is not HTTP", begun=True)
+        super().__init__("the response is not HTTP", begun=True)
 
 
 class Answer(msgspec.Struct):
-    """``headers`` have lower-case names; ``body`` is its beginning, ``reusable`` whether the connection is."""
+    """A response. The names in ``headers`` are in lower case, and ``body`` has at most the first 4,096 bytes.
+
+    ``reusable`` says whether the connection may be used for another request.
+    """
 
     status: int
     headers: dict[str, str]
@@ -49,9 +52,9 @@ class Answer(msgspec.Struct):
 
 
 class Reader:
-    """Reads from a connection; all its reads end at one moment, however slowly bytes drip.
+    """Reads from a connection. All reads end at one deadline, even if the bytes arrive slowly.
 
-    ``step`` 1 takes no byte from the connection that is behind what was asked for.
+    With ``step`` 1, no byte is read from the connection beyond the requested ones.
     """
 
     def __init__(self, sock: socket.socket, deadline_s: float, step: int = 65_536) -> None:
@@ -64,24 +67,24 @@ class Reader:
 
     @property
     def has_more(self) -> bool:
-        """Bytes were received that have not been read."""
+        """True if received bytes have not been read yet."""
         return self._at < len(self._data)
 
     def look(self) -> bool:
-        """Return whether something has come, without waiting for it. The end of the connection is something."""
+        """Return True if bytes or the end of the connection have arrived, without waiting for them."""
         if not self.has_more:
             try:
                 self._receive(0)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return False
             except TimeoutError as error:
-                return error.errno is not None  # without a number it is eventlet's way of saying the same
+                return error.errno is not None  # without an errno, eventlet means that nothing has arrived
             except (EOFError, OSError):
-                pass  # the next read meets it again
+                pass  # the next read raises it again
         return True
 
     def line(self) -> bytes:
-        """Return the next line without its newline."""
+        """Return the next line without its newline. Raise ``ValueError`` if it is too long."""
         at = self._at
         end = self._data.find(b"\n", at)
         while end < 0:
@@ -95,7 +98,7 @@ class Reader:
         return self._data[at:end]
 
     def take(self, count: int) -> bytes:
-        """Return the next bytes, at most this many and at least one."""
+        """Return the next bytes: at least one, at most ``count``."""
         if not self.has_more:
             self._fill()
         data = self._data[self._at : self._at + count]
@@ -103,7 +106,7 @@ class Reader:
         return data
 
     def exactly(self, count: int) -> bytes:
-        """Return this many bytes."""
+        """Return the next ``count`` bytes."""
         if 0 < count <= len(self._data) - self._at:
             return self.take(count)
         parts = []
@@ -129,16 +132,16 @@ class Reader:
 
 
 def read(reader: Reader, *, head_only: bool = False) -> Answer:
-    """Return the next final answer; ``head_only`` as after CONNECT. Raises ``NoAnswer``."""
+    """Return the next final response, without its body if ``head_only`` (for CONNECT). Raise ``NoAnswer``."""
     try:
         answer = _final_head(reader)
         if not head_only:
             _read_body(reader, answer)
             answer.reusable = answer.reusable and not reader.has_more
     except TimeoutError:
-        raise NoAnswer("no whole answer in time", begun=True) from None
+        raise NoAnswer("no whole response in time", begun=True) from None
     except EOFError:
-        reason = "the answer was cut off" if reader.begun else "the server closed the connection without an answer"
+        reason = "the response was cut off" if reader.begun else "the server closed the connection without a response"
         raise NoAnswer(reason, begun=reader.begun) from None
     except ValueError:
         raise NotHttp from None
@@ -169,12 +172,12 @@ def _head(reader: Reader) -> Answer:
         tokens = {token.strip().lower() for token in headers["connection"].split(",")}
         reusable = "close" not in tokens and (reusable or "keep-alive" in tokens)
     if "transfer-encoding" in headers and (found[1] == b"0" or "content-length" in headers):
-        reusable = False  # two lengths, or one that the version does not have: another reader may see another end
+        reusable = False  # two lengths, or one that HTTP/1.0 does not have: another reader may see another end
     return Answer(int(found[2]), headers, reusable=reusable)
 
 
 def _fields(reader: Reader) -> list[tuple[str, str]]:
-    """Return names in lower case, and values, up to the empty line: headers or trailers."""
+    """Return the headers or trailers up to the empty line, as pairs of a lower-case name and a value."""
     fields: list[tuple[str, str]] = []
     for _ in range(MAX_LINES):
         line = reader.line().removesuffix(b"\r")
@@ -183,7 +186,7 @@ def _fields(reader: Reader) -> list[tuple[str, str]]:
         if found := _FIELD.fullmatch(line):
             name, value = found.groups()
             fields.append((name.lower().decode(), value.decode("latin-1").rstrip(" \t")))
-        elif fields and _FOLDED.fullmatch(line):  # goes on with the one before
+        elif fields and _FOLDED.fullmatch(line):  # a folded line continues the header before it
             before, text = fields.pop()
             fields.append((before, f"{text} {line.decode('latin-1').strip()}"))
         else:
@@ -211,7 +214,7 @@ def _read_body(reader: Reader, answer: Answer) -> None:
 
 
 def _length(text: str | None) -> int | None:
-    """Return what Content-Length says; several may say the same."""
+    """Return the value of Content-Length, or None without one. Several equal values are accepted."""
     if text is None:
         return None
     if text.isdecimal() and text.isascii() and len(text) < 20:
