@@ -1,4 +1,4 @@
-"""Time of day, monotonic time and sleep as one object, so that tests can own them."""
+"""Time of day, monotonic time and sleep in one object, so that tests can replace them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ class Clock:
     """The machine's clock."""
 
     def time_ms(self) -> int:
-        """Milliseconds since 1970; may jump when the machine's clock is set."""
+        """Return the milliseconds since 1970; they may jump when the machine's clock is set."""
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
-        """Seconds since some moment; never jumps."""
+        """Return the seconds since an arbitrary moment; they never jump."""
         return time.monotonic()
 
     def monotonic_ms(self) -> int:
-        """The same in milliseconds: one clock for all processes of a host, so that one may read another's moment."""
+        """Return the same in milliseconds.
+
+        All processes of a host share this clock, so one process may compare a moment that another one stored.
+        """
         return int(self.monotonic_s() * 1000)
 
     def sleep(self, seconds: float) -> None:
-        """Wait that long."""
+        """Wait for so many seconds."""
         time.sleep(seconds)
 
 
 def iso_ms(time_ms: int) -> str:
-    """A moment as the Node SDK writes it: ``2026-11-23T09:55:22.688Z``."""
+    """Format a moment as the Node SDK does: ``2026-11-23T09:55:22.688Z``."""
     moment = datetime.fromtimestamp(time_ms / 1000, timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,8 @@
-"""Whose a descriptor's number is now: an application that closes all has our next file get the number of the last."""
+"""The object that owns a descriptor's number.
+
+An application may close every descriptor. The next file that rudderpipe opens may then get the number of an earlier
+one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,11 @@ _owners: dict[int, int] = {}
 
 
 def above_standard(fd: int) -> int:
-    """Move a descriptor above the standard ones, which were closed: what is printed would be written into its file."""
+    """Return the descriptor, moved above the standard ones if it has the number of one of them.
+
+    Such a number is free when the application closed its standard descriptors. What the application prints would be
+    written into our file.
+    """
     if fd > STANDARD_ERROR:
         return fd
     try:
@@ -20,12 +28,12 @@ def above_standard(fd: int) -> int:
 
 
 def own(owner: object, fd: int) -> None:
-    """The number is this object's until another one says so."""
+    """Record the object as the owner of this number, until another object becomes its owner."""
     _owners[fd] = id(owner)
 
 
 def disown(owner: object, fd: int) -> bool:
-    """Whether it still is; from now on it is nobody's."""
+    """Return whether the object owns the number, and end that ownership."""
     if _owners.get(fd) != id(owner):
         return False
     del _owners[fd]

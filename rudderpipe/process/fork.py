@@ -1,7 +1,7 @@
-"""Whether this process was forked since it last looked, at 35 ns a question and without fork hooks.
+"""Detection of a fork, at 35 ns a check and without fork hooks.
 
-An anonymous private page with ``MADV_WIPEONFORK`` reads zero in a child: the kernel decides, so a fork that runs no
-Python hook (uWSGI) is seen like any other. Where the kernel has no such advice, the pid is compared.
+An anonymous private page with ``MADV_WIPEONFORK`` reads 0 in a child. The kernel wipes the page, so a fork that runs no
+Python hook (uWSGI) is detected like any other. Where the kernel does not know this advice, the pid is compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MADV_WIPEONFORK = 18  # linux/mman.h; the mmap module has no name for it
 
 
 class Page(Protocol):
-    """Answers 0 at index 0 in a process that was forked since ``renew``."""
+    """A page whose index 0 reads 0 in a process that was forked since ``renew``."""
 
     def __getitem__(self, index: int, /) -> int: ...
 
@@ -25,7 +25,7 @@ class Page(Protocol):
 
 
 class PidPage:
-    """The same answer from the pid, at 130 to 180 ns."""
+    """The same check by comparing the pid, at 130 to 180 ns."""
 
     def __init__(self, pid: Callable[[], int] = os.getpid) -> None:
         self._pid = pid
@@ -53,22 +53,22 @@ _turns: dict[int, RLock] = {}
 
 
 def forget_in_children(owner: Forgetter) -> None:
-    """``owner.forget()`` will run in a forked child before its next call."""
+    """Have ``owner.forget()`` run in every forked child before the child's next call."""
     _forgetters.add(owner)
 
 
 class Forgetter(Protocol):
-    """Something that a child must not share with its parent."""
+    """An object with state that a child must not share with its parent."""
 
     def forget(self) -> None:
-        """Drop what is the parent's: locks included, without taking one."""
+        """Drop what belongs to the parent, its locks included, without taking a lock."""
 
 
 def renew() -> None:
-    """Make this process the owner of what it inherited; called by whoever reads 0 from ``PAGE``.
+    """Make this process the owner of what it inherited; call it when ``PAGE`` reads 0.
 
-    Every lock that existed before the fork may be held by a thread that this process does not have, so none is used:
-    the one here belongs to the pid.
+    A thread that does not exist in this process may hold any lock that existed before the fork. So none of those locks
+    is used: the lock here belongs to the pid.
     """
     with _turns.setdefault(os.getpid(), RLock()):
         if PAGE[0]:

@@ -1,6 +1,6 @@
-"""Whether the process that had this pid then is still that process.
+"""The identity of a process: whether the process that had a pid is still the same process.
 
-Nothing here reads the time of day: a step of the clock must not make one living process look like another.
+Nothing here reads the time of day, because a step of the clock must not make one living process look like another.
 """
 
 from __future__ import annotations
@@ -15,38 +15,41 @@ from typing import NamedTuple
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _INITIAL_TIME_NAMESPACE = 0xEFFFFFFA  # PROC_TIME_INIT_INO in linux/proc_ns.h
 _UNIT = "ticks" if sys.platform == "linux" else "us"
-"""The unit of ``Identity.start``, written into addresses: a start in another unit cannot be compared."""
+"""The unit of ``Identity.start``. Addresses hold it, because a start in another unit cannot be compared."""
 
 
 class Identity(NamedTuple):
-    """What tells a process from every other one on this host; ``pid`` means something only in its ``namespace``."""
+    """A process, told apart from every other process on this host.
+
+    ``pid`` has a meaning only in its ``namespace``.
+    """
 
     pid: int
     start: int
-    """When it started: on Linux in ticks since boot, on macOS in microseconds as the kernel stored them.
+    """When the process started: on Linux in ticks since boot, on macOS in microseconds as the kernel stored them.
 
-    0 when that is hidden, or stored in another unit: then only the pid is looked at.
+    0 when the start is hidden, or stored in another unit. Then only the pid is compared.
     """
     namespace: int
     """The pid namespace and the time namespace; 0 where the system has none, or hides them."""
 
     @property
     def is_foreign(self) -> bool:
-        """True when it lives in another namespace, so that nothing here can tell whether it lives."""
+        """True if the process is in another namespace, where this process cannot see whether it lives."""
         return self.namespace != _namespace()
 
     def is_gone(self) -> bool:
-        """True when it is certain that the process is gone (a zombie is gone); False of a foreign one."""
+        """Return True if the process has certainly ended (a zombie has ended); return False for a foreign one."""
         if self.is_foreign:
             return False
-        if self.pid <= 0:  # no process has such a number, and kill would take it for a group
+        if self.pid <= 0:  # no process has such a pid, and kill would read it as a process group
             return True
         try:
             os.kill(self.pid, 0)
-        except (ProcessLookupError, OverflowError):  # the latter: a number that is no pid
+        except (ProcessLookupError, OverflowError):  # OverflowError: the number is no pid
             return True
         except OSError:
-            pass  # of another user
+            pass  # the process belongs to another user
         found = _look(self.pid)
         if found is None:
             return False
@@ -55,18 +58,18 @@ class Identity(NamedTuple):
 
 
 def me() -> Identity:
-    """This process, as it is after a fork or an ``unshare``."""
+    """Return the identity of this process, as it is after a fork or an ``unshare``."""
     return of(os.getpid())
 
 
 def of(pid: int) -> Identity:
-    """Return the process that has this pid now."""
+    """Return the identity of the process that has this pid now."""
     found = _look(pid)
     return Identity(pid, found[0] if found else 0, _namespace())
 
 
 def age_s(pid: int) -> float | None:
-    """Return how long ago a process started; None when that is hidden."""
+    """Return the seconds since a process started; None if its start is hidden."""
     found = _look(pid)
     if found is None:
         return None
@@ -80,7 +83,7 @@ def age_s(pid: int) -> float | None:
 
 
 def _look(pid: int) -> tuple[int, bool] | None:
-    """A process's start, and whether it is a zombie; None when that is hidden."""
+    """Return a process's start, and whether it is a zombie; None if they are hidden."""
     return _look_in_proc(pid) if sys.platform == "linux" else _look_elsewhere(pid)
 
 
@@ -88,7 +91,7 @@ def _look_in_proc(pid: int) -> tuple[int, bool] | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  # pathlib takes several times as long
             text = file.read()
-        # The second field is the program's name, which may hold blanks and parentheses.
+        # The second field is the program's name, which may contain spaces and parentheses.
         fields = text[text.rindex(b")") + 1 :].split()
         return int(fields[19]), fields[0] in (b"Z", b"X", b"x")
     except (OSError, ValueError, IndexError):
@@ -96,7 +99,7 @@ def _look_in_proc(pid: int) -> tuple[int, bool] | None:
 
 
 def _look_elsewhere(pid: int) -> tuple[int, bool] | None:
-    import psutil  # only here: Linux needs none of it
+    import psutil  # imported here because Linux does not need it
 
     try:
         process = psutil.Process(pid)
@@ -104,7 +107,7 @@ def _look_elsewhere(pid: int) -> tuple[int, bool] | None:
         own = process._proc  # type: ignore[attr-defined]  # noqa: SLF001  # the public create_time moves with the clock
         try:
             start_s = own.create_time(monotonic=True)
-        except TypeError:  # psutil before 7.1, whose create_time is what the kernel stored
+        except TypeError:  # psutil before 7.1, where create_time returns what the kernel stored
             start_s = own.create_time()
         return round(start_s * 1_000_000), is_zombie
     except (psutil.Error, ValueError, OverflowError):
@@ -112,9 +115,9 @@ def _look_elsewhere(pid: int) -> tuple[int, bool] | None:
 
 
 def _namespace() -> int:
-    """The inode of the pid namespace; above its 32 bits that of the time namespace, unless it is the host's.
+    """Return the inode of the pid namespace; the bits above its 32 stand for the time namespace.
 
-    A time namespace moves what ticks since boot are counted from.
+    They are 0 in the host's time namespace. A time namespace moves the moment from which ticks since boot are counted.
     """
     try:
         pids = os.stat("/proc/self/ns/pid").st_ino  # noqa: PTH116  # in a hot loop of the flusher
@@ -128,17 +131,18 @@ def _namespace() -> int:
 
 
 def address() -> str:
-    """Where this process lives, as text without blanks: host, pid, and what ``is_surely_dead`` needs."""
+    """Return the address of this process: host, pid and what ``is_surely_dead`` compares, separated by one space."""
     pid, start, namespace = me()
     host = "".join(socket.gethostname().split()) or "localhost"
-    # Five fields: versions that wrote four, with a time of day, cannot read these, and take their holder for alive.
+    # The last part has five fields. Versions that write four, with a time of day, cannot read five, and treat the
+    # holder as alive.
     return f"{host} {pid} {_UNIT}/{start}/{namespace}/{os.getuid()}/{_boot()}"
 
 
 def is_surely_dead(where: str) -> bool:
     """Return True if the process that had this address is gone.
 
-    False of any process on another host or of another user, and of an address in a form that is not known here.
+    Return False for a process on another host or of another user, and for an address in an unknown form.
     """
     try:
         host, pid, rest = where.split(" ")
@@ -151,9 +155,9 @@ def is_surely_dead(where: str) -> bool:
 
 
 def _boot() -> str:
-    """What tells this run of this machine from every other; empty where the system does not say.
+    """Return what identifies this boot of this machine; empty where the system does not say.
 
-    On macOS a constant: there a start in microseconds is that of one process of one run.
+    On macOS it is a constant, because there a start in microseconds belongs to one process of one boot.
     """
     if sys.platform != "linux":
         return "-"

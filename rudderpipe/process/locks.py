@@ -1,11 +1,12 @@
-"""Locks that the kernel releases when their holder dies: byte ranges of one file in a directory of our own.
+"""Locks that the kernel releases when their holder dies: byte ranges of one file in a directory of this user.
 
-Mutexes are those of ``_thread``, the interpreter's own also where gevent or eventlet have replaced the ones of
-``threading``: theirs can neither be taken in a signal handler nor do they order memory.
+A mutex here is one of ``_thread``, which stays the interpreter's own where gevent or eventlet have replaced the locks
+of ``threading``. The replaced ones cannot be taken in a signal handler, and do not order memory.
 
-POSIX record locks belong to a process, which has two sides. A forked child holds none of its parent's; but inside one
-process they exclude nobody, so a mutex stands before them, and closing *any* descriptor of the file drops them all, so
-a process opens each file once (``shared``) and closes it only when nothing in it uses the file any more.
+POSIX record locks belong to a process. A forked child holds none of its parent's locks. Inside one process they exclude
+no other thread, so a mutex is taken before them. Closing *any* descriptor of the file drops all locks of the process on
+it. So a process opens each file once (``shared``), and closes it only when nothing in the process uses the file any
+more. ``docs/ring.md``, "A claim" and "The dead", say what the ring's locks are used for.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from rudderpipe.settings import Settings
 
 _SPIN_S = 0.0002
 HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # what is made there is 0700, and checked
-"""Where runtime directories are made unless the settings say where."""
+"""The folder of the default runtime directory."""
 _OWN_SUFFIXES = (
     ".lock",
     ".flusher",
@@ -47,34 +48,36 @@ _OWN_SUFFIXES = (
     ".failed",
     ".spool",
 )
-"""What rudderpipe itself puts into a runtime directory."""
+"""How the names of the files end that rudderpipe itself puts into a runtime directory."""
 
 logger = log_text.logger()
 _warned: set[Path] = set()
 
 
 def file_limit() -> int:
-    """Return how large a file this process may make (``ulimit -f``).
+    """Return the size in bytes of the largest file that this process may make (``ulimit -f``).
 
-    Passing the limit is a signal, SIGXFSZ, that ends a process which has not changed its action, as under uWSGI.
+    A write past the limit sends the signal SIGXFSZ. The signal ends a process that has not changed its action, as under
+    uWSGI.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def default_runtime_dir() -> Path:
-    """Return the path of this user's runtime directory, whether it is there or not."""
+    """Return the path of this user's default runtime directory, whether it exists or not."""
     return HOME / f"rudderpipe-{os.getuid()}"
 
 
 def runtime_dir(given: str | None) -> Path:
-    """The directory of lock files and logs, made 0700 whatever the umask is; ours alone, else ``RingUnavailable``.
+    """Return the directory of lock files and logs; make it with mode 0700, whatever the umask is.
 
-    One that is ours and has other bits is set to 0700, unless it holds other programs' files, which they may share.
+    Raises ``RingUnavailable`` unless it is a directory of this user that no other user can write. A directory of this
+    user with another mode is set to 0700, unless it holds files of other programs, which other users may share.
 
-    By default it stands beside the segments, so that both are seen by the same processes (a service with a private
-    ``/tmp`` would lock another file than its neighbour, and corrupt the ring they share) and no cleaner of ``/tmp``
-    takes it away.
+    By default it stands beside the segments, so that the same processes see both. A service with a private ``/tmp``
+    would otherwise lock another file than its neighbour, and corrupt the ring that they share. No cleaner of ``/tmp``
+    removes the directory there.
     """
     path = Path(given) if given else default_runtime_dir()
     try:
@@ -86,7 +89,7 @@ def runtime_dir(given: str | None) -> Path:
             if mode & 0o077:
                 _warn_once(path, f"runtime_dir {path} had the mode {mode:04o}; it is 0700 now")
             return path
-    except (OSError, ValueError) as error:  # the latter: a path that holds NUL
+    except (OSError, ValueError) as error:  # ValueError: the path holds NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise RingUnavailable(str(path), f"runtime_dir cannot be made: {reason}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o022:
@@ -94,12 +97,15 @@ def runtime_dir(given: str | None) -> Path:
     if mode & 0o700 != 0o700:
         raise RingUnavailable(str(path), f"runtime_dir has the mode {mode:04o}: its owner must be able to write there")
     if mode & 0o077:
-        _warn_once(path, f"runtime_dir {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
+        _warn_once(path, f"runtime_dir {path} is open to other users (mode {mode:04o}): give rudderpipe its own directory")
     return path
 
 
 def _make(path: Path, *, parents: bool) -> None:
-    """Make the directory 0700; a umask would take bits away that its owner needs, or leave some for others."""
+    """Make the directory with mode 0700.
+
+    A umask could clear bits that the owner needs, or leave some for other users.
+    """
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -114,12 +120,15 @@ def _make(path: Path, *, parents: bool) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """True when nothing is in it but what rudderpipe puts there: others' files would be cut off from their readers."""
+    """Return True if the directory holds nothing except rudderpipe's own files.
+
+    A change of its mode would cut other files off from their readers.
+    """
     if path.stat().st_mode & stat.S_ISVTX:
         return False
     try:
         return all(name.endswith(_OWN_SUFFIXES) for name in os.listdir(path))  # noqa: PTH208  # names are all it needs
-    except PermissionError:  # its owner cannot read it, so nobody shares it
+    except PermissionError:  # its owner cannot read it, so no other program shares it
         return True
 
 
@@ -130,12 +139,12 @@ def _warn_once(path: Path, text: str) -> None:
 
 
 def log_file(settings: Settings) -> Path:
-    """Where the autostarted processes of a pipe log."""
+    """Return the path of the log of a pipe's autostarted processes."""
     return runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.log"
 
 
 def open_log(path: str | Path, flags: int = os.O_WRONLY | os.O_CREAT | os.O_APPEND) -> int:
-    """Open a log for its owner alone, whatever the umask is. Raises ``OSError``."""
+    """Open a log that only its owner can read and write, whatever the umask is. Raises ``OSError``."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
         os.fchmod(fd, 0o600)
@@ -143,13 +152,12 @@ def open_log(path: str | Path, flags: int = os.O_WRONLY | os.O_CREAT | os.O_APPE
 
 
 class LockFile:
-    """One file; each of its bytes is a lock. Only through ``shared``.
+    """One file of which each byte is a lock; use ``shared`` to get one, because only ``_Files`` may make it.
 
-    Whatever the system refuses is ``RingUnavailable``.
+    Raises ``RingUnavailable`` for whatever the system refuses.
     """
 
     def __init__(self, path: Path, descriptor: _Descriptor) -> None:
-        """Only by ``_Files``."""
         self.path = path
         self._descriptor = descriptor
         self._fd = descriptor.fd
@@ -158,37 +166,37 @@ class LockFile:
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """In a forked child: the mutex may be held by a thread that is not here."""
+        """Take a new mutex in a forked child, because a thread that is not in the child may hold the old one."""
         self._mutex = RLock()
         self._owner: int | None = None
         self._within = 0
-        """Calls from within the owner's, which were refused and have not called ``release`` yet."""
+        """Calls from within the owner's call that were refused and have not called ``release`` yet."""
         self._alone: dict[int, object] = {}
-        """Locks that one call has, against this process's other ones too."""
+        """Locks that one call holds against the other calls of this process too."""
 
     def __del__(self) -> None:
-        """Close the file: nothing in this process uses it, or holds one of its locks."""
+        """Give the file back, because nothing in this process uses it or holds one of its locks."""
         try:
             _files.let_go(self._descriptor)
         except (AttributeError, TypeError):
-            pass  # the interpreter is ending
+            pass  # the interpreter is shutting down
 
     def is_current(self) -> bool:
-        """False when the file was removed, another stands in its place, or our descriptor is no longer its.
+        """Return False if the file was removed or replaced, or if our descriptor is no longer this file's.
 
         An application that turns into a daemon may have closed every descriptor and opened others.
         """
         return _is_at(self.path, self._descriptor)
 
     def is_fresh(self) -> bool:
-        """True until ``mark``: nobody has used the file for a ring yet."""
+        """Return True until ``mark``: no ring has used the file yet."""
         try:
             return os.fstat(self._fd).st_size == 0
         except OSError as error:
             raise _refused(self.path, "be used", error) from error
 
     def mark(self, text: str) -> None:
-        """Write down which ring the file belongs to. Only under its claim lock."""
+        """Record in the lock file which ring it belongs to. Only under its claim lock."""
         data = text.encode()
         try:
             if os.pread(self._fd, len(data) + 1, 0) == data:
@@ -201,42 +209,43 @@ class LockFile:
 
     @property
     def is_ours(self) -> bool:
-        """Whether this thread is in the middle of ``lock`` and ``release``: a call from within gets no lock."""
+        """True while this thread is between ``lock`` and ``release``; a call from within gets no lock then."""
         return self._owner == threading.get_ident()
 
     def try_lock(self, byte: int) -> bool:
-        """Take one lock without waiting. True also when this process holds it already."""
+        """Take one lock without waiting. Return True also if this process already holds it."""
         return self._try(byte, 1)
 
     def _try(self, byte: int, count: int) -> bool:
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, count, byte)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # the last: the application closed it
+            if error.errno in (errno.EACCES, errno.EAGAIN, errno.EBADF):  # EBADF: the application closed it
                 return False
             raise _refused(self.path, "be locked", error) from error
         return True
 
     def try_lock_all(self) -> bool:
-        """Take all locks without waiting, for as long as this object is; False when another process has any of them.
+        """Take all locks without waiting, for the life of this object. Return False if another process has any.
 
-        Never of a file of which this process holds a lock.
+        Never call it for a file of which this process holds a lock.
         """
-        return self._try(0, 0)  # to the end, wherever that is
+        return self._try(0, 0)  # a length of 0 reaches to the end, wherever that is
 
     def unlock(self, byte: int) -> None:
         """Give one lock back."""
         try:
             fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, byte)
         except OSError as error:
-            if error.errno != errno.EBADF:  # the application closed it, and gave the lock back with it
+            if error.errno != errno.EBADF:  # the application closed the file, which gave the lock back
                 raise _refused(self.path, "be unlocked", error) from error
 
     @contextmanager
     def alone(self, byte: int, *, had: bool = False) -> Iterator[bool]:
-        """Have a lock within a ``with``, without waiting, against other threads and calls from within too; whether so.
+        """Hold a lock within a ``with``, against other threads and calls from within too; yield whether it was taken.
 
-        ``had``: this process has it by ``try_lock``, and gives it back at the end.
+        It does not wait. ``had`` means that this process already holds the lock by ``try_lock``. The lock is given back
+        at the end.
         """
         token = object()
         try:
@@ -249,18 +258,22 @@ class LockFile:
                     del self._alone[byte]
 
     def is_alone(self, byte: int) -> bool:
-        """Whether a call in this process has the lock by ``alone``."""
+        """Return whether a call in this process holds the lock by ``alone``."""
         return byte in self._alone
 
     def is_held(self, byte: int) -> bool:
-        """Whether another process, or a call by ``alone``, has the lock. Never of one we have by ``try_lock``."""
+        """Return whether another process, or a call by ``alone``, holds the lock.
+
+        Never call it for a lock that this process holds by ``try_lock``, because that lock would be given back.
+        """
         with self.alone(byte) as taken:
             return not taken
 
     def lock(self, byte: int, timeout_s: float) -> bool:
-        """Take one lock against other processes and other threads; False when that took longer, or from within itself.
+        """Take one lock against other processes and threads. Return False after a timeout, or for a call from within.
 
-        Call it inside the ``try`` whose ``finally`` calls ``release``: a signal handler may raise right after it.
+        Call it inside the ``try`` whose ``finally`` calls ``release``, because a signal handler may raise right after
+        it.
         """
         me = threading.get_ident()
         if self._owner == me:
@@ -270,7 +283,7 @@ class LockFile:
         try:
             if not (mutex.acquire(blocking=False) or mutex.acquire(timeout=timeout_s)):
                 return False
-            if self._owner is None:  # else another greenlet of this thread, for which the mutex is no obstacle
+            if self._owner is None:  # otherwise another greenlet of this thread, which the mutex does not exclude
                 self._owner = me
                 if self.try_lock(byte) or self._wait(byte, timeout_s):
                     return True
@@ -293,7 +306,7 @@ class LockFile:
         return False
 
     def release(self, byte: int) -> None:
-        """Give back what ``lock`` took; does nothing when the call before did not take it."""
+        """Give back what ``lock`` took. Do nothing if the call of ``lock`` before it did not take the lock."""
         if self._owner != threading.get_ident():
             return
         if self._within:
@@ -309,7 +322,10 @@ class LockFile:
             _drop(self._mutex)
 
     def remove(self) -> None:
-        """Unlink the file. Only under its claim lock: who waits for that finds the file gone and opens the next."""
+        """Unlink the file. Only under its claim lock.
+
+        A process that waits for that lock then finds the file gone and opens the next one.
+        """
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -317,8 +333,8 @@ class LockFile:
 
 
 def _nap(seconds: float) -> None:
-    # Where the system has it, not time.sleep, which gevent and eventlet replace: no other greenlet should run in the
-    # middle of an append, where its event could only be set aside.
+    # Not time.sleep where sigtimedwait exists, because gevent and eventlet replace time.sleep. No other greenlet should
+    # run in the middle of an append: its event would go to the second producer, or be refused as busy.
     if sys.platform == "linux":
         signal.sigtimedwait((), seconds)
     else:
@@ -329,15 +345,15 @@ def _drop(mutex: RLock) -> None:
     try:
         mutex.release()
     except RuntimeError:
-        pass  # an exception came before it was taken
+        pass  # an exception came before the mutex was taken
 
 
 class _Descriptor:
-    """A file that is open, and how many ``LockFile`` objects have it: one, and those that are being destroyed."""
+    """An open file, and how many ``LockFile`` objects use it: one, and those that are being destroyed."""
 
     def __init__(self, path: Path) -> None:
         try:
-            # Without O_NONBLOCK, opening another's FIFO of that name would wait for its writer.
+            # Without O_NONBLOCK, opening a FIFO of that name would wait for its writer.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self.fd = descriptors.above_standard(os.open(path, flags, 0o600))
         except OSError as error:
@@ -347,7 +363,7 @@ class _Descriptor:
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid():
                 raise RingUnavailable(str(path), "the lock file must be a regular file of this user: remove it")
             if stat.S_IMODE(found.st_mode) != 0o600:
-                os.fchmod(self.fd, 0o600)  # whatever the umask took away
+                os.fchmod(self.fd, 0o600)  # the umask cleared bits
         except OSError as error:
             os.close(self.fd)
             raise _refused(path, "be used", error) from error
@@ -359,20 +375,20 @@ class _Descriptor:
         descriptors.own(self, self.fd)
 
     def is_open(self) -> bool:
-        """False when the application closed it, and the number may be another file's."""
+        """Return False if the application closed the descriptor; its number may be another file's then."""
         try:
             return os.fstat(self.fd).st_ino == self.inode
         except OSError:
             return False
 
     def close(self) -> None:
-        """Close it, which gives back every lock of this process on the file."""
+        """Close the file, which gives back every lock of this process on it."""
         if descriptors.disown(self, self.fd) and self.is_open():
             os.close(self.fd)
 
 
 class _Files:
-    """The lock files this process has open, one for each path."""
+    """The lock files that this process has open, one for each path."""
 
     def __init__(self) -> None:
         self._found: WeakValueDictionary[Path, LockFile] = WeakValueDictionary()
@@ -382,19 +398,22 @@ class _Files:
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """In a forked child: only the mutex is not ours."""
+        """Take a new mutex in a forked child. The child may use everything else."""
         self._mutex = RLock()
         self._busy = False
 
     def get(self, path: Path) -> LockFile:
-        """The one of that path, opened anew when the file has been removed; closed when it is no longer referred to."""
+        """Return the lock file of a path, opened again if the file was removed.
+
+        The file is closed when nothing refers to it any more. Raises ``RingUnavailable``.
+        """
         try:
             path = path.parent.resolve() / path.name
-        except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a path that holds NUL
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of symbolic links, or a path that holds NUL
             raise RingUnavailable(str(path), f"the lock file cannot be found: {error}") from error
         with self._mutex:
             self._close_unused()
-            before, self._busy = self._busy, True  # a destructor, or a signal handler, may come in between
+            before, self._busy = self._busy, True  # a destructor, or a signal handler, may run in between
             try:
                 return self._get(path)
             finally:
@@ -404,8 +423,9 @@ class _Files:
         found = self._found.get(path)
         if found is not None and found.is_current():
             return found
-        # Order: the one before may be in the middle of its end, which would drop the locks of a second descriptor of
-        # the same file; so its descriptor is used again, and has a user when that end is seen.
+        # Order: count the new user before the previous LockFile's destruction, which may be under way, is processed.
+        # Closing its descriptor would drop the locks taken through a second descriptor of the same file, so the same
+        # descriptor is used again.
         descriptor = self._open.get(path)
         if descriptor is None or not _is_at(path, descriptor):
             descriptor = self._open[path] = _Descriptor(path)
@@ -414,10 +434,13 @@ class _Files:
         return found
 
     def let_go(self, descriptor: _Descriptor) -> None:
-        """Close it unless it has another user. For destructors, which may run anywhere: never waits."""
+        """Close the descriptor unless it has another user.
+
+        It never waits, because destructors call it, and they may run anywhere.
+        """
         self._let_go.append(descriptor)
         mutex = self._mutex
-        if mutex.acquire(blocking=False):  # else the thread that has it, or the next ``get``, closes it
+        if mutex.acquire(blocking=False):  # otherwise the thread that has it, or the next ``get``, closes it
             try:
                 self._close_unused()
             finally:

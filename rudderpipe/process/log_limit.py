@@ -1,4 +1,4 @@
-"""One log line a period for each reason, a second by default, with the number of those it stands for."""
+"""A limit of one log line a period for each reason; each line gives the number of lines that it stands for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rudderpipe.process.clock import Clock
 
 PERIOD_S = 1.0
 RARELY_S = 60.0
-"""For what stays as it is until somebody mends it."""
+"""The period for a condition that stays until an operator mends it."""
 REASONS = 100
-"""How many are remembered: some hold what a server or the system said, so there may be ever new ones."""
+"""How many reasons are remembered. Some contain text of a server or the system, so new ones may always come."""
 
 
 class ThrottledLog:
-    """Wraps a logger. Not exact under threads: a line more or less does no harm."""
+    """A logger with that limit. Not exact under threads: a line more or less does no harm."""
 
     def __init__(self, logger: logging.Logger, clock: Clock, period_s: float = PERIOD_S) -> None:
         self._logger = logger
@@ -24,11 +24,11 @@ class ThrottledLog:
         self._since: dict[str, int] = {}
 
     def warning(self, reason: str, message: str, count: int = 1) -> None:
-        """Log ``message`` unless one of the same ``reason`` was logged within the period."""
+        """Log ``message`` unless one with the same ``reason`` was logged within the period."""
         self._say(logging.WARNING, reason, message, count)
 
     def error(self, reason: str, message: str, count: int = 1) -> None:
-        """The same, of something that is lost."""
+        """Log like ``warning``, as an error, when something is lost."""
         self._say(logging.ERROR, reason, message, count)
 
     def _say(self, level: int, reason: str, message: str, count: int) -> None:

@@ -1,4 +1,7 @@
-"""Start one of our own programs as a process that outlives us, its settings on standard input, never in argv."""
+"""Starts of our own programs as processes that outlive this one.
+
+The settings go to the program's standard input, never into argv.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from rudderpipe.errors import ProcessNotStarted
 from rudderpipe.process import locks
 
 SERVICE_MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""What systemd tells one process alone."""
+"""Variables that systemd sets for one process alone."""
 BOOTSTRAP = """\
 import sys
 sys.path = [entry for entry in sys.path if entry]
@@ -28,16 +31,18 @@ except BaseException:
 finally:
     os._exit(0)
 """
-"""What a process of ours runs first. Its standard library comes before everything else, so that no module of the
-application takes the place of one of the library. It always exits with 0: some servers take every child that exits
-with another code for a worker that could not start, an orphan of ours too when the server is process 1.
+"""The code that a process of ours runs first.
+
+Its standard library comes before everything else, so that no module of the application takes the place of one of the
+library. It always exits with 0, because some servers take every child that exits with another code for a worker that
+could not start. When the server is process 1, it is the parent of our orphans too.
 """
 CHECKED = "redis can be used"
-"""What a flusher that only checks says when all is well."""
+"""What a flusher that only checks prints when all is well."""
 OTHER_PLANE = "the queue has jobs for another data plane: "
-"""What it says before that data plane's id."""
+"""What such a flusher prints before the id of that data plane."""
 FROZEN_ARGUMENT = "--rudderpipe-process"
-"""Stands before the module's name when a frozen application is started as one of our processes."""
+"""The argument before the module's name when a frozen application is started as one of our processes."""
 FROZEN_REASON = (
     "this application is frozen, so it has no Python to start processes with: call rudderpipe.freeze_support() first "
     "in its main module; or set autostart to false and run the flusher and the sender from an installed rudderpipe, or "
@@ -46,7 +51,10 @@ FROZEN_REASON = (
 _HERE = os.path.abspath(f"{__file__}/../../..")  # noqa: PTH100  # before anything calls chdir
 _PACKAGES = ("msgspec", "psutil", "redis", "urllib3", "isal", "hiredis", "tomli", "async_timeout")
 _MODULES = ("typing_extensions",)
-"""What our processes may import besides; ``redis`` imports the last two on some versions of Python."""
+"""What our processes may import besides the standard library.
+
+``redis`` imports ``async_timeout`` and ``typing_extensions`` on some versions of Python.
+"""
 _PYTHON = re.compile(r"(python|pypy|graalpy)w?\d*(\.\d+)*[a-z]?(-dbg|-intel64|-c)?", re.IGNORECASE)
 _PYTHONS_PLACE = ("PYTHONHOME", "PYTHONPLATLIBDIR")
 """The variables without which some interpreters do not find their standard library."""
@@ -64,15 +72,15 @@ def is_frozen() -> bool:
 
 
 def allow_frozen() -> None:
-    """Let a frozen application be started again as one of our processes: it calls ``freeze_support``."""
+    """Allow starts of a frozen application as one of our processes, because it calls ``freeze_support``."""
     global _frozen_entry  # one process, one main module
     _frozen_entry = True
 
 
 def interpreter() -> str:
-    """Return the Python to run; ``sys.executable`` is the server's binary where Python is embedded (uWSGI).
+    """Return the path of the Python to run.
 
-    Raises ``ProcessNotStarted``.
+    ``sys.executable`` is the server's binary where Python is embedded (uWSGI). Raises ``ProcessNotStarted``.
     """
     if _PYTHON.fullmatch(Path(sys.executable or "").name):
         return sys.executable
@@ -89,7 +97,7 @@ def interpreter() -> str:
 
 
 def folders() -> list[str]:
-    """Return where rudderpipe and its dependencies live, for the end of a process's ``sys.path``."""
+    """Return the folders of rudderpipe and its dependencies, for the end of a process's ``sys.path``."""
     found = [_HERE]
     for name in (*_PACKAGES, *_MODULES):
         if not any(_holds(folder, name) for folder in found):
@@ -111,7 +119,8 @@ def _command() -> list[str]:
         if not _frozen_entry:
             raise ProcessNotStarted(FROZEN_REASON)
         return [sys.executable, FROZEN_ARGUMENT]
-    # Without site, which runs what other packages put there. A path's text means the same bytes there as here.
+    # Without site, which runs what other packages put there. With our UTF-8 mode, so that a path's text means the same
+    # bytes in both processes.
     return [interpreter(), "-s", "-S", "-X", f"utf8={sys.flags.utf8_mode}", "-c", BOOTSTRAP]
 
 
@@ -124,7 +133,7 @@ def _environment() -> dict[str, str]:
         if name not in SERVICE_MANAGER_VARIABLES and (name in kept or not name.startswith("PYTHON"))
     }
     if is_frozen():
-        made["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else a one-file application's child uses its parent's folder
+        made["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else the child of a one-file application uses its parent's folder
     return made
 
 
@@ -138,17 +147,18 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start ``module --stdin`` in a session of its own, so that Ctrl-C at our terminal does not reach it.
 
-    Its standard error is appended to ``log``, else goes where ``output`` goes. It keeps the descriptors ``keep``.
-    Raises ``ProcessNotStarted`` or ``OSError``.
+    Its standard error is appended to ``log``; without ``log``, it goes where ``output`` goes. The process inherits the
+    descriptors ``keep``. Raises ``ProcessNotStarted`` or ``OSError``.
     """
     command = [*_command(), module, "--stdin", *arguments]
     reading, writing = os.pipe()
     errors = subprocess.STDOUT
     try:
-        # Written before there is a child: one that ends early cannot have us killed by SIGPIPE. Lines, not to the end
-        # of the file, which does not come while a worker forked meanwhile has the pipe open too.
+        # Order: write before there is a child, because SIGPIPE would kill this process if a child ended early. The
+        # child reads lines, not to the end of the file, because that end does not come while a worker that was forked
+        # meanwhile has the pipe open too.
         os.set_blocking(writing, False)
-        paths = " ".join(os.fsencode(folder).hex() for folder in folders())  # any byte may be in a path
+        paths = " ".join(os.fsencode(folder).hex() for folder in folders())  # a path may contain any byte
         payload = b"%b\n%b\n" % (paths.encode(), settings)
         if os.write(writing, payload) < len(payload):
             raise ProcessNotStarted("its settings do not fit into a pipe")
@@ -172,10 +182,13 @@ def start(
 
 
 def start_detached(module: str, settings: bytes, *arguments: str, log: Path, keep: tuple[int, ...] = ()) -> None:
-    """Start a program that is no child of ours: an application that waits for its children must not meet it."""
+    """Start a program that is not a child of this process.
+
+    An application that waits for its children must not meet it.
+    """
     _started.append(start(module, settings, "--detach", *arguments, log=log, keep=keep))
 
 
 def reap() -> None:
-    """Collect the go-betweens of ``start_detached`` that have ended; never waits."""
+    """Collect the intermediate processes of ``start_detached`` that have ended; never wait."""
     _started[:] = [child for child in _started if child.poll() is None]
