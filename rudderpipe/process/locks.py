@@ -97,7 +97,7 @@ def runtime_dir(given: str | None) -> Path:
     if mode & 0o700 != 0o700:
         raise RingUnavailable(str(path), f"runtime_dir has the mode {mode:04o}: its owner must be able to write there")
     if mode & 0o077:
-        _warn_once(path, f"runtime_dir {path} is open to other users (mode {mode:04o}): give rudderpipe its own directory")
+        _warn_once(path, f"runtime_dir {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
     return path
 
 
