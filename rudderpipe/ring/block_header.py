@@ -1,4 +1,7 @@
-"""A block's header and its tenure, each read so that one damaged word of it does no harm."""
+"""A block's header and its tenure, read so that one damaged word does no harm.
+
+``docs/ring.md``, "What is checked", says which words have copies.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from rudderpipe.ring.layout import ALL_BITS, Layout
 
 _WORDS = at.B_CLAIMED_MS - at.B_SLOT
 _COPIES = at.B_COPIES - at.B_SLOT
-"""How far behind a word its complement stands."""
+"""How many words after a word its complement is."""
 
 
 class BlockHeader(NamedTuple):
-    """What its claimer wrote there."""
+    """What the claimer of a block stored in its header."""
 
     slot: int
     base: int
@@ -23,9 +26,10 @@ class BlockHeader(NamedTuple):
 
 
 def read(words: memoryview, layout: Layout, block: int) -> BlockHeader:
-    """Return a block's header as it was written, unless several words of it are damaged.
+    """Return a block's header as it was written, unless several of its words are damaged.
 
-    Values are not bounded: with several damaged words, and in a layout without copies, they are what stands there.
+    The values are not bounded. If several words are damaged, and in a layout without copies, they are what stands
+    there.
     """
     first = layout.block(block) + at.B_SLOT
     if not layout.format.has_copies:
@@ -40,7 +44,7 @@ def read(words: memoryview, layout: Layout, block: int) -> BlockHeader:
 
 
 def blocks_of(words: memoryview, layout: Layout, slots: Collection[int]) -> set[int]:
-    """Return the blocks, in use or not, that may be of one of these slots: at least one copy says so."""
+    """Return the blocks, in use or not, of which at least one copy of the header names one of these slots."""
     wanted = frozenset(slots)
     found = {block for block, slot in enumerate(_column(words, layout, at.B_SLOT)) if slot in wanted}
     if layout.format.has_copies:
@@ -56,7 +60,7 @@ def _column(words: memoryview, layout: Layout, word: int) -> list[int]:
 
 
 def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, sequence: int, now_ms: int) -> None:
-    """Store a header, and the complement of its tenure. Only under the claim lock, in a block that is free."""
+    """Store a header, and the complement of its tenure. Only under the claim lock, in a free block."""
     first = layout.block(block)
     words[first + at.B_COUNT] = 0
     for number, value in enumerate(header, start=at.B_SLOT):
@@ -70,7 +74,8 @@ def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, se
 def tenure(words: memoryview, layout: Layout, block: int) -> int:
     """Return a block's SEQUENCE: the value of which two of three copies agree.
 
-    A claim that was cut, or is under way, has changed the complement alone: the other two are the tenure before.
+    A claim that was killed, or is under way, has changed the complement alone. The other two copies are the tenure
+    before.
     """
     sequence: int = words[layout.sequence + block]
     if layout.format.has_copies:
@@ -82,9 +87,9 @@ def tenure(words: memoryview, layout: Layout, block: int) -> int:
 
 
 def is_free(words: memoryview, layout: Layout, block: int) -> bool:
-    """Return whether a block whose RELEASED says so is free: its last tenure was sealed, or that of its run's first.
+    """Return whether a block whose RELEASED says so is free: its last tenure, or its run's first block, was sealed.
 
-    Only in a layout with copies. A claim would otherwise overwrite what a damaged RELEASED gives away.
+    Only in a layout with copies. A claim would otherwise overwrite the events of a block whose RELEASED is damaged.
     """
     header, last = layout.block(block), words[layout.released + block]
     if words[layout.sequence + block] == words[header + at.B_TENURE] == words[header + at.B_SEALED] == last:
@@ -94,7 +99,7 @@ def is_free(words: memoryview, layout: Layout, block: int) -> bool:
         return False
     head = read(words, layout, block).head
     if not last or words[header + at.B_TENURE] != last:
-        return True  # never used, or by a claim that was cut
+        return True  # never used, or only by a claim that was killed
     if head:
         first = head - 1
         return first >= layout.blocks or tenure(words, layout, first) != last or words[layout.released + first] == last
@@ -102,7 +107,7 @@ def is_free(words: memoryview, layout: Layout, block: int) -> bool:
 
 
 def tenures(words: memoryview, layout: Layout) -> list[int]:
-    """Return the same of every block."""
+    """Return the tenure of every block."""
     sequences: list[int] = words[layout.sequence : layout.released].tolist()
     if not layout.format.has_copies:
         return sequences
@@ -115,7 +120,7 @@ def tenures(words: memoryview, layout: Layout) -> list[int]:
 
 
 def mend(words: memoryview, layout: Layout) -> None:
-    """Put back each SEQUENCE that is damaged: no claim would take its block again. Only under the claim lock."""
+    """Put back each SEQUENCE that is damaged, or no claim would take its block again. Only under the claim lock."""
     for block, sequence in enumerate(tenures(words, layout)):
         if words[layout.sequence + block] != sequence:
             words[layout.sequence + block] = sequence

@@ -1,4 +1,7 @@
-"""The flusher's side of the ring: see what is committed, take it in order, release it."""
+"""The flusher's side of the ring: find published events, take them in order as batches, release them.
+
+``docs/ring.md``, "A drain" and "The order of stores", says why each store has its place.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from rudderpipe.ring.ring import Ring
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """Events ``start`` to ``end`` of one tenure of a block."""
+    """Offsets of events: ``start`` to ``end`` of one tenure of a block."""
 
     sequence: int
     start: int
@@ -23,7 +26,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 
 class Cut(msgspec.Struct, frozen=True):
-    """Events taken from the ring: their JSON with commas in between, and where they lay."""
+    """A batch: the JSON of events taken from the ring, with commas in between, and the offsets where they were."""
 
     data: bytes
     count: int
@@ -31,7 +34,7 @@ class Cut(msgspec.Struct, frozen=True):
 
 
 class _Block:
-    """One tenure of a block that is not free, as far as it has been taken."""
+    """One tenure of a block that is not free, and how far it has been taken and read."""
 
     __slots__ = (
         "base",
@@ -69,12 +72,15 @@ class _Block:
         self.offset = self.start
 
     def count(self, words: memoryview) -> int:
-        """Events committed; a damaged count is no larger than a block can hold."""
+        """Return how many events are published; a damaged count is no larger than what a block can hold."""
         return min(int(words[self.count_at]), self.most)
 
 
 class Consumer:
-    """What one flusher reads. ``cut`` hands out events without releasing them; ``release`` or ``rewind`` follows."""
+    """The reader of one flusher.
+
+    ``cut`` hands out events without releasing them. A call of ``release`` or ``rewind`` must follow.
+    """
 
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
@@ -84,14 +90,14 @@ class Consumer:
         self.refresh()
         for block in self._blocks.values():
             if block.read:
-                self._store(block, block.read)  # a predecessor may have died between the stores
+                self._store(block, block.read)  # the flusher before may have died between READ and DRAINED
         self._count_settled()
 
     def refresh(self, *, whole: bool = False) -> None:
-        """See blocks that were claimed, forget those that are free again; ``whole``: look even when none was claimed.
+        """Find blocks that were claimed, forget those that are free again; ``whole`` looks even if none was claimed.
 
-        A claim moves NEXT before its block can be seen, so after a move it is looked twice; a claimer that stops in
-        between, or dies and leaves orphans, is found by the next whole look.
+        A claim moves NEXT before its block can be seen, so a move of NEXT causes two looks. If a claimer stops in
+        between, or dies and leaves orphans, the next whole look finds that.
         """
         following = self.ring.words[at.H_NEXT]
         if following != self._following:
@@ -104,7 +110,7 @@ class Consumer:
         blocks = {}
         for sequence, index in found:
             if sequence >= at.SEQUENCE_END:
-                words[layout.released + index] = sequence  # a damaged word
+                words[layout.released + index] = sequence  # a damaged word: no claim gets so far
                 continue
             known = self._blocks.get(sequence)
             if known is not None and known.index == index:
@@ -122,7 +128,7 @@ class Consumer:
         self._blocks = blocks
 
     def _keep_unreleased(self, blocks: dict[int, _Block]) -> None:
-        """Put back what left by a damaged word: only ``tidy`` ends a tenure."""
+        """Put back tenures that ended only by a damaged word, because ``tidy`` alone ends a tenure."""
         words, layout = self.ring.words, self.ring.layout
         for sequence, block in self._blocks.items():
             if sequence not in blocks and block_header.tenure(words, layout, block.index) == sequence:
@@ -145,7 +151,7 @@ class Consumer:
     def _release_orphan(self, sequence: int, index: int) -> None:
         ring = self.ring
         try:
-            if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # a claim under way is not an orphan yet
+            if not ring.locks.lock(at.LOCK_CLAIM, 0.001):  # Only under it: a run whose claim is under way is no orphan
                 return
             head = block_header.read(ring.words, ring.layout, index).head
             if block_header.tenure(ring.words, ring.layout, index) == sequence and not self._is_member(
@@ -156,7 +162,7 @@ class Consumer:
             ring.locks.release(at.LOCK_CLAIM)
 
     def pending(self) -> tuple[int, int]:
-        """Events committed and not yet handed out, and about how many bytes they have."""
+        """Return how many events are published and not yet handed out, and about how many bytes they have."""
         words, entries = self.ring.words, self.ring.segment.entries
         events = size = 0
         for block in self._blocks.values():
@@ -171,7 +177,7 @@ class Consumer:
         return self.ring.layout.blocks - sum(block.run for block in self._blocks.values())
 
     def cut(self, max_events: int, max_bytes: int) -> Cut | None:
-        """The oldest events, as many as fit (one at the least); None when there are none.
+        """Return the oldest events as one batch, as many as fit and at least one; None if there are none.
 
         Blocks are read in the order of their claims, so the events of a thread stay in order.
         """
@@ -183,11 +189,11 @@ class Consumer:
             wanted = min(block.count(words) - block.taken, max_events - count)
             if wanted <= 0:
                 continue
-            fence()  # Order: the count before the events, which their producer stored first
+            fence()  # Order: load the count before the events, because their producer stores them first
             there, end = self._fitting(block, wanted, max_bytes - size, must=count == 0)
             if there == 0:
                 if end < 0:
-                    continue  # damaged, and passed over
+                    continue  # the block is damaged, and was passed over
                 break
             parts.append(memory[block.offset : end])
             marks.append(Mark(block.sequence, block.taken, block.taken + there))
@@ -203,13 +209,16 @@ class Consumer:
         return Cut(data[:-1], count, tuple(marks))
 
     def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
-        """How many of the next events fit into so many bytes, and where they end; (0, -1) from a damaged block."""
+        """Return how many of the next events fit into so many bytes, and the byte where they end.
+
+        ``must`` takes one event even if it does not fit. A damaged block is passed over, and its end is -1.
+        """
         entries, first = self.ring.segment.entries, block.entry - block.taken
         end = entries[first - there + 1] & END_BITS
         if not block.offset < end <= block.limit:
             self._pass_over(block)
             return 0, -1
-        if end - block.offset <= room + 1:  # the last comma does not travel
+        if end - block.offset <= room + 1:  # the last comma is not sent
             return there, end
         low, high = 0, there
         while high - low > 1:
@@ -229,7 +238,7 @@ class Consumer:
         return low, end
 
     def _pass_over(self, block: _Block) -> None:
-        """Count what a damaged block claims to hold as corrupt, and go on with the next."""
+        """Count the events that a damaged block claims to hold as corrupt, and go on with the next block."""
         block.taken = block.count(self.ring.words)
         self._leave(at.H_CORRUPT, {block.sequence: block.taken})
 
@@ -238,7 +247,7 @@ class Consumer:
         block.offset = entries[block.entry - block.taken + 1] & END_BITS if block.taken else block.start
 
     def release(self, cuts: Iterable[Cut], counter: int = at.H_QUEUED) -> int:
-        """The sink has these events for good: give their room back. Returns how many they were.
+        """Give back the room of these events, because the sink has them for good; return how many they were.
 
         ``counter`` is the word of the header under which they are counted.
         """
@@ -246,15 +255,15 @@ class Consumer:
         return sum(cut.count for cut in cuts)
 
     def rewind(self) -> None:
-        """The sink has none of what was handed out since the last release: hand it out again."""
+        """Hand out again what was handed out since the last release, because the sink has none of it."""
         for block in self._blocks.values():
             block.taken = block.read
             self._seek(block)
 
     def halves(self, cut: Cut) -> tuple[Cut, Cut]:
-        """The same events as two cuts. Only of one that holds two or more, and is not released.
+        """Split a batch into two. Only for one that holds two or more events, and is not released.
 
-        Damaged offsets make halves that are no JSON, never more or fewer events.
+        Damaged offsets make halves that are no JSON, but never more or fewer events.
         """
         half = cut.count // 2
         left, size = half, 0
@@ -271,7 +280,7 @@ class Consumer:
         return Cut(cut.data[: size - 1], half, tuple(marks[0])), Cut(cut.data[size:], cut.count - half, tuple(marks[1]))
 
     def _size_bytes(self, sequence: int, start: int, end: int) -> int:
-        """Of some events of a tenure, with their commas; 0 when the block is gone by a damaged word."""
+        """Return the bytes of some events of a tenure, commas included; 0 if a damaged word hid the block."""
         block, entries = self._blocks.get(sequence), self.ring.segment.entries
         if block is None:
             return 0
@@ -279,13 +288,18 @@ class Consumer:
         return int(entries[block.entry - end + 1] & END_BITS) - begin
 
     def read_to(self, positions: dict[int, int], counter: int = at.H_QUEUED) -> None:
-        """The sink has so many events of these tenures; less than known already, or of a freed block, is ignored."""
+        """Release the events of these tenures up to these offsets, because the sink has them.
+
+        An offset that is below the known one, or of a freed block, is ignored.
+        """
         self._leave(counter, positions)
 
     def _leave(self, counter: int, positions: dict[int, int]) -> None:
         words = self.ring.words
-        # Order: what was, then SETTLING, which makes it count; the counter when all have left. A successor finds in
-        # DRAINED how far we came.
+        # The commit: READ, DRAINED and a counter cannot be stored in one instant. Order: first the values before, then
+        # the commit intent (SETTLING), which makes them valid; the counter only when all events have left. If this
+        # flusher is killed, its successor sees in DRAINED how many left, and counts them (docs/ring.md, "A drain";
+        # tests/test_kill_points.py).
         words[at.H_DRAINED_BEFORE] = self.ring.drained()
         words[at.H_SETTLED_BEFORE] = words[counter]
         words[at.H_SETTLING] = counter
@@ -303,36 +317,39 @@ class Consumer:
         self._count_settled()
 
     def _count_settled(self) -> None:
-        """Count what has left under the counter it belongs to (nothing when that was done), and announce the room."""
+        """End the commit: count what has left under its counter, and announce the room.
+
+        Nothing is counted if no commit is under way.
+        """
         words = self.ring.words
         counter = words[at.H_SETTLING]
         if counter in at.COUNTERS:
             words[counter] = (words[at.H_SETTLED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (1 << 64)
-        fence()  # Order: who sees DRAINED moved, and nothing settling, sees it counted
+        fence()  # Order: a reader that sees DRAINED moved, and no commit intent, must see the counter moved
         words[at.H_SETTLING] = 0
         fence()
-        at.bump(words, at.H_ROOM)  # Order: after DRAINED; it makes refused producers look at the sums again
+        at.bump(words, at.H_ROOM)  # Order: after DRAINED, because it makes refused producers look at the sums again
 
     def _store(self, block: _Block, read: int) -> None:
         words, layout = self.ring.words, self.ring.layout
         drained_at = layout.drained + block.slot
         block.read = read
-        # Order: READ, then DRAINED from it; a successor repeats the second.
+        # Order: READ before DRAINED, which is made from it. A successor repeats the second store.
         words[layout.read + block.index] = block.sequence << at.READ_BITS | read
         if block.slot < layout.slots:
             granted, before = words[layout.granted + block.slot], words[drained_at]
-            drained = min(block.base + read, granted)  # no damage may void the cap
+            drained = min(block.base + read, granted)  # damage must not void the cap
             words[drained_at] = max(drained, before) if before <= granted else drained
 
     def tidy(self) -> list[int]:
-        """Free the blocks that are sealed and read to the end; their sequences."""
+        """Free the blocks that are sealed and read to the end; return their tenures."""
         words, layout = self.ring.words, self.ring.layout
         freed = []
         for sequence, block in list(self._blocks.items()):
             header = layout.block(block.index)
             if words[header + at.B_SEALED] != sequence:
                 continue
-            fence()  # Order: sealed before count: after the seal the count is final
+            fence()  # Order: load SEALED before the count, because the count of a sealed block is final
             if block.count(words) != block.read:
                 continue
             words[layout.released + block.index] = sequence

@@ -1,4 +1,4 @@
-"""What the ring has accepted, holds and refused, as anybody may read it at any time."""
+"""The counters of a ring: events accepted, held, refused and gone. Any process may read them at any time."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from rudderpipe.ring.ring import RingView
 
 
 class ProducerAccount(msgspec.Struct, frozen=True):
-    """Events of a slot's producer, which is the last one when ``pid`` is 0.
+    """The counters of a slot's producer; of its last producer when ``pid`` is 0.
 
-    ``within``: it is a process's second slot, for calls from within calls.
+    ``within`` is True for the second slot of a process, which serves calls from within calls.
     """
 
     slot: int
@@ -27,7 +27,10 @@ class ProducerAccount(msgspec.Struct, frozen=True):
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Events since the ring was made, all of one moment but for what moves while they are read."""
+    """The counters since the ring was made.
+
+    Not an atomic snapshot: counters may move while they are read.
+    """
 
     accepted: int
     in_ring: int
@@ -35,7 +38,7 @@ class Account(msgspec.Struct, frozen=True):
     delivered: int
     failed: int
     queued: int
-    """Handed to Redis, whatever became of them there."""
+    """Events handed to Redis, whatever became of them there."""
     corrupt: int
     blocks: int
     blocks_in_use: int
@@ -53,7 +56,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def accepted_by_slot(ring: RingView) -> dict[int, int]:
-    """Events that were ever accepted, for each slot that ever had a producer."""
+    """Return how many events were ever accepted, for each slot that ever had a producer."""
     words, layout = ring.words, ring.layout
     blocks = ring.blocks_in_use()
     accepted: dict[int, int] = {}
@@ -62,20 +65,21 @@ def accepted_by_slot(ring: RingView) -> dict[int, int]:
         if not header.head:
             count = words[layout.block(block) + at.B_COUNT]
             accepted[header.slot] = max(accepted.get(header.slot, 0), header.base + count)
-    # Order: DRAINED last; a block that was freed meanwhile is in it.
+    # Order: load DRAINED last, because it includes a block that was freed meanwhile.
     return {slot: max(accepted.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used)}
 
 
 def drained_by_slot(ring: RingView) -> dict[int, int]:
-    """Events that have left the ring, for each slot."""
+    """Return how many events have left the ring, for each slot."""
     words, layout = ring.words, ring.layout
     return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
 
 
 def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
-    """Events that left the ring, with those that the queue has although the flusher has not stored so yet.
+    """Return how many events left the ring, or are in the queue although the flusher has not stored that yet.
 
-    ``positions`` are the queue's: how many events it has of each tenure of a block. Never too low.
+    ``positions`` are the queue's offsets: how many events it has of each tenure of a block. The result is never too
+    low.
     """
     words, layout = ring.words, ring.layout
     reached: dict[int, int] = {}
@@ -83,12 +87,12 @@ def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
         header, gone = block_header.read(words, layout, block), positions.get(sequence, 0)
         if gone and not header.head:
             reached[header.slot] = max(reached.get(header.slot, 0), header.base + gone)
-    # Order: DRAINED last; a block that was freed meanwhile is in it.
+    # Order: load DRAINED last, because it includes a block that was freed meanwhile.
     return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
 
 
 def read(ring: RingView) -> Account:
-    """The account of now."""
+    """Return the counters as they are now."""
     words = ring.words
     drained = drained_by_slot(ring)
     accepted = accepted_by_slot(ring)
@@ -101,7 +105,7 @@ def read(ring: RingView) -> Account:
     left = sum(drained.get(slot, 0) for slot in accepted)
     counters = {counter: words[counter] for counter in at.COUNTERS}
     settling = words[at.H_SETTLING]
-    if settling in counters:  # what a flusher is about to count, or died before it did
+    if settling in counters:  # a commit is under way, or its flusher died before it counted
         counters[settling] = words[at.H_SETTLED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
     return Account(
         accepted=total,

@@ -1,9 +1,11 @@
-"""Where every byte of the ring is, who writes it, and in which order; no behaviour but arithmetic.
+"""The layout of the ring: where every byte is, which process writes it, and in which order. Only arithmetic.
+
+``docs/ring.md`` says how the ring is used, and "The order of stores" there says why each order is right.
 
 The segment, in order (all words are u64, host order, aligned)::
 
     0        HEADER         16,384 bytes, 2,048 words, below
-    16,384   GRANTED        one word a slot    events the slot's producer was ever allowed to append
+    16,384   GRANTED        one word a slot    credits: events the slot was ever allowed to append
              DRAINED        one word a slot    events of the slot that left the ring
              SLOTS          32 words a slot    below
              SEQUENCE       one word a block   the block's present tenure; 0 before the first
@@ -22,23 +24,23 @@ The segment, in order (all words are u64, host order, aligned)::
      32  flusher pid  33  start       34  heartbeat ms  35  room            the flusher alone
      36  delivered    37  failed      38  queued        39  corrupt         (36, 37: direct mode; 38: handed to Redis)
      40  closed       41  sink down since ms    42  namespace
-     43  settling     44  drained before        45  settled before
+     43  settling: the commit intent            44  drained before          45  settled before
      46  term: higher than that of any call to Redis whose answer is not known
-     48  events of the ring that the queue has seen off     49  failed there     50  how often 48 and 49 were read
+     48  events of the ring that the queue has acknowledged: 49 of them failed     50  how often 48 and 49 were read
      51  tickets served: the sum of all flush tickets when everything was last taken
      52  complement of 17               53  complement of 6                producers, under the claim lock
      54  flusher starts: how many flushers there were
      55  asleep         56  interpreter                                         reserved
      64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
-    512  the start (54) of the flusher that goes by these settings: 513 a digest of their names, 514..639 digests of
+    512  the start (54) of the flusher that uses these settings: 513 a digest of their names, 514..639 digests of
          their values
     640..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
 
     SLOT, 32 words                              BLOCK HEADER, 16 words (two cache lines)
-      0  pid (0 = free)   1  start                0  count    events committed; written last, read first
+      0  pid (0 = free)   1  start                0  count    events published; written last, read first
       2  flush ticket     3  left                 1  sealed   the tenure that will get no more events
-      4  image            5  namespace            2  slot     whose it is
+      4  image            5  namespace            2  slot     the slot of its producer
       6  entered          7  awaited              3  base     events of the slot before this block
       8..17  refused, by reason                   4  run      blocks in a row that this one stands for
      18  starved         19  within               5  head     for the later blocks of a run: index of the first + 1
@@ -56,46 +58,50 @@ The segment, in order (all words are u64, host order, aligned)::
       which each event ends, comma included, in the lower half; the upper half is reserved
 
 The layout before (3) has a header of 512 words, 256 slots, block headers of the first 8 words without a copy of
-anything, and end offsets of 4 bytes; the starts of processes and the heartbeat are times of day; all else is the
-same. It is read, drained and reclaimed, and never written into by producers of this version.
+anything, and end offsets of 4 bytes. Its starts of processes and its heartbeat are times of day. All else is the same.
+It is read, drained and reclaimed, but producers of this version never write into it.
 
-**Damage.** A word that decides whose bytes are read stands in the ring three times, or in a form that tells which copy
+**Damage.** A word that decides whose bytes are read stands in the ring three times, or in a form that shows which copy
 of it is damaged: SEQUENCE beside *tenure* and a complement (two of the three agree), the words 2 to 5 of a block's
 header beside their complements and a sum. ``ring/block_header.py`` reads them. A block whose RELEASED says that it is
-free is only claimed when its tenure was sealed, too, and a flusher keeps what it has not released itself. A complement
-is stored before its word, so that a claim that is cut leaves the old tenure, whose block is free.
+free is only claimed if its tenure was sealed too, and a flusher keeps a block that it has not released itself. A
+complement is stored before its word, so that a claim that is killed leaves the old tenure, whose block is free.
 
-ROOM moves whenever events leave the ring or a dead producer's grant is given back: a producer that was refused looks
-at nothing else until it, or the cap, has moved. ``left`` is 1 when the producer gave its slot up; ``image`` tells a
-program from the one it replaced by exec; ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what
-the slot's earlier producers had accepted and refused: the rest is its present producer's. ``starved`` moves when the
-producer found no room, which makes what waits in the ring due. ``within`` is 1 in the second slot of a process, for
-calls from within calls. ``awaited`` moves while the producer needs 48 to 50 to be kept up to date, because a flush
-waits for what becomes of events in the queue. The heartbeat, word 18 and ``claimed ms`` are moments of the monotonic
-clock, and a start is ``liveness.Identity``'s: no step of the clock moves them. Events that leave the ring are counted
-under one of 36 to 39, which ``settling`` names while they do (0: nothing under way), so that DRAINED in total is always
-the sum of the four, whoever dies.
+**Words of the header.** ROOM moves whenever events leave the ring or a dead producer's credits are given back. A
+producer that was refused looks at nothing else until ROOM, or the cap, has moved. The heartbeat, word 18 and ``claimed
+ms`` are moments of the monotonic clock, and a start is that of ``identity.Identity``: no step of the clock moves them.
+Events that leave the ring are counted under one of the words 36 to 39. ``settling`` names that word while a commit is
+under way (0: none), so that DRAINED in total is always the sum of the four, also after a kill.
 
-One writer for every word: a slot's words, its blocks' headers and GRANTED are its producer's while it lives, the
-flusher's once it holds the dead slot's lock; SEQUENCE and words 6, 16 to 31, 52 and 53 are written under the claim
-lock; DRAINED, RELEASED, READ and the other words from 32 on are the flusher's (who takes a free slot puts a damaged
-DRAINED right). All are stored through ``memoryview.cast("Q")``: one aligned store (``struct.pack_into`` writes byte by
-byte and is seen torn).
+**Words of a slot.** ``left`` is 1 when the producer gave its slot up. ``image`` tells a program from the one that it
+replaced by exec. ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what the slot's earlier
+producers had accepted and refused; the rest is its present producer's. ``starved`` moves when the producer found no
+room, which makes due what waits in the ring. ``within`` is 1 in the second slot of a process, which serves calls from
+within calls. ``awaited`` moves while the producer needs 48 to 50 kept up to date, because a flush waits for what
+becomes of events in the queue.
 
-Order of stores, and what a kill in between leaves:
+**One writer for every word.** A living producer writes its slot's words, its blocks' headers and GRANTED. For a dead
+one, the process that holds the slot's lock does: the flusher, or the producer that takes the slot over. SEQUENCE and
+words 6, 16 to 31, 52 and 53 are written under the claim lock. The flusher writes DRAINED, RELEASED, READ and the other
+words from 32 on (a producer that takes a free slot puts a damaged DRAINED right). All are stored through
+``memoryview.cast("Q")``, which makes one aligned store (``struct.pack_into`` writes byte by byte, so that a reader may
+see a torn word).
 
-append   bytes, end offset | fence | count. Cut before count: bytes that were never an event.
+**Order of stores**, and what a kill in between leaves:
+
+append   bytes, end offset | fence | count. Killed before count: bytes that were never an event.
 claim    next sequence, its complement | count, slot, base, run, head and their copies, complement of SEQUENCE | fence |
-         SEQUENCE | tenure; of a run the later blocks before the first. Cut before SEQUENCE: a sequence nobody has, and
-         the block is still free (later blocks of a run are orphans, which the flusher releases under the claim lock).
-         Cut after it: the block is the dead slot's, and empty.
-grow     complement of the cap | fence | cap. Cut in between: the smaller of the two counts.
+         SEQUENCE | tenure. Of a run, the later blocks come before the first. Killed before SEQUENCE: a sequence that no
+         block has, and the block is still free (later blocks of a run are orphans, which the flusher releases under
+         the claim lock). Killed after it: the block is the dead slot's, and empty.
+grow     complement of the cap | fence | cap. Killed in between: the smaller of the two is the cap.
 drain    (sink has it) drained before, settled before | settling | fence | READ | DRAINED | counter | fence |
-         settling = 0 | ROOM. A receipt is given once nothing is pending and, seen after that, nothing settling.
-         Cut in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
-fail     a failure's three words | fence | failures, before the events are drained: who sees them gone sees why.
-release  RELEASED = SEQUENCE, a run's first block before the others. Cut in between: the others are orphans of a
-         tenure that ended. READ needs no reset: it names its tenure.
+         settling = 0 | ROOM. A flush is confirmed once nothing is pending and, loaded after that, settling is 0.
+         Killed in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
+fail     a failure's three words | fence | failures, before the events are drained, so that a reader that sees the
+         events gone also sees why.
+release  RELEASED = SEQUENCE, a run's first block before the others. Killed in between: the others are orphans of a
+         tenure that ended. READ needs no reset, because it names its tenure.
 """
 
 from __future__ import annotations
@@ -112,12 +118,12 @@ BLOCK_BYTES = 65_536
 WORD = 8
 ALL_BITS = (1 << 64) - 1
 END_BITS = (1 << 32) - 1
-"""The part of an end offset's word that is the offset."""
+"""The part of an end offset's word that holds the offset."""
 READ_BITS = 24
-SEQUENCE_END = 1 << (64 - READ_BITS)  # no claim gets so far
+SEQUENCE_END = 1 << (64 - READ_BITS)  # no claim ever gets this number
 EVENT_MAX_BYTES = EVENT_LIMIT_BYTES
 LARGE_BYTES = 32_768
-"""An event larger than this is worth a warning."""
+"""An event larger than this causes a warning."""
 COMMA = ord(",")
 
 # Header words.
@@ -157,7 +163,7 @@ S_STARVED, S_WITHIN = 18, 19
 S_REFUSED_BEFORE = 20
 SLOT_WORDS = 32
 
-# Why an event was refused; the order is the counters', of which there is room for 10.
+# The reasons for a refusal, in the order of their counters, of which there is room for 10.
 REFUSALS = ("full", "no_block", "busy", "too_large", "ring", "closed", "no_slot", "invalid", "dropped")
 
 # Block header words.
@@ -166,17 +172,17 @@ B_COUNT, B_SEALED, B_SLOT, B_BASE, B_RUN, B_HEAD, B_CLAIMED_MS, B_TENURE, B_CHEC
 # Bytes of the lock file, each a lock of its own.
 LOCK_CLAIM = 0
 LOCK_FLUSHER = 1
-LOCK_OWNER = 2  # somebody who wants the pipe for himself alone
+LOCK_OWNER = 2  # a process that needs the pipe for itself alone
 LOCK_SLOT = 16  # + slot
 
 
 def bump(words: memoryview, index: int, by: int = 1) -> None:
-    """Add to a counter, of which the caller is the one writer; a damaged one wraps around."""
+    """Add to a counter of which the caller is the only writer; a damaged counter wraps around."""
     words[index] = (words[index] + by) % (1 << 64)
 
 
 def complement(value: int) -> int:
-    """What stands beside a word to tell whether it is damaged."""
+    """Return the word that stands beside a word to show whether it is damaged."""
     return value ^ ALL_BITS
 
 
@@ -188,13 +194,13 @@ class Format(msgspec.Struct, frozen=True):
     slots: int
     block_words: int
     entry_bytes: int
-    """Bytes of an end offset."""
+    """The bytes of an end offset."""
     entry_code: Literal["I", "Q"]
-    """The same for ``memoryview.cast``."""
+    """The format of an end offset for ``memoryview.cast``."""
     has_copies: bool
-    """Whether the words that decide whose bytes are read stand there more than once."""
+    """True if the words that decide whose bytes are read are stored more than once."""
     has_starts: bool
-    """Whether the starts of processes are ``liveness.Identity``'s, and the heartbeat is of the monotonic clock."""
+    """True if starts of processes are those of ``identity.Identity``, and the heartbeat is monotonic."""
 
 
 _FORMATS = {
@@ -206,12 +212,12 @@ ENTRY = _FORMATS[VERSION].entry_bytes
 
 
 def for_version(version: int) -> Format | None:
-    """Return what is particular to a version; None for one that cannot be read."""
+    """Return the format of a version; None for a version that cannot be read."""
     return _FORMATS.get(version)
 
 
 class Layout(msgspec.Struct, frozen=True):
-    """The positions for one size; indices count words of 8 bytes from the start of the segment."""
+    """The places of everything for one size; an index counts words of 8 bytes from the segment's beginning."""
 
     format: Format
     slots: int
@@ -225,24 +231,24 @@ class Layout(msgspec.Struct, frozen=True):
     read: int
     block0: int
     data: int
-    """Byte offset of the first block."""
+    """The byte offset of the first block."""
     size_bytes: int
 
     def slot(self, slot: int) -> int:
-        """Index of a slot's first word."""
+        """Return the index of a slot's first word."""
         return self.slot0 + slot * SLOT_WORDS
 
     def block(self, block: int) -> int:
-        """Index of a block header's first word."""
+        """Return the index of a block header's first word."""
         return self.block0 + block * self.block_words
 
     def start(self, block: int) -> int:
-        """Byte offset of a block."""
+        """Return the byte offset of a block."""
         return self.data + block * BLOCK_BYTES
 
 
 def for_blocks(blocks: int, version: int = VERSION) -> Layout:
-    """The layout of a segment of so many blocks."""
+    """Return the layout of a segment of so many blocks."""
     found = _FORMATS[version]
     granted = found.header_words
     drained = granted + found.slots
@@ -270,7 +276,7 @@ def for_blocks(blocks: int, version: int = VERSION) -> Layout:
 
 
 def for_bytes(size_bytes: int) -> Layout:
-    """The largest layout that fits into so many bytes (1 MiB at least)."""
+    """Return the largest layout that fits into so many bytes, which must be at least 1 MiB."""
     blocks = size_bytes // BLOCK_BYTES
     while for_blocks(blocks).size_bytes > size_bytes:
         blocks -= 1

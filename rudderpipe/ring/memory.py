@@ -1,4 +1,4 @@
-"""The shared memory itself: make, map, check, reserve and remove it."""
+"""The shared memory of a ring: making, mapping, checking, reserving and removing it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ PREFIX = "rudderpipe"
 
 
 class Shared:
-    """A mapping, and the descriptor by which its memory is reserved and its name watched.
+    """A mapping, and the descriptor through which its memory is reserved and its name watched.
 
     Unlike ``multiprocessing.shared_memory``, which keeps two descriptors, starts a process that unlinks what others
-    still use, and unlinks another's segment when mapping it fails.
+    still use, and unlinks another process's segment when mapping it fails.
     """
 
     def __init__(self, fd: int, size_bytes: int) -> None:
-        """Takes over the descriptor. Raises ``OSError``, and has closed it then."""
+        """Take over the descriptor, which is closed if this raises ``OSError``."""
         try:
             found = os.fstat(fd)
             self.identity = found.st_dev, found.st_ino
@@ -39,7 +39,7 @@ class Shared:
             if sys.version_info >= (3, 13):
                 self.mapping = mmap.mmap(fd, size_bytes, trackfd=False)
                 return
-            # mmap keeps a duplicate: the lowest number that is free. Of the two the first is closed.
+            # mmap keeps a duplicate, which gets the lowest free number. The descriptor that was given is then closed.
             below = []
             while (expected := os.dup(fd)) <= STANDARD_ERROR:
                 below.append(expected)
@@ -51,7 +51,7 @@ class Shared:
                     os.close(each)
             self.fd, twin = expected, fd
             self._closes = False
-            if not self.owns_fd():  # another thread opened something in between: both stay
+            if not self.owns_fd():  # another thread took that number in between: both stay
                 self.fd, twin = fd, -1
                 self._closes = True
         except BaseException:
@@ -62,16 +62,16 @@ class Shared:
 
     @property
     def whole(self) -> memoryview:
-        """All of it."""
+        """The whole mapping."""
         return memoryview(self.mapping)
 
     @property
     def keeps_duplicate(self) -> bool:
-        """True when unmapping closes a descriptor by its number, whoever has that number by then."""
+        """True if unmapping closes a descriptor by its number, even if that is another file's by then."""
         return sys.version_info < (3, 13)
 
     def owns_fd(self) -> bool:
-        """False when the application closed our descriptor, whose number may be another file's now."""
+        """Return False if the application closed our descriptor; its number may be another file's now."""
         try:
             found = os.fstat(self.fd)
         except OSError:
@@ -85,13 +85,13 @@ class Shared:
             os.close(self.fd)
 
     def close(self) -> None:
-        """Unmap, and give the descriptor back. No view of it may be in use."""
+        """Unmap, and give the descriptor back. No view of the mapping may be in use."""
         self.mapping.close()
         self.close_fd()
 
 
 def open_fd(name: str, *, makes: bool) -> int:
-    """Open the segment, or make one that was not there. Raises ``OSError``."""
+    """Open the segment, or with ``makes`` make one that does not exist yet. Raises ``OSError``."""
     flags = os.O_RDWR | (os.O_CREAT | os.O_EXCL if makes else 0)
     if sys.platform == "linux":  # as shm_open does
         flags |= os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -105,11 +105,14 @@ def open_fd(name: str, *, makes: bool) -> int:
 
 _MACOS_NAME_LIMIT = 30
 _not_ours: list[Shared] = []
-"""Mappings whose descriptors somebody closed: kept for good."""
+"""Mappings whose descriptors the application closed. They are kept forever."""
 
 
 def segment_name(ring: str) -> str:
-    """The segment's name of a ring of this user: readable where the system allows (macOS takes 30 characters)."""
+    """Return the name of the segment of this user's ring.
+
+    It is readable where the system allows that. macOS takes only 30 characters, and a longer name is hashed there.
+    """
     name = f"{PREFIX}-{os.getuid()}-{ring}"
     if sys.platform != "linux" and len(name) > _MACOS_NAME_LIMIT:
         return f"{PREFIX}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -117,7 +120,7 @@ def segment_name(ring: str) -> str:
 
 
 class Segment:
-    """A mapped ring: ``memory`` as bytes, ``words`` as u64, ``entries`` as end offsets of the same memory."""
+    """A mapped ring: the same memory as bytes (``memory``), u64 (``words``) and end offsets (``entries``)."""
 
     def __init__(self, name: str, shared: Shared, layout: Layout) -> None:
         self.name = name
@@ -134,7 +137,7 @@ class Segment:
         if descriptors.disown(self, shared.fd) and shared.owns_fd():
             shared.close_fd()
         elif shared.keeps_duplicate:
-            _not_ours.append(shared)  # the number that unmapping closes is another file's
+            _not_ours.append(shared)  # kept, because unmapping would close a number that is another file's
 
     @property
     def epoch(self) -> int:
@@ -143,19 +146,22 @@ class Segment:
 
     @property
     def cap(self) -> int:
-        """Events that the ring may hold; the smaller of two that do not agree."""
+        """How many events the ring may hold; the smaller value if the word and its complement do not agree."""
         cap, check = self.words[at.H_CAP], self.words[at.H_CAP_CHECK]
         return min(cap, check ^ at.ALL_BITS)
 
     def raise_cap(self, cap: int) -> None:
-        """Let the ring hold so many events, if it may not hold more already. Only under the claim lock."""
+        """Let the ring hold so many events, unless it may hold more already. Only under the claim lock."""
         if cap > self.cap:
             self.words[at.H_CAP_CHECK] = cap ^ at.ALL_BITS
-            fence()  # Order: the smaller of the two counts until both are there
+            fence()  # Order: complement first; a reader in between takes the smaller of the two
             self.words[at.H_CAP] = cap
 
     def reserve(self, start: int, size_bytes: int) -> bool:
-        """Have the system set this part aside; False when there is no room. A write without it could be a SIGBUS."""
+        """Have the system set this part aside; return False if there is no room.
+
+        A write into a part that is not set aside may be a SIGBUS.
+        """
         if not hasattr(os, "posix_fallocate"):
             return True  # macOS backs shared memory with swap
         if not self._shared.owns_fd():
@@ -176,7 +182,7 @@ class Segment:
             return 0
 
     def is_linked(self) -> bool:
-        """False when the segment's name was removed, by us or by somebody else."""
+        """Return False if the segment's name was removed, by this process or another one."""
         try:
             return os.fstat(self._shared.fd).st_nlink > 0
         except OSError:
@@ -191,9 +197,12 @@ class Segment:
 
 
 def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) -> Segment:
-    """Make the segment; one that cannot be made is removed. Only under the claim lock. Raises ``RingUnavailable``."""
+    """Make the segment. Only under the claim lock.
+
+    Raises ``RingUnavailable``. A segment that cannot be finished is removed.
+    """
     layout = at.for_bytes(size_bytes)
-    if (limit := locks.file_limit()) < layout.size_bytes:  # passing it is a signal that ends the process
+    if (limit := locks.file_limit()) < layout.size_bytes:  # a write past it is a signal that ends the process
         reason = f"RLIMIT_FSIZE (ulimit -f) is {limit:,} bytes, the ring needs {layout.size_bytes:,}: raise it"
         raise RingUnavailable(name, f"{reason}, or lower ring_bytes")
     try:
@@ -203,7 +212,7 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
     try:
         segment = _made(name, fd, layout)
     except BaseException:
-        with suppress(RingUnavailable):  # what could not be made may not be removable either
+        with suppress(RingUnavailable):  # the system may refuse to remove what it refused to make
             remove(name)
         raise
     words = segment.words
@@ -220,17 +229,18 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
         (at.H_SLOTS_USED_CHECK, at.complement(0)),
         (at.H_NEXT, 1),
         (at.H_NEXT_CHECK, at.complement(1)),
-        (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is whole
+        (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is complete
     ):
         words[index] = value
     return segment
 
 
 def attach(name: str, *, removes: bool = True) -> Segment | None:
-    """Map the segment of that name; None when there is none, or only one whose maker died at it, which is removed.
+    """Map the segment of that name; return None if there is none.
 
-    Only under the claim lock, or without ``removes``. Raises ``RingUnavailable`` when it is another user's, or of a
-    layout that cannot be read.
+    A segment whose maker died while making it counts as none, and is removed if ``removes``. With ``removes``, only
+    under the claim lock. Raises ``RingUnavailable`` if the segment is another user's, or of a layout that cannot be
+    read.
     """
     try:
         fd = open_fd(name, makes=False)
@@ -239,7 +249,7 @@ def attach(name: str, *, removes: bool = True) -> Segment | None:
     except OSError as error:
         raise RingUnavailable(name, _reason(error, "mapped")) from error
     found = os.fstat(fd)
-    # Nothing of another user's is mapped, written or removed, whatever is in it.
+    # A segment of another user is never mapped, written or removed, whatever is in it.
     is_ours = found.st_uid == os.getuid() and stat.S_IMODE(found.st_mode) == 0o600
     if not is_ours or not found.st_size:
         os.close(fd)
@@ -251,7 +261,7 @@ def attach(name: str, *, removes: bool = True) -> Segment | None:
         return None
     try:
         shared = Shared(fd, found.st_size)
-    except (OSError, ValueError) as error:  # the latter: a file that cannot be mapped
+    except (OSError, ValueError) as error:  # ValueError: the file cannot be mapped
         raise RingUnavailable(name, _reason(error, "mapped")) from error
     try:
         return _checked(name, shared, removes=removes)
@@ -264,7 +274,7 @@ def _made(name: str, fd: int, layout: Layout) -> Segment:
     try:
         try:
             if stat.S_IMODE(os.fstat(fd).st_mode) != 0o600:
-                os.fchmod(fd, 0o600)  # whatever the umask took away
+                os.fchmod(fd, 0o600)  # the umask cleared bits
             os.ftruncate(fd, layout.size_bytes)
         except BaseException:
             os.close(fd)
@@ -289,7 +299,7 @@ def _checked(name: str, shared: Shared, *, removes: bool) -> Segment | None:
     if words[at.H_MAGIC] != at.MAGIC:
         raise RingUnavailable(name, "is not a ring of rudderpipe: remove it or choose another pipe")
     if len(head) < at.FIXED_WORDS * at.WORD:
-        raise RingUnavailable(name, "was cut off: remove it")
+        raise RingUnavailable(name, "is shorter than its header: remove it")
     version = words[at.H_VERSION]
     known = at.for_version(version)
     if known is None:
@@ -323,7 +333,7 @@ def remove(name: str) -> None:
 
 
 def names() -> list[str]:
-    """The segments of this user, where the system can list them (Linux)."""
+    """Return the names of this user's segments, where the system can list them (Linux)."""
     prefix = f"{PREFIX}-{os.getuid()}-"
     try:
         return sorted(entry.name for entry in os.scandir("/dev/shm") if entry.name.startswith(prefix))  # noqa: S108  # shm_open's

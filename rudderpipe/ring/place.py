@@ -1,7 +1,8 @@
-"""What a ring is called, and where its segment and its lock file are.
+"""The name of a ring, and the places of its segment and its lock file.
 
 A pipe has a ring for each layout that is in use and for each interpreter of a process. Record locks do not keep
-interpreters of one process apart, so no two interpreters may be producers of one ring.
+interpreters of one process apart, so no two interpreters may be producers of one ring. ``docs/ring.md``, "Names", shows
+the names.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def current() -> int:
         if sys.version_info >= (3, 13):
             return int(import_module("_interpreters").get_current()[0])
         return int(import_module("_xxsubinterpreters").get_current())
-    except ImportError:  # a Python that has no sub-interpreters
+    except ImportError:  # this Python has no sub-interpreters
         return 0
 
 
 UNNAMED_LAYOUT = 3
-"""The last layout whose rings were called like their pipe."""
+"""The last layout whose rings have the name of their pipe alone."""
 SUFFIX = ".lock"
 _SUFFIXED = re.compile(r"(?P<pipe>.+)-v(?P<layout>\d{1,6})(?:-i(?P<interpreter>\d{1,19}))?")
 
@@ -46,7 +47,7 @@ class RingPlace(msgspec.Struct, frozen=True):
 
     @property
     def stem(self) -> str:
-        """The ring's name, which its segment's and its lock file's hold."""
+        """The ring's name, which is part of the names of its segment and its lock file."""
         if self.layout <= UNNAMED_LAYOUT:
             return self.pipe
         return f"{self.pipe}-v{self.layout}" + (f"-i{self.interpreter}" if self.interpreter else "")
@@ -62,7 +63,7 @@ class RingPlace(msgspec.Struct, frozen=True):
         return self.directory / f"{self.stem}{SUFFIX}"
 
     def record(self, epoch: int) -> str:
-        """Return what the lock file holds, by which tools find the ring; macOS cannot list segments."""
+        """Return the text of the lock file. Tools find the ring by it, because macOS cannot list segments."""
         if self.layout <= UNNAMED_LAYOUT:
             return f"{epoch:016x}\n"
         fields = {
@@ -89,14 +90,14 @@ def of_pipe(settings: Settings) -> list[RingPlace]:
 
 
 def stems(directory: Path) -> set[str]:
-    """Return the names of all rings that may be there: of lock files, and of segments where the system lists them."""
+    """Return the names of all rings that may exist: of lock files, and of segments where the system lists them."""
     files = {path.name.removesuffix(SUFFIX) for path in directory.glob(f"*{SUFFIX}")}
     before = len(memory.segment_name(""))
     return files | {name[before:] for name in memory.names()}
 
 
 def readings(directory: Path, stem: str) -> Iterable[RingPlace]:
-    """Yield what a ring's name can mean: ``x-v4`` is a ring of pipe ``x``, or an old one of a pipe called ``x-v4``."""
+    """Yield what a ring's name can mean: ``x-v4`` is a ring of pipe ``x``, or an old one of a pipe named ``x-v4``."""
     match = _SUFFIXED.fullmatch(stem)
     if match is not None and int(match["layout"]) > UNNAMED_LAYOUT:
         yield RingPlace(directory, match["pipe"], int(match["layout"]), int(match["interpreter"] or 0))

@@ -1,4 +1,4 @@
-"""A process's side of the ring: append events, from any thread, and from within each other."""
+"""The appending side of the ring, for one process: for calls of any thread, and calls from within calls."""
 
 from __future__ import annotations
 
@@ -17,19 +17,23 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.ring.seat import Position, Seat
 
 LOOK_S = 1.0
-"""How often to look around while there are events."""
+"""How often the ring and its flusher are checked while there are events."""
 
 
 class Producer(Seat):
-    """Appends events for one process, from any of its threads; a forked child becomes a producer of its own.
+    """The producer of one process, for any of its threads; a forked child becomes a producer of its own.
 
-    A call from within a call (a signal handler, a destructor) goes to a second producer, with a slot and a block of
-    its own. ``open_ring`` finds or makes the ring; ``look_around`` is called with the ring at the first event and then
-    about once a second while there are events: the place for seeing whether there is a flusher. ``tell_large`` is
-    called with the size of an event of more than ``LARGE_BYTES``.
+    A call from within a call (a signal handler, a destructor) goes to a second producer, with a slot and a block of its
+    own. ``outer`` is only given to the second one: it is the producer whose calls from within calls come there.
+
+    ``open_ring`` finds or makes the ring. ``look_around`` is called with the ring at the first event, and then about
+    once a second while there are events, so that the caller can check for a flusher. ``tell_large`` is called with the
+    size of an event of more than ``LARGE_BYTES``.
+
+    ``docs/ring.md``, "An append" and "Threads", says what orders the stores, and which calls may come within others.
     """
 
-    # In a slot, where eventlet does not find it when it replaces the locks that were made before its patching.
+    # In a slot, because eventlet, which replaces locks that were made before its patching, does not find it there.
     __slots__ = ("_lock",)
 
     def __init__(
@@ -41,7 +45,6 @@ class Producer(Seat):
         *,
         outer: Producer | None = None,
     ) -> None:
-        """``outer`` is the producer whose calls from within calls come here."""
         super().__init__(open_ring, clock)
         self._look_around = look_around
         self._tell_large = tell_large
@@ -49,23 +52,23 @@ class Producer(Seat):
         self._is_within = outer is not None
         self._fence: Callable[[], object] | None = fence.fence if fence.NEEDED else None
         self._after: deque[Callable[[], object]] = deque()
-        """What is done when the call has ended, because it may log, start a process, or call this producer."""
+        """Tasks for the end of the call, because they may log, start a process, or call this producer."""
         self._closed = False
         self.forget()
         fork.forget_in_children(self)
 
     def forget(self) -> None:
-        """In a forked child: slot, block and lock are the parent's."""
+        """Forget slot, block and lock in a forked child, because they are the parent's."""
         self._lock = RLock()
         self._busy = self._defers = False
         self._after.clear()
         self._look_at_s = float("inf" if self._outer else "-inf")
         self._removed: list[Ring] = []
-        """Rings of which events may have to be moved."""
+        """Removed rings whose events may have to be moved."""
         self._owes = False
-        """Not all of them were moved, for want of room."""
+        """True if some of their events were not moved for want of room."""
         self._stand_up()
-        # Order: before any call; one that is made only when it is needed could be made twice, from within itself.
+        # Order: before any call, because a call from within its making could otherwise make a second one of it.
         self._inner = None if self._outer else self._make_inner()
 
     def _make_inner(self) -> Producer:
@@ -75,19 +78,21 @@ class Producer(Seat):
         return Producer(self._open_inner, lambda _ring: None, self._clock, tell_large, outer=self)
 
     def append(self, data: bytes | bytearray) -> str | None:
-        """Append one event's JSON; None when it was accepted, else the reason why not (one of ``REFUSALS``).
+        """Append one event's JSON. Return None if it was accepted, else the reason (one of ``REFUSALS``).
 
-        Never waits for another process, but for a few ms at the most when it has to claim a block. May be called
-        from a signal handler or a destructor in the middle of itself: ``busy`` when that is in the middle of a claim,
-        or of another such call.
+        It never waits for another process, except for the claim lock: ``CLAIM_TIMEOUT_S`` at the most when it needs
+        credits or a block, and ``ENTER_TIMEOUT_S`` when it enters the ring.
+
+        A signal handler or a destructor may call it in the middle of itself. That call is refused as ``busy`` if it
+        needs credits or a block in the middle of a claim, or if it comes from within another such call.
         """
         if not fork.PAGE[0]:
             fork.renew()
         lock = self._lock
         size = len(data)
         try:
-            # Order: try before acquire, as an exception raised by a signal handler may fall between the two; release
-            # then raises RuntimeError if it fell before.
+            # Order: try before acquire, because a signal handler may raise between the two. If it raises before the
+            # lock is taken, release raises RuntimeError, which is ignored below.
             lock.acquire()
             if self._busy:
                 return self._append_within(data)
@@ -112,8 +117,9 @@ class Producer(Seat):
                 self._at = end
                 self._count = count = count + 1
                 if self._fence is not None:
-                    self._fence()  # Order: the event before the count that shows it
-                # An exception that a signal handler raises before this store leaves it to the next one.
+                    self._fence()  # Order: the event before the count that publishes it
+                # If a signal handler raises before this store, the next append, claim or leave makes it
+                # (tests/test_between.py).
                 self._words[self._counted] = count
             finally:
                 self._busy = False
@@ -135,11 +141,14 @@ class Producer(Seat):
 
     @property
     def is_in_a_call(self) -> bool:
-        """Whether this thread is in the middle of a call, so that it asks from within that."""
+        """True if this thread is in the middle of a call, so that its next call comes from within that one."""
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
 
     def append_placed(self, data: bytes) -> tuple[str | None, Position, Position]:
-        """Append, and say where: the place before, and the one after, of the producer that took the event."""
+        """Append, and return the reason, the place before the event and the place after it.
+
+        Both are places of the producer that took the event.
+        """
         if not fork.PAGE[0]:
             fork.renew()
         with self._lock:
@@ -155,26 +164,26 @@ class Producer(Seat):
         return reason, before, after
 
     def _finish(self) -> None:
-        """Do what had to wait for the end of the call, unless that was one from within another."""
+        """Run the tasks that had to wait for the end of the call, unless this call is within another one."""
         while self._after and not (self._busy or self._defers):
             try:
                 task = self._after.popleft()
             except IndexError:
-                return  # another thread has done it
+                return  # another thread took the task
             task()
 
     def _open_inner(self) -> Ring:
         return self.ring if self.ring is not None and self.ring.is_current else self._open_ring()
 
     def _prepare(self, size: int) -> str | None:
-        """Room for an event; a reason when there is none."""
+        """Make room for an event; return the reason if there is none."""
         if self._closed:
             return "closed"
         if size > at.EVENT_MAX_BYTES:
             return "too_large"
         outer = self._outer
         if outer is not None and (outer.ring is None or outer.ring.locks.is_ours):
-            return "busy"  # in the middle of a claim
+            return "busy"  # the outer call is in the middle of a claim
         if size > LARGE_BYTES:
             self._after.append(partial(self._tell_large, size))
         now_s = self._clock.monotonic_s()
@@ -188,11 +197,11 @@ class Producer(Seat):
         return reason
 
     def _settle_down(self, now_s: float, *, moves: bool) -> str | None:
-        """Be in a ring that is there, and move what one that was removed still holds; a reason when that cannot be.
+        """Enter a ring that exists, and move what a removed ring still holds; return the reason if that fails.
 
-        ``moves``: look again whether processes that have not noticed left something in it.
+        ``moves`` checks again whether processes that have not noticed the removal put something into it.
         """
-        # At a claim the segment alone is looked at, which is one system call.
+        # A claim checks the segment alone, which is one system call.
         if self._outer is None and self._leave_removed(looks_closer=moves):
             moves = True
         if self._slot < 0 and (reason := self._enter(now_s)) is not None:
@@ -206,7 +215,10 @@ class Producer(Seat):
             return "ring"
 
     def _leave_removed(self, *, looks_closer: bool = True) -> bool:
-        """Give up the slots in a ring that was removed; whether it was. ``looks_closer``: or its lock file."""
+        """Give up the slots in a ring that was removed; return whether it was.
+
+        ``looks_closer`` also checks its lock file, and whether the flusher has closed the ring.
+        """
         ring = self.ring
         if ring is None or (ring.is_current if looks_closer else ring.segment.is_linked()):
             return False
@@ -222,13 +234,14 @@ class Producer(Seat):
             self._owes = True
 
     def _move(self) -> str | None:
-        """Move events of removed rings ahead of the next event; ``full`` when there is no room for all of them."""
+        """Move events of removed rings ahead of the next event; return ``full`` if there is no room for all."""
         inner = self._inner
         assert inner is not None
         moved: list[bytes] = []
 
         def put(data: bytes) -> bool:
-            # By the second producer, as this one is in the middle of a call. Its block is older than our next one.
+            # Order: the second producer appends, because this one is in the middle of a call. Its block is claimed, and
+            # so drained, before our next one.
             if inner.append(data) is not None:
                 return False
             moved.append(data[:0])
@@ -241,9 +254,10 @@ class Producer(Seat):
         return "full" if self._owes else None
 
     def count_refused(self, reason: str) -> None:
-        """Count an event that its caller was told is refused: in the slot, or without one under the claim lock.
+        """Count an event that was refused: in the slot, or without a slot under the claim lock.
 
-        Without a ring, or while the lock is not to be had, the count waits in the process for the next one.
+        Without a ring, or if the claim lock times out, the count waits in the process until a later call
+        can store it.
         """
         self._told.append(reason)
         with self._lock:
@@ -263,7 +277,7 @@ class Producer(Seat):
                 self._busy = False
 
     def look(self) -> None:
-        """See whether the ring was removed, and move what nobody would drain."""
+        """Check whether the ring was removed, and move the events that no flusher would drain."""
         self._quietly(self._look)
 
     def _look(self) -> None:
@@ -272,7 +286,7 @@ class Producer(Seat):
             self._settle_down(self._clock.monotonic_s(), moves=True)
 
     def enter(self) -> Ring | None:
-        """Have a slot, as the first event would; the ring, or None when it cannot be had."""
+        """Claim a slot as the first event would; return the ring, or None if that fails."""
         return self._quietly(self._enter_now)
 
     def _enter_now(self) -> None:
@@ -280,16 +294,19 @@ class Producer(Seat):
             self._settle_down(self._clock.monotonic_s(), moves=True)
 
     def ask_flush(self) -> Ring | None:
-        """Have the flusher take what is in the ring now; the ring, or None when there is none to ask."""
+        """Ask the flusher to take what is in the ring now; return the ring, or None if there is none to ask."""
         return self._quietly(self._ask_flush)
 
     def _quietly(self, task: Callable[[], object]) -> Ring | None:
-        """Do something that enters the ring: what a call from within tracks meanwhile goes to the second producer."""
+        """Run a task that enters the ring; return the ring, or None if this process is in none.
+
+        Events of calls from within go to the second producer meanwhile.
+        """
         if not fork.PAGE[0]:
             fork.renew()
         try:
             with self._lock:
-                if self._busy:  # a call from within: of what it asks, a ticket is all that can be had
+                if self._busy:  # a call from within cannot enter the ring: it only raises the flush ticket
                     self._raise_ticket()
                     return self.ring
                 self._busy = True
@@ -310,19 +327,19 @@ class Producer(Seat):
             at.bump(self._words, self._slot_at + at.S_TICKET)
 
     def await_queue(self) -> None:
-        """Have the flusher tell for about a second what becomes of events in the queue."""
+        """Ask the flusher to keep track, for about a second, of what becomes of events in the queue."""
         ring, slot = self.ring, self._slot
         if ring is not None and slot >= 0 and fork.PAGE[0]:
             at.bump(ring.words, ring.layout.slot(slot) + at.S_AWAITED)
 
     def places(self) -> list[Position]:
-        """Where this process appends: its place, and that of its calls from within calls."""
+        """Return where this process appends: its place, and that of its calls from within calls."""
         return [seat.place() for seat in (self, self._inner) if seat is not None]
 
     def abandon(self) -> None:
-        """Give the slot up from a destructor: nothing uses this producer any more, so no lock is taken.
+        """Give the slots up from a destructor, without a lock, because nothing uses this producer any more.
 
-        Not in a forked child, whose parent has the slot.
+        Do nothing in a forked child, because its parent has the slot.
         """
         if fork.PAGE[0]:
             for seat in (self, self._inner):
@@ -330,14 +347,14 @@ class Producer(Seat):
                     seat.quit_ring()
 
     def leave(self) -> None:
-        """Give the slot up; the flusher takes what is left. Later appends are refused."""
+        """Give the slots up; the flusher takes what is left. Later appends are refused."""
         if not fork.PAGE[0]:
             fork.renew()
         with self._lock:
-            if self._busy:  # a signal handler in the middle of an append: when that has ended
+            if self._busy:  # in a signal handler in the middle of an append: leave when that has ended
                 self._after.append(self.leave)
                 return
-            self._busy = True  # Order: before the seal; an append from a signal handler in between is refused
+            self._busy = True  # Order: before the seal, so that a signal handler's append in between is refused
             try:
                 self._leave()
             finally:

@@ -1,4 +1,7 @@
-"""Give back what a dead producer held: its unused grant and its slot. Its blocks are drained like any other."""
+"""The return of what a dead producer held: its unused credits and its slot.
+
+Its blocks are drained like any other. ``docs/ring.md``, "Dead producers", says when a producer counts as dead.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ from rudderpipe.ring import slot as claims
 from rudderpipe.ring.ring import Ring
 
 CLAIM_TIMEOUT_S = 0.005
-"""How long to wait for the claim lock, which processes that begin by the hundred want all at once."""
+"""Claim-lock timeout. Hundreds of processes that begin together may want the lock at once."""
 
 
 class Reclaimer:
-    """Only for the process that holds the flusher's lock."""
+    """The search for dead producers of one ring. Only for the process that holds the flusher's lock."""
 
     def __init__(self, ring: Ring) -> None:
         self._ring = ring
 
     def work(self) -> int:
-        """Look at every slot once; how many were freed."""
+        """Check every slot once; return how many were freed."""
         ring = self._ring
         dead = [slot for slot in ring.slots_in_use() if claims.lock_dead(ring, slot)]
         try:
@@ -50,11 +53,11 @@ class Reclaimer:
             ring.words[ring.layout.slot(slot) + at.S_PID] = 0
 
     def living(self) -> int:
-        """Producers that are there, as far as ``work`` has seen."""
+        """Return how many slots have a producer that ``work`` has not found dead."""
         return len(self._ring.slots_in_use())
 
     def _unsettled(self) -> list[int]:
-        """Free slots of which events are still in the ring, or whose grant is damaged."""
+        """Return the free slots whose events are still in the ring, or whose GRANTED is damaged."""
         ring, words, layout = self._ring, self._ring.words, self._ring.layout
         used = ring.slots_used
         granted = words[layout.granted : layout.granted + used].tolist()

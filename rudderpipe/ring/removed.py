@@ -1,4 +1,8 @@
-"""A ring that somebody removed: no new process finds it, so those that have it mapped move what is in it."""
+"""A ring whose segment was removed.
+
+No new process finds it, so the processes that have it mapped move its events. ``docs/ring.md``, "When the segment or
+the lock file is removed", has the whole story.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,11 @@ from rudderpipe.ring.ring import Ring
 
 
 def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
-    """Hand every event that no flusher drains to ``put``, in order; False when ``put`` refused one by returning False.
+    """Hand every event that no flusher drains to ``put``, in order; return False if ``put`` refused one.
 
-    A flusher that has the ring mapped holds its lock, and drains it; so does another thread that is at this. Events of
-    all producers are moved, also of those that have not noticed yet.
+    ``put`` refuses an event by returning False. Nothing is moved while a flusher that has the ring mapped drains it, or
+    another thread moves its events, because either holds the flusher's lock. Events of all producers are moved, also of
+    those that have not noticed the removal.
     """
     with ring.locks.alone(at.LOCK_FLUSHER) as taken:
         if not taken:
@@ -33,10 +38,10 @@ def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
 
 
 def is_stranded(ring: Ring) -> bool:
-    """Whether there are events in it that no flusher drains."""
+    """Return whether the ring holds events that no flusher drains."""
     return counters.read(ring).in_ring > 0 and not ring.locks.is_held(at.LOCK_FLUSHER)
 
 
 def is_over(ring: Ring) -> bool:
-    """Whether nothing is in it, and nobody is left who could put something in."""
+    """Return whether the ring is empty, and no producer is left that could put something in."""
     return not (ring.slots_in_use() or ring.blocks_in_use())

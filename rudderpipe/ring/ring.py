@@ -1,4 +1,4 @@
-"""A pipe's ring as this process sees it: its segment, its locks, and the way to both."""
+"""A pipe's ring as this process sees it: its segment, its locks, and how to find and open it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPEN_TIMEOUT_S = 5.0
 
 
 class RingView:
-    """What can be seen in a ring's memory, without its locks."""
+    """What can be read from a ring's memory without its locks."""
 
     def __init__(self, memory: Segment) -> None:
         self.segment = memory
@@ -32,7 +32,7 @@ class RingView:
 
     @property
     def slots_used(self) -> int:
-        """Slots that ever had a producer; all of them when the word is damaged, or has no complement (layout 3)."""
+        """Slots that ever had a producer; all slots if the word is damaged, or has no complement (layout 3)."""
         words = self.words
         used: int = words[at.H_SLOTS_USED]
         if used + words[at.H_SLOTS_USED_CHECK] == at.ALL_BITS and used <= self.layout.slots:
@@ -40,16 +40,16 @@ class RingView:
         return self.layout.slots
 
     def owner(self, slot: int) -> Identity:
-        """Whose the slot is, or was."""
+        """Return the identity of the slot's producer, or of its last one."""
         mine = self.layout.slot(slot)
         return self._identity(mine + at.S_PID, mine + at.S_START, mine + at.S_NAMESPACE)
 
     def flusher(self) -> Identity:
-        """The process that has, or had, the flusher's lock."""
+        """Return the identity of the process that has the flusher's lock, or had it last."""
         return self._identity(at.H_PID, at.H_PID_START, at.H_NAMESPACE)
 
     def heartbeat_ms(self, clock: Clock) -> int:
-        """Return when the flusher last said that it is there, on the monotonic clock; 0 when there never was one."""
+        """Return when the flusher last stored its heartbeat, on the monotonic clock; 0 if it never did."""
         at_ms: int = self.words[at.H_HEARTBEAT_MS]
         if at_ms and not self.layout.format.has_starts:
             return at_ms - clock.time_ms() + clock.monotonic_ms()
@@ -60,31 +60,31 @@ class RingView:
         return Identity(words[pid], words[start] if self.layout.format.has_starts else 0, words[namespace])
 
     def drained(self) -> int:
-        """Events that ever left the ring (a word's worth, whatever damage says)."""
+        """Return how many events ever left the ring, modulo 2**64 because damaged words may add up to more."""
         start = self.layout.drained
         return sum(self.words[start : start + self.slots_used].tolist()) & at.ALL_BITS
 
     def room(self) -> int:
-        """Return how many events may be granted yet; below 0 when the cap has been exceeded by damage."""
+        """Return the credits that are left: events that may still be granted. Below 0 if damage exceeded the cap."""
         layout, used = self.layout, self.slots_used
         granted = self.words[layout.granted : layout.granted + used].tolist()
         drained = self.words[layout.drained : layout.drained + used].tolist()
-        # Slot by slot: what a damaged word says has left the ring is no room for the others.
+        # Slot by slot, because a damaged DRAINED of one slot must not make room for the others.
         return self.segment.cap - sum([out - back for out, back in zip(granted, drained, strict=True) if out > back])
 
     def slots_in_use(self) -> list[int]:
-        """The slots that have a producer, dead or alive."""
+        """Return the slots that have a producer, dead or alive."""
         words, layout = self.words, self.layout
         return [slot for slot in range(self.slots_used) if words[layout.slot(slot) + at.S_PID]]
 
     def blocks_in_use(self) -> list[tuple[int, int]]:
-        """(sequence, block) of what is not free, oldest first."""
+        """Return (sequence, block) of every block that is not free, oldest first."""
         layout = self.layout
         sequences = block_header.tenures(self.words, layout)
         released = self.words[layout.released : layout.read].tolist()
         if sequences == released:
             return []
-        fence()  # Order: SEQUENCE before the block's header, which its claimer stored first
+        fence()  # Order: load SEQUENCE before the header, because the claimer stores the header first
         return sorted(
             (sequence, block)
             for block, (sequence, gone) in enumerate(zip(sequences, released, strict=True))
@@ -93,7 +93,7 @@ class RingView:
 
 
 class Ring(RingView):
-    """What producer, consumer and observers share."""
+    """A ring with its locks, which producer, consumer and observers share."""
 
     def __init__(self, memory: Segment, lock_file: LockFile) -> None:
         super().__init__(memory)
@@ -101,24 +101,31 @@ class Ring(RingView):
 
     @property
     def is_current(self) -> bool:
-        """False when the flusher has closed this ring, or somebody removed it: it is drained, but takes no more."""
+        """False if the flusher has closed this ring, or if its segment or lock file was removed.
+
+        Such a ring is drained, but takes no more events.
+        """
         return not self.words[at.H_CLOSED] and self.segment.is_linked() and self.locks.is_current()
 
     def see_slot(self, slot: int) -> None:
         """Count a slot among those that ever had a producer. Only under the claim lock."""
         used = max(self.words[at.H_SLOTS_USED], slot + 1)
-        # Order: a cut in between leaves a pair that does not fit, and all slots are looked at.
+        # Order: a kill in between leaves a pair that does not fit, and then all slots are looked at.
         self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
         self.words[at.H_SLOTS_USED] = used
 
     def try_close(self, wait_s: float = OPEN_TIMEOUT_S) -> bool:
-        """End the ring and remove segment and lock file, unless a producer has a slot. Only with the flusher's lock."""
+        """End the ring and remove segment and lock file; return False if it is in use. Only with the flusher's lock.
+
+        A ring is in use while it has a producer or a block that is not free. False is also returned if the claim lock
+        timed out.
+        """
         try:
             if not self.locks.lock(at.LOCK_CLAIM, wait_s):
                 return False
             if self.slots_in_use() or self.blocks_in_use():
                 return False
-            # Order: closed first; who claims a slot after us sees it and opens another ring.
+            # Order: closed first, because a process that takes a slot after us sees it and opens another ring.
             self.words[at.H_CLOSED] = 1
             if self.segment.is_linked():
                 segment.remove(self.segment.name)
@@ -131,7 +138,7 @@ class Ring(RingView):
 
 @contextmanager
 def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
-    """The claim lock of the lock file that is there now."""
+    """Hold the claim lock of the lock file that is at the path now."""
     while True:
         lock_file = locks.shared(path)
         try:
@@ -141,7 +148,7 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
                 try:
                     yield lock_file
                 except RingUnavailable:
-                    if lock_file.is_fresh():  # no ring could be made or opened: the file would be left for ever
+                    if lock_file.is_fresh():  # no ring could be made or opened: the file would stay forever
                         lock_file.remove()
                     raise
                 return
@@ -150,17 +157,17 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
 
 
 def find(settings: Settings) -> Ring | None:
-    """The pipe's ring of this interpreter if there is one; makes nothing but runtime directory and lock file."""
+    """Return this interpreter's ring of the pipe, or None. At most runtime directory and lock file are made for it."""
     return find_at(place.own(settings))
 
 
 def find_all(settings: Settings) -> list[Ring]:
-    """Every ring of the pipe: of all interpreters, and of the layout before. Raises ``RingUnavailable``."""
+    """Return every ring of the pipe: of all interpreters, and of the layout before. Raises ``RingUnavailable``."""
     return [ring for each in place.of_pipe(settings) if (ring := find_at(each)) is not None]
 
 
 def find_at(where: RingPlace, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
-    """The ring at a place if there is one. Raises ``RingUnavailable``."""
+    """Return the ring at a place, or None if there is none. Raises ``RingUnavailable``."""
     if where.segment not in segment.names() and not where.lock_file.exists():
         return None
     with _claimed(where.lock_file, wait_s) as lock_file:
@@ -171,10 +178,10 @@ def find_at(where: RingPlace, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
 
 
 def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_S) -> Ring:
-    """The pipe's ring of this interpreter, made if need be; its size is that of its first maker.
+    """Return this interpreter's ring of the pipe, made if it does not exist.
 
-    Its cap is the largest ``max_internal_queue_size`` that it was ever opened with. ``wait_s`` bounds the wait for the
-    claim lock. Raises ``RingUnavailable``.
+    Its size is that of its first maker. Its cap is the largest ``max_internal_queue_size`` that it was ever opened
+    with. ``wait_s`` bounds the wait for the claim lock. Raises ``RingUnavailable``.
     """
     where = place.own(settings)
     while True:
@@ -194,37 +201,47 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
                     segment.remove(where.segment)
                     raise
                 return ring
-            # The locks of a ring whose segment somebody removed are still its users': another ring, another file.
+            # The users of a ring whose segment was removed still hold locks of this file, so the new ring gets another.
             lock_file.remove()
 
 
 def _attached(where: RingPlace, lock_file: LockFile) -> Ring | None:
-    """The ring that is there; one whose flusher died at closing it is removed, so that nobody opens it for ever."""
+    """Return the ring that is at the place, or None.
+
+    A ring whose flusher died while closing it is removed. Otherwise every process would forever open it, find it closed
+    and open it again.
+    """
     memory = segment.attach(where.segment)
     if memory is None:
         return None
     ring = Ring(memory, lock_file)
     if ring.layout.format.version != where.layout:
-        raise RingUnavailable(where.segment, f"is no ring of layout {where.layout}: choose another pipe")
+        raise RingUnavailable(where.segment, f"is not a ring of layout {where.layout}: choose another pipe")
     if ring.words[at.H_CLOSED]:
         if not (ring.slots_in_use() or ring.blocks_in_use()):
             segment.remove(where.segment)
             return None
-        ring.words[at.H_CLOSED] = 0  # a damaged word: what is closed is empty
+        ring.words[at.H_CLOSED] = 0  # a damaged word, because a closed ring is empty
     return _adopted(ring, where, lock_file)
 
 
 def _adopted(ring: Ring, where: RingPlace, lock_file: LockFile) -> Ring:
-    """A ring whose lock file was removed goes on with the new one, once nobody lives who knows only the old."""
+    """Let a ring whose lock file was removed go on with the new one.
+
+    Raises ``RingUnavailable`` while a process lives that knows only the old lock file.
+    """
     words = ring.words
     if words[at.H_LOCK_INODE] == lock_file.inode:
-        _mark(ring, where)  # its maker may have died before it did
+        _mark(ring, where)  # the ring's maker may have died before it did this
         return ring
     owners = [ring.flusher()]
     stay = [slot for slot in range(ring.slots_used) if not words[ring.layout.slot(slot) + at.S_LEFT]]
     owners += [ring.owner(slot) for slot in stay]
     if any(owner.pid and not owner.is_gone() for owner in owners):
-        reason = f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart its users"
+        reason = (
+            f"is in use, but its lock file {lock_file.path} was removed or runtime_dir differs: restart the processes "
+            "that use it"
+        )
         raise RingUnavailable(ring.segment.name, reason)
     words[at.H_LOCK_INODE] = lock_file.inode
     _mark(ring, where)

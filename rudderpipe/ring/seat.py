@@ -1,4 +1,7 @@
-"""A process's place in the ring: its slot, what it was granted, and the block that it fills."""
+"""The ring's side of a producer: its slot, its credits, and the block that it fills.
+
+``docs/ring.md``, "A claim", says when it needs the claim lock, and how long it waits for it.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,22 @@ from rudderpipe.ring.ring import Ring
 
 GRANT_MAX = 64
 CLAIM_TIMEOUT_S = 0.02
-"""How long to wait for the claim lock, which is held for microseconds by whoever is not stopped or without a core."""
+"""Claim-lock timeout.
+
+A running holder keeps the lock for microseconds; only a stopped or descheduled one keeps it longer.
+"""
 ENTER_TIMEOUT_S = 0.25
-"""The same for opening the ring and taking a slot, once in a process's life, when many begin together."""
+"""The same for opening the ring and taking a slot, once in a process's life.
+
+It is longer because many processes may begin together.
+"""
 RETRY_S = 1.0
-"""How long a ring that could not be opened is left alone, and how long a claim lock that was held is not waited for."""
+"""How long a ring that failed to open is not opened, and a claim lock that timed out is not waited for."""
 SLOW_S = 1.0
-"""A grant that lasted longer is followed by one of 1, so that a slow producer holds little back and looks around."""
+"""A grant that lasted longer is followed by one of 1.
+
+A slow producer then holds few credits back, and looks around.
+"""
 
 
 Position = tuple[Ring | None, int, int]
@@ -30,7 +42,7 @@ Position = tuple[Ring | None, int, int]
 
 
 class Seat:
-    """Only used under the lock of the ``Producer`` that it is the ring's side of."""
+    """The ring's side of a ``Producer``. Only used under that producer's lock."""
 
     def __init__(self, open_ring: Callable[[], Ring], clock: Clock) -> None:
         self._open_ring = open_ring
@@ -38,23 +50,23 @@ class Seat:
         self._is_within = False
         self.ring: Ring | None = None
         self.trouble: RingUnavailable | None = None
-        """Why the ring could not be opened or used the last time; None when it could."""
+        """The error of the last attempt to open or use the ring; None if the attempt worked."""
         self._stand_up()
 
     def _stand_up(self) -> None:
-        """Know nothing of slot and block any more, as in a forked child, where they are the parent's."""
+        """Forget slot and block, as in a forked child, where they are the parent's."""
         self._refused_at = -1
         self._open_again_at_s = self._granted_at_s = self._impatient_until_s = float("-inf")
         self._appetite = 1
         self._kept_out = "ring"
         self._uncounted: Counter[str] = Counter()
-        """Refusals that the ring does not know of yet."""
+        """Refusals that are not in the ring's counters yet."""
         self._told: deque[str] = deque()
-        """Reasons of the latest of them."""
+        """The reasons of the latest refusals, which are not in ``_uncounted`` yet."""
         self._drop_slot()
 
     def _drop_ring(self) -> None:
-        """Keep nothing of the ring, so that its descriptors are given back."""
+        """Drop every reference to the ring, so that its descriptors are given back."""
         self.ring = None
         self._memory = self._entries = self._words = memoryview(b"")
 
@@ -64,22 +76,22 @@ class Seat:
         self._sequence = 0
         self._base = 0
         self._at = self._limit = 0
-        """The next event's byte; a block is full when ``_at`` would pass ``_limit`` less its end offsets."""
+        """The next event's byte. The block is full when ``_at`` would pass ``_limit`` less its end offsets."""
         self._claiming = False
         self._counted = 0
         self._count = self._count_limit = 0
-        """Events in the block; how many there may be before more must be granted."""
+        """Events in the block, and how many there may be before more credits are needed."""
 
     def _make_room(self, size: int, now_s: float) -> str | None:
-        """Slot, grant and a block with room; a reason when one of them cannot be had."""
+        """Get a slot, credits and a block with room; return the reason if one of them cannot be had."""
         try:
             return self._make_room_in(size, now_s)
-        except RingUnavailable as error:  # no locks or descriptors left, a full disk under runtime_dir
+        except RingUnavailable as error:  # no locks or descriptors are left, or the disk of runtime_dir is full
             self._say(error)
             return "ring"
 
     def _say(self, error: RingUnavailable) -> None:
-        self.trouble = RingUnavailable(*error.args)  # not the one with a traceback, which keeps the ring in use
+        self.trouble = RingUnavailable(*error.args)  # a copy, because a traceback would keep the ring in use
 
     def _make_room_in(self, size: int, now_s: float) -> str | None:
         if self._slot < 0 and (reason := self._enter(now_s)) is not None:
@@ -110,13 +122,14 @@ class Seat:
 
     @property
     def _is_refused(self) -> bool:
-        """Whether there was no room the last time, and nothing has moved since."""
+        """True if there was no room the last time, and nothing has moved since."""
         return self._slot >= 0 and bool(self._words[at.H_ROOM] + self._words[at.H_CAP] == self._refused_at)
 
     def _lock_claim(self, ring: Ring, now_s: float) -> bool:
-        """Take the claim lock, inside the ``try`` whose ``finally`` releases it; wait for it once a second at the most.
+        """Take the claim lock, and return whether it was taken; wait for it at most once a second.
 
-        Its holder may have been stopped: the wait is not to be had again by each event that follows.
+        Call it inside the ``try`` whose ``finally`` releases the lock. Its holder may have been stopped. Then the
+        events that follow must not wait again one by one.
         """
         patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
         if ring.locks.lock(at.LOCK_CLAIM, patience_s):
@@ -126,8 +139,8 @@ class Seat:
         return False
 
     def _count_refusals(self, *, last: bool = False) -> None:
-        """Move the counts into the ring; ``last``: there is no later call that could."""
-        # Order: told reasons are counted here alone, where no call from within can come between a load and its store.
+        """Move the counts into the ring; ``last`` means that no later call could do it."""
+        # Order: reasons are added up here alone, where no call from within can come between a load and its store.
         while self._told:
             self._uncounted[self._told.popleft()] += 1
         ring = self.ring
@@ -142,7 +155,7 @@ class Seat:
             ):
                 self._count_at(ring, at.H_REFUSED)
         except RingUnavailable:
-            pass  # no locks: counted with the next one
+            pass  # no locks are left: a later call stores the counts
         finally:
             ring.locks.release(at.LOCK_CLAIM)
 
@@ -151,7 +164,7 @@ class Seat:
             at.bump(ring.words, counters + at.REFUSALS.index(reason), self._uncounted.pop(reason, 0))
 
     def _enter(self, now_s: float) -> str | None:
-        """Open the ring and take a slot; a reason when that cannot be."""
+        """Open the ring and take a slot; return the reason if that fails."""
         if now_s < self._open_again_at_s:
             return self._kept_out
         try:
@@ -179,7 +192,10 @@ class Seat:
         return None
 
     def _take_slot(self) -> int | None:
-        """-1 when there is none, None when the claim lock is not to be had; raises ``RingUnavailable``."""
+        """Return the slot: -1 if all are taken, None if the claim lock timed out.
+
+        Raises ``RingUnavailable``.
+        """
         while True:
             if self.ring is not None and not self.ring.is_current:
                 self._retire(self.ring)
@@ -191,22 +207,21 @@ class Seat:
                 if not ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S):
                     return None
                 if not ring.is_current:
-                    continue  # closed since we opened it
+                    continue  # it was closed after we opened it
                 return claims.take_slot(ring, me, within=self._is_within)
             finally:
                 ring.locks.release(at.LOCK_CLAIM)
 
     def _retire(self, ring: Ring) -> None:
-        """Keep in mind a ring that is left because it is closed, or was removed."""
+        """Remember a ring that this process leaves because it is closed or was removed."""
 
     def _grant(self, ring: Ring, now_s: float) -> bool:
         self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < SLOW_S else 1
-        moves = (
-            self._words[at.H_ROOM] + self._words[at.H_CAP]
-        )  # Order: read before the sums, so that what drains meanwhile is seen as a move
+        # Order: load before the sums, so that a drain in between is seen as a move.
+        moves = self._words[at.H_ROOM] + self._words[at.H_CAP]
         granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
         if self._words[granted_at] != mine:
-            self._words[granted_at] = mine  # damage, or a grant that an exception interrupted
+            self._words[granted_at] = mine  # the word is damaged, or an exception interrupted a grant
         granted = claims.grant(ring, self._slot, self._appetite)
         if granted == 0:
             self._refused_at = moves
@@ -219,8 +234,8 @@ class Seat:
         words, layout, base = self._words, ring.layout, self._base + self._count
         self._claiming = True
         if self._block >= 0:
-            # Order: before the next block can be seen. An exception may have cut an append before its count; were that
-            # still missing, what is appended next would overtake the event.
+            # Order: the count before the next block can be seen. An exception may have interrupted an append before its
+            # count; if that were still missing, the next event would overtake this one (tests/test_store_order.py).
             words[self._counted] = self._count
         claimed = claims.claim_blocks(ring, self._slot, base, size + 1 + at.ENTRY, self._clock.monotonic_ms())
         if claimed is None:
@@ -229,8 +244,8 @@ class Seat:
         first, sequence, run = claimed
         counted, start = layout.block(first) + at.B_COUNT, layout.start(first)
         end = start + run * at.BLOCK_BYTES
-        # Order: no call from here on, at which a signal handler could raise; and were it to raise all the same
-        # (Python 3.10), a limit of 0 leads here again, and _find_out puts things right.
+        # Order: no call from here on, because a signal handler could raise at a call. If it raises all the same (Python
+        # 3.10), the limit of 0 leads the next append to a claim, where _find_out puts this state right.
         self._limit = 0
         if self._block >= 0:
             words[self._counted + at.B_SEALED - at.B_COUNT] = self._sequence
@@ -242,14 +257,17 @@ class Seat:
         return True
 
     def place(self) -> Position:
-        """Return where this process appends: a moment's truth, taken without the lock."""
+        """Return where this process appends. Read without the lock, so it holds for that moment only."""
         return self.ring, self._slot, self._base + self._count
 
     def _find_out(self, ring: Ring) -> None:
-        """A claim was interrupted by an exception: seal what is ours, and learn from the ring where we are."""
+        """Recover from a claim that an exception interrupted.
+
+        Seal the blocks of this slot, and read from the ring how many events it has accepted.
+        """
         words, layout = self._words, ring.layout
         if self._block >= 0:
-            words[self._counted] = self._count  # as in _claim
+            words[self._counted] = self._count  # Order: as in _claim
         accepted = words[self._slot_at + at.S_ENTERED]
         for sequence, block in ring.blocks_in_use():
             header = block_header.read(words, layout, block)
@@ -261,25 +279,28 @@ class Seat:
         self._claiming = False
 
     def _seal(self) -> None:
-        """Say that the block gets no more events."""
+        """Mark the block as one that gets no more events."""
         if self._block >= 0:
             self._words[self._counted] = self._count
-            fence()  # Order: after the seal the count is final
+            fence()  # Order: the count before the seal, because a sealed block's count is final
             self._words[self._counted - at.B_COUNT + at.B_SEALED] = self._sequence
 
     def quit_ring(self) -> None:
-        """Know of no ring any more; what was put into this one stays there."""
+        """Leave the ring, and forget it; the events that were put into it stay there."""
         if self.ring is not None and self._slot >= 0:
             self._give_up_slot(self.ring)
         self._drop_ring()
 
     def _give_up_slot(self, ring: Ring) -> None:
-        """What is in it is drained without us, and then its room is free."""
+        """Give up the slot and its unused credits.
+
+        The flusher drains its events without this process, and then their room is free.
+        """
         self._seal()
         granted_at = ring.layout.granted + self._slot
         self._words[granted_at] = max(0, self._words[granted_at] - (self._count_limit - self._count))
         try:
-            # Order: the lock goes last. Another thread that took the slot before would have a slot without its lock.
+            # Order: the lock goes last. Another thread that took the slot earlier would have a slot without its lock.
             with ring.locks.alone(at.LOCK_SLOT + self._slot, had=True):
                 self._words[self._slot_at + at.S_LEFT] = 1
         except RingUnavailable:

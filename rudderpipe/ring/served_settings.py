@@ -1,6 +1,6 @@
-"""The settings that a ring's flusher goes by, as digests in the ring, for clients that were given other ones.
+"""The settings that a ring's flusher uses, as digests in the ring, for clients that were given other settings.
 
-A digest is salted with the ring's epoch, and neither it nor a name tells a value.
+A digest is salted with the ring's epoch. Neither a digest nor a name reveals a value.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ _NOT_THE_FLUSHERS = {
     # These name the pipe, or are the ring's own.
     *("pipe", "runtime_dir", "ring_bytes", "max_internal_queue_size", "path"),
 }
-"""Settings of which each process has its own, or that cannot differ within a pipe; ``path`` is in the URL's form."""
+"""Settings that each process has for itself, or that cannot differ within a pipe.
+
+``path`` is compared as a part of the URL.
+"""
 NAMES = tuple(name for name in Settings.__struct_fields__ if name not in _NOT_THE_FLUSHERS)
 
 
 def record(ring: Ring, settings: Settings) -> None:
-    """Write down what the flusher goes by. Only by the process that holds the flusher's lock."""
+    """Store the digests of the flusher's settings. Only by the process that holds the flusher's lock."""
     if not _has_room(ring):
         return
     words = ring.words
     words[at.H_SERVED] = 0
-    fence()
+    fence()  # Order: no digests are valid while they are written
     for number, digest in enumerate([_digest(ring, NAMES), *_digests(ring, settings)]):
         words[at.H_SERVED + 1 + number] = digest
-    fence()  # Order: what is written is valid for the flusher whose start this is
+    fence()  # Order: the digests before the start of the flusher that they are valid for
     words[at.H_SERVED] = words[at.H_STARTS]
 
 
 def differing(ring: Ring, settings: Settings) -> list[str] | None:
-    """Return the names of the settings that the flusher has others of; None when that is not known."""
+    """Return the names of the settings in which the flusher differs; None if that is not known."""
     if not _has_room(ring):
         return None
     words, first = ring.words, at.H_SERVED + 2
@@ -48,7 +51,7 @@ def differing(ring: Ring, settings: Settings) -> list[str] | None:
     names, digests = words[first - 1], words[first : first + len(NAMES)].tolist()
     fence()
     if not start == words[at.H_SERVED] == words[at.H_STARTS] or names != _digest(ring, NAMES):
-        return None  # it is being written, or was by a version with other settings
+        return None  # the digests are being written, or are of a version with other settings
     own = _digests(ring, settings)
     return [name for name, theirs, ours in zip(NAMES, digests, own, strict=True) if theirs != ours]
 
@@ -62,7 +65,7 @@ def _digests(ring: Ring, settings: Settings) -> list[int]:
 
 
 def _value(settings: Settings, name: str) -> Any:
-    """The value in the form in which two spellings of it are one."""
+    """Return the value in a form in which two spellings of it are equal."""
     if name == "data_plane_url":
         return settings.endpoint
     if name == "redis" and settings.redis is not None:

@@ -1,4 +1,8 @@
-"""What a producer does under the claim lock, which each function needs its caller to hold: slot, grant, blocks."""
+"""What a producer does under the claim lock: take a slot, get credits, claim blocks.
+
+The caller of each function must hold the claim lock, except for ``lock_dead``. ``docs/ring.md``, "A claim" and "The
+order of stores", says what a kill between two stores leaves.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,14 @@ from rudderpipe.ring.ring import Ring
 
 
 class _Image:
-    """A random number for this process and the program in it."""
+    """A random number for this process and the program that it runs."""
 
     def __init__(self) -> None:
         fork.forget_in_children(self)
         self.forget()
 
     def forget(self) -> None:
-        """Draw another."""
+        """Draw another number."""
         self.number = int.from_bytes(os.urandom(8), "big")
 
 
@@ -30,10 +34,10 @@ _image = _Image()
 
 
 def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
-    """A slot for this process, which is ``me``, its lock held for life; -1 when all have a living producer.
+    """Take a slot for this process, which is ``me``; return -1 if every slot has a living producer.
 
-    Events of the slot's earlier producers may still be in the ring: this one begins after them. ``within``: it is the
-    process's second slot, for calls from within calls.
+    The slot's lock is held for life. Events of the slot's earlier producers may still be in the ring, and this producer
+    begins after them. ``within`` marks the second slot of a process, for calls from within calls.
     """
     words, layout = ring.words, ring.layout
     slot = _find_slot(ring, me)
@@ -41,7 +45,7 @@ def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
         return -1
     mine = layout.slot(slot)
     reclaim(ring, {slot})
-    words[mine + at.S_PID] = 0  # Order: after that; cut from here on, the slot is free
+    words[mine + at.S_PID] = 0  # Order: after the reclaim; a kill from here on leaves a free slot
     words[mine + at.S_START] = me.start
     words[mine + at.S_NAMESPACE] = me.namespace
     words[mine + at.S_IMAGE] = _image.number
@@ -51,17 +55,17 @@ def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
     for number in range(len(at.REFUSALS)):
         words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
     ring.see_slot(slot)
-    words[mine + at.S_PID] = me.pid  # Order: last, the slot is taken now
+    words[mine + at.S_PID] = me.pid  # Order: last, because the pid makes the slot taken
     return slot
 
 
 def _find_slot(ring: Ring, me: Identity) -> int:
-    """A slot that is free, or else one of a dead producer; its lock is held."""
+    """Return a free slot, or else one of a dead producer, with its lock held; -1 if there is none."""
     words, layout = ring.words, ring.layout
     pids = words[layout.slot(0) + at.S_PID : layout.slot(layout.slots) : at.SLOT_WORDS].tolist()
     for slot, pid in enumerate(pids):
         if pid == me.pid and ring.owner(slot) == me and words[layout.slot(slot) + at.S_IMAGE] != _image.number:
-            words[layout.slot(slot) + at.S_LEFT] = 1  # ours before an exec, which keeps pid and start time
+            words[layout.slot(slot) + at.S_LEFT] = 1  # it was ours before an exec, which keeps pid and start
     for slot, pid in enumerate(pids):
         if not pid and ring.locks.try_lock(at.LOCK_SLOT + slot):
             return slot
@@ -69,14 +73,14 @@ def _find_slot(ring: Ring, me: Identity) -> int:
 
 
 def lock_dead(ring: Ring, slot: int) -> bool:
-    """Take the lock of a slot whose producer is dead, or has left; False when it lives."""
+    """Take the lock of a slot whose producer is dead or has left; return False if it lives."""
     words, mine, byte, owner = ring.words, ring.layout.slot(slot), at.LOCK_SLOT + slot, ring.owner(slot)
     is_ours = words[mine + at.S_IMAGE] == _image.number and owner.pid == os.getpid() and owner == identity.me()
-    # Of a slot of ours the lock would be dropped by trying it, or is about to be given back by another thread.
+    # Do not try the lock of a slot of ours: the try would drop it, or another thread is about to give it back.
     if (is_ours and not words[mine + at.S_LEFT]) or ring.locks.is_alone(byte) or not ring.locks.try_lock(byte):
         return False
     owner = ring.owner(slot)
-    # Of a process in another pid namespace the lock alone tells.
+    # A pid of another namespace means nothing here, so the lock alone decides.
     if words[mine + at.S_LEFT] or owner.is_foreign or owner.is_gone():
         return True
     ring.locks.unlock(byte)
@@ -84,9 +88,9 @@ def lock_dead(ring: Ring, slot: int) -> bool:
 
 
 def reclaim(ring: Ring, slots: Collection[int]) -> None:
-    """Have the blocks of slots without a living producer take no more events, and give back what it did not use.
+    """Seal the blocks of slots without a living producer, and give back the credits that were not used.
 
-    Only for who holds the slots' locks, or of slots that are free.
+    The caller must hold the slots' locks, or the slots must be free.
     """
     words, layout = ring.words, ring.layout
     committed = dict.fromkeys(slots, 0)
@@ -104,28 +108,34 @@ def reclaim(ring: Ring, slots: Collection[int]) -> None:
     for slot, end in committed.items():
         granted, drained = words[layout.granted + slot], words[layout.drained + slot]
         if drained > granted:
-            words[layout.drained + slot] = drained = granted  # damage would be the next one's start
-        used = min(granted, max(drained, end))  # no damage may void the cap
+            words[layout.drained + slot] = drained = granted  # or the damage would be where the next producer starts
+        used = min(granted, max(drained, end))  # damage must not void the cap
         if used != granted:
             words[layout.granted + slot] = used
 
 
 def grant(ring: Ring, slot: int, wanted: int) -> int:
-    """Allow the slot some events of the cap: fewer as it comes near, so that idle producers hold little back."""
+    """Give the slot some credits out of the cap, and return how many; 0 if none are left.
+
+    A slot gets fewer as the cap comes near, so that idle producers hold little back.
+    """
     words, layout = ring.words, ring.layout
     if words[at.H_SLOTS_USED] <= slot:
-        ring.see_slot(slot)  # a damaged word: a slot that is not seen is not counted
+        ring.see_slot(slot)  # the word is damaged, and a slot beyond it is not counted
     free = ring.room()
     if free <= 0:
         return 0
-    if free < 4 * words[at.H_SLOTS_USED] * wanted:  # with all slots alive; how many are is only asked when it matters
+    if free < 4 * words[at.H_SLOTS_USED] * wanted:  # if all slots live; only near the cap they are counted
         wanted = max(1, min(wanted, free // (4 * len(ring.slots_in_use()))))
     words[layout.granted + slot] += wanted
     return wanted
 
 
 def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int, now_ms: int) -> tuple[int, int, int] | None:
-    """A free block, or as many in a row as are needed: (first, sequence, how many); None when there are none."""
+    """Claim a free block, or as many in a row as are needed. Return (first, sequence, how many).
+
+    Return None if there are none, or if the system has no memory for them.
+    """
     words, layout = ring.words, ring.layout
     run = -(-need_bytes // at.BLOCK_BYTES)
     first = _find_free(ring, run)
@@ -135,21 +145,24 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int, now_ms: int)
         if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
             return None
     sequence = _next_sequence(ring)
-    # Order: first of all; a claim that is cut leaves a number nobody has.
+    # Order: first of all, so that a claim that is killed leaves only a number that no block has.
     words[at.H_NEXT] = sequence + 1
     words[at.H_NEXT_CHECK] = at.complement(sequence + 1)
-    for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, it makes the run known
+    for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, because it shows the run
         is_first = block == first
         header = BlockHeader(slot, base, run if is_first else 0, 0 if is_first else first + 1)
         block_header.write(words, layout, block, header, sequence, now_ms)
-        fence()
+        fence()  # Order: the header before SEQUENCE, which shows it
         words[layout.sequence + block] = sequence
         words[layout.block(block) + at.B_TENURE] = sequence
     return first, sequence, run
 
 
 def _next_sequence(ring: Ring) -> int:
-    """NEXT; what follows all that were ever claimed when it is damaged: a number that is taken would hide a block."""
+    """Return NEXT; if it is damaged, the number after all that were ever claimed.
+
+    A number that was claimed before would hide a block.
+    """
     words, layout = ring.words, ring.layout
     following: int = words[at.H_NEXT]
     if words[at.H_NEXT_CHECK] == at.complement(following):
@@ -159,8 +172,8 @@ def _next_sequence(ring: Ring) -> int:
 
 
 def _find_free(ring: Ring, run: int) -> int:
-    # The lowest that is free, so that the memory that is ever touched is what was ever in use at once. The order in
-    # which blocks are drained is that of their sequences, wherever they lie.
+    # The lowest free blocks, so that no more memory is ever touched than was in use at once. Blocks are drained in the
+    # order of their sequences, wherever they lie.
     words, layout, in_a_row = ring.words, ring.layout, 0
     for block in range(layout.blocks):
         maybe = words[layout.sequence + block] == words[layout.released + block]
