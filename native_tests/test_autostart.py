@@ -141,7 +141,7 @@ def test_leaving_at_once_exits_with_0(world: World, directory: Path) -> None:
             wait_until(ends)
 
     assert child.returncode == 0
-    assert "second SIGTERM: leaving now" in log_of(world)
+    assert "second SIGTERM, ending now" in log_of(world)
 
 
 FEW_PROCESSES = """

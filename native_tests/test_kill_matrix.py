@@ -292,7 +292,7 @@ def test_a_second_signal_leaves_at_once(line: Line) -> None:
 
     wait_until(left)
     assert sender.returncode == 5
-    assert line.said(0, "second SIGTERM: leaving now")
+    assert line.said(0, "second SIGTERM, ending now")
     line.plane.let_go()
     line.sender()
     line.wait_until_settled()

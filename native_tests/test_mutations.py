@@ -290,7 +290,7 @@ def test_nothing_that_is_broken_hurts_anything_else(
     assert campaign.raw.keys(f"{P}*:lock") == []
     everything = campaign.queue.counts()
     assert everything.events_gone == 2 * len(campaign.healthy) + campaign.broken_events
-    assert not [line for line in said if "no longer ours" in line or "lease lost" in line]
+    assert not [line for line in said if "no longer this sender's" in line or "lease lost" in line]
     campaign.sender.close()
     campaign.raw.close()
     stand.close()

@@ -81,7 +81,7 @@ def test_a_lost_answer_loses_doubles_and_strands_nothing(
     assert ordered == names if not several else sorted(ordered) == names
     assert len(queue.store.failed) == 1
     said = [record.getMessage() for record in caplog.records]
-    assert not [line for line in said if "no longer ours" in line or "lease lost" in line]
+    assert not [line for line in said if "no longer this sender's" in line or "lease lost" in line]
 
 
 class Cutting(FakePlane):
@@ -115,7 +115,7 @@ def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
     assert [name for request in plane.requests for name in request] == names
     assert queue.store.delivered == names
     said = [record.getMessage() for record in caplog.records]
-    assert not [line for line in said if "lease lost" in line or "no longer ours" in line]
+    assert not [line for line in said if "lease lost" in line or "no longer this sender's" in line]
 
 
 def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivered(

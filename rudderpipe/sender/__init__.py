@@ -1,1 +1,1 @@
-"""The process that delivers what is in the queue."""
+"""The sender: the process that delivers the jobs in the queue to the data plane."""

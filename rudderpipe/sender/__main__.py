@@ -1,4 +1,4 @@
-"""``python -m rudderpipe.sender``: parses, wires, runs, returns an exit code."""
+"""The program ``python -m rudderpipe.sender``."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
 IDLE_MAX_S = 0.2
-"""Jobs wait in Redis, whose room is not the ring's: polling less costs a moment, and nothing else."""
+"""The longest sleep between two cycles. Jobs wait in Redis and not in the ring, so a slow poll only adds latency."""
 logger = log_text.logger("rudderpipe.sender")
 
 
 def orphaned(parent: int | None) -> Callable[[], bool]:
-    """Return what tells whether the process that started us is gone; never where an operator did."""
+    """Return a function that returns whether the parent process has ended; without ``parent`` it returns False."""
     if parent is None:
         return lambda: False
     if os.getppid() == parent:
         return lambda: os.getppid() != parent
-    return identity.of(parent).is_gone  # a frozen application's loader stands between us
+    return identity.of(parent).is_gone  # the loader of a frozen application is between the parent and this process
 
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
-    """Deliver until we are told to stop, or until our parent is gone and nothing is left to do."""
+    """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
     queue, plane = Queue(settings, clock), DataPlane(settings)
     facts = Facts(clock.monotonic_s(), settings.stall_timeout_s)
     notify = Notify.from_environment(os.environ)
@@ -77,7 +77,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}
         server = AdminServer(parse_address(admin), answers)
         server.start()
-        logger.info("admin address=%s", text_of(*server.address))
+        logger.info("serving /healthz and /readyz address=%s", text_of(*server.address))
     keeper.start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
@@ -90,10 +90,10 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
 
 
 def main() -> int:
-    """The program; an exit code. Raises what ``service.guarded`` turns into one."""
+    """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
     parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
-    parser.add_argument("--parent", type=int, metavar="PID", help="end after this process, our parent (autostart)")
-    parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz there; off by default")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end after this parent process (for autostart)")
+    parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz here (default: off)")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)

@@ -1,4 +1,4 @@
-"""What came of jobs, until Redis knows it."""
+"""The results of jobs that are not yet stored in Redis."""
 
 from __future__ import annotations
 
@@ -14,27 +14,31 @@ logger = log_text.logger("rudderpipe.sender")
 
 
 class Ledger:
-    """Each method may be repeated when Redis was away: nothing is written twice, nothing is forgotten before."""
+    """The delivered and failed jobs of which Redis does not know yet.
+
+    Each method may be called again after ``QueueUnavailable``: no result is written twice, and none is forgotten
+    before it is written.
+    """
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.delivered: list[Taken] = []
         self.failed: list[tuple[Taken, str]] = []
-        """With the reason."""
+        """The failed jobs, each with the reason."""
         self._repeats = False
-        """The last call may have been executed without our knowing: what is no longer ours then is no surprise."""
+        """True if Redis may have executed the last call, so jobs that are no longer this sender's are expected."""
 
     @property
     def is_empty(self) -> bool:
-        """Redis knows it all."""
+        """True if every result is in Redis."""
         return not self.delivered and not self.failed
 
     def forget(self) -> None:
-        """The jobs are another sender's now."""
+        """Drop all results, because the jobs are another sender's now."""
         self.delivered, self.failed, self._repeats = [], [], False
 
     def write(self) -> int:
-        """How many jobs were settled. Raises ``QueueUnavailable`` and ``LeaseLost``."""
+        """Write the results to Redis. Return how many jobs. Raises ``QueueUnavailable`` and ``LeaseLost``."""
         done = len(self.delivered) + len(self.failed)
         if self.delivered:
             with self._asking():
@@ -45,13 +49,16 @@ class Ledger:
             with self._asking():
                 kept = self._queue.fail(taken, reason)
             if not kept and not self._repeats:
-                logger.warning("failed, but no longer ours to say so job=%s", taken.id)
+                logger.warning("a job failed but is no longer this sender's, its new holder decides job=%s", taken.id)
             self._repeats = False
             self.failed.pop(0)
         return done
 
     def write_and_take(self, max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
-        """How many jobs were settled, and the next ones; over one round trip where that can be."""
+        """Write the results and take the next jobs, in one round trip where possible.
+
+        Return how many results were written, and the next jobs. Raises ``QueueUnavailable`` and ``LeaseLost``.
+        """
         if self.failed or not self.delivered:
             return self.write(), self._queue.take(max_jobs, max_bytes)
         done = len(self.delivered)
@@ -62,7 +69,8 @@ class Ledger:
 
     def _completed(self, kept: int) -> None:
         if kept < len(self.delivered) and not self._repeats:
-            logger.warning("delivered, but no longer ours to complete jobs=%d", len(self.delivered) - kept)
+            lost = len(self.delivered) - kept
+            logger.warning("delivered jobs are no longer this sender's, their events may arrive twice jobs=%d", lost)
         self.delivered, self._repeats = [], False
 
     @contextmanager
@@ -70,6 +78,6 @@ class Ledger:
         try:
             yield
         except QueueUnavailable as error:
-            # Of several calls one may have been refused when another was executed.
+            # One of several calls may have been refused and another one executed.
             self._repeats = self._repeats or several or not error.answered
             raise

@@ -1,4 +1,4 @@
-"""Keeps lease and locks while the sender waits for an answer: a thread with a connection of its own."""
+"""The thread that renews the lease and the locks while the sender waits for a response. It has its own connection."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ logger = log_text.logger("rudderpipe.sender")
 
 
 class Keeper:
-    """Its word is never needed: every script checks lease and lock by itself."""
+    """An optimization only: every script checks the lease and the lock again."""
 
     def __init__(
         self, queue: Queue, facts: Facts, settings: Settings, clock: Clock, on_tick: Callable[[], None] = lambda: None
     ) -> None:
-        """``queue`` takes locks with the sender's token. ``on_tick`` is called about twice a second."""
+        """``queue`` locks jobs with the sender's token. ``on_tick`` is called about twice a second."""
         self._queue = queue
         self._facts = facts
         self._clock = clock
@@ -37,19 +37,19 @@ class Keeper:
         self._thread = threading.Thread(target=self._run, name="rudderpipe-keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin to keep."""
+        """Start the thread."""
         self._thread.start()
 
     def _run(self) -> None:
         while not self._ended.wait(TICK_S):
             try:
                 self.work()
-            except Exception as error:  # noqa: BLE001  # of this host: the lease must not end with it
-                self._log.error(type(error).__name__, "cannot keep lease and locks, trying again")
+            except Exception as error:  # noqa: BLE001  # an error of this host must not end the lease
+                self._log.error(type(error).__name__, "cannot renew the lease and the locks of jobs, trying again")
             self._on_tick()
 
     def work(self) -> None:
-        """Renew what is due; in tests without the thread."""
+        """Renew the lease and the locks if they are due. Tests call it without the thread."""
         facts, now_s = self._facts, self._clock.monotonic_s()
         if now_s < self._next_s:
             return
@@ -63,7 +63,7 @@ class Keeper:
             stranded = self._queue.stranded() if counts.active > held else 0
         except LeaseLost:
             facts.lost = self._queue.fence
-        except QueueUnavailable:  # the sender's own thread says so
+        except QueueUnavailable:  # the sender's own thread logs it
             facts.waiting_jobs = None
         else:
             facts.waiting_jobs, facts.paused = counts.waiting + held + stranded, counts.paused
@@ -73,9 +73,9 @@ class Keeper:
         facts.progress.looked(facts.health(now_s))
 
     def stop(self) -> None:
-        """Keep nothing any more."""
+        """Stop the thread and close its connection."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join(timeout=TICK_S)
-        if not self._thread.is_alive():  # else it waits for Redis, and ends with the process
+        if not self._thread.is_alive():  # a thread that still waits for Redis ends with the process
             self._queue.close()

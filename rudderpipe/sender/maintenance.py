@@ -1,4 +1,4 @@
-"""What a queue needs from time to time, whoever fills it."""
+"""The regular maintenance of a queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ logger = log_text.logger("rudderpipe.sender")
 
 
 class Upkeep:
-    """Delayed jobs that are due, stalled ones of other senders, and the bounds of the failed set."""
+    """The maintenance of delayed jobs that are due, stalled jobs of other senders, and the bounds of the failed set."""
 
     def __init__(self, queue: Queue, settings: Settings) -> None:
         self._queue = queue
@@ -25,7 +25,7 @@ class Upkeep:
         self._sweep_at_s = self._promote_at_s = self._trim_at_s = float("-inf")
 
     def work(self, now_s: float) -> None:
-        """Do what is due; what raised is due again later. Raises ``QueueUnavailable`` and ``LeaseLost``."""
+        """Do what is due. A step that raises is due again later. Raises ``QueueUnavailable`` and ``LeaseLost``."""
         if now_s >= self._promote_at_s:
             self._promote_at_s = now_s + PROMOTE_S
             next_ms = self._queue.promote()
@@ -35,7 +35,7 @@ class Upkeep:
         if self._settings.is_multi_processor and now_s >= self._sweep_at_s:
             self._sweep_at_s = now_s + SWEEP_S
             if swept := self._queue.sweep():
-                logger.warning("stalled jobs are next in line again jobs=%d", swept)
+                logger.warning("stalled jobs of another sender are next in line again, may arrive twice jobs=%d", swept)
         keep, keep_s = self._settings.keep_failed, self._settings.keep_failed_s
         if (keep is not None or keep_s is not None) and now_s >= self._trim_at_s:
             self._trim_at_s = now_s + TRIM_S
@@ -43,7 +43,8 @@ class Upkeep:
             if jobs == TRIM_AT_ONCE:
                 self._trim_at_s = now_s
             if jobs:
-                logger.warning("deleted the oldest failed jobs, more are not kept jobs=%d events=%d", jobs, events)
+                said = "deleted the oldest failed jobs, see keep_failed and keep_failed_s jobs=%d events=%d"
+                logger.warning(said, jobs, events)
         if not self._has_seen_redis:
             self._has_seen_redis = True
             if trouble := self._queue.eviction():

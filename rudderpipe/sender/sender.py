@@ -1,4 +1,4 @@
-"""One duty cycle of the sender: take what waits, have it delivered, write down what came of it."""
+"""The sender. Each cycle takes jobs from the queue, has them delivered, and writes the results to Redis."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from rudderpipe.settings import Settings
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 STANDBY_S = 0.2
 OTHER_PLANE_S = 5.0
-"""How long to leave a queue alone that has jobs for another data plane."""
+"""The pause before a queue that has jobs for another data plane is tried again."""
 AWAY_S = 600.0
-"""How long a sender that nobody needs waits for a Redis that is away; what is in it is delivered by the next one."""
+"""How long a sender without a parent waits for a Redis that is away. The next sender delivers what is in it."""
 
 logger = log_text.logger("rudderpipe.sender")
 
 
 class Sender:
-    """Delivers at least once, in order: nothing is taken before what was taken is settled.
+    """A sender delivers at least once and in order, because it takes no job before those it holds are settled.
 
-    ``lease`` is None where several senders work. ``abandoned`` says whether who started us is gone; then we end once
-    the queue has been empty for ``linger_s``, or at once while another sender has the lease.
+    ``lease`` is None where several senders work. Once ``abandoned`` returns True, because the parent process has ended,
+    the sender ends after the queue has been empty for ``linger_s``, or at once while another sender has the lease.
     """
 
     def __init__(
@@ -61,23 +61,23 @@ class Sender:
         self._upkeep = Upkeep(queue, settings)
         self._held: list[Taken] = []
         self._to_recover: Whose | None = "all" if lease else None
-        """What is to be put back in line before anything else happens."""
+        """The active jobs that must be put back in line before anything else happens."""
         self._recovered_at_s = float("-inf")
         self._is_careful = False
-        """Take one job at a time: the host could not handle more."""
+        """True after an error of this host: the next take is of one job, because more may be too much for the host."""
         sure_ms = min(LOCK_MS, settings.lease_ms) if lease else LOCK_MS
         self._sure_s = sure_ms / 1000 / 2
-        """So long after a script has said that the jobs are ours, no request needs another look."""
+        """Seconds after a script confirmed the locks in which a request needs no new check."""
         self._confirmed_at_s = self._not_before_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
         self._is_ours = False
-        """Whether the queue was seen to have no jobs for another data plane; only then anything of it is touched."""
+        """True once the queue was seen to have no jobs for another data plane. Until then nothing in it is changed."""
         self._found_empty = False
-        """The last look at the queue found nothing; False until there was one."""
+        """True if the last take found no job; False before the first take."""
 
     def work(self) -> int:
-        """One request at the most; how many jobs were settled."""
+        """Run one cycle with at most one request. Return how many results were written to Redis."""
         now_s = self._clock.monotonic_s()
         if now_s < self._not_before_s:
             return 0
@@ -85,17 +85,17 @@ class Sender:
             done = self._cycle(now_s) if self._may_work(now_s) else 0
         except LeaseLost:
             self._forgo()
-            return 1  # look at once who has it
+            return 1  # not 0, so that the next cycle looks at the lease at once
         except AnotherDataPlane as error:
-            self._log.warning("plane", f"nothing is taken: {error}")
+            self._log.warning("plane", f"no job is taken, jobs stay in redis, trying again error={error}")
             self._stand_aside(now_s)
             return 0
         except QueueUnavailable as error:
-            self._log.warning("queue", f"waiting for redis: {error}")
+            self._log.warning("queue", f"redis cannot be used, jobs stay in it, trying again error={error}")
             self._wait_for_redis(now_s)
             return 0
-        except Exception as error:  # noqa: BLE001  # of this host, such as MemoryError: no job's doing
-            self._rare_log.error(type(error).__name__, "cannot work, trying again")
+        except Exception as error:  # noqa: BLE001  # an error of this host, such as MemoryError, not of a job
+            self._rare_log.error(type(error).__name__, "cannot work on this host now, jobs stay in redis, trying again")
             self._queue.unsure = self._is_careful = True
             self._wait_for_redis(now_s)
             return 0
@@ -106,34 +106,34 @@ class Sender:
 
     def _wait_for_redis(self, now_s: float) -> None:
         self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
-        self._found_empty = False  # what waits in a Redis that is away is not known
+        self._found_empty = False  # the queue of a Redis that is away is not known
         self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
 
     def _stand_aside(self, now_s: float) -> None:
-        """Leave a queue whose jobs are for another data plane to that one's sender, those that we hold included."""
+        """Leave the queue and the held jobs to the sender of another data plane, because the queue has jobs for it."""
         self._is_ours = False
         self._let_go(self._lease.number if self._lease else 0)
-        self._to_recover = "all" if self._lease else None  # as at the start: a take that was refused took nothing
+        self._to_recover = "all" if self._lease else None  # as at the start, because a refused take took nothing
         self._facts.state = "standby"
         self._facts.progress.moved(now_s)
         self._not_before_s = now_s + OTHER_PLANE_S
         if self._lease is not None:
-            with suppress(QueueUnavailable):  # then it lapses
+            with suppress(QueueUnavailable):  # a lease that is not released lapses
                 self._lease.release()
 
     def _show_held(self) -> None:
-        """Have the keeper renew the locks of what is not settled in Redis."""
+        """Have the heartbeat renew the locks of jobs whose result is not in Redis."""
         self._facts.held = (*self._ledger.delivered, *self._held)
 
     def _forgo(self) -> None:
-        """A script has said that the lease is not ours: it has lapsed, or another data plane has adopted the queue."""
+        """Give the lease up after a script found it lost: it lapsed, or another data plane adopted the queue."""
         assert self._lease is not None
         self._lease.lost()
         self._is_ours = False
 
     def _may_work(self, now_s: float) -> bool:
         facts, lease = self._facts, self._lease
-        if lease is not None and lease.held and facts.lost == facts.fence:  # a script of the keeper has said so
+        if lease is not None and lease.held and facts.lost == facts.fence:  # a renewal found the lease lost
             self._forgo()
         if not self._is_ours:
             self._queue.check_owner()
@@ -150,7 +150,8 @@ class Sender:
         if not lease.take(above=before if self._queue.unsure else 0):
             if facts.state != "standby":
                 _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
-                logger.info("standing by host=%s pid=%s lapses_in_ms=%d", host, pid, lease.lapses_in_ms)
+                said = "standing by, another sender has the lease host=%s pid=%s lapses_in_ms=%d"
+                logger.info(said, host, pid, lease.lapses_in_ms)
             facts.state = "standby"
             facts.progress.moved(now_s)
             self._let_go(before)
@@ -167,13 +168,13 @@ class Sender:
         return True
 
     def _take_new_token(self) -> None:
-        """A call may still be under way: let it find a token that holds nothing which we know of.
+        """Take a new lock token, so that a call that is still under way finds none of this sender's jobs.
 
-        Order: what was delivered is written down under the old token, then what is left under it is put back.
+        Order: results are written under the old token, then the jobs that are left under it are put back.
         """
         self._ledger.write()
         put_back = self._queue.recover((), "ours").jobs
-        logger.warning("an answer of redis was lost, put back jobs=%d", put_back)
+        logger.warning("a response of redis was lost, active jobs are first in line again jobs=%d", put_back)
         self._held = []
         self._courier.forget()
         self._queue.token = self._facts.token = new_token()
@@ -185,7 +186,7 @@ class Sender:
         done = self._recover() if self._to_recover else 0
         done += self._ledger.write() if self._held else self._take(now_s)
         if self._held:
-            # Order: the clock is read after the take, whose answer may be old: we may have been stopped meanwhile.
+            # Order: the clock is read after the take, because the process may have been stopped before its response.
             now_s = self._clock.monotonic_s()
             if now_s - self._confirmed_at_s > self._sure_s:
                 self._keep(self._held, self._queue.renew(self._held))
@@ -199,21 +200,22 @@ class Sender:
         return done
 
     def _recover(self) -> int:
-        """Put what is active and held by no sender first in line; how many jobs were written down before."""
+        """Put the active jobs of ``_to_recover`` first in line. Return how many results were written before."""
         done = self._ledger.write()
         whose = self._to_recover
         recovered = self._queue.recover(self._held, whose or "free")
         self._to_recover = None
         self._recovered_at_s = self._clock.monotonic_s()
         if recovered.jobs:
-            logger.warning("recovered jobs=%d broken_locks=%d", recovered.jobs, recovered.broken_locks)
+            said = "recovered active jobs, they are first in line again jobs=%d broken_locks=%d"
+            logger.warning(said, recovered.jobs, recovered.broken_locks)
             self._facts.progress.moved(self._recovered_at_s)
         return done
 
     def _take(self, now_s: float) -> int:
-        """Write down what is known and take what is next; how many jobs were written down."""
+        """Write the results to Redis and take the next jobs. Return how many results were written."""
         self._upkeep.work(now_s)
-        # Order: a take whose answer is lost leaves jobs active that we do not know of; they are recovered then.
+        # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
         max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
         written, taken = self._ledger.write_and_take(max_jobs, self._settings.max_request_bytes)
@@ -223,7 +225,7 @@ class Sender:
         self._confirmed_at_s = now_s
         if taken:
             self._facts.progress.moved(now_s)
-        for job in {job.id: job for job in taken}.values():  # a tool may have put an id in line twice
+        for job in {job.id: job for job in taken}.values():  # because a tool may have put an id in line twice
             if job.job is None:
                 self._give_up(job, job.trouble)
             elif not job.job.events:
@@ -233,11 +235,11 @@ class Sender:
         return written
 
     def _keep(self, asked: Sequence[Taken], ours: Sequence[Taken]) -> None:
-        """Go on with those that are still ours, in their order."""
+        """Drop the held jobs in ``asked`` that are not in ``ours``, because they are no longer this sender's."""
         lost = {taken.id for taken in asked} - {taken.id for taken in ours}
         if not lost:
             return
-        logger.warning("another sender or a tool has taken over jobs=%d", len(lost))
+        logger.warning("another sender or a tool has taken over jobs, leaving them alone jobs=%d", len(lost))
         self._held = [taken for taken in self._held if taken.id not in lost]
         self._courier.forget()
         if self._lease is not None:
@@ -252,9 +254,11 @@ class Sender:
             self._ledger.delivered += group
             del self._held[: len(group)]
         elif self._facts.aborting:
-            return  # cut off by our own stop: no attempt
+            return  # the stop of this process cut the request off, so it is no attempt
         elif verdict.kind == "blocked":
-            self._rare_log.error(verdict.outcome.reason, "cannot deliver, jobs wait and no attempt is counted")
+            wait_s = verdict.wait_s
+            said = f"cannot deliver until the cause is corrected, jobs wait, no attempt is counted next_in_s={wait_s:g}"
+            self._rare_log.error(verdict.outcome.reason, said)
             self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
         elif verdict.kind == "retry":
             self._retry(group, verdict)
@@ -264,13 +268,15 @@ class Sender:
         elif verdict.kind == "split":
             self._split(group[0], verdict)
         else:
-            logger.warning("refused, sending fewer at once jobs=%d reason=%s", verdict.count, verdict.outcome.reason)
+            said = "a request was refused, the next one has fewer jobs jobs=%d reason=%s"
+            logger.warning(said, verdict.count, verdict.outcome.reason)
 
     def _retry(self, group: list[Taken], verdict: Verdict) -> None:
         events = sum(taken.events for taken in group)
         where = f"job={group[0].id} jobs={len(group)} events={events} attempt={verdict.attempts}"
-        logger.warning("attempt failed %s next_in_s=%g reason=%s", where, verdict.wait_s, verdict.outcome.reason)
-        # Order: counted here before Redis is asked to, so that an unreachable Redis does not add attempts.
+        said = "attempt failed, the same jobs are sent again %s next_in_s=%g reason=%s"
+        logger.warning(said, where, verdict.wait_s, verdict.outcome.reason)
+        # Order: counted here before Redis counts it, so that an unreachable Redis does not add attempts.
         tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
         self._held[: len(group)] = tried
         self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
@@ -278,15 +284,16 @@ class Sender:
 
     def _split(self, taken: Taken, verdict: Verdict) -> None:
         reason = verdict.outcome.reason
-        logger.warning("refused, sending its halves job=%s events=%d reason=%s", taken.id, taken.events, reason)
+        said = "a job was refused, sending its halves job=%s events=%d reason=%s"
+        logger.warning(said, taken.id, taken.events, reason)
         try:
             halves = self._queue.split(taken)
-        except JobUnreadable as error:  # the one place for what a job does to those who rewrite it
+        except JobUnreadable as error:  # raised for any job whose data cannot be rewritten
             del self._held[0]
             self._courier.forget()
             self._give_up(taken, f"{reason}; {error.reason}")
         except QueueUnavailable:
-            if self._queue.unsure:  # which jobs there are now, Redis alone knows: all are taken anew, in their order
+            if self._queue.unsure:  # only Redis knows which jobs exist now, so all are taken again, in order
                 self._held = []
                 self._courier.forget()
             raise
@@ -297,13 +304,15 @@ class Sender:
                 self._held[:1] = halves
 
     def _give_up(self, taken: Taken, reason: str) -> None:
-        logger.error("job failed job=%s events=%d reason=%s", taken.id, taken.events, reason)
+        said = "a job failed and is not sent again, see rudderpipe failed job=%s events=%d reason=%s"
+        logger.error(said, taken.id, taken.events, reason)
         self._ledger.failed.append((taken, reason))
 
     def _let_go(self, number: int) -> None:
-        """What we had under the lease of this number is another's, or will be recovered."""
+        """Drop the jobs and results held under lease ``number``. They are another sender's, or will be recovered."""
         if self._held or not self._ledger.is_empty:
-            logger.warning("lease lost number=%d jobs=%d", number, len(self._held))
+            said = "lease lost, the jobs held here are left to the next sender number=%d jobs=%d"
+            logger.warning(said, number, len(self._held))
         self._held = []
         self._ledger.forget()
         self._courier.forget()
@@ -311,19 +320,22 @@ class Sender:
         self._not_before_s = self._facts.backoff_until_s = float("-inf")
 
     def finished(self) -> bool:
-        """True when nobody needs us any more."""
+        """Return True once the parent process has ended and this sender is no longer needed. Never without a parent."""
         if self._held or not self._ledger.is_empty or not self._abandoned():
             return False
-        if not self._is_ours and self._facts.state == "standby":  # no job of the queue is for our data plane
+        if not self._is_ours and self._facts.state == "standby":  # no job of the queue is for this data plane
             return True
-        if self._facts.state == "standby":  # the other one delivers what our parent left in the queue
+        if self._facts.state == "standby":  # the other sender delivers what the parent left in the queue
             return self._lease is None or self._lease.others_live
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S)
 
     def drain(self, deadline_s: float) -> None:
-        """Write down what is known; what is not finished is first in line again, and another may have the queue."""
-        logger.info("draining jobs=%d", len(self._held))
+        """Write the results, put unfinished jobs back first in line, and release the lease.
+
+        Tries until ``deadline_s`` of the monotonic clock.
+        """
+        logger.info("draining, unfinished jobs go back first in line jobs=%d", len(self._held))
         while True:
             try:
                 if self._has_something() and self._may_work(self._clock.monotonic_s()):
@@ -331,22 +343,22 @@ class Sender:
                         self._recover()
                     self._ledger.write()
                     if self._held:
-                        logger.info("put back jobs=%d", self._queue.put_back(self._held))
+                        logger.info("put back first in line jobs=%d", self._queue.put_back(self._held))
                 if self._lease is not None:
                     self._lease.release()
                 return
             except LeaseLost:
                 self._forgo()
             except AnotherDataPlane:
-                return  # its sender has them
+                return  # the sender of that data plane has the jobs
             except QueueUnavailable as error:
-                self._log.warning("queue", f"cannot put back, the next sender recovers: {error}")
+                self._log.warning("queue", f"cannot put back jobs, the next sender recovers them error={error}")
             if self._clock.monotonic_s() >= deadline_s:
                 return
             self._clock.sleep(0.1)
 
     def _has_something(self) -> bool:
-        """Whether something of the queue is ours, or may be."""
+        """Return whether this sender has jobs or results of the queue, or may have them."""
         return bool(self._held or not self._ledger.is_empty or self._queue.unsure or self._to_recover == "free")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the threads of a sender tell each other; each field has one writer."""
+"""The state that the threads of a sender share. Each field has one writer."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from rudderpipe.service import health
 
 
 class Facts:
-    """Read by any thread at any moment: single values, replaced whole."""
+    """A sender's state. Any thread may read it at any time, because each field is one value that is replaced whole."""
 
     # Written by the sender's own thread.
     state: Literal["starting", "standby", "active"] = "starting"
     fence: str = ""
     held: tuple[Taken, ...] = ()
-    """Taken and not settled in Redis, in order."""
+    """The jobs that were taken and whose result is not yet in Redis, in order."""
     token: str = ""
-    """Whose locks they are; empty until it changes."""
+    """The token of the locks on ``held``; empty until the token changes."""
     backoff_until_s: float = float("-inf")
-    # Written by the keeper.
+    # Written by the heartbeat's thread.
     waiting_jobs: int | None = None
-    """In line, held by us, or active without a lock. None while Redis does not answer."""
+    """Jobs in line, held by this sender, or active without a lock. None while Redis does not respond."""
     stranded_at_s: float = float("-inf")
-    """When a job was last seen to be active without a lock."""
+    """The moment at which a job was last seen active without a lock."""
     paused: bool = False
     redis_seen_at_s: float | None = None
     lost: str = ""
-    """The fence that a renewal found to be lost."""
-    # Written when we are told to stop, and when that took too long.
+    """The fencing token that a renewal found to be lost."""
+    # Written when the process must stop, and when the stop takes too long.
     stopping: bool = False
     aborting: bool = False
 
@@ -37,7 +37,7 @@ class Facts:
         self._stall_timeout_s = stall_timeout_s
 
     def health(self, now_s: float) -> health.Facts:
-        """The same as an operator is told."""
+        """Return the state from which health and readiness are decided."""
         active: Literal["held", "none"] = "held" if self.fence else "none"
         return health.Facts(
             now_s=now_s,

@@ -1,1 +1,1 @@
-"""What every long-running program of ours has: its loop, signals, settings, health and service manager."""
+"""The parts that the flusher and the sender share: loop, signals, command line, health and service manager."""

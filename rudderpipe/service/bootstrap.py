@@ -1,4 +1,4 @@
-"""What the flusher's and the sender's command lines have in common: arguments, settings, logging."""
+"""The common parts of the flusher's and the sender's command lines: arguments, settings, logging."""
 
 from __future__ import annotations
 
@@ -26,32 +26,32 @@ FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
 def parser(program: str, purpose: str) -> argparse.ArgumentParser:
-    """The arguments of a managed process."""
+    """Return a parser with the arguments that the flusher and the sender share."""
     made = argparse.ArgumentParser(
         prog=f"python -m rudderpipe.{program}",
-        description=f"{purpose} Settings come from RUDDERPIPE_* variables and the file; secrets never from arguments.",
+        description=f"{purpose} Settings come from RUDDERPIPE_* variables and a file; no secret is an argument.",
     )
     made.add_argument("--config", metavar="FILE", help="a TOML file of settings (also RUDDERPIPE_CONFIG)")
-    made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (autostart)")
+    made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (for autostart)")
     made.add_argument("--log", type=Path, help="log to this file, at most 2 MiB, instead of standard error")
-    made.add_argument("--verbose", action="store_true", help="log what goes well, too")
+    made.add_argument("--verbose", action="store_true", help="also log what goes well")
     return made
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Return the settings; those of an autostarted process are one line. Raises ``SettingsError``."""
+    """Return the settings. An autostarted process reads one line of JSON. Raises ``SettingsError``."""
     if arguments.stdin:
         try:
             return settings_module.from_json(sys.stdin.buffer.readline())
-        except msgspec.DecodeError as error:  # whoever started us was killed at telling us
+        except msgspec.DecodeError as error:  # the process that started this one was killed while it wrote
             raise SettingsError("--stdin", f"holds no settings: {error}") from None
     return settings_module.load(config=arguments.config)
 
 
 def guarded(program: str, main: Callable[[], int]) -> int:
-    """Run a program; an exit code, and one line on standard error, for what is wrong with its surroundings."""
+    """Run a program. Return its exit code, or log an error that it raises and return that error's exit code."""
     occupy_standard_descriptors()
-    # What an application could encode, at whatever depth of its stack, must be readable here.
+    # An application may encode nested values at any depth of its stack, and they must be readable here.
     sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
     try:
         return main()
@@ -61,40 +61,41 @@ def guarded(program: str, main: Callable[[], int]) -> int:
     except RingUnavailable as error:
         log_text.logger(f"rudderpipe.{program}").error("%s", error)
         return EXIT_UNAVAILABLE
-    except Exception:  # noqa: BLE001  # whatever it is, the log has it
-        log_text.logger(f"rudderpipe.{program}").exception("ended by an error")
+    except Exception:  # noqa: BLE001  # any error must be in the log
+        said = "ended by an unexpected error, accepted events stay in the ring or in redis"
+        log_text.logger(f"rudderpipe.{program}").exception(said)
         return EXIT_FAILED
 
 
 def occupy_standard_descriptors() -> None:
-    """Open those that were closed when we were started: a connection would get the number of standard error."""
+    """Open the closed standard descriptors, because a connection could get the number of standard error."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is ``fd``
 
 
 def stop_flag(arguments: argparse.Namespace) -> StopFlag:
-    """Return the flag of a program; an autostarted one exits with 0 also when it leaves at once."""
+    """Return the stop flag of a program. An autostarted one exits with 0 even when it ends at once."""
     return StopFlag(exits_with=EXIT_OK if arguments.stdin else EXIT_STOPPED_NOW)
 
 
 def detach() -> None:
-    """Become nobody's child; the process that was started ends here, its settings having been read."""
+    """Go on in a forked child and end this process. Call it after the settings are read."""
     if os.fork():
         os._exit(0)
 
 
 class OwnLog(logging.handlers.RotatingFileHandler):
-    """A log that only its owner can read, also after it was rotated."""
+    """A log file that only its owner can read, also after a rotation."""
 
     def _open(self) -> TextIOWrapper:
         return TextIOWrapper(os.fdopen(locks.open_log(self.baseFilename), "ab"), encoding="utf-8")
 
 
 def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
-    """Set up logging, which only our own programs do, and return the logger."""
+    """Set up logging and return the logger. Only for rudderpipe's own programs."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
         handler = OwnLog(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)

@@ -1,4 +1,4 @@
-"""A small HTTP server on threads of its own."""
+"""A small HTTP server that runs on its own threads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ JSON = "application/json"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """A dict is sent as JSON, bytes as what ``content_type`` says."""
+    """An HTTP response. A dict is sent as JSON, bytes as ``content_type``."""
 
     status: int
     body: bytes | dict[str, Any]
     content_type: str = JSON
 
     def content(self) -> bytes:
-        """The body as it is sent."""
+        """Return the body as bytes."""
         return self.body if isinstance(self.body, bytes) else msgspec.json.encode(self.body) + b"\n"
 
 
@@ -33,13 +33,13 @@ Answers = Mapping[str, Callable[[], Answer]]
 
 
 def answer_of(path: str, answers: Answers) -> Answer:
-    """That of a path; 404 names those that there are."""
+    """Return the response for ``path``. For an unknown path it is a 404 that lists the known paths."""
     answer = answers.get(path)
     return answer() if answer else wrong(HTTPStatus.NOT_FOUND, paths=sorted(answers))
 
 
 def wrong(status: HTTPStatus, **facts: Any) -> Answer:
-    """An answer that is an error."""
+    """Return an error response with ``facts`` in its JSON."""
     return Answer(int(status), {"error": status.phrase.lower(), **facts})
 
 
@@ -48,7 +48,7 @@ FORMS = "8080, :8080, 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080"
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``; without a host it is loopback, as nobody else shall reach it unless told so.
+    """Return host and port of ``HOST:PORT``. Without a host it is loopback, so that no other machine has access.
 
     Port 0 lets the system choose. Raises ``SettingsError``.
     """
@@ -57,21 +57,21 @@ def parse_address(text: str) -> tuple[str, int]:
     if bracketed:
         host = host[1:-1]
     if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise SettingsError("admin", f"names no port: write {FORMS}")
+        raise SettingsError("admin", f"has no valid port, write it as {FORMS}")
     if bracketed != (":" in host):
-        raise SettingsError("admin", f"is ambiguous, as only an IPv6 address has brackets: write {FORMS}")
+        raise SettingsError("admin", f"is ambiguous, because only an IPv6 address has brackets, write it as {FORMS}")
     if (bracketed and not host) or any(character <= " " or character in "/@[]" for character in host):
-        raise SettingsError("admin", f"names no host: write {FORMS}")
+        raise SettingsError("admin", f"has no valid host, write it as {FORMS}")
     return (host if colon and host else LOOPBACK), int(port)
 
 
 def text_of(host: str, port: int) -> str:
-    """The same for people."""
+    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 CONNECTION_S = 5.0
-"""How long a client may be silent."""
+"""How long a client may send nothing before its connection is closed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -81,11 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
     answers: Answers = MappingProxyType({})
 
     def do_GET(self) -> None:
-        """Whatever is asked for."""
+        """Send the response for the path."""
         self._send(body=True)
 
     def do_HEAD(self) -> None:
-        """The same without its body."""
+        """Send the response for the path without its body."""
         self._send(body=False)
 
     def _send(self, *, body: bool) -> None:
@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002  # http.server's signature
-        """What http.server does not understand is answered as everything else is; its own way is a page of HTML."""
+        """Send an error of ``http.server`` as JSON, because its own form is an HTML page."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
         content = wrong(status).content()
         self.send_response(int(status))
@@ -111,11 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Quiet: probes come every few seconds."""
+        """Log nothing, because probes come every few seconds."""
 
 
 class AdminServer:
-    """Answers GET and HEAD for the paths it is given; their callables are called on its threads and must not wait."""
+    """A server for GET and HEAD of the given paths. It calls their callables on its threads, so they must not wait."""
 
     def __init__(self, address: tuple[str, int], answers: Answers) -> None:
         self._wanted = address
@@ -124,13 +124,13 @@ class AdminServer:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens; after ``start``, with the port that the system chose."""
+        """The address on which it listens, with the port that the system chose. Only after ``start``."""
         assert self._server is not None
         host, port = self._server.server_address[:2]
         return str(host), port
 
     def start(self) -> None:
-        """Listen from now on. Raises ``SettingsError`` when the address cannot be had."""
+        """Start to listen. Raises ``SettingsError`` if it cannot listen on the address."""
         host, port = self._wanted
         try:
             family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -141,7 +141,7 @@ class AdminServer:
         threading.Thread(target=self._server.serve_forever, name="rudderpipe-admin", daemon=True).start()
 
     def close(self) -> None:
-        """End it; may be called again."""
+        """Stop the server. May be called again."""
         server, self._server = self._server, None
         if server is not None:
             server.shutdown()
@@ -153,4 +153,4 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A probe that gave up is no news."""
+        """Log nothing, because a probe that closes its connection early is normal."""

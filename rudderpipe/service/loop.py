@@ -1,4 +1,4 @@
-"""The loop of a long-lived process: work, idle, until the flag is up; then drain, then close."""
+"""The loop of a long-lived process: work and sleep until the stop flag is raised, then drain, then close."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from rudderpipe.service.signals import StopFlag
 
 IDLE_MIN_S = 0.001
 IDLE_MAX_S = 0.06
-"""A wake-up costs 90 us of CPU on a virtual machine; what is due waits no longer than this."""
+"""The longest sleep between two cycles, which delays what is due. A wake-up costs 90 us of CPU on a virtual machine."""
 
 
 class Duty(Protocol):
-    """What a long-lived process does."""
+    """The work of a long-lived process."""
 
     def work(self) -> int:
-        """One bounded cycle; how much was done. Never sleeps."""
+        """Run one bounded cycle without a sleep. Return how much was done."""
 
     def finished(self) -> bool:
-        """True when there will never be anything to do again."""
+        """Return True once there will never be work again."""
 
     def drain(self, deadline_s: float) -> None:
-        """Finish what was begun, until that moment of the monotonic clock."""
+        """Finish the work that was begun, until ``deadline_s`` of the monotonic clock."""
 
     def close(self) -> None:
-        """Give everything back."""
+        """Release everything, such as connections."""
 
 
 class Idle:
-    """How long to sleep between cycles: short after work, doubling up to a bound while there is none."""
+    """The sleep between cycles. It is short after work, and grows by a quarter up to ``max_s`` while there is none."""
 
     def __init__(self, clock: Clock, max_s: float = IDLE_MAX_S) -> None:
         self._clock = clock
@@ -37,7 +37,7 @@ class Idle:
         self._next_s = IDLE_MIN_S
 
     def after(self, done: int) -> None:
-        """Sleep as befits a cycle that did so much."""
+        """Sleep after a cycle that did nothing; return at once after one that did something."""
         if done:
             self._next_s = IDLE_MIN_S
             return
@@ -46,7 +46,7 @@ class Idle:
 
 
 def run(duty: Duty, stop: StopFlag, clock: Clock, *, shutdown_timeout_s: float, idle: Idle | None = None) -> None:
-    """Run a duty until it is finished or the flag is up."""
+    """Run a duty until it is finished or ``stop`` is raised; then drain and close it."""
     idle = idle or Idle(clock)
     try:
         while not stop.raised and not duty.finished():

@@ -1,4 +1,4 @@
-"""TERM and INT become one flag, in programs of our own."""
+"""The stop flag that SIGTERM and SIGINT raise, for rudderpipe's own programs."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ import threading
 from collections.abc import Callable
 
 EXIT_OK = 0
-EXIT_FAILED = 1  # the command ran, and something it was asked for did not come about
-EXIT_USAGE = 2  # settings or arguments are wrong; starting again will not help
-EXIT_RUNNING = 3  # another one holds the lock
-EXIT_UNAVAILABLE = 4  # Redis or the shared memory cannot be reached; starting again may help
-EXIT_STOPPED_NOW = 5  # a second signal, or a stop that took too long: left before the drain was over
+EXIT_FAILED = 1  # the command ran, and part of it failed
+EXIT_USAGE = 2  # settings or arguments are wrong; a new start does not help
+EXIT_RUNNING = 3  # another process holds the lock
+EXIT_UNAVAILABLE = 4  # Redis or the shared memory cannot be reached; a new start may help
+EXIT_STOPPED_NOW = 5  # the process ended before the drain, after a second signal or because the stop took too long
 GRACE_S = 2.0
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopFlag:
-    """Raised by the first TERM or INT. The second one leaves at once, which is safe: what was not finished is still in
-    the ring or in the queue.
+    """The flag that the first SIGTERM or SIGINT raises. The second one ends the process at once.
+
+    Nothing is lost then, because unfinished events are still in the ring or in the queue.
     """
 
     def __init__(self, *, exits_with: int = EXIT_STOPPED_NOW) -> None:
-        """``exits_with`` is the exit code of a program that leaves at once."""
+        """``exits_with`` is the exit code of a program that ends at once."""
         self.raised = False
         self._exits_with = exits_with
         self._timeout_s = float("inf")
         self._overdue: Callable[[], None] = lambda: None
 
     def install(self) -> None:
-        """Only for programs of our own, never in an application's process.
+        """Start the thread that waits for the signals. Only for rudderpipe's own programs, never in an application.
 
-        A thread waits for the signals: a handler would run only when the main thread comes back to Python, and a name
-        that nobody resolves can hold it in the system's library for a minute. They stay blocked in programs that we
-        start, until those install a flag of their own.
+        A thread is used because a signal handler runs only when the main thread is back in Python code. A host name
+        that does not resolve can keep the main thread in the system's library for a minute. The signals stay blocked
+        in programs that this process starts, until those install their own flag.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         for number in _STOPPING:
-            signal.signal(number, signal.SIG_DFL)  # whoever started us may have had it ignored
+            signal.signal(number, signal.SIG_DFL)  # the parent process may have set it to be ignored
         threading.Thread(target=self._wait, name="rudderpipe-signals", daemon=True).start()
 
     def bound(self, timeout_s: float, overdue: Callable[[], None]) -> None:
-        """``overdue`` is called, in a thread of its own, that long after the flag was raised.
+        """Call ``overdue`` in its own thread ``timeout_s`` after the flag is raised.
 
-        If the program still runs ``GRACE_S`` later, it leaves as with a second signal.
+        If the program still runs ``GRACE_S`` later, it ends as after a second signal.
         """
         self._timeout_s, self._overdue = timeout_s, overdue
 
@@ -62,5 +63,5 @@ class StopFlag:
         self._leave(f"not stopped {self._timeout_s + GRACE_S:g} s after the signal")
 
     def _leave(self, why: str) -> None:
-        os.write(2, f"rudderpipe: {why}: leaving now\n".encode())
+        os.write(2, f"rudderpipe: {why}, ending now; unfinished events stay in the ring or in redis\n".encode())
         os._exit(self._exits_with)

@@ -1,4 +1,4 @@
-"""Tells the service manager how we are, in systemd's sd_notify protocol: one datagram for each message."""
+"""Notifications to the service manager in systemd's sd_notify protocol, one datagram for each message."""
 
 from __future__ import annotations
 
@@ -14,14 +14,17 @@ logger = log_text.logger("rudderpipe.service.systemd")
 
 
 def send_datagram(address: bytes, message: bytes) -> None:
-    """One datagram from a socket of its own, so that nothing is held over a fork or a closing of all descriptors."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:  # Python's are close-on-exec
-        sender.settimeout(SEND_TIMEOUT_S)  # a manager that does not read must not hold us up
+    """Send one datagram from a new socket, so that no socket is open over a fork or a close of all descriptors."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:  # Python's sockets are close-on-exec
+        sender.settimeout(SEND_TIMEOUT_S)  # a manager that does not read must not block this process
         sender.sendto(message, address)
 
 
 class Notify:
-    """Does nothing without a socket, and never raises: a socket that does not work is logged once."""
+    """The notifications of one process. Without a socket they do nothing. A socket that fails is logged once.
+
+    No method raises.
+    """
 
     def __init__(
         self,
@@ -32,7 +35,7 @@ class Notify:
     ) -> None:
         self._address = os.fsencode(address) if address else None
         if self._address and self._address.startswith(b"@"):
-            self._address = b"\0" + self._address[1:]  # Linux's abstract names have no file
+            self._address = b"\0" + self._address[1:]  # a Linux abstract name, which has no file
         self._watchdog_s = watchdog_s if self._address else None
         self._send = send
         self._pinged_at_s = float("-inf")
@@ -40,46 +43,46 @@ class Notify:
 
     @classmethod
     def from_environment(cls, environment: MutableMapping[str, str]) -> Notify:
-        """What the service manager asked of this process; the variables are taken out of ``environment``.
+        """Return the notifications that the service manager wants from this process.
 
-        They are for this process alone: a sender that inherited its flusher's would speak for it. Only for programs
-        of our own, never in an application's process.
+        The variables are removed from ``environment``, because a sender that inherits them would report in the name of
+        its flusher. Only for rudderpipe's own programs, never in an application's process.
         """
         address, watchdog_usec, watchdog_pid = (environment.pop(name, None) for name in SERVICE_MANAGER_VARIABLES)
         if watchdog_pid not in (None, "", str(os.getpid())):
-            watchdog_usec = None  # the watchdog of the process that started us
+            watchdog_usec = None  # this is the watchdog of the parent process
         watchdog_s = None
         if address and watchdog_usec:
             if watchdog_usec.isascii() and watchdog_usec.isdecimal() and int(watchdog_usec):
                 watchdog_s = int(watchdog_usec) / 2e6
             else:
-                logger.warning("WATCHDOG_USEC is no number of microseconds, the watchdog is not served")
+                logger.warning("the watchdog is not served, correct WATCHDOG_USEC to a number of microseconds")
         return cls(address, watchdog_s)
 
     @property
     def watchdog_s(self) -> float | None:
-        """Seconds between two calls of ``watchdog``, half of what the manager allows; None when it has no watchdog."""
+        """The seconds between two calls of ``watchdog``, half of what the manager allows; None without a watchdog."""
         return self._watchdog_s
 
     def ready(self, status: str) -> None:
-        """We serve from now on."""
+        """Report that the process serves from now on."""
         self._tell("READY=1", status)
 
     def status(self, text: str) -> None:
-        """One line for people, in what ``systemctl status`` shows."""
+        """Set the line that ``systemctl status`` shows."""
         self._tell(status=text)
 
     def stopping(self) -> None:
-        """We were told to stop, and drain."""
+        """Report that the process stops and drains."""
         self._tell("STOPPING=1")
 
     def watchdog(self) -> None:
-        """We are well; without this call within twice ``watchdog_s`` the manager kills us and starts another."""
+        """Report that the process is alive. Without a call in twice ``watchdog_s``, the manager restarts it."""
         if self._watchdog_s is not None:
             self._tell("WATCHDOG=1")
 
     def beat(self, now_s: float) -> None:
-        """Call ``watchdog`` when it is due; for loops that turn more often than that."""
+        """Call ``watchdog`` if it is due. For loops with shorter cycles than ``watchdog_s``."""
         if self._watchdog_s is not None and now_s - self._pinged_at_s >= self._watchdog_s:
             self._pinged_at_s = now_s
             self.watchdog()
@@ -92,7 +95,7 @@ class Notify:
             lines.append("STATUS=" + log_text.one_line(status))
         try:
             self._send(self._address, "\n".join(lines).encode(errors="replace"))
-        except (OSError, ValueError) as error:  # ValueError: an address that cannot be one
+        except (OSError, ValueError) as error:  # ValueError for text that cannot be an address
             if not self._complained:
                 self._complained = True
-                logger.warning("the service manager cannot be told: %s", error)
+                logger.warning("cannot notify the service manager, events are not affected error=%s", error)
