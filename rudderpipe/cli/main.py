@@ -37,6 +37,44 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return settings_module.load(explicit, environment=environment, config=arguments.config)
 
 
+HELP = {
+    "write_key": "prefer RUDDERPIPE_WRITE_KEY, because every user of the machine can read arguments",
+    "data_plane_url": "the URL of the data plane",
+    "path": "the path that is added to the URL",
+    "data_plane_id": "one id for several URLs of the same data plane",
+    "gzip": "true or false: compress requests",
+    "connect_timeout_s": "time limit for a connection, in seconds",
+    "timeout_s": "time limit from a sent request to the end of its response, in seconds",
+    "proxy_url": "the URL of an HTTP proxy",
+    "ca_file": "a file with the certificates to trust",
+    "log_level": "debug, info, warning, error or none",
+    "flush_at": "events in a batch",
+    "flush_interval_ms": "how long fewer events than a batch wait in the ring, in milliseconds",
+    "max_internal_queue_size": "events that the ring may hold, at most",
+    "max_batch_bytes": "size limit of a batch, in bytes",
+    "redis": "the URL of Redis; none sends events directly to the data plane, without a queue",
+    "queue_name": "the name of the queue in Redis",
+    "prefix": "the prefix of the queue's keys in Redis",
+    "is_multi_processor": "true or false: let several senders work at once, without keeping the order",
+    "lease_ms": "how long the active sender may be silent before another takes over, in milliseconds",
+    "max_attempts": "attempts before a job goes to the failed set",
+    "max_jobs_per_request": "waiting jobs that may share a request",
+    "max_request_bytes": "size limit of a shared request, in bytes",
+    "max_queue_bytes": "memory that the jobs may take in Redis, in bytes",
+    "stall_timeout_s": "/healthz fails when waiting jobs have not moved for so many seconds",
+    "keep_completed": "delivered jobs that stay in Redis",
+    "keep_failed": "failed jobs that are kept, at most",
+    "keep_failed_s": "how long failed jobs are kept, in seconds",
+    "pipe": "the name of the ring",
+    "runtime_dir": "the directory of lock files, logs and dead letters",
+    "ring_bytes": "shared memory of each ring, in bytes",
+    "autostart": "true: start flusher and sender automatically; flusher: only the flusher; false: neither",
+    "when_full": "drop, block or raise: what a call does when the ring refuses its event",
+    "block_timeout_ms": "how long a call waits with --when-full block, in milliseconds",
+    "max_spool_bytes": "size limit of the dead letters, in bytes",
+    "shutdown_timeout_s": "time limit of the drain at the end, in seconds",
+    "linger_s": "how long an automatically started process stays when no process needs it, in seconds",
+}
 _NAMES = [name for name in Settings.__struct_fields__ if name not in CLIENTS]
 
 
@@ -47,11 +85,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "docs/settings.md describes them. An environment variable can set each: --flush-at is RUDDERPIPE_FLUSH_AT.",
     )
     for name in _NAMES:
-        hint = {
-            "redis": "the URL of Redis; none sends events directly to the data plane, without a queue",
-            "write_key": "prefer RUDDERPIPE_WRITE_KEY, because every user of the machine can read arguments",
-        }
-        group.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", dest=name, help=hint.get(name))
+        group.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", dest=name, help=HELP[name])
 
 
 def _send(arguments: argparse.Namespace) -> int:
