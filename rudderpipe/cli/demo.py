@@ -108,7 +108,7 @@ def demo(seconds: float) -> int:
             stack.enter_context(_signals())
             return _demonstrate(stack, seconds)
     except _Ended as ended:
-        print(f"\n{signal.Signals(ended.number).name}: all started processes have ended; there is no account")
+        print(f"\n{signal.Signals(ended.number).name}: all started processes have ended; no account is printed")
         return _INTERRUPTED + ended.number
 
 

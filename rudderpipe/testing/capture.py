@@ -90,12 +90,14 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         assert not number, f"{event!r} was tracked {number} times"
 
     def _story(self, event: str, wanted: Any, named: list[dict[str, Any]], found: int, times: int | None) -> str:
-        much = "" if times is None else f" {times} times, but {found}"
-        lines = [f"{event!r} was not tracked{much} with {wanted}" if wanted else f"{event!r} was not tracked{much}"]
-        lines += [f"  tracked, but {_difference(wanted, message) or 'as expected'}" for message in named[:SHOWN]]
+        counted = "was not tracked" if times is None else f"was tracked {found} times, not {times}"
+        lines = [f"{event!r} {counted} with {wanted}" if wanted else f"{event!r} {counted}"]
+        for message in named[:SHOWN]:
+            difference = _difference(wanted, message)
+            lines.append(f"  tracked, but {difference}" if difference else "  tracked as expected")
         if not named:
             names = [message["event"] for message in self.of_type("track")]
-            lines.append(f"  tracked were {names[:SHOWN]}" if names else "  nothing was tracked")
+            lines.append(f"  the tracked events are {names[:SHOWN]}" if names else "  nothing was tracked")
         return "\n".join(lines)
 
     # The methods of a transport, which a client calls.
