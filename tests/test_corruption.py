@@ -74,6 +74,7 @@ def serve(stage: Stage) -> int:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES)
 def test_no_damaged_word_stops_anybody_or_voids_the_cap(stage: Stage, clock: FakeClock, value: int) -> None:
     """Each word in turn, while two producers and a flusher are at work: they go on, and who comes later gets no more

@@ -126,6 +126,7 @@ def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> Non
         assert writer.slot == hurt or own == expected, f"{len(own)} of {writer.name} were found, not {len(expected)}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_damaged_word_hurts_nobody_else(stage: Stage, seed: int) -> None:
     """Others and a newcomer append after the damage, and a flusher drains: all healthy blocks arrive."""

@@ -295,6 +295,7 @@ def same(said: Any, found: Any) -> bool:
     return isinstance(found, dict) and said.keys() == found.keys() and all(same(said[key], found[key]) for key in said)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(NAMES, VALUES, max_size=3))
 @example({"a": ({Decimal("19.95"): "x"}, {"19.95": "x"})})
@@ -418,6 +419,7 @@ CLIENT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
 OTHERS = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=repr, context={"a": 1})
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from(CALLS),

@@ -286,7 +286,7 @@ OPERATIONS = [
     orphans,
     reclaim,
     reclaim_the_drained,
-    take_over,
+    pytest.param(take_over, marks=pytest.mark.slow),
     take_the_flusher,
     start_a_flusher,
     raise_the_cap,

@@ -325,6 +325,7 @@ LEAVES = st.one_of(
 TREES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 
 
+@pytest.mark.slow
 @given(st.dictionaries(st.text(), TREES, max_size=4), st.text(min_size=1, max_size=60), st.booleans())
 def test_whatever_is_sent_is_json_with_zones(properties: dict[str, Any], user: str, with_context: bool) -> None:
     """Random trees: the fast way and the careful one write the same, and every datetime has a zone."""
