@@ -62,7 +62,7 @@ wheel-test: $(BIN)/python
 	@cd $(WHEEL)/run && installed=$$(../bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	  && ln -s "$$installed/rudderpipe" rudderpipe \
 	  && export PYTHONPATH="$$installed:$$PWD" \
-	  && ../bin/python -c 'import rudderpipe; print("testing", rudderpipe.__file__)' \
+	  && (cd docs && ../../bin/python -c 'import rudderpipe; print("testing", rudderpipe.__file__)') \
 	  && ../bin/pytest -q $(PARALLEL) -p no:cacheprovider tests
 
 bench: $(BENCH_READY)
