@@ -74,11 +74,7 @@ def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
 def _is_finite(value: Any) -> bool:
     try:
         return math.isfinite(value)
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-    ):  # complex, or a signalling NaN; an int too large for a float is finite
+    except (TypeError, ValueError, OverflowError):  # complex, a signalling NaN, or an int too large for a float
         return isinstance(value, int)
 
 

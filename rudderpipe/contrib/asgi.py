@@ -44,9 +44,8 @@ def context_of(scope: Scope, proxies: int = 0) -> dict[str, Any]:
     headers: dict[str, str] = {}
     for raw_name, raw in scope.get("headers", ()):
         name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
-        headers[name] = (
-            f"{headers[name]}, {value}" if name in headers else value
-        )  # a proxy may add a second header line
+        # A proxy may add a second header line of the same name.
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return context.of_request(
         ip=context.client_ip((scope.get("client") or (None,))[0], headers.get("x-forwarded-for"), proxies),
         user_agent=headers.get("user-agent"),
