@@ -6,7 +6,7 @@ of ``threading``. The replaced ones cannot be taken in a signal handler, and do 
 POSIX record locks belong to a process. A forked child holds none of its parent's locks. Inside one process they exclude
 no other thread, so a mutex is taken before them. Closing *any* descriptor of the file drops all locks of the process on
 it. So a process opens each file once (``shared``), and closes it only when nothing in the process uses the file any
-more. ``docs/ring.md``, "A claim" and "The dead", say what the ring's locks are used for.
+more. ``docs/ring.md``, "A claim" and "Dead producers", say what the ring's locks are used for.
 """
 
 from __future__ import annotations
@@ -36,17 +36,8 @@ _SPIN_S = 0.0002
 HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # what is made there is 0700, and checked
 """The folder of the default runtime directory."""
 _OWN_SUFFIXES = (
-    ".lock",
-    ".flusher",
-    ".start",
-    ".log",
-    ".log.1",
-    ".guard",
-    ".ndjson",
-    ".ring",
-    ".fifo",
-    ".failed",
-    ".spool",
+    *(".lock", ".flusher", ".start", ".log", ".log.1", ".guard"),
+    *(".ndjson", ".ring", ".fifo", ".failed", ".spool"),
 )
 """How the names of the files end that rudderpipe itself puts into a runtime directory."""
 
@@ -57,8 +48,7 @@ _warned: set[Path] = set()
 def file_limit() -> int:
     """Return the size in bytes of the largest file that this process may make (``ulimit -f``).
 
-    A write past the limit sends the signal SIGXFSZ. The signal ends a process that has not changed its action, as under
-    uWSGI.
+    A write past the limit sends SIGXFSZ, which ends a process that has not changed its action, as under uWSGI.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
@@ -102,10 +92,7 @@ def runtime_dir(given: str | None) -> Path:
 
 
 def _make(path: Path, *, parents: bool) -> None:
-    """Make the directory with mode 0700.
-
-    A umask could clear bits that the owner needs, or leave some for other users.
-    """
+    """Make the directory with mode 0700; a umask could clear bits that the owner needs, or leave some for others."""
     try:
         path.mkdir(mode=0o700)
     except FileExistsError:
@@ -120,10 +107,7 @@ def _make(path: Path, *, parents: bool) -> None:
 
 
 def _is_own(path: Path) -> bool:
-    """Return True if the directory holds nothing except rudderpipe's own files.
-
-    A change of its mode would cut other files off from their readers.
-    """
+    """Return True if it holds rudderpipe's files alone; a new mode would cut others off from their readers."""
     if path.stat().st_mode & stat.S_ISVTX:
         return False
     try:
@@ -226,7 +210,7 @@ class LockFile:
         return True
 
     def try_lock_all(self) -> bool:
-        """Take all locks without waiting, for the life of this object. Return False if another process has any.
+        """Take all locks without waiting, for the life of this object; return False if another process has any.
 
         Never call it for a file of which this process holds a lock.
         """
@@ -262,7 +246,7 @@ class LockFile:
         return byte in self._alone
 
     def is_held(self, byte: int) -> bool:
-        """Return whether another process, or a call by ``alone``, holds the lock.
+        """Return whether another process, or a call by ``alone``, has the lock.
 
         Never call it for a lock that this process holds by ``try_lock``, because that lock would be given back.
         """
@@ -322,10 +306,7 @@ class LockFile:
             _drop(self._mutex)
 
     def remove(self) -> None:
-        """Unlink the file. Only under its claim lock.
-
-        A process that waits for that lock then finds the file gone and opens the next one.
-        """
+        """Unlink the file. Only under its claim lock: a process that waits for that lock then opens the next file."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:
@@ -434,10 +415,7 @@ class _Files:
         return found
 
     def let_go(self, descriptor: _Descriptor) -> None:
-        """Close the descriptor unless it has another user.
-
-        It never waits, because destructors call it, and they may run anywhere.
-        """
+        """Close the descriptor unless it has another user. Never wait, because destructors may run anywhere."""
         self._let_go.append(descriptor)
         mutex = self._mutex
         if mutex.acquire(blocking=False):  # otherwise the thread that has it, or the next ``get``, closes it
