@@ -156,10 +156,10 @@ class _Copier:
         self._left_bytes = EVENT_LIMIT_BYTES
         self._deepest = 0
         self._copies: dict[int, tuple[Any, Any, int, int]] = {}
-        """By id: a container (kept, so that no other object gets its id), its copy, and the copy's minimum length and
-        height.
+        """The finished copies by the id of the container: container, copy, minimum length in bytes, and height.
 
-        Without this memory, lists that contain one list many times would take forever.
+        The container is kept so that no other object gets its id. Without this memory, lists that contain one list many
+        times would take forever.
         """
 
     def copy(self, value: Any, depth: int) -> Any:

@@ -244,8 +244,8 @@ class Pipe:
     def flush(self, until: Until = "queued") -> Flush:
         """Make the flusher drain every event that the ring holds now.
 
-        A drained event is in Redis; in direct mode it is delivered or failed.
-        The flush is stuck if the ring cannot be created, if this process cannot use it, or if it can have no flusher.
+        A drained event is in Redis; in direct mode it is delivered or failed. The flush is stuck if the ring cannot be
+        created, if this process cannot use it, or if it can have no flusher.
         """
         try:
             asked = self.producer.ring or find(self.settings)
