@@ -1,39 +1,38 @@
 --[[
-  add_jobs: add jobs at the end of the line, and remember how far the ring they came from has been read.
+  add_jobs: add jobs at the end of the line, and store the new offsets of the ring that they came from.
 
-  One script, because a flusher killed between the two would add the same events again, or lose them.
+  One script, because a flusher killed between the two writes would add the same events again, or lose them.
 
   KEYS[1] id        STRING  the last job's number; grows by the number of jobs
-  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains the new ids at the head
-  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[2] wait      LIST    ids of waiting jobs, the next one at the tail; gains the new ids at the head
+  KEYS[3] paused    LIST    used instead of wait while the queue is paused
   KEYS[4] meta      STRING  exists while the queue is paused; read
-  KEYS[5] ring      HASH    block sequence -> events added, term; gains the new positions; made when missing
+  KEYS[5] ring      HASH    tenure of a block -> events added, and term; gains the new offsets; created when missing
   KEYS[6] account   HASH    events over all rings; field queued grows
-  KEYS[7] counted   HASH    failed job -> events; goes when the numbers of the jobs begin anew
-  KEYS[8] owner     STRING  the data plane that the queue's jobs are for; made, or changed when there is no job
+  KEYS[7] counted   HASH    failed job -> events; deleted when the numbers of the jobs start again
+  KEYS[8] owner     STRING  the data plane that the queue's jobs are for; created, or changed when there is no job
   KEYS[9] active    LIST    ids of jobs being attempted; counted
-  KEYS[10] delayed  ZSET    jobs that wait for a time; counted
+  KEYS[10] delayed  ZSET    jobs that wait until a time; counted
   KEYS[11] failed   ZSET    failed jobs; counted
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  whom Bull's listeners take for the producer
+  ARGV[2] token     string  the id that Bull's listeners see as the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the flusher's clock
-  ARGV[4] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
-  ARGV[5] marks     msgpack list of (sequence, from, to): these jobs hold events from..to of that block
-  ARGV[6] freed     msgpack list of sequences: blocks that are free again, whose positions may go
+  ARGV[4] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
+  ARGV[5] marks     msgpack list of (tenure, from, to): these jobs hold the events from..to of that tenure of a block
+  ARGV[6] freed     msgpack list of tenures whose blocks are free again, so that their offsets may be deleted
   ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
-  ARGV[8] term      integer higher than that of any call whose answer is not known, by whichever flusher of the ring
+  ARGV[8] term      integer higher than the term of every call whose answer is unknown, by any flusher of the ring
+  ARGV[9] plane     string  the caller's data plane; "" when it is not given
 
-  ARGV[9] plane     string  the caller's data plane; "" when it does not say
-
-  Returns   {first id, last id}; or {false, sequence, events, ...} and nothing is changed, when Redis has more than
-            `from` events of one of the blocks: an earlier call had run although its answer was lost. (Less: Redis
-            lost its last writes, and with them those jobs; what the flusher has is added.) {false, 0, term} to a
-            call of an earlier term: its caller has died, or has given it up, and it comes too late. The error
-            OTHERPLANE when the queue has jobs for another data plane
-  Promises  no event of a ring is in two jobs, however often its flusher dies
+  Returns   {first id, last id}. {false, tenure, events, ...}, and nothing is changed, when Redis has more than `from`
+            events of a tenure, because an earlier call had run although its answer was lost. (When Redis has fewer,
+            it lost its last writes and their jobs, and the flusher's events are added.) {false, 0, term} for a late
+            call of an earlier term, whose caller has died or given the call up. The error OTHERPLANE when the queue
+            has jobs for another data plane. The error RINGENDED when the ring has ended
+  Promises  no event of a ring is in two jobs, even if its flusher dies many times
   Costs     O(jobs + marks), plus the size of the jobs
-  Same as   Bull 4.16.5 addJob-6 for each job, less custom id, delay, priority and debounce
+  Same as   Bull 4.16.5 addJob-6 for each job, without custom id, delay, priority and debounce
 ]]
 local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
@@ -75,7 +74,7 @@ end
 local line = line_of(wait, paused, meta)
 local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
 jobs = cmsgpack.unpack(jobs)
-if (tonumber(redis.call("GET", id) or "0") or 0) == 0 then -- the first ever, or after Bull's obliterate
+if (tonumber(redis.call("GET", id) or "0") or 0) == 0 then -- the first job ever, or the first after Bull's obliterate
   redis.call("DEL", counted)
 end
 local last = redis.call("INCRBY", id, #jobs)
@@ -89,12 +88,12 @@ for number, job in ipairs(jobs) do
   messages[number] = {prefix .. "waiting@" .. token, job_id}
 end
 
--- Order: positions and ids are two writes that must both be made or neither. Whatever else may be refused comes first,
--- the counting by adding 0; the positions are taken back when the ids are refused.
+-- Order: offsets and ids are two writes, and either both or none must be made. So all other writes that Redis may
+-- refuse come first (for the counts, adding 0), and the old offsets are restored if the ids are refused.
 count(account, "queued", 0)
 count(ring, "queued", 0)
 for _, key in ipairs({ring, account}) do
-  if not redis.call("HGET", key, "added") then -- a hash of an earlier version
+  if not redis.call("HGET", key, "added") then -- a hash that an earlier version made
     local known = 0
     for _, field in ipairs({"queued", "delivered", "failed", "removed", "elsewhere"}) do
       known = known + (tonumber(redis.call("HGET", key, field) or "0") or 0)
@@ -106,7 +105,7 @@ redis.call("PEXPIRE", ring, keep_ms)
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
 end
-local function store(fields) -- in parts: Lua passes on no more than some 8,000 values at once
+local function store(fields) -- in parts, because Lua can pass only about 8,000 values in one call
   for first = 1, #fields, 4000 do
     redis.call("HSET", ring, unpack(fields, first, math.min(first + 3999, #fields)))
   end

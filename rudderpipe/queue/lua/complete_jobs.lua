@@ -1,25 +1,25 @@
 --[[
-  complete_jobs: the data plane has these jobs' events; remove them, or keep the last of them for people to see.
+  complete_jobs: remove delivered jobs, or keep the last of them, so that operators can see them.
 
-  One script, because a job without a lock that is still in `active` would be sent again.
+  One script, because a job that has lost its lock and is still in `active` would be sent again.
 
   KEYS[1] active    LIST    ids of jobs being attempted; loses those ids
   KEYS[2] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[3] completed ZSET    completed jobs by time; gains those ids when some are kept, loses the oldest
   KEYS[4] account   HASH    events over all rings; queued becomes delivered, also in <account>:<epoch>, the ring's
-  KEYS[5] lease     STRING  who is the queue's one sender; read
+  KEYS[5] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  the sender whose locks they are
+  ARGV[2] token     string  the sender that holds the locks
   ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
-  ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; at most 1000 more than these ones are removed
-  ARGV[5] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when no ring of ours made the job
-  ARGV[6] fence     string  the caller's lease; "" where several senders work
+  ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; a call removes at most 1000 more than its own jobs
+  ARGV[5] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when another SDK made the job
+  ARGV[6] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
   Returns   for each job 1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  each event is counted as delivered once
   Costs     O(jobs + active)
-  Same as   Bull 4.16.5 moveToFinished-9 with removeOnComplete; unlike it, a lock that merely lapsed is no obstacle
+  Same as   Bull 4.16.5 moveToFinished-9 with removeOnComplete; unlike it, a job whose lock only expired is completed
 ]]
 local active, stalled, completed, account, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, token, now_ms, keep, jobs, fence = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
@@ -46,11 +46,11 @@ for number, job in ipairs(jobs) do
   ids[number] = job[1]
   counts = counts or job[2] ~= ""
 end
-if #jobs > 0 then -- first: Redis out of memory refuses a script whose first write takes some
+if #jobs > 0 then -- first: Redis out of memory refuses a script whose first write needs memory
   redis.call("SREM", stalled, unpack(ids))
 end
 if counts then
-  count(account, "delivered", 0) -- refused here, if at all: a job that is removed must be counted
+  count(account, "delivered", 0) -- Order: a refusal must come here, because a removed job must be counted
 end
 
 local epochs, events_of, messages, refused = {}, {}, {}, nil

@@ -1,23 +1,23 @@
 --[[
-  count_jobs: how many jobs are in each state, and where the events of one ring are, or of all.
+  count_jobs: return the number of jobs in each state, and the events by state of one ring or of all rings.
 
-  One script, because jobs and events that are read apart never agree while a sender works.
+  One script, because jobs and events that are read separately do not agree while a sender works.
 
   KEYS[1] wait      LIST    ids of waiting jobs; counted
-  KEYS[2] paused    LIST    takes the place of wait while the queue is paused; counted
+  KEYS[2] paused    LIST    used instead of wait while the queue is paused; counted
   KEYS[3] meta      STRING  exists while the queue is paused; read
   KEYS[4] active    LIST    ids of jobs being attempted; counted
-  KEYS[5] delayed   ZSET    jobs that wait for a time; counted
+  KEYS[5] delayed   ZSET    jobs that wait until a time; counted
   KEYS[6] failed    ZSET    failed jobs; counted
   KEYS[7] completed ZSET    completed jobs; counted
   KEYS[8] account   HASH    events by state, over all rings; corrected, see Promises
-  KEYS[9] counted   HASH    failed job -> "<epoch>:<events>"; goes with the last job
-  KEYS[10] asked    HASH    the account that is asked for: one ring's, or the same once more; corrected too
+  KEYS[9] counted   HASH    failed job -> "<epoch>:<events>"; deleted when there is no job
+  KEYS[10] asked    HASH    the account to return: the account of one ring, or KEYS[8] again; corrected too
 
   Returns   {waiting, active, delayed, failed, completed, 1 while paused, {field, value, ...} of asked}
-  Promises  when no job waits, is active or delayed, no event is queued: what was counted so had been taken by another
-            SDK's worker or deleted by a tool of Bull, and is `elsewhere` from then on; or Redis had lost its data, and
-            it is `lost`. When no failed job is there either, what was counted as failed is `removed`
+  Promises  when no job waits, is active or delayed, no event counts as queued. Events that counted as queued become
+            `lost` if Redis had lost its data. The others become `elsewhere`, because another SDK's worker took them
+            or a tool of Bull deleted them. When there is no failed job either, failed events become `removed`
   Costs     O(fields of asked)
   Same as   Bull 4.16.5 getJobCounts, with the events
 ]]
@@ -48,7 +48,7 @@ if waiting + attempted + later == 0 then
         count(key, "queued", -lost)
         count(key, "lost", lost)
       end
-      redis.call("HDEL", key, "unsure") -- settled: what is missing from now on is another matter
+      redis.call("HDEL", key, "unsure") -- the doubt is resolved; events that are missing later have another cause
     end
   end
   correct("queued", "elsewhere")

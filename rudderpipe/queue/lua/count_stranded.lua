@@ -1,16 +1,16 @@
 --[[
-  count_stranded: how many jobs are active without a lock.
+  count_stranded: return how many jobs are active without a lock.
 
-  One script, because a job that is active at one look and without a lock at the next may have been settled between.
+  One script, because a job may be finished between a read of `active` and a read of its lock.
 
   KEYS[1] active    LIST    ids of jobs being attempted; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
 
-  Returns   their number, of the newest 5000
+  Returns   the number of active jobs without a lock among the newest 5000
   Promises  nothing is changed
   Costs     O(active)
-  Same as   what Bull 4.16.5 moveStalledJobsToWait-7 finds at its second look
+  Same as   the jobs that Bull 4.16.5 moveStalledJobsToWait-7 finds in its second run
 ]]
 local active = KEYS[1]
 local prefix = ARGV[1]

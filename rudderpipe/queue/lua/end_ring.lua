@@ -1,15 +1,15 @@
 --[[
-  end_ring: a ring has ended; forget its positions and account, now or with the last of its jobs. Its term stays a day.
+  end_ring: delete the offsets and the account of a ring that has ended, now or with its last job. Its term stays a day.
 
-  One script, because a sender may complete that last job between the question and the answer.
+  One script, because a sender may complete the last job between the check and the deletion.
 
-  KEYS[1] ring      HASH    positions and account of the ring; gains the field ended, loses all but term
+  KEYS[1] ring      HASH    offsets and account of the ring; gains the field ended; the other fields except term go
 
-  ARGV[1] keep_ms   integer how long it is kept at the most, milliseconds
+  ARGV[1] keep_ms   integer how long the hash is kept at most, milliseconds
 
-  Returns   1 when it is forgotten, 0 when events of it are still queued or failed
-  Promises  a day after the events of a ring that ended well are delivered nothing of it is left in Redis; until then
-            a call that arrives late adds nothing to it
+  Returns   1 when the hash was reduced to its term, 0 when events of the ring are still queued or failed
+  Promises  one day after all events of an ended ring were delivered, Redis has nothing of the ring. Until then, a
+            call that arrives late adds nothing to the ring
   Costs     O(blocks)
   Same as   nothing in Bull
 ]]

@@ -1,30 +1,30 @@
 --[[
-  fail_job: put a job that will not be tried again by itself into the failed set, with its reason.
+  fail_job: put a job that is not tried again automatically into the failed set, with its reason.
 
-  One script, because a job between `active` and `failed` would be in neither.
+  One script, because between two commands the job would be in neither `active` nor `failed`.
 
   KEYS[1] active    LIST    ids of jobs being attempted; loses that id
   KEYS[2] failed    ZSET    failed jobs by time; gains that id
   KEYS[3] stalled   SET     ids suspected of being stalled; loses that id
   KEYS[4] account   HASH    events over all rings; queued becomes failed
-  KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for the day the job is retried
+  KEYS[5] counted   HASH    failed job -> "<epoch>:<events>"; gains that id, for a later retry
   KEYS[6] last_id   STRING  the last job's number; grows when a displaced job needs a number
-  KEYS[7] lease     STRING  who is the queue's one sender; read
+  KEYS[7] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  the sender whose lock it is
+  ARGV[2] token     string  the sender that holds the lock
   ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
   ARGV[4] id        string  the job
-  ARGV[5] reason    string  for people
-  ARGV[6] data      string  the job's data with its attempts at 0; "" leaves it as it is
-  ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when no ring of ours made the job
+  ARGV[5] reason    string  the reason, as operators see it
+  ARGV[6] data      string  the job's data with its attempts at 0; "" leaves the data unchanged
+  ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when another SDK made the job
   ARGV[8] events    integer how many events the job holds
-  ARGV[9] displaced integer 1 when the id's key is no job's: it is not written to
-  ARGV[10] fence     string  the caller's lease; "" where several senders work
+  ARGV[9] displaced integer 1 when the id's key does not belong to a job and must not be written to
+  ARGV[10] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
   Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  a failed job keeps its data and has all six fields of a job, and a retry by any tool of Bull really tries
-            again; of an id whose key is no job's the failure stands under a number of its own
+            again. If the id's key does not belong to a job, the failure is stored under a new number
   Costs     O(active)
   Same as   Bull 4.16.5 saveStacktrace-1 and moveToFinished-9; unlike them attemptsMade is 0 afterwards
 ]]
@@ -51,7 +51,7 @@ if (holder and holder ~= token) or not among(active, 0, -1)[id] then
   return 0
 end
 redis.call("SREM", stalled, id)
-redis.call("DEL", lock) -- before the job is failed: people cannot retry a failed job that is locked
+redis.call("DEL", lock) -- Order: before the job is failed, because a failed job that is locked cannot be retried
 local kind = redis.call("TYPE", prefix .. id).ok
 if displaced == "1" or (kind ~= "hash" and kind ~= "none") then
   id = tostring(redis.call("INCR", last_id))
@@ -66,7 +66,7 @@ redis.call("HSET", key, "failedReason", reason, "finishedOn", now_ms, "attemptsM
 if data ~= "" then
   redis.call("HSET", key, "data", data)
 end
--- Order: an earlier call that was cut had counted the job; it is active until this one is whole.
+-- Order: the job leaves `active` last, so an earlier call that was cut may have counted it already.
 if epoch ~= "" and not redis.call("HGET", counted, id) then
   move_events(account, account .. ":" .. epoch, "queued", "failed", events)
   redis.call("HSET", counted, id, epoch .. ":" .. events)

@@ -1,22 +1,22 @@
 --[[
-  put_back: jobs that a stopping sender has not finished are first in line again.
+  put_back: put the jobs that a stopping sender has not finished first in line again.
 
-  One script, because a job between `active` and `wait` would be in neither.
+  One script, because between two commands a job would be in neither `active` nor `wait`.
 
-  KEYS[1] wait      LIST    ids of waiting jobs, next at the tail; gains those ids at the tail
-  KEYS[2] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[1] wait      LIST    ids of waiting jobs, the next one at the tail; gains those ids at the tail
+  KEYS[2] paused    LIST    used instead of wait while the queue is paused
   KEYS[3] meta      STRING  exists while the queue is paused; read
   KEYS[4] active    LIST    ids of jobs being attempted; loses those ids
   KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
-  KEYS[6] lease     STRING  who is the queue's one sender; read
+  KEYS[6] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  the sender whose locks they are
+  ARGV[2] token     string  the sender that holds the locks
   ARGV[3] ids       msgpack list of ids, in the order in which they should run
-  ARGV[4] fence     string  the caller's lease; "" where several senders work
+  ARGV[4] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   how many were put back; a job whose lock another sender has is left alone
-  Promises  nothing overtakes them, and their attempts stay counted
+  Returns   how many were put back; a job that another sender has locked is left alone
+  Promises  no other job overtakes them, and their attempts stay counted
   Costs     O(ids + active)
   Same as   nothing in Bull; its workers leave such a job to the stalled check
 ]]
@@ -42,7 +42,7 @@ for number = #ids, 1, -1 do
   local id = ids[number]
   local holder = holder_of(prefix .. id .. ":lock")
   if here[id] and (not holder or holder == token) then
-    redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
+    redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write needs memory
     redis.call("DEL", prefix .. id .. ":lock")
     back[#back + 1] = id
     messages[#messages + 1] = {prefix .. "waiting@" .. token, id}

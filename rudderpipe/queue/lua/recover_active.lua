@@ -1,25 +1,26 @@
 --[[
-  recover_active: jobs that are active and that no sender delivers are first in line again, oldest first.
+  recover_active: put active jobs that no sender delivers first in line again, oldest first.
 
-  One script, because a job between `active` and `wait` would be in neither.
+  One script, because between two commands a job would be in neither `active` nor `wait`.
 
-  KEYS[1] wait      LIST    ids of waiting jobs, next at the tail; gains those ids at the tail
-  KEYS[2] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[1] wait      LIST    ids of waiting jobs, the next one at the tail; gains those ids at the tail
+  KEYS[2] paused    LIST    used instead of wait while the queue is paused
   KEYS[3] meta      STRING  exists while the queue is paused; read
-  KEYS[4] active    LIST    ids of jobs being attempted, newest at the head; loses those ids
+  KEYS[4] active    LIST    ids of jobs being attempted, the newest one at the head; loses those ids
   KEYS[5] stalled   SET     ids suspected of being stalled; loses those ids
-  KEYS[6] lease     STRING  who is the queue's one sender; read
+  KEYS[6] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  the caller's
-  ARGV[3] max_jobs  integer at most so many in this call, 1 to 5000; newest first, so the last call moves the oldest
-  ARGV[4] keep      msgpack list of ids that the caller goes on delivering: they stay where they are
-  ARGV[5] whose     string  all: under any lock, attempts at 0, as a dead sender had them; free: without a lock or
-                            locked under the token; ours: locked under the token
-  ARGV[6] fence     string  the caller's lease; "" where several senders work
+  ARGV[2] token     string  the caller's token, which is in its locks
+  ARGV[3] max_jobs  integer the most jobs of this call, 1 to 5000; newest first, so the last call moves the oldest
+  ARGV[4] keep      msgpack list of ids that the caller goes on delivering and that must stay active
+  ARGV[5] whose     string  all: jobs under any lock, with attempts set to 0, as a dead sender left them; free: jobs
+                            without a lock or locked under the token; ours: jobs locked under the token
+  ARGV[6] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   {how many were recovered, how many of their locks were another's}; fewer than max_jobs when none is left
-  Promises  nothing overtakes them. With `all` only for the one sender of a queue: it takes locks away without asking
+  Returns   {how many were recovered, how many of their locks another worker held}; when fewer than max_jobs were
+            recovered, none is left
+  Promises  no other job overtakes them. Only the one sender of a queue may use `all`, because it removes any lock
   Costs     O(max_jobs * active)
   Same as   rudder-sdk-node 3 createPersistenceQueue, which removes and adds the one active job in two steps
 ]]

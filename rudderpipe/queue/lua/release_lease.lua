@@ -1,9 +1,9 @@
 --[[
-  release_lease: another sender may have the queue now.
+  release_lease: give the lease up, so that another sender can take the queue at once.
 
-  One script, because a lease that is read and then deleted could be another's by then.
+  One script, because a lease that is read and then deleted could be another sender's by then.
 
-  KEYS[1] lease     STRING  who is the queue's one sender; goes when it is the caller
+  KEYS[1] lease     STRING  the lease of the queue's one sender; deleted when it is the caller's
 
   ARGV[1] fence     string  the caller's lease
 

@@ -1,19 +1,19 @@
 --[[
-  restore_account: Redis has fewer events of a ring than it was given; write down what became of the others.
+  restore_account: add the events of a ring that Redis has lost to the account again.
 
-  One script, because a flusher that adds events between two looks would make them look lost.
+  One script, because events that a flusher adds between two commands would look lost.
 
-  KEYS[1] ring      HASH    positions and account of the ring; gains what is missing of it
-  KEYS[2] account   HASH    events over all rings; gains as many of them as it lacks too
+  KEYS[1] ring      HASH    offsets and account of the ring; gains the missing events
+  KEYS[2] account   HASH    events over all rings; gains those of the missing events that it lacks too
 
-  ARGV[1] handed    integer events of the ring that Redis had taken, read before this call
-  ARGV[2] ended     integer how many of them are known to have come to an end other than by failing
-  ARGV[3] since     integer how many of them were handed over after that was known
-  ARGV[4] keep_ms   integer how long the ring's hash outlives its last use, milliseconds
+  ARGV[1] handed    integer how many events of the ring Redis had accepted, read before this call
+  ARGV[2] ended     integer how many of them are known to be finished without having failed
+  ARGV[3] since     integer how many of them were handed over after `ended` was read
+  ARGV[4] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
 
-  Returns   how many were missing; nothing is changed when that is 0
-  Promises  what is known to have ended is delivered. The others are queued until no job waits, is active or delayed,
-            as their jobs may still be there; count_jobs says then that they are lost
+  Returns   how many events were missing; nothing is changed when that is 0
+  Promises  missing events that are known to be finished count as delivered. The others count as queued until no job
+            waits, is active or delayed, because their jobs may still exist; count_jobs counts them as lost then
   Costs     O(1)
   Same as   nothing in Bull
 ]]

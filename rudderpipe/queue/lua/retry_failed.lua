@@ -1,27 +1,27 @@
 --[[
-  retry_failed: failed jobs wait in line again, with no attempt counted.
+  retry_failed: put failed jobs in line again, with no attempt counted.
 
-  One script, because a job between `failed` and `wait` would be in neither.
+  One script, because between two commands a job would be in neither `failed` nor `wait`.
 
   KEYS[1] failed    ZSET    failed jobs by time; loses those ids
-  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains those ids
-  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[2] wait      LIST    ids of waiting jobs, the next one at the tail; gains those ids
+  KEYS[3] paused    LIST    used instead of wait while the queue is paused
   KEYS[4] meta      STRING  exists while the queue is paused; read
   KEYS[5] account   HASH    events over all rings; failed becomes queued
   KEYS[6] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  whom Bull's listeners take for the producer
+  ARGV[2] token     string  the id that Bull's listeners see as the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the caller's clock
-  ARGV[4] first     integer 1: ahead of what waits, the first of them next in line; 0: behind it, in their order
-  ARGV[5] jobs      msgpack list of (id, failed ms, data): data with its attempts at 0, or "" to leave it; at most 1000
+  ARGV[4] first     integer 1: ahead of the waiting jobs, the first of them next in line; 0: behind them, in their order
+  ARGV[5] jobs      msgpack list of (id, failed ms, data): data with attempts at 0, or "" for no change; at most 1000
 
-  Returns   for each job 1, or 0 when it did not fail at that moment, is not in the failed set any more, or another
-            program holds its lock: nothing is changed then
-  Promises  a job is in line once, however often this is called, and its next attempt is counted as the first
+  Returns   for each job 1, or 0 when it did not fail at that time, has left the failed set, or another program holds
+            its lock: nothing is changed then
+  Promises  a job is in line once, even if this is called again, and its next attempt is counted as the first
   Costs     O(jobs)
-  Same as   Bull 4.16.5 reprocessJob-6 for each; unlike it nothing is changed in a job that has not failed, and
-            attemptsMade and the attempts in the data begin at 0
+  Same as   Bull 4.16.5 reprocessJob-6 for each; unlike it, a job that has not failed is not changed, and
+            attemptsMade and the attempts in the data start at 0
 ]]
 local failed, wait, paused, meta, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -34,7 +34,7 @@ local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], A
 -- include: forget_failure
 
 local line = line_of(wait, paused, meta)
--- An earlier call that was cut may have put some of them there.
+-- An earlier call that was cut may have put some of the jobs in line already.
 local there = among(line, first == "1" and -5000 or 0, first == "1" and -1 or 4999)
 local back, messages = {}, {}
 jobs = cmsgpack.unpack(jobs)

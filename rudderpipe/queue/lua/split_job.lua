@@ -1,26 +1,27 @@
 --[[
-  split_job: one active job becomes two, its first half and a new one right behind it, both locked as it was.
+  split_job: split an active job into its first half and a new job right behind it, both locked for the caller.
 
-  One script, because events between two jobs would be in both, or in none.
+  One script, because between two commands the events of the second half would be in both jobs, or in none.
 
-  KEYS[1] active    LIST    ids of jobs being attempted; gains the new id next to the old one
+  KEYS[1] active    LIST    ids of jobs being attempted; gains the new id before the old one
   KEYS[2] id        STRING  the last job's number; grows by one
   KEYS[3] stalled   SET     ids suspected of being stalled; loses the old id
-  KEYS[4] lease     STRING  who is the queue's one sender; read
+  KEYS[4] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
-  ARGV[2] token     string  the sender whose lock it is
+  ARGV[2] token     string  the sender that holds the lock
   ARGV[3] lock_ms   integer how long both locks hold from now, milliseconds
   ARGV[4] job_id    string  the job
   ARGV[5] first     string  data with the first half of its events
-  ARGV[6] second    string  data with the others
-  ARGV[7] length    integer bytes of the data that the caller has read
-  ARGV[8] digest    string  their SHA-1, in hexadecimal
-  ARGV[9] fence     string  the caller's lease; "" where several senders work
+  ARGV[6] second    string  data with the second half of its events
+  ARGV[7] length    integer the size in bytes of the data that the caller has read
+  ARGV[8] digest    string  the SHA-1 of that data, in hexadecimal
+  ARGV[9] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   the new job's id; false when another sender has the lock, it is not active or no job, or its data is not
-            what the caller has read, as after an earlier call whose answer was lost: nothing is changed then
-  Promises  each event is in one of the two, which are tried, counted and recovered in the order of their events
+  Returns   the new job's id; false, and nothing is changed, when another sender has the lock, when the job is not
+            active or its key is not a hash, or when its data is not what the caller has read, for example because
+            an earlier call had run although its answer was lost
+  Promises  each event is in exactly one of the two, which are tried, counted and recovered in the order of the events
   Costs     O(active), plus the size of the job
   Same as   nothing in Bull
 ]]
@@ -46,7 +47,7 @@ local whole = redis.call("HGET", key, "data")
 if not whole or #whole ~= tonumber(length) or redis.sha1hex(whole) ~= digest then
   return false
 end
-redis.call("SREM", stalled, job_id) -- first: Redis out of memory refuses a script whose first write takes some
+redis.call("SREM", stalled, job_id) -- first: Redis out of memory refuses a script whose first write needs memory
 local new_id = string.format("%.0f", redis.call("INCR", id))
 local fields = redis.call("HGETALL", key)
 for number = 1, #fields, 2 do
@@ -57,7 +58,7 @@ for _, name in ipairs({job_id, new_id}) do
   redis.call("SREM", stalled, name)
   redis.call("SET", prefix .. name .. ":lock", token, "PX", lock_ms)
 end
--- Order: the first half and the second one's place are two writes that must both be made or neither.
+-- Order: the first half's data and the second half's place are two writes, and either both or none must be made.
 redis.call("HSET", key, "data", first)
 local placed = redis.pcall("LINSERT", active, "BEFORE", job_id, new_id)
 if type(placed) == "table" then

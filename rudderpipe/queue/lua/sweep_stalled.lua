@@ -1,11 +1,11 @@
 --[[
-  sweep_stalled: jobs that were active at the last sweep and have lost their lock since are next in line again.
+  sweep_stalled: put jobs that were active at the last sweep and have no lock now next in line again.
 
-  One script, because a job between `active` and `wait` would be in neither.
+  One script, because between two commands a job would be in neither `active` nor `wait`.
 
-  KEYS[1] stalled   SET     ids that were active at the last sweep; becomes those that are active now
-  KEYS[2] wait      LIST    ids of waiting jobs, next at the tail; gains stalled ids at the tail
-  KEYS[3] paused    LIST    takes the place of wait while the queue is paused
+  KEYS[1] stalled   SET     ids that were active at the last sweep; replaced by the ids that are active now
+  KEYS[2] wait      LIST    ids of waiting jobs, the next one at the tail; gains stalled ids at the tail
+  KEYS[3] paused    LIST    used instead of wait while the queue is paused
   KEYS[4] meta      STRING  exists while the queue is paused; read
   KEYS[5] active    LIST    ids of jobs being attempted; loses stalled ids
   KEYS[6] failed    ZSET    failed jobs by time; gains ids that stalled more than once
@@ -15,10 +15,10 @@
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] now_ms    integer milliseconds since 1970, the sender's clock
-  ARGV[3] every_ms  integer the interval between sweeps, of all senders together
+  ARGV[3] every_ms  integer the interval between two sweeps, which all senders share, milliseconds
 
   Returns   how many were put back in line
-  Promises  a job whose sender died is tried again after one to two intervals; for queues with several senders
+  Promises  for a queue with several senders: a job whose sender died is tried again after one to two intervals
   Costs     O(active), plus the size of the jobs that fail
   Same as   Bull 4.16.5 moveStalledJobsToWait-7, maxStalledCount 1; unlike it, a job without opts is not lost
 ]]
@@ -37,7 +37,7 @@ local prefix, now_ms, every_ms = ARGV[1], ARGV[2], ARGV[3]
 if redis.call("EXISTS", check) == 1 then
   return 0
 end
-redis.call("PEXPIRE", check, every_ms) -- Redis out of memory refuses a script whose first write takes some
+redis.call("PEXPIRE", check, every_ms) -- first: Redis out of memory refuses a script whose first write needs memory
 redis.call("SET", check, now_ms, "PX", every_ms)
 local line = line_of(wait, paused, meta)
 local here, messages, back = among(active, 0, -1), {}, 0

@@ -1,37 +1,38 @@
 --[[
   take_jobs: move the next waiting jobs to active and lock them for one sender.
 
-  One script, because a job that is in `active` without a lock looks stalled to
-  every other sender; between two commands it would be.
+  One script, because between two commands a job would be in `active` without a lock, and other senders would take it
+  for a stalled one.
 
-  KEYS[1] wait      LIST    ids of waiting jobs, next at the tail; loses its tail
+  KEYS[1] wait      LIST    ids of waiting jobs, the next one at the tail; loses its tail
   KEYS[2] active    LIST    ids of jobs being attempted; gains those ids at the head
   KEYS[3] meta      STRING  exists while the queue is paused: nothing is taken then
   KEYS[4] stalled   SET     ids suspected of being stalled; loses those ids
   KEYS[5] priority  ZSET    waiting jobs with a priority; loses those ids
   KEYS[6] account   HASH    events over all rings; failed becomes queued for a job that was retried
   KEYS[7] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
-  KEYS[8] delayed   ZSET    jobs that wait for a time; loses those ids, should they be there
-  KEYS[9] failed    ZSET    failed jobs; loses those ids, should they be there
-  KEYS[10] owner    STRING  the data plane that the queue's jobs are for; made when it is not known
-  KEYS[11] lease    STRING  who is the queue's one sender; read
+  KEYS[8] delayed   ZSET    jobs that wait until a time; loses those ids, if a call that was cut left them there
+  KEYS[9] failed    ZSET    failed jobs; loses those ids, if a call that was cut left them there
+  KEYS[10] owner    STRING  the data plane that the queue's jobs are for; created when it is not known
+  KEYS[11] lease    STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes the locks
   ARGV[3] lock_ms   integer how long a lock holds unless renewed, milliseconds
   ARGV[4] now_ms    integer milliseconds since 1970, the sender's clock
-  ARGV[5] max_jobs  integer at most so many jobs, 1 to 1000
-  ARGV[6] max_bytes integer stop before the jobs' data have more bytes together; the first is always taken
-  ARGV[7] tell      integer 1 to publish `drained` when nothing waits: the caller found something the last time
-  ARGV[8] plane     string  the caller's data plane; "" when it does not say
-  ARGV[9] fence     string  the caller's lease; "" where several senders work
+  ARGV[5] max_jobs  integer the most jobs to take, 1 to 1000
+  ARGV[6] max_bytes integer the most bytes of data of all these jobs together; the first job is always taken
+  ARGV[7] tell      integer 1 to publish `drained` when no job waits, because the caller's last call found one
+  ARGV[8] plane     string  the caller's data plane; "" when it is not given
+  ARGV[9] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id that has no hash,
-            false instead of the fields when its key is no hash at all. The error OTHERPLANE when the jobs that wait are
+  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id without a key,
+            false instead of the fields when its key is not a hash. The error OTHERPLANE when the jobs that wait are
             for another data plane
-  Promises  no id is ever in `active` without `<prefix><id>:lock`, and no job there lacks what Bull's stalled check reads
+  Promises  no id is added to `active` without `<prefix><id>:lock`, and no job there lacks a field that Bull's stalled
+            check reads
   Costs     O(max_jobs), plus the size of the jobs
-  Same as   Bull 4.16.5 moveToActive-8, less the rate limit; like it, it overwrites a lock that somebody left there
+  Same as   Bull 4.16.5 moveToActive-8, without the rate limit; like it, it overwrites a lock that is left on a job
 ]]
 local wait, active, meta, stalled, priority, account, counted, delayed, failed, owner, lease =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
@@ -58,7 +59,7 @@ local refused = redis.call("LLEN", wait) > 0 and of_another_plane(owner, plane, 
 if refused then
   return refused
 end
--- A call that was cut left an id in two lists; where it waits is where it is.
+-- A call that was cut may have left an id in two lists. The id in `wait` is the valid one.
 local here, messages, sets = among(active, 0, -1), {}, {}
 for _, set in ipairs({priority, delayed, failed}) do
   if redis.call("EXISTS", set) == 1 then
@@ -79,7 +80,7 @@ for number = 1, tonumber(max_jobs) do
       break
     end
   end
-  redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write takes some
+  redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write needs memory
   forget_failure(account, counted, id, "queued")
   redis.call("SET", key .. ":lock", token, "PX", lock_ms)
   if here[id] then

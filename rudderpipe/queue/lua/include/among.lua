@@ -1,4 +1,4 @@
--- Which ids stand in a part of a list, as a table of id -> true.
+-- Return the ids in a part of a list, as a table of id -> true.
 local function among(list, first, last)
   local here = {}
   for _, id in ipairs(redis.call("LRANGE", list, first, last)) do

@@ -1,4 +1,4 @@
--- Add to a number in a hash. What another tool has put there instead of a number counts as 0.
+-- Add to a number in a hash. A value that is not a number, which another tool may have written, counts as 0.
 local function count(key, field, by)
   local answer = redis.pcall("HINCRBY", key, field, by)
   if type(answer) == "number" then
@@ -6,7 +6,7 @@ local function count(key, field, by)
   end
   local known = redis.call("HGET", key, field)
   if not known or (string.match(known, "^-?%d+$") and #known < 18) then
-    return redis.call("HINCRBY", key, field, by) -- Redis refuses for another reason: raise it
+    return redis.call("HINCRBY", key, field, by) -- Redis refused for another reason: raise that error
   end
   redis.call("HSET", key, field, by)
   return tonumber(by)

@@ -1,4 +1,5 @@
--- Whether a job is in the failed set since that moment. One that has failed again since is not what the caller saw.
+-- Return true if the job failed at that moment and is still failed. A job that has failed again since is another case
+-- than the caller saw.
 local function failed_at(failed, id, failed_ms)
   local score = redis.call("ZSCORE", failed, id)
   return score and math.floor(tonumber(score)) == failed_ms

@@ -1,4 +1,4 @@
--- The message about a finished job, in JSON; Bull's own encoder leaves slashes alone.
+-- Return the message about a finished job, in JSON. Same as Bull, slashes are not escaped.
 local function finished(id, value)
   local function text(what)
     return (string.gsub(cjson.encode(what), "\\/", "/"))

@@ -1,4 +1,5 @@
--- The token in a job's lock, or false. A key there that is no lock belongs to another program: "", which is no token.
+-- Return the token in a job's lock, or false without a lock. If the key is not a string, it belongs to another program:
+-- return "", which no sender has as its token.
 local function holder_of(lock)
   local holder = redis.pcall("GET", lock)
   return type(holder) == "table" and "" or holder

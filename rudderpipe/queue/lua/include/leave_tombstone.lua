@@ -1,4 +1,4 @@
--- Of a ring that has ended well only its term is left, for a day: a call to add its events may arrive that late.
+-- Keep only the term of a ring that has ended well, for a day, because a late call to add its events may still arrive.
 local function leave_tombstone(ring)
   local term = redis.call("HGET", ring, "term") or "0"
   redis.call("DEL", ring)

@@ -1,4 +1,4 @@
--- The list in which jobs wait: while the queue is paused, `paused` takes the place of `wait`.
+-- Return the list in which jobs wait: `paused` while the queue is paused, else `wait`.
 local function line_of(wait, paused, meta)
   if redis.call("EXISTS", meta) == 1 then
     return paused

@@ -1,4 +1,4 @@
--- The epoch in hexadecimal, and the number of events, of a job that a ring of ours made; nil of any other.
+-- Return the epoch in hexadecimal and the number of events of a job that came from a ring; nil for any other job.
 local function made_by(data)
   local is_read, epoch, events = pcall(function()
     local inner = cjson.decode(cjson.decode(data).eventData)

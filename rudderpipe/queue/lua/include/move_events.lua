@@ -1,4 +1,4 @@
--- Events change their state in the account over all rings, and in that of their ring while it is kept.
+-- Move events from one state to another, in the account over all rings and in the account of their ring if it exists.
 local function move_events(account, ring, from, to, events)
   count(account, from, -events)
   count(account, to, events)

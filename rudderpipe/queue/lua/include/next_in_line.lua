@@ -1,4 +1,4 @@
--- Put ids at the tail of the line, the last one next. Those that an earlier call had put there stay as they are.
+-- Put ids at the tail of the line; the last id is the next to run. Ids that an earlier call had put there do not move.
 local function next_in_line(line, ids)
   local there = among(line, -5000, -1)
   local missing = {}

@@ -1,5 +1,5 @@
--- A queue belongs to one data plane. The error to return when it has jobs for another one, or nil: it is the caller's
--- then, and known to be, unless the caller does not say who it is.
+-- Return the error for a queue that has jobs for another data plane, or nil. A queue belongs to one data plane. An
+-- empty queue, or one without a known owner, becomes the caller's, unless the caller passes "".
 local function of_another_plane(owner, plane, is_empty)
   local known = redis.call("GET", owner)
   if plane == "" or known == plane then
@@ -8,5 +8,5 @@ local function of_another_plane(owner, plane, is_empty)
   if known and not is_empty then
     return redis.error_reply("OTHERPLANE " .. known)
   end
-  redis.pcall("SET", owner, plane) -- Redis out of memory refuses it: the queue has no new owner then, and goes on
+  redis.pcall("SET", owner, plane) -- Redis out of memory may refuse this: the queue then works on without a new owner
 end

@@ -1,4 +1,4 @@
--- Whether a job is its sender's still: the lock is its own, or lapsed while nobody took the job away from `active`.
+-- Return true if a sender still owns the job: it holds the lock, or the lock has expired and the job is still active.
 local function own(active, lock, token, id)
   local holder = holder_of(lock)
   if holder then
