@@ -87,7 +87,8 @@ words from 32 on (a producer that takes a free slot puts a damaged DRAINED right
 ``memoryview.cast("Q")``, which makes one aligned store (``struct.pack_into`` writes byte by byte, so that a reader may
 see a torn word).
 
-**Order of stores**, and what a kill in between leaves:
+**Order of stores**, and what a kill in between leaves. ``tests/test_store_order.py`` tests the order, and
+``tests/test_kill_points.py`` a kill at every store:
 
 append   bytes, end offset | fence | count. Killed before count: bytes that were never an event.
 claim    next sequence, its complement | count, slot, base, run, head and their copies, complement of SEQUENCE | fence |

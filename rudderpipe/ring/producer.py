@@ -33,7 +33,7 @@ class Producer(Seat):
     ``docs/ring.md``, "An append" and "Threads", says what orders the stores, and which calls may come within others.
     """
 
-    # In a slot, because eventlet, which replaces locks that were made before its patching, does not find it there.
+    # In a slot, where eventlet does not find it. Eventlet replaces locks that were made before its patching.
     __slots__ = ("_lock",)
 
     def __init__(
@@ -68,7 +68,7 @@ class Producer(Seat):
         self._owes = False
         """True if some of their events were not moved for want of room."""
         self._stand_up()
-        # Order: before any call, because a call from within its making could otherwise make a second one of it.
+        # Order: before any call. A call from within the making of the second producer could otherwise make another.
         self._inner = None if self._outer else self._make_inner()
 
     def _make_inner(self) -> Producer:
@@ -117,7 +117,7 @@ class Producer(Seat):
                 self._at = end
                 self._count = count = count + 1
                 if self._fence is not None:
-                    self._fence()  # Order: the event before the count that publishes it
+                    self._fence()  # Order: the event before its count (tests/test_store_order.py)
                 # If a signal handler raises before this store, the next append, claim or leave makes it
                 # (tests/test_between.py).
                 self._words[self._counted] = count

@@ -33,7 +33,7 @@ RETRY_S = 1.0
 SLOW_S = 1.0
 """A grant that lasted longer is followed by one of 1.
 
-A slow producer then holds few credits back, and looks around.
+A slow producer then holds few credits back, and checks the ring often.
 """
 
 
@@ -83,7 +83,7 @@ class Seat:
         """Events in the block, and how many there may be before more credits are needed."""
 
     def _make_room(self, size: int, now_s: float) -> str | None:
-        """Get a slot, credits and a block with room; return the reason if one of them cannot be had."""
+        """Get a slot, credits and a block with room; return the reason if one of them fails."""
         try:
             return self._make_room_in(size, now_s)
         except RingUnavailable as error:  # no locks or descriptors are left, or the disk of runtime_dir is full
