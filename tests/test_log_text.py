@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_a_setting_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[st
 
 def _status_of(settings: Settings) -> Any:
     return status.read(settings)
+
+
+def test_the_operators_page_quotes_the_log() -> None:
+    """An operator who searches the page for a line of the log finds it."""
+    texts = [
+        node.value
+        for package in ("flusher", "sender", "service")
+        for path in (HOUSE / package).glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    page = (HOUSE.parent / "docs" / "operations.md").read_text()
+    quoted = re.findall(r"^\| `([^`]+)` \|", page.partition("## Log lines")[2].partition("\n## ")[0], re.MULTILINE)
+
+    assert len(quoted) > 40
+    assert [line for line in quoted if not any(line in text for text in texts)] == []
 
 
 def test_capture_shows_what_was_refused() -> None:

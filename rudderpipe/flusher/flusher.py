@@ -184,7 +184,7 @@ class Flusher:
         try:
             seen = self._sink.seen_off()
         except QueueUnavailable as error:
-            said = f"cannot read from redis what was delivered, producers that wait for it wait on error={error}"
+            said = f"cannot read from redis what was delivered, trying again, producers keep waiting error={error}"
             self._log.warning("queue", said)
             return
         if seen is not None:

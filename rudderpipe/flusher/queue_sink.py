@@ -177,7 +177,7 @@ class QueueSink:
             ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
             if missing := self._queue.restore(epoch, handed, ended, max(0, handed - (self._handed or handed))):
                 logger.error(
-                    "redis no longer knows events it had taken, count them as queued until no job is left events=%d",
+                    "redis no longer knows events it had taken, they count as queued until no job is left events=%d",
                     missing,
                 )
             counts = self._queue.counts(epoch)
