@@ -45,10 +45,10 @@ NOT_IN_TRACES = {
     "the first attempt",
     "`sentAt` of an event",
     "at start, more than one active job",
-    "an answer of 301, 302, 303",
+    "a response of 301, 302, 303",
     "a stalled job without `opts`",
     "a delayed job with a priority",
-    "an id whose key is no hash",
+    "an id whose key is not a hash",
 }
 
 

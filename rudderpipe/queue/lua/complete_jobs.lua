@@ -12,7 +12,7 @@
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that holds the locks
   ARGV[3] now_ms    integer milliseconds since 1970, the sender's clock
-  ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; a call removes at most 1000 more than its own jobs
+  ARGV[4] keep      integer how many completed jobs stay, 0 to 1000000; a call removes at most 1000 and its own jobs
   ARGV[5] jobs      msgpack list of (id, epoch, events): epoch in hexadecimal, "" when another SDK made the job
   ARGV[6] fence     string  the caller's lease, as its fencing token; "" where several senders work
 

@@ -37,6 +37,6 @@ if not is_ours(holder) or number <= above then
   own = string.format("%.0f %s", math.max(number, above) + 1, holder == mine and mine or fresh)
 end
 redis.call("PEXPIRE", lease, lease_ms) -- Redis out of memory refuses a script whose first write needs memory
-redis.call("SET", last, own) -- Order: first, because an unused number is harmless, but two senders with one number are not
+redis.call("SET", last, own) -- Order: first, because an unused number is harmless, and a number used twice is not
 redis.call("SET", lease, own, "PX", lease_ms)
 return {1, own, tonumber(lease_ms), holder == mine and 1 or 0}
