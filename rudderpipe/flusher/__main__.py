@@ -130,9 +130,13 @@ def check(settings: Settings, clock: Clock) -> int:
 
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
-    parser = bootstrap.parser("flusher", "Moves events from the ring to the queue, or without one to the data plane.")
+    parser = bootstrap.parser(
+        "flusher", "Moves events from the ring to the queue, or without a queue to the data plane."
+    )
     parser.add_argument("--detach", action="store_true", help="run in the background (for autostart)")
-    parser.add_argument("--lingers", action="store_true", help="end linger_s after the last producer (for autostart)")
+    parser.add_argument(
+        "--lingers", action="store_true", help="end linger_s after the last producer has ended (for autostart)"
+    )
     parser.add_argument("--claim", type=int, metavar="FD", help="unlock this start lock once serving (for autostart)")
     parser.add_argument("--check", action="store_true", help="only check that Redis and the queue can be used")
     arguments = parser.parse_args()

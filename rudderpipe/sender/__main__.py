@@ -92,7 +92,9 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
     parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
-    parser.add_argument("--parent", type=int, metavar="PID", help="end after this parent process (for autostart)")
+    parser.add_argument(
+        "--parent", type=int, metavar="PID", help="end after this parent process, when no job is left (for autostart)"
+    )
     parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz here (default: off)")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)

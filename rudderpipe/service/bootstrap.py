@@ -29,7 +29,7 @@ def parser(program: str, purpose: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that the flusher and the sender share."""
     made = argparse.ArgumentParser(
         prog=f"python -m rudderpipe.{program}",
-        description=f"{purpose} Settings come from RUDDERPIPE_* variables and a file; no secret is an argument.",
+        description=f"{purpose} Settings come from RUDDERPIPE_* variables and a file, secrets never from arguments.",
     )
     made.add_argument("--config", metavar="FILE", help="a TOML file of settings (also RUDDERPIPE_CONFIG)")
     made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (for autostart)")
