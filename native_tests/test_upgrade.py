@@ -12,7 +12,7 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane
 from native_tests.world import World, wait_until
-from rudderpipe.process import identity, locks
+from rudderpipe.process import identity, locks, runtime_dir
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, place
 from rudderpipe.ring.memory import open_fd
@@ -42,7 +42,7 @@ def _faulty(world: World) -> object:
 
 def old_place(world: World) -> RingPlace:
     """Where a version of layout 3 has the pipe's ring."""
-    return RingPlace(locks.runtime_dir(world.settings.runtime_dir), world.settings.pipe_name, 3)
+    return RingPlace(runtime_dir.ensure(world.settings.runtime_dir), world.settings.pipe_name, 3)
 
 
 def restore(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.process import locks
+from rudderpipe.process import locks, runtime_dir
 from rudderpipe.process.locks import LockFile
 from rudderpipe.service import bootstrap
 
@@ -97,7 +97,7 @@ def test_a_directory_of_our_own_is_closed_to_others(
     (tmp_path / "a.lock").touch()
     tmp_path.chmod(mode)
 
-    assert locks.runtime_dir(str(tmp_path)) == locks.runtime_dir(str(tmp_path)) == tmp_path
+    assert runtime_dir.ensure(str(tmp_path)) == runtime_dir.ensure(str(tmp_path)) == tmp_path
 
     assert mode_of(tmp_path) == 0o700
     assert caplog.messages == [f"runtime_dir {tmp_path} had the mode {mode:04o}; it is 0700 now"]
@@ -114,14 +114,14 @@ def test_a_directory_with_other_programs_files_keeps_its_mode(
     tmp_path.chmod(mode)
 
     for _ in range(2):
-        assert locks.runtime_dir(str(tmp_path)) == tmp_path
+        assert runtime_dir.ensure(str(tmp_path)) == tmp_path
 
     assert mode_of(tmp_path) == mode
     assert len(caplog.messages) == 1
     assert "give rudderpipe one of its own" in caplog.text
     tmp_path.chmod(mode | 0o022)
     with pytest.raises(RingUnavailable, match="only its owner"):
-        locks.runtime_dir(str(tmp_path))
+        runtime_dir.ensure(str(tmp_path))
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o177, 0o777])
@@ -130,9 +130,9 @@ def test_no_umask_changes_what_is_made(tmp_path: Path, umask: int) -> None:
     made = tmp_path / "a" / "b" / "c"
     before = os.umask(umask)
     try:
-        assert locks.runtime_dir(str(made)) == made
+        assert runtime_dir.ensure(str(made)) == made
         lock_file = locks.shared(made / "x.lock")
-        os.close(locks.open_log(made / "x.log"))
+        os.close(runtime_dir.open_log(made / "x.log"))
         log = bootstrap.OwnLog(made / "y.log", maxBytes=100, backupCount=1)
         for _ in range(3):
             log.emit(logging.LogRecord("x", logging.INFO, "", 0, "m" * 60, None, None))

@@ -28,7 +28,7 @@ from rudderpipe import settings as settings_module
 from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.errors import SettingsError
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.ring import memory
 from rudderpipe.ring.ring import find_all
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
@@ -240,7 +240,7 @@ def _own_processes(settings: Settings) -> list[tuple[psutil.Process, str]]:
 
     Starting processes and a sender without its flusher are among them.
     """
-    log, found = str(locks.log_file(settings)), []
+    log, found = str(runtime_dir.log_file(settings)), []
     for process in psutil.process_iter():
         try:
             command = process.cmdline()

@@ -8,7 +8,7 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sinks import direct_plane, make_sink
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import counters, flusher_lock, place
 from rudderpipe.ring import layout as at
@@ -43,7 +43,7 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
 def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingPlace]:
     if ring_name is None and pipe is None:
         return place.of_pipe(settings)
-    directory = locks.runtime_dir(settings.runtime_dir)
+    directory = runtime_dir.ensure(settings.runtime_dir)
     each = [where for stem in place.stems(directory) for where in place.readings(directory, stem)]
     if ring_name is not None:
         each = [where for where in each if ring_name in (where.stem, where.segment)]

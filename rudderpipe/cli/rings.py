@@ -12,7 +12,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable, RudderpipeError
-from rudderpipe.process import identity, locks
+from rudderpipe.process import identity, locks, runtime_dir
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.ring import counters, place
 from rudderpipe.ring import layout as at
@@ -112,7 +112,7 @@ def of_every_user(runtime_dir: str | None) -> list[RingRow]:
 
 def _users() -> set[int]:
     users = set()
-    for entry in os.scandir(locks.HOME):
+    for entry in os.scandir(runtime_dir.HOME):
         match = _OWNED.fullmatch(entry.name)
         if match is not None and entry.stat(follow_symlinks=False).st_uid == int(match[1]):
             users.add(int(match[1]))
@@ -160,10 +160,10 @@ def _name(uid: int) -> str:
         return str(uid)
 
 
-def of_this_user(runtime_dir: str | None) -> list[RingRow]:
+def of_this_user(given: str | None) -> list[RingRow]:
     """Return this user's rings without creating or removing anything, and without waiting."""
-    directories = [Path(runtime_dir)] if runtime_dir else []
-    directories.append(locks.default_runtime_dir())
+    directories = [Path(given)] if given else []
+    directories.append(runtime_dir.default())
     seen: dict[str, RingRow] = {}
     for directory in directories:
         for stem in sorted(place.stems(directory)):

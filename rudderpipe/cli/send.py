@@ -15,7 +15,7 @@ from rudderpipe.cli.put import put
 from rudderpipe.client import Client
 from rudderpipe.errors import EventError, RingUnavailable
 from rudderpipe.messages import encode, foreign, wire
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import flusher_lock
 from rudderpipe.ring import layout as at
@@ -135,7 +135,7 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
 
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
-    log = locks.log_file(settings)
+    log = runtime_dir.log_file(settings)
     while (
         not flush.wait(pipe.flush(), 1.0, Clock(), time.sleep)
         or (found := status.read(settings).events).queued

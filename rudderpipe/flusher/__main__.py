@@ -15,7 +15,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.flusher.sinks import direct_plane, make_sink
-from rudderpipe.process import locks, spawn, start_lock
+from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
@@ -35,7 +35,7 @@ class SenderKeeper:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._payload = msgspec.json.encode(settings)
-        self._log = locks.log_file(settings)
+        self._log = runtime_dir.log_file(settings)
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
         self._next_s = float("-inf")
@@ -100,7 +100,7 @@ def take_over(settings: Settings) -> None:
 def sweep(settings: Settings) -> None:
     """Remove the files that ended pipes left in the runtime directory. What cannot be removed stays."""
     try:
-        leftovers.sweep(locks.runtime_dir(settings.runtime_dir), settings.pipe_names)
+        leftovers.sweep(runtime_dir.ensure(settings.runtime_dir), settings.pipe_names)
     except OSError as error:
         logger.warning("files of ended pipes cannot be removed, events are not affected error=%s", error.strerror)
 

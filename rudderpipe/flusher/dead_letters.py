@@ -22,7 +22,7 @@ from msgspec import Raw
 
 from rudderpipe import log_text
 from rudderpipe.encoder import encode
-from rudderpipe.process import locks
+from rudderpipe.process import locks, runtime_dir
 from rudderpipe.ring.consumer import Cut
 from rudderpipe.settings import Settings
 
@@ -296,6 +296,6 @@ def of_other_pipes(settings: Settings) -> dict[str, int]:
 
 def of(settings: Settings) -> DeadLetters:
     """Return the dead letters of the settings' pipe. Raises ``RingUnavailable`` without a runtime directory."""
-    directory = locks.runtime_dir(settings.runtime_dir)
+    directory = runtime_dir.ensure(settings.runtime_dir)
     former = [directory / f"{name}.failed.ndjson" for name in settings.pipe_names]
     return DeadLetters(directory / f"{settings.pipe_name}{DIRECTORY_SUFFIX}", settings.max_spool_bytes, former)

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from rudderpipe.errors import ProcessNotStarted
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 
 SERVICE_MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables that systemd sets for one process alone."""
@@ -163,7 +163,7 @@ def start(
         if os.write(writing, payload) < len(payload):
             raise ProcessNotStarted("its settings do not fit into a pipe")
         if log:
-            errors = locks.open_log(log)
+            errors = runtime_dir.open_log(log)
         return subprocess.Popen(  # noqa: S603  # our own interpreter and module
             command,
             stdin=reading,

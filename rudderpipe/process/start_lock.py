@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.settings import Settings
 
 LONGEST_S = 60.0
@@ -20,7 +20,7 @@ LONGEST_S = 60.0
 
 def file_of(settings: Settings) -> Path:
     """Return the path of the file whose lock the starting flusher of a pipe holds."""
-    return locks.runtime_dir(settings.runtime_dir) / f"{settings.pipe_name}.start"
+    return runtime_dir.ensure(settings.runtime_dir) / f"{settings.pipe_name}.start"
 
 
 def take(path: Path) -> int | None:
@@ -30,7 +30,7 @@ def take(path: Path) -> int | None:
     ``end``. The caller closes its own descriptor. Raises ``OSError``.
     """
     while True:
-        fd = locks.open_log(path, os.O_RDWR | os.O_CREAT)
+        fd = runtime_dir.open_log(path, os.O_RDWR | os.O_CREAT)
         try:
             if fd <= 2:  # the application closed a standard descriptor; the started process has its own
                 low, fd = fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
@@ -53,7 +53,7 @@ def take(path: Path) -> int | None:
 def is_taken(path: Path) -> bool:
     """Return whether a started process has neither begun to serve nor ended."""
     try:
-        fd = locks.open_log(path, os.O_RDWR)
+        fd = runtime_dir.open_log(path, os.O_RDWR)
     except OSError:
         return False
     try:

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.process import descriptors, locks
+from rudderpipe.process import descriptors, runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.descriptors import STANDARD_ERROR, above_standard
 from rudderpipe.ring import layout as at
@@ -202,7 +202,7 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
     Raises ``RingUnavailable``. A segment that cannot be finished is removed.
     """
     layout = at.for_bytes(size_bytes)
-    if (limit := locks.file_limit()) < layout.size_bytes:  # a write past it is a signal that ends the process
+    if (limit := runtime_dir.file_limit()) < layout.size_bytes:  # a write past it is a signal that ends the process
         reason = f"RLIMIT_FSIZE (ulimit -f) is {limit:,} bytes, the ring needs {layout.size_bytes:,}: raise it"
         raise RingUnavailable(name, f"{reason}, or lower ring_bytes")
     try:

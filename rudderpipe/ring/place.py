@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
@@ -78,12 +78,12 @@ class RingPlace(msgspec.Struct, frozen=True):
 
 def own(settings: Settings) -> RingPlace:
     """Return the place of the ring that this interpreter puts events into."""
-    return RingPlace(locks.runtime_dir(settings.runtime_dir), settings.pipe_name, interpreter=current())
+    return RingPlace(runtime_dir.ensure(settings.runtime_dir), settings.pipe_name, interpreter=current())
 
 
 def of_pipe(settings: Settings) -> list[RingPlace]:
     """Return the places of all rings that the pipe may have now: the oldest layout first, then by interpreter."""
-    directory = locks.runtime_dir(settings.runtime_dir)
+    directory = runtime_dir.ensure(settings.runtime_dir)
     wanted = set(settings.pipe_names)
     found = [place for stem in stems(directory) for place in readings(directory, stem) if place.pipe in wanted]
     return sorted(found, key=lambda place: (place.layout, place.interpreter, place.pipe))

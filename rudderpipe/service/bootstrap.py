@@ -16,7 +16,7 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
-from rudderpipe.process import locks
+from rudderpipe.process import runtime_dir
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_STOPPED_NOW, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
 from rudderpipe.settings import LOG_LEVELS, Settings
 
@@ -91,7 +91,7 @@ class OwnLog(logging.handlers.RotatingFileHandler):
     """A log file that only its owner can read, also after a rotation."""
 
     def _open(self) -> TextIOWrapper:
-        return TextIOWrapper(os.fdopen(locks.open_log(self.baseFilename), "ab"), encoding="utf-8")
+        return TextIOWrapper(os.fdopen(runtime_dir.open_log(self.baseFilename), "ab"), encoding="utf-8")
 
 
 def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:

@@ -10,7 +10,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import ProcessNotStarted
-from rudderpipe.process import fork, locks, spawn, start_lock
+from rudderpipe.process import fork, runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.ring import flusher_lock
@@ -78,7 +78,7 @@ class Autostart:
 
     def _start(self, ring: Ring) -> None:
         try:
-            log, start_file = locks.log_file(self._settings), start_lock.file_of(self._settings)
+            log, start_file = runtime_dir.log_file(self._settings), start_lock.file_of(self._settings)
             claim = start_lock.take(start_file)
             if claim is None:
                 return
