@@ -196,7 +196,7 @@ SCALARS: st.SearchStrategy[Said] = st.one_of(
             (np.str_("x"), "x"),
             (np.datetime64("2024-01-02T03:04:05", "ns"), "2024-01-02T03:04:05Z"),
             (np.timedelta64(1, "D"), "P1D"),
-            (np.datetime64("NaT"), None),
+            (np.datetime64("NaT", "s"), None),
             (pd.Timestamp("2024-01-02T03:04:05"), "2024-01-02T03:04:05Z"),
             (pd.NaT, None),
             (pd.NA, None),
