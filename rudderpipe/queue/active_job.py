@@ -151,7 +151,7 @@ def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:
 
 def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
     if fields is None or not is_a_jobs(job_id):
-        trouble = f"the queue held the id {job_id[:80]!r}, whose key in Redis is not that of a job"
+        trouble = f"the queue held the id {job_id[:80]!r}, but the key of that id in Redis does not belong to a job"
         return Taken(job_id, b"", 0, None, trouble, displaced=True)
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     made = values.get(b"attemptsMade", b"0")

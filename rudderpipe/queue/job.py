@@ -26,7 +26,8 @@ MAX_ATTEMPTS = 1_000_000
 LARGE = 64 << 10
 MAX_TIMEOUT_S = 600.0
 NO_OBJECT = "the job's data is not JSON, or not a JSON object"
-# U+FFFD is also what Node writes for half a character (a text cut inside an emoji), and what the server reads.
+# Node writes such an escape for half a character, for example in a text cut inside an emoji. It is replaced by U+FFFD,
+# as the server does.
 _SURROGATE = re.compile(
     r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
 )
