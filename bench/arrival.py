@@ -39,7 +39,7 @@ def main() -> None:
     print(report.machine())
     with Plane("--stamped") as plane, stand(plane.url) as found:
         programs = {name: found.program(name, RUDDERPIPE_FLUSH_AT="1") for name in ("flusher", "sender")}
-        found.settle()
+        found.await_start()
         found.start(
             "producer",
             sys.executable,

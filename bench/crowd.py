@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import msgspec
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 
-def at_once(processes: int, work: Callable[[int], Answer]) -> list[Answer]:
+def at_once(processes: int, work: Callable[[int], Result]) -> list[Result]:
     """Call ``work(number)`` in so many children, which begin together; their answers, which must be JSON."""
     gate, opens = os.pipe()
     pipes = []
@@ -31,7 +31,7 @@ def at_once(processes: int, work: Callable[[int], Answer]) -> list[Answer]:
         pipes.append(reads)
     os.close(gate)
     os.close(opens)
-    answers: list[Answer] = []
+    answers: list[Result] = []
     for reads in pipes:
         with os.fdopen(reads, "rb") as stream:
             answers.append(msgspec.json.decode(stream.read()))

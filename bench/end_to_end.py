@@ -51,7 +51,7 @@ def ours(plane: Plane, events: int, jobs: int) -> Row:
     with stand(plane.url) as found:
         for name in ("flusher", "sender"):
             found.program(name, RUDDERPIPE_MAX_JOBS_PER_REQUEST=str(jobs))
-        found.settle()
+        found.await_start()
         running = {"data plane": plane.process.pid, **found.known()}
         for number in range(PRODUCERS):
             found.start(f"producer {number + 1}", sys.executable, "-c", OURS, str(events // PRODUCERS))

@@ -99,7 +99,7 @@ class OurRing(Way):
         self.consumer.refresh(whole=True)
         self.consumer.tidy()
         taken = 0
-        while cut := self.consumer.cut(100, 460_800):
+        while cut := self.consumer.next_batch(100, 460_800):
             taken += self.consumer.release([cut])
         if not taken:
             self.reclaimer.work()

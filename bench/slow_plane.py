@@ -35,7 +35,7 @@ def main() -> None:
             with stand(plane.url) as found:
                 for name in ("flusher", "sender"):
                     found.program(name)
-                found.settle()
+                found.await_start()
                 command = (sys.executable, "-c", OURS, str(arguments.events))
                 rates["rudderpipe"].append(rate(plane, found, arguments.events, *command))
             with stand(plane.url) as found:

@@ -47,7 +47,7 @@ class Stand:
         """One of ours: ``flusher`` or ``sender``."""
         return self.start(name, sys.executable, "-m", f"rudderpipe.{name}", **variables)
 
-    def settle(self) -> None:
+    def await_start(self) -> None:
         """Wait until what was started has done its start: it has used no CPU to speak of for a third of a second."""
         before, now = -1.0, 0.0
         while now - before > 0.02:

@@ -26,7 +26,7 @@ from typing import Any
 
 import rudderpipe
 from rudderpipe.compat import rudderstack, segment
-from rudderpipe.ring import place
+from rudderpipe.ring import location
 from rudderpipe.transports import queue_check, ring, sync
 
 LOADED = (hashlib, inspect, queue, ring, queue_check, sync)
@@ -335,7 +335,7 @@ def shared_memory_of_root() -> None:
 def segment_file(uid: int) -> Path:
     """The segment that the pipe's ring of that user has."""
     give(run_directory(), uid, 0o700)
-    name = place.RingPlace(run_directory(), "cells").segment
+    name = location.RingLocation(run_directory(), "cells").segment
     return SHM / name.replace(f"-{os.getuid()}-", f"-{uid}-")
 
 
@@ -407,7 +407,7 @@ def a_read_only_runtime_directory() -> None:
 def lock_file(uid: int) -> Path:
     """The pipe's lock file, in a runtime directory of that user."""
     give(run_directory(), uid, 0o700)
-    return place.RingPlace(run_directory(), "cells").lock_file
+    return location.RingLocation(run_directory(), "cells").lock_file
 
 
 @host(user=True)

@@ -15,7 +15,7 @@ from native_tests.node_programs import NodeProgram, NodePrograms
 from native_tests.world import World, wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
@@ -120,7 +120,7 @@ class Peers:
         queue = Queue(own, clock)
         lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, identity.address(), lambda _: False)
         plane = DataPlane(own)
-        sender = Sender(queue, Courier(plane, own, clock), lease, own, clock)
+        sender = Sender(queue, Dispatcher(plane, own, clock), lease, own, clock)
         self._senders.append(sender)
         self._planes.append(plane)
         return sender

@@ -74,7 +74,7 @@ class Verdict(msgspec.Struct):
             self.problems.append(f"{what}: {len(names)}, such as {names[:SHOWN]}")
 
 
-class Taken(msgspec.Struct, frozen=True):
+class ActiveJob(msgspec.Struct, frozen=True):
     """One request in which the data plane took an event."""
 
     at_s: float
@@ -86,7 +86,7 @@ class PlaneLog:
 
     def __init__(self, path: Path) -> None:
         self.kinds: Counter[str] = Counter()
-        self.taken: dict[Name, list[Taken]] = {}
+        self.taken: dict[Name, list[ActiveJob]] = {}
         self.order: dict[tuple[str, int], list[int]] = defaultdict(list)
         """The numbers of each thread as they were first taken."""
         for text in path.read_bytes().splitlines():
@@ -96,7 +96,7 @@ class PlaneLog:
                 self._take(line)
 
     def _take(self, line: Line) -> None:
-        taken = Taken(line.at_s, line.seen)
+        taken = ActiveJob(line.at_s, line.seen)
         for name in line.events:
             times = self.taken.setdefault(name, [])
             if not times:

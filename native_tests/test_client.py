@@ -22,7 +22,7 @@ from native_tests.faulty_plane import FaultyPlane, answer, depends
 from native_tests.world import World, wait_until
 from rudderpipe import Client, DeliveryError, FlushResult, FlushTimeout, RingFull
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.ring import place
+from rudderpipe.ring import location
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 from rudderpipe.transports.callbacks import THREAD_NAME
@@ -526,7 +526,7 @@ def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
     client.track("u", "e", callback=tell)
     wait_until(lambda: told)
     client._intake.leave()  # noqa: SLF001  # shutdown() would ask the thread once more
-    name = place.own(client.settings).segment
+    name = location.own(client.settings).segment
     world._clients.clear()  # noqa: SLF001  # nobody else may hold it
     del client, tell
 

@@ -14,7 +14,7 @@ from redis import ResponseError
 from native_tests.redis_stand import RedisStand
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue import scripts
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
@@ -63,7 +63,7 @@ class Scene:
         self.held = queue.take(4, 10_000_000)
         queue.sweep()
         stand.delay("due", 1, {"data": data_of(8, 0), "opts": "{}", "delay": "5"})
-        self.done: list[Taken] = []
+        self.done: list[ActiveJob] = []
         """Delivered before the call that is cut."""
 
     def finish(self, *, without: str = "") -> Counter[str]:

@@ -14,7 +14,7 @@ from native_tests import traces
 from native_tests.traces import Listener, Trace
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue.active_job import QueueCounts, Taken
+from rudderpipe.queue.active_job import ActiveJob, QueueCounts
 from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
@@ -81,9 +81,9 @@ class Stage:
         queue.token = traces.TOKEN
         return queue
 
-    def active(self, *ids: str) -> list[Taken]:
+    def active(self, *ids: str) -> list[ActiveJob]:
         """What a sender knows of jobs it has taken."""
-        return [Taken(name, DATA.encode(), 0, None) for name in ids]
+        return [ActiveJob(name, DATA.encode(), 0, None) for name in ids]
 
     def keeping(self, keep: int, *ids: str) -> int:
         """Complete jobs, and keep so many of all the completed ones."""
@@ -272,11 +272,11 @@ NOT_OURS = {
 }
 
 
-def _ids(taken: list[Taken]) -> list[str]:
+def _ids(taken: list[ActiveJob]) -> list[str]:
     return [job.id for job in taken]
 
 
-def _first_and_ids(answer: tuple[int, list[Taken]]) -> tuple[int, list[str]]:
+def _first_and_ids(answer: tuple[int, list[ActiveJob]]) -> tuple[int, list[str]]:
     return answer[0], _ids(answer[1])
 
 

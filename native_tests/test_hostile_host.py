@@ -15,7 +15,7 @@ import pytest
 
 from native_tests.world import World, wait_until
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory, place
+from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring, find
 
 AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
@@ -126,7 +126,7 @@ def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: 
 def test_another_users_segment_of_the_same_name_is_left_alone(world: World, content: bytes, mode: int) -> None:
     """Refused with the reason; neither read, nor written, nor removed."""
     world.explicit["autostart"] = False
-    path = Path("/dev/shm") / place.own(world.settings).segment
+    path = Path("/dev/shm") / location.own(world.settings).segment
     path.write_bytes(content)
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345)

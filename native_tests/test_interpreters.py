@@ -14,7 +14,7 @@ import msgspec
 
 from native_tests.world import World, wait_until
 from rudderpipe.cli.demo import UnixConnection
-from rudderpipe.ring import place
+from rudderpipe.ring import location
 from rudderpipe.testing.redis_server import RedisServer
 
 APPLICATION = """
@@ -173,5 +173,5 @@ def test_sub_interpreters_have_a_ring_each(world: World) -> None:
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout) == 30_000, done.stderr.decode()
     world.delivered(30_000)
-    wait_until(lambda: place.of_pipe(world.settings) == [])
+    wait_until(lambda: location.of_pipe(world.settings) == [])
     assert world.plane.stats()["duplicates"] == 0

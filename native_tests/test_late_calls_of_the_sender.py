@@ -14,12 +14,12 @@ from native_tests.redis_stand import P, RedisStand
 from native_tests.world import wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.queue import connection, job, scripts
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.sender import Sender
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.testing.redis_server import RedisServer
 from tests.test_sender_answers import DownAtFirst
 
@@ -56,8 +56,8 @@ def test_a_call_that_is_held_up_changes_nothing(
     settings = settings_module.load(explicit, environment={})
     queue, plane = Queue(settings, clock), DownAtFirst("guilty")
     lease = None if several else Lease(queue, settings.lease_ms, "me 1 0", lambda _: False)
-    facts = Facts(clock.monotonic_s(), settings.stall_timeout_s)
-    sender = Sender(queue, Courier(cast(DataPlane, plane), settings, clock), lease, settings, clock, facts=facts)
+    state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
+    sender = Sender(queue, Dispatcher(cast(DataPlane, plane), settings, clock), lease, settings, clock, state=state)
 
     def add(*users: str) -> None:
         events = b",".join(b'{"userId":"%b"}' % user.encode() for user in users)
@@ -74,7 +74,7 @@ def test_a_call_that_is_held_up_changes_nothing(
     def settled() -> bool:
         if several:  # what the sweep waits for in real time
             stand.interval_passes()
-            names = [name for name in stand.view().active if name not in {held.id for held in facts.held}]
+            names = [name for name in stand.view().active if name not in {held.id for held in state.held}]
             stand.lapse(*names)
         return not stand.client.exists(f"{P}wait", f"{P}active")
 

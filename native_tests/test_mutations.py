@@ -20,13 +20,13 @@ from native_tests.redis_stand import P, RedisStand
 from rudderpipe._version import USER_AGENT
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
-from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 from rudderpipe.testing.redis_server import RedisServer
 from tests.broken_jobs import is_json, mutated
@@ -81,12 +81,12 @@ class Campaign:
         self.queue = stand.queue()
         settings = Settings(max_jobs_per_request=self.dice.choice((1, 10, 50)), max_attempts=50)
         lease = Lease(self.queue, settings.lease_ms, "me 1 0", lambda _: False)
-        courier = Courier(cast(DataPlane, self.plane), settings, self.clock)
-        facts = Facts(self.clock.monotonic_s(), settings.stall_timeout_s)
+        dispatcher = Dispatcher(cast(DataPlane, self.plane), settings, self.clock)
+        state = SenderState(self.clock.monotonic_s(), settings.stall_timeout_s)
         keeper_queue = stand.queue()
         keeper_queue.token = self.queue.token
-        self.keeper = Keeper(keeper_queue, facts, settings, self.clock)
-        self.sender = Sender(self.queue, courier, lease, settings, self.clock, facts=facts)
+        self.keeper = LockRenewer(keeper_queue, state, settings, self.clock)
+        self.sender = Sender(self.queue, dispatcher, lease, settings, self.clock, state=state)
         self.put: dict[str, bytes] = {}
         """What each broken job's data was; of a job whose data was taken away nothing is asked."""
         self.healthy: list[str] = []
@@ -144,7 +144,7 @@ class Campaign:
         """Nothing waits and nothing is active."""
         return not any(self.raw.exists(f"{P}{name}") for name in ("wait", "active", "paused", "delayed"))
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Let the sender work until nothing is left; bounded, as a job that is stuck would never end."""
         for _ in range(20_000):
             if self.is_settled():
@@ -270,7 +270,7 @@ def test_nothing_that_is_broken_hurts_anything_else(
         campaign.step(2)
         MEDDLINGS[(seed + number) % len(MEDDLINGS)](campaign)
         campaign.step(5)
-    campaign.settle()
+    campaign.finish()
 
     # Healthy jobs arrive once, in order; none of them failed.
     assert campaign.plane.order == campaign.healthy

@@ -12,7 +12,7 @@ from rudderpipe import settings as settings_module
 from rudderpipe.errors import QueueBehind
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
@@ -47,7 +47,7 @@ def add(queue: Queue, count: int, start: int = 0, term: int = 0) -> None:
     queue.add(EPOCH, batches, {1: (start * 2, (start + count) * 2)}, [], term)
 
 
-def ids(taken: list[Taken]) -> list[str]:
+def ids(taken: list[ActiveJob]) -> list[str]:
     """Of jobs."""
     return [found.id for found in taken]
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from native_tests.redis_stand import RedisStand
 from rudderpipe.errors import QueueBehind
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import EPOCH, Stand, data_of
@@ -37,7 +37,7 @@ class QueueModel(RuleBasedStateMachine):
         self.queues = [[stand.queue(keep_completed=keep) for keep in (0, 2)] for stand in self.stands]
         for real, model in zip(*self.queues, strict=True):
             model.token = real.token
-        self.held: list[list[Taken]] = [[], []]
+        self.held: list[list[ActiveJob]] = [[], []]
         self.foreign = 0
 
     def both(self, who: int, what: Callable[[Queue], Any]) -> Any:

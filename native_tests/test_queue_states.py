@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from native_tests.redis_stand import P, RedisStand
 from rudderpipe.errors import QueueBehind
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
@@ -76,7 +76,7 @@ class QueueStates(RuleBasedStateMachine):
         self.stand = RedisStand(self.server)
         self.redis: Any = self.stand.client
         self.queues: list[Queue] = [self.stand.queue(keep_completed=keep) for keep in (0, 2)]
-        self.held: list[list[Taken]] = [[], []]
+        self.held: list[list[ActiveJob]] = [[], []]
         """What each sender believes to hold."""
         self.added = self.delivered = self.foreign = 0
         """Events that we added, events that our senders were told to have completed, and jobs of others."""
@@ -119,7 +119,7 @@ class QueueStates(RuleBasedStateMachine):
         with self._delivering(done):
             self.queues[who].complete(done)
 
-    def _delivering(self, done: list[Taken]) -> Any:
+    def _delivering(self, done: list[ActiveJob]) -> Any:
         return _Delivering(self, done)
 
     @rule(who=SENDERS)
@@ -308,7 +308,7 @@ class QueueStates(RuleBasedStateMachine):
 class _Delivering:
     """Around a completion: which of the jobs it really completed, as Redis shows it."""
 
-    def __init__(self, machine: QueueStates, done: list[Taken]) -> None:
+    def __init__(self, machine: QueueStates, done: list[ActiveJob]) -> None:
         self._machine = machine
         self._done = done
         self._before: set[str] = set()

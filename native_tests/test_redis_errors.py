@@ -17,7 +17,7 @@ from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
 from native_tests.test_redis_forms import queue_at
 from native_tests.world import World, wait_until
 from rudderpipe.errors import QueueBehind, QueueUnavailable
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
@@ -103,7 +103,7 @@ def test_what_was_finished_though_its_answer_was_lost_counts_once(wire: Wire, qu
     add(queue, 2)
     first, second = queue.take(*ALL)
 
-    def finish(taken: Taken) -> int:
+    def finish(taken: ActiveJob) -> int:
         return queue.complete([taken]) if ending == "complete" else queue.fail(taken, "no")
 
     assert finish(first) == 1  # the first use of a script takes two answers

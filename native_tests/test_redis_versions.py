@@ -95,6 +95,6 @@ def test_a_check_says_what_the_user_may_not_do(world: World, server: RedisServer
     checked = world.run("-m", "rudderpipe.flusher", "--check")
 
     assert checked.returncode == 0
-    assert b"as PUBLISH is refused" in checked.stderr
+    assert b"because Redis refuses PUBLISH" in checked.stderr
     redis.execute_command("ACL", "SETUSER", "app", "&*")
     assert b"PUBLISH" not in world.run("-m", "rudderpipe.flusher", "--check").stderr

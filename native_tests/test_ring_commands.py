@@ -14,7 +14,7 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
 from native_tests.world import World, wait_until
-from rudderpipe.ring import place
+from rudderpipe.ring import location
 from rudderpipe.ring.ring import find_all
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -130,7 +130,7 @@ def test_one_ring_of_several_is_drained(world: World) -> None:
     client = world.client()
     assert client.track("u", "e")
     assert other.track("u", "e")
-    name = place.own(other.settings).stem
+    name = location.own(other.settings).stem
 
     code, said, _ = run(world, "drain", "--ring", name)
 
@@ -148,7 +148,7 @@ def test_what_waits_is_drained_into_the_queue(world: World, redis_server: RedisS
     code, said, errors = run(world, "drain")
 
     assert (code, errors) == (0, "")
-    assert said == f"{place.own(world.settings).stem}: 12 queued\n"
+    assert said == f"{location.own(world.settings).stem}: 12 queued\n"
     status = world.status()
     assert (status.events.queued, status.events.in_ring, status.events.balanced) == (12, 0, True)
 
@@ -158,7 +158,7 @@ def test_a_pipe_that_is_not_there_lists_what_rings_there_are(world: World, comma
     """For a misspelt pipe, or one of other settings."""
     world.explicit["autostart"] = False
     assert world.client().track("u", "e")
-    there = place.own(world.settings).stem
+    there = location.own(world.settings).stem
 
     code, said, errors = run(world, command, "--pipe", "misspelt")
 

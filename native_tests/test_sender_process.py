@@ -106,8 +106,8 @@ def test_a_sender_says_how_it_is(senders: Senders) -> None:
     senders.sender("--admin", "127.0.0.1:0")
     url = admin_of(senders)
     wait_until(lambda: asked(f"{url}/readyz")[0] == 200)
-    status, facts = asked(f"{url}/healthz")
-    assert (status, facts["status"], facts["lease"], facts["waiting_jobs"]) == (200, "alive", "held", 0)
+    status, vitals = asked(f"{url}/healthz")
+    assert (status, vitals["status"], vitals["lease"], vitals["waiting_jobs"]) == (200, "alive", "held", 0)
     assert asked(f"{url}/nothing") == (404, {"error": "not found", "paths": ["/healthz", "/readyz"]})
     request = urllib.request.Request(f"{url}/healthz", data=b"x", method="POST")
     with pytest.raises(urllib.error.HTTPError, match="405") as caught:

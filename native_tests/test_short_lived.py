@@ -76,12 +76,12 @@ def test_more_forks_than_slots_while_the_flusher_stands_still(hosts: Hosts) -> N
 REMOVED = """
 import os, pathlib, signal, threading, time
 import rudderpipe, tally
-from rudderpipe.ring import place
+from rudderpipe.ring import location
 
 client = rudderpipe.Client()
 
 def remove():
-    found = place.own(client.settings).segment
+    found = location.own(client.settings).segment
     os.unlink("/dev/shm/" + found)
 
 signal.signal(signal.SIGUSR1, lambda *_: tally.track(client, 1, "handler"))

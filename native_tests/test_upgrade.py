@@ -14,9 +14,9 @@ from native_tests.faulty_plane import FaultyPlane
 from native_tests.world import World, wait_until
 from rudderpipe.process import identity, locks, runtime_dir
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory, place
+from rudderpipe.ring import location, memory
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.memory import open_fd
-from rudderpipe.ring.place import RingPlace
 from tests.old_ring import OldRing
 
 RECORDED = Path(__file__).parent / "data" / "ring-layout-3.gz"
@@ -40,9 +40,9 @@ def _faulty(world: World) -> object:
         yield plane
 
 
-def old_place(world: World) -> RingPlace:
+def old_place(world: World) -> RingLocation:
     """Where a version of layout 3 has the pipe's ring."""
-    return RingPlace(runtime_dir.ensure(world.settings.runtime_dir), world.settings.pipe_name, 3)
+    return RingLocation(runtime_dir.ensure(world.settings.runtime_dir), world.settings.pipe_name, 3)
 
 
 def restore(world: World) -> None:
@@ -103,7 +103,7 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
 
     faulty.wait_for(lambda: len(numbers(faulty)) >= 50)
     assert sorted(numbers(faulty)) == list(range(0, 100, 2))
-    assert {ring.name for ring in world.status().rings} == {where.segment, place.own(world.settings).segment}
+    assert {ring.name for ring in world.status().rings} == {where.segment, location.own(world.settings).segment}
     assert client.flush(10)
 
     holder.kill()
@@ -114,7 +114,7 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
     lock_file.unlock(at.LOCK_SLOT + producer.slot)
     old.words[1024 + 3] = 1  # it has left
     wait_until(lambda: where.segment not in memory.names())
-    assert [ring.name for ring in world.status().rings] == [place.own(world.settings).segment]
+    assert [ring.name for ring in world.status().rings] == [location.own(world.settings).segment]
 
 
 def test_a_process_of_the_version_before_starts_the_flusher_of_this_one(world: World, faulty: FaultyPlane) -> None:

@@ -15,7 +15,7 @@ from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, node_names
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
-from rudderpipe.messages.defaults import Maker
+from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import BeforeSend, Sampling, Shaper
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
@@ -109,9 +109,9 @@ class Client:
         }
         sampling = Sampling(sample_events, sample_users)
         shapes = sample_events or sample_users != 1.0 or steps or scrubber is not None
-        maker = Maker(context, integrations, default)
+        defaults = Defaults(context, integrations, default)
         self._clock = Clock()
-        self._intake = Intake(self._clock, maker, Shaper(sampling, steps, scrubber) if shapes else None, on_error)
+        self._intake = Intake(self._clock, defaults, Shaper(sampling, steps, scrubber) if shapes else None, on_error)
         self._intake.use(self._load(self._explicit))
         _clients.add(self)
         if options is not None:

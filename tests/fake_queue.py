@@ -13,7 +13,7 @@ from typing import Any
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.active_job import QueueCounts, Taken, all_taken, half
+from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
 
@@ -178,7 +178,7 @@ class FakeQueue:
         self.away = False
         self._keep_completed = keep_completed
         self._lease_ms = lease_ms
-        self.fence = ""
+        self.fencing_token = ""
         self.unsure = False
         self.loses: list[str] = []
         """Calls of these names are executed, and their answers are lost; each once."""
@@ -213,7 +213,7 @@ class FakeQueue:
 
     def _check(self) -> None:
         self.ping()
-        if self.fence and self.store.leaseholder() != self.fence:
+        if self.fencing_token and self.store.leaseholder() != self.fencing_token:
             raise LeaseLost
 
     def put(self, name: str, data: bytes | None = None) -> None:
@@ -241,7 +241,7 @@ class FakeQueue:
                 call()
 
     @changes
-    def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
+    def split(self, taken: ActiveJob) -> tuple[ActiveJob, ActiveJob] | None:
         self._check()
         store = self.store
         if not store.is_own(taken.id, self.token) or taken.id not in store.jobs or taken.id not in store.active:
@@ -308,7 +308,7 @@ class FakeQueue:
         ring["term"] = term
 
     @changes
-    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
+    def take(self, max_jobs: int, max_bytes: int) -> list[ActiveJob]:
         self._check()
         store = self.store
         if store.line and not store.paused:
@@ -335,10 +335,10 @@ class FakeQueue:
             if fields is not None:
                 fields["processedOn"] = str(self.clock.time_ms())
                 fields.setdefault("opts", "{}")
-        return all_taken(answer)
+        return active_jobs(answer)
 
     @changes
-    def complete(self, done: Sequence[Taken]) -> int:
+    def complete(self, done: Sequence[ActiveJob]) -> int:
         self._check()
         store = self.store
         kept = 0
@@ -364,11 +364,13 @@ class FakeQueue:
         return kept
 
     @changes
-    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+    def complete_and_take(
+        self, done: Sequence[ActiveJob], max_jobs: int, max_bytes: int
+    ) -> tuple[int, list[ActiveJob]]:
         return self.complete(done), self.take(max_jobs, max_bytes)
 
     @changes
-    def fail(self, taken: Taken, reason: str) -> bool:
+    def fail(self, taken: ActiveJob, reason: str) -> bool:
         self._check()
         store = self.store
         name, now = taken.id, str(self.clock.time_ms())
@@ -392,7 +394,7 @@ class FakeQueue:
         return True
 
     @changes
-    def retry_later(self, tried: Sequence[Taken]) -> list[Taken]:
+    def retry_later(self, tried: Sequence[ActiveJob]) -> list[ActiveJob]:
         self._check()
         there = [taken for taken in tried if taken.id in self.store.jobs]
         held = self._hold(there)
@@ -401,14 +403,14 @@ class FakeQueue:
             fields["attemptsMade"] = str(int(fields.get("attemptsMade", "0")) + 1)
         return [taken for taken in tried if taken.id in held]
 
-    def renew(self, held: Sequence[Taken]) -> list[Taken]:
+    def renew(self, held: Sequence[ActiveJob]) -> list[ActiveJob]:
         self._check()
-        if self.fence:
-            self.store.hold_lease(self.fence, self._lease_ms)
+        if self.fencing_token:
+            self.store.hold_lease(self.fencing_token, self._lease_ms)
         ours = self._hold(held)
         return [taken for taken in held if taken.id in ours]
 
-    def _hold(self, held: Iterable[Taken]) -> list[str]:
+    def _hold(self, held: Iterable[ActiveJob]) -> list[str]:
         ours = [taken.id for taken in held if self.store.is_own(taken.id, self.token)]
         for name in ours:
             self.store.lock(name, self.token)
@@ -416,14 +418,14 @@ class FakeQueue:
         return ours
 
     @changes
-    def put_back(self, held: Sequence[Taken]) -> int:
+    def put_back(self, held: Sequence[ActiveJob]) -> int:
         self._check()
         ours = [taken.id for taken in held if self.store.leave_active(taken.id, self.token)]
         self.store.line[:0] = ours
         return len(ours)
 
     @changes
-    def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
+    def recover(self, keep: Sequence[ActiveJob] = (), whose: Whose = "all") -> Recovered:
         self._check()
         store, kept = self.store, {taken.id for taken in keep}
         recovered = [

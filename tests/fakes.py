@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rudderpipe.flusher.queue_sink import Answer
+from rudderpipe.flusher.queue_sink import CommitResult
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import place
-from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring import location
+from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
@@ -52,7 +52,7 @@ def pipe_of(directory: Path, pipe: str, cap: int = 100) -> Settings:
 
 def pipe_called(ring: Ring) -> str:
     """The name of the pipe that a ring belongs to."""
-    return next(iter(place.readings(ring.locks.path.parent, ring.locks.path.stem))).pipe
+    return next(iter(location.readings(ring.locks.path.parent, ring.locks.path.stem))).pipe
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def producer_of(ring: Ring, clock: Clock) -> Producer:
     return Producer(lambda: ring, lambda _ring: None, clock)
 
 
-def texts(cut: Cut | None) -> list[str]:
+def texts(cut: Batch | None) -> list[str]:
     """The events of a cut that holds JSON numbers or strings without commas."""
     return cut.data.decode().split(",") if cut else []
 
@@ -81,7 +81,7 @@ def drain(consumer: Consumer, at_once: int = 1000) -> list[str]:
     """All that is committed, taken and released."""
     consumer.refresh()
     found: list[str] = []
-    while cut := consumer.cut(at_once, 4_000_000):
+    while cut := consumer.next_batch(at_once, 4_000_000):
         found += texts(cut)
         consumer.release([cut])
     consumer.tidy()
@@ -100,13 +100,13 @@ class FakeSink:
     def known(self) -> dict[int, int]:
         return {}
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
+    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         if self.trouble is not None:
             raise self.trouble
         self.batches += [texts(cut) for cut in cuts]
-        return Answer([at.H_DELIVERED] * len(cuts))
+        return CommitResult([at.H_DELIVERED] * len(cuts))
 
-    def seen_off(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> tuple[int, int] | None:
         return self.seen
 
     def ended(self, ring: Ring) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.queue import job
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from tests.fakes import FakeClock
@@ -66,12 +66,12 @@ def add(queue: Queue, count: int, start: int = 0, term: int = 0, epoch: int = EP
     queue.add(epoch, batches, {1: (start * 2, (start + count) * 2)}, [], term)
 
 
-def ids(taken: Sequence[Taken]) -> list[str]:
+def ids(taken: Sequence[ActiveJob]) -> list[str]:
     """Of jobs."""
     return [found.id for found in taken]
 
 
-def users(taken: Taken) -> list[str]:
+def users(taken: ActiveJob) -> list[str]:
     """Whose events a job holds."""
     assert taken.job is not None
     return [msgspec.json.decode(event)["userId"] for event in taken.job.events]
@@ -82,7 +82,7 @@ def lease_of(queue: Queue, dead: str = "nobody") -> Lease:
     return Lease(queue, 10_000, "alive", lambda holder: holder == dead)
 
 
-CHANGES: dict[str, Callable[[Queue, Taken], object]] = {
+CHANGES: dict[str, Callable[[Queue, ActiveJob], object]] = {
     "take": lambda queue, _: queue.take(*ALL),
     "complete": lambda queue, job_: queue.complete([job_]),
     "complete_and_take": lambda queue, job_: queue.complete_and_take([job_], *ALL),
@@ -429,18 +429,18 @@ class QueueContract:
         assert queue.counts().events_queued == 2
         assert queue.complete(taken) == 1
 
-    @pytest.mark.parametrize("settled", ["complete", "fail", "put_back"])
-    def test_a_lock_that_merely_lapsed_is_no_obstacle(self, stand: Stand, settled: str) -> None:
+    @pytest.mark.parametrize("committed", ["complete", "fail", "put_back"])
+    def test_a_lock_that_merely_lapsed_is_no_obstacle(self, stand: Stand, committed: str) -> None:
         """Its sender knows best what came of the job."""
         queue = stand.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
         stand.lapse("1")
 
-        if settled == "fail":
+        if committed == "fail":
             assert queue.fail(taken, "no")
         else:
-            assert getattr(queue, settled)([taken]) == 1
+            assert getattr(queue, committed)([taken]) == 1
 
         assert stand.view().active == []
         assert stand.view().locks == {}
@@ -803,7 +803,7 @@ class QueueContract:
         lease = lease_of(queue)
         lease.take()
         assert not lease.kept
-        old = queue.fence
+        old = queue.fencing_token
 
         assert lease.take(above=1)
         assert (lease.number, lease.kept) == (2, True)
@@ -811,7 +811,7 @@ class QueueContract:
         assert (lease.number, lease.kept) == (2, True)
 
         add(queue, 1)
-        queue.fence = old
+        queue.fencing_token = old
         with pytest.raises(LeaseLost):
             queue.take(*ALL)
 
@@ -830,7 +830,7 @@ class QueueContract:
         unheard = lease_of(queue)
         unheard.__dict__.update(lease.__dict__)
         unheard.take(above=lease.number)
-        queue.fence = "1 what was known before"
+        queue.fencing_token = "1 what was known before"
         if lapsed:
             stand.lapse_lease()
 
@@ -865,7 +865,7 @@ class QueueContract:
         """By the process that has it, without waiting for it to lapse."""
         queue = stand.queue()
         lease_of(queue).take()
-        queue.fence = ""
+        queue.fencing_token = ""
         again = lease_of(queue)
 
         assert again.take()

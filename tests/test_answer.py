@@ -9,7 +9,7 @@ import time
 import h11
 import pytest
 
-from rudderpipe.delivery.response import KEPT_BYTES, MAX_BYTES, MAX_INTERIM, Answer, NoAnswer, Reader, read
+from rudderpipe.delivery.response import KEPT_BYTES, MAX_BYTES, MAX_INTERIM, NoResponse, Reader, Response, read
 
 CORPUS = 4_000
 STATUS_LINES = (
@@ -80,7 +80,7 @@ def one_of(random_: random.Random) -> bytes:
     return data
 
 
-def ours(data: bytes) -> Answer | None:
+def ours(data: bytes) -> Response | None:
     """Return what we make of it, None when it is no answer."""
     near, far = socket.socketpair()
     with near, far:
@@ -88,11 +88,11 @@ def ours(data: bytes) -> Answer | None:
         far.shutdown(socket.SHUT_WR)
         try:
             return read(Reader(near, time.monotonic() + 30))
-        except NoAnswer:
+        except NoResponse:
             return None
 
 
-def h11s(data: bytes) -> Answer | None:
+def h11s(data: bytes) -> Response | None:
     """Return what h11 makes of it."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
@@ -109,7 +109,7 @@ def h11s(data: bytes) -> Answer | None:
                 connection.receive_data(b"")
                 ended = True
             elif isinstance(event, h11.Response):
-                answer = Answer(event.status_code, {})
+                answer = Response(event.status_code, {})
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):

@@ -14,7 +14,7 @@ from rudderpipe.ring import counters, flusher_lock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find, open_ring
-from rudderpipe.ring.seat import GRANT_MAX
+from rudderpipe.ring.seat import CREDITS_MAX
 from tests.cutting import Stage, Writer, name_of, stage_of
 from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, ring_of
 
@@ -100,7 +100,7 @@ def test_no_damaged_word_stops_anybody_or_voids_the_cap(stage: Stage, clock: Fak
                 drainer.keep_house()
                 clock.now_s += 5
                 got = sum(fill([writer]) for writer in (first, second, stage.writer()))
-                assert got <= CAP + GRANT_MAX, f"{got} events were let in at once"
+                assert got <= CAP + CREDITS_MAX, f"{got} events were let in at once"
                 serve(stage)
                 for writer in stage.writers:
                     writer.producer.leave()

@@ -42,7 +42,7 @@ class Image:
                 writer.write_all(2, size)
             if size == 20_000:  # the first blocks are drained in part
                 drainer.consumer.refresh()
-                cut = drainer.consumer.cut(5, 1 << 20)
+                cut = drainer.consumer.next_batch(5, 1 << 20)
                 assert cut is not None
                 drainer.consumer.release([cut])
                 for text in cut.data.decode().split(","):
@@ -112,7 +112,7 @@ def drained(drainer: Drainer) -> list[str]:
     """What is committed; bytes that were written over by somebody are no text."""
     found: list[str] = []
     drainer.consumer.refresh()
-    while cut := drainer.consumer.cut(7, 4_000_000):
+    while cut := drainer.consumer.next_batch(7, 4_000_000):
         found += cut.data.decode(errors="replace").split(",")
         drainer.consumer.release([cut])
     drainer.consumer.tidy()

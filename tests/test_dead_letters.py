@@ -11,7 +11,7 @@ from typing import cast
 import pytest
 from msgspec import Raw
 
-from rudderpipe.cli.spooled import SpooledJobs
+from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.flusher import dead_letters
@@ -22,8 +22,8 @@ from rudderpipe.flusher.queue_sink import Damaged
 from rudderpipe.queue.failed_jobs import FailedJob, Selection
 from rudderpipe.ring import counters, memory
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Consumer, Cut, Mark
-from rudderpipe.ring.place import of_pipe
+from rudderpipe.ring.consumer import Batch, Consumer, OffsetRange
+from rudderpipe.ring.location import of_pipe
 from rudderpipe.ring.ring import find_all
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
@@ -31,9 +31,9 @@ from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
 EPOCH = 0xABC
 
 
-def cut_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Cut:
+def cut_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Batch:
     """A batch that the flusher took."""
-    return Cut(data, end - start, (Mark(sequence, start, end),))
+    return Batch(data, end - start, (OffsetRange(sequence, start, end),))
 
 
 def record(sequence: int = 1, start: int = 0, end: int = 1, when_ms: int = 5, text: str = '{"a":1}') -> Record:
@@ -204,9 +204,9 @@ def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats
         before, after = Refusing(), Refusing()
         consumer = Consumer(ring)
         consumer.refresh()
-        first = consumer.cut(20, 1_000_000)
+        first = consumer.next_batch(20, 1_000_000)
         assert first is not None
-        sink_of(before).settle([first], [])  # and killed here, before the ring says so
+        sink_of(before).commit([first], [])  # and killed here, before the ring says so
         assert len(list(letters.records())) == 1
 
         Flusher(ring, sink_of(after), settings, clock).drain(clock.monotonic_s() + 60)
@@ -230,7 +230,7 @@ def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeC
     letters.keep(record(1, text='{"n":1}'))
     letters.keep(record(2, text='{"n":2}'))
     Damaged(letters, EPOCH, clock).pass_over(cut_of(b"\xff", 3))
-    one, other = (SpooledJobs(settings, clock) for _ in range(2))
+    one, other = (DeadLetterJobs(settings, clock) for _ in range(2))
     chosen: list[list[FailedJob]] = [list(jobs.find(Selection())) for jobs in (one, other)]
     assert [failed.events for failed in chosen[0]] == [1, 1, 0]
     try:

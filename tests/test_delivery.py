@@ -9,7 +9,6 @@ import time
 import pytest
 
 from rudderpipe.delivery import data_plane, outcome, request
-from rudderpipe.delivery import outcome as retry_after
 from rudderpipe.delivery.outcome import before_retry_s
 
 NOW = "2026-11-23T10:00:00.000Z"
@@ -144,7 +143,7 @@ def test_retry_after_is_seconds_or_a_date(monkeypatch: pytest.MonkeyPatch, text:
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
-        assert retry_after.seconds(text, 1_700_000_000_000) == seconds
+        assert outcome.asked_seconds(text, 1_700_000_000_000) == seconds
     finally:
         monkeypatch.undo()
         time.tzset()

@@ -16,17 +16,17 @@ import pytest
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
-from rudderpipe.flusher.queue_sink import Answer
+from rudderpipe.flusher.queue_sink import CommitResult
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import block_header, counters
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
-PLACES = ["refresh", "pending", "cut", "release", "tidy", "_store", "_count_settled"]
+PLACES = ["refresh", "pending", "next_batch", "release", "tidy", "_store", "_finish_commit"]
 """Of a consumer, where memory may run out."""
 
 
@@ -186,14 +186,14 @@ class SlowSink(FakeSink):
         self._words = ring.words
         self.beats = 0
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
+    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         deadline_s, pause = time.monotonic() + 10, threading.Event()
         while self.beats < 2 and time.monotonic() < deadline_s:
             before = self._words[at.H_HEARTBEAT_MS]
             while self._words[at.H_HEARTBEAT_MS] == before and time.monotonic() < deadline_s:
                 pause.wait(0.005)  # for the heart's thread, which a test cannot step
             self.beats += self._words[at.H_HEARTBEAT_MS] != before
-        return super().settle(cuts, freed)
+        return super().commit(cuts, freed)
 
 
 def test_the_heart_beats_while_the_sink_waits_for_an_answer(ring: Ring) -> None:
@@ -311,17 +311,17 @@ class KnowingSink(FakeSink):
         super().__init__()
         self.has: dict[int, int] = {}
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
+    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         marks = [mark for cut in cuts for mark in cut.marks]
         if any(mark.start < self.has.get(mark.sequence, 0) for mark in marks):
             raise QueueBehind(dict(self.has))
-        answer = super().settle(cuts, freed)
+        answer = super().commit(cuts, freed)
         self.has.update((mark.sequence, mark.end) for mark in marks)
         return answer
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
-@pytest.mark.parametrize("place", [(KnowingSink, "settle"), *((Consumer, name) for name in PLACES)], ids=itemgetter(1))
+@pytest.mark.parametrize("place", [(KnowingSink, "commit"), *((Consumer, name) for name in PLACES)], ids=itemgetter(1))
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("begun", [1, 2])
 def test_a_host_without_room_ends_no_flusher_and_costs_no_event(

@@ -11,7 +11,7 @@ import pytest
 
 from rudderpipe import Client
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.ring import memory, place
+from rudderpipe.ring import location, memory
 from rudderpipe.transports.callbacks import Callbacks
 from rudderpipe.transports.flush import FlushResult
 from tests.fakes import settings_of
@@ -39,7 +39,7 @@ def _make(tmp_path: Path) -> Iterator[Callable[..., Client]]:
         return Client("KEY", "http://127.0.0.1:9", **own)
 
     yield make
-    memory.remove(place.own(settings).segment)
+    memory.remove(location.own(settings).segment)
 
 
 def troubled(monkeypatch: pytest.MonkeyPatch, client: Client, trouble: Exception, *names: str) -> None:
@@ -103,7 +103,7 @@ def test_memory_that_is_gone_while_a_message_is_made_is_a_refusal(
     def fails(*_arguments: Any, **_options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(client._intake._maker, "encoded", fails)
+    monkeypatch.setattr(client._intake._defaults, "encoded", fails)
     monkeypatch.setattr(client._intake._own, "refuse", fails)
 
     assert client.page("u") is False

@@ -317,13 +317,13 @@ def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> 
         expected[_mended(name)] = said
     assert same(expected, found), (given, found)
     assert data.endswith(b'"properties":' + encode(values.plain(given, "")) + b"}")
-    long_way = build.track("u", "e", given, {"a": 1}, *[None] * 4)
-    assert strictly(long_way)["properties"] == found
+    slow_path = build.track("u", "e", given, {"a": 1}, *[None] * 4)
+    assert strictly(slow_path)["properties"] == found
     in_whole = build.track({"userId": "u", "event": "e", "properties": given, "more": given}, *[None] * 7)
     assert strictly(in_whole)["properties"] == strictly(in_whole)["more"] == found
 
 
-class Taken(LocalTransport):
+class TakingTransport(LocalTransport):
     """Takes what is accepted, by the short way too."""
 
     def __init__(self, *, is_short: bool) -> None:
@@ -346,9 +346,9 @@ class Taken(LocalTransport):
 
 
 @contextmanager
-def taken(*, is_short: bool) -> Iterator[Taken]:
+def taken(*, is_short: bool) -> Iterator[TakingTransport]:
     """What all clients send."""
-    transport = Taken(is_short=is_short)
+    transport = TakingTransport(is_short=is_short)
     intake.divert(transport)
     try:
         yield transport

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.process import identity
-from rudderpipe.ring import counters, flusher_lock, memory, place, removed
+from rudderpipe.ring import counters, flusher_lock, location, memory, removed
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
@@ -124,7 +124,7 @@ def written(stage: Stage) -> tuple[Writer, Drainer]:
     writer.write_all(1, BIG)
     writer.write_all(6, LARGE)
     drainer.consumer.refresh()
-    cut = drainer.consumer.cut(2, 1_000_000)
+    cut = drainer.consumer.next_batch(2, 1_000_000)
     assert cut is not None
     writer.taken = drainer.consumer.release([cut])
     return writer, drainer
@@ -135,7 +135,7 @@ def release(stage: Stage) -> Scene:
     writer, drainer = written(stage)
 
     def operation() -> None:
-        cut = drainer.consumer.cut(7, 1_000_000)
+        cut = drainer.consumer.next_batch(7, 1_000_000)
         assert cut is not None
         assert len(cut.marks) == 4
         writer.handed = cut.count
@@ -151,7 +151,7 @@ def release_of_all(stage: Stage) -> Scene:
     drainer.keep_house()
 
     def operation() -> None:
-        cut = drainer.consumer.cut(100, 1_000_000)
+        cut = drainer.consumer.next_batch(100, 1_000_000)
         assert cut is not None
         writer.handed = cut.count
         drainer.consumer.release([cut])
@@ -162,7 +162,7 @@ def release_of_all(stage: Stage) -> Scene:
 def tidy(stage: Stage) -> Scene:
     """RELEASED of single blocks and of a run."""
     writer, drainer = written(stage)
-    cut = drainer.consumer.cut(100, 1_000_000)
+    cut = drainer.consumer.next_batch(100, 1_000_000)
     assert cut is not None
     writer.taken += drainer.consumer.release([cut])
     return drainer.process, drainer.consumer.tidy
@@ -173,7 +173,7 @@ def restart(stage: Stage) -> Scene:
     writer, drainer = written(stage)
 
     def operation() -> None:
-        cut = drainer.consumer.cut(7, 1_000_000)
+        cut = drainer.consumer.next_batch(7, 1_000_000)
         assert cut is not None
         drainer.consumer.release([cut])
 
@@ -372,14 +372,14 @@ def look(stage: Stage) -> None:
     consumer = Consumer(ring)
     consumer.refresh(whole=True)
     pending, _ = consumer.pending()
-    there = texts(consumer.cut(10_000, 10_000_000))
+    there = texts(consumer.next_batch(10_000, 10_000_000))
     check(stage, there)
     accepted = sum(len(writer.accepted) + (writer.in_flight in there) for writer in stage.writers)
     handed = sum(writer.handed for writer in stage.writers)
     assert pending == len(there), "what is pending is not what is handed out"
     assert books.accepted == accepted, "the account is not right"
-    settled = books.queued + books.delivered + books.failed + books.corrupt
-    assert settled == books.left, "what left is not what was settled"
+    committed = books.queued + books.delivered + books.failed + books.corrupt
+    assert committed == books.left, "what left is not what was settled"
     assert len(there) <= books.in_ring <= len(there) + handed, "the account's rest is not right"
 
 
@@ -445,7 +445,7 @@ def test_a_producer_may_work_between_two_loads(stage: Stage) -> None:
     drainer.process.after_load = append_one
     for _ in range(20):
         drainer.consumer.refresh()
-        if cut := drainer.consumer.cut(3, 100_000):
+        if cut := drainer.consumer.next_batch(3, 100_000):
             there += texts(cut)
             drainer.consumer.release([cut])
         drainer.consumer.tidy()
@@ -486,7 +486,7 @@ def test_the_account_is_exact_while_others_work(stage: Stage) -> None:
     def work() -> None:
         writer.write(LARGE)
         drainer.consumer.refresh()
-        if cut := drainer.consumer.cut(2, 100_000):
+        if cut := drainer.consumer.next_batch(2, 100_000):
             there.extend(texts(cut))
             drainer.consumer.release([cut])
         drainer.consumer.tidy()
@@ -521,7 +521,7 @@ def test_a_run_is_taken_where_so_many_are_free(stage: Stage) -> None:
     writer.write_all(1)
     former.producer.leave()
     drainer.keep_house()
-    cut = drainer.consumer.cut(6, 1_000_000)
+    cut = drainer.consumer.next_batch(6, 1_000_000)
     assert cut is not None
     former.taken = drainer.consumer.release([cut])
     drainer.keep_house()
@@ -547,7 +547,7 @@ def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(stage: Stage) -
     writer.write_all(1)
     drainer.consumer.refresh()
 
-    assert texts(drainer.consumer.cut(10, 1000)) == writer.accepted
+    assert texts(drainer.consumer.next_batch(10, 1000)) == writer.accepted
 
 
 @pytest.mark.parametrize("stepped_ms", [-3_600_000, 3_600_000])
@@ -595,7 +595,7 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
         except Exception as error:
             raise AssertionError(f"killed at store {number}, {victim.last}: {error}") from error
         finally:
-            memory.remove(place.own(pipe_of(tmp_path, pipe)).segment)
+            memory.remove(location.own(pipe_of(tmp_path, pipe)).segment)
         if made:
             break
     assert number > 5

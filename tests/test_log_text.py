@@ -123,8 +123,8 @@ def test_every_logger_of_ours_is_safe() -> None:
 def test_every_error_that_names_something_is_one_safe_line(error: Exception) -> None:
     """Its text, and the facts that a reason is made of."""
     assert is_safe(str(error))
-    facts = [getattr(error, name, "") for name in ("field", "reason", "name", "address", "owner")]
-    assert all(map(is_safe, facts))
+    state = [getattr(error, name, "") for name in ("field", "reason", "name", "address", "owner")]
+    assert all(map(is_safe, state))
 
 
 def test_what_others_answer_is_one_safe_line() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rudderpipe.process import identity, locks
 from rudderpipe.process.clock import Clock
-from rudderpipe.ring import counters, flusher_lock, memory, place
+from rudderpipe.ring import counters, flusher_lock, location, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
@@ -32,7 +32,7 @@ def _old(settings: Settings, tmp_path: Path) -> Iterator[OldRing]:
     lock_file = locks.shared(tmp_path / f"{settings.pipe_name}.lock")
     lock_file.mark("old")
     yield OldRing(memory.segment_name(settings.pipe_name), lock_file.inode)
-    for where in place.of_pipe(settings):
+    for where in location.of_pipe(settings):
         memory.remove(where.segment)
 
 
@@ -92,7 +92,7 @@ def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old:
         producer.append(f"{event}:".ljust(450, "x").encode())
     consumer = Consumer(found_by(settings))
     consumer.refresh()
-    cut = consumer.cut(170, 1_000_000)
+    cut = consumer.next_batch(170, 1_000_000)
     assert cut is not None
     consumer.release([cut])
 

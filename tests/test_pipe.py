@@ -18,7 +18,7 @@ from rudderpipe import Client
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process import fork, identity, spawn, start_lock
-from rudderpipe.ring import counters, flusher_lock, memory, place, served_settings
+from rudderpipe.ring import counters, flusher_lock, location, memory, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
@@ -46,7 +46,7 @@ def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
         return Pipe(settings_of(tmp_path, **{**chosen, "autostart": False, **settings}), clock)
 
     yield make
-    memory.remove(place.own(base).segment)
+    memory.remove(location.own(base).segment)
 
 
 def put(pipe: Pipe, data: bytes = b'"x"') -> bool:
@@ -176,15 +176,15 @@ def test_a_call_from_within_a_claim_does_not_block(pipes: Any, clock: FakeClock)
     """The outer call holds the claim lock, for which other processes would wait as long."""
     pipe = pipes(when_full="block")
     assert put(pipe)
-    producer, grant = pipe.producer, pipe.producer._grant
+    producer, take_credits = pipe.producer, pipe.producer._take_credits
     answers: list[tuple[bool, float]] = []
 
     def interrupted(ring: Ring, now_s: float) -> bool:
         before_s = clock.now_s
         answers.append((put(pipe), clock.now_s - before_s))
-        return bool(grant(ring, now_s))
+        return bool(take_credits(ring, now_s))
 
-    producer._grant = interrupted
+    producer._take_credits = interrupted
     assert put(pipe)
 
     assert answers == [(False, 0.0)]

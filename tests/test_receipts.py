@@ -45,7 +45,7 @@ def test_what_fails_is_noted_before_it_is_gone(ring: Ring, clock: FakeClock) -> 
     for number in range(30):
         producer.append(b"%d" % number * 3000)  # some 20 in a block
     consumer.refresh()
-    cuts = [cut for _ in range(3) if (cut := consumer.cut(10, 1 << 20))]
+    cuts = [cut for _ in range(3) if (cut := consumer.next_batch(10, 1 << 20))]
 
     consumer.release(cuts[:1], at.H_DELIVERED)
     assert failures.since(ring, 0)[0] == []
@@ -64,20 +64,20 @@ def test_the_queue_is_looked_at_only_while_somebody_waits(ring: Ring, clock: Fak
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     flusher.work()
-    assert ring.words[at.H_SEEN_TIMES] == 0
+    assert ring.words[at.H_ACKED_TIMES] == 0
 
     clock.now_s += 0.05
     producer.await_queue()
     for _ in range(10):
         flusher.work()
-    assert (ring.words[at.H_SEEN_OFF], ring.words[at.H_SEEN_FAILED], ring.words[at.H_SEEN_TIMES]) == (5, 1, 1)
+    assert (ring.words[at.H_ACKED], ring.words[at.H_ACKED_FAILED], ring.words[at.H_ACKED_TIMES]) == (5, 1, 1)
     clock.now_s += 0.05
     flusher.work()
-    assert ring.words[at.H_SEEN_TIMES] == 2
+    assert ring.words[at.H_ACKED_TIMES] == 2
     clock.stepped_ms = -3_600_000  # a step of the clock does not make it look longer
     clock.now_s += 1.0
     flusher.work()
-    assert ring.words[at.H_SEEN_TIMES] == 2
+    assert ring.words[at.H_ACKED_TIMES] == 2
 
 
 def begun(ring: Ring, producer: Producer, clock: FakeClock, since: Since, until: Until, *, queue: bool) -> RingFlush:
@@ -93,7 +93,7 @@ def test_a_receipt_of_direct_mode(ring: Ring, clock: FakeClock, until: Until) ->
     for number in range(20):
         producer.append(b"%d" % number)
     consumer.refresh()
-    cuts = [cut for _ in range(4) if (cut := consumer.cut(5, 1000))]
+    cuts = [cut for _ in range(4) if (cut := consumer.next_batch(5, 1000))]
     consumer.release(cuts[:1], at.H_FAILED)
     flush = begun(ring, producer, clock, since, until, queue=False)
     producer.append(b"later")
@@ -113,7 +113,7 @@ def test_a_receipt_of_the_queue(ring: Ring, clock: FakeClock) -> None:
     for number in range(10):
         producer.append(b"%d" % number)
     consumer.refresh()
-    cut = consumer.cut(10, 1000)
+    cut = consumer.next_batch(10, 1000)
     assert cut is not None
     consumer.release([cut], at.H_QUEUED)
 
@@ -125,8 +125,8 @@ def test_a_receipt_of_the_queue(ring: Ring, clock: FakeClock) -> None:
         (6, 2, FlushResult(queued=4, delivered=4, failed=2, complete=False)),
         (10, 1, FlushResult(delivered=9, failed=1)),  # one was retried, and is no more among the failed
     ):
-        ring.words[at.H_SEEN_OFF], ring.words[at.H_SEEN_FAILED] = seen, failed
-        at.bump(ring.words, at.H_SEEN_TIMES)
+        ring.words[at.H_ACKED], ring.words[at.H_ACKED_FAILED] = seen, failed
+        at.bump(ring.words, at.H_ACKED_TIMES)
         assert flush.poll() == result
 
 
@@ -135,13 +135,13 @@ def test_what_others_had_in_the_queue_before_is_nobodys_receipt(ring: Ring, cloc
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     producer.append(b"of another")
     consumer.refresh()
-    cut = consumer.cut(10, 1000)
+    cut = consumer.next_batch(10, 1000)
     assert cut is not None
     consumer.release([cut], at.H_QUEUED)
-    ring.words[at.H_SEEN_OFF], ring.words[at.H_SEEN_FAILED] = 1, 1
+    ring.words[at.H_ACKED], ring.words[at.H_ACKED_FAILED] = 1, 1
 
     flush = begun(ring, producer, clock, Since(ring), "delivered", queue=True)
-    at.bump(ring.words, at.H_SEEN_TIMES)
+    at.bump(ring.words, at.H_ACKED_TIMES)
 
     assert flush.poll() == FlushResult()
 
@@ -154,18 +154,18 @@ def test_a_receipt_is_not_given_before_what_left_is_counted(
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     producer.append(b"1")
     flush = begun(ring, producer, clock, Since(ring), until, queue=True)
-    at.bump(ring.words, at.H_SEEN_TIMES)
+    at.bump(ring.words, at.H_ACKED_TIMES)
     consumer.refresh()
-    cut = consumer.cut(1, 1000)
+    cut = consumer.next_batch(1, 1000)
     assert cut is not None
     found: list[FlushResult] = []
-    real = consumer._count_settled
+    real = consumer._finish_commit
 
     def polled() -> None:
         found.append(flush.poll())
         real()
 
-    monkeypatch.setattr(consumer, "_count_settled", polled)
+    monkeypatch.setattr(consumer, "_finish_commit", polled)
     consumer.release([cut], at.H_QUEUED)
     found.append(flush.poll())
 
@@ -188,7 +188,7 @@ def test_events_that_failed_are_never_taken_for_delivered(
         flush = begun(stage.ring, producer, clock, Since(stage.ring), "delivered", queue=True)
         monkeypatch.setattr(flush, "_targets", {})
         flush._since.seen = (0, 0)
-        at.bump(stage.ring.words, at.H_SEEN_TIMES)
+        at.bump(stage.ring.words, at.H_ACKED_TIMES)
         found: list[FlushResult] = []
         process.after_store = lambda: found.append(flush.poll())
         producer.await_queue()

@@ -11,7 +11,7 @@ import pytest
 
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier, Parcel
+from rudderpipe.delivery.dispatcher import Batch, Dispatcher
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
@@ -57,7 +57,7 @@ class Line:
         self.batches = [[self._event(next(numbers), event_bytes) for _ in range(size)] for size in sizes]
         self.failed: list[int] = []
         self._events_a_key = events_a_key
-        self._courier = Courier(cast(DataPlane, plane), Settings(), clock)
+        self._dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
 
     @staticmethod
     def _event(number: int, size_bytes: int) -> bytes:
@@ -66,17 +66,17 @@ class Line:
     def run(self) -> None:
         """Until every batch is settled."""
         while self.batches:
-            parcels = [Parcel(batch, sum(map(len, batch)), self._key_of(batch)) for batch in self.batches[:50]]
-            verdict = self._courier.attempt(parcels)
-            if verdict.kind == "delivered":
-                del self.batches[: verdict.count]
-            elif verdict.kind == "failed":
+            parcels = [Batch(batch, sum(map(len, batch)), self._key_of(batch)) for batch in self.batches[:50]]
+            decision = self._dispatcher.attempt(parcels)
+            if decision.kind == "delivered":
+                del self.batches[: decision.count]
+            elif decision.kind == "failed":
                 self.failed += [msgspec.json.decode(event)["n"] for event in self.batches.pop(0)]
-            elif verdict.kind == "split":
+            elif decision.kind == "split":
                 middle = len(self.batches[0]) // 2
                 self.batches[:1] = [self.batches[0][:middle], self.batches[0][middle:]]
             else:
-                assert verdict.kind in ("fewer", "retry")
+                assert decision.kind in ("fewer", "retry")
 
     def _key_of(self, batch: list[bytes]) -> str:
         """One source's events, then another's."""
@@ -145,8 +145,8 @@ def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock)
     """The limit may be gone; until then requests stay below half of it."""
     plane = Strict(set(), limit_bytes=5_000)
     first, second, third = (Line([1] * 50, plane, clock, event_bytes=400) for _ in range(3))
-    courier = first._courier
-    second._courier = third._courier = courier
+    dispatcher = first._dispatcher
+    second._dispatcher = third._dispatcher = dispatcher
     first.run()
     plane.limit_bytes = 1 << 30
     clock.now_s += 50
@@ -175,7 +175,7 @@ def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeC
     """However small it is: a batch behind it is not taken apart for it."""
     plane = Strict(set(), limit_bytes=10)
     line = Line([1, 20, 20], plane, clock)
-    line._courier.attempt([Parcel(line.batches.pop(0), 30, "KEY")])
+    line._dispatcher.attempt([Batch(line.batches.pop(0), 30, "KEY")])
     plane.limit_bytes = 1 << 30
 
     line.run()
@@ -186,11 +186,11 @@ def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeC
 def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None:
     """A minute after the first one the full size is tried again."""
     plane = Strict(set(), limit_bytes=5_000)
-    courier = Courier(cast(DataPlane, plane), Settings(), clock)
+    dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
 
     def send() -> None:
         line = Line([1] * 50, plane, clock, event_bytes=400)
-        line._courier = courier
+        line._dispatcher = dispatcher
         line.run()
 
     send()
@@ -211,10 +211,10 @@ def test_a_lack_of_memory_is_no_attempt(clock: FakeClock) -> None:
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             raise MemoryError
 
-    courier = Courier(cast(DataPlane, Exhausted(set())), Settings(), clock)
-    verdict = courier.attempt([Parcel([b"{}"], 2, "KEY", attempts=3)] * 2)
-    assert (verdict.kind, verdict.count, verdict.attempts) == ("blocked", 2, 3)
-    assert verdict.wait_s > 0
+    dispatcher = Dispatcher(cast(DataPlane, Exhausted(set())), Settings(), clock)
+    decision = dispatcher.attempt([Batch([b"{}"], 2, "KEY", attempts=3)] * 2)
+    assert (decision.kind, decision.count, decision.attempts) == ("blocked", 2, 3)
+    assert decision.wait_s > 0
 
 
 def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:

@@ -11,7 +11,7 @@ from rudderpipe.errors import RingUnavailable
 from rudderpipe.process import fork
 from rudderpipe.ring import counters, flusher_lock, memory, removed
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
 from tests.fakes import FakeClock, drain, settings_of
@@ -163,7 +163,7 @@ def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatc
     old = host.remove()
     real = Consumer.release
 
-    def interrupted(consumer: Consumer, cuts: Sequence[Cut]) -> int:
+    def interrupted(consumer: Consumer, cuts: Sequence[Batch]) -> int:
         monkeypatch.undo()
         second.look()
         assert flusher_lock.is_kept(old, host.clock, sure=True)

@@ -9,14 +9,14 @@ import pytest
 from msgspec.structs import replace
 
 from rudderpipe.process import fork, identity
-from rudderpipe.ring import counters, memory, place
+from rudderpipe.ring import counters, location, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
-from rudderpipe.ring.seat import GRANT_MAX
+from rudderpipe.ring.seat import CREDITS_MAX
 from tests.fakes import FakeClock, drain, producer_of, settings_of, texts
 
 GONE = (1 << 22) + 1
@@ -51,7 +51,7 @@ def test_a_batch_is_bounded_in_events_and_in_bytes(ring: Ring, clock: FakeClock)
     consumer.refresh()
 
     sizes = []
-    while cut := consumer.cut(20, 21):
+    while cut := consumer.next_batch(20, 21):
         sizes.append((cut.count, len(cut.data)))
 
     assert sizes == [(2, 21), (1, 10), (1, 30), (1, 5)]
@@ -81,7 +81,7 @@ def test_a_larger_cap_counts_at_once_in_a_ring_that_lives(tmp_path: Path, clock:
         assert ring is not None
         assert len(drain(Consumer(ring))) == 150
     finally:
-        memory.remove(place.own(pipe).segment)
+        memory.remove(location.own(pipe).segment)
 
 
 def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) -> None:
@@ -107,7 +107,7 @@ def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring,
     put(producer, 0, 50)
     assert asked == []
     consumer.refresh()
-    cut = consumer.cut(1, 100)
+    cut = consumer.next_batch(1, 100)
     assert cut is not None
     consumer.release([cut])
     assert put(producer, 0, 50) == 1
@@ -122,7 +122,7 @@ def test_a_smaller_event_does_not_overtake_one_that_does_not_fit(ring: Ring, clo
     consumer.refresh()
 
     found = []
-    while cut := consumer.cut(20, 40_000):
+    while cut := consumer.next_batch(20, 40_000):
         found.append([text[0] for text in texts(cut)])
 
     assert found == [["a"], ["b", "c"]]
@@ -164,13 +164,13 @@ def test_what_was_not_released_is_handed_out_again(ring: Ring, clock: FakeClock)
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 100)
     consumer.refresh()
-    first = consumer.cut(30, 10_000)
+    first = consumer.next_batch(30, 10_000)
     assert first is not None
     consumer.release([first])
-    consumer.cut(30, 10_000)
+    consumer.next_batch(30, 10_000)
 
     consumer.rewind()
-    assert texts(consumer.cut(30, 10_000)) == numbers(30, 60)
+    assert texts(consumer.next_batch(30, 10_000)) == numbers(30, 60)
 
     assert drain(Consumer(ring)) == numbers(30, 100)
 
@@ -192,7 +192,7 @@ def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeCloc
     put(producer, 0, 100)
     consumer.refresh()
     sequence = next(iter(consumer._blocks))
-    consumer.cut(20, 10_000)
+    consumer.next_batch(20, 10_000)
 
     consumer.read_to({sequence: 50, 999: 7})
     consumer.read_to({sequence: 30})
@@ -360,14 +360,14 @@ def test_a_call_from_within_a_claim_is_busy(ring: Ring, clock: FakeClock) -> Non
     """It could wait for no lock: the one that it needs is its own thread's."""
     producer = producer_of(ring, clock)
     answers: list[str | None] = []
-    grant = producer._grant
+    take_credits = producer._take_credits
 
     def interrupted(ring: Ring, now_s: float) -> bool:
         answers.append(producer.append(b'"inner"'))
-        return grant(ring, now_s)
+        return take_credits(ring, now_s)
 
     put(producer, 0, 3)
-    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    producer._take_credits = interrupted  # type: ignore[method-assign]  # the place of the interruption
     put(producer, 3, 4)
 
     assert answers == ["busy"]
@@ -396,11 +396,11 @@ def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: R
         raise KeyboardInterrupt
 
     put(producer, 0, 3)
-    grant = producer._grant
-    producer._grant = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    take_credits = producer._take_credits
+    producer._take_credits = interrupted  # type: ignore[method-assign]  # the place of the interruption
     with pytest.raises(KeyboardInterrupt):
         put(producer, 3, 4)
-    producer._grant = grant  # type: ignore[method-assign]  # as it was
+    producer._take_credits = take_credits  # type: ignore[method-assign]  # as it was
 
     put(producer, 4, 6)
 
@@ -419,7 +419,7 @@ def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None
     assert len(looked) == 10
     granted = ring.words[ring.layout.granted + producer._slot]
     assert granted == 10
-    assert granted < GRANT_MAX
+    assert granted < CREDITS_MAX
 
 
 def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
@@ -526,7 +526,7 @@ def test_a_claim_that_is_seen_half_way_is_seen_whole_later(ring: Ring, clock: Fa
 
     consumer.refresh(whole=True)
 
-    assert texts(consumer.cut(10, 1000)) == numbers(0, 5)
+    assert texts(consumer.next_batch(10, 1000)) == numbers(0, 5)
 
 
 def test_a_program_gives_back_the_slot_of_before_an_exec_though_an_earlier_one_is_free(

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.consumer import Batch
 from tests.cutting import Drainer, Stage, Writer, stage_of
 from tests.fakes import FakeClock, producer_of, texts
 
@@ -41,7 +41,7 @@ class RingModel(RuleBasedStateMachine):
         self.stage: Stage = self.stack.enter_context(stage_of(Path(directory), self.clock, cap=CAP))
         self.writers = [self.stage.writer() for _ in range(3)]
         self.drainer = self.stage.drainer()
-        self.held: list[Cut] = []
+        self.held: list[Batch] = []
         self.found: list[str] = []
         self.inner: list[str] = []
         """Accepted in calls from within calls; named by a number that none of them had before."""
@@ -142,7 +142,7 @@ class RingModel(RuleBasedStateMachine):
     def cut(self, count: int) -> None:
         """Hand some out."""
         self.drainer.consumer.refresh()
-        cut = self.drainer.consumer.cut(count, 100_000)
+        cut = self.drainer.consumer.next_batch(count, 100_000)
         if cut is not None:
             assert cut.count == len(texts(cut))
             self.held.append(cut)
@@ -185,7 +185,7 @@ class RingModel(RuleBasedStateMachine):
         books = counters.read(self.stage.ring)
         moved = books.accepted - books.in_ring - len(self.found)
         # A release goes block by block, whatever the order of the batches was.
-        there = set(texts(self.drainer.consumer.cut(10 * CAP, 1 << 30)))
+        there = set(texts(self.drainer.consumer.next_batch(10 * CAP, 1 << 30)))
         self.drainer.consumer.rewind()
         gone = [text for text in released if text not in there]
         assert len(gone) == moved

@@ -11,9 +11,9 @@ import pytest
 from rudderpipe.cli import rings
 from rudderpipe.cli.rings import RingRow
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory, place
+from rudderpipe.ring import location, memory
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.memory import open_fd
-from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import open_ring
 from tests.fakes import FakeClock, producer_of, ring_of, settings_of
 
@@ -24,13 +24,13 @@ def rows(directory: Path, pipe: str) -> list[RingRow]:
 
 
 @pytest.fixture(name="where")
-def _where(tmp_path: Path) -> Iterator[RingPlace]:
-    where = place.own(settings_of(tmp_path))
+def _where(tmp_path: Path) -> Iterator[RingLocation]:
+    where = location.own(settings_of(tmp_path))
     yield where
     memory.remove(where.segment)
 
 
-def fill(where: RingPlace, words: dict[int, int], size_bytes: int = 1 << 20) -> None:
+def fill(where: RingLocation, words: dict[int, int], size_bytes: int = 1 << 20) -> None:
     """Put a segment there that holds these words."""
     data = memoryview(bytearray(size_bytes)).cast("Q")
     for index, value in words.items():
@@ -82,7 +82,7 @@ def test_a_ring_whose_lock_file_is_elsewhere_says_so(tmp_path: Path, clock: Fake
     ],
 )
 def test_what_cannot_be_read_is_a_row_with_the_reason(
-    tmp_path: Path, where: RingPlace, words: dict[int, int], trouble: str
+    tmp_path: Path, where: RingLocation, words: dict[int, int], trouble: str
 ) -> None:
     """It may hold events, so it counts as stuck."""
     fill(where, words)
@@ -94,7 +94,7 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(
     assert where.segment in memory.names()
 
 
-def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingPlace) -> None:
+def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingLocation) -> None:
     """It is neither listed nor removed: its maker may be at work."""
     fill(where, {})
 
@@ -109,9 +109,9 @@ def test_rings_of_several_interpreters_are_rows_of_one_pipe(
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     try:
         for number in (0, 2):
-            monkeypatch.setattr("rudderpipe.ring.place.current", lambda number=number: number)
+            monkeypatch.setattr("rudderpipe.ring.location.current", lambda number=number: number)
             open_ring(settings, clock)
         assert [row.interpreter for row in rows(tmp_path, settings.pipe_name)] == [0, 2]
     finally:
-        for found in place.of_pipe(settings):
+        for found in location.of_pipe(settings):
             memory.remove(found.segment)

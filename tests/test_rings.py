@@ -13,8 +13,8 @@ from rudderpipe.flusher import ring_set as rings_module
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory, place
-from rudderpipe.ring import place as interpreter
+from rudderpipe.ring import location, memory
+from rudderpipe.ring import location as interpreter
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
@@ -55,7 +55,7 @@ class Pipe:
 def _settings(tmp_path: Path) -> Iterator[Settings]:
     settings = settings_of(tmp_path, ring_bytes=1 << 20, flush_interval_ms=100, linger_s=1.0)
     yield settings
-    for where in place.of_pipe(settings):
+    for where in location.of_pipe(settings):
         memory.remove(where.segment)
 
 
@@ -140,9 +140,9 @@ def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
     for producer in producers:
         producer.leave()
     assert not pipe.cycles()
-    assert [ring.segment.name for ring in find_all(settings)] == [place.own(settings).segment]
+    assert [ring.segment.name for ring in find_all(settings)] == [location.own(settings).segment]
     assert [path.name for path in Path(str(settings.runtime_dir)).glob("*.lock")] == [
-        place.own(settings).lock_file.name
+        location.own(settings).lock_file.name
     ]
 
 
@@ -181,9 +181,9 @@ def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clo
         producer.leave()
         pipe.cycles(40)
         assert pipe.events == ["1", "2"]
-        assert [ring.segment.name for ring in find_all(given)] == [place.own(given).segment]
+        assert [ring.segment.name for ring in find_all(given)] == [location.own(given).segment]
     finally:
-        for where in place.of_pipe(given):
+        for where in location.of_pipe(given):
             memory.remove(where.segment)
 
 
@@ -201,7 +201,7 @@ def test_a_rings_name_says_pipe_layout_and_interpreter(
     tmp_path: Path, stem: str, readings: list[tuple[str, int, int]]
 ) -> None:
     """Up to layout 3 a ring was called like its pipe, which may be called anything."""
-    found = list(place.readings(tmp_path, stem))
+    found = list(location.readings(tmp_path, stem))
 
     assert [(where.pipe, where.layout, where.interpreter) for where in found] == readings
     assert {where.stem for where in found} == {stem}
@@ -211,8 +211,8 @@ def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.Monk
     """A longer one is hashed, and is another one for each ring."""
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("os.getuid", lambda: 501)
-    short = place.RingPlace(tmp_path, "0123456789ab")
-    long = [place.RingPlace(tmp_path, "p" * 64, interpreter=number) for number in range(3)]
+    short = location.RingLocation(tmp_path, "0123456789ab")
+    long = [location.RingLocation(tmp_path, "p" * 64, interpreter=number) for number in range(3)]
 
     assert short.segment == f"rudderpipe-501-0123456789ab-v{at.VERSION}"
     names = {where.segment for where in (short, *long)}
@@ -229,7 +229,7 @@ def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
     with pytest.raises(RingUnavailable, match="no room"):
         open_ring(settings, clock)
 
-    assert place.own(settings).segment not in memory.names()
+    assert location.own(settings).segment not in memory.names()
     assert list(Path(str(settings.runtime_dir)).iterdir()) == []
 
 

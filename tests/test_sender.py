@@ -9,14 +9,14 @@ import pytest
 
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue import job
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
@@ -57,8 +57,8 @@ def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settin
     """As the program does it."""
     real = cast(Queue, queue)
     lease = None if settings.is_multi_processor else Lease(real, settings.lease_ms, "me 1 0", lambda _: False)
-    courier = Courier(cast(DataPlane, plane), settings, clock)
-    return Sender(real, courier, lease, settings, clock, **others)
+    dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
+    return Sender(real, dispatcher, lease, settings, clock, **others)
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:
@@ -382,7 +382,7 @@ def test_one_sender_works_and_the_other_stands_by(queue: FakeQueue, clock: FakeC
 
 def test_a_silent_sender_is_followed_and_then_changes_nothing(queue: FakeQueue, clock: FakeClock) -> None:
     """Stopped in a request for longer than its lease: the next one repeats it, its own answer comes too late."""
-    facts = Facts(clock.monotonic_s(), 120)
+    state = SenderState(clock.monotonic_s(), 120)
     queue.put("a")
     queue.put("b")
     other_plane = FakePlane()
@@ -395,14 +395,14 @@ def test_a_silent_sender_is_followed_and_then_changes_nothing(queue: FakeQueue, 
             return super().post(body, write_key, timeout_s)
 
     plane = Stopped()
-    first = wired(queue, plane, clock, Settings(max_jobs_per_request=1), facts=facts)
+    first = wired(queue, plane, clock, Settings(max_jobs_per_request=1), state=state)
     run(first, clock, 3)
 
     assert other_plane.requests == [["a"], ["b"]]
     assert plane.requests == [["a"]]
     assert queue.store.delivered == ["a", "b"]
-    assert facts.state == "standby"
-    assert facts.held == ()
+    assert state.state == "standby"
+    assert state.held == ()
 
 
 def test_a_sender_that_was_silent_looks_before_it_sends(queue: FakeQueue, clock: FakeClock) -> None:
@@ -442,28 +442,28 @@ def test_a_lease_that_lapsed_while_redis_was_away_costs_nothing(queue: FakeQueue
 
 def test_a_lease_that_the_keeper_saw_lost_is_not_used(queue: FakeQueue, clock: FakeClock) -> None:
     """The sender looks who has it before it does anything else."""
-    facts = Facts(clock.monotonic_s(), 120)
-    sender = wired(queue, FakePlane(), clock, Settings(), facts=facts)
+    state = SenderState(clock.monotonic_s(), 120)
+    sender = wired(queue, FakePlane(), clock, Settings(), state=state)
     sender.work()
     queue.store.hold_lease("9 another", 10_000)
-    facts.lost = facts.fence
+    state.lost = state.fencing_token
 
     sender.work()
 
-    assert facts.state == "standby"
+    assert state.state == "standby"
 
 
 def test_the_keeper_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQueue, clock: FakeClock) -> None:
     """Three times in the shorter of both; and sees what waits."""
-    facts = Facts(clock.monotonic_s(), 120)
+    state = SenderState(clock.monotonic_s(), 120)
     queue.put("a")
     queue.put("b")
     own = FakeQueue(queue.store)
     own.token = queue.token
     settings = Settings(max_jobs_per_request=1)
-    keeper = Keeper(cast(Queue, own), facts, settings, clock)
+    keeper = LockRenewer(cast(Queue, own), state, settings, clock)
     plane = FakePlane(DOWN)
-    sender = wired(queue, plane, clock, settings, facts=facts)
+    sender = wired(queue, plane, clock, settings, state=state)
     sender.work()
 
     for _ in range(100):
@@ -471,13 +471,13 @@ def test_the_keeper_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQ
         keeper.work()
 
     assert queue.store.holder("a") == queue.token
-    assert queue.store.leaseholder() == facts.fence != ""
-    assert facts.waiting_jobs == 2
-    assert (facts.redis_seen_at_s or 0) > clock.now_s - 5
+    assert queue.store.leaseholder() == state.fencing_token != ""
+    assert state.waiting_jobs == 2
+    assert (state.redis_seen_at_s or 0) > clock.now_s - 5
     queue.store.hold_lease("9 another", 10_000)
     clock.now_s += 5
     keeper.work()
-    assert facts.lost == facts.fence
+    assert state.lost == state.fencing_token
 
 
 def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, clock: FakeClock) -> None:
@@ -503,16 +503,16 @@ def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, 
 
 def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: FakeClock) -> None:
     """The job is put back with the attempts it had."""
-    facts = Facts(clock.monotonic_s(), 120)
+    state = SenderState(clock.monotonic_s(), 120)
 
     class Cutting(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            facts.aborting = True
+            state.aborting = True
             super().post(body, write_key, timeout_s)
             return outcome.of_failure("stopped")
 
     queue.put("a")
-    sender = wired(queue, Cutting(), clock, Settings(), facts=facts)
+    sender = wired(queue, Cutting(), clock, Settings(), state=state)
     sender.work()
     sender.drain(clock.monotonic_s() + 1)
 

@@ -9,10 +9,10 @@ import pytest
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue, Recovered
-from rudderpipe.sender.heartbeat import Keeper
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.heartbeat import LockRenewer
+from rudderpipe.sender.state import SenderState
 from rudderpipe.service import health
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
@@ -156,7 +156,7 @@ def test_what_was_taken_when_the_completion_before_it_was_refused_is_not_strande
         queue.put(name)
     usual = queue.complete_and_take
 
-    def refused(done: list[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+    def refused(done: list[ActiveJob], max_jobs: int, max_bytes: int) -> tuple[int, list[ActiveJob]]:
         monkeypatch.setattr(queue, "complete_and_take", usual)
         queue.take(max_jobs, max_bytes)
         raise QueueUnavailable("here", "WRONGTYPE", answered=True)
@@ -172,10 +172,10 @@ def test_what_was_taken_when_the_completion_before_it_was_refused_is_not_strande
 
 def test_the_keeper_knows_the_new_token(queue: FakeQueue, clock: FakeClock) -> None:
     """Of one of several senders that has lost an answer."""
-    facts, keeper = facts_of(queue, clock)
+    state, keeper = facts_of(queue, clock)
     queue.put("a")
     settings = Settings(is_multi_processor=True)
-    sender = wired(queue, FakePlane(*[DOWN] * 9), clock, settings, facts=facts)
+    sender = wired(queue, FakePlane(*[DOWN] * 9), clock, settings, state=state)
     before = queue.token
     queue.loses.append("take")
     run(sender, clock, 1)
@@ -204,21 +204,21 @@ def test_a_split_that_got_no_answer_is_looked_at_anew(queue: FakeQueue, clock: F
 # Health.
 
 
-def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[Facts, Keeper]:
+def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[SenderState, LockRenewer]:
     """With a keeper that looks at the queue."""
-    facts = Facts(clock.monotonic_s(), 30)
+    state = SenderState(clock.monotonic_s(), 30)
     own = FakeQueue(queue.store)
     own.token = queue.token
-    return facts, Keeper(cast(Queue, own), facts, Settings(), clock)
+    return state, LockRenewer(cast(Queue, own), state, Settings(), clock)
 
 
 def test_a_job_that_is_active_and_held_by_no_sender_is_no_health_and_does_not_stay_so(
     queue: FakeQueue, clock: FakeClock
 ) -> None:
     """A take that finds nothing is no progress while it is there; the sender takes it up by itself."""
-    facts, keeper = facts_of(queue, clock)
+    state, keeper = facts_of(queue, clock)
     plane = FakePlane()
-    sender = wired(queue, plane, clock, Settings(max_jobs_per_request=1), facts=facts)
+    sender = wired(queue, plane, clock, Settings(max_jobs_per_request=1), state=state)
     run(sender, clock, 1)
     queue.put("a")
     store = queue.store
@@ -227,22 +227,22 @@ def test_a_job_that_is_active_and_held_by_no_sender_is_no_health_and_does_not_st
     for _ in range(400):
         clock.now_s += 0.1
         keeper.work()
-    assert health.healthz(facts.health(clock.now_s)).status == 503
+    assert health.healthz(state.health(clock.now_s)).status == 503
     sender.work()
     run(sender, clock, 1)
     clock.now_s += 5
     keeper.work()
 
     assert plane.requests == [["a"]]
-    assert health.healthz(facts.health(clock.now_s)).status == 200
+    assert health.healthz(state.health(clock.now_s)).status == 200
 
 
 def test_a_take_that_finds_nothing_is_no_progress(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a job is active that no sender holds, and that cannot be recovered."""
-    facts, keeper = facts_of(queue, clock)
-    sender = wired(queue, FakePlane(), clock, Settings(), facts=facts)
+    state, keeper = facts_of(queue, clock)
+    sender = wired(queue, FakePlane(), clock, Settings(), state=state)
     run(sender, clock, 1)
     monkeypatch.setattr(queue, "recover", lambda *_: Recovered(0, 0))
     queue.store.active.append("a")
@@ -252,14 +252,14 @@ def test_a_take_that_finds_nothing_is_no_progress(
         sender.work()
         keeper.work()
 
-    assert health.healthz(facts.health(clock.now_s)).status == 503
+    assert health.healthz(state.health(clock.now_s)).status == 503
 
 
 @pytest.mark.parametrize("why", ["paused", "backoff", "redis", "empty", "another's"])
 def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why: str) -> None:
     """For as long as it lasts."""
-    facts, keeper = facts_of(queue, clock)
-    sender = wired(queue, FakePlane(Outcome("retry", 503, "", 300.0)), clock, Settings(), facts=facts)
+    state, keeper = facts_of(queue, clock)
+    sender = wired(queue, FakePlane(Outcome("retry", 503, "", 300.0)), clock, Settings(), state=state)
     sender.work()
     if why != "empty":
         queue.put("a")
@@ -275,26 +275,26 @@ def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why:
             queue.store.lock("a", "another")
         sender.work()
         keeper.work()
-        assert health.healthz(facts.health(clock.now_s)).status == 200
+        assert health.healthz(state.health(clock.now_s)).status == 200
 
 
 def test_the_keeper_knows_what_the_first_request_holds(queue: FakeQueue, clock: FakeClock) -> None:
     """A request may take longer than a lock holds; and so may a Redis that does not take down what was delivered."""
-    facts, keeper = facts_of(queue, clock)
-    seen: list[tuple[Taken, ...]] = []
+    state, keeper = facts_of(queue, clock)
+    seen: list[tuple[ActiveJob, ...]] = []
 
     class Slow(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            seen.append(facts.held)
+            seen.append(state.held)
             for _ in range(10):
                 clock.now_s += 5
                 keeper.work()
             return super().post(body, write_key, timeout_s)
 
     queue.put("a")
-    sender = wired(queue, Slow(), clock, Settings(is_multi_processor=True), facts=facts)
+    sender = wired(queue, Slow(), clock, Settings(is_multi_processor=True), state=state)
     sender.work()
 
     assert [[taken.id for taken in held] for held in seen] == [["a"]]
     assert queue.store.holder("a") == queue.token
-    assert [taken.id for taken in facts.held] == ["a"]
+    assert [taken.id for taken in state.held] == ["a"]

@@ -12,9 +12,9 @@ from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
@@ -49,9 +49,9 @@ class Process:
     def __init__(self, store: FakeStore, plane: FakePlane, clock: FakeClock, settings: Settings) -> None:
         self.queue, keeper_queue = FakeQueue(store), FakeQueue(store)
         keeper_queue.token = self.queue.token
-        facts = Facts(clock.monotonic_s(), 120)
-        self.keeper = Keeper(cast(Queue, keeper_queue), facts, settings, clock)
-        self.sender: Sender = wired(self.queue, plane, clock, settings, facts=facts)
+        state = SenderState(clock.monotonic_s(), 120)
+        self.keeper = LockRenewer(cast(Queue, keeper_queue), state, settings, clock)
+        self.sender: Sender = wired(self.queue, plane, clock, settings, state=state)
 
     def work(self, dice: random.Random) -> None:
         """A cycle, after something may have happened to its calls."""
@@ -124,7 +124,7 @@ class Storm:
         for process in self.processes:
             process.work(dice)
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Everything is well again, for as long as locks, leases, sweeps and retries may take."""
         self.store.away = self.store.paused = False
         for _ in range(4000):
@@ -151,7 +151,7 @@ def test_one_sender_delivers_everything_once_and_in_order(
     storm = Storm(clock, seed, several=False, rivals=False)
     for _ in range(STEPS):
         storm.step()
-    storm.settle()
+    storm.commit()
 
     assert storm.plane.accepted == storm.names
     assert storm.failed(stalled=False) == sorted(f"guilty{number}" for number in range(1, storm.guilty + 1))
@@ -171,7 +171,7 @@ def test_senders_that_die_and_follow_one_another_lose_nothing(clock: FakeClock, 
     storm = Storm(clock, seed, several=several, rivals=True)
     for _ in range(STEPS):
         storm.step()
-    storm.settle()
+    storm.commit()
 
     stalled = storm.failed(stalled=True)
     assert several or not stalled

@@ -13,10 +13,10 @@ from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.heartbeat import Keeper
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.heartbeat import LockRenewer
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
@@ -158,10 +158,10 @@ def test_a_lack_of_memory_while_jobs_are_taken_costs_nothing(
             raise MemoryError
         return usual(data)
 
-    def taking(max_jobs: int, max_bytes: int) -> list[Taken]:
+    def taking(max_jobs: int, max_bytes: int) -> list[ActiveJob]:
         nonlocal room
         room = 1 if clock.now_s < 1002 else 1000
-        return cast("list[Taken]", take(max_jobs, max_bytes))
+        return cast("list[ActiveJob]", take(max_jobs, max_bytes))
 
     monkeypatch.setattr(job, "read", read)
     monkeypatch.setattr(queue, "take", taking)
@@ -201,11 +201,11 @@ def after_an_outage(
     plane = FakePlane(DOWN, DOWN, DOWN)
     for name in "abcde":
         queue.put(name)
-    facts = Facts(clock.monotonic_s(), 120)
+    state = SenderState(clock.monotonic_s(), 120)
     keeper_queue = FakeQueue(queue.store)
     keeper_queue.token = queue.token
-    keeper = Keeper(cast(Queue, keeper_queue), facts, settings, clock)
-    sender = wired(queue, plane, clock, settings, facts=facts)
+    keeper = LockRenewer(cast(Queue, keeper_queue), state, settings, clock)
+    sender = wired(queue, plane, clock, settings, state=state)
     run(sender, clock, 1)
     meanwhile(queue.store)
     for _ in range(600):

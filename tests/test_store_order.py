@@ -129,15 +129,15 @@ def test_a_drain_is_settling_read_drained_counter_room(stage: Stage, writer: Wri
     a producer that saw the new ROOM finds the new sums."""
     writer.write_all(4, 20_000)
     drainer = stage.drainer()
-    cut = drainer.consumer.cut(10, 1_000_000)
+    cut = drainer.consumer.next_batch(10, 1_000_000)
     assert cut is not None
     drainer.process.steps = []
     drainer.consumer.release([cut])
 
     assert drainer.process.named() == [
-        *("H_DRAINED_BEFORE", "H_SETTLED_BEFORE", "H_SETTLING"),
+        *("H_DRAINED_BEFORE", "H_COMMITTED_BEFORE", "H_COMMIT_INTENT"),
         *("READ[0]", "DRAINED[0]", "READ[1]", "DRAINED[0]"),
-        *("H_QUEUED", "H_SETTLING", "H_ROOM"),
+        *("H_QUEUED", "H_COMMIT_INTENT", "H_ROOM"),
     ]
 
 
@@ -148,7 +148,7 @@ def test_a_cut_stores_nothing(stage: Stage, writer: Writer) -> None:
     drainer.process.steps = []
     drainer.consumer.refresh(whole=True)
     drainer.consumer.pending()
-    drainer.consumer.cut(3, 1_000_000)
+    drainer.consumer.next_batch(3, 1_000_000)
     drainer.consumer.rewind()
     drainer.consumer.tidy()
 
@@ -160,7 +160,7 @@ def test_a_run_is_released_from_its_first_block_on(stage: Stage, writer: Writer)
     writer.write_all(1, 150_000)
     writer.producer.leave()
     drainer = stage.drainer()
-    cut = drainer.consumer.cut(10, 1_000_000)
+    cut = drainer.consumer.next_batch(10, 1_000_000)
     assert cut is not None
     drainer.consumer.release([cut])
     drainer.process.steps = []

@@ -10,9 +10,9 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sinks import direct_plane, make_sink
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
-from rudderpipe.ring import counters, flusher_lock, place
+from rudderpipe.ring import counters, flusher_lock, location
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.ring import Ring, find_at
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
@@ -40,11 +40,11 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
     return max(_drain(settings, where, ring, clock, deadline_s) for where, ring in found)
 
 
-def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingPlace]:
+def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingLocation]:
     if ring_name is None and pipe is None:
-        return place.of_pipe(settings)
+        return location.of_pipe(settings)
     directory = runtime_dir.ensure(settings.runtime_dir)
-    each = [where for stem in place.stems(directory) for where in place.readings(directory, stem)]
+    each = [where for stem in location.stems(directory) for where in location.readings(directory, stem)]
     if ring_name is not None:
         each = [where for where in each if ring_name in (where.stem, where.segment)]
     else:
@@ -52,13 +52,13 @@ def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list
     return _readable(each)
 
 
-def _readable(places: list[RingPlace]) -> list[RingPlace]:
+def _readable(places: list[RingLocation]) -> list[RingLocation]:
     """Return the places without those that read a ring's name as another layout than the ring has."""
     listed = {row.ring: row.layout for row in rings.of_this_user(str(places[0].directory))} if places else {}
     return [where for where in places if listed.get(where.stem, where.layout) == where.layout]
 
 
-def _drain(settings: Settings, where: RingPlace, ring: Ring, clock: Clock, deadline_s: float) -> int:
+def _drain(settings: Settings, where: RingLocation, ring: Ring, clock: Clock, deadline_s: float) -> int:
     """Act as the flusher of one ring until it is empty or the time is over. Print the outcome; return an exit code."""
     if not flusher_lock.take(ring, clock):
         print(f"{where.stem}: pid {ring.flusher().pid} already serves the ring")

@@ -13,8 +13,8 @@ from typing import BinaryIO, Protocol
 
 import msgspec
 
+from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.cli.progress import Progress
-from rudderpipe.cli.spooled import SpooledJobs
 from rudderpipe.flusher import dead_letters
 from rudderpipe.log_text import one_line
 from rudderpipe.process.clock import Clock
@@ -51,7 +51,7 @@ class FailedStore(Protocol):
 def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
     """Yield the store of failed jobs of the pipe that these settings name."""
     if settings.redis is None:
-        with closing(SpooledJobs(settings, Clock())) as spooled:
+        with closing(DeadLetterJobs(settings, Clock())) as spooled:
             yield spooled
         return
     with closing(Queue(settings, Clock())) as queue:

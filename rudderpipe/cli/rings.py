@@ -14,11 +14,11 @@ from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable, RudderpipeError
 from rudderpipe.process import identity, locks, runtime_dir
 from rudderpipe.process.clock import Clock, iso_ms
-from rudderpipe.ring import counters, place
+from rudderpipe.ring import counters, location
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory as segment
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.memory import PREFIX
-from rudderpipe.ring.place import RingPlace
 from rudderpipe.ring.ring import RingView
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 
@@ -166,7 +166,7 @@ def of_this_user(given: str | None) -> list[RingRow]:
     directories.append(runtime_dir.default())
     seen: dict[str, RingRow] = {}
     for directory in directories:
-        for stem in sorted(place.stems(directory)):
+        for stem in sorted(location.stems(directory)):
             row = _row(stem, directory)
             if row is not None and (stem not in seen or seen[stem].runtime_dir is None):
                 seen[stem] = row
@@ -175,7 +175,7 @@ def of_this_user(given: str | None) -> list[RingRow]:
 
 def _row(stem: str, directory: Path) -> RingRow | None:
     """Return one ring's row, or None when only files of an ended ring are left."""
-    readings = list(place.readings(directory, stem))
+    readings = list(location.readings(directory, stem))
     try:
         memory = segment.attach(readings[0].segment, removes=False)
         if memory is None:
@@ -187,7 +187,7 @@ def _row(stem: str, directory: Path) -> RingRow | None:
         return _unreadable(readings[0], reason)
 
 
-def _row_of(where: RingPlace, ring: RingView) -> RingRow:
+def _row_of(where: RingLocation, ring: RingView) -> RingRow:
     has_lock_file = where.lock_file.exists()
     flusher = ring.flusher()
     if has_lock_file:
@@ -211,7 +211,7 @@ def _row_of(where: RingPlace, ring: RingView) -> RingRow:
     )
 
 
-def _unreadable(where: RingPlace, reason: str) -> RingRow:
+def _unreadable(where: RingLocation, reason: str) -> RingRow:
     return RingRow(
         where.stem, where.pipe, where.layout, where.interpreter, _name(os.getuid()), None, 0, 0, 0, None, None, reason
     )

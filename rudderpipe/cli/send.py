@@ -10,8 +10,8 @@ from typing import BinaryIO
 import msgspec
 
 from rudderpipe.cli import status
+from rudderpipe.cli.backpressure import put
 from rudderpipe.cli.progress import Progress
-from rudderpipe.cli.put import put
 from rudderpipe.client import Client
 from rudderpipe.errors import EventError, RingUnavailable
 from rudderpipe.messages import encode, foreign, wire

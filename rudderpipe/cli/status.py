@@ -15,7 +15,7 @@ from rudderpipe.flusher import dead_letters as spools
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.counters import Account
+from rudderpipe.ring.counters import Counters
 from rudderpipe.ring.ring import Ring, find_all
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
@@ -101,7 +101,7 @@ class Status(msgspec.Struct, frozen=True):
 
     pipe: str
     redis: str
-    ring: Account | None
+    ring: Counters | None
     jobs: Jobs | None
     events: Events
     trouble: str | None = None
@@ -124,7 +124,7 @@ def read(settings: Settings) -> Status:
     return _status(settings, own, [_of_ring(ring) for ring in own])
 
 
-def _status(settings: Settings, own: list[Ring], found: list[tuple[Account, Events]]) -> Status:
+def _status(settings: Settings, own: list[Ring], found: list[tuple[Counters, Events]]) -> Status:
     """Return the sum of a pipe's rings, from their own counters alone."""
     now = _merged([account for account, _ in found])
     events = _sum([events for _, events in found])
@@ -132,7 +132,7 @@ def _status(settings: Settings, own: list[Ring], found: list[tuple[Account, Even
     return Status(settings.pipe_name, settings.redis_place, now, None, events, rings=each)
 
 
-def _merged(accounts: list[Account]) -> Account | None:
+def _merged(accounts: list[Counters]) -> Counters | None:
     """Return the accounts summed to one; a field that cannot be summed is that of the first ring."""
     if len(accounts) < 2:
         return accounts[0] if accounts else None
@@ -162,7 +162,7 @@ def _added(counts: list[dict[str, int]]) -> dict[str, int]:
     return dict(sum(map(Counter, counts), Counter()))
 
 
-def _of_ring(ring: Ring) -> tuple[Account, Events]:
+def _of_ring(ring: Ring) -> tuple[Counters, Events]:
     """Return the account from the ring's own counters alone."""
     for _ in range(TRIES):
         before = ring.drained()
@@ -211,7 +211,7 @@ def _other_plane(queue: Queue) -> str:
     return ""
 
 
-def _of_queue(queue: Queue, ring: Ring) -> tuple[Account, Events]:
+def _of_queue(queue: Queue, ring: Ring) -> tuple[Counters, Events]:
     """Return one ring's account, with Redis's counters of its events."""
     # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
     # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
@@ -219,7 +219,7 @@ def _of_queue(queue: Queue, ring: Ring) -> tuple[Account, Events]:
     words = ring.words
     for _ in range(TRIES):
         before = ring.drained()
-        ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
+        ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
         handed = min(words[at.H_QUEUED], before)
         counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
         after = counters.handed_over(ring, counts.positions)
@@ -244,7 +244,7 @@ def _with(events: Events, counts: QueueCounts) -> Events:
     )
 
 
-def _events(now: Account, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
+def _events(now: Counters, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
     in_ring = now.accepted - now.corrupt - queued - delivered - failed
     return Events(now.accepted, in_ring, queued, delivered, failed, now.refused, balanced=balanced, corrupt=now.corrupt)
 
@@ -311,16 +311,16 @@ def _text(status: Status) -> str:
         lines.append(f"refused   {refused}")
     rare = {name: getattr(events, name) for name in ("removed", "elsewhere", "corrupt")}
     rare["lost with redis"] = events.lost
-    sign, verdict = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
+    sign, decision = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
     lines.append(
         f"events    {events.accepted:,} accepted {sign} {events.in_ring:,} in ring + {events.queued:,} queued + "
         f"{events.delivered:,} delivered + {events.failed:,} failed"
-        f"{''.join(f' + {count:,} {what}' for what, count in rare.items() if count)}: {verdict}"
+        f"{''.join(f' + {count:,} {what}' for what, count in rare.items() if count)}: {decision}"
     )
     return "\n".join(lines)
 
 
-def _producers(ring: Account) -> list[str]:
+def _producers(ring: Counters) -> list[str]:
     """Return a line for each slot: its producer, or the last producer of a slot that has none now."""
     lines = [f"{'slot':>4}  {'pid':>9}{'accepted':>14}{'in ring':>10}  refused"]
     for producer in ring.producers:

@@ -17,7 +17,7 @@ from rudderpipe.settings import EVENT_LIMIT_BYTES
 STUCK_S = 10.0
 """Seconds that a flush waits while no event moves."""
 OnError = Callable[[Exception, list[dict[str, Any]]], Any]
-Answer = tuple[bool, dict[str, Any]]
+Result = tuple[bool, dict[str, Any]]
 
 logger = log_text.logger()
 
@@ -120,7 +120,7 @@ class Client:
         anonymous_id: Any = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Connect a user with an id and traits. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require("traits", traits or {}, dict)
@@ -142,7 +142,7 @@ class Client:
         anonymous_id: Any = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Record an action of a user. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require("properties", properties or {}, dict)
@@ -158,7 +158,7 @@ class Client:
         timestamp: datetime | None = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Record that two ids are one user. Return whether the event was accepted, and the message."""
         messages.require_id("previous_id", previous_id)
         messages.require_id("user_id", user_id)
@@ -175,7 +175,7 @@ class Client:
         anonymous_id: Any = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Record that a user belongs to a group. Return whether the event was accepted, and the message."""
         messages.require_id("user_id or anonymous_id", user_id or anonymous_id)
         messages.require_id("group_id", group_id)
@@ -194,7 +194,7 @@ class Client:
         anonymous_id: Any = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Record that a user saw a page. Return whether the event was accepted, and the message."""
         own = _viewed(user_id, category, name, properties, anonymous_id)
         return self._enqueue("page", context, timestamp, integrations, message_id, **own)
@@ -210,14 +210,14 @@ class Client:
         anonymous_id: Any = None,
         integrations: dict[str, Any] | None = None,
         message_id: Any = None,
-    ) -> Answer:
+    ) -> Result:
         """Record that a user saw a screen. Return whether the event was accepted, and the message."""
         own = _viewed(user_id, category, name, properties, anonymous_id)
         return self._enqueue("screen", context, timestamp, integrations, message_id, **own)
 
     def _enqueue(
         self, kind: str, context: Any, timestamp: Any, integrations: Any, message_id: Any, **own: Any
-    ) -> Answer:
+    ) -> Result:
         common = {"type": kind, "context": context or {}, "timestamp": timestamp, "integrations": integrations}
         given = {**common, "messageId": message_id, **own}
         message = messages.completed(given, self._integrations)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rudderpipe import log_text
 from rudderpipe.compat import client as base
-from rudderpipe.compat.client import Answer, DefaultConfig, OnError
+from rudderpipe.compat.client import DefaultConfig, OnError, Result
 from rudderpipe.errors import SettingsError
 
 __all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "screen", "shutdown", "track"]
@@ -85,32 +85,32 @@ max_retries = DefaultConfig.max_retries
 default_client: Client | None = None
 
 
-def track(*args: Any, **kwargs: Any) -> Answer:
+def track(*args: Any, **kwargs: Any) -> Result:
     """Send a track call."""
     return _client().track(*args, **kwargs)
 
 
-def identify(*args: Any, **kwargs: Any) -> Answer:
+def identify(*args: Any, **kwargs: Any) -> Result:
     """Send an identify call."""
     return _client().identify(*args, **kwargs)
 
 
-def group(*args: Any, **kwargs: Any) -> Answer:
+def group(*args: Any, **kwargs: Any) -> Result:
     """Send a group call."""
     return _client().group(*args, **kwargs)
 
 
-def alias(*args: Any, **kwargs: Any) -> Answer:
+def alias(*args: Any, **kwargs: Any) -> Result:
     """Send an alias call."""
     return _client().alias(*args, **kwargs)
 
 
-def page(*args: Any, **kwargs: Any) -> Answer:
+def page(*args: Any, **kwargs: Any) -> Result:
     """Send a page call."""
     return _client().page(*args, **kwargs)
 
 
-def screen(*args: Any, **kwargs: Any) -> Answer:
+def screen(*args: Any, **kwargs: Any) -> Result:
     """Send a screen call."""
     return _client().screen(*args, **kwargs)
 

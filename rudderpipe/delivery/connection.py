@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
-from rudderpipe.delivery.response import Answer, NoAnswer, NotHttp, Reader, read
+from rudderpipe.delivery.response import NoResponse, NotHttp, Reader, Response, read
 from rudderpipe.settings import Settings
 
 _LOCAL_ERRORS = (
@@ -86,7 +86,7 @@ def dial(
     until_s: float,
     opened: Callable[[socket.socket], None],
 ) -> socket.socket:
-    """Return a connected socket. Raise ``NoAnswer`` if the attempt failed, or ``Obstacle``.
+    """Return a connected socket. Raise ``NoResponse`` if the attempt failed, or ``Obstacle``.
 
     ``context`` is used for every TLS connection. ``opened`` gets each socket as soon as it exists, so that another
     thread can shut it down. ``timeout_s`` starts after the name lookup, because the lookup has the limits of the
@@ -112,16 +112,16 @@ def dial(
             sock.close()
             raise
     except TimeoutError:
-        raise NoAnswer(f"no connection in time{_through(proxy)}", begun=True) from None
+        raise NoResponse(f"no connection in time{_through(proxy)}", begun=True) from None
     except ssl.SSLCertVerificationError as error:
-        raise NoAnswer(f"certificate verify failed: {error.verify_message}", begun=True) from error
+        raise NoResponse(f"certificate verify failed: {error.verify_message}", begun=True) from error
     except ssl.SSLError as error:
-        raise NoAnswer(f"TLS failed: {error.reason or error}", begun=True) from error
+        raise NoResponse(f"TLS failed: {error.reason or error}", begun=True) from error
     except OSError as error:
         said = f"no connection: {error.strerror or error}{_through(proxy)}"
         if error.errno in _LOCAL_ERRORS and not isinstance(error, socket.gaierror):
             raise Obstacle(said) from error
-        raise NoAnswer(said, begun=True) from error
+        raise NoResponse(said, begun=True) from error
     return sock
 
 
@@ -204,14 +204,14 @@ def _tunnel(sock: socket.socket, to: Server, proxy: Proxy, deadline_s: float) ->
         answer = read(reader, head_only=True)
     except NotHttp:
         raise Obstacle(f"no connection: {proxy.server.authority} is not an HTTP proxy") from None
-    except NoAnswer as error:
+    except NoResponse as error:
         if time.monotonic() >= deadline_s:
             raise TimeoutError from None
-        raise NoAnswer(f"no connection: the proxy did not connect, {error}", begun=True) from None
+        raise NoResponse(f"no connection: the proxy did not connect, {error}", begun=True) from None
     if answer.status == 407:
         raise Obstacle(f"no connection: the proxy {proxy.server.authority} refuses our user and password (status 407)")
     if not 200 <= answer.status < 300:
-        raise NoAnswer(f"no connection: the proxy refused to connect, status {answer.status}", begun=True)
+        raise NoResponse(f"no connection: the proxy refused to connect, status {answer.status}", begun=True)
 
 
 def _left_s(deadline_s: float) -> float:
@@ -261,23 +261,23 @@ class Wire:
         """Return the headers of a plain request that are for the proxy."""
         return {} if self._proxy is None or self._to.tls else dict(self._proxy.headers)
 
-    def exchange(self, head: bytes, body: bytes, timeout_s: float, until_s: float) -> Answer:
+    def exchange(self, head: bytes, body: bytes, timeout_s: float, until_s: float) -> Response:
         """Send a request and return its response, within ``timeout_s`` of the connection and before ``until_s``.
 
         If the server has closed a kept connection, the request is sent once more over a new connection, at once.
-        Raise ``NoAnswer`` or ``Obstacle``.
+        Raise ``NoResponse`` or ``Obstacle``.
         """
         if self.sock is not None and (time.monotonic() > self._fresh_until_s or Reader(self.sock, 0).look()):
             self.close()  # too old, closed by the server, or with bytes that belong to no request
         kept = self.sock is not None
         try:
             return self._try(head, body, timeout_s, until_s)
-        except NoAnswer as error:
+        except NoResponse as error:
             if not kept or error.begun:
                 raise
         return self._try(head, body, timeout_s, until_s)
 
-    def _try(self, head: bytes, body: bytes, timeout_s: float, until_s: float) -> Answer:
+    def _try(self, head: bytes, body: bytes, timeout_s: float, until_s: float) -> Response:
         try:
             sock = self.sock or self._connect(until_s)
             deadline_s = min(until_s, time.monotonic() + timeout_s)
@@ -285,7 +285,7 @@ class Wire:
             whole = _send(sock, reader, memoryview(head + body), deadline_s)
             answer = read(reader)
             if not whole and 200 <= answer.status < 300:
-                raise NoAnswer("the server responded before it received the whole request", begun=True)
+                raise NoResponse("the server responded before it received the whole request", begun=True)
         except BaseException:
             self.close()  # also for a signal's exception, because the rest of a response may still come
             raise
@@ -300,18 +300,18 @@ class Wire:
         context = self._tls_context() if self._to.tls or near.tls else None
         try:
             self.sock = dial(self._to, self._proxy, context, timeout_s, until_s, self._opened)
-        except NoAnswer as error:
+        except NoResponse as error:
             if isinstance(error.__cause__, ssl.SSLCertVerificationError):
                 self._context = None  # ca_file may have been corrected since it was read
             raise
         if self._aborted:
-            raise NoAnswer("stopped", begun=True)
+            raise NoResponse("stopped", begun=True)
         return self.sock
 
     def _opened(self, sock: socket.socket) -> None:
         self._raw = sock
         if self._aborted:
-            raise NoAnswer("stopped", begun=True)
+            raise NoResponse("stopped", begun=True)
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._context is None:
@@ -347,7 +347,7 @@ def _send(sock: socket.socket, reader: Reader, data: memoryview, deadline_s: flo
     while data:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
-            raise NoAnswer("the server did not accept the request in time", begun=True)
+            raise NoResponse("the server did not accept the request in time", begun=True)
         sock.settimeout(min(left_s, STALL_S) if plain else left_s)
         try:
             data = data[sock.send(data) :]

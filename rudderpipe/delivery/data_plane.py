@@ -9,10 +9,9 @@ from urllib.parse import quote, urljoin, urlsplit
 from rudderpipe import log_text
 from rudderpipe._version import USER_AGENT
 from rudderpipe.delivery import outcome, request
-from rudderpipe.delivery import outcome as retry_after
 from rudderpipe.delivery.connection import PORTS, Obstacle, Wire
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.delivery.response import Answer, NoAnswer
+from rudderpipe.delivery.response import NoResponse, Response
 from rudderpipe.settings import Settings
 
 REPOSTED = (307, 308)
@@ -86,7 +85,7 @@ class DataPlane:
         """
         try:
             return self._post(body, write_key, timeout_s or self._settings.timeout_s)
-        except NoAnswer as error:
+        except NoResponse as error:
             return outcome.of_failure("stopped" if self._aborted else str(error))
         except Obstacle as error:
             return outcome.of_obstacle(str(error))
@@ -127,12 +126,12 @@ class DataPlane:
             raise Obstacle("the proxy refuses the user and password of proxy_url or HTTP_PROXY (status 407)")
         asked_s = None
         if "retry-after" in answer.headers:
-            asked_s = retry_after.seconds(answer.headers["retry-after"], int(time.time() * 1000))
+            asked_s = outcome.asked_seconds(answer.headers["retry-after"], int(time.time() * 1000))
         return outcome.of_answer(answer.status, answer.body, asked_s)
 
     def _exchange(
         self, url: str, body: bytes, write_key: str, packed: bool, timeout_s: float, until_s: float
-    ) -> Answer:
+    ) -> Response:
         parts = urlsplit(url)
         where = parts.scheme, parts.hostname or "", parts.port or PORTS[parts.scheme]
         wire = self._wires.get(where)
@@ -157,7 +156,7 @@ class DataPlane:
                 self._heads.clear()  # bounded, because jobs of other programs may hold any number of write keys
             self._heads[url, write_key, packed] = head
         if self._aborted:
-            raise NoAnswer("stopped", begun=True)
+            raise NoResponse("stopped", begun=True)
         return wire.exchange(head + b"%d\r\n\r\n" % len(body), body, timeout_s, until_s)
 
     def abort(self) -> None:

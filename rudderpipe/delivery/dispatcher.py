@@ -21,7 +21,7 @@ TOO_LARGE_S = 60.0
 """How long later requests stay below a size that was too large, before a larger one is tried again."""
 
 
-class Parcel(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True):
     """A batch to deliver; ``attempts`` is the number of attempts made so far."""
 
     events: Sequence[bytes | Raw]
@@ -31,7 +31,7 @@ class Parcel(msgspec.Struct, frozen=True):
     attempts: int = 0
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True):
     """The decision about the first ``count`` batches after one attempt.
 
     ``delivered``: they are done. ``retry``: try the same batches again after ``wait_s``. ``blocked``: the same as
@@ -52,7 +52,7 @@ class Verdict(msgspec.Struct, frozen=True):
         return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
 
 
-class Courier:
+class Dispatcher:
     """The dispatcher: sends batches in order, several in one request, and decides about each batch separately.
 
     A refused request is bisected. The next request has half of its batches, then half of the batches that must contain
@@ -79,47 +79,47 @@ class Courier:
         """Forget the suspects, because the next attempt has other batches."""
         self._suspects = 0
 
-    def attempt(self, parcels: Sequence[Parcel]) -> Verdict:
+    def attempt(self, batches: Sequence[Batch]) -> Decision:
         """Send one request with the first of these batches (at least one) and return the decision.
 
         No request is sent when an earlier refusal shows that the first batch must be split.
         """
-        first = parcels[0]
+        first = batches[0]
         known = self._known_refusal(first)
         if known is not None:
             self._suspects = 2 if known.status != TOO_LARGE else 0
-            return Verdict("split", 1, first.attempts, known)
-        group = self._group(parcels)
+            return Decision("split", 1, first.attempts, known)
+        group = self._group(batches)
         try:
-            events = [event for parcel in group for event in parcel.events]
+            events = [event for batch in group for event in batch.events]
             body = request.body(events, iso_ms(self._clock.time_ms()))
             outcome = self._plane.post(body, first.write_key, first.timeout_s)
         except MemoryError:
             outcome = of_obstacle("no memory is left for a request")
         except Exception as error:  # noqa: BLE001  # events that are JSON can be posted, so they are not the cause
             outcome = of_obstacle(f"the request cannot be made: {type(error).__name__}")
-        verdict = self._judge(group, outcome, first.attempts + 1)
-        self._learn(group, verdict)
-        return verdict
+        decision = self._judge(group, outcome, first.attempts + 1)
+        self._learn(group, decision)
+        return decision
 
-    def _judge(self, group: Sequence[Parcel], outcome: Outcome, attempts: int) -> Verdict:
+    def _judge(self, group: Sequence[Batch], outcome: Outcome, attempts: int) -> Decision:
         if outcome.kind == "delivered":
-            return Verdict("delivered", len(group), attempts, outcome)
+            return Decision("delivered", len(group), attempts, outcome)
         if outcome.kind == "blocked":
-            return Verdict("blocked", len(group), attempts - 1, outcome, BLOCKED_S)
+            return Decision("blocked", len(group), attempts - 1, outcome, BLOCKED_S)
         if outcome.kind == "retry":
             if attempts >= self._settings.max_attempts:
-                return Verdict("failed", 1, attempts, outcome)
-            return Verdict("retry", len(group), attempts, outcome, before_retry_s(attempts, outcome.retry_after_s))
+                return Decision("failed", 1, attempts, outcome)
+            return Decision("retry", len(group), attempts, outcome, before_retry_s(attempts, outcome.retry_after_s))
         if len(group) > 1:
-            return Verdict("fewer", len(group), attempts, outcome)
+            return Decision("fewer", len(group), attempts, outcome)
         if outcome.status in MAY_BE_ONE_EVENT and len(group[0].events) > 1:
-            return Verdict("split", 1, attempts, outcome)
-        return Verdict("failed", 1, attempts, outcome)
+            return Decision("split", 1, attempts, outcome)
+        return Decision("failed", 1, attempts, outcome)
 
-    def _learn(self, group: Sequence[Parcel], verdict: Verdict) -> None:
+    def _learn(self, group: Sequence[Batch], decision: Decision) -> None:
         """Remember what the outcome says about the batches that follow."""
-        count, outcome = len(group), verdict.outcome
+        count, outcome = len(group), decision.outcome
         if outcome.kind == "delivered":
             if self._suspects:
                 self._suspects = max(0, self._suspects - count)
@@ -127,14 +127,14 @@ class Courier:
                 self._at_most = min(self._settings.max_jobs_per_request, 2 * self._at_most)
         elif outcome.kind == "refused" and outcome.status == TOO_LARGE:
             self._suspects = 0
-            if verdict.kind != "failed":  # the size of a single event says nothing about batches
-                self._bound(outcome, sum(parcel.size_bytes for parcel in group))
+            if decision.kind != "failed":  # the size of a single event says nothing about batches
+                self._bound(outcome, sum(batch.size_bytes for batch in group))
         elif outcome.kind == "refused":
             if count > 1 and not self._suspects:
                 self._at_most = max(1, count // 2)
             self._refusal = outcome
-            self._suspects = {"fewer": count, "split": 2}.get(verdict.kind, 0)
-        elif verdict.kind == "failed":
+            self._suspects = {"fewer": count, "split": 2}.get(decision.kind, 0)
+        elif decision.kind == "failed":
             self._suspects = 0  # the attempts are used up, and it is unknown whether this batch was the cause
 
     def _bound(self, outcome: Outcome, size_bytes: int) -> None:
@@ -145,7 +145,7 @@ class Courier:
         self._too_large = outcome
         self._too_large_bytes = min(self._too_large_bytes, size_bytes)
 
-    def _known_refusal(self, first: Parcel) -> Outcome | None:
+    def _known_refusal(self, first: Batch) -> Outcome | None:
         """Return the outcome that the first batch would surely have, if the batch can be split; else None."""
         if len(first.events) < 2:
             return None
@@ -159,19 +159,19 @@ class Courier:
     def _is_bounded(self) -> bool:
         return self._clock.monotonic_s() < self._too_large_until_s
 
-    def _group(self, parcels: Sequence[Parcel]) -> Sequence[Parcel]:
+    def _group(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return the first batches that may share a request: same write key and timeout, few and small enough."""
-        first = parcels[0]
+        first = batches[0]
         together, size_bytes = 1, first.size_bytes
         at_most = (self._suspects + 1) // 2 if self._suspects else self._at_most
         max_bytes = self._settings.max_request_bytes
         if self._is_bounded():
             max_bytes = min(max_bytes, self._too_large_bytes // 2)
-        for parcel in parcels[1:at_most]:
-            size_bytes += parcel.size_bytes
+        for batch in batches[1:at_most]:
+            size_bytes += batch.size_bytes
             if size_bytes > max_bytes:
                 break
-            if (parcel.write_key, parcel.timeout_s) != (first.write_key, first.timeout_s):
+            if (batch.write_key, batch.timeout_s) != (first.write_key, first.timeout_s):
                 break
             together += 1
-        return parcels[:together]
+        return batches[:together]

@@ -31,7 +31,7 @@ def before_retry_s(retry: int, asked_s: float | None = None) -> float:
 _SECONDS = re.compile(r"\s*-?[0-9]{1,15}(\.[0-9]*)?\s*")
 
 
-def seconds(text: str, now_ms: int) -> float | None:
+def asked_seconds(text: str, now_ms: int) -> float | None:
     """Return the seconds in a Retry-After header, 0 for a date in the past, or None if the text is neither.
 
     A date without a time zone, or with the zone -0000, is in UTC.

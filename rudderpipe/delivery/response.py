@@ -24,7 +24,7 @@ _LENGTH = re.compile(r"[0-9]{1,20}")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*|[ \t]*)")
 
 
-class NoAnswer(Exception):
+class NoResponse(Exception):
     """No whole response was received; ``begun`` is False only if the connection ended before its first byte."""
 
     def __init__(self, reason: str, *, begun: bool) -> None:
@@ -32,14 +32,14 @@ class NoAnswer(Exception):
         self.begun = begun
 
 
-class NotHttp(NoAnswer):
+class NotHttp(NoResponse):
     """The other side sent something that is not HTTP, or HTTP that can be read in more than one way."""
 
     def __init__(self) -> None:
         super().__init__("the response is not HTTP", begun=True)
 
 
-class Answer(msgspec.Struct):
+class Response(msgspec.Struct):
     """A response. The names in ``headers`` are in lower case, and ``body`` has at most the first 4,096 bytes.
 
     ``reusable`` says whether the connection may be used for another request.
@@ -131,26 +131,26 @@ class Reader:
         self._at = 0
 
 
-def read(reader: Reader, *, head_only: bool = False) -> Answer:
-    """Return the next final response, without its body if ``head_only`` (for CONNECT). Raise ``NoAnswer``."""
+def read(reader: Reader, *, head_only: bool = False) -> Response:
+    """Return the next final response, without its body if ``head_only`` (for CONNECT). Raise ``NoResponse``."""
     try:
         answer = _final_head(reader)
         if not head_only:
             _read_body(reader, answer)
             answer.reusable = answer.reusable and not reader.has_more
     except TimeoutError:
-        raise NoAnswer("no whole response in time", begun=True) from None
+        raise NoResponse("no whole response in time", begun=True) from None
     except EOFError:
         reason = "the response was cut off" if reader.begun else "the server closed the connection without a response"
-        raise NoAnswer(reason, begun=reader.begun) from None
+        raise NoResponse(reason, begun=reader.begun) from None
     except ValueError:
         raise NotHttp from None
     except OSError as error:
-        raise NoAnswer(f"the connection broke: {error.strerror or error}", begun=reader.begun) from error
+        raise NoResponse(f"the connection broke: {error.strerror or error}", begun=reader.begun) from error
     return answer
 
 
-def _final_head(reader: Reader) -> Answer:
+def _final_head(reader: Reader) -> Response:
     for _ in range(MAX_INTERIM + 1):
         answer = _head(reader)
         if answer.status >= 200:
@@ -160,7 +160,7 @@ def _final_head(reader: Reader) -> Answer:
     raise ValueError
 
 
-def _head(reader: Reader) -> Answer:
+def _head(reader: Reader) -> Response:
     found = _STATUS_LINE.fullmatch(reader.line().removesuffix(b"\r"))
     if found is None:
         raise ValueError
@@ -173,7 +173,7 @@ def _head(reader: Reader) -> Answer:
         reusable = "close" not in tokens and (reusable or "keep-alive" in tokens)
     if "transfer-encoding" in headers and (found[1] == b"0" or "content-length" in headers):
         reusable = False  # two lengths, or one that HTTP/1.0 does not have: another reader may see another end
-    return Answer(int(found[2]), headers, reusable=reusable)
+    return Response(int(found[2]), headers, reusable=reusable)
 
 
 def _fields(reader: Reader) -> list[tuple[str, str]]:
@@ -194,7 +194,7 @@ def _fields(reader: Reader) -> list[tuple[str, str]]:
     raise ValueError
 
 
-def _read_body(reader: Reader, answer: Answer) -> None:
+def _read_body(reader: Reader, answer: Response) -> None:
     length = _length(answer.headers.get("content-length"))
     coding = answer.headers.get("transfer-encoding", "chunked").lower()
     if coding != "chunked":
@@ -225,7 +225,7 @@ def _length(text: str | None) -> int | None:
     return int(length)
 
 
-def _read_chunks(reader: Reader, answer: Answer) -> None:
+def _read_chunks(reader: Reader, answer: Response) -> None:
     total = 0
     while size := _chunk_size(reader):
         total += size

@@ -23,7 +23,7 @@ from msgspec import Raw
 from rudderpipe import log_text
 from rudderpipe.encoder import encode
 from rudderpipe.process import locks, runtime_dir
-from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.consumer import Batch
 from rudderpipe.settings import Settings
 
 SUFFIX, PART_SUFFIX, DIRECTORY_SUFFIX = ".json", ".part", ".failed"
@@ -68,24 +68,24 @@ _decode_record = msgspec.json.Decoder(Record).decode
 _decode_event = msgspec.json.Decoder(_Event).decode
 
 
-def record_of(cut: Cut, events: Sequence[Raw], epoch: int, failed_at_ms: int, reason: str, attempts: int) -> Record:
+def record_of(batch: Batch, events: Sequence[Raw], epoch: int, failed_at_ms: int, reason: str, attempts: int) -> Record:
     """Return the record of a failed batch. Its id is the place of its first event in the ring, in every process."""
-    return Record(_id_of(cut, epoch), failed_at_ms, reason, attempts, list(events), _marks_of(cut))
+    return Record(_id_of(batch, epoch), failed_at_ms, reason, attempts, list(events), _marks_of(batch))
 
 
-def damaged_record_of(cut: Cut, epoch: int, found_at_ms: int) -> Record:
+def damaged_record_of(batch: Batch, epoch: int, found_at_ms: int) -> Record:
     """Return the record of an event that is not JSON."""
     reason = "damaged in shared memory, not JSON"
-    text = b64encode(cut.data).decode()
-    return Record(_id_of(cut, epoch), found_at_ms, reason, 0, [], _marks_of(cut), text)
+    text = b64encode(batch.data).decode()
+    return Record(_id_of(batch, epoch), found_at_ms, reason, 0, [], _marks_of(batch), text)
 
 
-def _id_of(cut: Cut, epoch: int) -> str:
-    return f"{epoch:016x}-{cut.marks[0].sequence}-{cut.marks[0].start}"
+def _id_of(batch: Batch, epoch: int) -> str:
+    return f"{epoch:016x}-{batch.marks[0].sequence}-{batch.marks[0].start}"
 
 
-def _marks_of(cut: Cut) -> list[tuple[int, int, int]]:
-    return [(mark.sequence, mark.start, mark.end) for mark in cut.marks]
+def _marks_of(batch: Batch) -> list[tuple[int, int, int]]:
+    return [(mark.sequence, mark.start, mark.end) for mark in batch.marks]
 
 
 class DeadLetters:

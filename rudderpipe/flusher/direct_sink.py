@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rudderpipe import log_text
+from rudderpipe.delivery import dispatcher
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier, Parcel, Verdict
+from rudderpipe.delivery.dispatcher import Decision, Dispatcher
 from rudderpipe.flusher import dead_letters as spools
 from rudderpipe.flusher.dead_letters import DeadLetters
-from rudderpipe.flusher.queue_sink import Answer, Damaged, events_of
+from rudderpipe.flusher.queue_sink import CommitResult, Damaged, events_of
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut
+from rudderpipe.ring.consumer import Batch
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
@@ -29,7 +30,7 @@ class DirectSink:
         self._settings = settings
         self._epoch = epoch
         self._plane = plane
-        self._courier = Courier(plane, settings, clock)
+        self._dispatcher = Dispatcher(plane, settings, clock)
         self._dead_letters = dead_letters
         self._damaged = Damaged(dead_letters, epoch, clock)
         self._clock = clock
@@ -50,83 +51,85 @@ class DirectSink:
             )
             return {}
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:  # noqa: ARG002  # no offsets are kept here
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:  # noqa: ARG002  # no offsets are kept here
         """Send at most one request, with the first of these batches."""
-        parcels = self._parcels(cuts)
-        if not parcels:
-            return self._unreadable(cuts[0])
-        verdict = self._courier.attempt(parcels)
-        tried = cuts[: verdict.count]
-        if verdict.kind == "retry":
-            self._attempts.update((_place(cut), self._tried(cut) + 1) for cut in tried)
+        posted = self._batches_of(batches)
+        if not posted:
+            return self._unreadable(batches[0])
+        decision = self._dispatcher.attempt(posted)
+        tried = batches[: decision.count]
+        if decision.kind == "retry":
+            self._attempts.update((_place(batch), self._tried(batch) + 1) for batch in tried)
             logger.warning(
                 "attempt failed, the same batches are sent again batches=%d attempt=%d next_in_s=%g reason=%s",
-                verdict.count,
-                verdict.attempts,
-                verdict.wait_s,
-                verdict.outcome.reason,
+                decision.count,
+                decision.attempts,
+                decision.wait_s,
+                decision.outcome.reason,
             )
-            return Answer(wait_s=verdict.wait_s)
-        if verdict.kind == "blocked":
-            said = f"cannot deliver until the cause is corrected, events stay in the ring next_in_s={verdict.wait_s:g}"
-            self._rare_log.error(verdict.outcome.reason, said)
-            return Answer(wait_s=verdict.wait_s)
-        if verdict.kind == "fewer":
+            return CommitResult(wait_s=decision.wait_s)
+        if decision.kind == "blocked":
+            said = f"cannot deliver until the cause is corrected, events stay in the ring next_in_s={decision.wait_s:g}"
+            self._rare_log.error(decision.outcome.reason, said)
+            return CommitResult(wait_s=decision.wait_s)
+        if decision.kind == "fewer":
             logger.warning(
                 "a request was refused, the next one has fewer batches batches=%d reason=%s",
-                verdict.count,
-                verdict.outcome.reason,
+                decision.count,
+                decision.outcome.reason,
             )
-            return Answer()
-        if verdict.kind == "failed":
-            self._keep(cuts[0], verdict)
-        for cut in tried:
-            self._attempts.pop(_place(cut), None)
-        if verdict.kind == "split":
-            reason = verdict.outcome.reason
-            logger.warning("a batch was refused, sending its halves events=%d reason=%s", cuts[0].count, reason)
-            return Answer(halve=True)
-        return Answer([at.H_DELIVERED if verdict.kind == "delivered" else at.H_FAILED] * verdict.count)
+            return CommitResult()
+        if decision.kind == "failed":
+            self._keep(batches[0], decision)
+        for batch in tried:
+            self._attempts.pop(_place(batch), None)
+        if decision.kind == "split":
+            reason = decision.outcome.reason
+            logger.warning("a batch was refused, sending its halves events=%d reason=%s", batches[0].count, reason)
+            return CommitResult(halve=True)
+        return CommitResult([at.H_DELIVERED if decision.kind == "delivered" else at.H_FAILED] * decision.count)
 
-    def _parcels(self, cuts: Sequence[Cut]) -> list[Parcel]:
+    def _batches_of(self, batches: Sequence[Batch]) -> list[dispatcher.Batch]:
         """Return the first of these batches, as many as one request may hold, up to one that cannot be read."""
-        parcels: list[Parcel] = []
+        posted: list[dispatcher.Batch] = []
         size_bytes = 0
-        for cut in cuts[: self._settings.max_jobs_per_request]:
-            size_bytes += len(cut.data)
-            if parcels and size_bytes > self._settings.max_request_bytes:
+        for batch in batches[: self._settings.max_jobs_per_request]:
+            size_bytes += len(batch.data)
+            if posted and size_bytes > self._settings.max_request_bytes:
                 break
-            events = events_of(cut)
+            events = events_of(batch)
             if not events:
                 break
-            parcels.append(Parcel(events, len(cut.data), self._settings.write_key, attempts=self._tried(cut)))
-        return parcels
+            posted.append(
+                dispatcher.Batch(events, len(batch.data), self._settings.write_key, attempts=self._tried(batch))
+            )
+        return posted
 
-    def _tried(self, cut: Cut) -> int:
-        return self._attempts.get(_place(cut), 0)
+    def _tried(self, batch: Batch) -> int:
+        return self._attempts.get(_place(batch), 0)
 
-    def _unreadable(self, cut: Cut) -> Answer:
+    def _unreadable(self, batch: Batch) -> CommitResult:
         """Halve a batch that is not JSON, so that in the end only its damaged events are skipped."""
-        return Answer(halve=True) if cut.count > 1 else Answer([self._damaged.pass_over(cut)])
+        return CommitResult(halve=True) if batch.count > 1 else CommitResult([self._damaged.pass_over(batch)])
 
-    def _keep(self, cut: Cut, verdict: Verdict) -> None:
+    def _keep(self, batch: Batch, decision: Decision) -> None:
         """Store a batch as a dead letter. A batch that cannot be stored is lost."""
         now_ms = self._clock.time_ms()
-        record = spools.record_of(cut, events_of(cut), self._epoch, now_ms, verdict.reason, verdict.attempts)
+        record = spools.record_of(batch, events_of(batch), self._epoch, now_ms, decision.reason, decision.attempts)
         try:
             self._dead_letters.keep(record)
         except OSError as error:
             path = self._dead_letters.path
             said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
-            self._log.error("lost", said, cut.count)
+            self._log.error("lost", said, batch.count)
         logger.error(
             "a batch failed and is not sent again, see rudderpipe failed id=%s events=%d reason=%s",
             record.id,
-            cut.count,
-            verdict.reason,
+            batch.count,
+            decision.reason,
         )
 
-    def seen_off(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> tuple[int, int] | None:
         """Return None, because a batch that is committed here has been delivered or has failed."""
         return None
 
@@ -138,5 +141,5 @@ class DirectSink:
         self._plane.close()
 
 
-def _place(cut: Cut) -> tuple[int, int]:
-    return cut.marks[0].sequence, cut.marks[0].start
+def _place(batch: Batch) -> tuple[int, int]:
+    return batch.marks[0].sequence, batch.marks[0].start

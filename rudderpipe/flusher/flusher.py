@@ -14,7 +14,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, served_settings
-from rudderpipe.ring.consumer import Consumer, Cut
+from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring
@@ -28,7 +28,7 @@ SHORT_HOUSEKEEPING_S = 0.02
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 OTHER_PLANE_S = 5.0
 """The pause before a queue that has jobs for another data plane is tried again."""
-SEE_OFF_S = 0.02
+ACKNOWLEDGE_S = 0.02
 """The interval at which the acknowledged events are read from the queue while a producer waits for them."""
 LOOK_S = 5.0
 """The interval while no producer waits. Events known as delivered do not count as lost when Redis loses its data."""
@@ -73,7 +73,7 @@ class Flusher:
         self._is_broken = False
         """True after a cycle that an error cut short, because it is not known what it handed out or released."""
         self._reclaimer = Reclaimer(ring)
-        self._held: list[Cut] = []
+        self._held: list[Batch] = []
         self._freed: list[int] = []
         self._living = 0
         self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
@@ -88,7 +88,7 @@ class Flusher:
         self.removed = False
         """True once the ring was removed. It is drained, and another ring takes its place."""
         self._ended = False
-        self._kept_house_s = self._saw_off_s = float("-inf")
+        self._kept_house_s = self._acknowledged_s = float("-inf")
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = float("-inf")
@@ -147,9 +147,9 @@ class Flusher:
             self._look_after()
         if self._living:
             self._busy_at_s = now_s
-        if now_s - self._saw_off_s >= SEE_OFF_S:
-            self._saw_off_s = now_s
-            self._see_off()
+        if now_s - self._acknowledged_s >= ACKNOWLEDGE_S:
+            self._acknowledged_s = now_s
+            self._acknowledge()
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
         if not self._held:
@@ -157,7 +157,7 @@ class Flusher:
         if not self._held:
             return 0
         self._busy_at_s = now_s
-        return self._settle(now_s)
+        return self._commit(now_s)
 
     def _see_removal(self) -> None:
         linked = self._ring.segment.is_linked()
@@ -172,27 +172,27 @@ class Flusher:
             )
             self.removed = True
 
-    def _see_off(self) -> None:
+    def _acknowledge(self) -> None:
         """Store in the ring how many events are acknowledged, for the producers that wait for delivery."""
         words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
         if awaited != self._awaited:
             self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
-        looks = words[at.H_SEEN_OFF] < words[at.H_QUEUED] and now_s >= self._look_at_s
+        looks = words[at.H_ACKED] < words[at.H_QUEUED] and now_s >= self._look_at_s
         if now_s >= self._awaited_until_s and not looks:
             return
         self._look_at_s = now_s + LOOK_S
         try:
-            seen = self._sink.seen_off()
+            seen = self._sink.acknowledged()
         except QueueUnavailable as error:
             said = f"cannot read from redis what was delivered, trying again, producers keep waiting error={error}"
             self._log.warning("queue", said)
             return
         if seen is not None:
-            words[at.H_SEEN_FAILED] = seen[1]
+            words[at.H_ACKED_FAILED] = seen[1]
             fence()  # Order: the failed ones first, so that none of them counts as delivered
-            words[at.H_SEEN_OFF] = seen[0]
+            words[at.H_ACKED] = seen[0]
             fence()
-            at.bump(words, at.H_SEEN_TIMES)
+            at.bump(words, at.H_ACKED_TIMES)
 
     def _collect(self, now_s: float, tickets: int) -> None:
         events, size = self._consumer.pending()
@@ -219,12 +219,12 @@ class Flusher:
         while len(self._held) < CUTS_AT_ONCE and taken < BYTES_AT_ONCE:
             if events < settings.flush_at and not everything:
                 break
-            cut = self._consumer.cut(settings.flush_at, settings.max_batch_bytes)
-            if cut is None:
+            batch = self._consumer.next_batch(settings.flush_at, settings.max_batch_bytes)
+            if batch is None:
                 break
-            self._held.append(cut)
-            events -= cut.count
-            taken += len(cut.data)
+            self._held.append(batch)
+            events -= batch.count
+            taken += len(batch.data)
         self._waiting_since_s = now_s
         self._is_starved = self._is_starved and events > 0
         self._forced = self._forced and events > 0
@@ -249,9 +249,9 @@ class Flusher:
         end = layout.slot(ring.slots_used)
         return sum(ring.words[layout.slot0 + word : end : at.SLOT_WORDS].tolist()) & at.ALL_BITS
 
-    def _settle(self, now_s: float) -> int:
+    def _commit(self, now_s: float) -> int:
         try:
-            answer = self._sink.settle(self._held, self._freed)
+            answer = self._sink.commit(self._held, self._freed)
         except QueueBehind as behind:
             self._log.warning(
                 "behind", f"redis has some of these events already, they are not added again error={behind}"
@@ -273,9 +273,9 @@ class Flusher:
         self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
         moved = 0
-        for counter, group in groupby(zip(answer.settled, self._held, strict=False), itemgetter(0)):
-            moved += self._consumer.release([cut for _, cut in group], counter)
-        self._held = self._held[len(answer.settled) :]
+        for counter, group in groupby(zip(answer.committed, self._held, strict=False), itemgetter(0)):
+            moved += self._consumer.release([batch for _, batch in group], counter)
+        self._held = self._held[len(answer.committed) :]
         if answer.halve:
             self._held[:1] = self._consumer.halves(self._held[0])
         if not self._held and self._serving is not None:
@@ -328,7 +328,7 @@ class Flusher:
                 break
             if not done:
                 self._clock.sleep(0.01)
-        left = self._consumer.pending()[0] + sum(cut.count for cut in self._held)
+        left = self._consumer.pending()[0] + sum(batch.count for batch in self._held)
         if left:
             logger.warning("stopping, events stay in the ring for the next flusher events=%d", left)
         elif not self._ended and not self._is_broken:

@@ -10,8 +10,8 @@ from pathlib import Path
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.ring_set import SERVING_SUFFIX
 from rudderpipe.process import locks, start_lock
-from rudderpipe.ring import memory, place
-from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring import location, memory
+from rudderpipe.ring.location import RingLocation
 
 LOGS = 20
 """How many logs of ended pipes are kept. The newest ones stay."""
@@ -23,13 +23,13 @@ RECENT_S = 3600.0
 
 def sweep(directory: Path, own: Collection[str]) -> None:
     """Remove the files that no process uses. ``own`` are the names of this process's pipe. Raises ``OSError``."""
-    for path in (*directory.glob(f"*{place.SUFFIX}"), *directory.glob(f"*{SERVING_SUFFIX}")):
-        where = next(iter(place.readings(directory, path.stem)))
+    for path in (*directory.glob(f"*{location.SUFFIX}"), *directory.glob(f"*{SERVING_SUFFIX}")):
+        where = next(iter(location.readings(directory, path.stem)))
         if where.pipe not in own:
             with suppress(RingUnavailable):
                 _sweep_lock_file(where, path)
     start_lock.sweep(directory)
-    pipes = {where.pipe for stem in place.stems(directory) for where in place.readings(directory, stem)}
+    pipes = {where.pipe for stem in location.stems(directory) for where in location.readings(directory, stem)}
     now_s = time.time()
     logs: list[tuple[float, Path]] = []
     for path in (*directory.glob("*.log"), *directory.glob("*.log.1")):
@@ -41,12 +41,12 @@ def sweep(directory: Path, own: Collection[str]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sweep_lock_file(where: RingPlace, path: Path) -> None:
+def _sweep_lock_file(where: RingLocation, path: Path) -> None:
     """Remove a lock file if no byte of it is locked and its ring's segment is not here.
 
     The locks count, because the ring may be in a container that has shared memory of its own.
     """
-    if path.suffix == place.SUFFIX and memory.attach(where.segment, removes=False) is not None:
+    if path.suffix == location.SUFFIX and memory.attach(where.segment, removes=False) is not None:
         return
     lock_file = locks.shared(path)
     if lock_file.try_lock_all() and lock_file.is_current():

@@ -1,4 +1,4 @@
-"""The contract of a sink, and the sink that puts batches into the queue."""
+"""The contract of a sink, and the sink that puts jobs into the queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.consumer import Cut, Mark
+from rudderpipe.ring.consumer import Batch, OffsetRange
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
@@ -21,11 +21,11 @@ _decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = log_text.logger("rudderpipe.flusher")
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """A sink's result for the batches it was offered. Batches that are not settled are offered again, in order."""
+class CommitResult(msgspec.Struct, frozen=True):
+    """A sink's result for the jobs it was offered. Batches that are not settled are offered again, in order."""
 
-    settled: Sequence[int] = ()
-    """For each of the first batches, the ring's counter under which its events now belong."""
+    committed: Sequence[int] = ()
+    """For each of the first jobs, the ring's counter under which its events now belong."""
     halve: bool = False
     """True if the first batch must be offered as two halves; only when it holds two events or more."""
     wait_s: float = 0.0
@@ -33,7 +33,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class Sink(Protocol):
-    """The place that takes batches from the flusher, in order and forever."""
+    """The place that takes jobs from the flusher, in order and forever."""
 
     def known(self) -> dict[int, int]:
         """Return the offset, for each tenure, up to which the sink holds failed events.
@@ -41,13 +41,13 @@ class Sink(Protocol):
         A killed flusher may not have counted them in the ring. Called when the flusher begins to read the ring.
         """
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
-        """Take or refuse the first of these batches. ``freed`` are tenures whose offsets are no longer needed.
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
+        """Take or refuse the first of these jobs. ``freed`` are tenures whose offsets are no longer needed.
 
         Raises ``QueueUnavailable``, or ``QueueBehind`` when the sink already holds events that the flusher offers.
         """
 
-    def seen_off(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> tuple[int, int] | None:
         """Return how many events that left the ring are acknowledged, and how many of those failed.
 
         None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``.
@@ -60,14 +60,14 @@ class Sink(Protocol):
         """Close the connections."""
 
 
-def events_of(cut: Cut) -> list[Raw]:
+def events_of(batch: Batch) -> list[Raw]:
     """Return the events of a batch; none if its bytes are not exactly ``count`` JSON values in UTF-8."""
     try:
-        cut.data.decode()  # the parser does not check the encoding of values that it keeps raw
-        events = _decode_events(b"[%b]" % cut.data)
+        batch.data.decode()  # the parser does not check the encoding of values that it keeps raw
+        events = _decode_events(b"[%b]" % batch.data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
-    return events if len(events) == cut.count else []
+    return events if len(events) == batch.count else []
 
 
 class Damaged:
@@ -77,20 +77,20 @@ class Damaged:
         self._dead_letters = dead_letters
         self._epoch = epoch
         self._clock = clock
-        self._last: Mark | None = None
+        self._last: OffsetRange | None = None
         """The place of the event that was stored last, because it is offered again while Redis is away."""
 
-    def pass_over(self, cut: Cut) -> int:
+    def pass_over(self, batch: Batch) -> int:
         """Store the bytes as a dead letter. Return the counter under which the event belongs."""
-        if cut.marks[0] == self._last:
+        if batch.marks[0] == self._last:
             return at.H_CORRUPT
         kept = "yes"
         try:
-            self._dead_letters.keep(damaged_record_of(cut, self._epoch, self._clock.time_ms()))
+            self._dead_letters.keep(damaged_record_of(batch, self._epoch, self._clock.time_ms()))
         except OSError as error:
             kept = f"no, {error.strerror}"
-        logger.error("damaged data in the ring is not JSON, it is skipped events=%d dead_letter=%s", cut.count, kept)
-        self._last = cut.marks[0]
+        logger.error("damaged data in the ring is not JSON, it is skipped events=%d dead_letter=%s", batch.count, kept)
+        self._last = batch.marks[0]
         return at.H_CORRUPT
 
 
@@ -119,34 +119,34 @@ class QueueSink:
         """Return nothing, because Redis returns its offsets when the next events are added."""
         return {}
 
-    def settle(self, cuts: Sequence[Cut], freed: Sequence[int]) -> Answer:
-        """Add the batches in one script, all or none, up to the first one with damaged events.
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
+        """Add the jobs in one script, all or none, up to the first one with damaged events.
 
         A batch with damaged events is halved down to single events.
         """
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         marks: dict[int, tuple[int, int]] = {}
-        batches: list[tuple[str, int]] = []
-        settled: list[int] = []
-        for cut in cuts:
-            if events_of(cut):
-                batches.append((self._build(cut.data, self._write_key, sent_at, epoch), cut.count))
-                settled.append(at.H_QUEUED)
-            elif cut.count == 1:
-                settled.append(self._damaged.pass_over(cut))
+        jobs: list[tuple[str, int]] = []
+        committed: list[int] = []
+        for batch in batches:
+            if events_of(batch):
+                jobs.append((self._build(batch.data, self._write_key, sent_at, epoch), batch.count))
+                committed.append(at.H_QUEUED)
+            elif batch.count == 1:
+                committed.append(self._damaged.pass_over(batch))
             else:
                 break
-        if not settled:
-            return Answer(halve=True)
-        for cut in cuts[: len(settled)]:
-            for mark in cut.marks:
+        if not committed:
+            return CommitResult(halve=True)
+        for batch in batches[: len(committed)]:
+            for mark in batch.marks:
                 start, _ = marks.get(mark.sequence, (mark.start, 0))
                 marks[mark.sequence] = (start, mark.end)
-        self._budget.check(sum(len(data) for data, _ in batches))
+        self._budget.check(sum(len(data) for data, _ in jobs))
         words = self._ring.words
         self._watch_eviction()
         try:
-            self._queue.add(epoch, batches, marks, freed, words[at.H_TERM])
+            self._queue.add(epoch, jobs, marks, freed, words[at.H_TERM])
         except QueueUnavailable as error:
             # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
             if not error.answered:
@@ -157,7 +157,7 @@ class QueueSink:
             if later := behind.read.get(0, 0):
                 words[at.H_TERM] = max(words[at.H_TERM], later) + 1
             raise
-        return Answer(settled)
+        return CommitResult(committed)
 
     def _watch_eviction(self) -> None:
         """Log once if Redis may evict queued events."""
@@ -166,7 +166,7 @@ class QueueSink:
                 logger.warning("redis %s must be set", trouble)
             self._has_seen_redis = True
 
-    def seen_off(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> tuple[int, int] | None:
         """Return what Redis has counted. What another SDK's worker delivered is known once no job waits."""
         words = self._ring.words
         # The smaller of the two, because they are equal unless one is damaged.
@@ -174,7 +174,7 @@ class QueueSink:
         counts = self._queue.counts(epoch)
         lost = counts.events_lost if self._lost is None else self._lost
         if counts.events_gone < handed:
-            ended = max(0, words[at.H_SEEN_OFF] - words[at.H_SEEN_FAILED])
+            ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
             if missing := self._queue.restore(epoch, handed, ended, max(0, handed - (self._handed or handed))):
                 logger.error(
                     "redis no longer knows events it had taken, they count as queued until no job is left events=%d",

@@ -12,9 +12,9 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
-from rudderpipe.ring import flusher_lock, place
+from rudderpipe.ring import flusher_lock, location
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.place import RingPlace
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring, find_at, open_ring
 from rudderpipe.settings import Settings
 
@@ -41,7 +41,7 @@ class MakeFlusher(Protocol):
 
 
 class _Served(msgspec.Struct):
-    place: RingPlace
+    location: RingLocation
     ring: Ring
     flusher: Flusher
 
@@ -58,7 +58,7 @@ class Rings:
         self._make = make
         self._clock = clock
         self._stays = stays
-        self._main = place.own(settings)
+        self._main = location.own(settings)
         """The ring of the main interpreter, in which this process runs."""
         self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
         self._served: list[_Served] = []
@@ -91,14 +91,14 @@ class Rings:
                 return False
             self._clock.sleep(0.01)
 
-    def _main_ring(self) -> tuple[RingPlace, Ring] | None:
+    def _main_ring(self) -> tuple[RingLocation, Ring] | None:
         """Return the ring of the main interpreter; None if there is none. Only a managed flusher makes it."""
         # A short wait, because the rings that are served wait meanwhile.
         wait_s = PATIENCE_S if self._served else OPEN_TIMEOUT_S
         ring = open_ring(self._settings, self._clock, wait_s=wait_s) if self._stays else find_at(self._main, wait_s)
         return (self._main, ring) if ring is not None else None
 
-    def _take(self, where: RingPlace, ring: Ring, patience_s: float) -> bool:
+    def _take(self, where: RingLocation, ring: Ring, patience_s: float) -> bool:
         if not flusher_lock.take(ring, self._clock, patience_s):
             if ring.segment.epoch not in self._told:
                 self._told.add(ring.segment.epoch)
@@ -111,8 +111,10 @@ class Rings:
 
     def _look(self, patience_s: float = 0.0) -> None:
         """Serve the rings that are new since the last look. A ring that cannot be opened is logged and tried again."""
-        for where in place.of_pipe(self._settings):
-            if where.layout > at.VERSION or any(one.place == where and not one.flusher.removed for one in self._served):
+        for where in location.of_pipe(self._settings):
+            if where.layout > at.VERSION or any(
+                one.location == where and not one.flusher.removed for one in self._served
+            ):
                 continue
             try:
                 ring = find_at(where, max(PATIENCE_S, patience_s))
@@ -140,7 +142,7 @@ class Rings:
 
     @property
     def _has_main(self) -> bool:
-        return any(one.place == self._main and not one.flusher.removed for one in self._served)
+        return any(one.location == self._main and not one.flusher.removed for one in self._served)
 
     def work(self) -> int:
         """Run one cycle of each flusher. Return how many events left the rings."""

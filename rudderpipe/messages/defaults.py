@@ -13,7 +13,7 @@ _NO_PARTS = frozenset(("userId", "anonymousId", "groupId", "previousId", "messag
 """Keys with rules of their own; ``default`` does not convert their values."""
 
 
-class Maker:
+class Defaults:
     """The maker of a client's messages.
 
     ``context`` and ``integrations`` are defaults by key. ``default`` converts values of unknown type. A key of the

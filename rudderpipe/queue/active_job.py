@@ -19,7 +19,7 @@ FIELDS = frozenset(
 _INTEGER = re.compile(rb"-?\d{1,19}")
 
 
-class Taken(msgspec.Struct, frozen=True):
+class ActiveJob(msgspec.Struct, frozen=True):
     """An active job whose lock this sender holds.
 
     ``job`` is None when the data cannot be read; ``trouble`` is then the reason.
@@ -144,15 +144,15 @@ def _is_position(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 
-def all_taken(answer: list[tuple[bytes, list[bytes] | None]]) -> list[Taken]:
+def active_jobs(answer: list[tuple[bytes, list[bytes] | None]]) -> list[ActiveJob]:
     """Return the active jobs that are in the result of ``take_jobs``."""
     return [_taken(name.decode(errors="surrogateescape"), fields) for name, fields in answer]
 
 
-def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
+def _taken(job_id: str, fields: list[bytes] | None) -> ActiveJob:
     if fields is None or not is_a_jobs(job_id):
         trouble = f"the queue held the id {job_id[:80]!r}, but the key of that id in Redis does not belong to a job"
-        return Taken(job_id, b"", 0, None, trouble, displaced=True)
+        return ActiveJob(job_id, b"", 0, None, trouble, displaced=True)
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     made = values.get(b"attemptsMade", b"0")
     attempts_made = int(made) if made.isdigit() and len(made) < MAX_DIGITS else 0
@@ -162,12 +162,12 @@ def _taken(job_id: str, fields: list[bytes] | None) -> Taken:
             raise JobUnreadable(f"the job has no {'data' if fields else 'hash in Redis; only its id was in the queue'}")
         if not job_id.isprintable():
             raise JobUnreadable("the job's id is not text")
-        return Taken(job_id, data, attempts_made, jobs.read(data))
+        return ActiveJob(job_id, data, attempts_made, jobs.read(data))
     except JobUnreadable as error:
-        return Taken(job_id, data, attempts_made, None, error.reason)
+        return ActiveJob(job_id, data, attempts_made, None, error.reason)
 
 
-def half(taken: Taken, name: str, data: str, start: int, end: int) -> Taken:
+def half(taken: ActiveJob, name: str, data: str, start: int, end: int) -> ActiveJob:
     """Return the job ``name``, which holds the events ``start`` to ``end`` of ``taken``."""
     assert taken.job is not None
     job = msgspec.structs.replace(taken.job, events=taken.job.events[start:end])

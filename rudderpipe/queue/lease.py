@@ -10,8 +10,8 @@ from rudderpipe.queue.queue import Queue
 class Lease:
     """One process's view of the lease. Only the thread that works on the queue may use it.
 
-    Each taken lease is stored in ``Queue.fence`` as the fencing token. When a sender dies, another sender takes over as
-    soon as the lease expires, or at once if ``is_dead`` returns True for its holder. A sender that was away for longer
+    Each taken lease is stored as ``Queue.fencing_token``. When a sender dies, another sender takes over as soon as the
+    lease expires, or at once if ``is_dead`` returns True for its holder. A sender that was away for longer
     than ``lease_ms`` keeps its lease if no other process has had the lease since.
 
     The holder's name in Redis begins with a token that changes with each unbroken period of holding. So a process that
@@ -39,7 +39,7 @@ class Lease:
     @property
     def number(self) -> int:
         """The number of our current or last lease; 0 when this process never had one."""
-        return int(self._queue.fence.partition(" ")[0] or 0)
+        return int(self._queue.fencing_token.partition(" ")[0] or 0)
 
     def take(self, above: int = 0) -> bool:
         """Take or renew the lease; return True if this process has it now. Raise ``QueueUnavailable``.
@@ -67,7 +67,7 @@ class Lease:
         self.held = bool(ours)
         self.others, self.lapses_in_ms = "", lapses_in_ms
         if ours:
-            self._queue.fence = value.decode()
+            self._queue.fencing_token = value.decode()
             self.kept = bool(kept)
             self._tenures += not kept
         else:
@@ -85,5 +85,5 @@ class Lease:
     def release(self) -> None:
         """Give the lease up, so that another sender can take it at once. Raise ``QueueUnavailable``."""
         if self.held:
-            self._queue.call("release_lease", [self._queue.keys.lease], self._queue.fence)
+            self._queue.call("release_lease", [self._queue.keys.lease], self._queue.fencing_token)
             self.held = False

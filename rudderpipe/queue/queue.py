@@ -15,7 +15,7 @@ from redis import Redis, ResponseError
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.active_job import QueueCounts, Taken, all_taken, half
+from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
 from rudderpipe.queue.connection import Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.scripts import OTHER_PLANE, Call, Scripts
@@ -51,8 +51,8 @@ def new_token() -> str:
 class Queue:
     """One Bull queue, with the operations of flushers, senders and operators.
 
-    ``fence`` is the sender's fencing token, its lease; "" where several senders work. While it is set, every method of
-    a sender that changes something raises ``LeaseLost``, and changes nothing, if another sender may have the queue.
+    ``fencing_token`` is the sender's lease; "" where several senders work. While it is set, every method of a sender
+    that changes something raises ``LeaseLost``, and changes nothing, if another sender may have the queue.
     Every method raises ``QueueUnavailable`` when Redis does not answer or refuses a command.
     """
 
@@ -68,7 +68,7 @@ class Queue:
         self._scripts = Scripts()
         self.token = token or new_token()
         self._line = [self.keys.wait, self.keys.paused, self.keys.meta_paused]
-        self.fence = ""
+        self.fencing_token = ""
         self.unsure = False
         """True after a call without an answer: it may have run, or may still run. Only the caller resets it."""
         self._lease_ms = settings.lease_ms
@@ -240,11 +240,11 @@ class Queue:
             return pipe.execute()
 
     def _fenced(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Call:
-        return name, [*keys, self.keys.lease], (*arguments, self.fence)
+        return name, [*keys, self.keys.lease], (*arguments, self.fencing_token)
 
     def _run(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         with self._answered(name):
-            return self.call(name, [*keys, self.keys.lease], *arguments, self.fence)
+            return self.call(name, [*keys, self.keys.lease], *arguments, self.fencing_token)
 
     @contextmanager
     def _answered(self, name: str) -> Iterator[None]:
@@ -255,7 +255,7 @@ class Queue:
                 self.unsure = True
             raise
 
-    def take(self, max_jobs: int, max_bytes: int) -> list[Taken]:
+    def take(self, max_jobs: int, max_bytes: int) -> list[ActiveJob]:
         """Take the next jobs, each locked for us for ``LOCK_MS``; none if no job waits or the queue is paused.
 
         Raise ``AnotherDataPlane`` while the jobs that wait are for another data plane.
@@ -264,13 +264,15 @@ class Queue:
         with self._answered(name):
             return self._taken(self.call(name, keys, *arguments))
 
-    def complete(self, done: Sequence[Taken]) -> int:
+    def complete(self, done: Sequence[ActiveJob]) -> int:
         """Remove delivered jobs, except the last ``keep_completed``; return how many were still ours."""
         name, keys, arguments = self._complete_call(done)
         with self._answered(name):
             return int(sum(self.call(name, keys, *arguments)))
 
-    def complete_and_take(self, done: Sequence[Taken], max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+    def complete_and_take(
+        self, done: Sequence[ActiveJob], max_jobs: int, max_bytes: int
+    ) -> tuple[int, list[ActiveJob]]:
         """Run ``complete`` and then ``take``, as two steps in one round trip; return both results."""
         with self._answered("take_jobs"), self._client() as client:
             completed, answer = self._scripts.call_together(
@@ -278,9 +280,9 @@ class Queue:
             )
         return int(sum(completed)), self._taken(answer)
 
-    def _taken(self, answer: list[Any]) -> list[Taken]:
+    def _taken(self, answer: list[Any]) -> list[ActiveJob]:
         self._found = bool(answer)
-        return all_taken(answer)
+        return active_jobs(answer)
 
     def _take_call(self, max_jobs: int, max_bytes: int) -> Call:
         keys = self.keys
@@ -294,7 +296,7 @@ class Queue:
             *(int(self._found), self.plane),
         )
 
-    def _complete_call(self, done: Sequence[Taken]) -> Call:
+    def _complete_call(self, done: Sequence[ActiveJob]) -> Call:
         keys = self.keys
         jobs_ = pack([(taken.id, taken.epoch, taken.events) for taken in done])
         return self._fenced(
@@ -303,7 +305,7 @@ class Queue:
             *(keys.base, self.token, self.clock.time_ms(), self._keep_completed, jobs_),
         )
 
-    def fail(self, taken: Taken, reason: str) -> bool:
+    def fail(self, taken: ActiveJob, reason: str) -> bool:
         """Put a job into the failed set; return False if it was not ours any more."""
         keys = self.keys
         inner = taken.job is not None and taken.job.attempts
@@ -323,7 +325,7 @@ class Queue:
         )
         return bool(answer)
 
-    def split(self, taken: Taken) -> tuple[Taken, Taken] | None:
+    def split(self, taken: ActiveJob) -> tuple[ActiveJob, ActiveJob] | None:
         """Split a job into two with half of its events each; return both in order, or None if it was not ours any more.
 
         Raise ``JobUnreadable`` if its data cannot be rewritten.
@@ -347,21 +349,21 @@ class Queue:
             return None
         return half(taken, taken.id, first, 0, middle), half(taken, new_id.decode(), second, middle, taken.events)
 
-    def retry_later(self, tried: Sequence[Taken]) -> list[Taken]:
+    def retry_later(self, tried: Sequence[ActiveJob]) -> list[ActiveJob]:
         """Count one attempt for each job and keep them locked; return those that are still ours."""
         return self._hold("retry_later", tried)
 
-    def renew(self, held: Sequence[Taken]) -> list[Taken]:
+    def renew(self, held: Sequence[ActiveJob]) -> list[ActiveJob]:
         """Renew the lease and the locks of jobs; return the jobs that are still ours."""
         return self._hold("renew_locks", held, self._lease_ms)
 
-    def _hold(self, name: str, held: Sequence[Taken], *more: int) -> list[Taken]:
+    def _hold(self, name: str, held: Sequence[ActiveJob], *more: int) -> list[ActiveJob]:
         ids = pack([taken.id for taken in held])
         keys = [self.keys.stalled, self.keys.active]
         ours = self._run(name, keys, self.keys.base, self.token, LOCK_MS, ids, *more)
         return [taken for taken, is_ours in zip(held, ours, strict=True) if is_ours]
 
-    def put_back(self, held: Sequence[Taken]) -> int:
+    def put_back(self, held: Sequence[ActiveJob]) -> int:
         """Put unfinished jobs first in line again, in their order; return how many were still ours."""
         keys = self.keys
         return int(
@@ -374,7 +376,7 @@ class Queue:
             )
         )
 
-    def recover(self, keep: Sequence[Taken] = (), whose: Whose = "all") -> Recovered:
+    def recover(self, keep: Sequence[ActiveJob] = (), whose: Whose = "all") -> Recovered:
         """Put active jobs that are not in ``keep`` first in line again.
 
         With ``all``, the jobs under any lock are moved, and their attempts start at 0 again. Only the one sender of a

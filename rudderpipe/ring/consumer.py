@@ -17,7 +17,7 @@ from rudderpipe.ring.layout import END_BITS
 from rudderpipe.ring.ring import Ring
 
 
-class Mark(msgspec.Struct, frozen=True):
+class OffsetRange(msgspec.Struct, frozen=True):
     """Offsets of events: ``start`` to ``end`` of one tenure of a block."""
 
     sequence: int
@@ -25,12 +25,12 @@ class Mark(msgspec.Struct, frozen=True):
     end: int
 
 
-class Cut(msgspec.Struct, frozen=True):
+class Batch(msgspec.Struct, frozen=True):
     """A batch: the JSON of events taken from the ring, with commas in between, and the offsets where they were."""
 
     data: bytes
     count: int
-    marks: tuple[Mark, ...]
+    marks: tuple[OffsetRange, ...]
 
 
 class _Block:
@@ -79,7 +79,7 @@ class _Block:
 class Consumer:
     """The reader of one flusher.
 
-    ``cut`` hands out events without releasing them. A call of ``release`` or ``rewind`` must follow.
+    ``batch`` hands out events without releasing them. A call of ``release`` or ``rewind`` must follow.
     """
 
     def __init__(self, ring: Ring) -> None:
@@ -91,7 +91,7 @@ class Consumer:
         for block in self._blocks.values():
             if block.read:
                 self._store(block, block.read)  # the flusher before may have died between READ and DRAINED
-        self._count_settled()
+        self._finish_commit()
 
     def refresh(self, *, whole: bool = False) -> None:
         """Find blocks that were claimed, forget those that are free again; ``whole`` looks even if none was claimed.
@@ -176,13 +176,13 @@ class Consumer:
         """Return about how many blocks are free."""
         return self.ring.layout.blocks - sum(block.run for block in self._blocks.values())
 
-    def cut(self, max_events: int, max_bytes: int) -> Cut | None:
+    def next_batch(self, max_events: int, max_bytes: int) -> Batch | None:
         """Return the oldest events as one batch, as many as fit and at least one; None if there are none.
 
         Blocks are read in the order of their claims, so the events of a thread stay in order.
         """
         parts: list[memoryview] = []
-        marks: list[Mark] = []
+        marks: list[OffsetRange] = []
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
         for block in self._blocks.values():
@@ -196,7 +196,7 @@ class Consumer:
                     continue  # the block is damaged, and was passed over
                 break
             parts.append(memory[block.offset : end])
-            marks.append(Mark(block.sequence, block.taken, block.taken + there))
+            marks.append(OffsetRange(block.sequence, block.taken, block.taken + there))
             size += end - block.offset
             count += there
             block.taken += there
@@ -206,7 +206,7 @@ class Consumer:
         if not count:
             return None
         data = b"".join(parts)
-        return Cut(data[:-1], count, tuple(marks))
+        return Batch(data[:-1], count, tuple(marks))
 
     def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
         """Return how many of the next events fit into so many bytes, and the byte where they end.
@@ -246,13 +246,13 @@ class Consumer:
         entries = self.ring.segment.entries
         block.offset = entries[block.entry - block.taken + 1] & END_BITS if block.taken else block.start
 
-    def release(self, cuts: Iterable[Cut], counter: int = at.H_QUEUED) -> int:
+    def release(self, batches: Iterable[Batch], counter: int = at.H_QUEUED) -> int:
         """Give back the room of these events, because the sink has them for good; return how many they were.
 
         ``counter`` is the word of the header under which they are counted.
         """
-        self._leave(counter, {mark.sequence: mark.end for cut in cuts for mark in cut.marks})
-        return sum(cut.count for cut in cuts)
+        self._leave(counter, {mark.sequence: mark.end for batch in batches for mark in batch.marks})
+        return sum(batch.count for batch in batches)
 
     def rewind(self) -> None:
         """Hand out again what was handed out since the last release, because the sink has none of it."""
@@ -260,24 +260,26 @@ class Consumer:
             block.taken = block.read
             self._seek(block)
 
-    def halves(self, cut: Cut) -> tuple[Cut, Cut]:
+    def halves(self, batch: Batch) -> tuple[Batch, Batch]:
         """Split a batch into two. Only for one that holds two or more events, and is not released.
 
         Damaged offsets make halves that are no JSON, but never more or fewer events.
         """
-        half = cut.count // 2
+        half = batch.count // 2
         left, size = half, 0
-        marks: tuple[list[Mark], list[Mark]] = ([], [])
-        for mark in cut.marks:
+        marks: tuple[list[OffsetRange], list[OffsetRange]] = ([], [])
+        for mark in batch.marks:
             middle = min(mark.start + left, mark.end)
             left -= middle - mark.start
             if middle > mark.start:
-                marks[0].append(Mark(mark.sequence, mark.start, middle))
+                marks[0].append(OffsetRange(mark.sequence, mark.start, middle))
                 size += self._size_bytes(mark.sequence, mark.start, middle)
             if middle < mark.end:
-                marks[1].append(Mark(mark.sequence, middle, mark.end))
-        size = min(max(1, size), len(cut.data))
-        return Cut(cut.data[: size - 1], half, tuple(marks[0])), Cut(cut.data[size:], cut.count - half, tuple(marks[1]))
+                marks[1].append(OffsetRange(mark.sequence, middle, mark.end))
+        size = min(max(1, size), len(batch.data))
+        return Batch(batch.data[: size - 1], half, tuple(marks[0])), Batch(
+            batch.data[size:], batch.count - half, tuple(marks[1])
+        )
 
     def _size_bytes(self, sequence: int, start: int, end: int) -> int:
         """Return the bytes of some events of a tenure, commas included; 0 if a damaged word hid the block."""
@@ -301,8 +303,8 @@ class Consumer:
         # flusher is killed, its successor sees in DRAINED how many left, and counts them (docs/ring.md, "A drain";
         # tests/test_kill_points.py).
         words[at.H_DRAINED_BEFORE] = self.ring.drained()
-        words[at.H_SETTLED_BEFORE] = words[counter]
-        words[at.H_SETTLING] = counter
+        words[at.H_COMMITTED_BEFORE] = words[counter]
+        words[at.H_COMMIT_INTENT] = counter
         fence()
         for sequence, end in positions.items():
             block = self._blocks.get(sequence)
@@ -314,19 +316,21 @@ class Consumer:
                 if block.taken < end:
                     block.taken = end
                     self._seek(block)
-        self._count_settled()
+        self._finish_commit()
 
-    def _count_settled(self) -> None:
+    def _finish_commit(self) -> None:
         """End the commit: count what has left under its counter, and announce the room.
 
         Nothing is counted if no commit is under way.
         """
         words = self.ring.words
-        counter = words[at.H_SETTLING]
+        counter = words[at.H_COMMIT_INTENT]
         if counter in at.COUNTERS:
-            words[counter] = (words[at.H_SETTLED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (1 << 64)
+            words[counter] = (words[at.H_COMMITTED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (
+                1 << 64
+            )
         fence()  # Order: a reader that sees DRAINED moved, and no commit intent, must see the counter moved
-        words[at.H_SETTLING] = 0
+        words[at.H_COMMIT_INTENT] = 0
         fence()
         at.bump(words, at.H_ROOM)  # Order: after DRAINED, because it makes refused producers look at the sums again
 

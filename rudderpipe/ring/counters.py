@@ -12,7 +12,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import RingView
 
 
-class ProducerAccount(msgspec.Struct, frozen=True):
+class ProducerCounters(msgspec.Struct, frozen=True):
     """The counters of a slot's producer; of its last producer when ``pid`` is 0.
 
     ``within`` is True for the second slot of a process, which serves calls from within calls.
@@ -26,7 +26,7 @@ class ProducerAccount(msgspec.Struct, frozen=True):
     within: bool
 
 
-class Account(msgspec.Struct, frozen=True):
+class Counters(msgspec.Struct, frozen=True):
     """The counters since the ring was made.
 
     Not an atomic snapshot: counters may move while they are read.
@@ -42,7 +42,7 @@ class Account(msgspec.Struct, frozen=True):
     corrupt: int
     blocks: int
     blocks_in_use: int
-    producers: list[ProducerAccount]
+    producers: list[ProducerCounters]
     cap: int
     epoch: int
     flusher_pid: int
@@ -91,7 +91,7 @@ def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
     return sum(max(reached.get(slot, 0), words[layout.drained + slot]) for slot in range(ring.slots_used))
 
 
-def read(ring: RingView) -> Account:
+def read(ring: RingView) -> Counters:
     """Return the counters as they are now."""
     words = ring.words
     drained = drained_by_slot(ring)
@@ -104,10 +104,10 @@ def read(ring: RingView) -> Account:
     total = sum(accepted.values())
     left = sum(drained.get(slot, 0) for slot in accepted)
     counters = {counter: words[counter] for counter in at.COUNTERS}
-    settling = words[at.H_SETTLING]
-    if settling in counters:  # a commit is under way, or its flusher died before it counted
-        counters[settling] = words[at.H_SETTLED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
-    return Account(
+    intent = words[at.H_COMMIT_INTENT]
+    if intent in counters:  # a commit is under way, or its flusher died before it counted
+        counters[intent] = words[at.H_COMMITTED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
+    return Counters(
         accepted=total,
         in_ring=total - left,
         refused=refused,
@@ -131,7 +131,7 @@ def _counted(ring: RingView, counters: int) -> dict[str, int]:
     return {reason: count for number, reason in enumerate(at.REFUSALS) if (count := words[counters + number])}
 
 
-def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> ProducerAccount:
+def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> ProducerCounters:
     mine = ring.layout.slot(slot)
     before = _counted(ring, mine + at.S_REFUSED_BEFORE)
     since = {
@@ -139,7 +139,7 @@ def _producer(ring: RingView, slot: int, accepted: int, drained: int) -> Produce
         for reason, count in _counted(ring, mine + at.S_REFUSED).items()
         if count > before.get(reason, 0)
     }
-    return ProducerAccount(
+    return ProducerCounters(
         slot,
         ring.words[mine + at.S_PID],
         accepted - ring.words[mine + at.S_ENTERED],

@@ -70,7 +70,7 @@ complement is stored before its word, so that a claim that is killed leaves the 
 **Words of the header.** ROOM moves whenever events leave the ring or a dead producer's credits are given back. A
 producer that was refused looks at nothing else until ROOM, or the cap, has moved. The heartbeat, word 18 and ``claimed
 ms`` are moments of the monotonic clock, and a start is that of ``identity.Identity``: no step of the clock moves them.
-Events that leave the ring are counted under one of the words 36 to 39. ``settling`` names that word while a commit is
+Events that leave the ring are counted under one of the words 36 to 39. ``intent`` names that word while a commit is
 under way (0: none), so that DRAINED in total is always the sum of the four, also after a kill.
 
 **Words of a slot.** ``left`` is 1 when the producer gave its slot up. ``image`` tells a program from the one that it
@@ -143,13 +143,13 @@ H_REFUSED = 20
     H_CLOSED,
     H_DOWN_MS,
     H_NAMESPACE,
-    H_SETTLING,
+    H_COMMIT_INTENT,
     H_DRAINED_BEFORE,
-    H_SETTLED_BEFORE,
+    H_COMMITTED_BEFORE,
     H_TERM,
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
-H_SEEN_OFF, H_SEEN_FAILED, H_SEEN_TIMES = range(48, 51)
+H_ACKED, H_ACKED_FAILED, H_ACKED_TIMES = range(48, 51)
 H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS = range(51, 55)
 H_SERVED = 512
 H_FAILURES = 64

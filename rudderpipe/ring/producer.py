@@ -189,14 +189,14 @@ class Producer(Seat):
         now_s = self._clock.monotonic_s()
         looks = now_s >= self._look_at_s
         needs_block = self._at + size + at.ENTRY * self._count >= self._limit and not self._is_refused
-        reason = self._settle_down(now_s, moves=looks) if looks or needs_block else None
+        reason = self._enter_current(now_s, moves=looks) if looks or needs_block else None
         reason = reason or self._make_room(size, now_s)
         if looks and self._slot >= 0 and self.ring is not None:
             self._look_at_s = now_s + LOOK_S
             self._after.append(partial(self._look_around, self.ring))
         return reason
 
-    def _settle_down(self, now_s: float, *, moves: bool) -> str | None:
+    def _enter_current(self, now_s: float, *, moves: bool) -> str | None:
         """Enter a ring that exists, and move what a removed ring still holds; return the reason if that fails.
 
         ``moves`` checks again whether processes that have not noticed the removal put something into it.
@@ -283,7 +283,7 @@ class Producer(Seat):
     def _look(self) -> None:
         self._leave_removed()
         if not self._closed and any(map(removed.is_stranded, self._removed)):
-            self._settle_down(self._clock.monotonic_s(), moves=True)
+            self._enter_current(self._clock.monotonic_s(), moves=True)
 
     def enter(self) -> Ring | None:
         """Claim a slot as the first event would; return the ring, or None if that fails."""
@@ -291,7 +291,7 @@ class Producer(Seat):
 
     def _enter_now(self) -> None:
         if not self._closed:
-            self._settle_down(self._clock.monotonic_s(), moves=True)
+            self._enter_current(self._clock.monotonic_s(), moves=True)
 
     def ask_flush(self) -> Ring | None:
         """Ask the flusher to take what is in the ring now; return the ring, or None if there is none to ask."""

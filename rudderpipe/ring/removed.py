@@ -27,7 +27,7 @@ def move(ring: Ring, put: Callable[[bytes], bool]) -> bool:
             return True
         consumer = Consumer(ring)
         consumer.refresh(whole=True)
-        while cut := consumer.cut(1, 0):
+        while cut := consumer.next_batch(1, 0):
             if not put(cut.data):
                 return False
             consumer.release([cut])

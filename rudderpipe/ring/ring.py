@@ -11,12 +11,12 @@ from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.identity import Identity
 from rudderpipe.process.locks import LockFile
-from rudderpipe.ring import block_header, place
+from rudderpipe.ring import block_header, location
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory as segment
 from rudderpipe.ring.fence import fence
+from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.memory import Segment
-from rudderpipe.ring.place import RingPlace
 from rudderpipe.settings import Settings
 
 OPEN_TIMEOUT_S = 5.0
@@ -158,15 +158,15 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
 
 def find(settings: Settings) -> Ring | None:
     """Return this interpreter's ring of the pipe, or None. At most runtime directory and lock file are made for it."""
-    return find_at(place.own(settings))
+    return find_at(location.own(settings))
 
 
 def find_all(settings: Settings) -> list[Ring]:
     """Return every ring of the pipe: of all interpreters, and of the layout before. Raises ``RingUnavailable``."""
-    return [ring for each in place.of_pipe(settings) if (ring := find_at(each)) is not None]
+    return [ring for each in location.of_pipe(settings) if (ring := find_at(each)) is not None]
 
 
-def find_at(where: RingPlace, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
+def find_at(where: RingLocation, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
     """Return the ring at a place, or None if there is none. Raises ``RingUnavailable``."""
     if where.segment not in segment.names() and not where.lock_file.exists():
         return None
@@ -183,7 +183,7 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
     Its size is that of its first maker. Its cap is the largest ``max_internal_queue_size`` that it was ever opened
     with. ``wait_s`` bounds the wait for the claim lock. Raises ``RingUnavailable``.
     """
-    where = place.own(settings)
+    where = location.own(settings)
     while True:
         with _claimed(where.lock_file, wait_s) as lock_file:
             ring = _attached(where, lock_file)
@@ -205,7 +205,7 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
             lock_file.remove()
 
 
-def _attached(where: RingPlace, lock_file: LockFile) -> Ring | None:
+def _attached(where: RingLocation, lock_file: LockFile) -> Ring | None:
     """Return the ring that is at the place, or None.
 
     A ring whose flusher died while closing it is removed. Otherwise every process would forever open it, find it closed
@@ -225,7 +225,7 @@ def _attached(where: RingPlace, lock_file: LockFile) -> Ring | None:
     return _adopted(ring, where, lock_file)
 
 
-def _adopted(ring: Ring, where: RingPlace, lock_file: LockFile) -> Ring:
+def _adopted(ring: Ring, where: RingLocation, lock_file: LockFile) -> Ring:
     """Let a ring whose lock file was removed go on with the new one.
 
     Raises ``RingUnavailable`` while a process lives that knows only the old lock file.
@@ -248,6 +248,6 @@ def _adopted(ring: Ring, where: RingPlace, lock_file: LockFile) -> Ring:
     return ring
 
 
-def _mark(ring: Ring, where: RingPlace) -> None:
+def _mark(ring: Ring, where: RingLocation) -> None:
     """Record in the lock file which ring it belongs to."""
     ring.locks.mark(where.record(ring.segment.epoch))

@@ -17,7 +17,7 @@ from rudderpipe.ring import slot as claims
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
-GRANT_MAX = 64
+CREDITS_MAX = 64
 CLAIM_TIMEOUT_S = 0.02
 """Claim-lock timeout.
 
@@ -57,7 +57,7 @@ class Seat:
         """Forget slot and block, as in a forked child, where they are the parent's."""
         self._refused_at = -1
         self._open_again_at_s = self._granted_at_s = self._impatient_until_s = float("-inf")
-        self._appetite = 1
+        self._credit_size = 1
         self._kept_out = "ring"
         self._uncounted: Counter[str] = Counter()
         """Refusals that are not in the ring's counters yet."""
@@ -109,7 +109,7 @@ class Seat:
             if self._claiming:
                 self._find_out(ring)
             reason = None
-            if self._count >= self._count_limit and not self._grant(ring, now_s):
+            if self._count >= self._count_limit and not self._take_credits(ring, now_s):
                 reason = "full"
             elif self._at + size + at.ENTRY * self._count >= self._limit and not self._claim(ring, size):
                 reason = "no_block"
@@ -215,14 +215,14 @@ class Seat:
     def _retire(self, ring: Ring) -> None:
         """Remember a ring that this process leaves because it is closed or was removed."""
 
-    def _grant(self, ring: Ring, now_s: float) -> bool:
-        self._appetite = min(GRANT_MAX, self._appetite * 2) if now_s - self._granted_at_s < SLOW_S else 1
+    def _take_credits(self, ring: Ring, now_s: float) -> bool:
+        self._credit_size = min(CREDITS_MAX, self._credit_size * 2) if now_s - self._granted_at_s < SLOW_S else 1
         # Order: load before the sums, so that a drain in between is seen as a move.
         moves = self._words[at.H_ROOM] + self._words[at.H_CAP]
         granted_at, mine = ring.layout.granted + self._slot, self._base + self._count_limit
         if self._words[granted_at] != mine:
             self._words[granted_at] = mine  # the word is damaged, or an exception interrupted a grant
-        granted = claims.grant(ring, self._slot, self._appetite)
+        granted = claims.take_credits(ring, self._slot, self._credit_size)
         if granted == 0:
             self._refused_at = moves
             return False

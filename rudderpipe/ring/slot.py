@@ -114,7 +114,7 @@ def reclaim(ring: Ring, slots: Collection[int]) -> None:
             words[layout.granted + slot] = used
 
 
-def grant(ring: Ring, slot: int, wanted: int) -> int:
+def take_credits(ring: Ring, slot: int, wanted: int) -> int:
     """Give the slot some credits out of the cap, and return how many; 0 if none are left.
 
     A slot gets fewer as the cap comes near, so that idle producers hold little back.

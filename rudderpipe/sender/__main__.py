@@ -8,14 +8,14 @@ from collections.abc import Callable
 
 from rudderpipe import log_text
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Courier
+from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.heartbeat import Keeper
+from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
 from rudderpipe.service.http import AdminServer, parse_address, text_of
 from rudderpipe.service.loop import Idle, run
@@ -40,35 +40,35 @@ def orphaned(parent: int | None) -> Callable[[], bool]:
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
     """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
     queue, plane = Queue(settings, clock), DataPlane(settings)
-    facts = Facts(clock.monotonic_s(), settings.stall_timeout_s)
+    state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
     notify = Notify.from_environment(os.environ)
     lease = None
     if not settings.is_multi_processor:
         lease = Lease(queue, settings.lease_ms, identity.address(), identity.is_surely_dead)
 
-    def observed() -> health.Facts:
-        return facts.health(clock.monotonic_s())
+    def observed() -> health.Vitals:
+        return state.health(clock.monotonic_s())
 
     def tick() -> None:
-        if stop.raised and not facts.stopping:
-            facts.stopping = True
+        if stop.raised and not state.stopping:
+            state.stopping = True
             notify.stopping()
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
 
-    keeper = Keeper(Queue(settings, clock, queue.token), facts, settings, clock, tick)
+    keeper = LockRenewer(Queue(settings, clock, queue.token), state, settings, clock, tick)
     sender = Sender(
         queue,
-        Courier(plane, settings, clock),
+        Dispatcher(plane, settings, clock),
         lease,
         settings,
         clock,
-        facts=facts,
+        state=state,
         abandoned=orphaned(parent),
     )
 
     def overdue() -> None:
-        facts.aborting = True
+        state.aborting = True
         plane.abort()
 
     stop.bound(settings.shutdown_timeout_s, overdue)

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 
 logger = log_text.logger("rudderpipe.sender")
 
 
-class Ledger:
+class PendingAcks:
     """The delivered and failed jobs of which Redis does not know yet.
 
     Each method may be called again after ``QueueUnavailable``: no result is written twice, and none is forgotten
@@ -22,8 +22,8 @@ class Ledger:
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
-        self.delivered: list[Taken] = []
-        self.failed: list[tuple[Taken, str]] = []
+        self.delivered: list[ActiveJob] = []
+        self.failed: list[tuple[ActiveJob, str]] = []
         """The failed jobs, each with the reason."""
         self._repeats = False
         """True if Redis may have executed the last call, so jobs that are no longer this sender's are expected."""
@@ -54,7 +54,7 @@ class Ledger:
             self.failed.pop(0)
         return done
 
-    def write_and_take(self, max_jobs: int, max_bytes: int) -> tuple[int, list[Taken]]:
+    def write_and_take(self, max_jobs: int, max_bytes: int) -> tuple[int, list[ActiveJob]]:
         """Write the results and take the next jobs, in one round trip where possible.
 
         Return how many results were written, and the next jobs. Raises ``QueueUnavailable`` and ``LeaseLost``.

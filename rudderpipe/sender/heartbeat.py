@@ -10,7 +10,7 @@ from rudderpipe.errors import LeaseLost, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.queue import LOCK_MS, Queue
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 
 TICK_S = 0.5
@@ -18,15 +18,20 @@ LOOK_S = 4.0
 logger = log_text.logger("rudderpipe.sender")
 
 
-class Keeper:
+class LockRenewer:
     """An optimization only: every script checks the lease and the lock again."""
 
     def __init__(
-        self, queue: Queue, facts: Facts, settings: Settings, clock: Clock, on_tick: Callable[[], None] = lambda: None
+        self,
+        queue: Queue,
+        state: SenderState,
+        settings: Settings,
+        clock: Clock,
+        on_tick: Callable[[], None] = lambda: None,
     ) -> None:
         """``queue`` locks jobs with the sender's token. ``on_tick`` is called about twice a second."""
         self._queue = queue
-        self._facts = facts
+        self._state = state
         self._clock = clock
         self._on_tick = on_tick
         self._log = ThrottledLog(logger, clock, RARELY_S)
@@ -50,27 +55,27 @@ class Keeper:
 
     def work(self) -> None:
         """Renew the lease and the locks if they are due. Tests call it without the thread."""
-        facts, now_s = self._facts, self._clock.monotonic_s()
+        state, now_s = self._state, self._clock.monotonic_s()
         if now_s < self._next_s:
             return
         self._next_s = now_s + self._every_s
         try:
-            if facts.state == "active" and (facts.fence or facts.held):
-                self._queue.fence, self._queue.token = facts.fence, facts.token or self._queue.token
-                self._queue.renew(facts.held)
+            if state.state == "active" and (state.fencing_token or state.held):
+                self._queue.fencing_token, self._queue.token = state.fencing_token, state.token or self._queue.token
+                self._queue.renew(state.held)
             counts = self._queue.counts()
-            held = len(facts.held)
+            held = len(state.held)
             stranded = self._queue.stranded() if counts.active > held else 0
         except LeaseLost:
-            facts.lost = self._queue.fence
+            state.lost = self._queue.fencing_token
         except QueueUnavailable:  # the sender's own thread logs it
-            facts.waiting_jobs = None
+            state.waiting_jobs = None
         else:
-            facts.waiting_jobs, facts.paused = counts.waiting + held + stranded, counts.paused
-            facts.redis_seen_at_s = self._clock.monotonic_s()
+            state.waiting_jobs, state.paused = counts.waiting + held + stranded, counts.paused
+            state.redis_seen_at_s = self._clock.monotonic_s()
             if stranded:
-                facts.stranded_at_s = facts.redis_seen_at_s
-        facts.progress.looked(facts.health(now_s))
+                state.stranded_at_s = state.redis_seen_at_s
+        state.progress.looked(state.health(now_s))
 
     def stop(self) -> None:
         """Stop the thread and close its connection."""

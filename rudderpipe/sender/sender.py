@@ -8,16 +8,16 @@ from contextlib import suppress
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.delivery.dispatcher import Courier, Parcel, Verdict
+from rudderpipe.delivery.dispatcher import Batch, Decision, Dispatcher
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
-from rudderpipe.sender.acks import Ledger
+from rudderpipe.sender.acks import PendingAcks
 from rudderpipe.sender.maintenance import Upkeep
-from rudderpipe.sender.state import Facts
+from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
@@ -40,26 +40,26 @@ class Sender:
     def __init__(
         self,
         queue: Queue,
-        courier: Courier,
+        dispatcher: Dispatcher,
         lease: Lease | None,
         settings: Settings,
         clock: Clock,
         *,
-        facts: Facts | None = None,
+        state: SenderState | None = None,
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         self._queue = queue
-        self._courier = courier
+        self._dispatcher = dispatcher
         self._lease = lease
         self._settings = settings
         self._clock = clock
         self._abandoned = abandoned
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
-        self._facts = facts or Facts(clock.monotonic_s(), settings.stall_timeout_s)
-        self._ledger = Ledger(queue)
+        self._state = state or SenderState(clock.monotonic_s(), settings.stall_timeout_s)
+        self._acks = PendingAcks(queue)
         self._upkeep = Upkeep(queue, settings)
-        self._held: list[Taken] = []
+        self._held: list[ActiveJob] = []
         self._to_recover: Whose | None = "all" if lease else None
         """The active jobs that must be put back in line before anything else happens."""
         self._recovered_at_s = float("-inf")
@@ -114,8 +114,8 @@ class Sender:
         self._is_ours = False
         self._let_go(self._lease.number if self._lease else 0)
         self._to_recover = "all" if self._lease else None  # as at the start, because a refused take took nothing
-        self._facts.state = "standby"
-        self._facts.progress.moved(now_s)
+        self._state.state = "standby"
+        self._state.progress.moved(now_s)
         self._not_before_s = now_s + OTHER_PLANE_S
         if self._lease is not None:
             with suppress(QueueUnavailable):  # a lease that is not released lapses
@@ -123,7 +123,7 @@ class Sender:
 
     def _show_held(self) -> None:
         """Have the heartbeat renew the locks of jobs whose result is not in Redis."""
-        self._facts.held = (*self._ledger.delivered, *self._held)
+        self._state.held = (*self._acks.delivered, *self._held)
 
     def _forgo(self) -> None:
         """Give the lease up after a script found it lost: it lapsed, or another data plane adopted the queue."""
@@ -132,28 +132,28 @@ class Sender:
         self._is_ours = False
 
     def _may_work(self, now_s: float) -> bool:
-        facts, lease = self._facts, self._lease
-        if lease is not None and lease.held and facts.lost == facts.fence:  # a renewal found the lease lost
+        state, lease = self._state, self._lease
+        if lease is not None and lease.held and state.lost == state.fencing_token:  # a renewal found the lease lost
             self._forgo()
         if not self._is_ours:
             self._queue.check_owner()
             self._is_ours = True
         if lease is None:
-            facts.state = "active"
+            state.state = "active"
             if self._queue.unsure:
                 self._take_new_token()
             return True
         if lease.held and not self._queue.unsure:
-            facts.state = "active"
+            state.state = "active"
             return True
         before = lease.number
         if not lease.take(above=before if self._queue.unsure else 0):
-            if facts.state != "standby":
+            if state.state != "standby":
                 _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
                 said = "standing by, another sender has the lease host=%s pid=%s lapses_in_ms=%d"
                 logger.info(said, host, pid, lease.lapses_in_ms)
-            facts.state = "standby"
-            facts.progress.moved(now_s)
+            state.state = "standby"
+            state.progress.moved(now_s)
             self._let_go(before)
             self._not_before_s = now_s + STANDBY_S
             return False
@@ -164,7 +164,7 @@ class Sender:
             self._to_recover = self._to_recover or "free"
         self._queue.unsure = False
         logger.info("lease %s number=%d", "kept" if lease.kept else "taken", lease.number)
-        facts.state, facts.fence, facts.lost = "active", self._queue.fence, ""
+        state.state, state.fencing_token, state.lost = "active", self._queue.fencing_token, ""
         return True
 
     def _take_new_token(self) -> None:
@@ -172,19 +172,19 @@ class Sender:
 
         Order: results are written under the old token, then the jobs that are left under it are put back.
         """
-        self._ledger.write()
+        self._acks.write()
         put_back = self._queue.recover((), "ours").jobs
         logger.warning("a response of redis was lost, active jobs are first in line again jobs=%d", put_back)
         self._held = []
-        self._courier.forget()
-        self._queue.token = self._facts.token = new_token()
+        self._dispatcher.forget()
+        self._queue.token = self._state.token = new_token()
         self._queue.unsure = False
 
     def _cycle(self, now_s: float) -> int:
-        if self._lease is not None and self._facts.stranded_at_s > self._recovered_at_s:
+        if self._lease is not None and self._state.stranded_at_s > self._recovered_at_s:
             self._to_recover = self._to_recover or "free"
         done = self._recover() if self._to_recover else 0
-        done += self._ledger.write() if self._held else self._take(now_s)
+        done += self._acks.write() if self._held else self._take(now_s)
         if self._held:
             # Order: the clock is read after the take, because the process may have been stopped before its response.
             now_s = self._clock.monotonic_s()
@@ -196,12 +196,12 @@ class Sender:
             self._show_held()
             self._attempt()
         if done:
-            self._facts.progress.moved(self._clock.monotonic_s())
+            self._state.progress.moved(self._clock.monotonic_s())
         return done
 
     def _recover(self) -> int:
         """Put the active jobs of ``_to_recover`` first in line. Return how many results were written before."""
-        done = self._ledger.write()
+        done = self._acks.write()
         whose = self._to_recover
         recovered = self._queue.recover(self._held, whose or "free")
         self._to_recover = None
@@ -209,7 +209,7 @@ class Sender:
         if recovered.jobs:
             said = "recovered active jobs, they are first in line again jobs=%d broken_locks=%d"
             logger.warning(said, recovered.jobs, recovered.broken_locks)
-            self._facts.progress.moved(self._recovered_at_s)
+            self._state.progress.moved(self._recovered_at_s)
         return done
 
     def _take(self, now_s: float) -> int:
@@ -218,13 +218,13 @@ class Sender:
         # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
         max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
-        written, taken = self._ledger.write_and_take(max_jobs, self._settings.max_request_bytes)
+        written, taken = self._acks.write_and_take(max_jobs, self._settings.max_request_bytes)
         self._to_recover = None
         self._is_careful = False
         self._found_empty = not taken
         self._confirmed_at_s = now_s
         if taken:
-            self._facts.progress.moved(now_s)
+            self._state.progress.moved(now_s)
         for job in {job.id: job for job in taken}.values():  # because a tool may have put an id in line twice
             if job.job is None:
                 self._give_up(job, job.trouble)
@@ -234,68 +234,68 @@ class Sender:
                 self._held.append(job)
         return written
 
-    def _keep(self, asked: Sequence[Taken], ours: Sequence[Taken]) -> None:
+    def _keep(self, asked: Sequence[ActiveJob], ours: Sequence[ActiveJob]) -> None:
         """Drop the held jobs in ``asked`` that are not in ``ours``, because they are no longer this sender's."""
         lost = {taken.id for taken in asked} - {taken.id for taken in ours}
         if not lost:
             return
         logger.warning("another sender or a tool has taken over jobs, leaving them alone jobs=%d", len(lost))
         self._held = [taken for taken in self._held if taken.id not in lost]
-        self._courier.forget()
+        self._dispatcher.forget()
         if self._lease is not None:
             self._to_recover = self._to_recover or "free"
 
     def _attempt(self) -> None:
-        verdict = self._courier.attempt([_parcel(taken) for taken in self._held])
-        if verdict.kind != "blocked":
-            self._facts.progress.moved(self._clock.monotonic_s())
-        group = self._held[: verdict.count]
-        if verdict.kind == "delivered":
-            self._ledger.delivered += group
+        decision = self._dispatcher.attempt([_batch_of(taken) for taken in self._held])
+        if decision.kind != "blocked":
+            self._state.progress.moved(self._clock.monotonic_s())
+        group = self._held[: decision.count]
+        if decision.kind == "delivered":
+            self._acks.delivered += group
             del self._held[: len(group)]
-        elif self._facts.aborting:
+        elif self._state.aborting:
             return  # the stop of this process cut the request off, so it is no attempt
-        elif verdict.kind == "blocked":
-            wait_s = verdict.wait_s
+        elif decision.kind == "blocked":
+            wait_s = decision.wait_s
             said = f"cannot deliver until the cause is corrected, jobs wait, no attempt is counted next_in_s={wait_s:g}"
-            self._rare_log.error(verdict.outcome.reason, said)
-            self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
-        elif verdict.kind == "retry":
-            self._retry(group, verdict)
-        elif verdict.kind == "failed":
+            self._rare_log.error(decision.outcome.reason, said)
+            self._not_before_s = self._state.backoff_until_s = self._clock.monotonic_s() + decision.wait_s
+        elif decision.kind == "retry":
+            self._retry(group, decision)
+        elif decision.kind == "failed":
             del self._held[0]
-            self._give_up(group[0], verdict.reason)
-        elif verdict.kind == "split":
-            self._split(group[0], verdict)
+            self._give_up(group[0], decision.reason)
+        elif decision.kind == "split":
+            self._split(group[0], decision)
         else:
             said = "a request was refused, the next one has fewer jobs jobs=%d reason=%s"
-            logger.warning(said, verdict.count, verdict.outcome.reason)
+            logger.warning(said, decision.count, decision.outcome.reason)
 
-    def _retry(self, group: list[Taken], verdict: Verdict) -> None:
+    def _retry(self, group: list[ActiveJob], decision: Decision) -> None:
         events = sum(taken.events for taken in group)
-        where = f"job={group[0].id} jobs={len(group)} events={events} attempt={verdict.attempts}"
+        where = f"job={group[0].id} jobs={len(group)} events={events} attempt={decision.attempts}"
         said = "attempt failed, the same jobs are sent again %s next_in_s=%g reason=%s"
-        logger.warning(said, where, verdict.wait_s, verdict.outcome.reason)
+        logger.warning(said, where, decision.wait_s, decision.outcome.reason)
         # Order: counted here before Redis counts it, so that an unreachable Redis does not add attempts.
         tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
         self._held[: len(group)] = tried
-        self._not_before_s = self._facts.backoff_until_s = self._clock.monotonic_s() + verdict.wait_s
+        self._not_before_s = self._state.backoff_until_s = self._clock.monotonic_s() + decision.wait_s
         self._keep(group, self._queue.retry_later(group))
 
-    def _split(self, taken: Taken, verdict: Verdict) -> None:
-        reason = verdict.outcome.reason
+    def _split(self, taken: ActiveJob, decision: Decision) -> None:
+        reason = decision.outcome.reason
         said = "a job was refused, sending its halves job=%s events=%d reason=%s"
         logger.warning(said, taken.id, taken.events, reason)
         try:
             halves = self._queue.split(taken)
         except JobUnreadable as error:  # raised for any job whose data cannot be rewritten
             del self._held[0]
-            self._courier.forget()
+            self._dispatcher.forget()
             self._give_up(taken, f"{reason}; {error.reason}")
         except QueueUnavailable:
             if self._queue.unsure:  # only Redis knows which jobs exist now, so all are taken again, in order
                 self._held = []
-                self._courier.forget()
+                self._dispatcher.forget()
             raise
         else:
             if halves is None:
@@ -303,29 +303,29 @@ class Sender:
             else:
                 self._held[:1] = halves
 
-    def _give_up(self, taken: Taken, reason: str) -> None:
+    def _give_up(self, taken: ActiveJob, reason: str) -> None:
         said = "a job failed and is not sent again, see rudderpipe failed job=%s events=%d reason=%s"
         logger.error(said, taken.id, taken.events, reason)
-        self._ledger.failed.append((taken, reason))
+        self._acks.failed.append((taken, reason))
 
     def _let_go(self, number: int) -> None:
         """Drop the jobs and results held under lease ``number``. They are another sender's, or will be recovered."""
-        if self._held or not self._ledger.is_empty:
+        if self._held or not self._acks.is_empty:
             said = "lease lost, the jobs held here are left to the next sender number=%d jobs=%d"
             logger.warning(said, number, len(self._held))
         self._held = []
-        self._ledger.forget()
-        self._courier.forget()
+        self._acks.forget()
+        self._dispatcher.forget()
         self._queue.unsure = False
-        self._not_before_s = self._facts.backoff_until_s = float("-inf")
+        self._not_before_s = self._state.backoff_until_s = float("-inf")
 
     def finished(self) -> bool:
         """Return True once the parent process has ended and this sender is no longer needed. Never without a parent."""
-        if self._held or not self._ledger.is_empty or not self._abandoned():
+        if self._held or not self._acks.is_empty or not self._abandoned():
             return False
-        if not self._is_ours and self._facts.state == "standby":  # no job of the queue is for this data plane
+        if not self._is_ours and self._state.state == "standby":  # no job of the queue is for this data plane
             return True
-        if self._facts.state == "standby":  # the other sender delivers what the parent left in the queue
+        if self._state.state == "standby":  # the other sender delivers what the parent left in the queue
             return self._lease is None or self._lease.others_live
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S)
@@ -341,7 +341,7 @@ class Sender:
                 if self._has_something() and self._may_work(self._clock.monotonic_s()):
                     if self._to_recover:
                         self._recover()
-                    self._ledger.write()
+                    self._acks.write()
                     if self._held:
                         logger.info("put back first in line jobs=%d", self._queue.put_back(self._held))
                 if self._lease is not None:
@@ -359,14 +359,14 @@ class Sender:
 
     def _has_something(self) -> bool:
         """Return whether this sender has jobs or results of the queue, or may have them."""
-        return bool(self._held or not self._ledger.is_empty or self._queue.unsure or self._to_recover == "free")
+        return bool(self._held or not self._acks.is_empty or self._queue.unsure or self._to_recover == "free")
 
     def close(self) -> None:
         """Close the connection."""
         self._queue.close()
 
 
-def _parcel(taken: Taken) -> Parcel:
+def _batch_of(taken: ActiveJob) -> Batch:
     job = taken.job
     assert job is not None
-    return Parcel(job.events, len(taken.data), job.write_key, job.timeout_s, taken.attempts)
+    return Batch(job.events, len(taken.data), job.write_key, job.timeout_s, taken.attempts)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from rudderpipe.queue.active_job import Taken
+from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.service import health
 
 
-class Facts:
+class SenderState:
     """A sender's state. Any thread may read it at any time, because each field is one value that is replaced whole."""
 
     # Written by the sender's own thread.
     state: Literal["starting", "standby", "active"] = "starting"
-    fence: str = ""
-    held: tuple[Taken, ...] = ()
+    fencing_token: str = ""
+    held: tuple[ActiveJob, ...] = ()
     """The jobs that were taken and whose result is not yet in Redis, in order."""
     token: str = ""
     """The token of the locks on ``held``; empty until the token changes."""
@@ -36,10 +36,10 @@ class Facts:
         self.progress = health.Progress(now_s)
         self._stall_timeout_s = stall_timeout_s
 
-    def health(self, now_s: float) -> health.Facts:
+    def health(self, now_s: float) -> health.Vitals:
         """Return the state from which health and readiness are decided."""
-        active: Literal["held", "none"] = "held" if self.fence else "none"
-        return health.Facts(
+        active: Literal["held", "none"] = "held" if self.fencing_token else "none"
+        return health.Vitals(
             now_s=now_s,
             waiting_jobs=self.waiting_jobs,
             paused=self.paused,

@@ -1,4 +1,4 @@
-"""The decision whether a sender is alive and ready. It depends only on ``Facts``."""
+"""The decision whether a sender is alive and ready. It depends only on ``Vitals``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from rudderpipe.service.http import Answer
+from rudderpipe.service.http import Response
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class Vitals(msgspec.Struct, frozen=True, kw_only=True):
     """The state of a sender. All moments are of one monotonic clock."""
 
     now_s: float
@@ -44,10 +44,10 @@ class Progress:
         """Record that a job was taken, settled, failed or put back."""
         self._moved_at_s = now_s
 
-    def looked(self, facts: Facts) -> None:
+    def looked(self, vitals: Vitals) -> None:
         """Record a look at the queue. Call it after each one. Time in which nothing should move does not count."""
-        if not _is_due(facts):
-            self._idle_at_s = facts.now_s
+        if not _is_due(vitals):
+            self._idle_at_s = vitals.now_s
 
     @property
     def moved_at_s(self) -> float:
@@ -55,42 +55,42 @@ class Progress:
         return max(self._moved_at_s, self._idle_at_s)
 
 
-def _is_due(facts: Facts) -> bool:
+def _is_due(vitals: Vitals) -> bool:
     # A Redis that is away is no reason for a restart, because a new process would not reach it either.
-    return bool(facts.waiting_jobs) and not facts.paused and not facts.in_backoff and facts.lease != "standby"
+    return bool(vitals.waiting_jobs) and not vitals.paused and not vitals.in_backoff and vitals.lease != "standby"
 
 
-def is_stalled(facts: Facts) -> bool:
+def is_stalled(vitals: Vitals) -> bool:
     """Return whether only a restart can help. The watchdog is served exactly while this is False."""
-    return _is_due(facts) and facts.now_s - facts.moved_at_s >= facts.stall_timeout_s
+    return _is_due(vitals) and vitals.now_s - vitals.moved_at_s >= vitals.stall_timeout_s
 
 
-def not_ready(facts: Facts) -> str:
+def not_ready(vitals: Vitals) -> str:
     """Return why the sender cannot work or take over now; "" if it can."""
-    if facts.stopping:
+    if vitals.stopping:
         return "stopping"
-    if facts.redis_seen_at_s is None:
+    if vitals.redis_seen_at_s is None:
         return "Redis has not responded yet"
-    silent_s = facts.now_s - facts.redis_seen_at_s
-    return f"Redis has not responded for {silent_s:.0f} s" if silent_s > facts.redis_fresh_s else ""
+    silent_s = vitals.now_s - vitals.redis_seen_at_s
+    return f"Redis has not responded for {silent_s:.0f} s" if silent_s > vitals.redis_fresh_s else ""
 
 
-def healthz(facts: Facts) -> Answer:
+def healthz(vitals: Vitals) -> Response:
     """Return the liveness response: 503 exactly when the sender is stalled."""
-    stalled = is_stalled(facts)
-    reason = f"jobs wait, and nothing has moved for {facts.now_s - facts.moved_at_s:.0f} s" if stalled else ""
-    return _answer("stalled" if stalled else "alive", reason, facts)
+    stalled = is_stalled(vitals)
+    reason = f"jobs wait, and nothing has moved for {vitals.now_s - vitals.moved_at_s:.0f} s" if stalled else ""
+    return _answer("stalled" if stalled else "alive", reason, vitals)
 
 
-def readyz(facts: Facts) -> Answer:
+def readyz(vitals: Vitals) -> Response:
     """Return the readiness response: 503 during a stop or while Redis does not respond. A standby sender is ready."""
-    reason = not_ready(facts)
-    return _answer("not ready" if reason else "ready", reason, facts)
+    reason = not_ready(vitals)
+    return _answer("not ready" if reason else "ready", reason, vitals)
 
 
-def _answer(status: str, reason: str, facts: Facts) -> Answer:
+def _answer(status: str, reason: str, vitals: Vitals) -> Response:
     shown: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
-    shown |= {name: getattr(facts, name) for name in ("waiting_jobs", "paused", "in_backoff", "lease", "stopping")}
-    shown["moved_ago_s"] = round(facts.now_s - facts.moved_at_s, 3)
-    shown["redis_seen_ago_s"] = facts.redis_seen_at_s and round(facts.now_s - facts.redis_seen_at_s, 3)
-    return Answer(503 if reason else 200, shown)
+    shown |= {name: getattr(vitals, name) for name in ("waiting_jobs", "paused", "in_backoff", "lease", "stopping")}
+    shown["moved_ago_s"] = round(vitals.now_s - vitals.moved_at_s, 3)
+    shown["redis_seen_ago_s"] = vitals.redis_seen_at_s and round(vitals.now_s - vitals.redis_seen_at_s, 3)
+    return Response(503 if reason else 200, shown)

@@ -17,7 +17,7 @@ from rudderpipe.errors import SettingsError
 JSON = "application/json"
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True):
     """An HTTP response. A dict is sent as JSON, bytes as ``content_type``."""
 
     status: int
@@ -29,18 +29,18 @@ class Answer(msgspec.Struct, frozen=True):
         return self.body if isinstance(self.body, bytes) else msgspec.json.encode(self.body) + b"\n"
 
 
-Answers = Mapping[str, Callable[[], Answer]]
+Responses = Mapping[str, Callable[[], Response]]
 
 
-def answer_of(path: str, answers: Answers) -> Answer:
+def response_of(path: str, answers: Responses) -> Response:
     """Return the response for ``path``. For an unknown path it is a 404 that lists the known paths."""
     answer = answers.get(path)
     return answer() if answer else wrong(HTTPStatus.NOT_FOUND, paths=sorted(answers))
 
 
-def wrong(status: HTTPStatus, **facts: Any) -> Answer:
-    """Return an error response with ``facts`` in its JSON."""
-    return Answer(int(status), {"error": status.phrase.lower(), **facts})
+def wrong(status: HTTPStatus, **vitals: Any) -> Response:
+    """Return an error response with ``vitals`` in its JSON."""
+    return Response(int(status), {"error": status.phrase.lower(), **vitals})
 
 
 LOOPBACK = "127.0.0.1"
@@ -78,7 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = CONNECTION_S
     server_version = "rudderpipe"
     sys_version = ""
-    answers: Answers = MappingProxyType({})
+    answers: Responses = MappingProxyType({})
 
     def do_GET(self) -> None:
         """Send the response for the path."""
@@ -89,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body=False)
 
     def _send(self, *, body: bool) -> None:
-        answer = answer_of(self.path.partition("?")[0], self.answers)
+        answer = response_of(self.path.partition("?")[0], self.answers)
         content = answer.content()
         self.send_response(answer.status)
         self.send_header("content-type", answer.content_type)
@@ -117,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
 class AdminServer:
     """A server for GET and HEAD of the given paths. It calls their callables on its threads, so they must not wait."""
 
-    def __init__(self, address: tuple[str, int], answers: Answers) -> None:
+    def __init__(self, address: tuple[str, int], answers: Responses) -> None:
         self._wanted = address
         self._handler = type("Handler", (_Handler,), {"answers": answers})
         self._server: ThreadingHTTPServer | None = None

@@ -11,7 +11,7 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.messages import build
-from rudderpipe.messages.defaults import Maker
+from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
@@ -39,9 +39,9 @@ class Intake:
 
     settings: Settings
 
-    def __init__(self, clock: Clock, maker: Maker, shaper: Shaper | None, on_error: ErrorHandler | None) -> None:
+    def __init__(self, clock: Clock, defaults: Defaults, shaper: Shaper | None, on_error: ErrorHandler | None) -> None:
         self._clock = clock
-        self._maker = maker
+        self._defaults = defaults
         self._shaper = shaper
         self._on_error = on_error
         self._log = ThrottledLog(logger, clock)
@@ -78,7 +78,7 @@ class Intake:
         """Select the transport: the client's own, unless events are diverted."""
         transport = self._transport = self._own if _diverted is None else _diverted
         fast = transport.fast_path()
-        more = self._maker.adds or self._shaper is not None or self._on_error is not None
+        more = self._defaults.adds or self._shaper is not None or self._on_error is not None
         self.is_fast = fast is not None and not more and not self.is_shut
         if fast is not None:
             self.append, self.refused = fast
@@ -95,7 +95,7 @@ class Intake:
             if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
                 callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
             _check_callback(callback)
-            data = self._maker.encoded(kind, arguments)
+            data = self._defaults.encoded(kind, arguments)
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         return self.put(data, callback)

@@ -57,7 +57,7 @@ class RingFlush:
         self._queue = queue
         self._sees_off = queue and until == "delivered"
         self._targets = counters.accepted_by_slot(self._ring)
-        self._seen_times = self._ring.words[at.H_SEEN_TIMES]
+        self._seen_times = self._ring.words[at.H_ACKED_TIMES]
         self._handed: int | None = None
 
     def poll(self) -> FlushResult:
@@ -68,7 +68,7 @@ class RingFlush:
         drained = counters.drained_by_slot(self._ring)
         pending = sum(max(0, target - drained.get(slot, 0)) for slot, target in self._targets.items())
         fence()  # Order: read DRAINED, SETTLING, then the counters, because events leave before they are counted
-        counted = self._ring.words[at.H_SETTLING] not in at.COUNTERS
+        counted = self._ring.words[at.H_COMMIT_INTENT] not in at.COUNTERS
         fence()
         over = counted and not pending
         return self._seen_off(pending, over=over) if self._sees_off else self._settled(pending, over=over)
@@ -83,12 +83,12 @@ class RingFlush:
 
     def _seen_off(self, pending: int, *, over: bool) -> FlushResult:
         since, words = self._since, self._ring.words
-        if words[at.H_SEEN_TIMES] == self._seen_times:
+        if words[at.H_ACKED_TIMES] == self._seen_times:
             return FlushResult(pending=pending, complete=False)
         fence()
-        seen = words[at.H_SEEN_OFF]
+        seen = words[at.H_ACKED]
         fence()  # Order: read failed last, because it is stored first; else a failed event could count as delivered
-        failed = words[at.H_SEEN_FAILED]
+        failed = words[at.H_ACKED_FAILED]
         if since.seen is None:
             since.seen = seen, failed
         if self._handed is None and over:

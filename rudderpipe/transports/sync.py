@@ -85,23 +85,23 @@ class SyncTransport(LocalTransport):
                 plane.close()
 
     def _deliver(self, plane: DataPlane, data: bytes) -> str | None:
-        from rudderpipe.delivery.dispatcher import Courier, Parcel
+        from rudderpipe.delivery.dispatcher import Batch, Dispatcher
 
-        courier = Courier(plane, self._settings, self._clock)
+        dispatcher = Dispatcher(plane, self._settings, self._clock)
         attempts = 0
         while True:
-            verdict = courier.attempt(
-                [Parcel([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=attempts)]
+            decision = dispatcher.attempt(
+                [Batch([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=attempts)]
             )
-            attempts = verdict.attempts
-            if verdict.kind == "delivered":
+            attempts = decision.attempts
+            if decision.kind == "delivered":
                 return None
-            if verdict.kind in ("failed", "blocked"):  # a call cannot wait until an operator repairs the host
-                return verdict.reason
+            if decision.kind in ("failed", "blocked"):  # a call cannot wait until an operator repairs the host
+                return decision.reason
             self._log.warning(
-                "attempt", f"attempt failed attempt={attempts} next_in_s={verdict.wait_s:g} {verdict.outcome.reason}"
+                "attempt", f"attempt failed attempt={attempts} next_in_s={decision.wait_s:g} {decision.outcome.reason}"
             )
-            self._clock.sleep(verdict.wait_s)
+            self._clock.sleep(decision.wait_s)
 
     def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
         self.refuse(reason, error, callback)

@@ -37,7 +37,7 @@ SUFFIX = ".lock"
 _SUFFIXED = re.compile(r"(?P<pipe>.+)-v(?P<layout>\d{1,6})(?:-i(?P<interpreter>\d{1,19}))?")
 
 
-class RingPlace(msgspec.Struct, frozen=True):
+class RingLocation(msgspec.Struct, frozen=True):
     """One ring's pipe, layout and interpreter, and the directory of its lock file."""
 
     directory: Path
@@ -76,12 +76,12 @@ class RingPlace(msgspec.Struct, frozen=True):
         return msgspec.json.encode(fields).decode() + "\n"
 
 
-def own(settings: Settings) -> RingPlace:
+def own(settings: Settings) -> RingLocation:
     """Return the place of the ring that this interpreter puts events into."""
-    return RingPlace(runtime_dir.ensure(settings.runtime_dir), settings.pipe_name, interpreter=current())
+    return RingLocation(runtime_dir.ensure(settings.runtime_dir), settings.pipe_name, interpreter=current())
 
 
-def of_pipe(settings: Settings) -> list[RingPlace]:
+def of_pipe(settings: Settings) -> list[RingLocation]:
     """Return the places of all rings that the pipe may have now: the oldest layout first, then by interpreter."""
     directory = runtime_dir.ensure(settings.runtime_dir)
     wanted = set(settings.pipe_names)
@@ -96,9 +96,9 @@ def stems(directory: Path) -> set[str]:
     return files | {name[before:] for name in memory.names()}
 
 
-def readings(directory: Path, stem: str) -> Iterable[RingPlace]:
+def readings(directory: Path, stem: str) -> Iterable[RingLocation]:
     """Yield what a ring's name can mean: ``x-v4`` is a ring of pipe ``x``, or an old one of a pipe named ``x-v4``."""
     match = _SUFFIXED.fullmatch(stem)
     if match is not None and int(match["layout"]) > UNNAMED_LAYOUT:
-        yield RingPlace(directory, match["pipe"], int(match["layout"]), int(match["interpreter"] or 0))
-    yield RingPlace(directory, stem, UNNAMED_LAYOUT)
+        yield RingLocation(directory, match["pipe"], int(match["layout"]), int(match["interpreter"] or 0))
+    yield RingLocation(directory, stem, UNNAMED_LAYOUT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rudderpipe.cli.put import put
+from rudderpipe.cli.backpressure import put
 from rudderpipe.errors import SettingsError
 from rudderpipe.flusher import dead_letters
 from rudderpipe.process.clock import Clock
@@ -15,7 +15,7 @@ from rudderpipe.settings import Settings
 from rudderpipe.transports.ring import Pipe
 
 
-class SpooledJobs:
+class DeadLetterJobs:
     """Dead letters with the methods of the queue's ``FailedJobs``; every method may raise ``OSError``."""
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
