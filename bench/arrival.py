@@ -14,7 +14,7 @@ import psutil
 
 from bench import report
 from bench.plane import Plane, Stats, wait_for
-from bench.stand import cpu_s, stand
+from bench.servers import cpu_s, servers
 
 PACED = """
 import sys, time, rudderpipe
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--idle-seconds", type=float, default=15)
     arguments = parser.parse_args()
     print(report.machine())
-    with Plane("--stamped") as plane, stand(plane.url) as found:
+    with Plane("--stamped") as plane, servers(plane.url) as found:
         programs = {name: found.program(name, RUDDERPIPE_FLUSH_AT="1") for name in ("flusher", "sender")}
         found.await_start()
         found.start(

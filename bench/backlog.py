@@ -10,7 +10,7 @@ import msgspec
 from bench import report
 from bench.peers import PROPERTIES
 from bench.plane import Plane, Stats, wait_for
-from bench.stand import Stand, cpu_s, rss_mb, stand
+from bench.servers import Servers, cpu_s, rss_mb, servers
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
@@ -21,7 +21,7 @@ JOBS_AT_ONCE = 200
 SENT_AT = "2026-01-01T00:00:00.000Z"
 
 
-def fill(found: Stand, events: int) -> None:
+def fill(found: Servers, events: int) -> None:
     """Jobs of ``PER_JOB`` events of about 450 bytes."""
     queue = Queue(settings_module.load({"redis": found.server.url}, environment={}), Clock())
     properties = msgspec.json.encode(PROPERTIES)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     events = parser.parse_args().events
     print(report.machine())
-    with Plane() as plane, stand(plane.url) as found:
+    with Plane() as plane, servers(plane.url) as found:
         fill(found, events)
         info = found.server.client().info("memory")
         print(f"{events:,} events in {events // PER_JOB:,} jobs: {info['used_memory'] / (1 << 20):,.0f} MB in Redis")

@@ -20,7 +20,7 @@ import msgspec
 from bench import report
 from bench.peers import PROPERTIES
 from bench.plane import Plane, Stats, wait_for
-from bench.stand import Stand, cpu_s, stand
+from bench.servers import Servers, cpu_s, servers
 
 PRODUCERS = 2
 NODE_MODULES = Path(__file__).parent.parent / "native_tests" / "node" / "node_modules"
@@ -48,7 +48,7 @@ Row = tuple[float, dict[str, float]]
 
 def ours(plane: Plane, events: int, jobs: int) -> Row:
     """Through ring and Redis, with so many jobs in a request."""
-    with stand(plane.url) as found:
+    with servers(plane.url) as found:
         for name in ("flusher", "sender"):
             found.program(name, RUDDERPIPE_MAX_JOBS_PER_REQUEST=str(jobs))
         found.await_start()
@@ -60,7 +60,7 @@ def ours(plane: Plane, events: int, jobs: int) -> Row:
 
 def python_peer(plane: Plane, events: int, name: str) -> Row:
     """Straight to the data plane."""
-    with stand(plane.url) as found:
+    with servers(plane.url) as found:
         for number in range(PRODUCERS):
             command = (sys.executable, "-c", PEER, str(events // PRODUCERS), name, plane.url)
             found.start(f"producer {number + 1}", *command)
@@ -69,7 +69,7 @@ def python_peer(plane: Plane, events: int, name: str) -> Row:
 
 def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
     """One process."""
-    with stand(plane.url) as found:
+    with servers(plane.url) as found:
         script = str(Path(__file__).with_name("node_sdk.js"))
         socket = [str(found.server.socket)] if with_redis else []
         properties = msgspec.json.encode(PROPERTIES).decode()
@@ -77,7 +77,7 @@ def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
         return measured(plane, found, events)
 
 
-def measured(plane: Plane, found: Stand, events: int, running: dict[str, int] | None = None) -> Row:
+def measured(plane: Plane, found: Servers, events: int, running: dict[str, int] | None = None) -> Row:
     """From the first request to the last; of what ran already only what it does from now on."""
     running = running or {"data plane": plane.process.pid}
     pids = {**running, **found.known()}

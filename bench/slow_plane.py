@@ -8,10 +8,10 @@ import sys
 from bench import report
 from bench.end_to_end import OURS, PEER
 from bench.plane import Plane, Stats, wait_for
-from bench.stand import Stand, stand
+from bench.servers import Servers, servers
 
 
-def rate(plane: Plane, found: Stand, events: int, *command: str) -> float:
+def rate(plane: Plane, found: Servers, events: int, *command: str) -> float:
     """Events a second of one producer, from the first answer to the last."""
     plane.stats(reset=True)
     found.start("producer", *command)
@@ -32,13 +32,13 @@ def main() -> None:
     few = arguments.events // 5
     with Plane("--delay-ms", str(arguments.delay_ms)) as plane:
         for _ in range(arguments.rounds):
-            with stand(plane.url) as found:
+            with servers(plane.url) as found:
                 for name in ("flusher", "sender"):
                     found.program(name)
                 found.await_start()
                 command = (sys.executable, "-c", OURS, str(arguments.events))
                 rates["rudderpipe"].append(rate(plane, found, arguments.events, *command))
-            with stand(plane.url) as found:
+            with servers(plane.url) as found:
                 peer = (sys.executable, "-c", PEER, str(few), "rudder_sdk_python", plane.url)
                 rates["rudder-sdk-python"].append(rate(plane, found, few, *peer))
     title = f"delivered events a second, each answer {arguments.delay_ms:g} ms late"

@@ -14,8 +14,8 @@ import pytest
 from native_tests.hosts import Hosts
 from native_tests.node_programs import NodePrograms
 from native_tests.peers import Peers
+from native_tests.processes import Processes
 from native_tests.redis_versions import executables
-from native_tests.world import World
 from rudderpipe.testing import data_plane
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
@@ -71,18 +71,18 @@ def _plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlaneServer]:
         thread.join()
 
 
-@pytest.fixture(name="world")
-def _world(directory: Path, plane: DataPlaneServer) -> Iterator[World]:
+@pytest.fixture(name="processes")
+def _processes(directory: Path, plane: DataPlaneServer) -> Iterator[Processes]:
     """Settings of a pipe that nobody else has; whatever was started for it is killed afterwards."""
-    world = World(directory, plane)
-    yield world
-    world.end()
+    processes = Processes(directory, plane)
+    yield processes
+    processes.end()
 
 
 @pytest.fixture(name="hosts")
-def _hosts(world: World, directory: Path) -> Hosts:
+def _hosts(processes: Processes, directory: Path) -> Hosts:
     """A pipe for programs whose every call is noted."""
-    return Hosts(world, directory)
+    return Hosts(processes, directory)
 
 
 @pytest.fixture(name="node")
@@ -93,8 +93,8 @@ def _node(directory: Path, redis_server: RedisServer) -> Iterator[NodePrograms]:
 
 
 @pytest.fixture(name="peers")
-def _peers(world: World, redis_server: RedisServer, node: NodePrograms) -> Iterator[Peers]:
+def _peers(processes: Processes, redis_server: RedisServer, node: NodePrograms) -> Iterator[Peers]:
     """One queue that both sides work on."""
-    peers = Peers(world, redis_server, node)
+    peers = Peers(processes, redis_server, node)
     yield peers
     peers.end()

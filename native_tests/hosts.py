@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.cli.demo import UnixConnection
 
 # Notes, with one write for each call, what the caller was told. The file is opened once and inherited over forks;
@@ -65,12 +65,12 @@ class Event(NamedTuple):
 class Hosts:
     """Starts programs that note each call of ``track``, and compares the notes with what the data plane got."""
 
-    def __init__(self, world: World, directory: Path) -> None:
-        self.world = world
+    def __init__(self, processes: Processes, directory: Path) -> None:
+        self.processes = processes
         self.directory = directory
         # Few and large requests, all of which the data plane keeps; and a ring that is there to be asked at the end.
-        world.explicit |= {"flush_at": 10_000, "max_batch_bytes": 3_000_000, "max_request_bytes": 3_000_000}
-        world.explicit |= {"linger_s": 60.0, "max_internal_queue_size": 60_000}
+        processes.explicit |= {"flush_at": 10_000, "max_batch_bytes": 3_000_000, "max_request_bytes": 3_000_000}
+        processes.explicit |= {"linger_s": 60.0, "max_internal_queue_size": 60_000}
         self.write("tally", TALLY)
 
     def write(self, module: str, text: str) -> str:
@@ -81,7 +81,7 @@ class Hosts:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a host, which the world will kill; what it says is shown when the test fails."""
-        return self.world.start(*arguments, cwd=self.directory)
+        return self.processes.start(*arguments, cwd=self.directory)
 
     def run(self, text: str, *arguments: str) -> None:
         """Run a program to its end, within a deadline; a program that hangs is killed and fails the test."""
@@ -134,8 +134,8 @@ class Hosts:
 
     def events(self) -> list[Event]:
         """What the data plane got, in its order."""
-        stats = self.world.plane.stats()
-        bodies = self.world.plane.last_events()
+        stats = self.processes.plane.stats()
+        bodies = self.processes.plane.last_events()
         assert len(bodies) == stats["requests"], "the data plane has forgotten requests: make them fewer"
         properties = [event["properties"] for body in bodies for event in json.loads(body)["batch"]]
         return [Event(found["pid"], found["n"], found["where"]) for found in properties]
@@ -145,7 +145,7 @@ class Hosts:
 
         With ``ordered``, the events of one place in one process arrived in the order of its calls.
         """
-        wait_until(lambda: not (now := self.world.status().events).in_ring and now.delivered == now.accepted)
+        wait_until(lambda: not (now := self.processes.status().events).in_ring and now.delivered == now.accepted)
         accepted, refusals = self.noted()
         events = self.events()
         arrived = Counter((event.pid, event.n) for event in events)
@@ -153,15 +153,15 @@ class Hosts:
         assert not missing, f"{len(missing)} of {len(accepted)} lost: {sorted(missing)[:5]}"
         assert not strange, f"{len(strange)} arrived that nobody was told of: {sorted(strange)[:5]}"
         assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
-        stats = self.world.plane.stats()
+        stats = self.processes.plane.stats()
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
-        account = self.world.status().events
+        account = self.processes.status().events
         if account.accepted != len(accepted) or account.in_ring:  # a worker that ends may have sent some more since
             wait_until(
-                lambda: (now := self.world.status().events).delivered == now.accepted == len(self.noted()[0]),
-                tell=lambda: (self.world.status(), len(self.noted()[0])),
+                lambda: (now := self.processes.status().events).delivered == now.accepted == len(self.noted()[0]),
+                tell=lambda: (self.processes.status(), len(self.noted()[0])),
             )
-            account = self.world.status().events
+            account = self.processes.status().events
         assert account.failed == 0
         assert account.balanced
         assert sum(account.refused.values()) == refusals, account.refused

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from typing import Any, NamedTuple
 
 from native_tests.node_programs import NodeProgram, NodePrograms
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
@@ -70,16 +70,16 @@ def watch(plane: DataPlaneServer) -> list[Seen]:
 class Peers:
     """The queue of one test, which several processes of either side work on."""
 
-    def __init__(self, world: World, server: RedisServer, node: NodePrograms) -> None:
-        world.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
-        self.world = world
-        self.plane = world.plane
+    def __init__(self, processes: Processes, server: RedisServer, node: NodePrograms) -> None:
+        processes.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
+        self.processes = processes
+        self.plane = processes.plane
         self.server = server
         self.redis = server.text_client()
         self.node = node
-        self.seen = watch(world.plane)
+        self.seen = watch(processes.plane)
         self._numbers = itertools.count()
-        self._queue = Queue(world.settings, Clock())
+        self._queue = Queue(processes.settings, Clock())
         self._senders: list[Sender] = []
         self._planes: list[DataPlane] = []
 
@@ -115,7 +115,7 @@ class Peers:
 
     def sender(self, **settings: Any) -> Sender:
         """A sender of ours in this process."""
-        own = settings_module.load({**self.world.explicit, **settings}, environment={})
+        own = settings_module.load({**self.processes.explicit, **settings}, environment={})
         clock = Clock()
         queue = Queue(own, clock)
         lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, identity.address(), lambda _: False)
@@ -138,7 +138,7 @@ class Peers:
 
     def sender_process(self) -> subprocess.Popen[bytes]:
         """``python -m rudderpipe.sender``."""
-        return self.world.start("-m", "rudderpipe.sender")
+        return self.processes.start("-m", "rudderpipe.sender")
 
     def hash(self, job_id: str) -> dict[str, str]:
         """A job's fields."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import redis
 
-from native_tests.world import free_port, wait_until
+from native_tests.processes import free_port, wait_until
 from rudderpipe.testing.redis_server import RedisServer, executable
 
 SERVICE = "main"

@@ -19,10 +19,10 @@ import msgspec
 import psutil
 
 from native_tests import storm_verdict
-from native_tests.storm_crowd import Crowd, resume
+from native_tests.processes import Processes, wait_until
+from native_tests.storm_processes import StormProcesses, resume
 from native_tests.storm_verdict import Excuses, Name, PlaneLog, Verdict
 from native_tests.storm_watch import Watch
-from native_tests.world import World, wait_until
 from rudderpipe.cli import status
 from rudderpipe.cli.failed import failed_jobs
 from rudderpipe.cli.status import Status
@@ -66,8 +66,8 @@ class Pipeline:
 
     def __init__(self, mode: Mode, home: Path, plane_url: str, redis_url: str, server: RedisServer, seed: int) -> None:
         self.mode = mode
-        self.world = World(home / mode.name, Address(plane_url))  # type: ignore[arg-type]  # only its url is asked for
-        self.world.explicit |= {
+        self.processes = Processes(home / mode.name, Address(plane_url))  # type: ignore[arg-type]  # only its url is asked for
+        self.processes.explicit |= {
             "write_key": f"KEY-{mode.name}",
             "lease_ms": LEASE_MS,
             "connect_timeout_s": 1.0,
@@ -77,15 +77,17 @@ class Pipeline:
         }
         if mode.queue is not None:
             more = {"redis": redis_url, "queue_name": mode.queue, "is_multi_processor": mode.is_multi_processor}
-            self.world.explicit |= {**more, "autostart": "flusher"}
+            self.processes.explicit |= {**more, "autostart": "flusher"}
         self._server = server
-        self.crowd = Crowd(self.world, random.Random(f"{seed}/{mode.name}"), mode.name, seed, senders=mode.senders)
+        self.storm_processes = StormProcesses(
+            self.processes, random.Random(f"{seed}/{mode.name}"), mode.name, seed, senders=mode.senders
+        )
         self.watch = Watch(self.status, mode.name)
 
     @property
     def settings(self) -> Settings:
         """Those of the pipe, with Redis as it is without the wire that loses and holds."""
-        settings = self.world.settings
+        settings = self.processes.settings
         return settings if settings.redis is None else msgspec.structs.replace(settings, redis=self._server.url)
 
     def status(self) -> Status:
@@ -94,7 +96,7 @@ class Pipeline:
 
     def left_behind(self) -> list[str]:
         """Segments, and files beside logs, dead letters and what a killed start leaves, of a pipe that has ended."""
-        files = [path.name for path in self.crowd.runtime_dir.iterdir()]
+        files = [path.name for path in self.storm_processes.runtime_dir.iterdir()]
         left = [name for name in files if ".log" not in name and not name.endswith((".failed", ".start"))]
         left += [name for name in memory.names() if self.settings.pipe_name in name]
         return [f"left behind: {name}" for name in left]
@@ -137,7 +139,7 @@ class Storm:
             self._own_pipes.append(
                 Pipeline(mode, home, f"http://127.0.0.1:{plane}", f"redis://127.0.0.1:{proxy}", server, seed)
             )
-        self._acts: dict[Callable[[Crowd], None], float] = {
+        self._acts: dict[Callable[[StormProcesses], None], float] = {
             self._kill_producer: 30,
             self._stop_producer: 16,
             self._kill_flusher: 16,
@@ -165,21 +167,21 @@ class Storm:
     # What it was.
 
     @property
-    def crowds(self) -> list[Crowd]:
+    def crowds(self) -> list[StormProcesses]:
         """One for each pipe."""
-        return [pipe.crowd for pipe in self._own_pipes]
+        return [pipe.storm_processes for pipe in self._own_pipes]
 
     @property
     def deaths(self) -> Counter[str]:
         """Which kinds died of our SIGKILL."""
-        return sum((crowd.deaths for crowd in self.crowds), Counter(self.redis_deaths))
+        return sum((storm_processes.deaths for storm_processes in self.crowds), Counter(self.redis_deaths))
 
     @property
     def acts(self) -> Counter[str]:
         """What else was done."""
         proxy = self._home / "proxy.json"
         acts = Counter(msgspec.json.decode(proxy.read_bytes(), type=dict[str, int]) if proxy.exists() else {})
-        return sum((crowd.acts for crowd in self.crowds), acts)
+        return sum((storm_processes.acts for storm_processes in self.crowds), acts)
 
     @property
     def told(self) -> Counter[str]:
@@ -198,9 +200,9 @@ class Storm:
         end_s = time.monotonic() + seconds
         pause = time.sleep
         while time.monotonic() < end_s and not self.trouble:
-            for crowd in self.crowds:
-                crowd.do_what_is_due()
-                crowd.fill(self._producers)
+            for storm_processes in self.crowds:
+                storm_processes.do_what_is_due()
+                storm_processes.fill(self._producers)
             (act,) = self._chance.choices(list(self._acts), list(self._acts.values()))
             act(self._chance.choice(self.crowds))
             pause(min(1.0, self._chance.expovariate(1 / self._pause_s)))
@@ -209,17 +211,17 @@ class Storm:
         """Let everything go on and come to an end; then see what the data plane has, and what is left behind."""
         (self._home / "calm").touch()
         for pipe in self._own_pipes:
-            pipe.crowd.do_what_is_due(everything=True)
-            for process in pipe.world.own_processes():
+            pipe.storm_processes.do_what_is_due(everything=True)
+            for process in pipe.processes.own_processes():
                 resume(process)
-            (pipe.crowd.home / "stop").touch()
-            pipe.crowd.fill(0)
+            (pipe.storm_processes.home / "stop").touch()
+            pipe.storm_processes.fill(0)
         verdict = Verdict()
         for pipe in self._own_pipes:
             if not self._all_end(pipe, "producer"):
                 verdict.problems.append(f"hang: producers of {pipe.mode.name} do not end")
         for pipe in self._own_pipes:
-            with pipe.world.client() as client:
+            with pipe.processes.client() as client:
                 if not client.flush(CALM_S):
                     verdict.problems.append(f"the ring of {pipe.mode.name} is not drained in the end: {pipe.status()}")
         for queue in {pipe.mode.queue for pipe in self._own_pipes} - {None}:
@@ -230,19 +232,19 @@ class Storm:
             pipe.watch.end()
             if not self._all_end(pipe, "flusher"):
                 verdict.problems.append(f"hang: flushers of {pipe.mode.name} do not end")
-            pipe.crowd.end_senders()
+            pipe.storm_processes.end_senders()
             verdict.problems += pipe.left_behind()
         self._judge(verdict)
         return verdict
 
     def _all_end(self, pipe: Pipeline, kind: str) -> bool:
         try:
-            wait_until(lambda: not pipe.crowd.of(kind), CALM_S)
+            wait_until(lambda: not pipe.storm_processes.of(kind), CALM_S)
         except AssertionError:
-            for process in pipe.crowd.of(kind):
+            for process in pipe.storm_processes.of(kind):
                 if kind == "producer":
                     process.send_signal(signal.SIGUSR1)  # its stacks are among the errors
-                pipe.crowd.kill(process, "one that hangs")
+                pipe.storm_processes.kill(process, "one that hangs")
             return False
         return True
 
@@ -270,15 +272,19 @@ class Storm:
             pipes = [pipe for pipe in self._own_pipes if (pipe.mode.queue or pipe.mode.name) == group]
             failed = pipes[0].failed(verdict)
             deliverer = "sender" if pipes[0].mode.queue else "flusher"
-            interruptions = [each for pipe in pipes for each in pipe.crowd.interruptions if each.what == deliverer]
-            logs = [text for pipe in pipes for text in pipe.crowd.logs()]
+            interruptions = [
+                each for pipe in pipes for each in pipe.storm_processes.interruptions if each.what == deliverer
+            ]
+            logs = [text for pipe in pipes for text in pipe.storm_processes.logs()]
             excuses = Excuses(interruptions, logs)
             ours: set[Name] = set()
             for pipe in pipes:
                 in_order = not pipe.mode.is_multi_processor
-                killed = pipe.crowd.killed
-                ours |= storm_verdict.judge(pipe.crowd.home, plane, failed, excuses, killed, verdict, in_order=in_order)
-                verdict.problems += pipe.crowd.wrong()
+                killed = pipe.storm_processes.killed
+                ours |= storm_verdict.judge(
+                    pipe.storm_processes.home, plane, failed, excuses, killed, verdict, in_order=in_order
+                )
+                verdict.problems += pipe.storm_processes.wrong()
             verdict.add(f"failed, but of no producer, in {group}", sorted(failed - ours))
             verdict.add(f"alarms without a reason in {group}", list(storm_verdict.alarms(logs)))
             self._judge_account(pipes[0], ours & (plane.taken.keys() | failed), verdict)
@@ -302,7 +308,7 @@ class Storm:
         """Kill what is left."""
         for pipe in self._own_pipes:
             pipe.watch.end()
-            pipe.world.end()
+            pipe.processes.end()
         for process in self._helpers:
             process.kill()
             process.wait()
@@ -312,83 +318,83 @@ class Storm:
     def _any(self, processes: list[psutil.Process]) -> list[psutil.Process]:
         return self._chance.sample(processes, min(1, len(processes)))
 
-    def _any_flusher(self, crowd: Crowd) -> list[psutil.Process]:
+    def _any_flusher(self, storm_processes: StormProcesses) -> list[psutil.Process]:
         """The one that has the ring; now and then one that is about to start, after whose death it takes 10 s."""
-        flushers = crowd.of("flusher")
+        flushers = storm_processes.of("flusher")
         pids = {pipe.watch.flusher_pid for pipe in self._own_pipes}
         serving = [one for one in flushers if one.pid in pids]
         return self._any(flushers if self._chance.random() < 0.05 else serving)
 
-    def _kill_producer(self, crowd: Crowd) -> None:
-        for process in self._any(crowd.of("producer")):
-            crowd.kill(process, "producer")
+    def _kill_producer(self, storm_processes: StormProcesses) -> None:
+        for process in self._any(storm_processes.of("producer")):
+            storm_processes.kill(process, "producer")
 
-    def _stop_producer(self, crowd: Crowd) -> None:
-        for process in self._any(crowd.of("producer")):
-            crowd.stop(process, "producer")
+    def _stop_producer(self, storm_processes: StormProcesses) -> None:
+        for process in self._any(storm_processes.of("producer")):
+            storm_processes.stop(process, "producer")
 
-    def _kill_flusher(self, crowd: Crowd) -> None:
-        for process in self._any_flusher(crowd):
-            crowd.kill(process, "flusher")
+    def _kill_flusher(self, storm_processes: StormProcesses) -> None:
+        for process in self._any_flusher(storm_processes):
+            storm_processes.kill(process, "flusher")
 
-    def _stop_flusher(self, crowd: Crowd) -> None:
-        for process in self._any_flusher(crowd):
-            crowd.stop(process, "flusher")
+    def _stop_flusher(self, storm_processes: StormProcesses) -> None:
+        for process in self._any_flusher(storm_processes):
+            storm_processes.stop(process, "flusher")
 
-    def _terminate_flusher(self, crowd: Crowd) -> None:
-        for process in self._any_flusher(crowd):
-            crowd.terminate(process, "flusher")
+    def _terminate_flusher(self, storm_processes: StormProcesses) -> None:
+        for process in self._any_flusher(storm_processes):
+            storm_processes.terminate(process, "flusher")
 
-    def _kill_sender(self, crowd: Crowd) -> None:
-        for process in self._any(crowd.of("sender")):
-            crowd.kill(process, "sender")
+    def _kill_sender(self, storm_processes: StormProcesses) -> None:
+        for process in self._any(storm_processes.of("sender")):
+            storm_processes.kill(process, "sender")
 
-    def _stop_sender(self, crowd: Crowd) -> None:
+    def _stop_sender(self, storm_processes: StormProcesses) -> None:
         """For up to twice its lease."""
-        for process in self._any(crowd.of("sender")):
-            crowd.stop(process, "sender", LEASE_MS / 500)
+        for process in self._any(storm_processes.of("sender")):
+            storm_processes.stop(process, "sender", LEASE_MS / 500)
 
-    def _terminate_sender(self, crowd: Crowd) -> None:
-        for process in self._any(crowd.of("sender")):
-            crowd.terminate(process, "sender")
+    def _terminate_sender(self, storm_processes: StormProcesses) -> None:
+        for process in self._any(storm_processes.of("sender")):
+            storm_processes.terminate(process, "sender")
 
-    def _kill_both(self, crowd: Crowd) -> None:
-        self._kill_producer(crowd)
-        self._kill_flusher(crowd)
+    def _kill_both(self, storm_processes: StormProcesses) -> None:
+        self._kill_producer(storm_processes)
+        self._kill_flusher(storm_processes)
 
-    def _kill_all_producers(self, crowd: Crowd) -> None:
+    def _kill_all_producers(self, storm_processes: StormProcesses) -> None:
         """And have none for a while, in which the ring may end."""
-        for process in crowd.of("producer"):
-            crowd.kill(process, "producer")
-        crowd.acts["all producers killed at once"] += 1
+        for process in storm_processes.of("producer"):
+            storm_processes.kill(process, "producer")
+        storm_processes.acts["all producers killed at once"] += 1
 
-    def _kill_redis(self, crowd: Crowd) -> None:
+    def _kill_redis(self, storm_processes: StormProcesses) -> None:
         process = self._server.process
         if self._redis_is_well and process is not None:
             self._redis_is_well = False
             self._server.kill()
             self.redis_deaths["redis"] += process.returncode == -signal.SIGKILL
-            crowd.later(1.5, self._start_redis)
+            storm_processes.later(1.5, self._start_redis)
 
     def _start_redis(self) -> None:
         self._server.start()
         self._redis_is_well = True
 
-    def _stop_redis(self, crowd: Crowd) -> None:
+    def _stop_redis(self, storm_processes: StormProcesses) -> None:
         """A call that is under way has its answer late, or never."""
         process = self._server.process
         if self._redis_is_well and process is not None:
             self._redis_is_well = False
             process.send_signal(signal.SIGSTOP)
-            crowd.acts["redis stopped"] += 1
-            crowd.later(1.0, self._resume_redis)
+            storm_processes.acts["redis stopped"] += 1
+            storm_processes.later(1.0, self._resume_redis)
 
     def _resume_redis(self) -> None:
         assert self._server.process is not None
         self._server.process.send_signal(signal.SIGCONT)
         self._redis_is_well = True
 
-    def _stop_redis_and_kill_flusher(self, crowd: Crowd) -> None:
+    def _stop_redis_and_kill_flusher(self, storm_processes: StormProcesses) -> None:
         """Its last call is done after its death."""
-        self._stop_redis(crowd)
-        self._kill_flusher(crowd)
+        self._stop_redis(storm_processes)
+        self._kill_flusher(storm_processes)

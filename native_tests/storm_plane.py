@@ -30,7 +30,7 @@ TAKEN_UNSEEN = ("reset after reading", "half an answer", "half a body", "drip", 
 FAULTS = (*REFUSALS, "reset before reading", *TAKEN_UNSEEN)
 
 
-class Line(msgspec.Struct):
+class SeenRequest(msgspec.Struct):
     """One request: who sent it, what was done to it, and its events (who, thread, number)."""
 
     at_s: float
@@ -86,7 +86,7 @@ class Plane:
     def note(self, key: str, kind: str, batch: list[_Event], *, taken: bool, seen: bool) -> None:
         """Write a request down before its answer."""
         events = [(one.properties.who, one.properties.thread, one.properties.n) for one in batch]
-        self._log.write(msgspec.json.encode(Line(time.time(), key, kind, taken, seen, events)) + b"\n")
+        self._log.write(msgspec.json.encode(SeenRequest(time.time(), key, kind, taken, seen, events)) + b"\n")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""

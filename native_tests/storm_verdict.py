@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 
-from native_tests.storm_crowd import Interruption
 from native_tests.storm_marks import ACCEPTED, ATTEMPTED, REFUSED, Record
 from native_tests.storm_marks import read as read_marks
-from native_tests.storm_plane import Line
+from native_tests.storm_plane import SeenRequest
+from native_tests.storm_processes import Interruption
 from rudderpipe.queue.failed_jobs import FailedJob
 
 SHOWN = 5
@@ -25,7 +25,7 @@ SLACK_S = 0.5
 Name = tuple[str, int, int]
 """An event's producer, thread and number."""
 
-_read_line = msgspec.json.Decoder(Line).decode
+_read_line = msgspec.json.Decoder(SeenRequest).decode
 _TAKEOVER = re.compile(r"^(\S+ \S+) rudderpipe\.sender \w+ lease taken", re.MULTILINE)
 _ALARM = re.compile(r"^\S+ \S+ rudderpipe\S* (?:WARNING|ERROR|CRITICAL) (.*)$", re.MULTILINE)
 NEVER_TRUE = (
@@ -95,7 +95,7 @@ class PlaneLog:
             if line.taken:
                 self._take(line)
 
-    def _take(self, line: Line) -> None:
+    def _take(self, line: SeenRequest) -> None:
         taken = ActiveJob(line.at_s, line.seen)
         for name in line.events:
             times = self.taken.setdefault(name, [])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from native_tests.hosts import answers, script
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
 REPOSITORY = Path(__file__).parent.parent
@@ -60,28 +60,28 @@ def install(folder: Path, *packages: str) -> None:
         )
 
 
-def ran(world: World, *command: str, cwd: Path, **variables: str) -> None:
+def ran(processes: Processes, *command: str, cwd: Path, **variables: str) -> None:
     """Run an application to its end, which finds its one event delivered."""
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={**world.environment, **variables},
+        env={**processes.environment, **variables},
         capture_output=True,
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, (done.stderr.decode(), world.log())
-    assert world.plane.stats()["unique_message_ids"] == 1
+    assert done.returncode == 0, (done.stderr.decode(), processes.log())
+    assert processes.plane.stats()["unique_message_ids"] == 1
 
 
 @pytest.fixture(name="queued")
-def _queued(world: World, redis_server: RedisServer) -> World:
+def _queued(processes: Processes, redis_server: RedisServer) -> Processes:
     """A pipe with a queue, whose flusher starts a sender."""
-    world.explicit["redis"] = redis_server.url
-    return world
+    processes.explicit["redis"] = redis_server.url
+    return processes
 
 
-def test_no_module_of_the_application_takes_the_place_of_another_one(queued: World, directory: Path) -> None:
+def test_no_module_of_the_application_takes_the_place_of_another_one(queued: Processes, directory: Path) -> None:
     """Flusher, sender and the look whether Redis is there find theirs, though the application's come first for it."""
     own_modules(directory / "app")
 
@@ -90,7 +90,9 @@ def test_no_module_of_the_application_takes_the_place_of_another_one(queued: Wor
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=ascii)
-def test_everything_is_installed_in_the_applications_own_folder(queued: World, directory: Path, folder: str) -> None:
+def test_everything_is_installed_in_the_applications_own_folder(
+    queued: Processes, directory: Path, folder: str
+) -> None:
     """As ``pip install --target`` does it; beside it are the application's modules."""
     app = directory / folder
     install(app, "rudderpipe", *DEPENDENCIES)
@@ -109,7 +111,7 @@ SHOP = """
 
 
 @pytest.mark.parametrize("flags", [["-S"], ["-s", "-S"]], ids=" ".join)
-def test_every_package_has_a_folder_of_its_own(queued: World, directory: Path, flags: list[str]) -> None:
+def test_every_package_has_a_folder_of_its_own(queued: Processes, directory: Path, flags: list[str]) -> None:
     """As Nix and Bazel lay them out."""
     for name in ("rudderpipe", *DEPENDENCIES):
         install(directory / f"for-{name}", name)
@@ -118,7 +120,7 @@ def test_every_package_has_a_folder_of_its_own(queued: World, directory: Path, f
     ran(queued, sys.executable, *flags, "-c", MAKE + TRACK, cwd=directory, PYTHONPATH=path)
 
 
-def test_a_zipped_application(queued: World, directory: Path) -> None:
+def test_a_zipped_application(queued: Processes, directory: Path) -> None:
     """Rudderpipe is in the archive, beside it are the dependencies, which hold compiled modules."""
     install(directory / "app", "rudderpipe")
     install(directory / "dependencies", *DEPENDENCIES)
@@ -129,7 +131,7 @@ def test_a_zipped_application(queued: World, directory: Path) -> None:
     ran(queued, sys.executable, "-S", "app.pyz", cwd=directory, PYTHONPATH=str(directory / "dependencies"))
 
 
-def test_packages_of_the_user(queued: World, directory: Path) -> None:
+def test_packages_of_the_user(queued: Processes, directory: Path) -> None:
     """As ``pip install --user`` does it."""
     base = Path(getattr(sys, "_base_executable", sys.executable))
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -148,7 +150,7 @@ def test_packages_of_the_user(queued: World, directory: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_variables_for_the_applications_python(queued: World, directory: Path, variables: dict[str, str]) -> None:
+def test_variables_for_the_applications_python(queued: Processes, directory: Path, variables: dict[str, str]) -> None:
     """What they ask for is for the application alone."""
     code = MAKE + TRACK
     found = importlib.util.find_spec("msgspec")
@@ -159,7 +161,7 @@ def test_variables_for_the_applications_python(queued: World, directory: Path, v
     ran(queued, sys.executable, "-W", "ignore", "-c", code, cwd=directory, **{"PYTHONPATH": path, **variables})
 
 
-def test_what_site_runs_for_the_application_does_not_run_in_our_processes(queued: World, directory: Path) -> None:
+def test_what_site_runs_for_the_application_does_not_run_in_our_processes(queued: Processes, directory: Path) -> None:
     """A ``sitecustomize`` that the application's variables name, and one for each interactive start."""
     (directory / "sitecustomize.py").write_text(
         f"import os\nwith open({str(directory / 'ran')!r}, 'a') as file:\n    file.write(f'{{os.getpid()}}\\n')\n"
@@ -170,7 +172,7 @@ def test_what_site_runs_for_the_application_does_not_run_in_our_processes(queued
     assert (directory / "ran").read_text().count("\n") == 1
 
 
-def test_uwsgi_with_a_home(queued: World, directory: Path) -> None:
+def test_uwsgi_with_a_home(queued: Processes, directory: Path) -> None:
     """Python is embedded in the server, whose ``home`` is a virtual environment."""
     own_modules(directory / "app")
     (directory / "wsgi.py").write_text(

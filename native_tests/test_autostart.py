@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from native_tests.hosts import answers, status_of
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.process import spawn
 
 GUNICORN_23 = Path(sys.prefix) / "gunicorn-23"
@@ -40,13 +40,13 @@ def slow_python(directory: Path, seconds: float) -> Path:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="makes a pid namespace, as root")
-def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(world: World, directory: Path) -> None:
+def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(processes: Processes, directory: Path) -> None:
     """The starts do not overlap, each request is answered, and the master halts for none of our processes."""
     assert GUNICORN_23.is_dir(), "run make setup"
     (directory / "app.py").write_text(APP.format(executable=str(slow_python(directory, 4))))
     listening = directory / "app.sock"
     path = os.pathsep.join([str(GUNICORN_23), str(Path.cwd())])
-    server = world.start_program(
+    server = processes.start_program(
         *("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", "env", f"PYTHONPATH={path}"),
         *(sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"unix:{listening}", "app:application"),
         cwd=directory,
@@ -55,7 +55,7 @@ def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(world: Worl
 
     def served() -> bool:
         assert status_of(listening) == 200
-        return world.plane.stats()["events"] > 0
+        return processes.plane.stats()["events"] > 0
 
     wait_until(served)
 
@@ -64,18 +64,20 @@ def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(world: Worl
     assert answers(listening)
 
 
-def ended(world: World, *arguments: str, settings: bytes | None = None, module: str = "rudderpipe.flusher") -> int:
+def ended(
+    processes: Processes, *arguments: str, settings: bytes | None = None, module: str = "rudderpipe.flusher"
+) -> int:
     """Start one of our processes as we do, and return its exit code."""
-    log = Path(world.explicit["runtime_dir"]).parent / "ended.log"
-    payload = msgspec.json.encode(world.settings) if settings is None else settings
+    log = Path(processes.explicit["runtime_dir"]).parent / "ended.log"
+    payload = msgspec.json.encode(processes.settings) if settings is None else settings
     child = spawn.start(module, payload, *arguments, log=log)
-    world.processes.append(child)
+    processes.started.append(child)
     return child.wait(30)
 
 
-def log_of(world: World) -> str:
+def log_of(processes: Processes) -> str:
     """What the processes of ``ended`` wrote."""
-    return (Path(world.explicit["runtime_dir"]).parent / "ended.log").read_text()
+    return (Path(processes.explicit["runtime_dir"]).parent / "ended.log").read_text()
 
 
 @pytest.mark.parametrize("module", ["rudderpipe.flusher", "rudderpipe.sender"])
@@ -89,47 +91,51 @@ def log_of(world: World) -> str:
     ],
 )
 def test_what_is_wrong_with_its_start_is_in_the_log_and_the_exit_code_is_0(
-    world: World, module: str, arguments: list[str], settings: bytes | None, reason: str
+    processes: Processes, module: str, arguments: list[str], settings: bytes | None, reason: str
 ) -> None:
     """A server that is process 1 may take a child that exits with another code for a worker that could not boot."""
-    assert ended(world, *arguments, settings=settings, module=module) == 0
-    assert reason in log_of(world)
+    assert ended(processes, *arguments, settings=settings, module=module) == 0
+    assert reason in log_of(processes)
 
 
-def test_a_flusher_that_finds_another_one_exits_with_0(world: World) -> None:
+def test_a_flusher_that_finds_another_one_exits_with_0(processes: Processes) -> None:
     """An operator's exits with 3 in the same place."""
-    world.client().track("u", "e")
-    world.flusher()
+    processes.client().track("u", "e")
+    processes.flusher()
 
-    assert ended(world) == 0
-    assert "another flusher serves this pipe already" in log_of(world)
-    assert world.run("-m", "rudderpipe.flusher").returncode == 3
+    assert ended(processes) == 0
+    assert "another flusher serves this pipe already" in log_of(processes)
+    assert processes.run("-m", "rudderpipe.flusher").returncode == 3
 
 
-def test_a_flusher_without_a_ring_exits_with_0(world: World) -> None:
+def test_a_flusher_without_a_ring_exits_with_0(processes: Processes) -> None:
     """An operator's exits with 4 in the same place."""
-    runtime_dir = Path(world.explicit["runtime_dir"])
+    runtime_dir = Path(processes.explicit["runtime_dir"])
     runtime_dir.write_text("a file where the directory should be")
 
-    assert ended(world) == 0
-    assert "runtime_dir must be a directory" in log_of(world)
-    assert world.run("-m", "rudderpipe.flusher").returncode == 4
+    assert ended(processes) == 0
+    assert "runtime_dir must be a directory" in log_of(processes)
+    assert processes.run("-m", "rudderpipe.flusher").returncode == 4
 
 
-def test_an_error_that_was_not_expected_is_in_the_log_and_the_exit_code_is_0(world: World) -> None:
+def test_an_error_that_was_not_expected_is_in_the_log_and_the_exit_code_is_0(processes: Processes) -> None:
     """A module that is not there stands for all of them; its traceback is in the log."""
-    assert ended(world, module="rudderpipe.no_such_module") == 0
-    assert "No module named" in log_of(world)
+    assert ended(processes, module="rudderpipe.no_such_module") == 0
+    assert "No module named" in log_of(processes)
 
 
-def test_leaving_at_once_exits_with_0(world: World, directory: Path) -> None:
+def test_leaving_at_once_exits_with_0(processes: Processes, directory: Path) -> None:
     """A second signal ends it in the middle of a request; an operator's flusher exits with 5 then."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        world.explicit |= {"data_plane_url": f"http://127.0.0.1:{port}", "shutdown_timeout_s": 600, "timeout_s": 600}
-        world.client(autostart=False).track("u", "e")
-        child = spawn.start("rudderpipe.flusher", msgspec.json.encode(world.settings), log=directory / "ended.log")
-        world.processes.append(child)
+        processes.explicit |= {
+            "data_plane_url": f"http://127.0.0.1:{port}",
+            "shutdown_timeout_s": 600,
+            "timeout_s": 600,
+        }
+        processes.client(autostart=False).track("u", "e")
+        child = spawn.start("rudderpipe.flusher", msgspec.json.encode(processes.settings), log=directory / "ended.log")
+        processes.started.append(child)
         silent.settimeout(30)
         request, _ = silent.accept()
 
@@ -141,7 +147,7 @@ def test_leaving_at_once_exits_with_0(world: World, directory: Path) -> None:
             wait_until(ends)
 
     assert child.returncode == 0
-    assert "second SIGTERM, ending now" in log_of(world)
+    assert "second SIGTERM, ending now" in log_of(processes)
 
 
 FEW_PROCESSES = """
@@ -166,14 +172,16 @@ USER = 54_321
         (3, "the flusher that was started has ended: RuntimeError: can't start new thread"),
     ],
 )
-def test_a_start_that_fails_is_told_in_the_application(world: World, directory: Path, limit: int, said: str) -> None:
+def test_a_start_that_fails_is_told_in_the_application(
+    processes: Processes, directory: Path, limit: int, said: str
+) -> None:
     """The last line of the flusher's own log is in the log that the application's operators see."""
     directory.chmod(0o755)
-    runtime_dir = Path(world.explicit["runtime_dir"])
+    runtime_dir = Path(processes.explicit["runtime_dir"])
     runtime_dir.mkdir(0o700)
     os.chown(runtime_dir, USER, USER)
-    log = runtime_dir / f"{world.settings.pipe_name}.log"
-    application = world.start_program(
+    log = runtime_dir / f"{processes.settings.pipe_name}.log"
+    application = processes.start_program(
         *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"),
         *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
         *(sys.executable, "-c", FEW_PROCESSES.format(limit=limit)),

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from native_tests.processes import Processes, wait_until
 from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
-from native_tests.world import World, wait_until
 from rudderpipe.errors import QueueFull
 from rudderpipe.queue.failed_jobs import FailedJobs, Selection
 from rudderpipe.queue.size_limit import Budget
@@ -134,34 +134,34 @@ def test_a_full_queue_takes_no_more_until_there_is_room(redis_server: RedisServe
     queue.close()
 
 
-def test_events_wait_in_the_ring_while_the_queue_is_full(world: World, redis_server: RedisServer) -> None:
+def test_events_wait_in_the_ring_while_the_queue_is_full(processes: Processes, redis_server: RedisServer) -> None:
     """The data plane is down: Redis keeps to the budget, the ring to its cap, what is refused is counted; and
     when it is back everything accepted is delivered, in order."""
-    world.explicit |= {"redis": redis_server.url, "flush_at": 10, "max_queue_bytes": MIB, "max_attempts": 1_000_000}
-    world.plane.misbehaviour = Misbehaviour(503)
-    world.explicit["max_internal_queue_size"] = 5000
-    client = world.client()
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 10, "max_queue_bytes": MIB, "max_attempts": 1_000_000}
+    processes.plane.misbehaviour = Misbehaviour(503)
+    processes.explicit["max_internal_queue_size"] = 5000
+    client = processes.client()
     accepted = 0
-    while accepted < 5000 or not _full(world):
+    while accepted < 5000 or not _full(processes):
         accepted += bool(client.track("u", "e", {"text": "x" * 1000, "n": accepted}))
 
-    status = world.status_json()
+    status = processes.status_json()
     assert status["jobs"]["bytes"] <= MIB
     assert status["jobs"]["max_bytes"] == MIB
     assert status["events"]["in_ring"] == 5000
     assert status["events"]["balanced"]
-    assert "max_queue_bytes" in world.log()
-    assert f"of {MIB:,} bytes" in world.run("-m", "rudderpipe", "status").stdout.decode()
+    assert "max_queue_bytes" in processes.log()
+    assert f"of {MIB:,} bytes" in processes.run("-m", "rudderpipe", "status").stdout.decode()
 
-    world.plane.misbehaviour = Misbehaviour()
-    assert world.delivered(accepted)
-    wait_until(lambda: world.status().events.delivered == accepted)
-    assert world.plane.stats()["duplicates"] == 0
+    processes.plane.misbehaviour = Misbehaviour()
+    assert processes.delivered(accepted)
+    wait_until(lambda: processes.status().events.delivered == accepted)
+    assert processes.plane.stats()["duplicates"] == 0
 
 
-def _full(world: World) -> bool:
+def _full(processes: Processes) -> bool:
     """The flusher has said that it waits for room, and the ring is full too."""
-    return "max_queue_bytes" in world.log() and world.status().events.in_ring >= 5000
+    return "max_queue_bytes" in processes.log() and processes.status().events.in_ring >= 5000
 
 
 def test_what_other_workers_took_is_elsewhere(redis_server: RedisServer, redis: Any) -> None:

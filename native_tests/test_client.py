@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer, depends
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe import Client, DeliveryError, FlushResult, FlushTimeout, RingFull
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.ring import location
@@ -29,9 +29,9 @@ from rudderpipe.transports.callbacks import THREAD_NAME
 
 
 @pytest.fixture(name="queued")
-def _queued(world: World, redis_server: RedisServer) -> World:
-    world.explicit["redis"] = f"unix://{redis_server.socket}"
-    return world
+def _queued(processes: Processes, redis_server: RedisServer) -> Processes:
+    processes.explicit["redis"] = f"unix://{redis_server.socket}"
+    return processes
 
 
 def threads() -> list[str]:
@@ -42,14 +42,14 @@ def threads() -> list[str]:
 # Callbacks.
 
 
-def test_a_callback_is_called_once_when_its_event_was_delivered(world: World) -> None:
+def test_a_callback_is_called_once_when_its_event_was_delivered(processes: Processes) -> None:
     """Not before, in order, with no error and the message; also in the Node SDK's form of a call."""
-    world.plane.misbehaviour = Misbehaviour(delay_ms=50)
-    client = world.client(flush_at=5)
+    processes.plane.misbehaviour = Misbehaviour(delay_ms=50)
+    client = processes.client(flush_at=5)
     told: list[tuple[Any, str, int]] = []
 
     def tell(error: Exception | None, message: dict[str, Any]) -> None:
-        told.append((error, message["event"], world.plane.stats()["events"]))
+        told.append((error, message["event"], processes.plane.stats()["events"]))
 
     for number in range(19):
         assert client.track("u", f"e{number}", callback=tell)
@@ -65,7 +65,7 @@ def test_a_callback_is_called_once_when_its_event_was_delivered(world: World) ->
     assert len(told) == 20
 
 
-def test_a_callback_is_called_when_its_event_is_in_redis(queued: World) -> None:
+def test_a_callback_is_called_when_its_event_is_in_redis(queued: Processes) -> None:
     """With a queue that is the moment from which the event needs this host no more."""
     queued.plane.misbehaviour = Misbehaviour(status=503)
     client = queued.client()
@@ -82,8 +82,8 @@ def test_a_callback_is_called_when_its_event_is_in_redis(queued: World) -> None:
 def test_the_error_goes_to_the_event_that_failed() -> None:
     """One of eight is refused by the data plane: seven callbacks without an error, one with."""
     guilty = depends(lambda request: answer(400 if any(e["event"] == "e3" for e in request.events) else 200, b"bad"))
-    with FaultyPlane(guilty) as plane, _world_of(plane) as world:
-        client = world.client(flush_at=8, max_jobs_per_request=50)
+    with FaultyPlane(guilty) as plane, _world_of(plane) as processes:
+        client = processes.client(flush_at=8, max_jobs_per_request=50)
         told: dict[str, Any] = {}
         for number in range(8):
             client.track("u", f"e{number}", callback=partial(_note, told, f"e{number}"))
@@ -105,19 +105,19 @@ class _world_of:  # noqa: N801  # read as a function
         import tempfile
 
         self._directory = tempfile.TemporaryDirectory(prefix="rp-")
-        self._world = World(Path(self._directory.name), plane)  # type: ignore[arg-type]  # only its url is asked for
+        self._processes = Processes(Path(self._directory.name), plane)  # type: ignore[arg-type]  # only its url is asked for
 
-    def __enter__(self) -> World:
-        return self._world
+    def __enter__(self) -> Processes:
+        return self._processes
 
     def __exit__(self, *_: object) -> None:
-        self._world.end()
+        self._processes.end()
         self._directory.cleanup()
 
 
-def test_callbacks_of_many_threads_are_called_once_each(world: World) -> None:
+def test_callbacks_of_many_threads_are_called_once_each(processes: Processes) -> None:
     """Four threads, 500 events each, while the ring drains."""
-    client = world.client()
+    client = processes.client()
     told: dict[str, int] = {}
     lock = threading.Lock()
 
@@ -140,9 +140,9 @@ def test_callbacks_of_many_threads_are_called_once_each(world: World) -> None:
     assert set(told.values()) == {1}
 
 
-def test_a_refused_event_tells_its_callback_why(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_event_tells_its_callback_why(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
     """A full ring, and a call that is wrong; neither raises."""
-    client = world.client(max_internal_queue_size=1, autostart=False)
+    client = processes.client(max_internal_queue_size=1, autostart=False)
     told: list[Exception | None] = []
 
     assert client.track("u", "first")
@@ -156,9 +156,9 @@ def test_a_refused_event_tells_its_callback_why(world: World, caplog: pytest.Log
     assert "user_id: is missing or blank" in caplog.text
 
 
-def test_a_callback_that_raises_is_contained(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_raises_is_contained(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
     """The next one is called; the log names the callback and the error's type, not its text."""
-    client = world.client(flush_at=1)
+    client = processes.client(flush_at=1)
     told: list[Any] = []
 
     def clumsy(_error: Exception | None) -> None:
@@ -173,9 +173,9 @@ def test_a_callback_that_raises_is_contained(world: World, caplog: pytest.LogCap
     assert "s3cret" not in caplog.text
 
 
-def test_a_callback_may_do_anything(world: World) -> None:
+def test_a_callback_may_do_anything(processes: Processes) -> None:
     """Send with a callback of its own, flush, exit, and shut the client down, which waits for no callback then."""
-    client = world.client(flush_at=1)
+    client = processes.client(flush_at=1)
     told: list[str] = []
 
     def last(_error: Exception | None) -> None:
@@ -196,7 +196,7 @@ def test_a_callback_may_do_anything(world: World) -> None:
     assert told == ["first", "last", "shut"]
     assert time.monotonic() - started_s < 8  # shutdown_timeout_s is 10
     assert not client.track("u", "late")
-    world.delivered(3)
+    processes.delivered(3)
 
 
 CHILD = """
@@ -217,9 +217,9 @@ client.shutdown()
 
 
 @pytest.mark.parametrize("between", ["", "client.flush(10)"])
-def test_a_forked_child_calls_its_own_callbacks_alone(world: World, between: str) -> None:
+def test_a_forked_child_calls_its_own_callbacks_alone(processes: Processes, between: str) -> None:
     """The parent's are called in the parent, once, though the fork happened while they waited."""
-    child = world.run("-W", "ignore", "-c", CHILD.format(between=between))
+    child = processes.run("-W", "ignore", "-c", CHILD.format(between=between))
 
     assert child.returncode == 0, child.stderr
     lines = [line.split() for line in child.stdout.decode().splitlines()]
@@ -227,7 +227,7 @@ def test_a_forked_child_calls_its_own_callbacks_alone(world: World, between: str
     assert len({pid for pid, _, _ in lines}) == 2
 
 
-def test_there_is_no_thread_without_a_callback(world: World) -> None:
+def test_there_is_no_thread_without_a_callback(processes: Processes) -> None:
     """And one with any number of them."""
     program = """
 import threading, rudderpipe
@@ -243,7 +243,7 @@ after = names()
 client.shutdown()
 print(before, after, told)
 """
-    printed = world.run("-c", program).stdout.decode()
+    printed = processes.run("-c", program).stdout.decode()
 
     assert printed == f"['MainThread'] ['MainThread', '{THREAD_NAME}'] {[None] * 10}\n"
 
@@ -251,13 +251,13 @@ print(before, after, told)
 # Receipts.
 
 
-def test_flush_says_what_was_delivered_and_what_failed(world: World) -> None:
+def test_flush_says_what_was_delivered_and_what_failed(processes: Processes) -> None:
     """In direct mode; a second flush has nothing to say."""
-    client = world.client(flush_at=100)
+    client = processes.client(flush_at=100)
     for number in range(10):
         client.track("u", f"e{number}")
     assert client.flush(10) == FlushResult(delivered=10)
-    world.plane.misbehaviour = Misbehaviour(status=401)
+    processes.plane.misbehaviour = Misbehaviour(status=401)
     for number in range(3):
         client.track("u", f"f{number}")
 
@@ -265,7 +265,7 @@ def test_flush_says_what_was_delivered_and_what_failed(world: World) -> None:
     assert client.flush(10) == FlushResult()
 
 
-def test_flush_until_delivered_waits_for_the_queue(queued: World) -> None:
+def test_flush_until_delivered_waits_for_the_queue(queued: Processes) -> None:
     """``queued`` is in Redis; ``delivered`` counts what the sender has seen off, and what failed."""
     queued.plane.misbehaviour = Misbehaviour(status=503, times=2)
     client = queued.client(flush_at=5)
@@ -285,10 +285,10 @@ def test_flush_until_delivered_waits_for_the_queue(queued: World) -> None:
     assert client.flush(20, until="delivered") == FlushResult(failed=7)
 
 
-def test_flush_counts_what_is_late(world: World) -> None:
+def test_flush_counts_what_is_late(processes: Processes) -> None:
     """A data plane that is away: all of it is pending, and said so in time."""
-    world.plane.misbehaviour = Misbehaviour(status=503)
-    client = world.client()
+    processes.plane.misbehaviour = Misbehaviour(status=503)
+    client = processes.client()
     for number in range(5):
         client.track("u", f"e{number}")
     started_s = time.monotonic()
@@ -306,10 +306,10 @@ def test_flush_counts_what_is_late(world: World) -> None:
     assert (error.pending, result.pending) == (5, 5)
 
 
-def test_aflush_lets_other_tasks_run(world: World) -> None:
+def test_aflush_lets_other_tasks_run(processes: Processes) -> None:
     """And answers the same as ``flush``."""
-    world.plane.misbehaviour = Misbehaviour(delay_ms=200)
-    client = world.client()
+    processes.plane.misbehaviour = Misbehaviour(delay_ms=200)
+    client = processes.client()
     client.track("u", "e")
     ticks = 0
 
@@ -330,14 +330,14 @@ def test_aflush_lets_other_tasks_run(world: World) -> None:
     assert ticks >= 5
 
 
-def test_a_flush_without_events_makes_nothing(world: World) -> None:
+def test_a_flush_without_events_makes_nothing(processes: Processes) -> None:
     """No ring, no process."""
-    client = world.client()
+    client = processes.client()
     assert client.flush(1) == FlushResult()
     client.shutdown()
 
-    assert world.status().ring is None
-    assert world.own_processes() == []
+    assert processes.status().ring is None
+    assert processes.own_processes() == []
     with pytest.raises(SettingsError, match="until"):
         client.flush(1, until="sent")  # type: ignore[arg-type]  # the point
 
@@ -361,26 +361,26 @@ EXITS = {
 
 
 @pytest.mark.parametrize("way", EXITS)
-def test_a_process_may_end_in_any_way(world: World, way: str) -> None:
+def test_a_process_may_end_in_any_way(processes: Processes, way: str) -> None:
     """What it had accepted arrives; it ends at once, and prints nothing."""
     program = (
         f"import rudderpipe; client = rudderpipe.Client()\nfor n in range(30): client.track('u', str(n))\n{EXITS[way]}"
     )
-    child = world.run("-c", program)
+    child = processes.run("-c", program)
 
     # Python 3.12 starts no thread while it ends; the event arrives, and the log says what does not.
     assert child.stderr == b"" or (way == "atexit with a callback" and b"no callback will be called" in child.stderr)
     assert child.returncode == (-signal.SIGKILL if way == "a kill" else 0)
-    world.delivered(30)
-    wait_until(lambda: not world.own_processes())
+    processes.delivered(30)
+    wait_until(lambda: not processes.own_processes())
 
 
 # Switches.
 
 
-def test_disabled_checks_counts_and_calls_back(world: World) -> None:
+def test_disabled_checks_counts_and_calls_back(processes: Processes) -> None:
     """Nothing is started; a wrong call is still told."""
-    client = world.client(enable=False)
+    client = processes.client(enable=False)
     told: list[Any] = []
 
     assert client.track("u", "e", callback=lambda error, message: told.append((error, message["event"])))
@@ -390,22 +390,24 @@ def test_disabled_checks_counts_and_calls_back(world: World) -> None:
     assert told == [(None, "e")]
     assert client.counts() == {"accepted": 1, "invalid": 1}
     assert client.flush() == FlushResult()
-    assert not Path(world.explicit["runtime_dir"]).exists()
+    assert not Path(processes.explicit["runtime_dir"]).exists()
 
 
-def test_dry_run_answers_the_message(world: World) -> None:
+def test_dry_run_answers_the_message(processes: Processes) -> None:
     """As it would have been sent, shaped and all."""
-    client = world.client(dry_run=True, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}})
+    client = processes.client(
+        dry_run=True, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}}
+    )
     message: Any = client.track("u", "e", {"n": 1})
 
     assert message["properties"] == {"n": 1}
     assert (message["extra"], message["context"]["app"]) == (1, {"v": 2})
-    assert world.status().ring is None
+    assert processes.status().ring is None
 
 
-def test_strict_raises_where_production_logs(world: World) -> None:
+def test_strict_raises_where_production_logs(processes: Processes) -> None:
     """A wrong call, a value without a form, a full ring."""
-    client = world.client(strict=True, max_internal_queue_size=1, autostart=False)
+    client = processes.client(strict=True, max_internal_queue_size=1, autostart=False)
     with pytest.raises(EventError, match="user_id"):
         client.track("", "e")
     with pytest.raises(EventError, match=r"properties\.a\[0\]: is of type object"):
@@ -464,7 +466,7 @@ def _deep_stack() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("deep_stack")  # the data plane is here, and has to read it too
-def test_whatever_could_be_encoded_arrives(world: World) -> None:
+def test_whatever_could_be_encoded_arrives(processes: Processes) -> None:
     """Containers 200 deep, between neighbours, whether the stack is full or empty; 201 are refused."""
     program = """
 import rudderpipe
@@ -484,11 +486,11 @@ def deeper(frames):
 print(*map(track, range(190, 211)), *deeper(700))
 client.shutdown()
 """
-    answers = world.run("-c", program).stdout.split()
+    answers = processes.run("-c", program).stdout.split()
 
     assert answers == [b"True"] * 11 + [b"False"] * 10 + [b"True", b"False"]
-    world.delivered(12 + 23)
-    assert world.status().events.corrupt == 0
+    processes.delivered(12 + 23)
+    assert processes.status().events.corrupt == 0
 
 
 def test_sync_mode_within_itself() -> None:
@@ -515,9 +517,9 @@ print(client.track("u", "after"), flush=True)
         assert outer.connection == after.connection != inner.connection
 
 
-def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
+def test_callbacks_keep_no_ring_in_memory(processes: Processes) -> None:
     """Once they have been called and the client is gone."""
-    client = world.client(flush_at=1)
+    client = processes.client(flush_at=1)
     told: list[Any] = []
 
     def tell(error: Exception | None, *, _of: Client = client) -> None:
@@ -527,7 +529,7 @@ def test_callbacks_keep_no_ring_in_memory(world: World) -> None:
     wait_until(lambda: told)
     client._intake.leave()  # noqa: SLF001  # shutdown() would ask the thread once more
     name = location.own(client.settings).segment
-    world._clients.clear()  # noqa: SLF001  # nobody else may hold it
+    processes._clients.clear()  # noqa: SLF001  # nobody else may hold it
     del client, tell
 
     wait_until(lambda: _unmapped(name), 5)
@@ -541,12 +543,12 @@ def _unmapped(name: str) -> bool:
 # Several clients.
 
 
-def test_clients_of_the_same_settings_share_a_pipe(world: World) -> None:
+def test_clients_of_the_same_settings_share_a_pipe(processes: Processes) -> None:
     """One slot of one ring; each is shut down by itself."""
-    first, second = world.client(), world.client()
+    first, second = processes.client(), processes.client()
     assert first.track("u", "a")
     assert second.track("u", "b")
-    ring = world.status().ring
+    ring = processes.status().ring
     assert ring is not None
     assert len(ring.producers) == 1
 
@@ -555,18 +557,20 @@ def test_clients_of_the_same_settings_share_a_pipe(world: World) -> None:
     assert not first.track("u", "late")
     assert second.track("u", "c")
     assert second.flush(10)
-    world.delivered(3)
+    processes.delivered(3)
 
 
-def test_one_key_with_different_settings_is_warned_about(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_one_key_with_different_settings_is_warned_about(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
     """Once, naming the settings that differ, and no secret."""
-    _first, _second = world.client(flush_at=5), world.client(flush_at=6, gzip=False)
+    _first, _second = processes.client(flush_at=5), processes.client(flush_at=6, gzip=False)
 
     assert "differ in gzip, flush_at" in caplog.text
     assert "WRITE_KEY" not in caplog.text
 
 
-def test_a_wrong_key_does_not_hold_up_another(queued: World) -> None:
+def test_a_wrong_key_does_not_hold_up_another(queued: Processes) -> None:
     """Two keys, one queue: the refused one's events fail, the other's arrive."""
     with FaultyPlane(depends(lambda request: answer(401 if _key(request) == "WRONG" else 200))) as plane:
         del queued.explicit["pipe"]
@@ -587,11 +591,11 @@ def _key(request: Any) -> str:
     return base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode().rstrip(":")
 
 
-def test_on_error_gets_what_failed(world: World) -> None:
+def test_on_error_gets_what_failed(processes: Processes) -> None:
     """The messages of this process, in direct mode."""
-    world.plane.misbehaviour = Misbehaviour(status=401)
+    processes.plane.misbehaviour = Misbehaviour(status=401)
     told: list[Any] = []
-    client = world.client(on_error=lambda error, messages: told.append((error, messages)))
+    client = processes.client(on_error=lambda error, messages: told.append((error, messages)))
     client.track("u", "e", {"n": 1})
 
     wait_until(lambda: told)
@@ -600,11 +604,11 @@ def test_on_error_gets_what_failed(world: World) -> None:
     assert told[0][1][0]["properties"] == {"n": 1}
 
 
-def test_the_request_context_reaches_the_events_of_its_thread_and_task(world: World) -> None:
+def test_the_request_context_reaches_the_events_of_its_thread_and_task(processes: Processes) -> None:
     """Two tasks at a time, each with its own; nothing of it afterwards."""
     from rudderpipe import request_context
 
-    client = world.client(context={"app": {"name": "shop"}, "ip": "0.0.0.0"})
+    client = processes.client(context={"app": {"name": "shop"}, "ip": "0.0.0.0"})
 
     async def answer_request(number: int) -> None:
         with request_context({"ip": f"10.0.0.{number}"}):
@@ -618,7 +622,7 @@ def test_the_request_context_reaches_the_events_of_its_thread_and_task(world: Wo
     client.track("u", "e3")
     assert client.flush(10)
 
-    events = [event for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    events = [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
     context = {event["event"]: event["context"] for event in events}
     assert {name: each["ip"] for name, each in context.items()} == {
         "e0": "10.0.0.0",
@@ -630,7 +634,7 @@ def test_the_request_context_reaches_the_events_of_its_thread_and_task(world: Wo
     assert all(each["app"] == {"name": "shop"} and each["library"]["name"] == "rudderpipe" for each in context.values())
 
 
-def test_sigkill_in_the_middle_of_callbacks_loses_no_event(world: World) -> None:
+def test_sigkill_in_the_middle_of_callbacks_loses_no_event(processes: Processes) -> None:
     """A callback is a promise of this process's life; an event is not."""
     program = """
 import os, signal, rudderpipe
@@ -639,5 +643,5 @@ for number in range(100):
     assert client.track("u", str(number), callback=lambda error: None)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    assert world.run("-c", program).returncode == -signal.SIGKILL
-    world.delivered(100)
+    assert processes.run("-c", program).returncode == -signal.SIGKILL
+    processes.delivered(100)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from native_tests.world import World, command_of, wait_until
+from native_tests.processes import Processes, command_of, wait_until
 from rudderpipe.ring import memory
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
@@ -44,17 +44,17 @@ def lines(count: int) -> bytes:
 
 @pytest.mark.parametrize("through_redis", [False, True])
 def test_send_delivers_a_file_and_says_what_became_of_it(
-    world: World, redis_server: RedisServer, directory: Path, *, through_redis: bool
+    processes: Processes, redis_server: RedisServer, directory: Path, *, through_redis: bool
 ) -> None:
     """Bad lines are named with their numbers and do not stop the rest; the exit code tells."""
     redis = redis_server.url if through_redis else "none"
-    del world.explicit["pipe"]
+    del processes.explicit["pipe"]
     path = directory / "events.ndjson"
     path.write_bytes(
         lines(100) + b'nonsense\n[1]\n{"type":"zzz"}\n\n{"type":"track","userId":"u"}\n' + DEEP + ODD + lines(1)
     )
 
-    done = world.run("-m", "rudderpipe", "send", str(path), "--redis", redis, "--flush-at", "30", "--json")
+    done = processes.run("-m", "rudderpipe", "send", str(path), "--redis", redis, "--flush-at", "30", "--json")
 
     assert done.returncode == 1
     summary = json.loads(done.stdout)
@@ -78,30 +78,30 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
     ):
         assert f"line {number}: " in said
         assert word in said
-    assert world.plane.stats()["unique_message_ids"] == 102
-    bodies = b"".join(world.plane.last_events())
+    assert processes.plane.stats()["unique_message_ids"] == 102
+    bodies = b"".join(processes.plane.last_events())
     assert b'"event":"half \xef\xbf\xbd"' in bodies
     assert b'"properties":{"a":0.12345678901234567890123,"b":1E+400}' in bodies
 
 
-def test_send_waits_for_room_instead_of_losing(world: World) -> None:
+def test_send_waits_for_room_instead_of_losing(processes: Processes) -> None:
     """More events than the ring may hold, and a slow data plane: all arrive."""
-    del world.explicit["pipe"]
-    world.plane.misbehaviour = Misbehaviour(delay_ms=2)
+    del processes.explicit["pipe"]
+    processes.plane.misbehaviour = Misbehaviour(delay_ms=2)
 
-    done = world.run("-m", "rudderpipe", "send", "--max-internal-queue-size", "50", stdin=lines(600))
+    done = processes.run("-m", "rudderpipe", "send", "--max-internal-queue-size", "50", stdin=lines(600))
 
     assert done.returncode == 0, done.stderr
     assert b"600 accepted, 600 delivered, 0 failed" in done.stdout
-    assert world.plane.stats()["events"] == 600
+    assert processes.plane.stats()["events"] == 600
 
 
-def test_send_reports_what_failed(world: World) -> None:
+def test_send_reports_what_failed(processes: Processes) -> None:
     """An answer of 401 makes the exit code 1 and is counted as failed."""
-    del world.explicit["pipe"]
-    world.plane.misbehaviour = Misbehaviour(401, times=1)
+    del processes.explicit["pipe"]
+    processes.plane.misbehaviour = Misbehaviour(401, times=1)
 
-    done = world.run("-m", "rudderpipe", "send", "--json", stdin=lines(50))
+    done = processes.run("-m", "rudderpipe", "send", "--json", stdin=lines(50))
 
     assert done.returncode == 1
     summary = json.loads(done.stdout)
@@ -119,9 +119,9 @@ def test_send_reports_what_failed(world: World) -> None:
         (["send", "--redis", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(world: World, arguments: list[str], word: str) -> None:
+def test_a_mistake_is_told_in_one_line(processes: Processes, arguments: list[str], word: str) -> None:
     """Wrong settings, a missing file, an unreachable Redis: no traceback, a non-zero exit code."""
-    done = world.run("-m", "rudderpipe", *arguments)
+    done = processes.run("-m", "rudderpipe", *arguments)
 
     assert done.returncode in (2, 4)
     assert word in done.stderr.decode()
@@ -129,18 +129,18 @@ def test_a_mistake_is_told_in_one_line(world: World, arguments: list[str], word:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisServer) -> None:
+def test_status_shows_ring_queue_and_account(processes: Processes, redis_server: RedisServer) -> None:
     """Numbers for people, the same as JSON, and a balance."""
-    world.explicit["redis"] = redis_server.url
-    client = world.client()
-    world.plane.misbehaviour = Misbehaviour(503)
+    processes.explicit["redis"] = redis_server.url
+    client = processes.client()
+    processes.plane.misbehaviour = Misbehaviour(503)
     for _ in range(45):
         client.track("u", "e")
     assert client.flush(10)
-    wait_until(lambda: world.status().jobs and world.status().jobs.active)  # type: ignore[union-attr]  # asked just before
+    wait_until(lambda: processes.status().jobs and processes.status().jobs.active)  # type: ignore[union-attr]  # asked just before
 
-    shown = world.run("-m", "rudderpipe", "status")
-    printed = world.status_json()
+    shown = processes.run("-m", "rudderpipe", "status")
+    printed = processes.status_json()
 
     assert shown.returncode == 0, shown
     text = shown.stdout.decode()
@@ -164,19 +164,19 @@ def test_status_shows_ring_queue_and_account(world: World, redis_server: RedisSe
     }
 
 
-def test_status_of_a_pipe_without_a_ring(world: World) -> None:
+def test_status_of_a_pipe_without_a_ring(processes: Processes) -> None:
     """Nobody is sending: it says so and makes nothing."""
-    done = world.run("-m", "rudderpipe", "status")
+    done = processes.run("-m", "rudderpipe", "status")
 
     assert done.returncode == 0
     assert b"this pipe has no ring" in done.stdout
-    assert [path for path in Path(world.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
+    assert [path for path in Path(processes.explicit["runtime_dir"]).iterdir() if path.suffix == ".lock"] == []
 
 
-def demonstration(world: World, directory: Path, seconds: float) -> subprocess.Popen[bytes]:
+def demonstration(processes: Processes, directory: Path, seconds: float) -> subprocess.Popen[bytes]:
     """Start the demonstration, with its own directory in the test's."""
     command = ["env", f"TMPDIR={directory}", sys.executable, "-m", "rudderpipe", "demo", "--seconds", str(seconds)]
-    return world.start_program(*command, stdout=-1, stderr=-1)
+    return processes.start_program(*command, stdout=-1, stderr=-1)
 
 
 def is_sender(process: psutil.Process, directory: Path) -> bool:
@@ -194,9 +194,9 @@ def assert_nothing_is_left(process: subprocess.Popen[bytes], directory: Path) ->
 
 
 @pytest.mark.timeout(400)
-def test_the_demonstration_loses_nothing(world: World, directory: Path) -> None:
+def test_the_demonstration_loses_nothing(processes: Processes, directory: Path) -> None:
     """The main job on an embedded default: gunicorn, Redis, kills; exit code 0 only when nothing is lost."""
-    process = demonstration(world, directory, 3)
+    process = demonstration(processes, directory, 3)
 
     output, errors = process.communicate(timeout=300)
 
@@ -212,10 +212,10 @@ def test_the_demonstration_loses_nothing(world: World, directory: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_all_that_the_demonstration_started(
-    world: World, directory: Path, number: signal.Signals
+    processes: Processes, directory: Path, number: signal.Signals
 ) -> None:
     """As a terminal sends it: to the whole group, and once more while things end."""
-    process = demonstration(world, directory, 60)
+    process = demonstration(processes, directory, 60)
     wait_until(lambda: [other for other in psutil.process_iter() if is_sender(other, directory)])
 
     os.killpg(process.pid, number)
@@ -228,28 +228,28 @@ def test_a_signal_ends_all_that_the_demonstration_started(
     assert_nothing_is_left(process, directory)
 
 
-def test_an_error_half_way_ends_all_that_the_demonstration_started(world: World, directory: Path) -> None:
+def test_an_error_half_way_ends_all_that_the_demonstration_started(processes: Processes, directory: Path) -> None:
     """An application that does not start; Redis and the data plane had."""
-    world.explicit["flush_at"] = "none"
-    process = demonstration(world, directory, 60)
+    processes.explicit["flush_at"] = "none"
+    process = demonstration(processes, directory, 60)
 
     output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 2, (output, errors)
     assert b"gunicorn ended with exit code" in errors
-    del world.explicit["flush_at"]
+    del processes.explicit["flush_at"]
     assert_nothing_is_left(process, directory)
 
 
-def test_the_data_plane_misbehaves_when_told_to(world: World) -> None:
+def test_the_data_plane_misbehaves_when_told_to(processes: Processes) -> None:
     """Status, number of times and delay, from the command line; then it counts what it takes."""
-    plane = world.start("-m", "rudderpipe", "data-plane", "--port", "0", "--fail", "503", "--times", "2", stdout=-1)
+    plane = processes.start("-m", "rudderpipe", "data-plane", "--port", "0", "--fail", "503", "--times", "2", stdout=-1)
     assert plane.stdout is not None
     line = plane.stdout.readline().decode()
     url = next(word.rstrip(",") for word in line.split() if word.startswith("http://"))
-    world.explicit["data_plane_url"] = url
+    processes.explicit["data_plane_url"] = url
 
-    done = world.run("-m", "rudderpipe", "send", "--json", stdin=lines(5))
+    done = processes.run("-m", "rudderpipe", "send", "--json", stdin=lines(5))
 
     assert json.loads(done.stdout)["delivered"] == 5
     with urllib.request.urlopen(f"{url}/stats") as answer:
@@ -257,7 +257,7 @@ def test_the_data_plane_misbehaves_when_told_to(world: World) -> None:
     assert (stats["requests"], stats["refused"], stats["events"]) == (3, 2, 5)
 
     port = url.rpartition(":")[2]
-    second = world.run("-m", "rudderpipe", "data-plane", "--port", port)
+    second = processes.run("-m", "rudderpipe", "data-plane", "--port", port)
     assert (second.returncode, second.stderr) == (
         4,
         f"rudderpipe: cannot listen on 127.0.0.1:{port}: Address already in use\n".encode(),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import rudderpipe
 from native_tests.faulty_plane import FaultyPlane, answer
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.compat.messages import MessageTooLarge, WrongCall
 from rudderpipe.errors import DeliveryError
@@ -158,12 +158,12 @@ def test_the_same_calls_give_the_same_messages(sdk: str, plane: DataPlaneServer)
     assert sum(answer == "refused" for answer, _ in compared) > 50
 
 
-def compat(world: World, **arguments: Any) -> rudderstack.Client:
+def compat(processes: Processes, **arguments: Any) -> rudderstack.Client:
     """The drop-in on this test's pipe."""
-    own = {name: world.explicit[name] for name in ("pipe", "runtime_dir", "linger_s")}
-    given = {"write_key": "WRITE_KEY", "host": world.plane.url, "upload_interval": 0.1, **arguments}
+    own = {name: processes.explicit[name] for name in ("pipe", "runtime_dir", "linger_s")}
+    given = {"write_key": "WRITE_KEY", "host": processes.plane.url, "upload_interval": 0.1, **arguments}
     client = rudderstack.Client(**given, **own)
-    world.adopt(client.client)
+    processes.adopt(client.client)
     return client
 
 
@@ -196,14 +196,14 @@ def test_arguments_have_the_sdks_positions_and_defaults() -> None:
             assert got == expected, (real, method)
 
 
-def test_module_functions_and_settings(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_functions_and_settings(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """A configured module is all that an application has; ``dataPlaneUrl`` wins over ``host``."""
-    for name, value in world.environment.items():
+    for name, value in processes.environment.items():
         if name in ("RUDDERPIPE_RUNTIME_DIR", "RUDDERPIPE_LINGER_S", "RUDDERPIPE_PIPE"):
             monkeypatch.setenv(name, value)
     monkeypatch.setattr(rudderstack, "write_key", "WRITE_KEY")
     monkeypatch.setattr(rudderstack, "host", "http://nowhere.invalid")
-    monkeypatch.setattr(rudderstack, "dataPlaneUrl", world.plane.url)
+    monkeypatch.setattr(rudderstack, "dataPlaneUrl", processes.plane.url)
     monkeypatch.setattr(rudderstack, "upload_size", 2)
     monkeypatch.setattr(rudderstack, "default_client", None)
 
@@ -216,8 +216,8 @@ def test_module_functions_and_settings(world: World, monkeypatch: pytest.MonkeyP
     rudderstack.flush()
 
     assert rudderstack.default_client is not None
-    world.adopt(rudderstack.default_client.client)
-    events = [event for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    processes.adopt(rudderstack.default_client.client)
+    events = [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
     assert [event["type"] for event in events] == ["identify", "track", "page", "screen", "group", "alias"]
     assert rudderstack.default_client.client.settings.flush_at == 2
     rudderstack.shutdown()
@@ -225,9 +225,9 @@ def test_module_functions_and_settings(world: World, monkeypatch: pytest.MonkeyP
     assert not ok
 
 
-def test_the_callers_dicts_are_left_alone(world: World) -> None:
+def test_the_callers_dicts_are_left_alone(processes: Processes) -> None:
     """The real SDK writes traits and library into the context that it is given."""
-    client = compat(world)
+    client = compat(processes)
     context, traits, properties = {"ip": "1.1.1.1"}, {"plan": "pro"}, {"items": [{"n": 1}]}
     before = copy.deepcopy((context, traits, properties))
 
@@ -239,10 +239,10 @@ def test_the_callers_dicts_are_left_alone(world: World) -> None:
     assert (context, traits, properties) == before
 
 
-def test_too_large_is_said_without_the_event(world: World) -> None:
+def test_too_large_is_said_without_the_event(processes: Processes) -> None:
     """A ``RuntimeError``, as there, but of a few words."""
     with pytest.raises(RuntimeError) as caught:
-        compat(world).track("u", "e", {"secret": "s3cret" * 1_000_000})
+        compat(processes).track("u", "e", {"secret": "s3cret" * 1_000_000})
 
     assert isinstance(caught.value, MessageTooLarge)
     assert len(str(caught.value)) < 200
@@ -259,9 +259,11 @@ def test_a_wrong_call_is_said_without_the_value() -> None:
     assert str(caught.value) == "event: must be a str, not list"
 
 
-def test_a_value_that_json_cannot_hold_is_answered_and_counted(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_value_that_json_cannot_hold_is_answered_and_counted(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
     """The real SDK drops the key; here the event is refused by its path, and nothing is raised."""
-    client = compat(world)
+    client = compat(processes)
     ok, _message = client.track("u", "e", {"items": [{"price": object()}]})
 
     assert not ok
@@ -269,7 +271,7 @@ def test_a_value_that_json_cannot_hold_is_answered_and_counted(world: World, cap
     assert "properties.items[0].price: is of type object" in caplog.text
 
 
-def test_on_error_is_told_and_may_raise(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_on_error_is_told_and_may_raise(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
     """Each failed event comes to it; what it raises stops neither the next call of it nor a flush."""
     told: list[tuple[Exception, list[dict[str, Any]]]] = []
 
@@ -277,8 +279,8 @@ def test_on_error_is_told_and_may_raise(world: World, caplog: pytest.LogCaptureF
         told.append((error, batch))
         raise ValueError("of the application")
 
-    world.plane.misbehaviour = Misbehaviour(status=400)
-    client = compat(world, on_error=on_error, upload_size=1)
+    processes.plane.misbehaviour = Misbehaviour(status=400)
+    client = compat(processes, on_error=on_error, upload_size=1)
     for number in range(3):
         assert client.track("u", f"e{number}")[0]
     client.flush()
@@ -289,18 +291,18 @@ def test_on_error_is_told_and_may_raise(world: World, caplog: pytest.LogCaptureF
     wait_until(lambda: "raised ValueError" in caplog.text)
 
 
-def test_flush_ends_when_nothing_moves(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flush_ends_when_nothing_moves(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a data plane that is away, after a bounded time; the events stay in the ring."""
     monkeypatch.setattr("rudderpipe.compat.client.STUCK_S", 1.0)
-    world.plane.misbehaviour = Misbehaviour(status=503)
-    client = compat(world)
+    processes.plane.misbehaviour = Misbehaviour(status=503)
+    client = compat(processes)
     assert client.track("u", "e")[0]
 
     client.flush()
 
-    assert world.status().events.in_ring == 1
-    world.plane.misbehaviour = Misbehaviour()
-    world.delivered(1)
+    assert processes.status().events.in_ring == 1
+    processes.plane.misbehaviour = Misbehaviour()
+    processes.delivered(1)
 
 
 def test_proxies_are_used() -> None:

@@ -21,8 +21,8 @@ from urllib3.util import wait_for_read
 
 from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, whole
 from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.processes import wait_until
 from native_tests.proxy import context_of
-from native_tests.world import wait_until
 from rudderpipe import Client
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis import ResponseError
 
-from native_tests.redis_stand import RedisStand
+from native_tests.redis_queue_server import RedisQueueServer
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue import scripts
 from rudderpipe.queue.active_job import ActiveJob
@@ -51,10 +51,10 @@ end
 class Scene:
     """Jobs 1 to 4 are active, 5 and 6 wait, 7 has failed, "due" is delayed and due; two events each."""
 
-    def __init__(self, stand: RedisStand, call: str) -> None:
-        self.stand = stand
+    def __init__(self, queue_server: RedisQueueServer, call: str) -> None:
+        self.queue_server = queue_server
         self.options: dict[str, Any] = {"keep_completed": 1} if call == "complete and keep" else {}
-        self.queue = stand.queue(**self.options)
+        self.queue = queue_server.queue(**self.options)
         queue = self.queue
         add(queue, 7)
         *first, seventh = queue.take(*ALL)
@@ -62,13 +62,13 @@ class Scene:
         queue.put_back(first)
         self.held = queue.take(4, 10_000_000)
         queue.sweep()
-        stand.delay("due", 1, {"data": data_of(8, 0), "opts": "{}", "delay": "5"})
+        queue_server.delay("due", 1, {"data": data_of(8, 0), "opts": "{}", "delay": "5"})
         self.done: list[ActiveJob] = []
         """Delivered before the call that is cut."""
 
     def finish(self, *, without: str = "") -> Counter[str]:
         """Have a successor deliver everything; return how often each user's event was delivered, our own included."""
-        stand, queue = self.stand, self.stand.queue()
+        queue_server, queue = self.queue_server, self.queue_server.queue()
         queue.promote()
         queue.recover()
         failed = FailedJobs(queue)
@@ -77,7 +77,7 @@ class Scene:
         while taken := queue.take(*ALL):
             assert queue.complete(taken) == len(taken)
             delivered += taken
-        view = stand.view()
+        view = queue_server.view()
         assert (view.line, view.active, view.delayed) == ([], [], [])
         return Counter(name for taken in delivered for name in users(taken))
 
@@ -87,7 +87,7 @@ def _add(_: Scene, queue: Queue) -> None:
 
 
 def _add_while_paused(scene: Scene, queue: Queue) -> None:
-    scene.stand.pause()
+    scene.queue_server.pause()
     _add(scene, queue)
 
 
@@ -97,15 +97,15 @@ def _complete(scene: Scene, queue: Queue) -> None:
 
 
 def _sweep(scene: Scene, queue: Queue) -> None:
-    scene.stand.lapse("1", "2")
-    scene.stand.interval_passes()
+    scene.queue_server.lapse("1", "2")
+    scene.queue_server.interval_passes()
     queue.sweep()
 
 
 def _retry(scene: Scene, queue: Queue, *, first: bool) -> None:
     failed = FailedJobs(queue)
     failed.retry(list(failed), first=first)
-    assert scene.stand.view().failed == []
+    assert scene.queue_server.view().failed == []
 
 
 CALLS: dict[str, tuple[str, Callable[[Scene, Queue], object]]] = {
@@ -129,11 +129,11 @@ CALLS: dict[str, tuple[str, Callable[[Scene, Queue], object]]] = {
 """What is called, and the script that is cut."""
 
 
-@pytest.fixture(name="stand")
-def _stand(server: RedisServer) -> Iterator[RedisStand]:
-    stand = RedisStand(server)
-    yield stand
-    stand.close()
+@pytest.fixture(name="queue_server")
+def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
+    queue_server = RedisQueueServer(server)
+    yield queue_server
+    queue_server.close()
 
 
 def expected(call: str) -> Counter[str]:
@@ -152,20 +152,20 @@ def check(scene: Scene, call: str, *, repeated: bool) -> None:
         delivered = Counter(set(delivered)) if scene.done else delivered
         delivered.update(wanted - delivered if call == "remove" else ())
     assert delivered == wanted
-    assert scene.stand.view().failed == (["7"] if call == "remove" and not repeated else [])
+    assert scene.queue_server.view().failed == (["7"] if call == "remove" and not repeated else [])
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("repeated", [True, False], ids=["repeated", "not repeated"])
 def test_a_cut_at_any_write_loses_and_doubles_nothing(
-    stand: RedisStand, monkeypatch: pytest.MonkeyPatch, call: str, repeated: bool
+    queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, call: str, repeated: bool
 ) -> None:
     """The call is cut at its first write, its second, and so on; then it is repeated, or its caller is dead."""
     script, action = CALLS[call]
     whole = scripts.source
     for number in range(1, 200):
-        stand.client.flushall()
-        scene = Scene(stand, call)
+        queue_server.client.flushall()
+        scene = Scene(queue_server, call)
 
         def source(name: str, number: int = number) -> str:
             header, end, body = whole(name).partition("]]\n")
@@ -173,7 +173,7 @@ def test_a_cut_at_any_write_loses_and_doubles_nothing(
 
         with monkeypatch.context() as patched:
             patched.setattr(scripts, "source", source)
-            cut = stand.queue(token=scene.queue.token, **scene.options)
+            cut = queue_server.queue(token=scene.queue.token, **scene.options)
         try:
             action(scene, cut)
             break
@@ -182,7 +182,7 @@ def test_a_cut_at_any_write_loses_and_doubles_nothing(
         if repeated or call.startswith("add"):  # the next flusher adds what is in the ring
             with suppress(QueueBehind):
                 action(scene, scene.queue)
-        stand.resume()
+        queue_server.resume()
         check(scene, call, repeated=repeated or call.startswith("add"))
     assert number > 1
 
@@ -194,15 +194,17 @@ WRITES = (
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(stand: RedisStand, call: str) -> None:
+def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(queue_server: RedisQueueServer, call: str) -> None:
     """Each command that writes is denied in turn; the call repeated with all rights leaves a right account."""
     _, action = CALLS[call]
     refusals = 0
     for command in WRITES:
-        stand.client.flushall()
-        scene = Scene(stand, call)
-        stand.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{command}")
-        bound = stand.queue(token=scene.queue.token, redis=f"unix://app:pw@{stand.server.socket}", **scene.options)
+        queue_server.client.flushall()
+        scene = Scene(queue_server, call)
+        queue_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{command}")
+        bound = queue_server.queue(
+            token=scene.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **scene.options
+        )
         for _ in range(2):
             try:
                 action(scene, bound)
@@ -214,7 +216,7 @@ def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(stand: Redis
         else:
             with suppress(QueueBehind):
                 action(scene, scene.queue)
-        stand.resume()
+        queue_server.resume()
 
         check(scene, call, repeated=True)
 
@@ -227,32 +229,34 @@ def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(stand: Redis
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_user_without_channels_does_everything(stand: RedisStand, call: str) -> None:
+def test_a_user_without_channels_does_everything(queue_server: RedisQueueServer, call: str) -> None:
     """Redis 7 gives a new user none; listeners hear nothing then, and that is all."""
     _, action = CALLS[call]
-    scene = Scene(stand, call)
-    stand.client.execute_command(
+    scene = Scene(queue_server, call)
+    queue_server.client.execute_command(
         *("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", "~{rudder}:*", "+@all")
     )
-    bound = stand.queue(token=scene.queue.token, redis=f"unix://app:pw@{stand.server.socket}", **scene.options)
+    bound = queue_server.queue(
+        token=scene.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **scene.options
+    )
 
     action(scene, bound)
 
-    stand.resume()
+    queue_server.resume()
     check(scene, call, repeated=True)
 
 
 @pytest.mark.parametrize("name", scripts.NAMES)
-def test_a_key_of_another_type_is_named_before_anything_is_changed(stand: RedisStand, name: str) -> None:
+def test_a_key_of_another_type_is_named_before_anything_is_changed(queue_server: RedisQueueServer, name: str) -> None:
     """Each key of each script in turn; what the header says is what the script looks at."""
     kinds = re.findall(r"^  KEYS\[\d+\] +(\w+) +([A-Z]+) ", scripts.source(name), re.MULTILINE)
-    digest = stand.client.script_load(scripts.source(name))
+    digest = queue_server.client.script_load(scripts.source(name))
     keys = [f"{{t}}:{key}" for key, _ in kinds]
     for key, (_, kind) in zip(keys, kinds, strict=True):
-        stand.client.flushall()
-        stand.client.geoadd(key, (1, 1, "x")) if kind != "ZSET" else stand.client.set(key, "x")
+        queue_server.client.flushall()
+        queue_server.client.geoadd(key, (1, 1, "x")) if kind != "ZSET" else queue_server.client.set(key, "x")
 
         with pytest.raises(ResponseError, match=f"WRONGTYPE {re.escape(key)} is a \\w+ and must be a {kind.lower()}"):
-            stand.client.evalsha(digest, len(keys), *keys, *[""] * 12)
+            queue_server.client.evalsha(digest, len(keys), *keys, *[""] * 12)
 
-        assert stand.client.keys("*") == [key]
+        assert queue_server.client.keys("*") == [key]

@@ -8,7 +8,7 @@ import pytest
 
 from native_tests.node_programs import NodeProgram
 from native_tests.peers import P, Peers, paused
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 
 
@@ -45,7 +45,7 @@ def test_the_account_forgets_what_bull_cleaned(peers: Peers, calls: NodeProgram)
     calls.call("clean", 0, "failed")
     calls.call("removeJobs", waiting[0])
 
-    jobs, events = peers.world.status().jobs, peers.world.status().events
+    jobs, events = peers.processes.status().jobs, peers.processes.status().events
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
     assert (events.queued, events.failed) == (0, 0)
@@ -57,23 +57,23 @@ def test_the_account_forgets_what_bull_obliterated(peers: Peers, calls: NodeProg
 
     calls.call("obliterate", {"force": True})
 
-    assert peers.world.status().events.queued == 0
+    assert peers.processes.status().events.queued == 0
 
 
 def test_remove_jobs_by_pattern_leaves_a_running_ring_alone(peers: Peers, calls: NodeProgram) -> None:
     """Bull's ``removeJobs`` takes every hash for a job's; our account and the ring's positions must outlive that."""
-    client = peers.world.client()
+    client = peers.processes.client()
     assert client.track("u", "e", {"n": 0})
-    peers.world.delivered(1)
-    wait_until(lambda: peers.settled() and peers.world.status().events.delivered == 1)
+    peers.processes.delivered(1)
+    wait_until(lambda: peers.settled() and peers.processes.status().events.delivered == 1)
     kept = set(peers.redis.keys(f"{P}*"))
 
     calls.call("removeJobs", "*")
 
     assert {key for key in kept if "account" in key or "ring" in key} <= set(peers.redis.keys(f"{P}*"))
     assert client.track("u", "e", {"n": 1})
-    peers.world.delivered(2)
-    events = wait_until(lambda: peers.settled() and peers.world.status().events)
+    peers.processes.delivered(2)
+    events = wait_until(lambda: peers.settled() and peers.processes.status().events)
     assert (events.accepted, events.delivered, events.balanced) == (2, 2, True)
 
 
@@ -81,10 +81,10 @@ def test_the_account_stays_whole_when_the_node_sdk_delivers(peers: Peers) -> Non
     """Events of ours that another SDK delivered are not said to be queued for ever."""
     peers.add(1, events=3)
     peers.sdk()
-    peers.world.delivered(3)
+    peers.processes.delivered(3)
     wait_until(peers.settled)
 
-    events = peers.world.status().events
+    events = peers.processes.status().events
 
     assert (events.queued, events.failed) == (0, 0)
     assert events.elsewhere == 3

@@ -10,44 +10,44 @@ from pathlib import Path
 
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def examples(page: str, world: World, redis: RedisServer, block: int | None = None) -> str:
+def examples(page: str, processes: Processes, redis: RedisServer, block: int | None = None) -> str:
     """A page's Python, or one block of it, with this test's data plane and Redis in it."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     code = "\n".join(blocks) if block is None else blocks[block]
-    code = code.replace("https://dataplane.example.com", world.plane.url)
+    code = code.replace("https://dataplane.example.com", processes.plane.url)
     code = code.replace("redis://localhost:6379/0", f"unix://{redis.socket}")
     return re.sub(r'"host": "localhost", "port": 6379, "db": 0', f'"unix_socket_path": "{redis.socket}"', code)
 
 
-def run(world: World, *arguments: str) -> str:
+def run(processes: Processes, *arguments: str) -> str:
     """What it prints; it must end well and say nothing on standard error."""
     for name in ("pipe", "data_plane_url", "write_key"):  # the example gives them
-        world.explicit.pop(name, None)
-    done = world.run(*arguments)
+        processes.explicit.pop(name, None)
+    done = processes.run(*arguments)
     assert done.returncode == 0, done.stderr.decode()
     assert done.stderr == b""
     return done.stdout.decode()
 
 
-def arrived(world: World) -> list[dict[str, object]]:
+def arrived(processes: Processes) -> list[dict[str, object]]:
     """The events at the data plane."""
-    return [event for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    return [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
 
 
-def test_the_clients_page(world: World, redis_server: RedisServer) -> None:
+def test_the_clients_page(processes: Processes, redis_server: RedisServer) -> None:
     """Eight calls of the six kinds, two with callbacks, one through each of the other clients."""
-    printed = run(world, "-c", examples("client.md", world, redis_server))
+    printed = run(processes, "-c", examples("client.md", processes, redis_server))
 
     assert printed.count("kept Item Viewed") == 2
     assert "10 0 0 0" in printed
-    wait_until(lambda: len(arrived(world)) >= 12)
-    events = arrived(world)
+    wait_until(lambda: len(arrived(processes)) >= 12)
+    events = arrived(processes)
     assert {"where": "<object object at 0x" in json.dumps(events)} == {"where": True}
     names = [event.get("event") for event in events]
     assert names.count("Item Viewed") == 5
@@ -55,13 +55,13 @@ def test_the_clients_page(world: World, redis_server: RedisServer) -> None:
     assert any(event["messageId"] == "order-17" for event in events)
 
 
-def test_the_node_sdks_documentation(world: World, redis_server: RedisServer) -> None:
+def test_the_node_sdks_documentation(processes: Processes, redis_server: RedisServer) -> None:
     """Each call arrives, each callback is called."""
-    printed = run(world, "-c", examples("node.md", world, redis_server))
+    printed = run(processes, "-c", examples("node.md", processes, redis_server))
 
     assert sorted(printed.splitlines()) == ["event: kept", "flushed all", "queue: ready"]
-    wait_until(lambda: len(arrived(world)) == 7)
-    assert [event["type"] for event in arrived(world)] == [
+    wait_until(lambda: len(arrived(processes)) == 7)
+    assert [event["type"] for event in arrived(processes)] == [
         "identify",
         "track",
         "page",
@@ -72,24 +72,24 @@ def test_the_node_sdks_documentation(world: World, redis_server: RedisServer) ->
     ]
 
 
-def test_the_page_for_those_who_change_over(world: World, redis_server: RedisServer) -> None:
+def test_the_page_for_those_who_change_over(processes: Processes, redis_server: RedisServer) -> None:
     """The drop-in, then the native client."""
     for block in range(2):
-        assert run(world, "-c", examples("migrating.md", world, redis_server, block)) == ""
-        wait_until(lambda: not world.own_processes())  # the drop-in's settings differ, and the flusher goes by them
+        assert run(processes, "-c", examples("migrating.md", processes, redis_server, block)) == ""
+        wait_until(lambda: not processes.own_processes())  # the drop-in's settings differ, and the flusher goes by them
 
-    wait_until(lambda: len(arrived(world)) == 3)
-    assert [event["type"] for event in arrived(world)] == ["identify", "track", "track"]
+    wait_until(lambda: len(arrived(processes)) == 3)
+    assert [event["type"] for event in arrived(processes)] == ["identify", "track", "track"]
 
 
-def test_the_page_for_tests(world: World, redis_server: RedisServer, directory: Path) -> None:
+def test_the_page_for_tests(processes: Processes, redis_server: RedisServer, directory: Path) -> None:
     """A test file of an application, in its own pytest, with the plugin that comes by itself; and one that fails."""
-    code = examples("testing.md", world, redis_server)
+    code = examples("testing.md", processes, redis_server)
     (directory / "test_shop.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)]
     done = subprocess.run([*command, str(directory)], capture_output=True, text=True, check=False, timeout=60)
     assert "3 passed" in done.stdout, done.stdout
-    assert world.plane.stats()["requests"] == 0
+    assert processes.plane.stats()["requests"] == 0
 
     (directory / "test_shop.py").write_text(code.replace('properties={"price": 19.95})', 'properties={"price": 2})', 1))
     done = subprocess.run([*command, str(directory)], capture_output=True, text=True, check=False, timeout=60)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.queue.keys import Keys
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
@@ -22,27 +22,27 @@ def _redis(redis_server: RedisServer) -> Any:
 
 
 @pytest.fixture(name="failing")
-def _failing(world: World, redis_server: RedisServer) -> World:
+def _failing(processes: Processes, redis_server: RedisServer) -> Processes:
     """Five jobs of one event each that the data plane refused with 401; nobody sends any more."""
-    world.explicit |= {"redis": redis_server.url, "flush_at": 1, "linger_s": 0.1}
-    world.plane.misbehaviour = Misbehaviour(401)
-    client = world.client()
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 1, "linger_s": 0.1}
+    processes.plane.misbehaviour = Misbehaviour(401)
+    client = processes.client()
     for number in range(5):
         assert client.track(f"u{number}", "e", {"n": number})
-    wait_until(lambda: world.status().events.failed == 5)
+    wait_until(lambda: processes.status().events.failed == 5)
     client.shutdown()
-    wait_until(lambda: world.status().ring is None and not world.own_processes())
-    world.plane.misbehaviour = Misbehaviour()
-    return world
+    wait_until(lambda: processes.status().ring is None and not processes.own_processes())
+    processes.plane.misbehaviour = Misbehaviour()
+    return processes
 
 
-def command(world: World, *arguments: str) -> tuple[int, str, str]:
+def command(processes: Processes, *arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output, standard error of ``rudderpipe failed``."""
-    done = world.run("-m", "rudderpipe", "failed", *arguments)
+    done = processes.run("-m", "rudderpipe", "failed", *arguments)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def test_list_says_what_failed_when_and_why(failing: World, redis: Any) -> None:
+def test_list_says_what_failed_when_and_why(failing: Processes, redis: Any) -> None:
     """A line for each, oldest first, and the sum; options pick some; no key, no payload."""
     redis.hset(f"{P}2", "failedReason", "status 413\x1b[2J: too large")
 
@@ -63,7 +63,7 @@ def test_list_says_what_failed_when_and_why(failing: World, redis: Any) -> None:
     assert [(row["id"], row["events"]) for row in rows] == [("3", 1)]
 
 
-def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: World, redis_server: RedisServer) -> None:
+def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: Processes, redis_server: RedisServer) -> None:
     """Somebody put it there; it does not keep the others from being deleted."""
     redis_server.client().zadd(f"{P}failed", {b"\xff": 1})
 
@@ -74,7 +74,7 @@ def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: World, redis_ser
     assert "1 jobs were not changed" in error
 
 
-def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) -> None:
+def test_show_prints_the_events_and_hides_the_key(failing: Processes, redis: Any) -> None:
     """Of a job of anybody's; of data that nobody can read, its beginning."""
     redis.hset(f"{P}5", "data", "\x1b[31mgarbage")
 
@@ -87,7 +87,7 @@ def test_show_prints_the_events_and_hides_the_key(failing: World, redis: Any) ->
     assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has this id\n")
 
 
-def test_retry_sends_again_in_order(failing: World, redis: Any) -> None:
+def test_retry_sends_again_in_order(failing: Processes, redis: Any) -> None:
     """A dry run changes nothing; what is chosen waits again with no attempt counted, and is delivered."""
     code, said, _ = command(failing, "retry", "--all", "--dry-run")
     assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
@@ -104,7 +104,7 @@ def test_retry_sends_again_in_order(failing: World, redis: Any) -> None:
     assert failing.plane.stats()["duplicates"] == 0
 
 
-def test_retry_first_goes_ahead_of_what_waits(failing: World, redis: Any) -> None:
+def test_retry_first_goes_ahead_of_what_waits(failing: Processes, redis: Any) -> None:
     """The oldest of them is the very next."""
     command(failing, "retry", "--id", "5")
 
@@ -113,7 +113,7 @@ def test_retry_first_goes_ahead_of_what_waits(failing: World, redis: Any) -> Non
     assert redis.lrange(f"{P}wait", 0, -1) == ["5", "4", "3", "2", "1"]
 
 
-def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: World, redis: Any) -> None:
+def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: Processes, redis: Any) -> None:
     """Its own retry fails at once, without a request, as ten attempts stand in the data."""
     data = json.loads(redis.hget(f"{P}1", "data"))
     redis.hset(f"{P}1", "data", json.dumps({**data, "eventData": data["eventData"][:-2] + "10}"}))
@@ -124,7 +124,7 @@ def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: World
     assert json.loads(json.loads(redis.hget(f"{P}1", "data"))["eventData"])["attempts"] == 0
 
 
-def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, directory: Path, redis: Any) -> None:
+def test_what_is_exported_can_be_deleted_and_sent_again(failing: Processes, directory: Path, redis: Any) -> None:
     """NDJSON that ``rudderpipe send`` reads, with the same message ids; a file that is there is left alone."""
     redis.hset(f"{P}5", "data", "garbage")
     path = directory / "failed.ndjson"
@@ -160,11 +160,13 @@ def test_what_is_exported_can_be_deleted_and_sent_again(failing: World, director
         (["list", "--since", "yesterday"], "argument --since: must be 90s"),
     ],
 )
-def test_wrong_arguments_are_named(world: World, redis_server: RedisServer, arguments: list[str], said: str) -> None:
+def test_wrong_arguments_are_named(
+    processes: Processes, redis_server: RedisServer, arguments: list[str], said: str
+) -> None:
     """Exit code 2, and the option."""
-    world.explicit["redis"] = redis_server.url
+    processes.explicit["redis"] = redis_server.url
 
-    code, _, error = command(world, *arguments)
+    code, _, error = command(processes, *arguments)
 
     assert code == 2
     assert said in error

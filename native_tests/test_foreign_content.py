@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from native_tests.peers import P, Peers
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 
 
 def job_data(batch: Any = None, **changes: Any) -> str:

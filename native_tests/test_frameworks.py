@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from native_tests.processes import Processes, free_port, wait_until
 from native_tests.test_docs import DOCS
-from native_tests.world import World, free_port, wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -57,20 +57,20 @@ def _port() -> int:
 
 
 @pytest.fixture(name="page")
-def _page(world: World, directory: Path) -> Iterator[World]:
+def _page(processes: Processes, directory: Path) -> Iterator[Processes]:
     """The page's files in a directory; what they do not say comes from variables."""
     for name, text in BLOCK.findall((DOCS / "frameworks.md").read_text()):
-        (directory / name).write_text(text.replace("https://dataplane.example.com", world.plane.url))
+        (directory / name).write_text(text.replace("https://dataplane.example.com", processes.plane.url))
     for name in ("write_key", "data_plane_url"):  # the examples give them
-        del world.explicit[name]
-    world.explicit |= {"flush_interval_ms": 60_000, "linger_s": 60.0}  # what arrives at once was waited for
-    yield world
-    world.explicit |= {"write_key": "WRITE_KEY", "data_plane_url": world.plane.url}
+        del processes.explicit[name]
+    processes.explicit |= {"flush_interval_ms": 60_000, "linger_s": 60.0}  # what arrives at once was waited for
+    yield processes
+    processes.explicit |= {"write_key": "WRITE_KEY", "data_plane_url": processes.plane.url}
 
 
-def serve(world: World, directory: Path, *command: str) -> subprocess.Popen[bytes]:
+def serve(processes: Processes, directory: Path, *command: str) -> subprocess.Popen[bytes]:
     """Start a server in the directory of the files."""
-    return world.start(*command, cwd=directory)
+    return processes.start(*command, cwd=directory)
 
 
 def ask(port: int, number: int, path: str = "items") -> None:
@@ -123,17 +123,17 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     assert process.wait(20) in (0, -signal.SIGTERM)
 
 
-def events(world: World) -> dict[int, dict[str, Any]]:
+def events(processes: Processes) -> dict[int, dict[str, Any]]:
     """What arrived, by number; each once."""
-    found = [event for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    found = [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
     by_number = {event["properties"]["number"]: event for event in found}
     assert len(found) == len(by_number)
     return by_number
 
 
-def assert_contexts(world: World, path: str | None = "items") -> None:
+def assert_contexts(processes: Processes, path: str | None = "items") -> None:
     """Each event has the context of its own request."""
-    found = events(world)
+    found = events(processes)
     assert sorted(found) == list(range(REQUESTS))
     for number, event in found.items():
         assert event["userId"] == f"u{number}"
@@ -147,7 +147,7 @@ def assert_contexts(world: World, path: str | None = "items") -> None:
             assert context["page"]["path"] == f"/{path}/{number}"
 
 
-def test_django_under_gunicorn(page: World, directory: Path, port: int) -> None:
+def test_django_under_gunicorn(page: Processes, directory: Path, port: int) -> None:
     """Django: two preloaded workers; when the master has ended, everything has been delivered."""
     page.plane.misbehaviour = Misbehaviour(status=503, times=1)
     settings = ("--env", "DJANGO_SETTINGS_MODULE=settings")
@@ -163,7 +163,7 @@ def test_django_under_gunicorn(page: World, directory: Path, port: int) -> None:
 
 
 @pytest.mark.parametrize("view", ["coroutines", "threads"])
-def test_django_under_uvicorn(page: World, directory: Path, port: int, view: str) -> None:
+def test_django_under_uvicorn(page: Processes, directory: Path, port: int, view: str) -> None:
     """Two requests at once in one process, which wait for each other: each has its own context."""
     (directory / "django_app.py").write_text(MEETING)
     page.explicit["flush_interval_ms"] = 200  # nobody waits at this server's end
@@ -171,7 +171,7 @@ def test_django_under_uvicorn(page: World, directory: Path, port: int, view: str
     command = [sys.executable, "-m", "uvicorn", "--port", str(port), *app]
     environment = {**page.environment, "DJANGO_SETTINGS_MODULE": "settings"}
     server = subprocess.Popen(command, cwd=directory, env=environment, start_new_session=True)
-    page.processes.append(server)
+    page.started.append(server)
     wait_until(lambda: _listens(port))
     threads = [threading.Thread(target=ask, args=(port, number, view)) for number in (1, 2)]
     for thread in threads:
@@ -188,7 +188,7 @@ def test_django_under_uvicorn(page: World, directory: Path, port: int, view: str
         assert event["context"]["page"]["path"] == f"/{view}/{number}"
 
 
-def test_flask_under_gunicorn(page: World, directory: Path, port: int) -> None:
+def test_flask_under_gunicorn(page: Processes, directory: Path, port: int) -> None:
     """The same of Flask, with a worker killed half way."""
     server = serve(page, directory, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "flask_app:app")
     ask_many(port, "items")
@@ -201,7 +201,7 @@ def test_flask_under_gunicorn(page: World, directory: Path, port: int) -> None:
     assert_contexts(page)
 
 
-def test_flask_under_uwsgi(page: World, directory: Path, port: int) -> None:
+def test_flask_under_uwsgi(page: Processes, directory: Path, port: int) -> None:
     """The recipe: the flusher is attached, drains at the end, and nothing else was started."""
     page.explicit["autostart"] = False
     ini = (directory / "uwsgi.ini").read_text().replace("python -m", f"{sys.executable} -m")
@@ -218,7 +218,7 @@ def test_flask_under_uwsgi(page: World, directory: Path, port: int) -> None:
     assert_contexts(page)
 
 
-def test_fastapi_under_uvicorn(page: World, directory: Path, port: int) -> None:
+def test_fastapi_under_uvicorn(page: Processes, directory: Path, port: int) -> None:
     """Two workers, coroutines and threads at once; when they have ended, everything has been delivered."""
     page.plane.misbehaviour = Misbehaviour(delay_ms=700)
     server = serve(
@@ -242,13 +242,13 @@ def test_fastapi_under_uvicorn(page: World, directory: Path, port: int) -> None:
     assert {event["context"]["page"]["path"].split("/")[1] for event in events(page).values()} == {"items", "threads"}
 
 
-def test_celery(page: World, directory: Path, redis_server: RedisServer) -> None:
+def test_celery(page: Processes, directory: Path, redis_server: RedisServer) -> None:
     """A prefork worker whose processes are replaced after five tasks; a warm stop delivers all."""
     environment = {**page.environment, "BROKER": f"redis+socket://{redis_server.socket}"}
     command = ["-m", "celery", "-A", "celery_app", "worker", "-c", "2", "--max-tasks-per-child", "5"]
     command += ["-l", "warning", "--without-gossip", "--without-mingle"]
     worker = subprocess.Popen([sys.executable, *command], cwd=directory, env=environment, start_new_session=True)
-    page.processes.append(worker)
+    page.started.append(worker)
     code = f"import celery_app\nfor n in range({REQUESTS}): print(celery_app.ship.delay(f'u{{n}}', n).id)"
     sent = subprocess.run(
         [sys.executable, "-c", code], cwd=directory, env=environment, capture_output=True, check=True, timeout=30

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from native_tests.world import World
+from native_tests.processes import Processes
 from rudderpipe.testing.redis_server import RedisServer
 
 APP = """
@@ -73,8 +73,8 @@ def _frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Frozen:
     """Runs of the application, and what it noted."""
 
-    def __init__(self, world: World, folder: Path, directory: Path) -> None:
-        self._world = world
+    def __init__(self, processes: Processes, folder: Path, directory: Path) -> None:
+        self._processes = processes
         self._folder = folder
         self._notes = directory / "notes"
 
@@ -83,7 +83,7 @@ class Frozen:
         own = {"NOTES": str(self._notes), "SUPPORTED": "yes" if supported else "no"}
         done = subprocess.run(
             [self._folder / name],
-            env={**self._world.environment, **own},
+            env={**self._processes.environment, **own},
             capture_output=True,
             timeout=100,
             check=False,
@@ -94,28 +94,28 @@ class Frozen:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_frozen_application_is_never_run_again_and_says_so(
-    world: World, frozen: Path, directory: Path, name: str
+    processes: Processes, frozen: Path, directory: Path, name: str
 ) -> None:
     """Neither is another Python, which has no rudderpipe; the event waits in the ring for an operator's flusher.
 
     ``flush`` does not wait for what cannot come: the run would take its whole minute else.
     """
-    notes, logged = Frozen(world, frozen, directory).run(name, supported=False)
+    notes, logged = Frozen(processes, frozen, directory).run(name, supported=False)
 
     assert notes == ["started", "ran", "tracked: True", "flushed: False this application is frozen, so"]
     assert "autostart cannot work here: this application is frozen" in logged
     assert "rudderpipe.freeze_support()" in logged
-    assert world.status().events.in_ring == 1
-    world.start("-m", "rudderpipe.flusher")
-    world.delivered(1)
+    assert processes.status().events.in_ring == 1
+    processes.start("-m", "rudderpipe.flusher")
+    processes.delivered(1)
 
 
 def test_the_look_whether_redis_is_there_says_it_too(
-    world: World, redis_server: RedisServer, frozen: Path, directory: Path
+    processes: Processes, redis_server: RedisServer, frozen: Path, directory: Path
 ) -> None:
     """``create_persistence_queue`` raises what it always raises."""
-    world.explicit["redis"] = redis_server.url
-    notes, _ = Frozen(world, frozen, directory).run(NAMES[0], supported=False)
+    processes.explicit["redis"] = redis_server.url
+    notes, _ = Frozen(processes, frozen, directory).run(NAMES[0], supported=False)
 
     assert notes[:2] == ["started", "ran"]
     assert "the check failed: this application is frozen" in notes[2]
@@ -123,18 +123,18 @@ def test_the_look_whether_redis_is_there_says_it_too(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_freeze_support_runs_flusher_and_sender(
-    world: World, redis_server: RedisServer, frozen: Path, directory: Path, name: str
+    processes: Processes, redis_server: RedisServer, frozen: Path, directory: Path, name: str
 ) -> None:
     """The executable is started again as one of our processes, and of the application's code nothing else runs."""
-    world.explicit["redis"] = redis_server.url
-    notes, logged = Frozen(world, frozen, directory).run(name, supported=True)
+    processes.explicit["redis"] = redis_server.url
+    notes, logged = Frozen(processes, frozen, directory).run(name, supported=True)
 
-    assert [note for note in notes if note != "started"] == ["ran", "tracked: True", "flushed: True"], world.log()
+    assert [note for note in notes if note != "started"] == ["ran", "tracked: True", "flushed: True"], processes.log()
     assert notes.count("started") == 5  # itself, the look at Redis, the go-between, the flusher, the sender
     assert logged == ""
-    assert world.plane.stats()["unique_message_ids"] == 1
-    sender = world.sender()  # it takes the flusher for alive: a loader that starts it is no reason to end
-    world.client().track("u", "e")
-    world.delivered(2)
+    assert processes.plane.stats()["unique_message_ids"] == 1
+    sender = processes.sender()  # it takes the flusher for alive: a loader that starts it is no reason to end
+    processes.client().track("u", "e")
+    processes.delivered(2)
     assert sender.is_running()
-    assert "sender ended" not in world.log()
+    assert "sender ended" not in processes.log()

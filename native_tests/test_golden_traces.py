@@ -62,7 +62,7 @@ class Moment(Clock):
         return self.now_ms
 
 
-class Stage:
+class TracedQueue:
     """A queue of the traces' name, token and time, and its Redis."""
 
     def __init__(self, server: RedisServer) -> None:
@@ -140,7 +140,7 @@ class Stage:
 class Replay(msgspec.Struct, frozen=True):
     """One of our operations in the place of Bull's: what it answers, and each place where its traces differ."""
 
-    ours: Callable[[Stage], Any]
+    ours: Callable[[TracedQueue], Any]
     answer: Any = None
     differences: dict[str, tuple[str, Any]] = {}
     """By place: the difference's name in the document, and what we leave there."""
@@ -158,42 +158,42 @@ def _value(number: str, *then: tuple[str, str]) -> dict[str, tuple[str, Any]]:
 
 
 REPLAYED = {
-    "01-add-fifo": Replay(Stage.add, differences=_added("1")),
-    "02-add-fifo-second": Replay(Stage.add, differences=_added("1")),
-    "05-take-blocking": Replay(lambda stage: _ids(stage.queue.take(1, 1)), ["3"]),
-    "06-extend-lock": Replay(lambda stage: len(stage.queue.renew(stage.active("3"))), 1),
+    "01-add-fifo": Replay(TracedQueue.add, differences=_added("1")),
+    "02-add-fifo-second": Replay(TracedQueue.add, differences=_added("1")),
+    "05-take-blocking": Replay(lambda traced: _ids(traced.queue.take(1, 1)), ["3"]),
+    "06-extend-lock": Replay(lambda traced: len(traced.queue.renew(traced.active("3"))), 1),
     "10-complete-and-fetch-next": Replay(
-        lambda stage: _first_and_ids(stage.queue.complete_and_take(stage.active("3"), 1, 1)),
+        lambda traced: _first_and_ids(traced.queue.complete_and_take(traced.active("3"), 1, 1)),
         (1, ["1"]),
         _value("3", (f"active@{traces.TOKEN}", "1")) | {"3 returnvalue": (VALUE, "null")},
     ),
-    "11-complete-no-fetch": Replay(lambda stage: stage.keeping(KEEP, "1"), 1, _value("1")),
-    "12-take-nonblocking": Replay(lambda stage: _ids(stage.queue.take(1, 1)), ["2"]),
+    "11-complete-no-fetch": Replay(lambda traced: traced.keeping(KEEP, "1"), 1, _value("1")),
+    "12-take-nonblocking": Replay(lambda traced: _ids(traced.queue.take(1, 1)), ["2"]),
     "13-fail-no-retry": Replay(
-        lambda stage: stage.queue.fail(stage.active("2")[0], "boom"),
+        lambda traced: traced.queue.fail(traced.active("2")[0], "boom"),
         True,
         {"2 attemptsMade": (ATTEMPTS, "0"), "2 stacktrace": (STACK, '["boom"]')},
     ),
-    "14-take-nonblocking-empty": Replay(lambda stage: _ids(stage.queue.take(*ALL)), []),
-    "15-getFailed": Replay(Stage.failed, ["2"]),
-    "16-retry-one": Replay(lambda stage: stage.retry("2"), 1, {"2 attemptsMade": (ATTEMPTS, "0")}),
-    "17-retry-one-again-error": Replay(lambda stage: stage.retry("2"), 0, {"2 retriedOn": (AGAIN, "1795428129096")}),
+    "14-take-nonblocking-empty": Replay(lambda traced: _ids(traced.queue.take(*ALL)), []),
+    "15-getFailed": Replay(TracedQueue.failed, ["2"]),
+    "16-retry-one": Replay(lambda traced: traced.retry("2"), 1, {"2 attemptsMade": (ATTEMPTS, "0")}),
+    "17-retry-one-again-error": Replay(lambda traced: traced.retry("2"), 0, {"2 retriedOn": (AGAIN, "1795428129096")}),
     "18-retry-all": Replay(
-        lambda stage: FailedJobs(stage.queue).retry(list(FailedJobs(stage.queue))),
+        lambda traced: FailedJobs(traced.queue).retry(list(FailedJobs(traced.queue))),
         3,
         {f"{number} attemptsMade": (ATTEMPTS, "0") for number in (1, 2, 3)}
         | {f"{number} retriedOn": (RETRIED, "1795428129325") for number in (1, 2, 3)}
         | {"published": (RETRIED, [(f"waiting@{traces.TOKEN}", number) for number in "213"])},
     ),
     "19-retry-all-paused": Replay(
-        lambda stage: FailedJobs(stage.queue).retry(list(FailedJobs(stage.queue))),
+        lambda traced: FailedJobs(traced.queue).retry(list(FailedJobs(traced.queue))),
         2,
         {f"{number} attemptsMade": (ATTEMPTS, "0") for number in (1, 2)}
         | {f"{number} retriedOn": (RETRIED, "1795428129453") for number in (1, 2)}
         | {"published": (RETRIED, [(f"waiting@{traces.TOKEN}", number) for number in "12"])},
     ),
     "20-fail-with-immediate-retry": Replay(
-        lambda stage: len(stage.queue.retry_later(stage.active("1"))),
+        lambda traced: len(traced.queue.retry_later(traced.active("1"))),
         1,
         {
             "1 failedReason": (RETRY, None),
@@ -204,7 +204,7 @@ REPLAYED = {
         },
     ),
     "21-fail-with-backoff": Replay(
-        lambda stage: len(stage.queue.retry_later(stage.active("1"))),
+        lambda traced: len(traced.queue.retry_later(traced.active("1"))),
         1,
         {
             "1 failedReason": (RETRY, None),
@@ -215,13 +215,13 @@ REPLAYED = {
             "published": (RETRY, []),
         },
     ),
-    "24-delayed-becomes-due": Replay(lambda stage: stage.queue.promote(), -1),
-    "30-complete-removeOnComplete-true": Replay(lambda stage: stage.keeping(0, "1"), 1, _value("1")),
+    "24-delayed-becomes-due": Replay(lambda traced: traced.queue.promote(), -1),
+    "30-complete-removeOnComplete-true": Replay(lambda traced: traced.keeping(0, "1"), 1, _value("1")),
     "31-complete-removeOnComplete-1": Replay(
-        lambda stage: stage.keeping(1, "3"), 1, _value("3") | {"3 returnvalue": (VALUE, "null")}
+        lambda traced: traced.keeping(1, "3"), 1, _value("3") | {"3 returnvalue": (VALUE, "null")}
     ),
     "33-complete-lost-lock": Replay(
-        lambda stage: stage.without_lock("1"),
+        lambda traced: traced.without_lock("1"),
         1,
         {
             "1 finishedOn": (LAPSED, "1795428131387"),
@@ -231,19 +231,19 @@ REPLAYED = {
             "published": (LAPSED, [("completed", '{"jobId":"1","val":"null"}')]),
         },
     ),
-    "34-complete-foreign-lock": Replay(lambda stage: stage.under_another_lock("1"), 0),
-    "35-stalled-first-check": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 0),
-    "36-stalled-too-soon": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 0),
-    "37-stalled-second-check": Replay(lambda stage: stage.queue.sweep(EVERY_MS), 1),
+    "34-complete-foreign-lock": Replay(lambda traced: traced.under_another_lock("1"), 0),
+    "35-stalled-first-check": Replay(lambda traced: traced.queue.sweep(EVERY_MS), 0),
+    "36-stalled-too-soon": Replay(lambda traced: traced.queue.sweep(EVERY_MS), 0),
+    "37-stalled-second-check": Replay(lambda traced: traced.queue.sweep(EVERY_MS), 1),
     "38-stalled-over-limit": Replay(
-        Stage.sweep_later,
+        TracedQueue.sweep_later,
         0,
         {"published": (STALLED, [("failed", '{"jobId":"1","val":"job stalled more than maxStalledCount"}')])},
     ),
-    "39-stalled-locked-is-kept": Replay(Stage.sweep_later, 0),
-    "41-add-while-paused": Replay(Stage.add, differences=_added("1")),
-    "47-remove-active-error": Replay(lambda stage: FailedJobs(stage.queue).remove(["1"]), (0, 0)),
-    "50-clean-failed-limit": Replay(lambda stage: FailedJobs(stage.queue).trim(1, None), (1, 0)),
+    "39-stalled-locked-is-kept": Replay(TracedQueue.sweep_later, 0),
+    "41-add-while-paused": Replay(TracedQueue.add, differences=_added("1")),
+    "47-remove-active-error": Replay(lambda traced: FailedJobs(traced.queue).remove(["1"]), (0, 0)),
+    "50-clean-failed-limit": Replay(lambda traced: FailedJobs(traced.queue).trim(1, None), (1, 0)),
 }
 COUNTED = {"04-getJobCounts", "42-getJobCounts-paused", "43-isPaused", "55-getJobCounts-all-absent"}
 NOT_OURS = {
@@ -286,12 +286,12 @@ def _server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(name="stage")
-def _stage(server: RedisServer) -> Iterator[Stage]:
-    stage = Stage(server)
-    yield stage
-    stage.queue.close()
-    stage.client.close()
+@pytest.fixture(name="traced")
+def _stage(server: RedisServer) -> Iterator[TracedQueue]:
+    traced = TracedQueue(server)
+    yield traced
+    traced.queue.close()
+    traced.client.close()
 
 
 def test_every_trace_is_accounted_for() -> None:
@@ -314,16 +314,16 @@ def test_every_difference_is_in_the_document() -> None:
 
 
 @pytest.mark.parametrize("name", REPLAYED)
-def test_our_script_leaves_what_bulls_left(stage: Stage, name: str) -> None:
+def test_our_script_leaves_what_bulls_left(traced: TracedQueue, name: str) -> None:
     """The same keys, values, order, scores, lifetimes and messages, but for the differences listed, which all occur."""
     trace, replay = traces.read(name), REPLAYED[name]
-    stage.load(trace)
-    listener = Listener(stage.client)
+    traced.load(trace)
+    listener = Listener(traced.client)
 
-    answer = replay.ours(stage)
+    answer = replay.ours(traced)
 
     heard = listener.heard()
-    found = traces.unlike(trace.after, traces.dump(stage.client))
+    found = traces.unlike(trace.after, traces.dump(traced.client))
     if heard != [(channel.removeprefix(traces.BASE), message) for channel, message in trace.pubsub]:
         found["published"] = heard
     assert answer == replay.answer
@@ -331,13 +331,13 @@ def test_our_script_leaves_what_bulls_left(stage: Stage, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", traces.names())
-def test_every_state_is_counted_right(stage: Stage, name: str) -> None:
+def test_every_state_is_counted_right(traced: TracedQueue, name: str) -> None:
     """Whatever Bull or its tools left: the length of each list, and the pause; and reading changes nothing."""
     trace = traces.read(name)
     for state in (trace.before, trace.after):
-        traces.load(stage.client, state)
+        traces.load(traced.client, state)
 
-        counts = stage.queue.counts()
+        counts = traced.queue.counts()
 
         def size(*keys: str, state: traces.State = state) -> int:
             return sum(len(state[key].value) for key in keys if key in state)
@@ -346,17 +346,17 @@ def test_every_state_is_counted_right(stage: Stage, name: str) -> None:
         assert counts.active == size("active")
         assert (counts.delayed, counts.failed, counts.completed) == (size("delayed"), size("failed"), size("completed"))
         assert counts.paused == ("meta-paused" in state)
-        assert traces.unlike(state, traces.dump(stage.client)) == {}
-        assert (stage.queue.size_bytes() > 0) == any(size(key) for key in LISTS)
+        assert traces.unlike(state, traces.dump(traced.client)) == {}
+        assert (traced.queue.size_bytes() > 0) == any(size(key) for key in LISTS)
 
 
 @pytest.mark.parametrize("name", sorted(COUNTED))
-def test_our_counts_are_those_that_bull_returned(stage: Stage, name: str) -> None:
+def test_our_counts_are_those_that_bull_returned(traced: TracedQueue, name: str) -> None:
     """getJobCounts and isPaused; Bull counts a paused queue's waiting jobs apart."""
     trace = traces.read(name)
-    traces.load(stage.client, trace.before)
+    traces.load(traced.client, trace.before)
 
-    counts = stage.queue.counts()
+    counts = traced.queue.counts()
 
     assert trace.returned == (counts.paused if name == "43-isPaused" else _as_bull_counts(counts))
 
@@ -369,15 +369,15 @@ def _as_bull_counts(counts: QueueCounts) -> dict[str, int]:
     }
 
 
-def test_after_obliterate_the_numbers_and_the_failures_account_begin_anew(stage: Stage) -> None:
+def test_after_obliterate_the_numbers_and_the_failures_account_begin_anew(traced: TracedQueue) -> None:
     """A job that takes the number of an old failed one is not counted as that one."""
-    stage.client.hset(KEYS.failed_events, "1", f"{EPOCH:016x}:5")
+    traced.client.hset(KEYS.failed_events, "1", f"{EPOCH:016x}:5")
     trace = traces.read("54-obliterate-force")
-    kept = traces.dump(stage.client)
-    traces.load(stage.client, trace.after | kept)
+    kept = traces.dump(traced.client)
+    traces.load(traced.client, trace.after | kept)
 
-    stage.add()
-    stage.queue.take(*ALL)
+    traced.add()
+    traced.queue.take(*ALL)
 
-    assert stage.queue.counts().events_queued == 1
-    assert stage.queue.counts().events_failed == 0
+    assert traced.queue.counts().events_queued == 1
+    assert traced.queue.counts().events_failed == 0

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring, find
@@ -29,22 +29,22 @@ except rudderpipe.RingError as error: print(type(error).__name__)
 """
 
 
-def with_shared_memory(world: World, mount: str) -> subprocess.CompletedProcess[bytes]:
+def with_shared_memory(processes: Processes, mount: str) -> subprocess.CompletedProcess[bytes]:
     """Track where /dev/shm is what the shell command ``mount`` makes of it."""
-    world.explicit["autostart"] = False
+    processes.explicit["autostart"] = False
     script = f'{mount} && exec "$0" -c "$1"'
     return subprocess.run(
         ["unshare", *AS_ROOT, "--mount", "sh", "-c", script, sys.executable, SAYS_WHAT_HAPPENS],
-        env=world.environment,
+        env=processes.environment,
         capture_output=True,
         timeout=60,
         check=False,
     )
 
 
-def ring_of(world: World) -> Ring:
+def ring_of(processes: Processes) -> Ring:
     """The pipe's ring of now."""
-    ring: Ring = wait_until(lambda: find(world.settings))
+    ring: Ring = wait_until(lambda: find(processes.settings))
     return ring
 
 
@@ -61,9 +61,9 @@ def track(client: Any, start: int, end: int) -> int:
         ("mount -t tmpfs tmpfs /dev && true", "there is no /dev/shm"),
     ],
 )
-def test_without_shared_memory_events_are_refused_with_a_reason(world: World, mount: str, reason: str) -> None:
+def test_without_shared_memory_events_are_refused_with_a_reason(processes: Processes, mount: str, reason: str) -> None:
     """Never a crash or a signal: False, one line a second that says what to do, or an error where one was asked for."""
-    done = with_shared_memory(world, mount)
+    done = with_shared_memory(processes, mount)
 
     said = done.stderr.decode()
     assert done.returncode == 0, said
@@ -74,10 +74,10 @@ def test_without_shared_memory_events_are_refused_with_a_reason(world: World, mo
 
 @pytest.mark.parametrize(("size", "least", "most"), [("1m", 1_000, 2_000), ("8m", 11_000, 14_000)])
 def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
-    world: World, size: str, least: int, most: int
+    processes: Processes, size: str, least: int, most: int
 ) -> None:
     """The ring of 32 MiB does not fit: what fits is accepted, the rest refused and counted."""
-    done = with_shared_memory(world, f"mount -t tmpfs -o size={size} tmpfs /dev/shm")
+    done = with_shared_memory(processes, f"mount -t tmpfs -o size={size} tmpfs /dev/shm")
 
     accepted, error = done.stdout.decode().split()
     assert done.returncode == 0, done.stderr
@@ -87,16 +87,16 @@ def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
 
 
 @pytest.mark.parametrize("removed", ["segment", "lock file", "both"])
-def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: str) -> None:
+def test_files_removed_under_a_running_pipe_lose_nothing(processes: Processes, removed: str) -> None:
     """RemoveIPC or a careless ``rm``: an idle producer keeps the old ring, a busy one moves on; one managed flusher
     serves both, and everything arrives."""
-    world.explicit["autostart"] = False
-    flusher = world.start("-m", "rudderpipe.flusher")
-    idle, busy = world.client(), world.client()
+    processes.explicit["autostart"] = False
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    idle, busy = processes.client(), processes.client()
     assert track(idle, 0, 5) + track(busy, 5, 10) == 10
-    world.delivered(10)
+    processes.delivered(10)
     assert track(idle, 10, 13) == 3
-    old = ring_of(world)
+    old = ring_of(processes)
 
     if removed != "lock file":
         memory.remove(old.segment.name)
@@ -108,25 +108,25 @@ def test_files_removed_under_a_running_pipe_lose_nothing(world: World, removed: 
     def moved() -> bool:
         nonlocal accepted
         accepted += track(busy, accepted, accepted + 1)
-        ring = find(world.settings)
+        ring = find(processes.settings)
         return ring is not None and ring.segment.epoch != old.segment.epoch
 
     wait_until(moved)
-    world.delivered(accepted)
+    processes.delivered(accepted)
     accepted += track(idle, accepted, accepted + 5)
-    world.delivered(accepted)
+    processes.delivered(accepted)
     flusher.terminate()
 
     assert flusher.wait(10) == 0
-    assert world.plane.stats()["duplicates"] == 0
-    assert world.plane.stats()["events"] == accepted
+    assert processes.plane.stats()["duplicates"] == 0
+    assert processes.plane.stats()["events"] == accepted
 
 
 @pytest.mark.parametrize(("content", "mode"), [(b"theirs" * 1000, 0o600), (b"", 0o666)], ids=["theirs", "empty"])
-def test_another_users_segment_of_the_same_name_is_left_alone(world: World, content: bytes, mode: int) -> None:
+def test_another_users_segment_of_the_same_name_is_left_alone(processes: Processes, content: bytes, mode: int) -> None:
     """Refused with the reason; neither read, nor written, nor removed."""
-    world.explicit["autostart"] = False
-    path = Path("/dev/shm") / location.own(world.settings).segment
+    processes.explicit["autostart"] = False
+    path = Path("/dev/shm") / location.own(processes.settings).segment
     path.write_bytes(content)
     if os.geteuid() == 0:
         os.chown(path, 12345, 12345)
@@ -134,12 +134,12 @@ def test_another_users_segment_of_the_same_name_is_left_alone(world: World, cont
     else:
         path.chmod(0o644)  # as suspicious: others may read it
     try:
-        client = world.client()
+        client = processes.client()
         assert not client.track("u", "e")
         assert "belongs to another user" in client.flush().reason
         client.shutdown()
-        flusher = world.run("-m", "rudderpipe.flusher")
-        asked = world.run("-m", "rudderpipe", "status")
+        flusher = processes.run("-m", "rudderpipe.flusher")
+        asked = processes.run("-m", "rudderpipe", "status")
         assert path.read_bytes() == content
     finally:
         path.unlink()
@@ -149,9 +149,9 @@ def test_another_users_segment_of_the_same_name_is_left_alone(world: World, cont
         assert b"Traceback" not in done.stderr
 
 
-def test_more_producers_than_slots_are_refused_and_counted(world: World) -> None:
+def test_more_producers_than_slots_are_refused_and_counted(processes: Processes) -> None:
     """550 processes, 512 slots: 512 get in, the others are told why, and every refusal is in the account."""
-    world.explicit |= {"autostart": False, "ring_bytes": 64 << 20}
+    processes.explicit |= {"autostart": False, "ring_bytes": 64 << 20}
     code = """
 import os, sys, logging, rudderpipe
 logging.basicConfig()
@@ -178,66 +178,66 @@ while len(found) < 550: found += os.read(done, 550)
 print(found.count(b'1'), flush=True)
 for _ in range(550): os.wait()
 """
-    crowd = world.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    crowd = processes.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert crowd.stdout is not None
     assert int(crowd.stdout.readline()) == at.SLOTS
 
-    assert world.status().events.accepted == at.SLOTS
+    assert processes.status().events.accepted == at.SLOTS
     assert crowd.stdin is not None
     crowd.stdin.close()
     crowd.wait(60)
-    assert world.status().events.refused["no_slot"] == 550 - at.SLOTS
+    assert processes.status().events.refused["no_slot"] == 550 - at.SLOTS
     assert crowd.stderr is not None
     assert b"all of its 512 slots are taken reason=no_slot" in crowd.stderr.read()
-    flusher = world.start("-m", "rudderpipe.flusher")
-    world.delivered(at.SLOTS)
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    processes.delivered(at.SLOTS)
     flusher.terminate()
     assert flusher.wait(10) == 0
-    assert find(world.settings) is None
+    assert find(processes.settings) is None
 
 
-def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(world: World) -> None:
+def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(processes: Processes) -> None:
     """Its pid means nothing here: while it lives it is left alone, when it was killed its slot is free again."""
     code = (
         "import os, sys, rudderpipe; client = rudderpipe.Client()\n"
         "for line in sys.stdin: print(os.getpid(), client.track('u', 'e', {'n': int(line)}), flush=True)\n"
     )
-    world.explicit["autostart"] = False
-    world.start("-m", "rudderpipe.flusher")
+    processes.explicit["autostart"] = False
+    processes.start("-m", "rudderpipe.flusher")
     guest = subprocess.Popen(
         ["unshare", *AS_ROOT, "--pid", "--fork", "--kill-child", sys.executable, "-c", code],
-        env=world.environment,
+        env=processes.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
-    world.processes.append(guest)  # type: ignore[arg-type]  # its pipes carry text
+    processes.started.append(guest)  # type: ignore[arg-type]  # its pipes carry text
     assert guest.stdin is not None
     assert guest.stdout is not None
     for number in range(3):
         print(number, file=guest.stdin, flush=True)
         assert guest.stdout.readline() == "1 True\n"
-        world.delivered(number + 1)  # the flusher has looked at its slot in between
-        assert [producer.pid for producer in world.status().ring.producers] == [1]  # type: ignore[union-attr]  # there
+        processes.delivered(number + 1)  # the flusher has looked at its slot in between
+        assert [producer.pid for producer in processes.status().ring.producers] == [1]  # type: ignore[union-attr]  # there
 
     guest.kill()
     guest.wait()
 
-    wait_until(lambda: not ring_of(world).slots_in_use())
+    wait_until(lambda: not ring_of(processes).slots_in_use())
 
 
-def test_a_producer_stopped_inside_its_claim_holds_up_nobody(world: World) -> None:
+def test_a_producer_stopped_inside_its_claim_holds_up_nobody(processes: Processes) -> None:
     """The others are answered within milliseconds (busy, counted), and go on when it does, or when it is killed."""
-    world.explicit["autostart"] = False
+    processes.explicit["autostart"] = False
     code = (
         "import os, signal, rudderpipe\n"
         "from rudderpipe.ring import slot\n"
         "slot._find_free = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)\n"
         "rudderpipe.Client().track('u', 'e')\n"
     )
-    client = world.client()
+    client = processes.client()
     assert track(client, 0, 1) == 1
-    stopped = world.start("-c", code)
+    stopped = processes.start("-c", code)
     wait_until(lambda: psutil.Process(stopped.pid).status() == psutil.STATUS_STOPPED)
 
     answers = [client.track("u", "e", {"n": number}) for number in range(1, 500)]
@@ -246,37 +246,37 @@ def test_a_producer_stopped_inside_its_claim_holds_up_nobody(world: World) -> No
     stopped.wait()
 
     assert client.track("u", "e", {"n": 500})
-    found = world.status()
+    found = processes.status()
     assert found.events.accepted == sum(answers) + 2
     assert found.events.refused == {"busy": answers.count(False)}
 
 
-def test_clients_that_were_shut_down_leave_nothing_in_the_process(world: World) -> None:
+def test_clients_that_were_shut_down_leave_nothing_in_the_process(processes: Processes) -> None:
     """Descriptors, mappings, threads and children are those of before, however many clients there were."""
     me = psutil.Process()
 
     def used() -> tuple[int, int]:
         gc.collect()
-        maps = [found for found in me.memory_maps(grouped=False) if world.explicit["pipe"] in found.path]
+        maps = [found for found in me.memory_maps(grouped=False) if processes.explicit["pipe"] in found.path]
         return me.num_fds(), len(maps)
 
     counts = []
     for number in range(6):
-        client = world.client(pipe=f"{world.explicit['pipe']}-{number}")
+        client = processes.client(pipe=f"{processes.explicit['pipe']}-{number}")
         assert track(client, 0, 10) == 10
         client.shutdown()
-        world._clients.clear()  # noqa: SLF001  # nobody else may hold it
+        processes._clients.clear()  # noqa: SLF001  # nobody else may hold it
         del client
-        wait_until(lambda: not world.own_processes())
+        wait_until(lambda: not processes.own_processes())
         counts.append(used())
 
     assert len(set(counts[1:])) == 1, counts
     assert counts[-1][1] == 0
-    assert list(Path("/dev/shm").glob(f"*{world.explicit['pipe']}*")) == []
+    assert list(Path("/dev/shm").glob(f"*{processes.explicit['pipe']}*")) == []
 
 
 @pytest.mark.parametrize("forks", [True, False])
-def test_an_application_that_closes_every_descriptor_goes_on(world: World, forks: bool) -> None:
+def test_an_application_that_closes_every_descriptor_goes_on(processes: Processes, forks: bool) -> None:
     """As daemons do: ours are among them, and the numbers are given to others. Nothing is raised, nothing lost."""
     code = f"""
 import os, time, rudderpipe
@@ -294,26 +294,26 @@ while accepted < 50 and time.monotonic() < until:
 for fd in others: os.fstat(fd)
 assert accepted == 50
 """
-    world.explicit["autostart"] = False
-    flusher = world.start("-m", "rudderpipe.flusher")
-    done = world.run("-c", code)
+    processes.explicit["autostart"] = False
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    done = processes.run("-c", code)
     assert done.returncode == 0, done.stderr
 
-    world.delivered(51)
-    wait_until(lambda: not ring_of(world).slots_in_use())
+    processes.delivered(51)
+    wait_until(lambda: not ring_of(processes).slots_in_use())
     flusher.terminate()
     assert flusher.wait(10) == 0
-    assert world.plane.stats()["events"] == 51
+    assert processes.plane.stats()["events"] == 51
 
 
-def test_a_client_has_two_descriptors_and_gives_both_back(world: World) -> None:
+def test_a_client_has_two_descriptors_and_gives_both_back(processes: Processes) -> None:
     """However many clients there are; one that shares its pipe has none of its own, and the last one closes both."""
-    world.explicit["autostart"] = False
+    processes.explicit["autostart"] = False
     me = psutil.Process()
     before = me.num_fds()
 
-    pipes = [f"{world.explicit['pipe']}-{number}" for number in range(30)]
-    clients = [world.client(pipe=pipe) for pipe in pipes for _ in range(2)]
+    pipes = [f"{processes.explicit['pipe']}-{number}" for number in range(30)]
+    clients = [processes.client(pipe=pipe) for pipe in pipes for _ in range(2)]
     assert all(client.track("u", "e") for client in clients)
     assert me.num_fds() - before == 2 * len(pipes)
     for client in clients[::2]:
@@ -327,13 +327,13 @@ def test_a_client_has_two_descriptors_and_gives_both_back(world: World) -> None:
     assert clients[1].counts() == {"accepted": 2, "closed": 2}
 
 
-def test_a_process_with_other_settings_says_so_once(world: World, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_with_other_settings_says_so_once(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
     """The flusher was started by another process, and goes by what that one was given."""
     code = "import rudderpipe; c = rudderpipe.Client(flush_at=7, max_attempts=3); assert c.track('u', 'e'); input()"
-    other = world.start("-c", code, stdin=subprocess.PIPE)
-    world.flusher()
+    other = processes.start("-c", code, stdin=subprocess.PIPE)
+    processes.flusher()
 
-    client = world.client()
+    client = processes.client()
 
     def warned() -> list[str]:
         assert client.track("u", "e")

@@ -172,7 +172,7 @@ def test_parent_children_and_grandchildren_at_once(hosts: Hosts) -> None:
 def test_a_fork_while_other_threads_track(hosts: Hosts) -> None:
     """Two hundred children, forked while four threads are anywhere in a call: each tracks, and none hangs."""
     # Where the flusher gets less of the machine than four threads the ring is full at times: calls wait then.
-    hosts.world.explicit |= {"when_full": "block", "block_timeout_ms": 60_000}
+    hosts.processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000}
     hosts.run(FORKS_IN_A_STORM)
 
     events = hosts.assert_all_arrived()

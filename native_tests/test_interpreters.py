@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.cli.demo import UnixConnection
 from rudderpipe.ring import location
 from rudderpipe.testing.redis_server import RedisServer
@@ -61,8 +61,8 @@ os._exit(0)  # the end of an interpreter that has sub-interpreters can hang by i
 class Mounted:
     """uWSGI with two mounted applications, in a mount namespace with a container's 64 MB of shared memory."""
 
-    def __init__(self, world: World, directory: Path) -> None:
-        self.world = world
+    def __init__(self, processes: Processes, directory: Path) -> None:
+        self.processes = processes
         self.directory = directory
         self.socket = directory / "app.sock"
         for name in ("one", "two"):
@@ -73,7 +73,7 @@ class Mounted:
         command += ["--master", "--processes", "2", "--threads", "8", "--disable-logging", "--die-on-term"]
         command += ["--logto", str(directory / "uwsgi.log")]
         script = 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$0" "$@"'
-        self.process = world.start_program("unshare", "--mount", "sh", "-c", script, *command)
+        self.process = processes.start_program("unshare", "--mount", "sh", "-c", script, *command)
         wait_until(self.socket.exists)
 
     def get(self, path: str) -> int:
@@ -89,18 +89,18 @@ class Mounted:
         """What ``status`` says where the rings are."""
         command = ["nsenter", "--target", str(self.process.pid), "--mount", sys.executable, "-m", "rudderpipe"]
         done = subprocess.run(
-            [*command, "status", "--json"], env=self.world.environment, capture_output=True, timeout=60, check=False
+            [*command, "status", "--json"], env=self.processes.environment, capture_output=True, timeout=60, check=False
         )
         assert done.stdout, done.stderr
         found: dict[str, Any] = msgspec.json.decode(done.stdout)
         return found
 
 
-def test_two_mounted_applications_with_threads_lose_nothing(world: World, directory: Path) -> None:
+def test_two_mounted_applications_with_threads_lose_nothing(processes: Processes, directory: Path) -> None:
     """Tens of thousands of events through two interpreters of each process: all arrive, once, and the account of all
     rings together balances. One flusher process serves both rings."""
-    world.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
-    server = Mounted(world, directory)
+    processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
+    server = Mounted(processes, directory)
     wait_until(lambda: _answers(server))
     told = [0] * 8
 
@@ -117,44 +117,44 @@ def test_two_mounted_applications_with_threads_lose_nothing(world: World, direct
 
     assert sum(told) == 8 * 50 * 100
     accepted = sum(told) + before + 100  # and the first request
-    world.delivered(accepted)
-    stats = world.plane.stats()
+    processes.delivered(accepted)
+    stats = processes.plane.stats()
     assert (stats["unique_message_ids"], stats["duplicates"]) == (accepted, 0)
     wait_until(lambda: server.status()["events"]["in_ring"] == 0)
     status = server.status()
     assert status["events"]["accepted"] == status["events"]["delivered"] == accepted
     assert status["events"]["balanced"]
     assert len(status["rings"]) >= 2
-    wait_until(lambda: len(world.own_processes()) == 1)
+    wait_until(lambda: len(processes.own_processes()) == 1)
 
 
 def test_the_flusher_of_two_mounted_applications_is_killed(
-    world: World, directory: Path, redis_server: RedisServer
+    processes: Processes, directory: Path, redis_server: RedisServer
 ) -> None:
     """The next one serves the rings of all interpreters again, and goes on where Redis knows it stopped."""
-    world.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
-    world.explicit |= {"redis": redis_server.url, "flush_at": 100}
-    server = Mounted(world, directory)
+    processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 100}
+    server = Mounted(processes, directory)
     wait_until(lambda: _answers(server))
     told = 100
 
     def ask_until_delivered(count: int) -> bool:
         nonlocal told  # an application that goes on sending, as only its events have another flusher started
         told += server.get("/one") + server.get("/two")
-        return bool(world.plane.stats()["unique_message_ids"] >= count)
+        return bool(processes.plane.stats()["unique_message_ids"] >= count)
 
     wait_until(lambda: ask_until_delivered(200))
     for _ in range(2):
-        for process in world.own_processes():
+        for process in processes.own_processes():
             if "rudderpipe.flusher" in process.cmdline():
                 process.kill()
         wait_until(partial(ask_until_delivered, told + 200))
 
-    world.delivered(told)
+    processes.delivered(told)
     wait_until(lambda: server.status()["events"]["delivered"] == told)
     events = server.status()["events"]
     assert (events["accepted"], events["in_ring"], events["balanced"]) == (told, 0, True)
-    assert world.plane.stats()["duplicates"] == 0
+    assert processes.plane.stats()["duplicates"] == 0
 
 
 def _answers(server: Mounted) -> bool:
@@ -164,14 +164,14 @@ def _answers(server: Mounted) -> bool:
         return False
 
 
-def test_sub_interpreters_have_a_ring_each(world: World) -> None:
+def test_sub_interpreters_have_a_ring_each(processes: Processes) -> None:
     """Three interpreters that take turns every 10 microseconds overwrite nothing of one another's."""
-    world.explicit |= {"max_internal_queue_size": 100_000, "max_jobs_per_request": 50, "ring_bytes": 64 << 20}
+    processes.explicit |= {"max_internal_queue_size": 100_000, "max_jobs_per_request": 50, "ring_bytes": 64 << 20}
 
-    done = world.run("-c", SUB_INTERPRETERS)
+    done = processes.run("-c", SUB_INTERPRETERS)
 
     assert done.returncode == 0, done.stderr.decode()
     assert int(done.stdout) == 30_000, done.stderr.decode()
-    world.delivered(30_000)
-    wait_until(lambda: location.of_pipe(world.settings) == [])
-    assert world.plane.stats()["duplicates"] == 0
+    processes.delivered(30_000)
+    wait_until(lambda: location.of_pipe(processes.settings) == [])
+    assert processes.plane.stats()["duplicates"] == 0

@@ -18,7 +18,7 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends, raw
 from native_tests.gate import Gate
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job, scripts
@@ -55,7 +55,7 @@ UNSEEN = {"request sent", "before it is written down"}
 """Where the answer dies with the sender."""
 
 
-class Line:
+class Delivery:
     """Three jobs in Redis, a data plane, a gate before Redis, and senders."""
 
     def __init__(self, server: RedisServer, directory: Path) -> None:
@@ -151,15 +151,15 @@ def ids_of(data: bytes) -> list[str]:
 
 
 @pytest.fixture(name="line")
-def _line(redis_server: RedisServer, directory: Path) -> Iterator[Line]:
-    line = Line(redis_server, directory)
+def _line(redis_server: RedisServer, directory: Path) -> Iterator[Delivery]:
+    line = Delivery(redis_server, directory)
     yield line
     line.end()
 
 
 @pytest.mark.parametrize("said", ANSWERS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sender_is_killed(line: Line, stage: str, said: str) -> None:
+def test_a_sender_is_killed(line: Delivery, stage: str, said: str) -> None:
     """The next one goes on at once; what the dead one had sent to Redis and comes late changes nothing."""
     steps, script = ANSWERS[said]
     line.plane.then(*steps)
@@ -177,7 +177,7 @@ def test_a_sender_is_killed(line: Line, stage: str, said: str) -> None:
 
 @pytest.mark.parametrize("said", ANSWERS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sender_is_stopped_for_longer_than_its_lease(line: Line, stage: str, said: str) -> None:
+def test_a_sender_is_stopped_for_longer_than_its_lease(line: Delivery, stage: str, said: str) -> None:
     """Another takes over; when it wakes up it changes nothing any more, and stands by."""
     steps, script = ANSWERS[said]
     line.plane.then(*steps)
@@ -196,7 +196,7 @@ def test_a_sender_is_stopped_for_longer_than_its_lease(line: Line, stage: str, s
 
 @pytest.mark.parametrize("said", ANSWERS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_redis_is_killed_and_starts_again(line: Line, stage: str, said: str) -> None:
+def test_redis_is_killed_and_starts_again(line: Delivery, stage: str, said: str) -> None:
     """The sender goes on where it was: what it knows is written down, not sent again."""
     steps, script = ANSWERS[said]
     line.plane.then(*steps)
@@ -214,7 +214,7 @@ def test_redis_is_killed_and_starts_again(line: Line, stage: str, said: str) -> 
 
 
 @pytest.mark.parametrize("said", ANSWERS)
-def test_a_sender_is_told_to_stop_while_a_request_is_under_way(line: Line, said: str) -> None:
+def test_a_sender_is_told_to_stop_while_a_request_is_under_way(line: Delivery, said: str) -> None:
     """It waits for the answer, writes down what came of it, and the next one does not repeat it."""
     steps, script = ANSWERS[said]
     line.plane.then(*steps)
@@ -230,7 +230,7 @@ def test_a_sender_is_told_to_stop_while_a_request_is_under_way(line: Line, said:
     line.check(set(EVENTS[:4]) if said == "half" else set())
 
 
-def test_three_senders_and_one_after_the_other_is_killed(line: Line) -> None:
+def test_three_senders_and_one_after_the_other_is_killed(line: Delivery) -> None:
     """One works at a time; the jobs of each that dies are first in line for the next."""
     line.plane.hold()
     senders = {number: line.sender() for number in range(3)}
@@ -250,7 +250,7 @@ def test_three_senders_and_one_after_the_other_is_killed(line: Line) -> None:
     line.check(set(EVENTS[:4]))
 
 
-def test_a_clean_stop_hands_over_with_jobs_in_their_order(line: Line) -> None:
+def test_a_clean_stop_hands_over_with_jobs_in_their_order(line: Delivery) -> None:
     """A stop in a backoff does not wait for its end: the job is first in line, and the next sender sends it."""
     line.plane.then(answer(503, b"down", retry_after="300"), answer())
     sender = line.sender()
@@ -265,7 +265,7 @@ def test_a_clean_stop_hands_over_with_jobs_in_their_order(line: Line) -> None:
     line.check(set())
 
 
-def test_a_stop_is_bounded(line: Line) -> None:
+def test_a_stop_is_bounded(line: Delivery) -> None:
     """A data plane that does not answer: the request is given up, the job put back, and the code is 0."""
     line.plane.hold()
     sender = line.sender(RUDDERPIPE_SHUTDOWN_TIMEOUT_S="0.5", RUDDERPIPE_TIMEOUT_S="600")
@@ -279,7 +279,7 @@ def test_a_stop_is_bounded(line: Line) -> None:
     assert job_attempts(line) == "0"
 
 
-def test_a_second_signal_leaves_at_once(line: Line) -> None:
+def test_a_second_signal_leaves_at_once(line: Delivery) -> None:
     """In the middle of a request; the code says so, and the next sender goes on."""
     line.plane.hold()
     sender = line.sender(RUDDERPIPE_TIMEOUT_S="600", RUDDERPIPE_SHUTDOWN_TIMEOUT_S="600")
@@ -299,6 +299,6 @@ def test_a_second_signal_leaves_at_once(line: Line) -> None:
     line.check(set(EVENTS[:4]))
 
 
-def job_attempts(line: Line) -> str:
+def job_attempts(line: Delivery) -> str:
     """Of the first job."""
     return str(line.server.text_client().hget("{rudder}:rudderEventsQueue:1", "attemptsMade") or "0")

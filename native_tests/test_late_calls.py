@@ -15,10 +15,10 @@ import pytest
 
 from native_tests import two_hosts
 from native_tests.gate import Gate
+from native_tests.processes import Processes, wait_until
 from native_tests.redis_forms import ending
 from native_tests.test_queue import ALL, add, queue_of
 from native_tests.two_hosts import TwoHosts
-from native_tests.world import World, wait_until
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import connection
 from rudderpipe.ring import layout
@@ -70,15 +70,15 @@ def positions(redis: Any) -> set[str]:
 @pytest.mark.parametrize("ends", [False, True], ids=["the ring goes on", "the ring has ended"])
 @pytest.mark.parametrize("done", [False, True], ids=["redis gets it late", "redis did it at once"])
 def test_a_late_add_adds_nothing(
-    world: World, redis_server: RedisServer, gate: Gate, redis: Any, directory: Path, ends: bool, done: bool
+    processes: Processes, redis_server: RedisServer, gate: Gate, redis: Any, directory: Path, ends: bool, done: bool
 ) -> None:
     """The flusher has repeated it over another connection, and gone on or ended the ring."""
-    world.explicit |= {"redis": gate.address, "autostart": False, "flush_at": 2, "linger_s": 60}
-    client = world.client()
+    processes.explicit |= {"redis": gate.address, "autostart": False, "flush_at": 2, "linger_s": 60}
+    client = processes.client()
     track(client, 0)
     log = directory / "flusher.log"
     with log.open("wb") as file:
-        flusher = world.start("-c", HASTY, "rudderpipe.flusher", stdout=file, stderr=file)
+        flusher = processes.start("-c", HASTY, "rudderpipe.flusher", stdout=file, stderr=file)
     wait_until(lambda: redis.llen(f"{P}wait") == 1)
     gate.stop("add_jobs", before=not done)
     track(client, 1, 2)
@@ -107,17 +107,17 @@ def test_a_late_add_adds_nothing(
         assert (account["queued"], account["delivered"]) == ("0", "5")
     else:
         assert redis.llen(f"{P}wait") == 4
-        events = world.status().events
+        events = processes.status().events
         assert (events.accepted, events.queued, events.in_ring, events.balanced) == (7, 7, 0, True)
 
 
 def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
-    world: World, redis_server: RedisServer, redis: Any
+    processes: Processes, redis_server: RedisServer, redis: Any
 ) -> None:
     """A call of that very term may still be under way."""
-    world.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
-    client = world.client()
-    world.start("-m", "rudderpipe.flusher")
+    processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
+    client = processes.client()
+    processes.start("-m", "rudderpipe.flusher")
     track(client, 0)
     wait_until(lambda: redis.llen(f"{P}wait") == 1)
     (ring,) = redis.keys("{rudder}:rudderpipe:rudderEventsQueue:account:" + "?" * 16)
@@ -128,20 +128,20 @@ def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
     wait_until(lambda: redis.llen(f"{P}wait") == 2)
 
     assert redis.hget(ring, "term") == "10"
-    (found,) = find_all(world.settings)
+    (found,) = find_all(processes.settings)
     assert (found.words[layout.H_TERM], found.words[layout.H_STARTS]) == (10, 1)
 
 
-def test_a_redis_that_is_away_costs_no_term(world: World, directory: Path) -> None:
+def test_a_redis_that_is_away_costs_no_term(processes: Processes, directory: Path) -> None:
     """Nothing was sent, so nothing can arrive late."""
-    world.explicit |= {"redis": f"unix://{directory}/nobody", "autostart": False, "flush_at": 1}
-    client = world.client()
+    processes.explicit |= {"redis": f"unix://{directory}/nobody", "autostart": False, "flush_at": 1}
+    client = processes.client()
     track(client, 0)
     log = directory / "flusher.log"
     with log.open("wb") as file:
-        world.start("-m", "rudderpipe.flusher", stdout=file, stderr=file)
+        processes.start("-m", "rudderpipe.flusher", stdout=file, stderr=file)
 
-    (found,) = find_all(world.settings)
+    (found,) = find_all(processes.settings)
     wait_until(lambda: log.read_text().count("events stay in the ring") > 2)
 
     assert found.words[layout.H_TERM] == 1
@@ -167,7 +167,7 @@ def test_a_connection_whose_answer_did_not_come_is_reset(
 
 @pytest.mark.skipif(two_hosts.why_not() != "", reason=two_hosts.why_not())
 @pytest.mark.timeout(180)
-def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(world: World, directory: Path) -> None:
+def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(processes: Processes, directory: Path) -> None:
     """The kernel sends a call that was given up once more, seconds after its repeat over another connection."""
     with (
         ending(TwoHosts()) as hosts,
@@ -178,8 +178,8 @@ def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(world: Wo
         server.client().config_set("protected-mode", "no")
         server.client().config_set("port", 6379)
         redis = server.text_client()
-        world.explicit |= {"redis": f"redis://{two_hosts.REDIS_ADDRESS}", "autostart": False, "flush_at": 2}
-        client = world.client()
+        processes.explicit |= {"redis": f"redis://{two_hosts.REDIS_ADDRESS}", "autostart": False, "flush_at": 2}
+        client = processes.client()
         sent = itertools.count()
         ended = threading.Event()
 
@@ -189,7 +189,7 @@ def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(world: Wo
 
         sending = threading.Thread(target=send)
         sending.start()
-        world.start_program("ip", "netns", "exec", hosts.here, sys.executable, "-m", "rudderpipe.flusher")
+        processes.start_program("ip", "netns", "exec", hosts.here, sys.executable, "-m", "rudderpipe.flusher")
         wait_until(lambda: redis.llen(f"{P}wait") > 10)
 
         hosts.cut()

@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from native_tests.gate import Gate
-from native_tests.redis_stand import P, RedisStand
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
+from native_tests.redis_queue_server import P, RedisQueueServer
 from rudderpipe import settings as settings_module
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
@@ -34,11 +34,11 @@ def _server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(name="stand")
-def _stand(server: RedisServer) -> Iterator[RedisStand]:
-    stand = RedisStand(server)
-    yield stand
-    stand.close()
+@pytest.fixture(name="queue_server")
+def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
+    queue_server = RedisQueueServer(server)
+    yield queue_server
+    queue_server.close()
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["late", "executed"])
@@ -47,11 +47,11 @@ def _stand(server: RedisServer) -> Iterator[RedisStand]:
     [*((name, False) for name in SCRIPTS + ALONE), *((name, True) for name in [*SCRIPTS, "sweep_stalled"])],
 )
 def test_a_call_that_is_held_up_changes_nothing(
-    stand: RedisStand, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
+    queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
 ) -> None:
     """Each of the sender's scripts; the sender gives its answer up and goes on over another connection."""
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
-    producer, gate, clock = stand.queue(), Gate(stand.server), stand.clock
+    producer, gate, clock = queue_server.queue(), Gate(queue_server.server), queue_server.clock
     explicit = {"redis": gate.address, "is_multi_processor": several, "max_jobs_per_request": 2}
     settings = settings_module.load(explicit, environment={})
     queue, plane = Queue(settings, clock), DownAtFirst("guilty")
@@ -73,13 +73,13 @@ def test_a_call_that_is_held_up_changes_nothing(
 
     def settled() -> bool:
         if several:  # what the sweep waits for in real time
-            stand.interval_passes()
-            names = [name for name in stand.view().active if name not in {held.id for held in state.held}]
-            stand.lapse(*names)
-        return not stand.client.exists(f"{P}wait", f"{P}active")
+            queue_server.interval_passes()
+            names = [name for name in queue_server.view().active if name not in {held.id for held in state.held}]
+            queue_server.lapse(*names)
+        return not queue_server.client.exists(f"{P}wait", f"{P}active")
 
     for name in scripts.NAMES:
-        stand.client.script_load(scripts.source(name))
+        queue_server.client.script_load(scripts.source(name))
     for name in "abc":
         add(name)
     add("x", "guilty", "y")
@@ -88,14 +88,14 @@ def test_a_call_that_is_held_up_changes_nothing(
     wait_until(worked(settled))
     for name in "def":
         add(name)
-    gate.release(stand.client)
+    gate.release(queue_server.client)
     wait_until(worked(settled))
 
     accepted = plane.accepted()
     assert sorted(accepted) == sorted("abcdefxy")
     assert several or [name for name in accepted if name in "abcdef"] == list("abcdef")
-    assert len(stand.view().failed) == 1
-    assert stand.view().locks == {}
+    assert len(queue_server.view().failed) == 1
+    assert queue_server.view().locks == {}
     counts = producer.counts(7)
     assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 8, 1)
     sender.close()

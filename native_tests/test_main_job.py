@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe import Client, QueueUnavailable, SettingsError
 from rudderpipe.cli.demo import UnixConnection
 from rudderpipe.testing.data_plane import Misbehaviour
@@ -32,40 +32,40 @@ def gone(process: psutil.Process) -> bool:
         return True
 
 
-def sent(world: World) -> list[int]:
+def sent(processes: Processes) -> list[int]:
     """The numbers in the order in which the data plane got them."""
-    return [event["properties"]["n"] for body in world.plane.last_events() for event in json.loads(body)["batch"]]
+    return [event["properties"]["n"] for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
 
 
-def assert_account(world: World, accepted: int) -> None:
+def assert_account(processes: Processes, accepted: int) -> None:
     """Each accepted event was delivered once, and the account says so."""
-    stats = world.plane.stats()
-    events = wait_until(lambda: (now := world.status().events).delivered == accepted and now)
+    stats = processes.plane.stats()
+    events = wait_until(lambda: (now := processes.status().events).delivered == accepted and now)
     assert (stats["events"], stats["unique_message_ids"]) == (accepted, accepted)
     assert (events.accepted, events.in_ring, events.queued, events.failed) == (accepted, 0, 0, 0)
     assert events.balanced
 
 
 @pytest.fixture(name="queued")
-def _queued(world: World, redis_server: RedisServer) -> World:
+def _queued(processes: Processes, redis_server: RedisServer) -> Processes:
     """The same pipe, through Redis."""
-    world.explicit["redis"] = redis_server.url
-    return world
+    processes.explicit["redis"] = redis_server.url
+    return processes
 
 
-def test_without_redis_events_go_straight_to_the_data_plane(world: World) -> None:
+def test_without_redis_events_go_straight_to_the_data_plane(processes: Processes) -> None:
     """The first event starts the flusher, which delivers by itself, in order."""
-    client = world.client()
+    client = processes.client()
 
     assert send(client, 500) == 500
     assert client.flush(10)
 
-    assert_account(world, 500)
-    assert sent(world) == list(range(500))
-    assert "sentAt" in json.loads(world.plane.last_events()[0])["batch"][0]
+    assert_account(processes, 500)
+    assert sent(processes) == list(range(500))
+    assert "sentAt" in json.loads(processes.plane.last_events()[0])["batch"][0]
 
 
-def test_through_redis_events_arrive_in_order(queued: World) -> None:
+def test_through_redis_events_arrive_in_order(queued: Processes) -> None:
     """Ring, flusher, queue, sender, data plane; jobs are gone when they are delivered."""
     client = queued.client(redis=None)
     client.create_persistence_queue(redis=queued.explicit["redis"])
@@ -81,7 +81,7 @@ def test_through_redis_events_arrive_in_order(queued: World) -> None:
     assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
 
 
-def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> None:
+def test_nothing_is_left_behind(queued: Processes, redis_server: RedisServer) -> None:
     """After shutdown: no process, segment, lock file or ring in Redis remains."""
     client = queued.client()
     send(client, 100)
@@ -107,7 +107,7 @@ def test_nothing_is_left_behind(queued: World, redis_server: RedisServer) -> Non
     assert all(0 < redis.ttl(key) <= 86_400 for key in tombstones)
 
 
-def test_a_killed_sender_loses_nothing(queued: World) -> None:
+def test_a_killed_sender_loses_nothing(queued: Processes) -> None:
     """The flusher starts another, which goes on with what the dead one left active."""
     client = queued.client()
     queued.plane.misbehaviour = Misbehaviour(delay_ms=20)
@@ -128,7 +128,7 @@ def test_a_killed_sender_loses_nothing(queued: World) -> None:
     assert queued.sender().pid != dead.pid
 
 
-def test_a_killed_flusher_loses_nothing(queued: World) -> None:
+def test_a_killed_flusher_loses_nothing(queued: Processes) -> None:
     """The next event starts another; ring to Redis is exactly once."""
     client = queued.client()
     for round_number in range(5):
@@ -143,7 +143,7 @@ def test_a_killed_flusher_loses_nothing(queued: World) -> None:
     assert_account(queued, 1500)
 
 
-def test_a_killed_producers_events_arrive(queued: World) -> None:
+def test_a_killed_producers_events_arrive(queued: Processes) -> None:
     """What a process had accepted before ``kill -9`` is delivered without it."""
     code = (
         "import os, signal, rudderpipe\n"
@@ -161,7 +161,7 @@ def test_a_killed_producers_events_arrive(queued: World) -> None:
     assert queued.plane.stats()["events"] == 777
 
 
-def test_events_are_kept_while_redis_is_away(queued: World, redis_server: RedisServer) -> None:
+def test_events_are_kept_while_redis_is_away(queued: Processes, redis_server: RedisServer) -> None:
     """In the ring up to the cap, then refused and counted; all of it arrives when Redis is back."""
     client = queued.client(max_internal_queue_size=1000)
     send(client, 50)
@@ -180,7 +180,7 @@ def test_events_are_kept_while_redis_is_away(queued: World, redis_server: RedisS
     assert "events stay in the ring" in queued.log()
 
 
-def test_jobs_are_kept_while_the_data_plane_fails(queued: World) -> None:
+def test_jobs_are_kept_while_the_data_plane_fails(queued: Processes) -> None:
     """Answers of 503 are tried again; the order stays."""
     queued.plane.misbehaviour = Misbehaviour(503, times=2)
     client = queued.client()
@@ -197,23 +197,23 @@ def test_jobs_are_kept_while_the_data_plane_fails(queued: World) -> None:
 
 @pytest.mark.parametrize("direct", [True, False])
 def test_what_the_data_plane_refuses_is_failed_with_its_reason(
-    world: World, redis_server: RedisServer, *, direct: bool
+    processes: Processes, redis_server: RedisServer, *, direct: bool
 ) -> None:
     """The rest goes on; the failed batch is kept in Redis' failed set, or in the spool, which can be sent again."""
     if not direct:
-        world.explicit["redis"] = redis_server.url
-    world.plane.misbehaviour = Misbehaviour(401, times=1)
-    client = world.client()
+        processes.explicit["redis"] = redis_server.url
+    processes.plane.misbehaviour = Misbehaviour(401, times=1)
+    client = processes.client()
     send(client, 40)
-    world.delivered(20)
+    processes.delivered(20)
 
-    events = wait_until(lambda: (now := world.status().events).failed and now.delivered and now)
+    events = wait_until(lambda: (now := processes.status().events).failed and now.delivered and now)
     assert (events.accepted, events.delivered, events.failed) == (40, 20, 20)
     assert events.balanced
-    assert "status 401: simulated failure" in world.log()
+    assert "status 401: simulated failure" in processes.log()
     if direct:
-        assert world.run("-m", "rudderpipe", "failed", "retry", "--all").returncode == 0
-        world.delivered(40)
+        assert processes.run("-m", "rudderpipe", "failed", "retry", "--all").returncode == 0
+        processes.delivered(40)
     else:
         redis = redis_server.text_client()
         failed = redis.zrange("{rudder}:rudderEventsQueue:failed", 0, -1)
@@ -222,7 +222,7 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
         assert fields["attemptsMade"] == "0"
 
 
-def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: World, redis_server: RedisServer) -> None:
+def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: Processes, redis_server: RedisServer) -> None:
     """``create_persistence_queue`` raises, or calls back; a later call succeeds, and events kept meanwhile arrive."""
     redis_server.kill()
     client = queued.client(redis=None)
@@ -243,7 +243,7 @@ def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: World,
     assert_account(queued, 30)
 
 
-def test_a_wrong_password_is_said_and_not_shown(queued: World, redis_server: RedisServer) -> None:
+def test_a_wrong_password_is_said_and_not_shown(queued: Processes, redis_server: RedisServer) -> None:
     """The error names Redis and the reason, never the password."""
     redis_server.client().config_set("requirepass", "right")
     client = queued.client(redis=None)
@@ -255,13 +255,13 @@ def test_a_wrong_password_is_said_and_not_shown(queued: World, redis_server: Red
     assert str(redis_server.socket) in str(caught.value)
 
 
-def test_a_queue_needs_a_redis(world: World) -> None:
+def test_a_queue_needs_a_redis(processes: Processes) -> None:
     """Without any word of where Redis is, the error names the setting."""
     with pytest.raises(SettingsError, match="redis"):
-        world.client().create_persistence_queue()
+        processes.client().create_persistence_queue()
 
 
-def test_an_operator_runs_the_processes(queued: World, directory: Path) -> None:
+def test_an_operator_runs_the_processes(queued: Processes, directory: Path) -> None:
     """From variables, and from a TOML file; nothing starts by itself; TERM drains and exits 0."""
     queued.explicit |= {"autostart": False, "data_plane_id": "one"}
     config = directory / "rudderpipe.toml"
@@ -290,7 +290,7 @@ def test_an_operator_runs_the_processes(queued: World, directory: Path) -> None:
     assert_account(queued, 100)
 
 
-def test_no_secret_is_in_any_command_line(queued: World) -> None:
+def test_no_secret_is_in_any_command_line(queued: Processes) -> None:
     """Write key and Redis URL reach autostarted processes on standard input."""
     client = queued.client(write_key="S3CR3T")
     queued.explicit["write_key"] = "S3CR3T"
@@ -304,7 +304,7 @@ def test_no_secret_is_in_any_command_line(queued: World) -> None:
     assert "S3CR3T" not in queued.log()
 
 
-def test_a_child_that_was_forked_tracks_for_itself(world: World) -> None:
+def test_a_child_that_was_forked_tracks_for_itself(processes: Processes) -> None:
     """Client made before the fork and used by parent, children and grandchild: all arrive; the flusher is no child."""
     code = (
         "import os, rudderpipe\n"
@@ -316,16 +316,16 @@ def test_a_child_that_was_forked_tracks_for_itself(world: World) -> None:
         "    while True: assert os.wait()[1] == 0\n"
         "except ChildProcessError: pass\n"
     )
-    done = world.run("-c", code)
+    done = processes.run("-c", code)
     assert done.returncode == 0, done.stderr
 
-    world.delivered(1001)
+    processes.delivered(1001)
 
-    wait_until(lambda: not world.own_processes())
-    assert world.plane.stats()["events"] == 1001
+    wait_until(lambda: not processes.own_processes())
+    assert processes.plane.stats()["events"] == 1001
 
 
-def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: World, directory: Path) -> None:
+def test_a_preloaded_gunicorn_application_delivers_from_every_worker(processes: Processes, directory: Path) -> None:
     """Made in the master before the fork; workers are recycled by ``max_requests`` while they serve."""
     app = directory / "app.py"
     app.write_text(
@@ -338,7 +338,7 @@ def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: Worl
     )
     path = directory / "app.sock"
     command = ["-m", "gunicorn", "--preload", "--workers", "3", "--max-requests", "20", "--bind", f"unix:{path}"]
-    world.start(*command, "--log-level", "critical", "--chdir", str(directory), "app:application")
+    processes.start(*command, "--log-level", "critical", "--chdir", str(directory), "app:application")
     wait_until(path.exists)
 
     accepted = broken = 0
@@ -353,13 +353,13 @@ def test_a_preloaded_gunicorn_application_delivers_from_every_worker(world: Worl
             connection.close()
 
     assert accepted >= 190
-    world.delivered(accepted)
-    pids = {event["properties"]["pid"] for body in world.plane.last_events() for event in json.loads(body)["batch"]}
+    processes.delivered(accepted)
+    pids = {event["properties"]["pid"] for body in processes.plane.last_events() for event in json.loads(body)["batch"]}
     assert len(pids) > 3
-    assert world.plane.stats()["duplicates"] == 0
+    assert processes.plane.stats()["duplicates"] == 0
 
 
-def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: World) -> None:
+def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: Processes) -> None:
     """A short script's flusher may end before the sender it started has drawn breath."""
     queued.explicit["autostart"] = "flusher"
     client = queued.client()
@@ -375,7 +375,7 @@ def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: 
     assert sender.wait(10) == 0
 
 
-def test_an_application_gets_no_client_thread_socket_or_handler(world: World) -> None:
+def test_an_application_gets_no_client_thread_socket_or_handler(processes: Processes) -> None:
     """Importing and tracking load neither Redis nor HTTP, start no thread, open no socket, touch no signal or log."""
     code = (
         "import logging, signal, sys, threading, os\n"
@@ -393,13 +393,13 @@ def test_an_application_gets_no_client_thread_socket_or_handler(world: World) ->
         "client.shutdown()\n"
     )
 
-    done = world.run("-c", code)
+    done = processes.run("-c", code)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == b""
 
 
-def test_the_import_is_light(world: World) -> None:
+def test_the_import_is_light(processes: Processes) -> None:
     """What every process of an application pays, whether it sends anything or not; and less than 12 MB of memory."""
     heavy = (
         "redis",
@@ -423,7 +423,7 @@ def test_the_import_is_light(world: World) -> None:
         f"print([name for name in {heavy} if name in sys.modules])\n"
     )
 
-    grown, loaded = world.run("-c", code).stdout.decode().splitlines()
+    grown, loaded = processes.run("-c", code).stdout.decode().splitlines()
 
     assert loaded == "[]"
     assert int(grown) < 12_000

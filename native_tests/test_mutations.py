@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytest
 
-from native_tests.redis_stand import P, RedisStand
+from native_tests.redis_queue_server import P, RedisQueueServer
 from rudderpipe._version import USER_AGENT
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
@@ -73,17 +73,17 @@ class Plane:
 class Campaign:
     """A sender over Redis, and what was put before it."""
 
-    def __init__(self, stand: RedisStand, seed: int) -> None:
-        self.stand, self.clock = stand, stand.clock
+    def __init__(self, queue_server: RedisQueueServer, seed: int) -> None:
+        self.queue_server, self.clock = queue_server, queue_server.clock
         self.dice = random.Random(seed)  # not for secrets
         self.plane = Plane(self.dice)
-        self.raw: Any = stand.server.client()
-        self.queue = stand.queue()
+        self.raw: Any = queue_server.server.client()
+        self.queue = queue_server.queue()
         settings = Settings(max_jobs_per_request=self.dice.choice((1, 10, 50)), max_attempts=50)
         lease = Lease(self.queue, settings.lease_ms, "me 1 0", lambda _: False)
         dispatcher = Dispatcher(cast(DataPlane, self.plane), settings, self.clock)
         state = SenderState(self.clock.monotonic_s(), settings.stall_timeout_s)
-        keeper_queue = stand.queue()
+        keeper_queue = queue_server.queue()
         keeper_queue.token = self.queue.token
         self.keeper = LockRenewer(keeper_queue, state, settings, self.clock)
         self.sender = Sender(self.queue, dispatcher, lease, settings, self.clock, state=state)
@@ -208,9 +208,9 @@ def foreign_locks(campaign: Campaign) -> None:
 
 def paused(campaign: Campaign) -> None:
     """By a tool, for a while."""
-    campaign.stand.pause()
+    campaign.queue_server.pause()
     campaign.step(5)
-    campaign.stand.resume()
+    campaign.queue_server.resume()
 
 
 def meddled_in_flight(campaign: Campaign) -> None:
@@ -262,8 +262,8 @@ def test_nothing_that_is_broken_hurts_anything_else(
     server: RedisServer, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thousand mutations of jobs and of the queue's keys, in rounds."""
-    stand = RedisStand(server)
-    campaign = Campaign(stand, seed)
+    queue_server = RedisQueueServer(server)
+    campaign = Campaign(queue_server, seed)
     rounds = 25
     for number in range(rounds):
         campaign.add(MUTATIONS // rounds)
@@ -293,7 +293,7 @@ def test_nothing_that_is_broken_hurts_anything_else(
     assert not [line for line in said if "no longer this sender's" in line or "lease lost" in line]
     campaign.sender.close()
     campaign.raw.close()
-    stand.close()
+    queue_server.close()
 
 
 def same_but_for_attempts(data: bytes, put: bytes) -> bool:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from native_tests.node_programs import NodeError, NodeProgram, NodePrograms
-from native_tests.world import World
+from native_tests.processes import Processes
 from rudderpipe import Client, EventError
 from rudderpipe.testing.data_plane import DataPlaneServer
 
@@ -93,18 +93,18 @@ def by_us(client: Client, plane: DataPlaneServer, method: str, message: dict[str
     return sent(plane)
 
 
-def test_the_same_calls_give_the_same_messages(world: World, node: NodePrograms) -> None:
+def test_the_same_calls_give_the_same_messages(processes: Processes, node: NodePrograms) -> None:
     """300 random calls as one mapping, in its names: the same event, or both refuse."""
-    program = node.start("memory", write_key="KEY", data_plane_url=world.plane.url)
+    program = node.start("memory", write_key="KEY", data_plane_url=processes.plane.url)
     program.ready()
-    client = world.client(sync_mode=True, strict=True)
+    client = processes.client(sync_mode=True, strict=True)
     compared = []
 
     @settings(derandomize=True, max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
     @given(calls())
     def both(call: tuple[str, dict[str, Any]]) -> None:
-        expected = by_node(program, world.plane, *call)
-        got = by_us(client, world.plane, *call)
+        expected = by_node(program, processes.plane, *call)
+        got = by_us(client, processes.plane, *call)
         assert got == expected
         compared.append(got)
 
@@ -117,9 +117,9 @@ def test_the_same_calls_give_the_same_messages(world: World, node: NodePrograms)
     assert sum(event is None for event in compared) > 20
 
 
-def test_named_arguments_say_the_same(world: World) -> None:
+def test_named_arguments_say_the_same(processes: Processes) -> None:
     """Python's form and the Node SDK's of each call, with the same content."""
-    client = world.client(dry_run=True, strict=True)
+    client = processes.client(dry_run=True, strict=True)
     when = datetime(2026, 1, 2, tzinfo=timezone.utc)
     common = {"context": {"ip": "1"}, "timestamp": when, "integrations": {"All": True}, "message_id": "m"}
     wire = {"context": {"ip": "1"}, "timestamp": when, "integrations": {"All": True}, "messageId": "m"}

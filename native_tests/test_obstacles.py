@@ -8,8 +8,8 @@ import pytest
 import trustme
 
 from native_tests.faulty_plane import FaultyPlane
+from native_tests.processes import Processes, wait_until
 from native_tests.proxy import context_of
-from native_tests.world import World, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = 1000
@@ -17,14 +17,14 @@ EVENTS = 1000
 
 @pytest.mark.parametrize("queue", [True, False], ids=["queue", "direct"])
 def test_a_thousand_events_wait_for_a_certificate_file_that_cannot_be_used(
-    world: World, redis_server: RedisServer, tmp_path: Path, queue: bool
+    processes: Processes, redis_server: RedisServer, tmp_path: Path, queue: bool
 ) -> None:
     """With two attempts for each: none is counted, none fails, and the log says what is wrong."""
     path = tmp_path / "ca.pem"
     path.mkdir()
     authority = trustme.CA()
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        world.explicit |= {
+        processes.explicit |= {
             "data_plane_url": plane.url,
             "ca_file": str(path),
             "flush_at": 1,
@@ -33,15 +33,15 @@ def test_a_thousand_events_wait_for_a_certificate_file_that_cannot_be_used(
             "linger_s": 30,
         }
         if queue:
-            world.explicit["redis"] = redis_server.url
-        client = world.client()
+            processes.explicit["redis"] = redis_server.url
+        client = processes.client()
         for number in range(EVENTS):
             assert client.track("u", "e", {"n": number})
         client.flush(0)
-        wait_until(lambda: "ca_file cannot be used" in world.log())
-        process = world.sender() if queue else world.flusher()
+        wait_until(lambda: "ca_file cannot be used" in processes.log())
+        process = processes.sender() if queue else processes.flusher()
         if queue:
-            wait_until(lambda: world.status().events.queued == EVENTS)
+            wait_until(lambda: processes.status().events.queued == EVENTS)
 
         path.rmdir()
         authority.cert_pem.write_to_path(str(path))
@@ -50,7 +50,7 @@ def test_a_thousand_events_wait_for_a_certificate_file_that_cannot_be_used(
         assert process.is_running()
         numbers = [event["properties"]["n"] for request in plane.requests for event in request.events]
         assert numbers == list(range(EVENTS))
-        wait_until(lambda: world.status().events.delivered == EVENTS)
-        assert world.status().events.failed == 0
-        said = [line for line in world.log().splitlines() if "ca_file cannot be used" in line]
+        wait_until(lambda: processes.status().events.delivered == EVENTS)
+        assert processes.status().events.failed == 0
+        said = [line for line in processes.log().splitlines() if "ca_file cannot be used" in line]
         assert len(said) == 1

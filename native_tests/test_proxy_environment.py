@@ -11,8 +11,8 @@ import pytest
 import trustme
 
 from native_tests.faulty_plane import FaultyPlane
+from native_tests.processes import Processes, wait_until
 from native_tests.proxy import Proxy, context_of
-from native_tests.world import World, wait_until
 from rudderpipe import Client
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -51,36 +51,41 @@ def test_sync_mode_asks_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.parametrize("queue", [False, True])
 def test_autostarted_processes_use_the_applications_proxy(
-    monkeypatch: pytest.MonkeyPatch, world: World, redis_server: RedisServer, proxy: Proxy, tmp_path: Path, queue: bool
+    monkeypatch: pytest.MonkeyPatch,
+    processes: Processes,
+    redis_server: RedisServer,
+    proxy: Proxy,
+    tmp_path: Path,
+    queue: bool,
 ) -> None:
     """By CONNECT for https; its password is in no command line and in no log."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
-        world.explicit |= {"data_plane_url": plane.url, "ca_file": str(tmp_path / "ca.pem"), "linger_s": 30}
+        processes.explicit |= {"data_plane_url": plane.url, "ca_file": str(tmp_path / "ca.pem"), "linger_s": 30}
         if queue:
-            world.explicit["redis"] = redis_server.url
+            processes.explicit["redis"] = redis_server.url
         monkeypatch.setenv("HTTPS_PROXY", secret_url(proxy))
         monkeypatch.setenv("NO_PROXY", "other.example")
-        assert world.client().track("u", "e")
+        assert processes.client().track("u", "e")
         plane.wait_for(lambda: len(plane.accepted) == 1)
 
         assert proxy.heads[0].startswith(f"CONNECT 127.0.0.1:{plane.port} ")
         assert AUTHORIZATION in proxy.heads[0]
-        processes = [world.flusher(), *([world.sender()] if queue else [])]
-        assert not any("proxy-password" in " ".join(process.cmdline()) for process in processes)
-        assert "proxy-password" not in world.log()
+        found = [processes.flusher(), *([processes.sender()] if queue else [])]
+        assert not any("proxy-password" in " ".join(process.cmdline()) for process in found)
+        assert "proxy-password" not in processes.log()
 
 
 def test_an_operators_sender_asks_its_own_environment(
-    monkeypatch: pytest.MonkeyPatch, world: World, redis_server: RedisServer, proxy: Proxy
+    monkeypatch: pytest.MonkeyPatch, processes: Processes, redis_server: RedisServer, proxy: Proxy
 ) -> None:
     """The application's says nothing for it."""
     with FaultyPlane() as plane:
-        world.explicit |= {"data_plane_url": plane.url, "redis": redis_server.url, "autostart": "flusher"}
-        assert world.client().track("u", "e")
+        processes.explicit |= {"data_plane_url": plane.url, "redis": redis_server.url, "autostart": "flusher"}
+        assert processes.client().track("u", "e")
         monkeypatch.setenv("http_proxy", secret_url(proxy))
-        sender = world.start("-m", "rudderpipe.sender")
+        sender = processes.start("-m", "rudderpipe.sender")
         plane.wait_for(lambda: len(plane.accepted) == 1)
         assert AUTHORIZATION in proxy.heads[0]
         psutil.Process(sender.pid).terminate()

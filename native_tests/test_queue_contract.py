@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from native_tests.redis_stand import P, RedisStand
+from native_tests.redis_queue_server import P, RedisQueueServer
 from native_tests.traces import Listener
 from rudderpipe.queue import scripts
 from rudderpipe.queue.failed_jobs import FailedJobs, Selection
@@ -22,33 +22,33 @@ from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, 
 KEYS = Keys("rudder", "rudderEventsQueue")
 
 
-@pytest.fixture(name="stand")
-def _stand(server: RedisServer) -> Iterator[RedisStand]:
-    stand = RedisStand(server)
-    yield stand
-    stand.close()
+@pytest.fixture(name="queue_server")
+def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
+    queue_server = RedisQueueServer(server)
+    yield queue_server
+    queue_server.close()
 
 
 class TestQueue(QueueContract):
     """All of it."""
 
 
-def fail(stand: RedisStand, queue: Queue, count: int) -> None:
+def fail(queue_server: RedisQueueServer, queue: Queue, count: int) -> None:
     """Jobs 1, 2, ... that failed one second after the other."""
     add(queue, count)
     for taken in queue.take(*ALL):
-        stand.clock.now_s += 1
+        queue_server.clock.now_s += 1
         assert queue.fail(taken, f"status 40{taken.id}")
 
 
 class TestFailedJobs:
     """What people and bounds do to the failed set."""
 
-    def test_failed_jobs_are_found_oldest_first(self, stand: RedisStand) -> None:
+    def test_failed_jobs_are_found_oldest_first(self, queue_server: RedisQueueServer) -> None:
         """By id, time and a part of the reason; with what they hold."""
-        queue = stand.queue()
-        fail(stand, queue, 4)
-        now_ms = stand.clock.time_ms()
+        queue = queue_server.queue()
+        fail(queue_server, queue, 4)
+        now_ms = queue_server.clock.time_ms()
         failed = FailedJobs(queue)
 
         assert [(job.id, job.reason, job.events) for job in failed][:2] == [
@@ -64,48 +64,48 @@ class TestFailedJobs:
     @pytest.mark.parametrize(("first", "line"), [(False, ["5", "1", "2", "3"]), (True, ["1", "2", "3", "5"])])
     @pytest.mark.parametrize("paused", [False, True])
     def test_retried_jobs_wait_in_their_order(
-        self, stand: RedisStand, first: bool, line: list[str], paused: bool
+        self, queue_server: RedisQueueServer, first: bool, line: list[str], paused: bool
     ) -> None:
         """Behind or ahead of what waits; once, with no attempt counted, and their events queued."""
-        queue = stand.queue()
-        fail(stand, queue, 4)
+        queue = queue_server.queue()
+        fail(queue_server, queue, 4)
         add(queue, 1, 4)
         if paused:
-            stand.pause()
+            queue_server.pause()
         chosen = list(FailedJobs(queue))
 
         assert FailedJobs(queue).retry(chosen[:3], first=first) == 3
         assert FailedJobs(queue).retry(chosen[:3], first=first) == 0
 
-        assert stand.view() == View(line=line, failed=["4"])
+        assert queue_server.view() == View(line=line, failed=["4"])
         counts = queue.counts(EPOCH)
         assert (counts.events_queued, counts.events_failed) == (8, 2)
-        assert "failedReason" not in stand.fields("1")
+        assert "failedReason" not in queue_server.fields("1")
         if paused:
-            stand.resume()
+            queue_server.resume()
         taken = queue.take(*ALL)
         assert ids(taken) == line
         assert queue.complete(taken) == 4
         assert queue.counts(EPOCH).events_delivered == 8
 
-    def test_a_failed_job_that_somebody_locked_is_left_alone(self, stand: RedisStand) -> None:
+    def test_a_failed_job_that_somebody_locked_is_left_alone(self, queue_server: RedisQueueServer) -> None:
         """By a retry and by a removal."""
-        queue = stand.queue()
-        fail(stand, queue, 1)
-        stand.client.set(f"{P}1:lock", "somebody")
+        queue = queue_server.queue()
+        fail(queue_server, queue, 1)
+        queue_server.client.set(f"{P}1:lock", "somebody")
 
         assert FailedJobs(queue).retry(list(FailedJobs(queue))) == 0
         assert FailedJobs(queue).remove(["1"]) == (0, 0)
 
-        assert stand.view().failed == ["1"]
+        assert queue_server.view().failed == ["1"]
 
     @pytest.mark.parametrize("late", ["retry", "remove"])
     def test_a_job_that_failed_again_is_not_what_the_caller_saw(
-        self, stand: RedisStand, monkeypatch: pytest.MonkeyPatch, late: str
+        self, queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, late: str
     ) -> None:
         """A call that arrives late, after its repeat and a second failure, changes nothing."""
-        queue = stand.queue()
-        fail(stand, queue, 1)
+        queue = queue_server.queue()
+        fail(queue_server, queue, 1)
         calls: list[tuple[Any, ...]] = []
         call = queue.call
 
@@ -117,42 +117,42 @@ class TestFailedJobs:
         failed = FailedJobs(queue)
         assert failed.remove(["1"]) == (1, 2) if late == "remove" else failed.retry(list(failed)) == 1
         if late == "remove":
-            stand.client.hset(f"{P}1", mapping={"data": data_of(0), "opts": "{}"})
-            stand.client.rpush(f"{P}wait", "1")
-        stand.clock.now_s += 1
+            queue_server.client.hset(f"{P}1", mapping={"data": data_of(0), "opts": "{}"})
+            queue_server.client.rpush(f"{P}wait", "1")
+        queue_server.clock.now_s += 1
         (taken,) = queue.take(*ALL)
         queue.fail(taken, "again")
 
         assert call(*calls[0]) in ([0], [0, 0])
 
-        assert stand.view() == View(failed=["1"])
+        assert queue_server.view() == View(failed=["1"])
 
-    def test_removed_events_are_counted_as_removed(self, stand: RedisStand) -> None:
+    def test_removed_events_are_counted_as_removed(self, queue_server: RedisQueueServer) -> None:
         """A job that waits again, or is gone, is not removed."""
-        queue = stand.queue()
-        fail(stand, queue, 3)
+        queue = queue_server.queue()
+        fail(queue_server, queue, 3)
         FailedJobs(queue).retry(list(FailedJobs(queue))[:1])
 
         assert FailedJobs(queue).remove(["1", "2", "9"]) == (1, 2)
         assert FailedJobs(queue).remove(["2"]) == (0, 0)
 
-        assert stand.view() == View(line=["1"], failed=["3"])
-        assert stand.fields("2") == {}
+        assert queue_server.view() == View(line=["1"], failed=["3"])
+        assert queue_server.fields("2") == {}
         for epoch in (EPOCH, None):
             counts = queue.counts(epoch)
             assert (counts.events_queued, counts.events_failed, counts.events_removed) == (2, 2, 2)
 
-    def test_the_oldest_failed_jobs_go_first(self, stand: RedisStand) -> None:
+    def test_the_oldest_failed_jobs_go_first(self, queue_server: RedisQueueServer) -> None:
         """Those that are more than so many, and those that are older than so long."""
-        queue = stand.queue()
-        fail(stand, queue, 5)
+        queue = queue_server.queue()
+        fail(queue_server, queue, 5)
 
         assert FailedJobs(queue).trim(None, None) == (0, 0)
         assert FailedJobs(queue).trim(5, 100) == (0, 0)
         assert FailedJobs(queue).trim(4, None) == (1, 2)
-        assert stand.view().failed == ["2", "3", "4", "5"]
+        assert queue_server.view().failed == ["2", "3", "4", "5"]
         assert FailedJobs(queue).trim(None, 2.0) == (2, 4)
-        assert stand.view().failed == ["4", "5"]
+        assert queue_server.view().failed == ["4", "5"]
         assert FailedJobs(queue).trim(1, 0.5) == (1, 2)
         assert queue.counts().events_removed == 8
 
@@ -161,12 +161,12 @@ class TestWhatIsLeftInRedis:
     """Keys that the contract does not show, which Bull's tools read or which would stay for ever."""
 
     @pytest.mark.parametrize("what", ["complete", "fail", "put_back", "recover", "renew", "retry_later", "take"])
-    def test_a_job_that_is_seen_to_is_no_suspect(self, stand: RedisStand, what: str) -> None:
+    def test_a_job_that_is_seen_to_is_no_suspect(self, queue_server: RedisQueueServer, what: str) -> None:
         """Else its next lapse would be its second."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
         if what == "take":
-            stand.client.sadd(f"{P}stalled", "1")
+            queue_server.client.sadd(f"{P}stalled", "1")
         taken = queue.take(*ALL)
         if what != "take":
             queue.sweep()
@@ -177,33 +177,35 @@ class TestWhatIsLeftInRedis:
         elif what != "take":
             getattr(queue, what)(taken)
 
-        assert not stand.client.exists(f"{P}stalled")
+        assert not queue_server.client.exists(f"{P}stalled")
 
-    def test_a_lock_that_is_none_belongs_to_another_program(self, stand: RedisStand) -> None:
+    def test_a_lock_that_is_none_belongs_to_another_program(self, queue_server: RedisQueueServer) -> None:
         """A key of another type in its place ends no call: the job is left alone, and recovered by the one sender."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 3)
         first, second, third = queue.take(*ALL)
-        stand.client.delete(f"{P}2:lock")
-        stand.client.rpush(f"{P}2:lock", "row")
+        queue_server.client.delete(f"{P}2:lock")
+        queue_server.client.rpush(f"{P}2:lock", "row")
 
         assert queue.renew([first, second, third]) == [first, third]
         assert queue.retry_later([second]) == []
         assert queue.complete([first, second]) == 1
         assert not queue.fail(second, "no")
         assert queue.put_back([second, third]) == 1
-        assert stand.client.lrange(f"{P}active", 0, -1) == ["2"]
+        assert queue_server.client.lrange(f"{P}active", 0, -1) == ["2"]
         queue.recover()
         assert ids(queue.take(*ALL)) == ["2", "3"]
 
-    def test_numbers_that_are_none_end_nothing(self, stand: RedisStand) -> None:
+    def test_numbers_that_are_none_end_nothing(self, queue_server: RedisQueueServer) -> None:
         """Another program wrote into the account and into a job: both count from 0."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 2)
         ring = KEYS.ring(EPOCH)
         for key in (KEYS.account, ring):
-            stand.client.hset(key, mapping={"queued": "many", "delivered": "1.5", "failed": "-", "1": "x", "term": "?"})
-        stand.client.hset(f"{P}1", mapping={"attemptsMade": "often", "stalledCounter": "twice"})
+            queue_server.client.hset(
+                key, mapping={"queued": "many", "delivered": "1.5", "failed": "-", "1": "x", "term": "?"}
+            )
+        queue_server.client.hset(f"{P}1", mapping={"attemptsMade": "often", "stalledCounter": "twice"})
 
         add(queue, 1, 2)
         first, second, third = queue.take(*ALL)
@@ -213,183 +215,185 @@ class TestWhatIsLeftInRedis:
         assert FailedJobs(queue).retry(list(FailedJobs(queue))) == 1
         assert queue.complete([third, *queue.take(*ALL)]) == 2
 
-        assert stand.view() == View()
+        assert queue_server.view() == View()
         assert queue.counts(EPOCH).events_delivered == 6
         assert queue.counts(EPOCH).odd_fields == 0
 
-    def test_rows_of_a_log_go_with_their_job(self, stand: RedisStand) -> None:
+    def test_rows_of_a_log_go_with_their_job(self, queue_server: RedisQueueServer) -> None:
         """Completed or removed."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 2)
-        stand.client.rpush(f"{P}1:logs", "row")
-        stand.client.rpush(f"{P}2:logs", "row")
+        queue_server.client.rpush(f"{P}1:logs", "row")
+        queue_server.client.rpush(f"{P}2:logs", "row")
         first, second = queue.take(*ALL)
         queue.complete([first])
         queue.fail(second, "no")
         FailedJobs(queue).remove(["2"])
 
-        assert not stand.client.keys(f"{P}*:logs")
+        assert not queue_server.client.keys(f"{P}*:logs")
 
-    def test_a_rings_account_ends_some_time(self, stand: RedisStand) -> None:
+    def test_a_rings_account_ends_some_time(self, queue_server: RedisQueueServer) -> None:
         """After its last use; failed events keep it until then."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         ring = KEYS.ring(EPOCH)
-        fail(stand, queue, 1)
-        assert stand.client.pttl(ring) > 0
-        stand.client.persist(ring)
+        fail(queue_server, queue, 1)
+        assert queue_server.client.pttl(ring) > 0
+        queue_server.client.persist(ring)
 
         assert not queue.end_ring(EPOCH)
 
-        assert stand.client.pttl(ring) > 0
+        assert queue_server.client.pttl(ring) > 0
 
-    def test_a_renewed_lock_holds_its_whole_time(self, stand: RedisStand) -> None:
+    def test_a_renewed_lock_holds_its_whole_time(self, queue_server: RedisQueueServer) -> None:
         """From now on, whether it had lapsed or not."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
         taken = queue.take(*ALL)
-        stand.client.pexpire(f"{P}1:lock", 5_000)
+        queue_server.client.pexpire(f"{P}1:lock", 5_000)
         for _ in range(2):
             assert queue.renew(taken) == taken
-            assert stand.client.pttl(f"{P}1:lock") > 20_000
-            stand.lapse("1")
+            assert queue_server.client.pttl(f"{P}1:lock") > 20_000
+            queue_server.lapse("1")
 
-    def test_listeners_hear_what_waits_again_and_when_the_next_is_due(self, stand: RedisStand) -> None:
+    def test_listeners_hear_what_waits_again_and_when_the_next_is_due(self, queue_server: RedisQueueServer) -> None:
         """As from Bull: ``waiting`` with our token, and the time in ``delayed``."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 2)
         taken = queue.take(*ALL)
-        stand.delay("later", stand.clock.time_ms() + 7, {"data": ""})
-        listener = Listener(stand.client)
+        queue_server.delay("later", queue_server.clock.time_ms() + 7, {"data": ""})
+        listener = Listener(queue_server.client)
         queue.put_back(taken[:1])
         queue.recover()
         queue.promote()
 
         heard = [(channel.removeprefix(P), message) for channel, message in listener.heard()]
         waiting = f"waiting@{queue.token}"
-        assert heard == [(waiting, "1"), (waiting, "2"), ("delayed", str(stand.clock.time_ms() + 7))]
+        assert heard == [(waiting, "1"), (waiting, "2"), ("delayed", str(queue_server.clock.time_ms() + 7))]
 
-    def test_a_job_that_somebody_delayed_is_still_queued(self, stand: RedisStand) -> None:
+    def test_a_job_that_somebody_delayed_is_still_queued(self, queue_server: RedisQueueServer) -> None:
         """And once due it is in the line alone, though a worker left it active."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
         queue.take(*ALL)
-        stand.lapse("1")
-        stand.client.zadd(f"{P}delayed", {"1": 0})
-        stand.client.delete(f"{P}active")
+        queue_server.lapse("1")
+        queue_server.client.zadd(f"{P}delayed", {"1": 0})
+        queue_server.client.delete(f"{P}active")
         assert queue.counts().events_elsewhere == 0
-        stand.client.lpush(f"{P}active", "1")
+        queue_server.client.lpush(f"{P}active", "1")
 
         queue.promote()
 
-        assert stand.view() == View(line=["1"])
+        assert queue_server.view() == View(line=["1"])
 
-    def test_the_size_of_many_jobs_is_near_that_of_each(self, stand: RedisStand) -> None:
+    def test_the_size_of_many_jobs_is_near_that_of_each(self, queue_server: RedisQueueServer) -> None:
         """Also of those that wait in a paused queue."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 10)
         ten = queue.size_bytes()
         add(queue, 990, 10)
         assert 80 * ten < queue.size_bytes() < 120 * ten
-        stand.pause()
+        queue_server.pause()
         assert 80 * ten < queue.size_bytes() < 120 * ten
 
-    def test_attempts_in_a_foreign_failed_jobs_data_are_forgotten_at_a_retry(self, stand: RedisStand) -> None:
+    def test_attempts_in_a_foreign_failed_jobs_data_are_forgotten_at_a_retry(
+        self, queue_server: RedisQueueServer
+    ) -> None:
         """A Node SDK's worker had failed it after its last attempt."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         data = data_of(0, 0).replace('\\"attempts\\":0', '\\"attempts\\":9')
-        stand.client.hset(f"{P}node", mapping={"data": data, "opts": "{}"})
-        stand.client.zadd(f"{P}failed", {"node": 1})
+        queue_server.client.hset(f"{P}node", mapping={"data": data, "opts": "{}"})
+        queue_server.client.zadd(f"{P}failed", {"node": 1})
 
         FailedJobs(queue).retry(list(FailedJobs(queue)))
 
         assert queue.take(*ALL)[0].attempts == 0
 
-    def test_a_taken_job_has_no_priority_and_has_options(self, stand: RedisStand) -> None:
+    def test_a_taken_job_has_no_priority_and_has_options(self, queue_server: RedisQueueServer) -> None:
         """Bull's stalled check loses a job without options."""
-        queue = stand.queue()
-        stand.put("n", {"data": data_of(0, 0)})
-        stand.client.zadd(f"{P}priority", {"n": 1})
+        queue = queue_server.queue()
+        queue_server.put("n", {"data": data_of(0, 0)})
+        queue_server.client.zadd(f"{P}priority", {"n": 1})
 
         queue.take(*ALL)
 
-        assert not stand.client.exists(f"{P}priority")
-        assert stand.fields("n")["opts"] == "{}"
+        assert not queue_server.client.exists(f"{P}priority")
+        assert queue_server.fields("n")["opts"] == "{}"
 
-    def test_a_lease_that_never_lapses_is_no_senders(self, stand: RedisStand) -> None:
+    def test_a_lease_that_never_lapses_is_no_senders(self, queue_server: RedisQueueServer) -> None:
         """A tool wrote it, and nobody would ever follow it; ours always lapses."""
-        queue = stand.queue()
-        stand.client.set(KEYS.lease, "odd")
+        queue = queue_server.queue()
+        queue_server.client.set(KEYS.lease, "odd")
 
         assert lease_of(queue).take()
 
-        assert 0 < stand.client.pttl(KEYS.lease) <= 10_000
-        assert not lease_of(stand.queue()).take()
+        assert 0 < queue_server.client.pttl(KEYS.lease) <= 10_000
+        assert not lease_of(queue_server.queue()).take()
 
     @pytest.mark.parametrize("field", ["queued", "odd", "\u00b2", "7"])
-    def test_what_a_tool_writes_into_the_account_ends_nothing(self, stand: RedisStand, field: str) -> None:
+    def test_what_a_tool_writes_into_the_account_ends_nothing(self, queue_server: RedisQueueServer, field: str) -> None:
         """A field that is no number does not count."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
-        stand.client.hset(KEYS.account, field, "1.5")
+        queue_server.client.hset(KEYS.account, field, "1.5")
 
         assert queue.counts().waiting == 1
         assert queue.complete(queue.take(*ALL)) == 1
         assert queue.counts().events_delivered == 2
 
-    def test_an_empty_queue_is_told_once(self, stand: RedisStand) -> None:
+    def test_an_empty_queue_is_told_once(self, queue_server: RedisQueueServer) -> None:
         """By the take that finds nothing after one that found something."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
         queue.take(*ALL)
-        listener = Listener(stand.client)
+        listener = Listener(queue_server.client)
         queue.take(*ALL)
         queue.take(*ALL)
 
         assert listener.heard() == [(f"{P}drained", "")]
 
-    def test_a_forgotten_ring_is_not_made_anew_by_its_last_jobs(self, stand: RedisStand) -> None:
+    def test_a_forgotten_ring_is_not_made_anew_by_its_last_jobs(self, queue_server: RedisQueueServer) -> None:
         """Its lifetime was over; the account of all is kept, and the failed job's own is not."""
-        queue = stand.queue()
-        fail(stand, queue, 1)
-        stand.client.delete(KEYS.ring(EPOCH))
+        queue = queue_server.queue()
+        fail(queue_server, queue, 1)
+        queue_server.client.delete(KEYS.ring(EPOCH))
 
         FailedJobs(queue).retry(list(FailedJobs(queue)))
-        assert not stand.client.exists(KEYS.failed_events)
+        assert not queue_server.client.exists(KEYS.failed_events)
         queue.complete(queue.take(*ALL))
 
-        assert stand.client.keys(f"{KEYS.account}:????????????????") == []
+        assert queue_server.client.keys(f"{KEYS.account}:????????????????") == []
         assert queue.counts().events_delivered == 2
 
-    def test_listeners_hear_a_reason_as_bull_would_write_it(self, stand: RedisStand) -> None:
+    def test_listeners_hear_a_reason_as_bull_would_write_it(self, queue_server: RedisQueueServer) -> None:
         """In JSON whose slashes stand as they are."""
-        queue = stand.queue()
+        queue = queue_server.queue()
         add(queue, 1)
-        listener = Listener(stand.client)
+        listener = Listener(queue_server.client)
         queue.fail(queue.take(*ALL)[0], 'a/b "c"')
 
         assert listener.heard()[-1] == (f"{P}failed", '{"jobId":"1","val":"a/b \\"c\\""}')
 
-    def test_a_writer_that_knows_of_no_pause_does_not_end_it(self, stand: RedisStand) -> None:
+    def test_a_writer_that_knows_of_no_pause_does_not_end_it(self, queue_server: RedisQueueServer) -> None:
         """What it put into ``wait`` is not taken."""
-        queue = stand.queue()
-        stand.pause()
-        stand.client.lpush(f"{P}wait", "careless")
+        queue = queue_server.queue()
+        queue_server.pause()
+        queue_server.client.lpush(f"{P}wait", "careless")
 
         assert queue.take(*ALL) == []
 
-    def test_an_id_without_a_hash_that_stalls_is_next_in_line(self, stand: RedisStand) -> None:
+    def test_an_id_without_a_hash_that_stalls_is_next_in_line(self, queue_server: RedisQueueServer) -> None:
         """As often as it does; nothing is made of it."""
-        queue = stand.queue()
-        stand.put("x", None)
-        stand.put_no_hash("odd")
+        queue = queue_server.queue()
+        queue_server.put("x", None)
+        queue_server.put_no_hash("odd")
         for _ in range(2):
             queue.take(*ALL)
-            stand.lapse("x", "odd")
-            stand.interval_passes()
+            queue_server.lapse("x", "odd")
+            queue_server.interval_passes()
             queue.sweep()
-            stand.interval_passes()
+            queue_server.interval_passes()
             assert queue.sweep() == 2
-        assert sorted(stand.view().line) == ["odd", "x"]
+        assert sorted(queue_server.view().line) == ["odd", "x"]
 
 
 def test_redis_takes_every_script(server: RedisServer) -> None:
@@ -411,8 +415,8 @@ def test_the_contract_calls_every_script(server: RedisServer, monkeypatch: pytes
     for promises in (TestQueue(), TestFailedJobs()):
         for name in dir(promises):
             test = getattr(promises, name)
-            if name.startswith("test_") and list(inspect.signature(test).parameters) == ["stand"]:
-                stand = RedisStand(server)
-                test(stand)
-                stand.close()
+            if name.startswith("test_") and list(inspect.signature(test).parameters) == ["queue_server"]:
+                queue_server = RedisQueueServer(server)
+                test(queue_server)
+                queue_server.close()
     assert called == set(scripts.NAMES)

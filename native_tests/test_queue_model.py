@@ -13,13 +13,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from native_tests.redis_stand import RedisStand
+from native_tests.redis_queue_server import RedisQueueServer
 from rudderpipe.errors import QueueBehind
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
-from tests.queue_contract import EPOCH, Stand, data_of
-from tests.test_fake_queue import FakeStand
+from tests.queue_contract import EPOCH, QueueServer, data_of
+from tests.test_fake_queue import FakeQueueServer
 
 SENDERS = st.integers(0, 1)
 SOME = st.integers(1, 3)
@@ -32,9 +32,9 @@ class QueueModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.real, fake = RedisStand(self.server), FakeStand()
-        self.stands: tuple[Stand, Stand] = (self.real, fake)
-        self.queues = [[stand.queue(keep_completed=keep) for keep in (0, 2)] for stand in self.stands]
+        self.real, fake = RedisQueueServer(self.server), FakeQueueServer()
+        self.stands: tuple[QueueServer, QueueServer] = (self.real, fake)
+        self.queues = [[queue_server.queue(keep_completed=keep) for keep in (0, 2)] for queue_server in self.stands]
         for real, model in zip(*self.queues, strict=True):
             model.token = real.token
         self.held: list[list[ActiveJob]] = [[], []]
@@ -102,49 +102,49 @@ class QueueModel(RuleBasedStateMachine):
     def lapse(self, number: int) -> None:
         """One lock."""
         if names := sorted(self.real.locks()):
-            for stand in self.stands:
-                stand.lapse(names[number % len(names)])
+            for queue_server in self.stands:
+                queue_server.lapse(names[number % len(names)])
 
     @rule(what=st.sampled_from(["interval_passes", "pause", "resume"]))
     def meanwhile(self, what: str) -> None:
         """Time, and people."""
         if what != "pause" or not self.queues[0][0].counts().paused:
-            for stand in self.stands:
-                getattr(stand, what)()
+            for queue_server in self.stands:
+                getattr(queue_server, what)()
 
     @rule(how=st.sampled_from(["job", "no job", "no hash", "delayed"]))
     def foreign_add(self, how: str) -> None:
         """By somebody else."""
         self.foreign += 1
         name, fields = f"n{self.foreign}", {"data": data_of(0, 0), "opts": "{}"}
-        for stand in self.stands:
+        for queue_server in self.stands:
             if how == "no hash":
-                stand.put_no_hash(name)
+                queue_server.put_no_hash(name)
             elif how == "delayed":
-                stand.delay(name, stand.clock.time_ms() + 1000, fields)
+                queue_server.delay(name, queue_server.clock.time_ms() + 1000, fields)
             else:
-                stand.put(name, fields if how == "job" else None)
+                queue_server.put(name, fields if how == "job" else None)
 
     @rule()
     def half_a_second_passes(self) -> None:
         """Less than a lock's time in all, as Redis has a clock of its own."""
-        for stand in self.stands:
-            stand.clock.now_s += 0.5
+        for queue_server in self.stands:
+            queue_server.clock.now_s += 0.5
 
     @rule(number=st.integers(0, 99))
     def bull_retries(self, number: int) -> None:
         """One that failed."""
         if names := self.real.view().failed:
-            for stand in self.stands:
-                stand.retry(names[number % len(names)])
+            for queue_server in self.stands:
+                queue_server.retry(names[number % len(names)])
 
     @invariant()
     def they_are_the_same(self) -> None:
         """Every job's state, order, lock and attempts."""
-        real, model = (stand.view() for stand in self.stands)
+        real, model = (queue_server.view() for queue_server in self.stands)
         assert real == model
         for name in [*real.line, *real.active, *real.failed]:
-            fields = [stand.fields(name) if _is_job(stand, name) else {} for stand in self.stands]
+            fields = [queue_server.fields(name) if _is_job(queue_server, name) else {} for queue_server in self.stands]
             for field in ("attemptsMade", "stalledCounter", "failedReason", "data"):
                 assert fields[0].get(field) == fields[1].get(field)
 
@@ -153,8 +153,11 @@ class QueueModel(RuleBasedStateMachine):
         self.real.close()
 
 
-def _is_job(stand: Stand, name: str) -> bool:
-    return not isinstance(stand, RedisStand) or stand.client.type(f"{{rudder}}:rudderEventsQueue:{name}") == "hash"
+def _is_job(queue_server: QueueServer, name: str) -> bool:
+    return (
+        not isinstance(queue_server, RedisQueueServer)
+        or queue_server.client.type(f"{{rudder}}:rudderEventsQueue:{name}") == "hash"
+    )
 
 
 @pytest.fixture(name="server")

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from native_tests.redis_stand import P, RedisStand
+from native_tests.redis_queue_server import P, RedisQueueServer
 from rudderpipe.errors import QueueBehind
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
@@ -73,9 +73,9 @@ class QueueStates(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stand = RedisStand(self.server)
-        self.redis: Any = self.stand.client
-        self.queues: list[Queue] = [self.stand.queue(keep_completed=keep) for keep in (0, 2)]
+        self.queue_server = RedisQueueServer(self.server)
+        self.redis: Any = self.queue_server.client
+        self.queues: list[Queue] = [self.queue_server.queue(keep_completed=keep) for keep in (0, 2)]
         self.held: list[list[ActiveJob]] = [[], []]
         """What each sender believes to hold."""
         self.added = self.delivered = self.foreign = 0
@@ -193,14 +193,14 @@ class QueueStates(RuleBasedStateMachine):
     @rule(pick=PICK)
     def lapse(self, pick: int) -> None:
         """A lock."""
-        if names := sorted(self.stand.locks()):
-            self.stand.lapse(names[pick % len(names)])
+        if names := sorted(self.queue_server.locks()):
+            self.queue_server.lapse(names[pick % len(names)])
 
     @rule()
     def interval_passes(self) -> None:
         """The next sweep sweeps."""
-        self.stand.interval_passes()
-        self.stand.clock.now_s += 30
+        self.queue_server.interval_passes()
+        self.queue_server.clock.now_s += 30
 
     # Bull's tools and other SDKs.
 
@@ -208,12 +208,12 @@ class QueueStates(RuleBasedStateMachine):
     def pause(self) -> None:
         """Twice is as once."""
         if not self.redis.exists(f"{P}meta-paused"):
-            self.stand.pause()
+            self.queue_server.pause()
 
     @rule()
     def resume(self) -> None:
         """Also when it is not paused."""
-        self.stand.resume()
+        self.queue_server.resume()
 
     @rule(how=st.sampled_from(["first", "last", "delayed", "no hash"]))
     def foreign_add(self, how: str) -> None:
@@ -222,12 +222,12 @@ class QueueStates(RuleBasedStateMachine):
         name = f"n{self.foreign}"
         fields = {"name": "__default__", "data": data_of(0, 0), "opts": "{}", "timestamp": "1", "delay": "0"}
         if how == "delayed":
-            self.stand.delay(name, self.stand.clock.time_ms() + 20_000, fields)
+            self.queue_server.delay(name, self.queue_server.clock.time_ms() + 20_000, fields)
         elif how == "first":
             self.redis.hset(P + name, mapping=fields)
-            self.redis.rpush(self.stand.line, name)
+            self.redis.rpush(self.queue_server.line, name)
         else:
-            self.stand.put(name, fields if how == "last" else None)
+            self.queue_server.put(name, fields if how == "last" else None)
 
     @rule(locked=st.booleans())
     def node_takes(self, locked: bool) -> None:
@@ -236,33 +236,33 @@ class QueueStates(RuleBasedStateMachine):
         if name and locked:
             self.redis.srem(f"{P}stalled", name)
             self.redis.set(f"{P}{name}:lock", NODE, px=30_000)
-            self.redis.hset(P + name, "processedOn", self.stand.clock.time_ms())
+            self.redis.hset(P + name, "processedOn", self.queue_server.clock.time_ms())
 
     @rule(state=st.sampled_from(["completed", "failed"]))
     def node_finishes(self, state: str) -> None:
         """Only what it has the lock of."""
-        for name in [name for name, token in self.stand.locks().items() if token == NODE][:1]:
+        for name in [name for name, token in self.queue_server.locks().items() if token == NODE][:1]:
             self.redis.delete(f"{P}{name}:lock")
             self.redis.srem(f"{P}stalled", name)
             assert self.redis.lrem(f"{P}active", -1, name) == 1
-            self.redis.zadd(P + state, {name: self.stand.clock.time_ms()})
-            self.redis.hset(P + name, "finishedOn", self.stand.clock.time_ms())
+            self.redis.zadd(P + state, {name: self.queue_server.clock.time_ms()})
+            self.redis.hset(P + name, "finishedOn", self.queue_server.clock.time_ms())
 
     @rule(pick=PICK)
     def bull_retries(self, pick: int) -> None:
         """Of the failed jobs those that nobody has locked."""
-        names = [name for name in self.redis.zrange(f"{P}failed", 0, -1) if name not in self.stand.locks()]
+        names = [name for name in self.redis.zrange(f"{P}failed", 0, -1) if name not in self.queue_server.locks()]
         if names:
-            self.stand.retry(names[pick % len(names)])
+            self.queue_server.retry(names[pick % len(names)])
 
     @rule(pick=PICK)
     def bull_removes(self, pick: int) -> None:
         """Any job that nobody has locked."""
         names = sorted(
-            name for names in self._look().states.values() for name in names if name not in self.stand.locks()
+            name for names in self._look().states.values() for name in names if name not in self.queue_server.locks()
         )
         if names:
-            self.stand.delete(names[pick % len(names)])
+            self.queue_server.delete(names[pick % len(names)])
 
     # What always holds.
 
@@ -291,18 +291,18 @@ class QueueStates(RuleBasedStateMachine):
     def teardown(self) -> None:
         """In the end one sender can deliver all that is not failed, and no event is queued any more."""
         try:
-            self.stand.resume()
-            self.stand.clock.now_s += 1000
+            self.queue_server.resume()
+            self.queue_server.clock.now_s += 1000
             self.queues[0].promote()
             self.queues[0].recover()
             self.held[0] = self.queues[0].take(1000, 10_000_000)
             self._complete(0, 1000)
-            view = self.stand.view()
+            view = self.queue_server.view()
             assert (view.line, view.active, view.delayed, view.locks) == ([], [], [], {})
             assert self.queues[0].counts().events_queued == 0
             self.all_holds()
         finally:
-            self.stand.close()
+            self.queue_server.close()
 
 
 class _Delivering:

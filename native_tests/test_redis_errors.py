@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import redis as redis_client
 
+from native_tests.processes import Processes, wait_until
 from native_tests.redis_forms import Wire
 from native_tests.test_queue import ALL, EPOCH, P, add, ids, queue_of
 from native_tests.test_redis_forms import queue_at
-from native_tests.world import World, wait_until
 from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
@@ -65,10 +65,10 @@ def test_an_add_whose_answer_was_lost_does_not_happen_twice(wire: Wire, queue: Q
     assert redis.llen(f"{P}wait") == 4
 
 
-def test_lost_answers_between_flusher_and_redis_cost_nothing(world: World, wire: Wire) -> None:
+def test_lost_answers_between_flusher_and_redis_cost_nothing(processes: Processes, wire: Wire) -> None:
     """The whole way: every event is delivered, and none is in two jobs."""
-    world.explicit |= {"redis": f"redis://127.0.0.1:{wire.port}", "autostart": "flusher", "flush_at": 10}
-    client = world.client()
+    processes.explicit |= {"redis": f"redis://127.0.0.1:{wire.port}", "autostart": "flusher", "flush_at": 10}
+    client = processes.client()
     assert client.track("u", "first")
     assert client.flush(10)
     for number in range(10):
@@ -78,12 +78,12 @@ def test_lost_answers_between_flusher_and_redis_cost_nothing(world: World, wire:
         wait_until(partial(lambda done: wire.cuts > done, number))
     assert client.flush(10)
 
-    wait_until(lambda: world.status().events.queued == 101 and world.status().events.in_ring == 0)
-    world.start("-m", "rudderpipe.sender")
-    assert world.delivered(101)
-    wait_until(lambda: world.status().events.delivered == 101)
-    assert world.plane.stats()["duplicates"] == 0
-    assert world.status().events.balanced
+    wait_until(lambda: processes.status().events.queued == 101 and processes.status().events.in_ring == 0)
+    processes.start("-m", "rudderpipe.sender")
+    assert processes.delivered(101)
+    wait_until(lambda: processes.status().events.delivered == 101)
+    assert processes.plane.stats()["duplicates"] == 0
+    assert processes.status().events.balanced
 
 
 def test_jobs_of_a_take_whose_answer_was_lost_are_recovered(wire: Wire, queue: Queue) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import trustme
 
+from native_tests.processes import Processes, wait_until
 from native_tests.redis_forms import Cluster, Replicated, Wire, ending
 from native_tests.test_queue import ALL, EPOCH, add, ids
-from native_tests.world import World, wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock
@@ -33,15 +33,15 @@ def documented_rights() -> list[str]:
     return " ".join(lines[start : lines.index("", start)]).split()
 
 
-def carries(world: World, redis: Any) -> None:
+def carries(processes: Processes, redis: Any) -> None:
     """Events go through a flusher and a sender of their own to the data plane, and the account balances."""
-    world.explicit["redis"] = redis
-    client = world.client()
+    processes.explicit["redis"] = redis
+    client = processes.client()
     for number in range(50):
         assert client.track(f"u{number}", "e")
-    assert world.delivered(50)
-    wait_until(lambda: world.status().events.delivered == 50)
-    assert world.status().events.balanced
+    assert processes.delivered(50)
+    wait_until(lambda: processes.status().events.delivered == 50)
+    assert processes.status().events.balanced
     client.shutdown()
 
 
@@ -70,19 +70,19 @@ def _secure(redis_server: RedisServer, authority: trustme.CA, directory: Path) -
     wire.close()
 
 
-def test_a_socket_and_a_database_number(world: World, redis_server: RedisServer) -> None:
+def test_a_socket_and_a_database_number(processes: Processes, redis_server: RedisServer) -> None:
     """As URL and as mapping; nothing is written elsewhere."""
-    carries(world, f"{redis_server.url}?db=3")
+    carries(processes, f"{redis_server.url}?db=3")
 
     assert queue_at({"unix_socket_path": str(redis_server.socket), "db": 3}).counts().events_delivered == 50
     assert redis_server.text_client().info("keyspace").keys() == {"db3"}
 
 
-def test_a_user_with_a_password_and_few_rights(world: World, redis_server: RedisServer) -> None:
+def test_a_user_with_a_password_and_few_rights(processes: Processes, redis_server: RedisServer) -> None:
     """The rights that docs/settings.md lists are enough; a wrong password or a missing right is told, but no secret."""
     redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "on", ">pa@ss/word", *documented_rights())
     wire = Wire(redis_server)
-    carries(world, f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}")
+    carries(processes, f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}")
 
     redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "-evalsha")
     for url, said in (
@@ -97,11 +97,11 @@ def test_a_user_with_a_password_and_few_rights(world: World, redis_server: Redis
     wire.close()
 
 
-def test_tls_with_an_authority_and_a_certificate_of_ones_own(world: World, secure: dict[str, Any]) -> None:
+def test_tls_with_an_authority_and_a_certificate_of_ones_own(processes: Processes, secure: dict[str, Any]) -> None:
     """As mapping and as URL."""
-    world.explicit["data_plane_url"] += "/"  # a data plane's URL has nothing to do with it
+    processes.explicit["data_plane_url"] += "/"  # a data plane's URL has nothing to do with it
     query = "&".join(f"{name}={secure[name]}" for name in ("ssl_ca_file", "ssl_cert_file"))
-    carries(world, f"rediss://127.0.0.1:{secure['port']}/1?{query}")
+    carries(processes, f"rediss://127.0.0.1:{secure['port']}/1?{query}")
 
     assert queue_at({**secure, "db": 1}).counts().events_delivered == 50
 
@@ -124,20 +124,20 @@ def test_tls_that_does_not_fit_is_refused(secure: dict[str, Any], changed: dict[
     queue.close()
 
 
-def test_a_sentinel_names_the_master_and_its_successor(world: World, directory: Path) -> None:
+def test_a_sentinel_names_the_master_and_its_successor(processes: Processes, directory: Path) -> None:
     """Events go on when the master is killed: they wait in the ring until there is a new one, and none is lost."""
     with ending(Replicated(directory)) as redis:
-        world.explicit["redis"] = redis.url
-        client = world.client()
+        processes.explicit["redis"] = redis.url
+        client = processes.client()
         for number in range(100):
             assert client.track(f"u{number}", "e")
-        assert world.delivered(100)
+        assert processes.delivered(100)
 
         redis.servers[0].kill()
         for number in range(100, 200):
             assert client.track(f"u{number}", "e")
 
-        assert world.delivered(200)
+        assert processes.delivered(200)
         wait_until(lambda: redis.servers[1].text_client().info("replication")["role"] == "master")
         assert redis.servers[1].text_client().info("keyspace").keys() == {"db2"}
 
@@ -164,10 +164,10 @@ def test_a_master_that_has_become_a_replica_is_left(directory: Path) -> None:
         queue.close()
 
 
-def test_a_cluster_keeps_the_queue_in_one_slot(world: World, directory: Path) -> None:
+def test_a_cluster_keeps_the_queue_in_one_slot(processes: Processes, directory: Path) -> None:
     """All keys, ours included, are on one node; the others have none."""
     with ending(Cluster(directory)) as redis:
-        carries(world, redis.url)
+        carries(processes, redis.url)
 
         used = [server.text_client().dbsize() for server in redis.servers]
         assert sorted(used)[:2] == [0, 0]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -19,42 +19,46 @@ def _redis(redis_server: RedisServer) -> Any:
     return redis_server.text_client()
 
 
-def test_an_account_goes_on_without_what_redis_lost(world: World, redis_server: RedisServer, redis: Any) -> None:
+def test_an_account_goes_on_without_what_redis_lost(
+    processes: Processes, redis_server: RedisServer, redis: Any
+) -> None:
     """A flush that waits for delivery ends: what was delivered before is, what is lost counts as failed."""
-    world.explicit |= {"redis": redis_server.url, "flush_at": 10}
-    client = world.client()
-    deliver_and_queue(world, client)
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 10}
+    client = processes.client()
+    deliver_and_queue(processes, client)
 
     redis.flushall()
-    world.plane.misbehaviour = Misbehaviour()
+    processes.plane.misbehaviour = Misbehaviour()
     track(client, "w", 20)
     result = client.flush(20, until="delivered")
 
     assert result.complete
     assert result.failed == 30
-    wait_until(partial(counts, world, (0, 70, 0, 30)))
-    events = world.status().events
+    wait_until(partial(counts, processes, (0, 70, 0, 30)))
+    events = processes.status().events
     assert (events.accepted, events.balanced) == (100, True)
-    assert "redis has lost its data and queued events, check its AOF and maxmemory-policy events=30" in world.log()
-    assert b"+ 30 lost with redis: balanced" in world.run("-m", "rudderpipe", "status").stdout
+    assert "redis has lost its data and queued events, check its AOF and maxmemory-policy events=30" in processes.log()
+    assert b"+ 30 lost with redis: balanced" in processes.run("-m", "rudderpipe", "status").stdout
     assert client.flush(5, until="delivered")
 
 
-def test_a_rings_account_that_was_evicted_is_made_again(world: World, redis_server: RedisServer, redis: Any) -> None:
+def test_a_rings_account_that_was_evicted_is_made_again(
+    processes: Processes, redis_server: RedisServer, redis: Any
+) -> None:
     """Its jobs are still there and are delivered: nothing is lost."""
-    world.explicit |= {"redis": redis_server.url, "flush_at": 10}
-    client = world.client()
-    deliver_and_queue(world, client)
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 10}
+    client = processes.client()
+    deliver_and_queue(processes, client)
 
     redis.delete(*redis.keys(RING))
     assert not client.flush(0.5, until="delivered").complete
-    world.plane.misbehaviour = Misbehaviour()
+    processes.plane.misbehaviour = Misbehaviour()
     track(client, "w", 20)
 
     assert client.flush(20, until="delivered").complete
-    wait_until(partial(counts, world, (0, 100, 0, 0)))
-    assert world.status().events.balanced
-    assert world.plane.stats()["unique_message_ids"] == 100
+    wait_until(partial(counts, processes, (0, 100, 0, 0)))
+    assert processes.status().events.balanced
+    assert processes.plane.stats()["unique_message_ids"] == 100
 
 
 def track(client: Any, letter: str, count: int) -> None:
@@ -63,44 +67,44 @@ def track(client: Any, letter: str, count: int) -> None:
         assert client.track(f"{letter}{number}", "e")
 
 
-def deliver_and_queue(world: World, client: Any) -> None:
+def deliver_and_queue(processes: Processes, client: Any) -> None:
     """Have 50 events delivered, and 30 wait for a data plane that is down."""
     track(client, "u", 50)
     assert client.flush(20, until="delivered").complete
-    world.plane.misbehaviour = Misbehaviour(503)
+    processes.plane.misbehaviour = Misbehaviour(503)
     track(client, "v", 30)
     assert client.flush(20).complete
 
 
-def counts(world: World, wanted: tuple[int, int, int, int]) -> bool:
+def counts(processes: Processes, wanted: tuple[int, int, int, int]) -> bool:
     """Whether so many are queued, delivered, failed and lost."""
-    events = world.status().events
+    events = processes.status().events
     return (events.queued, events.delivered, events.failed, events.lost) == wanted
 
 
-def test_status_says_it_without_a_flusher(world: World, redis_server: RedisServer, redis: Any) -> None:
+def test_status_says_it_without_a_flusher(processes: Processes, redis_server: RedisServer, redis: Any) -> None:
     """And changes nothing: only the flusher knows what the ring has handed on."""
-    world.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
-    client = world.client()
-    flusher = world.start("-m", "rudderpipe.flusher")
+    processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
+    client = processes.client()
+    flusher = processes.start("-m", "rudderpipe.flusher")
     assert client.track("u", "e")
-    wait_until(lambda: world.status().events.queued == 1)
+    wait_until(lambda: processes.status().events.queued == 1)
     flusher.kill()
     flusher.wait()
     redis.flushall()
 
-    events = world.status().events
+    events = processes.status().events
 
     assert (events.accepted, events.in_ring, events.lost, events.balanced) == (1, 0, 1, True)
     assert redis.keys() == []
 
 
 def test_another_programs_job_that_says_it_is_ours_does_not_balance(
-    world: World, redis_server: RedisServer, redis: Any
+    processes: Processes, redis_server: RedisServer, redis: Any
 ) -> None:
     """The account has fewer events than none elsewhere then."""
-    world.explicit |= {"redis": redis_server.url, "flush_at": 1, "autostart": "flusher"}
-    client = world.client()
+    processes.explicit |= {"redis": redis_server.url, "flush_at": 1, "autostart": "flusher"}
+    client = processes.client()
     assert client.track("u", "e")
     assert client.flush(10).complete
     base = "{rudder}:rudderEventsQueue:"
@@ -113,10 +117,10 @@ def test_another_programs_job_that_says_it_is_ours_does_not_balance(
     redis.hset(f"{base}copy", "data", foreign)
     redis.lpush(f"{base}wait", "copy")
     redis.hset("{rudder}:rudderpipe:rudderEventsQueue:account", mapping={"other": "x", b"\xff": "1"})
-    world.start("-m", "rudderpipe.sender")
+    processes.start("-m", "rudderpipe.sender")
     wait_until(lambda: redis.llen(f"{base}wait") == redis.llen(f"{base}active") == 0)
 
-    status = world.run("-m", "rudderpipe", "status")
+    status = processes.run("-m", "rudderpipe", "status")
 
     assert status.returncode == 1
     assert b"does NOT balance" in status.stdout
@@ -125,27 +129,27 @@ def test_another_programs_job_that_says_it_is_ours_does_not_balance(
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 def test_a_redis_that_may_evict_is_warned_about(
-    world: World, redis_server: RedisServer, redis: Any, policy: str
+    processes: Processes, redis_server: RedisServer, redis: Any, policy: str
 ) -> None:
     """By flusher, sender and status; by none of them while nothing is wrong, or when they may not ask."""
     redis.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-info")
     for address, bad in ((redis_server.url, False), (f"unix://app:pw@{redis_server.socket}", True)):
         redis.config_set("maxmemory-policy", policy if bad else "noeviction")
-        world.explicit |= {"redis": address, "flush_at": 1}
-        client = world.client()
+        processes.explicit |= {"redis": address, "flush_at": 1}
+        client = processes.client()
         assert client.track("u", "e")
         assert client.flush(20, until="delivered")
-        assert b"maxmemory-policy" not in world.run("-m", "rudderpipe", "status").stdout
+        assert b"maxmemory-policy" not in processes.run("-m", "rudderpipe", "status").stdout
         client.shutdown()
-        wait_until(lambda: not world.own_processes())
-    assert "maxmemory-policy" not in world.log()
+        wait_until(lambda: not processes.own_processes())
+    assert "maxmemory-policy" not in processes.log()
 
-    world.explicit["redis"] = redis_server.url
-    client = world.client()
+    processes.explicit["redis"] = redis_server.url
+    client = processes.client()
     assert client.track("u", "e")
     assert client.flush(20, until="delivered")
 
     said = f"maxmemory-policy is {policy}, which evicts queued events: noeviction must be set"
-    assert said in world.run("-m", "rudderpipe", "status").stdout.decode()
+    assert said in processes.run("-m", "rudderpipe", "status").stdout.decode()
     for name in ("flusher", "sender"):
-        assert f"rudderpipe.{name} WARNING redis {said}" in world.log()
+        assert f"rudderpipe.{name} WARNING redis {said}" in processes.log()

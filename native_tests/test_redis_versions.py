@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from native_tests.processes import Processes
 from native_tests.test_queue import ALL, add, ids, queue_of
 from native_tests.test_redis_forms import documented_rights
-from native_tests.world import World
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue.failed_jobs import FailedJobs
 from rudderpipe.queue.queue import Queue
@@ -87,14 +87,14 @@ def test_a_refusal_is_told_without_the_script(server: RedisServer, redis: Any) -
     queue.close()
 
 
-def test_a_check_says_what_the_user_may_not_do(world: World, server: RedisServer, redis: Any) -> None:
+def test_a_check_says_what_the_user_may_not_do(processes: Processes, server: RedisServer, redis: Any) -> None:
     """Redis 7 gives a new user no channels: all works but Bull's listeners, and the check says so."""
     redis.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", "~{rudder}:*", "+@all")
-    world.explicit["redis"] = f"unix://app:pw@{server.socket}"
+    processes.explicit["redis"] = f"unix://app:pw@{server.socket}"
 
-    checked = world.run("-m", "rudderpipe.flusher", "--check")
+    checked = processes.run("-m", "rudderpipe.flusher", "--check")
 
     assert checked.returncode == 0
     assert b"because Redis refuses PUBLISH" in checked.stderr
     redis.execute_command("ACL", "SETUSER", "app", "&*")
-    assert b"PUBLISH" not in world.run("-m", "rudderpipe.flusher", "--check").stderr
+    assert b"PUBLISH" not in processes.run("-m", "rudderpipe.flusher", "--check").stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = 50
@@ -31,29 +31,29 @@ def limited(size_bytes: int) -> Step:
 @pytest.mark.parametrize("queue", [True, False], ids=["queue", "direct"])
 @pytest.mark.parametrize("kind", ["one bad event", "a limit"])
 def test_a_backlog_that_is_refused_arrives_in_order_with_few_requests(
-    world: World, redis_server: RedisServer, kind: str, queue: bool
+    processes: Processes, redis_server: RedisServer, kind: str, queue: bool
 ) -> None:
     """Fifty batches wait; one event is bad, or requests may have 5 kB."""
     with FaultyPlane(answer(503)) as plane:
-        world.explicit |= {"data_plane_url": plane.url, "flush_at": 1, "max_jobs_per_request": 50, "linger_s": 30}
-        world.explicit["gzip"] = False
+        processes.explicit |= {"data_plane_url": plane.url, "flush_at": 1, "max_jobs_per_request": 50, "linger_s": 30}
+        processes.explicit["gzip"] = False
         if queue:
-            world.explicit["redis"] = redis_server.url
-        client = world.client()
+            processes.explicit["redis"] = redis_server.url
+        client = processes.client()
         for number in range(EVENTS):
             assert client.track("u", "e", {"n": number, "x": "x" * 600})
         client.flush(0)
         plane.wait_for(lambda: plane.requests)
         if queue:
-            wait_until(lambda: world.status().events.queued == EVENTS)
+            wait_until(lambda: processes.status().events.queued == EVENTS)
         plane.then(refusing(17) if kind == "one bad event" else limited(5_000))
         before = len(plane.requests)
         good = EVENTS - (kind == "one bad event")
         plane.wait_for(lambda: len(plane.accepted) >= good)
-        wait_until(lambda: world.status().events.delivered + world.status().events.failed == EVENTS)
+        wait_until(lambda: processes.status().events.delivered + processes.status().events.failed == EVENTS)
 
         taken = [number for request in plane.requests[before:] for number in numbers(request)]
         assert list(dict.fromkeys(taken)) == sorted(set(taken))
         assert len(plane.accepted) == len(set(plane.accepted)) == good
-        assert world.status().events.failed == EVENTS - good
+        assert processes.status().events.failed == EVENTS - good
         assert len(plane.requests) - before <= (16 if kind == "one bad event" else 33)

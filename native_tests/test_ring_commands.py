@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.ring import location
 from rudderpipe.ring.ring import find_all
 from rudderpipe.testing.redis_server import RedisServer
@@ -38,147 +38,147 @@ sys.stdin.read()
 """
 
 
-def run(world: World, *arguments: str) -> tuple[int, str, str]:
+def run(processes: Processes, *arguments: str) -> tuple[int, str, str]:
     """One command of this pipe: exit code, output, errors."""
-    done = world.run("-m", "rudderpipe", *arguments)
+    done = processes.run("-m", "rudderpipe", *arguments)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def rows(world: World) -> list[dict[str, Any]]:
+def rows(processes: Processes) -> list[dict[str, Any]]:
     """What ``rings --json`` says of this pipe."""
-    found = msgspec.json.decode(run(world, "rings", "--json")[1])
-    return [row for row in found if row["pipe"] == world.settings.pipe_name]
+    found = msgspec.json.decode(run(processes, "rings", "--json")[1])
+    return [row for row in found if row["pipe"] == processes.settings.pipe_name]
 
 
-def leave_events(world: World) -> None:
+def leave_events(processes: Processes) -> None:
     """500 events in a ring whose application and flusher were killed together, as systemd's KillMode does."""
-    world.explicit["flush_interval_ms"] = 600_000
-    world.explicit["flush_at"] = 10_000
-    application = world.start("-c", TRACKS, stdout=subprocess.PIPE)
+    processes.explicit["flush_interval_ms"] = 600_000
+    processes.explicit["flush_at"] = 10_000
+    application = processes.start("-c", TRACKS, stdout=subprocess.PIPE)
     assert application.stdout is not None
     assert application.stdout.readline() == b"500\n"
-    flusher = world.flusher()
-    wait_until(lambda: rows(world)[0]["flusher"] == flusher.pid)
+    flusher = processes.flusher()
+    wait_until(lambda: rows(processes)[0]["flusher"] == flusher.pid)
     for pid in (application.pid, flusher.pid):
         os.kill(pid, signal.SIGKILL)
     application.wait()
     wait_until(lambda: not flusher.is_running())
 
 
-def test_what_was_killed_together_is_seen_and_drained(world: World) -> None:
+def test_what_was_killed_together_is_seen_and_drained(processes: Processes) -> None:
     """Events stay in shared memory; ``rings`` shows that no process serves them, ``drain`` delivers each once."""
-    leave_events(world)
+    leave_events(processes)
 
-    (row,) = rows(world)
+    (row,) = rows(processes)
     assert (row["events"], row["flusher"], row["interpreter"], row["layout"]) == (500, None, 0, 4)
-    assert run(world, "rings")[0] == 1
-    code, said, _ = run(world, "status")
+    assert run(processes, "rings")[0] == 1
+    code, said, _ = run(processes, "status")
     assert code == 1
     assert "no process serves the ring now; events wait in it" in said
 
-    code, said, errors = run(world, "drain", "--flush-at", "100", world.settings.pipe_name)
+    code, said, errors = run(processes, "drain", "--flush-at", "100", processes.settings.pipe_name)
 
     assert (code, errors) == (0, "")
     assert said == f"{row['ring']}: 500 delivered\n"
-    stats = world.plane.stats()
+    stats = processes.plane.stats()
     assert (stats["unique_message_ids"], stats["duplicates"]) == (500, 0)
-    assert rows(world) == []
-    assert find_all(world.settings) == []
+    assert rows(processes) == []
+    assert find_all(processes.settings) == []
 
 
-def test_a_served_ring_says_by_which_process_and_since_when(world: World) -> None:
+def test_a_served_ring_says_by_which_process_and_since_when(processes: Processes) -> None:
     """And is left to that process by ``drain``."""
-    world.explicit["linger_s"] = 60
-    client = world.client()
+    processes.explicit["linger_s"] = 60
+    client = processes.client()
     assert client.track("u", "e")
-    flusher = world.flusher()
-    wait_until(lambda: rows(world)[0]["events"] == 0)
+    flusher = processes.flusher()
+    wait_until(lambda: rows(processes)[0]["events"] == 0)
 
-    (row,) = rows(world)
+    (row,) = rows(processes)
     assert row["flusher"] == flusher.pid
     assert row["since"].endswith("Z")
-    assert row["runtime_dir"] == world.explicit["runtime_dir"]
-    code, said, _ = run(world, "drain")
+    assert row["runtime_dir"] == processes.explicit["runtime_dir"]
+    code, said, _ = run(processes, "drain")
     assert (code, said) == (3, f"{row['ring']}: pid {flusher.pid} already serves the ring\n")
 
 
-def test_what_cannot_be_drained_stays_and_the_reason_is_said(world: World) -> None:
+def test_what_cannot_be_drained_stays_and_the_reason_is_said(processes: Processes) -> None:
     """A data plane that is away: exit code 4; nothing is lost, and the next try delivers."""
-    world.explicit["autostart"] = False
+    processes.explicit["autostart"] = False
     with FaultyPlane() as plane:
-        world.explicit["data_plane_url"] = plane.url
+        processes.explicit["data_plane_url"] = plane.url
         plane.then(answer(503, b"down"))
-        client = world.client()
+        client = processes.client()
         for _ in range(10):
             assert client.track("u", "e")
         client.shutdown(0)
 
-        code, said, errors = run(world, "drain", "--timeout", "1")
+        code, said, errors = run(processes, "drain", "--timeout", "1")
         assert code == 4
         assert "10 events stay in the ring" in said
         assert "503" in errors
 
         plane.then(answer())
-        assert run(world, "drain")[0] == 0
+        assert run(processes, "drain")[0] == 0
         assert len(plane.accepted) == 10
 
 
-def test_one_ring_of_several_is_drained(world: World) -> None:
+def test_one_ring_of_several_is_drained(processes: Processes) -> None:
     """By its name; the others stay as they are."""
-    world.explicit["autostart"] = False
-    other = world.client(pipe=f"{world.explicit['pipe']}-other")
-    client = world.client()
+    processes.explicit["autostart"] = False
+    other = processes.client(pipe=f"{processes.explicit['pipe']}-other")
+    client = processes.client()
     assert client.track("u", "e")
     assert other.track("u", "e")
     name = location.own(other.settings).stem
 
-    code, said, _ = run(world, "drain", "--ring", name)
+    code, said, _ = run(processes, "drain", "--ring", name)
 
     assert (code, said) == (0, f"{name}: 1 delivered\n")
-    assert [row["events"] for row in rows(world)] == [1]
+    assert [row["events"] for row in rows(processes)] == [1]
 
 
-def test_what_waits_is_drained_into_the_queue(world: World, redis_server: RedisServer) -> None:
+def test_what_waits_is_drained_into_the_queue(processes: Processes, redis_server: RedisServer) -> None:
     """A sender delivers it from there; the account balances."""
-    world.explicit |= {"autostart": False, "redis": redis_server.url, "flush_at": 5}
-    client = world.client()
+    processes.explicit |= {"autostart": False, "redis": redis_server.url, "flush_at": 5}
+    client = processes.client()
     for _ in range(12):
         assert client.track("u", "e")
 
-    code, said, errors = run(world, "drain")
+    code, said, errors = run(processes, "drain")
 
     assert (code, errors) == (0, "")
-    assert said == f"{location.own(world.settings).stem}: 12 queued\n"
-    status = world.status()
+    assert said == f"{location.own(processes.settings).stem}: 12 queued\n"
+    status = processes.status()
     assert (status.events.queued, status.events.in_ring, status.events.balanced) == (12, 0, True)
 
 
 @pytest.mark.parametrize("command", ["status", "drain"])
-def test_a_pipe_that_is_not_there_lists_what_rings_there_are(world: World, command: str) -> None:
+def test_a_pipe_that_is_not_there_lists_what_rings_there_are(processes: Processes, command: str) -> None:
     """For a misspelt pipe, or one of other settings."""
-    world.explicit["autostart"] = False
-    assert world.client().track("u", "e")
-    there = location.own(world.settings).stem
+    processes.explicit["autostart"] = False
+    assert processes.client().track("u", "e")
+    there = location.own(processes.settings).stem
 
-    code, said, errors = run(world, command, "--pipe", "misspelt")
+    code, said, errors = run(processes, command, "--pipe", "misspelt")
 
     assert there in said + errors
     assert code == (0 if command == "status" else 1)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, as root")
-def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> None:
+def test_root_sees_the_rings_of_every_user(processes: Processes, directory: Path) -> None:
     """Each looked at by a process that became that user, so that none of root's files is left among its own."""
-    pipe = f"{world.explicit['pipe']}-of-another"
-    world.explicit["autostart"] = False
-    assert world.client().track("u", "e")
-    world.explicit.pop("runtime_dir")
+    pipe = f"{processes.explicit['pipe']}-of-another"
+    processes.explicit["autostart"] = False
+    assert processes.client().track("u", "e")
+    processes.explicit.pop("runtime_dir")
     as_another = [
         *("setpriv", "--reuid", str(ANOTHER_USER), "--regid", str(ANOTHER_USER), "--clear-groups"),
         *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
         sys.executable,
     ]
-    process = world.start_program(
+    process = processes.start_program(
         *as_another, "-c", AS_ANOTHER_USER, pipe, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
@@ -186,18 +186,18 @@ def test_root_sees_the_rings_of_every_user(world: World, directory: Path) -> Non
     name = f"rudderpipe-{ANOTHER_USER}-{pipe}-v4"
     try:
         assert process.stdout.readline() == b"3\n"
-        found = msgspec.json.decode(run(world, "rings", "--json")[1])
+        found = msgspec.json.decode(run(processes, "rings", "--json")[1])
         (row,) = [row for row in found if row["pipe"] == pipe]
         assert (row["user"], row["events"], row["producers"]) == (str(ANOTHER_USER), 3, 1)
         assert row["flusher"] is None
-        assert f"run as {ANOTHER_USER}: rudderpipe drain {pipe}\n" in run(world, "rings")[1]
+        assert f"run as {ANOTHER_USER}: rudderpipe drain {pipe}\n" in run(processes, "rings")[1]
         assert {path.stat().st_uid for path in home.iterdir()} == {ANOTHER_USER}
-        assert pipe in run(world, "status", "--pipe", "misspelt")[1]
+        assert pipe in run(processes, "status", "--pipe", "misspelt")[1]
         command = [*as_another, "-m", "rudderpipe", "rings"]
-        theirs = subprocess.run(command, env=world.environment, capture_output=True, timeout=60, check=False)
+        theirs = subprocess.run(command, env=processes.environment, capture_output=True, timeout=60, check=False)
         assert b"other users have rings that only they and root can see: root" in theirs.stdout
     finally:
-        world.explicit["runtime_dir"] = str(directory / "run")
+        processes.explicit["runtime_dir"] = str(directory / "run")
         (Path("/dev/shm") / name).unlink(missing_ok=True)
         for path in home.glob(f"{pipe}*"):
             path.unlink()

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job

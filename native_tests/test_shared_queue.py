@@ -10,29 +10,29 @@ import pytest
 
 from native_tests.node_programs import NodeProgram
 from native_tests.peers import P, Peers, paused
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 
 
 def assert_all_arrived(peers: Peers, count: int, *, duplicates: int = 0) -> None:
     """So many events, each at least once; nothing waits, is active, stalled, locked or failed."""
-    peers.world.delivered(count)
+    peers.processes.delivered(count)
     wait_until(peers.settled)
     stats = peers.plane.stats()
     assert stats["unique_message_ids"] == count
     assert stats["duplicates"] <= duplicates
     assert peers.ids("failed") == []
-    jobs = peers.world.status().jobs
+    jobs = peers.processes.status().jobs
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.delayed, jobs.failed) == (0, 0, 0, 0)
 
 
 def test_both_sides_at_once_deliver_each_event_exactly_once(peers: Peers) -> None:
     """Two producers, two kinds of workers, and a data plane that answers 500 for a while."""
-    peers.world.explicit |= {"flush_at": 100, "autostart": "flusher"}
+    peers.processes.explicit |= {"flush_at": 100, "autostart": "flusher"}
     peers.plane.misbehaviour = Misbehaviour(500, times=3)
     sdk = peers.sdk(sdk={"flushAt": 500, "retryCount": 0})
-    client = peers.world.client()
+    client = peers.processes.client()
     peers.sender_process()
     sdk.ask(track=1500)
     assert all(client.track("u", "Item Viewed", {"n": number}) for number in range(2000))
@@ -65,7 +65,7 @@ def test_a_killed_workers_job_is_delivered_by_the_other_side(peers: Peers, victi
     else:
         peers.sdk()
 
-    peers.world.delivered(8)
+    peers.processes.delivered(8)
     wait_until(lambda: peers.ids("active") == [held])
     peers.let_time_pass()
     if victim == "node":

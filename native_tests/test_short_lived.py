@@ -40,11 +40,11 @@ for _ in range(alive):
 
 def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
     """Fork so many children, while the flusher is stopped or not; checks that all of their events arrive."""
-    program = hosts.world.start(hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1)
+    program = hosts.processes.start(hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1)
     assert program.stdin is not None
     assert program.stdout is not None
     assert program.stdout.readline() == b"ready\n"
-    flusher = hosts.world.flusher()
+    flusher = hosts.processes.flusher()
     if stopped:
         flusher.send_signal(signal.SIGSTOP)
     program.stdin.write(b"\n")
@@ -53,9 +53,9 @@ def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
     if stopped:
         flusher.send_signal(signal.SIGCONT)
 
-    assert hosts.noted()[1] == 0, hosts.world.status().events.refused
-    hosts.world.delivered(count + 1)
-    account = hosts.world.status().events
+    assert hosts.noted()[1] == 0, hosts.processes.status().events.refused
+    hosts.processes.delivered(count + 1)
+    account = hosts.processes.status().events
     assert set(account.refused) <= {"busy", "no_block"}
     assert account.balanced
 
@@ -67,7 +67,7 @@ def test_a_thousand_forks_find_a_slot_each(hosts: Hosts) -> None:
 
 def test_more_forks_than_slots_while_the_flusher_stands_still(hosts: Hosts) -> None:
     """Each takes over the slot of a dead one, whose event is still in the ring."""
-    hosts.world.explicit["ring_bytes"] = 64 << 20
+    hosts.processes.explicit["ring_bytes"] = 64 << 20
     fork_many(hosts, at.SLOTS + 100, stopped=True)
 
 
@@ -105,9 +105,9 @@ else:
 
 def test_a_ring_that_is_removed_with_no_flusher_there_loses_nothing(hosts: Hosts) -> None:
     """A flusher comes when all is over: what was accepted before, between and after the removals is delivered, once."""
-    hosts.world.explicit["autostart"] = False
+    hosts.processes.explicit["autostart"] = False
     hosts.run(REMOVED)
-    hosts.world.start("-m", "rudderpipe.flusher")
+    hosts.processes.start("-m", "rudderpipe.flusher")
 
     events = hosts.assert_all_arrived()
     assert len(events) == 20 + 2 * 5 + 2 + 30 + 300 + 3

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
+from native_tests.processes import Processes, wait_until
 from native_tests.test_sender_process import Senders
-from native_tests.world import World, wait_until
 from rudderpipe.ring import counters
 from rudderpipe.ring.ring import find
 from rudderpipe.testing.redis_server import RedisServer
@@ -97,11 +97,11 @@ def test_two_senders_of_one_host_keep_their_lease(
     client.close()
 
 
-def asked(world: World, what: str, *command: str) -> str:
+def asked(processes: Processes, what: str, *command: str) -> str:
     """What a process under that command finds out."""
     done = subprocess.run(
         [*command, sys.executable, "-c", IS_GONE, what],
-        env=world.environment,
+        env=processes.environment,
         capture_output=True,
         text=True,
         timeout=60,
@@ -110,24 +110,24 @@ def asked(world: World, what: str, *command: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_living_producer_is_not_taken_for_dead(world: World, stepped: SteppedClock) -> None:
+def test_a_living_producer_is_not_taken_for_dead(processes: Processes, stepped: SteppedClock) -> None:
     """Neither after a step of the clock nor from another time namespace."""
-    world.explicit["autostart"] = False
-    assert world.client().track("u", "e")
+    processes.explicit["autostart"] = False
+    assert processes.client().track("u", "e")
     stepped.step(5)
 
-    assert asked(world, "owner", *stepped.command()) == "False"
-    assert asked(world, "owner", "unshare", *AS_ROOT, "--time", "--boottime", "5000", "--fork") == "False"
+    assert asked(processes, "owner", *stepped.command()) == "False"
+    assert asked(processes, "owner", "unshare", *AS_ROOT, "--time", "--boottime", "5000", "--fork") == "False"
 
 
-def test_a_ring_with_a_living_producer_is_not_adopted(world: World, stepped: SteppedClock) -> None:
+def test_a_ring_with_a_living_producer_is_not_adopted(processes: Processes, stepped: SteppedClock) -> None:
     """Its lock file was removed: another one would let two processes claim at once."""
-    world.explicit["autostart"] = False
-    assert world.client().track("u", "e")
-    ring = find(world.settings)
+    processes.explicit["autostart"] = False
+    assert processes.client().track("u", "e")
+    ring = find(processes.settings)
     assert ring is not None
     ring.locks.path.unlink()
     stepped.step(5)
 
-    assert "is in use" in asked(world, "adopt", *stepped.command())
+    assert "is in use" in asked(processes, "adopt", *stepped.command())
     assert counters.read(ring).in_ring == 1

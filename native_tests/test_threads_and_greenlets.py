@@ -223,7 +223,7 @@ def test_destructors_interrupt_calls(hosts: Hosts, host: str) -> None:
     arrived = sum(event.where == "destructor" for event in events)
     assert arrived > 2000
     assert arrived + hosts.noted()[1] == 3000
-    assert set(hosts.world.status().events.refused) == {"busy"}
+    assert set(hosts.processes.status().events.refused) == {"busy"}
 
 
 def test_sixteen_threads(hosts: Hosts) -> None:
@@ -286,4 +286,4 @@ def test_callbacks_are_called_in_any_host(hosts: Hosts, host: str, moment: str) 
     """By a thread, or by what stands for one; the host's own loop goes on meanwhile."""
     hosts.run(PATCHED + CALLBACKS, host, moment)
 
-    hosts.world.delivered(300)
+    hosts.processes.delivered(300)

@@ -14,8 +14,8 @@ import trustme
 
 from native_tests.faulty_plane import FaultyPlane, RawServer, answer, drip_on, head_of, raw, whole
 from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.processes import wait_until
 from native_tests.proxy import Proxy, context_of
-from native_tests.world import wait_until
 from rudderpipe import Client
 
 

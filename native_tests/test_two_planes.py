@@ -9,34 +9,34 @@ from typing import Any
 
 import pytest
 
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.errors import AnotherDataPlane
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
 
 @pytest.fixture(name="other")
-def _other(directory: Path) -> Iterator[World]:
+def _other(directory: Path) -> Iterator[Processes]:
     """Another pipe to another data plane."""
     with DataPlaneServer(0, Misbehaviour()) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        world = World(directory, server)
-        yield world
-        world.end()
+        processes = Processes(directory, server)
+        yield processes
+        processes.end()
         server.shutdown()
         thread.join()
 
 
 @pytest.fixture(name="both")
-def _both(world: World, other: World, redis_server: RedisServer) -> tuple[World, World]:
-    for one in (world, other):
+def _both(processes: Processes, other: Processes, redis_server: RedisServer) -> tuple[Processes, Processes]:
+    for one in (processes, other):
         one.explicit |= {"redis": redis_server.url, "flush_at": 1}
     other.explicit["write_key"] = "OTHER_KEY"
-    return world, other
+    return processes, other
 
 
-def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[World, World]) -> None:
+def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[Processes, Processes]) -> None:
     """Held until the queue is empty, and delivered then; the log says so."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
@@ -61,7 +61,7 @@ def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[World, World]) -
     assert ours.plane.stats()["unique_message_ids"] == theirs.plane.stats()["unique_message_ids"] == 5
 
 
-def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[World, World]) -> None:
+def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[Processes, Processes]) -> None:
     """By an error that says what to do, to the callback too; another name is all it takes."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
@@ -83,7 +83,7 @@ def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[Wo
     assert theirs.delivered(1)
 
 
-def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[World, World]) -> None:
+def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[Processes, Processes]) -> None:
     """The command shows whose the queue is, and makes it ours with all that is in it."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
@@ -106,7 +106,9 @@ def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[World, World])
     assert theirs.delivered(1)
 
 
-def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_adopted(both: tuple[World, World]) -> None:
+def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_adopted(
+    both: tuple[Processes, Processes],
+) -> None:
     """It lives and waits for its next attempt: the new one's sender delivers the job in its place."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
@@ -120,11 +122,11 @@ def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_ado
     assert b"0 failed jobs" in theirs.run("-m", "rudderpipe", "failed", "list").stdout
 
 
-def test_two_names_of_one_data_plane_are_one(both: tuple[World, World]) -> None:
+def test_two_names_of_one_data_plane_are_one(both: tuple[Processes, Processes]) -> None:
     """``data_plane_id`` says so: an internal URL and an external one share a queue."""
     ours, theirs = both
-    for world in both:
-        world.explicit["data_plane_id"] = "main"
+    for processes in both:
+        processes.explicit["data_plane_id"] = "main"
     theirs.explicit["autostart"] = "flusher"
     ours.plane.misbehaviour = Misbehaviour(503)
     assert ours.client().track("a", "e")

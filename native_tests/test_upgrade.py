@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
-from native_tests.world import World, wait_until
+from native_tests.processes import Processes, wait_until
 from rudderpipe.process import identity, locks, runtime_dir
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
@@ -34,20 +34,20 @@ sys.stdin.read()
 
 
 @pytest.fixture(name="faulty")
-def _faulty(world: World) -> object:
+def _faulty(processes: Processes) -> object:
     with FaultyPlane() as plane:
-        world.explicit |= {"data_plane_url": plane.url, "max_jobs_per_request": 50}
+        processes.explicit |= {"data_plane_url": plane.url, "max_jobs_per_request": 50}
         yield plane
 
 
-def old_place(world: World) -> RingLocation:
+def old_place(processes: Processes) -> RingLocation:
     """Where a version of layout 3 has the pipe's ring."""
-    return RingLocation(runtime_dir.ensure(world.settings.runtime_dir), world.settings.pipe_name, 3)
+    return RingLocation(runtime_dir.ensure(processes.settings.runtime_dir), processes.settings.pipe_name, 3)
 
 
-def restore(world: World) -> None:
+def restore(processes: Processes) -> None:
     """Put the recorded ring there, with a lock file of its own."""
-    where, data = old_place(world), bytearray(gzip.decompress(RECORDED.read_bytes()))
+    where, data = old_place(processes), bytearray(gzip.decompress(RECORDED.read_bytes()))
     lock_file = locks.shared(where.lock_file)
     words = memoryview(data).cast("Q")
     words[at.H_LOCK_INODE] = lock_file.inode
@@ -63,47 +63,49 @@ def numbers(plane: FaultyPlane) -> list[int]:
 
 
 @pytest.mark.parametrize("autostart", [True, False])
-def test_what_the_layout_before_holds_is_delivered_once(world: World, faulty: FaultyPlane, *, autostart: bool) -> None:
+def test_what_the_layout_before_holds_is_delivered_once(
+    processes: Processes, faulty: FaultyPlane, *, autostart: bool
+) -> None:
     """By the flusher that the first event starts, or by an operator's; then the old ring is removed."""
-    world.explicit["autostart"] = autostart
-    restore(world)
-    assert world.status().events.accepted == EVENTS
-    assert world.status().events.in_ring == EVENTS - DELIVERED
+    processes.explicit["autostart"] = autostart
+    restore(processes)
+    assert processes.status().events.accepted == EVENTS
+    assert processes.status().events.in_ring == EVENTS - DELIVERED
 
     if not autostart:
-        world.start("-m", "rudderpipe.flusher")
-    assert world.client().track("u", "e", {"n": EVENTS})
+        processes.start("-m", "rudderpipe.flusher")
+    assert processes.client().track("u", "e", {"n": EVENTS})
 
     faulty.wait_for(lambda: len(numbers(faulty)) > EVENTS - DELIVERED)
-    wait_until(lambda: old_place(world).segment not in memory.names())
-    assert not old_place(world).lock_file.exists()
+    wait_until(lambda: old_place(processes).segment not in memory.names())
+    assert not old_place(processes).lock_file.exists()
     assert sorted(numbers(faulty)) == list(range(DELIVERED, EVENTS + 1))
     old = [number for number in numbers(faulty) if number < EVENTS]
     assert old == sorted(old)
 
 
-def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPlane) -> None:
+def test_old_and_new_processes_live_side_by_side(processes: Processes, faulty: FaultyPlane) -> None:
     """A process of the version before goes on in its ring; one of this version uses a ring beside it. While the old
     flusher lives it serves the old ring; once it has ended, the new one does."""
-    world.explicit |= {"autostart": False, "linger_s": 0.2}
-    where = old_place(world)
+    processes.explicit |= {"autostart": False, "linger_s": 0.2}
+    where = old_place(processes)
     lock_file = locks.shared(where.lock_file)
     lock_file.mark("0000000000000001\n")
     old = OldRing(where.segment, lock_file.inode)
-    holder = world.start("-c", HOLDER, str(where.lock_file), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = processes.start("-c", HOLDER, str(where.lock_file), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None
     holder.stdout.readline()
     producer = old.producer(*identity.me())
     lock_file.try_lock(at.LOCK_SLOT + producer.slot)
-    world.start("-m", "rudderpipe.flusher")
-    client = world.client()
+    processes.start("-m", "rudderpipe.flusher")
+    client = processes.client()
     for number in range(0, 100, 2):
         assert client.track("u", "e", {"n": number})
         producer.append(b'{"type":"track","messageId":"old-%d","properties":{"n":%d}}' % (number, number + 1))
 
     faulty.wait_for(lambda: len(numbers(faulty)) >= 50)
     assert sorted(numbers(faulty)) == list(range(0, 100, 2))
-    assert {ring.name for ring in world.status().rings} == {where.segment, location.own(world.settings).segment}
+    assert {ring.name for ring in processes.status().rings} == {where.segment, location.own(processes.settings).segment}
     assert client.flush(10)
 
     holder.kill()
@@ -114,26 +116,28 @@ def test_old_and_new_processes_live_side_by_side(world: World, faulty: FaultyPla
     lock_file.unlock(at.LOCK_SLOT + producer.slot)
     old.words[1024 + 3] = 1  # it has left
     wait_until(lambda: where.segment not in memory.names())
-    assert [ring.name for ring in world.status().rings] == [location.own(world.settings).segment]
+    assert [ring.name for ring in processes.status().rings] == [location.own(processes.settings).segment]
 
 
-def test_a_process_of_the_version_before_starts_the_flusher_of_this_one(world: World, faulty: FaultyPlane) -> None:
+def test_a_process_of_the_version_before_starts_the_flusher_of_this_one(
+    processes: Processes, faulty: FaultyPlane
+) -> None:
     """It lives on while the package is upgraded below it, and its flusher dies: what it starts understands its
     arguments and settings, delivers what is in its ring, and ends."""
-    restore(world)
+    restore(processes)
     arguments = [
         "-m",
         "rudderpipe.flusher",
         "--stdin",
         "--detach",
         "--log",
-        str(world.explicit["runtime_dir"]) + "/x.log",
+        str(processes.explicit["runtime_dir"]) + "/x.log",
     ]
-    settings = {name: value for name, value in world.explicit.items() if name != "max_jobs_per_request"}
+    settings = {name: value for name, value in processes.explicit.items() if name != "max_jobs_per_request"}
 
-    assert world.run(*arguments, stdin=msgspec.json.encode(settings)).returncode == 0
+    assert processes.run(*arguments, stdin=msgspec.json.encode(settings)).returncode == 0
 
     faulty.wait_for(lambda: len(numbers(faulty)) >= EVENTS - DELIVERED)
-    wait_until(lambda: not world.own_processes())
+    wait_until(lambda: not processes.own_processes())
     assert sorted(numbers(faulty)) == list(range(DELIVERED, EVENTS))
-    assert world.status().rings == []
+    assert processes.status().rings == []

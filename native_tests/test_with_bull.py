@@ -9,7 +9,7 @@ import pytest
 
 from native_tests.node_programs import NodeError, NodeProgram
 from native_tests.peers import P, Peers, paused
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 
 QUICK = {"lockDuration": 300, "stalledInterval": 100, "guardInterval": 100}
@@ -74,7 +74,7 @@ def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) ->
     assert (job["name"], job["returnvalue"]) == ("__default__", None)
     assert job["processedOn"] <= job["finishedOn"]
     assert job["data"] == json.loads(peers.hash(failed)["data"])
-    jobs = peers.world.status().jobs
+    jobs = peers.processes.status().jobs
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.delayed, jobs.failed) == (2, 1, 1, 1)
 
@@ -84,7 +84,7 @@ def test_failed_jobs_that_bull_retries_are_sent_again(peers: Peers, calls: NodeP
     """One by one or all at once, in order; a request reaches the data plane for each, and the account balances."""
     ids = fail(peers, 3)
     requests = len(peers.seen)
-    events = peers.world.status().events
+    events = peers.processes.status().events
     assert (events.queued, events.delivered, events.failed) == (0, 0, 6)
 
     if how == "retry":
@@ -96,18 +96,18 @@ def test_failed_jobs_that_bull_retries_are_sent_again(peers: Peers, calls: NodeP
 
     assert [event["properties"]["n"] for event in peers.sent()] == list(range(6))
     assert len(peers.seen) == requests + 3
-    events = peers.world.status().events
+    events = peers.processes.status().events
     assert (events.queued, events.delivered, events.failed) == (0, 6, 0)
     assert events.balanced
 
 
 def test_a_queue_that_bull_paused_fills_and_gives_nothing(peers: Peers, calls: NodeProgram) -> None:
     """Our flusher adds to ``paused``, our sender takes nothing; after ``resume`` all arrives in order."""
-    client = peers.world.client()
+    client = peers.processes.client()
     with paused(calls):
         assert all(client.track("u", "e", {"n": number}) for number in range(100))
         assert client.flush(10)
-        status = wait_until(lambda: (now := peers.world.status()).jobs and now.jobs.waiting == 5 and now)
+        status = wait_until(lambda: (now := peers.processes.status()).jobs and now.jobs.waiting == 5 and now)
         assert status.jobs.paused
         assert status.events.queued == 100
         assert status.events.balanced
@@ -117,7 +117,7 @@ def test_a_queue_that_bull_paused_fills_and_gives_nothing(peers: Peers, calls: N
         taker.work()
         assert peers.seen == []
 
-    peers.world.delivered(100)
+    peers.processes.delivered(100)
     wait_until(peers.settled)
     assert peers.plane.stats()["duplicates"] == 0
     assert [event["properties"]["n"] for event in peers.sent()] == list(range(100))
@@ -178,9 +178,9 @@ def test_a_job_that_somebody_adds_to_wait_of_a_paused_queue_is_not_sent(peers: P
 @pytest.mark.parametrize("how", ["obliterate", "empty"])
 def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodeProgram, how: str) -> None:
     """``obliterate`` and ``empty`` under a running flusher and sender; later events arrive, status answers sanely."""
-    client = peers.world.client()
+    client = peers.processes.client()
     assert client.track("u", "e", {"n": 0})
-    peers.world.delivered(1)
+    peers.processes.delivered(1)
     calls.call("pause")
     assert client.track("u", "e", {"n": 1})
     assert client.flush(10)
@@ -194,10 +194,10 @@ def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodePr
     calls.call("resume")
     assert client.track("u", "e", {"n": 2})
 
-    peers.world.delivered(2)
+    peers.processes.delivered(2)
     wait_until(peers.settled)
     assert [event["properties"]["n"] for event in peers.sent()] == [0, 2]
-    status = peers.world.status()
+    status = peers.processes.status()
     assert status.jobs is not None
     assert (status.jobs.waiting, status.jobs.active, status.jobs.failed) == (0, 0, 0)
     assert all(number >= 0 for number in (status.events.in_ring, status.events.queued, status.events.delivered))

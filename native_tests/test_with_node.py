@@ -7,7 +7,7 @@ import json
 import re
 
 from native_tests.peers import EPOCH, Peers, inner, paused
-from native_tests.world import wait_until
+from native_tests.processes import wait_until
 from rudderpipe._version import USER_AGENT
 from rudderpipe.queue import job
 from rudderpipe.testing.data_plane import Misbehaviour
@@ -73,7 +73,7 @@ def test_the_node_sdk_delivers_a_job_of_ours(peers: Peers) -> None:
     ids = peers.add(1, events=3)
     peers.sdk()
 
-    peers.world.delivered(3)
+    peers.processes.delivered(3)
     wait_until(peers.settled)
 
     (seen,) = peers.seen
@@ -100,7 +100,7 @@ def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
 
     sender = peers.sender_process()
 
-    peers.world.delivered(2)
+    peers.processes.delivered(2)
     wait_until(peers.settled)
     assert [seen.write_key for seen in peers.seen] == ["K1", "K2"]
     assert not any(seen.by_node for seen in peers.seen)
@@ -157,7 +157,7 @@ def test_what_our_sender_failed_is_sent_again_by_the_node_sdk(peers: Peers) -> N
         calls.job(job_id, "retry")
     peers.sdk(job_options={"maxAttempts": 1})
 
-    peers.world.delivered(3)
+    peers.processes.delivered(3)
     wait_until(peers.settled)
     assert [seen.by_node for seen in peers.seen] == [False] * refused + [True, True]
     assert peers.ids("failed") == []

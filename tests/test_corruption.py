@@ -15,7 +15,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find, open_ring
 from rudderpipe.ring.seat import CREDITS_MAX
-from tests.cutting import Stage, Writer, name_of, stage_of
+from tests.crash_simulation import Simulation, Writer, name_of, simulation_of
 from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, ring_of
 
 VALUES = [0, 1, 2**23, 2**32 - 1, 2**50, 2**64 - 1]
@@ -25,10 +25,10 @@ HEADER = sorted(value for name, value in vars(at).items() if name.startswith("H_
 SLOT = sorted(value for name, value in vars(at).items() if name.startswith("S_"))
 
 
-@pytest.fixture(name="stage")
-def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
-    with stage_of(tmp_path, clock, cap=CAP) as stage:
-        yield stage
+@pytest.fixture(name="simulation")
+def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
+    with simulation_of(tmp_path, clock, cap=CAP) as simulation:
+        yield simulation
 
 
 def moving(layout: at.Layout) -> list[int]:
@@ -58,40 +58,42 @@ def fill(writers: list[Writer]) -> int:
     return accepted
 
 
-def serve(stage: Stage) -> int:
+def serve(simulation: Simulation) -> int:
     """Two flushers, one after the other, do all they have to do; how many events they found."""
     found = 0
     for _ in range(2):
-        if flusher := stage.holders.get(at.LOCK_FLUSHER):
+        if flusher := simulation.holders.get(at.LOCK_FLUSHER):
             flusher.die()
-        flusher_lock.may_start(stage.writers[-1].process.ring, stage.clock)
-        drainer = stage.drainer()
+        flusher_lock.may_start(simulation.writers[-1].process.ring, simulation.clock)
+        drainer = simulation.drainer()
         for _ in range(3):
             found += len(drainer.drain())
             drainer.keep_house()
             drainer.reclaimer.living()
-            counters.read(stage.ring)
+            counters.read(simulation.ring)
     return found
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES)
-def test_no_damaged_word_stops_anybody_or_voids_the_cap(stage: Stage, clock: FakeClock, value: int) -> None:
+def test_no_damaged_word_stops_anybody_or_voids_the_cap(simulation: Simulation, clock: FakeClock, value: int) -> None:
     """Each word in turn, while two producers and a flusher are at work: they go on, and who comes later gets no more
     than the cap."""
-    for word, moment in itertools.product(moving(stage.ring.layout), ("at work", "before leaving", "before burial")):
-        stage.reset()
-        first, second = stage.writer(), stage.writer()
+    for word, moment in itertools.product(
+        moving(simulation.ring.layout), ("at work", "before leaving", "before burial")
+    ):
+        simulation.reset()
+        first, second = simulation.writer(), simulation.writer()
         first.write_all(40)
         second.write_all(5)
-        drainer = stage.drainer()
+        drainer = simulation.drainer()
         drainer.drain(20)
         first.write_all(20)
         try:
             if moment == "before burial":
                 first.producer.leave()
                 drainer.drain()
-            stage.ring.words[word] = value
+            simulation.ring.words[word] = value
             if moment != "at work":
                 first.producer.leave()
                 second.process.die()
@@ -99,57 +101,57 @@ def test_no_damaged_word_stops_anybody_or_voids_the_cap(stage: Stage, clock: Fak
                 drainer.drain(3)
                 drainer.keep_house()
                 clock.now_s += 5
-                got = sum(fill([writer]) for writer in (first, second, stage.writer()))
+                got = sum(fill([writer]) for writer in (first, second, simulation.writer()))
                 assert got <= CAP + CREDITS_MAX, f"{got} events were let in at once"
-                serve(stage)
-                for writer in stage.writers:
+                serve(simulation)
+                for writer in simulation.writers:
                     writer.producer.leave()
-            serve(stage)
-            got = fill([stage.writer() for _ in range(3)])
+            serve(simulation)
+            got = fill([simulation.writer() for _ in range(3)])
             assert got <= CAP, f"{got} events were let in"
-            assert serve(stage) == got, f"not the {got} events that were let in were found"
+            assert serve(simulation) == got, f"not the {got} events that were let in were found"
         except Exception as error:
             raise AssertionError(
-                f"{value} in {name_of(stage.ring.layout, 'words', word)}, {moment}: {error!r}"
+                f"{value} in {name_of(simulation.ring.layout, 'words', word)}, {moment}: {error!r}"
             ) from error
 
 
-def test_a_producer_knows_what_it_was_granted(stage: Stage) -> None:
+def test_a_producer_knows_what_it_was_granted(simulation: Simulation) -> None:
     """When the ring has forgotten it, the next grant says so again: the cap holds."""
-    writer = stage.writer()
+    writer = simulation.writer()
     writer.write_all(60)
-    stage.ring.words[stage.ring.layout.granted] = 0
+    simulation.ring.words[simulation.ring.layout.granted] = 0
 
     fill([writer])
 
     assert len(writer.accepted) == CAP
 
 
-def test_what_one_slot_is_said_to_have_drained_is_no_room_for_others(stage: Stage) -> None:
+def test_what_one_slot_is_said_to_have_drained_is_no_room_for_others(simulation: Simulation) -> None:
     """More than it was ever granted: another producer gets the cap at the most, before any flusher has looked."""
-    first, second = stage.writer(), stage.writer()
+    first, second = simulation.writer(), simulation.writer()
     first.write_all(10)
-    stage.ring.words[stage.ring.layout.drained + first.slot] = 1 << 63
+    simulation.ring.words[simulation.ring.layout.drained + first.slot] = 1 << 63
 
     assert fill([second]) <= CAP
 
 
 @pytest.mark.parametrize("value", [0, 1, 2**16, 2**31, 2**32 - 1])
-def test_a_damaged_end_offset_is_counted_and_passed_over(stage: Stage, value: int) -> None:
+def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation, value: int) -> None:
     """Each of the block's in turn: what it makes unreadable is counted as corrupt, and what follows is read."""
     for number in range(10):
-        stage.reset()
-        writer, drainer = stage.writer(), stage.drainer()
+        simulation.reset()
+        writer, drainer = simulation.writer(), simulation.drainer()
         writer.write_all(10)
         entry = writer.producer._entry
-        stage.ring.segment.entries[entry - number] = value
+        simulation.ring.segment.entries[entry - number] = value
 
         found = drainer.drain(3)
-        books = counters.read(stage.ring)
+        books = counters.read(simulation.ring)
         assert (books.accepted, books.in_ring) == (10, 0), f"end {number}"
         assert len(found) + books.corrupt >= 10, f"end {number}"
         writer.producer.leave()
-        later = stage.writer()
+        later = simulation.writer()
         later.write_all(3)
         assert later.own(drainer.drain()) == later.accepted
 

@@ -10,7 +10,7 @@ import pytest
 
 from rudderpipe.ring import block_header
 from rudderpipe.ring import layout as at
-from tests.cutting import Drainer, Stage, Writer, name_of, stage_of
+from tests.crash_simulation import Drainer, Simulation, Writer, name_of, simulation_of
 from tests.fakes import FakeClock
 
 ROUNDS = 1100
@@ -24,19 +24,19 @@ HEADER = [
 ]
 
 
-@pytest.fixture(name="stage")
-def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Stage]:
-    with stage_of(tmp_path, clock, cap=1000, size_bytes=3 << 20) as stage:
-        yield stage
+@pytest.fixture(name="simulation")
+def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
+    with simulation_of(tmp_path, clock, cap=1000, size_bytes=3 << 20) as simulation:
+        yield simulation
 
 
 class Image:
     """A ring in the middle of its life, to be damaged again and again: three producers, of which one is dead."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        self.writers = [stage.writer() for _ in range(3)]
-        drainer = stage.drainer()
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        self.writers = [simulation.writer() for _ in range(3)]
+        drainer = simulation.drainer()
         for size in (0, 20_000, 450, 150_000, 30_000, 0):
             for writer in self.writers:
                 writer.write_all(2, size)
@@ -49,25 +49,27 @@ class Image:
                     self.writers[int(text[1])].taken += 1
         drainer.process.die()
         self.writers[2].process.die()
-        layout, words = stage.ring.layout, stage.ring.words
-        self.owners = {block: block_header.read(words, layout, block).slot for _, block in stage.ring.blocks_in_use()}
-        self._bytes = bytes(stage.ring.segment.memory)
-        self._holders = dict(stage.holders)
+        layout, words = simulation.ring.layout, simulation.ring.words
+        self.owners = {
+            block: block_header.read(words, layout, block).slot for _, block in simulation.ring.blocks_in_use()
+        }
+        self._bytes = bytes(simulation.ring.segment.memory)
+        self._holders = dict(simulation.holders)
         self._states = [(dict(vars(writer.producer)), list(writer.accepted)) for writer in self.writers]
 
     def restore(self) -> None:
         """Put it back as it was."""
-        self.stage.ring.segment.memory[:] = self._bytes
-        self.stage.holders.clear()
-        self.stage.holders.update(self._holders)
-        del self.stage.writers[3:]
+        self.simulation.ring.segment.memory[:] = self._bytes
+        self.simulation.holders.clear()
+        self.simulation.holders.update(self._holders)
+        del self.simulation.writers[3:]
         for writer, (state, accepted) in zip(self.writers, self._states, strict=True):
             vars(writer.producer).update(state)
             writer.accepted[:] = accepted
 
     def hurt(self, word: int) -> int | None:
         """Return the slot whose own events may suffer from damage to this word; None when no event may."""
-        layout = self.stage.ring.layout
+        layout = self.simulation.ring.layout
         if word < layout.granted:
             return None
         if word < layout.slot0:
@@ -128,21 +130,21 @@ def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_a_damaged_word_hurts_nobody_else(stage: Stage, seed: int) -> None:
+def test_a_damaged_word_hurts_nobody_else(simulation: Simulation, seed: int) -> None:
     """Others and a newcomer append after the damage, and a flusher drains: all healthy blocks arrive."""
-    chance, image, layout = random.Random(seed), Image(stage), stage.ring.layout
+    chance, image, layout = random.Random(seed), Image(simulation), simulation.ring.layout
     choices = words_of(layout)
     for _ in range(ROUNDS):
         image.restore()
         word = chance.choice(choices)
-        value = damage(chance, stage.ring.words, word)
-        stage.ring.words[word] = value
+        value = damage(chance, simulation.ring.words, word)
+        simulation.ring.words[word] = value
         try:
-            late = stage.writer()
+            late = simulation.writer()
             for writer in (late, *image.writers[:2]):
                 written = {writer.write(size) for size in (0, 450, 70_000)}
                 assert written <= {None, "full", "no_block", "no_slot"}
-            drainer, found = stage.drainer(), []
+            drainer, found = simulation.drainer(), []
             for _ in range(3):
                 found += drained(drainer)
                 drainer.keep_house()

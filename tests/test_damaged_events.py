@@ -49,7 +49,7 @@ class KeepingPlane:
         """Nothing to close."""
 
 
-class Stage:
+class DamagedRing:
     """A ring of 100 events, some of them damaged, with a queue or a data plane behind it."""
 
     def __init__(self, ring: Ring, clock: FakeClock, directory: Path, *, queued: bool) -> None:
@@ -99,34 +99,34 @@ def test_a_damaged_event_costs_itself_only(
     ring: Ring, clock: FakeClock, tmp_path: Path, kind: str, queued: bool
 ) -> None:
     """Its neighbours arrive in order, its bytes are a dead letter, and the account knows it as corrupt."""
-    stage = Stage(ring, clock, tmp_path, queued=queued)
+    damaged = DamagedRing(ring, clock, tmp_path, queued=queued)
     guilty = [0, 37, 38, 99]
-    bytes_there = [stage.damage(number, DAMAGE[kind]) for number in guilty]
+    bytes_there = [damaged.damage(number, DAMAGE[kind]) for number in guilty]
 
-    stage.run()
+    damaged.run()
 
-    assert stage.numbers() == [1000 + number for number in range(100) if number not in guilty]
-    assert [record.damaged_bytes for record in stage.letters.records()] == bytes_there
+    assert damaged.numbers() == [1000 + number for number in range(100) if number not in guilty]
+    assert [record.damaged_bytes for record in damaged.letters.records()] == bytes_there
     books = counters.read(ring)
     assert (books.accepted, books.in_ring, books.corrupt, books.failed) == (100, 0, 4, 0)
     assert books.queued + books.delivered == 96
     if queued:
-        assert stage.queue.counts(ring.segment.epoch).events_queued == 96
+        assert damaged.queue.counts(ring.segment.epoch).events_queued == 96
 
 
 def test_a_damaged_event_is_kept_once_while_redis_is_away(
     ring: Ring, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is met again at every try; one dead letter and one line in the log are enough."""
-    stage = Stage(ring, clock, tmp_path, queued=True)
-    stage.damage(0, DAMAGE["zeroes"])
-    stage.queue.away = True
-    stage.run()
+    damaged = DamagedRing(ring, clock, tmp_path, queued=True)
+    damaged.damage(0, DAMAGE["zeroes"])
+    damaged.queue.away = True
+    damaged.run()
     assert counters.read(ring).corrupt == 0
 
-    stage.queue.away = False
-    stage.run()
+    damaged.queue.away = False
+    damaged.run()
 
-    assert len(list(stage.letters.records())) == 1
+    assert len(list(damaged.letters.records())) == 1
     assert len([record for record in caplog.records if "not JSON" in record.getMessage()]) == 1
-    assert stage.numbers() == list(range(1001, 1100))
+    assert damaged.numbers() == list(range(1001, 1100))

@@ -13,7 +13,7 @@ from tests.fakes import FakeClock
 from tests.queue_contract import ALL, QueueContract, View, add
 
 
-class FakeStand:
+class FakeQueueServer:
     """A store in memory."""
 
     def __init__(self) -> None:
@@ -78,38 +78,38 @@ class FakeStand:
         self.store.interval_passes()
 
 
-@pytest.fixture(name="stand")
-def _stand() -> FakeStand:
-    return FakeStand()
+@pytest.fixture(name="queue_server")
+def _queue_server() -> FakeQueueServer:
+    return FakeQueueServer()
 
 
 class TestFakeQueue(QueueContract):
     """All of it."""
 
 
-def test_a_lock_lapses_with_the_clock(stand: FakeStand) -> None:
+def test_a_lock_lapses_with_the_clock(queue_server: FakeQueueServer) -> None:
     """After ``LOCK_MS``, and not before."""
-    queue, other = stand.queue(), stand.queue()
+    queue, other = queue_server.queue(), queue_server.queue()
     add(queue, 1)
     taken = queue.take(*ALL)
 
-    stand.clock.now_s += LOCK_MS / 1000 - 0.001
+    queue_server.clock.now_s += LOCK_MS / 1000 - 0.001
     assert other.renew(taken) == []
-    stand.clock.now_s += 0.001
+    queue_server.clock.now_s += 0.001
     assert other.renew(taken) == taken
     assert queue.complete(taken) == 0
 
 
-def test_a_queue_that_is_away_says_so_and_changes_nothing(stand: FakeStand) -> None:
+def test_a_queue_that_is_away_says_so_and_changes_nothing(queue_server: FakeQueueServer) -> None:
     """For one queue's connection, and for the store."""
-    queue, other = FakeQueue(stand.store), FakeQueue(stand.store)
+    queue, other = FakeQueue(queue_server.store), FakeQueue(queue_server.store)
     queue.put("a")
     queue.away = True
     with pytest.raises(QueueUnavailable):
         queue.take(*ALL)
-    stand.store.away = True
+    queue_server.store.away = True
     with pytest.raises(QueueUnavailable):
         other.take(*ALL)
 
-    stand.store.away = False
+    queue_server.store.away = False
     assert [taken.id for taken in other.take(*ALL)] == ["a"]

@@ -16,7 +16,7 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from rudderpipe.transports.flush import FlushResult, Until
 from rudderpipe.transports.ring_flush import RingFlush, Since
-from tests.cutting import stage_of
+from tests.crash_simulation import simulation_of
 from tests.fakes import FakeClock, FakeSink, producer_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, linger_s=5.0)
@@ -179,16 +179,16 @@ def test_events_that_failed_are_never_taken_for_delivered(
     clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A flush that is polled between the stores that say how far the queue has come."""
-    with stage_of(tmp_path, clock) as stage:
-        process, sink = stage.process(), FakeSink()
+    with simulation_of(tmp_path, clock) as simulation:
+        process, sink = simulation.process(), FakeSink()
         sink.seen = (5, 5)
-        producer, flusher = producer_of(stage.ring, clock), Flusher(process.ring, sink, SETTINGS, clock)
+        producer, flusher = producer_of(simulation.ring, clock), Flusher(process.ring, sink, SETTINGS, clock)
         producer.append(b"1")
-        stage.ring.words[at.H_QUEUED] = 5
-        flush = begun(stage.ring, producer, clock, Since(stage.ring), "delivered", queue=True)
+        simulation.ring.words[at.H_QUEUED] = 5
+        flush = begun(simulation.ring, producer, clock, Since(simulation.ring), "delivered", queue=True)
         monkeypatch.setattr(flush, "_targets", {})
         flush._since.seen = (0, 0)
-        at.bump(stage.ring.words, at.H_ACKED_TIMES)
+        at.bump(simulation.ring.words, at.H_ACKED_TIMES)
         found: list[FlushResult] = []
         process.after_store = lambda: found.append(flush.poll())
         producer.await_queue()

@@ -47,7 +47,7 @@ class Strict:
         return outcome.of_answer(200, b"ok")
 
 
-class Line:
+class Backlog:
     """Batches in order, settled as the verdicts say."""
 
     def __init__(
@@ -87,7 +87,7 @@ class Line:
 def test_one_bad_batch_of_fifty_costs_a_logarithm(clock: FakeClock, place: int) -> None:
     """The others keep their order."""
     plane = Strict({place})
-    line = Line([1] * 50, plane, clock)
+    line = Backlog([1] * 50, plane, clock)
 
     line.run()
 
@@ -108,7 +108,7 @@ def test_bad_events_anywhere_cost_a_logarithm_each_and_nothing_else(
     count = sum(sizes)
     guilty = set(random_.sample(range(count), min(count, random_.choice((1, 2, 5)))))
     plane = Strict(guilty, status=random_.choice((400, 422)), moods=random_ if busy else None)
-    line = Line(sizes, plane, clock, events_a_key=events_a_key)
+    line = Backlog(sizes, plane, clock, events_a_key=events_a_key)
 
     line.run()
 
@@ -121,7 +121,7 @@ def test_bad_events_anywhere_cost_a_logarithm_each_and_nothing_else(
 def test_what_is_refused_whatever_it_holds_is_soon_sent_batch_by_batch(clock: FakeClock) -> None:
     """A wrong write key: a search for a cause in each batch would cost a logarithm each."""
     plane = Strict(set(range(200)), status=401)
-    line = Line([1] * 200, plane, clock)
+    line = Backlog([1] * 200, plane, clock)
 
     line.run()
 
@@ -132,7 +132,7 @@ def test_what_is_refused_whatever_it_holds_is_soon_sent_batch_by_batch(clock: Fa
 def test_a_limit_of_size_is_learnt_from_its_refusals(clock: FakeClock) -> None:
     """Behind 5 kB, 120 batches of twice that: a handful of refusals, not one for each batch."""
     plane = Strict(set(), limit_bytes=5_000)
-    line = Line([20] * 120, plane, clock, event_bytes=400)
+    line = Backlog([20] * 120, plane, clock, event_bytes=400)
 
     line.run()
 
@@ -144,7 +144,7 @@ def test_a_limit_of_size_is_learnt_from_its_refusals(clock: FakeClock) -> None:
 def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock) -> None:
     """The limit may be gone; until then requests stay below half of it."""
     plane = Strict(set(), limit_bytes=5_000)
-    first, second, third = (Line([1] * 50, plane, clock, event_bytes=400) for _ in range(3))
+    first, second, third = (Backlog([1] * 50, plane, clock, event_bytes=400) for _ in range(3))
     dispatcher = first._dispatcher
     second._dispatcher = third._dispatcher = dispatcher
     first.run()
@@ -162,8 +162,8 @@ def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock)
 def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
     """Its size bounds nothing that is smaller."""
     plane = Strict(set(), limit_bytes=50_000)
-    line = Line([1] * 3, plane, clock)
-    line.batches[1] = [Line._event(1, 60_000)]
+    line = Backlog([1] * 3, plane, clock)
+    line.batches[1] = [Backlog._event(1, 60_000)]
 
     line.run()
 
@@ -174,7 +174,7 @@ def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
 def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeClock) -> None:
     """However small it is: a batch behind it is not taken apart for it."""
     plane = Strict(set(), limit_bytes=10)
-    line = Line([1, 20, 20], plane, clock)
+    line = Backlog([1, 20, 20], plane, clock)
     line._dispatcher.attempt([Batch(line.batches.pop(0), 30, "KEY")])
     plane.limit_bytes = 1 << 30
 
@@ -189,7 +189,7 @@ def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None
     dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
 
     def send() -> None:
-        line = Line([1] * 50, plane, clock, event_bytes=400)
+        line = Backlog([1] * 50, plane, clock, event_bytes=400)
         line._dispatcher = dispatcher
         line.run()
 
@@ -226,7 +226,7 @@ def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
             return super().post(body, write_key, timeout_s)
 
     plane = Moody(set())
-    line = Line([4] * 10, plane, clock)
+    line = Backlog([4] * 10, plane, clock)
 
     line.run()
 

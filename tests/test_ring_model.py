@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch
-from tests.cutting import Drainer, Stage, Writer, stage_of
+from tests.crash_simulation import Drainer, Simulation, Writer, simulation_of
 from tests.fakes import FakeClock, producer_of, texts
 
 CAP = 150
@@ -38,9 +38,9 @@ class RingModel(RuleBasedStateMachine):
         self.stack = ExitStack()
         self.clock = FakeClock()
         directory = self.stack.enter_context(tempfile.TemporaryDirectory())
-        self.stage: Stage = self.stack.enter_context(stage_of(Path(directory), self.clock, cap=CAP))
-        self.writers = [self.stage.writer() for _ in range(3)]
-        self.drainer = self.stage.drainer()
+        self.simulation: Simulation = self.stack.enter_context(simulation_of(Path(directory), self.clock, cap=CAP))
+        self.writers = [self.simulation.writer() for _ in range(3)]
+        self.drainer = self.simulation.drainer()
         self.held: list[Batch] = []
         self.found: list[str] = []
         self.inner: list[str] = []
@@ -126,11 +126,11 @@ class RingModel(RuleBasedStateMachine):
     def replace(self, who: int, by: Writer | None = None) -> None:
         """Have another producer in place of this one, whose process ends."""
         self.writers[who].process.die()  # with it goes a slot whose taking was interrupted
-        self.writers[who] = by or self.stage.writer()
+        self.writers[who] = by or self.simulation.writer()
 
     def decide(self, writer: Writer) -> None:
         """The one in flight is in the ring, or is not."""
-        there = counters.read(self.stage.ring).accepted - self.accepted()
+        there = counters.read(self.simulation.ring).accepted - self.accepted()
         assert there in ((0, 1) if writer.in_flight else (0,))
         if there:
             writer.accepted.append(writer.in_flight)
@@ -177,12 +177,12 @@ class RingModel(RuleBasedStateMachine):
             operation = partial(self.drainer.consumer.release, self.held)
         elif what == "start":
             process.die()
-            process = self.stage.process()
+            process = self.simulation.process()
             operation = partial(Drainer, process)
         process.run(operation, step)
         process.die()
-        self.drainer = self.stage.drainer()
-        books = counters.read(self.stage.ring)
+        self.drainer = self.simulation.drainer()
+        books = counters.read(self.simulation.ring)
         moved = books.accepted - books.in_ring - len(self.found)
         # A release goes block by block, whatever the order of the batches was.
         there = set(texts(self.drainer.consumer.next_batch(10 * CAP, 1 << 30)))
@@ -196,12 +196,12 @@ class RingModel(RuleBasedStateMachine):
 
     def accepted(self) -> int:
         """Events that were accepted."""
-        return sum(len(writer.accepted) for writer in self.stage.writers) + len(self.inner)
+        return sum(len(writer.accepted) for writer in self.simulation.writers) + len(self.inner)
 
     @invariant()
     def the_account_is_exact(self) -> None:
         """And the cap is never exceeded."""
-        books = counters.read(self.stage.ring)
+        books = counters.read(self.simulation.ring)
         assert books.accepted == self.accepted()
         assert books.in_ring == books.accepted - len(self.found) <= CAP
         assert books.corrupt == 0
@@ -213,20 +213,20 @@ class RingModel(RuleBasedStateMachine):
             for writer in self.writers:
                 writer.process.die()
             self.drainer.process.die()
-            self.drainer = self.stage.drainer()
+            self.drainer = self.simulation.drainer()
             for _ in range(3):
                 self.drainer.keep_house()
                 self.found += self.drainer.drain(7)
             self.the_account_is_exact()
-            for writer in self.stage.writers:
+            for writer in self.simulation.writers:
                 assert writer.own(self.found) == writer.accepted
             assert sorted(text for text in self.found if text.startswith("inner")) == sorted(self.inner)
-            ring, layout = self.stage.ring, self.stage.ring.layout
+            ring, layout = self.simulation.ring, self.simulation.ring.layout
             assert ring.blocks_in_use() == []
             assert ring.slots_in_use() == []
             words = ring.words
             assert words[layout.granted : layout.drained].tolist() == words[layout.drained : layout.slot0].tolist()
-            fresh = producer_of(self.stage.process().ring, self.clock)
+            fresh = producer_of(self.simulation.process().ring, self.clock)
             assert sum(fresh.append(b"1") is None for _ in range(2 * CAP)) == CAP
             assert not any(words[at.H_REFUSED : at.H_REFUSED + len(at.REFUSALS)].tolist())
 

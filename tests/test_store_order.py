@@ -10,7 +10,7 @@ import pytest
 
 from rudderpipe.ring import fence
 from rudderpipe.ring import layout as at
-from tests.cutting import Process, Stage, Writer, stage_of
+from tests.crash_simulation import Process, Simulation, Writer, simulation_of
 from tests.fakes import FakeClock
 
 FENCE = ["release", "acquire"]
@@ -40,16 +40,16 @@ class NotedLock:
         self.release()
 
 
-@pytest.fixture(name="stage")
-def _stage(tmp_path: Path) -> Iterator[Stage]:
-    with stage_of(tmp_path, FakeClock()) as stage:
-        yield stage
+@pytest.fixture(name="simulation")
+def _stage(tmp_path: Path) -> Iterator[Simulation]:
+    with simulation_of(tmp_path, FakeClock()) as simulation:
+        yield simulation
 
 
 @pytest.fixture(name="writer")
-def _writer(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Writer:
+def _writer(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> Writer:
     """Its locks are noted."""
-    writer = stage.writer()
+    writer = simulation.writer()
     writer.producer._lock = NotedLock(writer.process, writer.producer._lock)  # type: ignore[assignment]  # notes
     writer.producer._fence = fence.fence  # also on a processor that needs none
     monkeypatch.setattr(fence, "RLock", lambda: NotedLock(writer.process, _thread.RLock()))
@@ -124,11 +124,11 @@ def test_a_claim_of_a_run_shows_the_first_block_last(writer: Writer) -> None:
         assert has_fence(steps[last : steps.index(f"SEQUENCE[{block}]")])
 
 
-def test_a_drain_is_settling_read_drained_counter_room(stage: Stage, writer: Writer) -> None:
+def test_a_drain_is_settling_read_drained_counter_room(simulation: Simulation, writer: Writer) -> None:
     """What was is written down before anything moves, and forgotten when all is counted; one block after the other;
     a producer that saw the new ROOM finds the new sums."""
     writer.write_all(4, 20_000)
-    drainer = stage.drainer()
+    drainer = simulation.drainer()
     cut = drainer.consumer.next_batch(10, 1_000_000)
     assert cut is not None
     drainer.process.steps = []
@@ -141,9 +141,9 @@ def test_a_drain_is_settling_read_drained_counter_room(stage: Stage, writer: Wri
     ]
 
 
-def test_a_cut_stores_nothing(stage: Stage, writer: Writer) -> None:
+def test_a_cut_stores_nothing(simulation: Simulation, writer: Writer) -> None:
     """Nor do looking and going back: what was handed out is the ring's until it is released."""
-    drainer = stage.drainer()
+    drainer = simulation.drainer()
     writer.write_all(4, 20_000)
     drainer.process.steps = []
     drainer.consumer.refresh(whole=True)
@@ -155,11 +155,11 @@ def test_a_cut_stores_nothing(stage: Stage, writer: Writer) -> None:
     assert drainer.process.named() == []
 
 
-def test_a_run_is_released_from_its_first_block_on(stage: Stage, writer: Writer) -> None:
+def test_a_run_is_released_from_its_first_block_on(simulation: Simulation, writer: Writer) -> None:
     """Cut in between, the others are orphans of a tenure that ended."""
     writer.write_all(1, 150_000)
     writer.producer.leave()
-    drainer = stage.drainer()
+    drainer = simulation.drainer()
     cut = drainer.consumer.next_batch(10, 1_000_000)
     assert cut is not None
     drainer.consumer.release([cut])
@@ -179,11 +179,11 @@ def test_who_leaves_says_so_last(writer: Writer) -> None:
     assert steps == ["B_COUNT[0]", "B_SEALED[0]", "GRANTED[0]", "S_LEFT[0]", f"unlock {at.LOCK_SLOT}"]
 
 
-def test_a_dead_slot_is_free_after_all_else(stage: Stage, writer: Writer) -> None:
+def test_a_dead_slot_is_free_after_all_else(simulation: Simulation, writer: Writer) -> None:
     """Its grant is given back and ROOM moved before its pid goes, under the claim lock; its own lock is free last."""
     writer.write_all(5)
     writer.process.die()
-    drainer = stage.drainer()
+    drainer = simulation.drainer()
     drainer.process.steps = []
     drainer.keep_house()
 

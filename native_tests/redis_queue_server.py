@@ -13,7 +13,7 @@ from tests.queue_contract import View
 P = "{rudder}:rudderEventsQueue:"
 
 
-class RedisStand:
+class RedisQueueServer:
     """An empty Redis, and queues on it with tokens of their own."""
 
     def __init__(self, server: RedisServer) -> None:

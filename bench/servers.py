@@ -17,7 +17,7 @@ import psutil
 from rudderpipe.testing.redis_server import RedisServer
 
 
-class Stand:
+class Servers:
     """A Redis, a directory, and our settings as variables."""
 
     def __init__(self, directory: str, server: RedisServer, url: str) -> None:
@@ -76,10 +76,10 @@ class Stand:
 
 
 @contextlib.contextmanager
-def stand(url: str) -> Iterator[Stand]:
+def servers(url: str) -> Iterator[Servers]:
     """All of it, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
-        made = Stand(directory, server, url)
+        made = Servers(directory, server, url)
         try:
             yield made
         finally:

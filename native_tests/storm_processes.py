@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import psutil
 
+from native_tests.processes import Processes, wait_until
 from native_tests.storm_producer import KINDS
-from native_tests.world import World, wait_until
 from rudderpipe.service.signals import EXIT_OK, EXIT_STOPPED_NOW
 
 ENDS = (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL, -signal.SIGTERM)
@@ -57,10 +57,10 @@ def resume(process: psutil.Process) -> None:
         pass
 
 
-class Crowd:
+class StormProcesses:
     """The producers, flushers and senders of one world; ``home`` is where producers leave their marks."""
 
-    def __init__(self, world: World, chance: random.Random, name: str, seed: int, *, senders: int) -> None:
+    def __init__(self, processes: Processes, chance: random.Random, name: str, seed: int, *, senders: int) -> None:
         self.name = name
         self.deaths: Counter[str] = Counter()
         """Which kinds died of our SIGKILL: proved by the status of our own child, else by its absence."""
@@ -68,7 +68,7 @@ class Crowd:
         self.killed: set[int] = set()
         self.interruptions: list[Interruption] = []
         self._senders = senders
-        self._world = world
+        self._processes = processes
         self._chance = chance
         self._seed = seed
         self._numbers = itertools.count()
@@ -76,14 +76,14 @@ class Crowd:
         self._own: dict[int, subprocess.Popen[bytes]] = {}
         self._kinds: dict[int, str] = {}
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
-        self.runtime_dir = Path(world.explicit["runtime_dir"])
+        self.runtime_dir = Path(processes.explicit["runtime_dir"])
         self.runtime_dir.mkdir(mode=0o700, parents=True)
         self.home = self.runtime_dir.parent / "marks"
         self.home.mkdir()
 
     def of(self, kind: str) -> list[psutil.Process]:
         """Those of one kind that live; forked producers included, and flushers that are about to start."""
-        return [one for one in self._world.own_processes() if kind_of(one) == kind]
+        return [one for one in self._processes.own_processes() if kind_of(one) == kind]
 
     def fill(self, producers: int) -> None:
         """Start producers and senders until there are so many; forked producers are not counted."""
@@ -98,7 +98,7 @@ class Crowd:
 
     def _start(self, kind: str, *command: str) -> None:
         with (self.home / "errors").open("ab") as errors:
-            process = self._world.start(*command, stderr=errors)
+            process = self._processes.start(*command, stderr=errors)
         self._own[process.pid] = process
         self._kinds[process.pid] = kind
         self.acts[f"{kind}s started"] += 1

@@ -72,7 +72,7 @@ def _hold(port: int, sockets: list[socket.socket]) -> int:
     return int(sockets[-1].getsockname()[1])
 
 
-class World:
+class Processes:
     """One pipe: its settings, its clients, its processes."""
 
     def __init__(self, directory: Path, plane: DataPlaneServer) -> None:
@@ -87,7 +87,7 @@ class World:
             "max_jobs_per_request": 1,
         }
         self._clients: list[Client] = []
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.started: list[subprocess.Popen[bytes]] = []
 
     @property
     def settings(self) -> Settings:
@@ -118,7 +118,7 @@ class World:
     def start_program(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """The same of any program."""
         process = subprocess.Popen(command, env=self.environment, start_new_session=True, **options)
-        self.processes.append(process)
+        self.started.append(process)
         return process
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
@@ -177,7 +177,7 @@ class World:
         """Kill what is left, and remove the segment."""
         for client in self._clients:
             client._intake.leave()  # noqa: SLF001  # without the flush, which may have nobody to wait for
-        for process in self.processes:
+        for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()

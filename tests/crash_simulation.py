@@ -131,8 +131,8 @@ class Locks(LockFile):
 class Process:
     """One process at the ring. Its N-th store is not made when ``kill_at`` is N: it dies there."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
         self.is_dead = False
         self.kill_at = 0
         self.stores = 0
@@ -141,7 +141,7 @@ class Process:
         self.steps: list[tuple[str, Any]] | None = None
         """What it did, in order, once this is a list: stores, and locks taken and given back."""
         self.last: tuple[str, Any] = ("nothing", 0)
-        self.ring = Ring(self.seen(stage.ring.segment), Locks(stage.ring.locks, self, stage.holders))
+        self.ring = Ring(self.seen(simulation.ring.segment), Locks(simulation.ring.locks, self, simulation.holders))
 
     def seen(self, real: Segment) -> Seen:
         """A segment, through views whose stores are this process's."""
@@ -184,10 +184,10 @@ class Process:
     def die(self) -> None:
         """Be gone: the kernel gives the locks back, and the pid is somebody else's from now on."""
         self.is_dead = True
-        words, layout = self.stage.ring.words, self.stage.ring.layout
-        for byte, holder in list(self.stage.holders.items()):
+        words, layout = self.simulation.ring.words, self.simulation.ring.layout
+        for byte, holder in list(self.simulation.holders.items()):
             if holder is self:
-                del self.stage.holders[byte]
+                del self.simulation.holders[byte]
                 if byte >= at.LOCK_SLOT and words[layout.slot(byte - at.LOCK_SLOT) + at.S_PID]:
                     words[layout.slot(byte - at.LOCK_SLOT) + at.S_START] = 1
 
@@ -209,10 +209,10 @@ class Process:
 class Writer:
     """A producer in a process of its own, and what it was told: every event has its name and number in it."""
 
-    def __init__(self, stage: Stage, name: str) -> None:
+    def __init__(self, simulation: Simulation, name: str) -> None:
         self.name = name
-        self.process = stage.process()
-        self.producer = producer_of(self.process.ring, stage.clock)
+        self.process = simulation.process()
+        self.producer = producer_of(self.process.ring, simulation.clock)
         self.accepted: list[str] = []
         self.in_flight = ""
         self.taken = 0
@@ -244,7 +244,7 @@ class Writer:
 
     def fork(self) -> Writer:
         """The child of its process, which has appended nothing yet; the parent goes on as before."""
-        child = self.process.stage.writer()
+        child = self.process.simulation.writer()
         child.producer = copy(self.producer)
         child.producer._open_ring = lambda: child.process.ring
         child.producer.ring = child.process.ring
@@ -266,7 +266,7 @@ class Writer:
         return producer._limit - producer._at - 8 * producer._count - 1
 
 
-class Stage:
+class Simulation:
     """A ring, and the processes at it."""
 
     def __init__(self, ring: Ring, clock: Clock) -> None:
@@ -328,7 +328,7 @@ class Drainer:
 
 
 @contextmanager
-def stage_of(directory: Path, clock: Clock, *, cap: int = 100, size_bytes: int = 1 << 20) -> Iterator[Stage]:
+def simulation_of(directory: Path, clock: Clock, *, cap: int = 100, size_bytes: int = 1 << 20) -> Iterator[Simulation]:
     """A ring of a name nobody else has, with nobody at it."""
     with ring_of(directory, clock, cap=cap, size_bytes=size_bytes) as ring:
-        yield Stage(ring, clock)
+        yield Simulation(ring, clock)

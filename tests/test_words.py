@@ -1,0 +1,70 @@
+"""One word for each thing: identifiers that the house has given up do not come back."""
+
+from __future__ import annotations
+
+import io
+import tokenize
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GIVEN_UP = {
+    "Batch": ("Cut", "Parcel"),
+    "ActiveJob": ("Taken",),
+    "OffsetRange": ("Mark",),
+    "tenure": ("tenancy",),
+    "credits": ("grant", "appetite", "_appetite"),
+    "commit": ("settle", "settling", "H_SETTLING"),
+    "acknowledged": ("seen_off", "H_SEEN_OFF", "H_SEEN_FAILED", "H_SEEN_TIMES"),
+    "reclaim": ("bury",),
+    "Transport": ("Outlet", "outlet", "Nowhere", "InTheCall"),
+    "fast path": ("short_way", "long_way"),
+    "Dispatcher": ("Courier", "courier"),
+    "Decision": ("Verdict", "verdict"),
+    "Response": ("Answer", "NoAnswer"),
+    "PendingAcks": ("Ledger", "ledger"),
+    "SenderState": ("Facts", "facts"),
+    "LockRenewer": ("Keeper",),
+    "Counters": ("Account", "ProducerAccount"),
+    "dead letters": ("Spool", "SpooledJobs"),
+    "Defaults": ("Maker", "maker"),
+    "what a test's helper is": ("Stage", "Stand", "World", "Crowd", "Line"),
+}
+MODULES = frozenset(
+    ("whole", "place", "parts", "maker", "reach", "moments", "put", "duty", "keeper", "facts", "ledger")
+)
+ALLOWED = {
+    "verdict": ("native_tests/storm", "native_tests/test_storm.py", "bench/storm.py"),  # of the storm, on the product
+    "Verdict": ("native_tests/storm", "bench/storm.py"),
+}
+"""Where a word means another thing."""
+FILES = sorted(
+    path
+    for folder in ("rudderpipe", "tests", "native_tests", "bench")
+    for path in (ROOT / folder).rglob("*.py")
+    if "node_modules" not in path.parts and path != Path(__file__)
+)
+
+
+def identifiers(path: Path) -> set[str]:
+    """Every name in a file."""
+    tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
+    return {token.string for token in tokens if token.type == tokenize.NAME}
+
+
+@pytest.mark.parametrize("word", GIVEN_UP)
+def test_a_thing_has_one_word(word: str) -> None:
+    """The names that were given up for it are used nowhere."""
+    found = [
+        f"{where}: {name}"
+        for path, where in ((path, path.relative_to(ROOT).as_posix()) for path in FILES)
+        for name in identifiers(path).intersection(GIVEN_UP[word])
+        if not where.startswith(ALLOWED.get(name, ("\0",)))
+    ]
+    assert found == []
+
+
+def test_a_module_is_named_by_what_it_holds() -> None:
+    """Not by a word that says nothing."""
+    assert [path.name for path in FILES if path.stem in MODULES] == []
