@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-import rudderpipe
+from rudderpipe.client import Client
 
 EVENTS_A_REQUEST = 10
-client = rudderpipe.Client()
+client = Client()
 
 
 def application(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
