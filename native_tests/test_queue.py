@@ -287,7 +287,7 @@ def test_an_id_that_names_another_key_harms_nothing(queue: Queue, redis: Any, na
     (taken,) = queue.take(*ALL)
     assert queue.fail(taken, taken.trouble)
 
-    assert "not that of a job" in redis.hget(f"{P}2", "failedReason")
+    assert "does not belong to a job" in redis.hget(f"{P}2", "failedReason")
     assert redis.zrange(f"{P}failed", 0, -1) == ["2"]
     assert redis.get(f"{P}text") == "kept"
     assert redis.lrange(f"{P}active", 0, -1) == ["1"]
