@@ -241,6 +241,19 @@ def test_an_error_half_way_ends_all_that_the_demonstration_started(processes: Pr
     assert_nothing_is_left(process, directory)
 
 
+@pytest.mark.parametrize("command", ["status", "rings"])
+def test_a_reader_that_has_read_enough_ends_a_command_without_a_word(processes: Processes, command: str) -> None:
+    """As ``head`` does: the exit code is the one that a shell reports for SIGPIPE."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = processes.start("-m", "rudderpipe", command, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+
+    _, errors = process.communicate(timeout=60)
+
+    assert (process.returncode, errors) == (141, b"")
+
+
 def test_the_data_plane_misbehaves_when_told_to(processes: Processes) -> None:
     """Status, number of times and delay, from the command line; then it counts what it takes."""
     plane = processes.start("-m", "rudderpipe", "data-plane", "--port", "0", "--fail", "503", "--times", "2", stdout=-1)

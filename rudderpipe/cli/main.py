@@ -20,6 +20,8 @@ from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 from rudderpipe.settings import CLIENTS, Settings
 
 INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""What a shell reports for a program that SIGPIPE has ended."""
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -296,7 +298,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     logging.basicConfig(format="%(name)s: %(message)s", level=logging.WARNING)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # the reader of the output, such as head, has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        return BROKEN_PIPE
     except SettingsError as error:
         print(lines(f"rudderpipe: {error}"), file=sys.stderr)
         return EXIT_USAGE

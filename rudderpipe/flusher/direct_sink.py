@@ -122,12 +122,10 @@ class DirectSink:
             path = self._dead_letters.path
             said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
             self._log.error("lost", said, batch.count)
-        logger.error(
-            "a batch failed and is not sent again, see rudderpipe failed id=%s events=%d reason=%s",
-            record.id,
-            batch.count,
-            decision.reason,
-        )
+            failed = "a batch failed and is lost"
+        else:
+            failed = "a batch failed and is not sent again, see rudderpipe failed"
+        logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
 
     def acknowledged(self) -> tuple[int, int] | None:
         """Return None, because a batch that is committed here has been delivered or has failed."""
