@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -105,39 +105,32 @@ def demo(seconds: float) -> int:
         raise SettingsError("demo", "needs gunicorn: pip install 'rudderpipe[demo]'")
     try:
         with ExitStack() as stack:
-            return _demonstrate(stack, stack.enter_context(_signals()), seconds)
+            stack.enter_context(_signals())
+            return _demonstrate(stack, seconds)
     except _Ended as ended:
         print(f"\n{signal.Signals(ended.number).name}: all started processes have ended; no account is printed")
         return _INTERRUPTED + ended.number
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], None]]:
-    """End the demonstration at the first signal, and ignore later ones while its processes end.
-
-    Yield what a loop must call: an exception that the handler raises within a destructor ends nothing.
-    """
-    received: list[int] = []
+def _signals() -> Iterator[None]:
+    """End the demonstration at the first signal, and ignore later ones while its processes end."""
 
     def end(number: int, _frame: FrameType | None) -> None:
-        if not received:
-            received.append(number)
-            raise _Ended(number)
-
-    def check() -> None:
-        if received:
-            raise _Ended(received[0])
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Ended(number)
 
     noticed = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]  # nohup ignores SIGHUP
     before = {number: signal.signal(number, end) for number in noticed}
     try:
-        yield check
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _demonstrate(stack: ExitStack, check: Callable[[], None], seconds: float) -> int:
+def _demonstrate(stack: ExitStack, seconds: float) -> int:
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="rudderpipe-demo-")))
     stack.callback(print, "ended       redis")  # runs after the callbacks below
     redis_server = stack.enter_context(RedisServer(directory))
@@ -157,9 +150,9 @@ def _demonstrate(stack: ExitStack, check: Callable[[], None], seconds: float) ->
         environment={},
     )
     stack.callback(_end_own_processes, settings)
-    master = _start_application(stack, check, settings, directory)
+    master = _start_application(stack, settings, directory)
     print(f"gunicorn    {WORKERS} preloaded workers (pid {master.pid})")
-    return _run(settings, master, Load(directory / "app.sock"), url, seconds, check)
+    return _run(settings, master, Load(directory / "app.sock"), url, seconds)
 
 
 def _start_data_plane(stack: ExitStack) -> tuple[subprocess.Popen[bytes], str]:
@@ -171,9 +164,7 @@ def _start_data_plane(stack: ExitStack) -> tuple[subprocess.Popen[bytes], str]:
     return plane, next(word.rstrip(",") for word in line.split() if word.startswith("http://"))
 
 
-def _start_application(
-    stack: ExitStack, check: Callable[[], None], settings: Settings, directory: Path
-) -> subprocess.Popen[bytes]:
+def _start_application(stack: ExitStack, settings: Settings, directory: Path) -> subprocess.Popen[bytes]:
     variables = {
         f"RUDDERPIPE_{name.upper()}": str(getattr(settings, name))
         for name in (
@@ -203,7 +194,6 @@ def _start_application(
     master = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603  # our own
     stack.callback(_end, "gunicorn", master)
     while True:
-        check()
         try:
             connection = UnixConnection(path)
             connection.connect()
@@ -261,21 +251,13 @@ def _own_processes(settings: Settings) -> list[tuple[psutil.Process, str]]:
     return found
 
 
-def _run(
-    settings: Settings,
-    master: subprocess.Popen[bytes],
-    load: Load,
-    url: str,
-    seconds: float,
-    check: Callable[[], None],
-) -> int:
+def _run(settings: Settings, master: subprocess.Popen[bytes], load: Load, url: str, seconds: float) -> int:
     progress = Progress()
     started_s = time.monotonic()
     load.start()
     worker = sender = None
     while (elapsed_s := time.monotonic() - started_s) < seconds or (not sender and elapsed_s < seconds + SENDER_S):
         time.sleep(0.1)
-        check()
         _show(settings, progress, elapsed_s)
         if elapsed_s > seconds / 2:
             worker = worker or _kill("worker", psutil.Process(master.pid).children(), progress)
@@ -287,7 +269,6 @@ def _run(
         return EXIT_FAILED
     print(f"load over   {len(load.accepted):,} events accepted in answered requests; draining")
     while time.monotonic() - started_s < elapsed_s + DRAIN_S:
-        check()
         events = status.read(settings).events
         if not events.in_ring and not events.queued:
             break
