@@ -21,7 +21,7 @@ from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
-from rudderpipe.transports import flush as receipts
+from rudderpipe.transports import flush as flushes
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import Flush, FlushResult, Until
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
@@ -349,13 +349,13 @@ class Client:
             callback, timeout_s = timeout_s, 10.0
         flush = self._begin_flush(until)
         if callback is None:
-            return receipts.wait(flush, timeout_s, self._clock, time.sleep)
-        callbacks.watch(receipts.teller(flush, timeout_s, self._clock, callback))
+            return flushes.wait(flush, timeout_s, self._clock, time.sleep)
+        callbacks.watch(flushes.teller(flush, timeout_s, self._clock, callback))
         return flush.poll()
 
     async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
         """Flush as ``flush`` does, for asyncio: other tasks run during the wait."""
-        return await receipts.wait_in_turn(self._begin_flush(until), timeout_s, self._clock)
+        return await flushes.wait_in_turn(self._begin_flush(until), timeout_s, self._clock)
 
     def _begin_flush(self, until: Until) -> Flush:
         if until not in ("queued", "delivered"):

@@ -232,8 +232,9 @@ class Flusher:
 
     def _is_full(self) -> bool:
         """Return whether all events are due, because the ring takes no more, has few blocks, or refused an event."""
-        is_short = self._consumer.free_blocks() < self._ring.layout.blocks // 4
-        return is_short or self._is_starved or self._ring.room() <= 0
+        if self._is_starved or self._ring.room() <= 0:
+            return True
+        return self._consumer.free_blocks() < self._ring.layout.blocks // 4
 
     def _serve(self, tickets: int) -> None:
         """Store that all events that were in the ring when these tickets were counted have left it.
