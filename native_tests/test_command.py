@@ -62,7 +62,6 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
         "accepted": 102,
         "delivered": 102,
         "failed": 0,
-        "dropped": 0,
         "rejected": 7,
         "seconds": 0,
     }

@@ -37,7 +37,6 @@ class Summary(msgspec.Struct):
     accepted: int = 0
     delivered: int = 0
     failed: int = 0
-    dropped: int = 0
     rejected: int = 0
     seconds: float = 0.0
 
@@ -82,7 +81,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
         print(
             f"failed events are kept; to list them: rudderpipe failed list --pipe {settings.pipe_name}", file=sys.stderr
         )
-    return EXIT_FAILED if summary.rejected or summary.failed or summary.dropped else EXIT_OK
+    return EXIT_FAILED if summary.rejected or summary.failed else EXIT_OK
 
 
 def _own_pipe(settings: Settings, clock: Clock) -> tuple[Settings, Ring | None]:
@@ -166,6 +165,5 @@ def _report(summary: Summary, left_over: int, *, as_json: bool) -> None:
     rate = summary.delivered / summary.seconds if summary.seconds else 0.0
     print(
         f"{summary.accepted:,} accepted, {summary.delivered:,} delivered, {summary.failed:,} failed, "
-        f"{summary.dropped:,} dropped, {summary.rejected:,} lines rejected; "
-        f"{summary.seconds:.1f} s, {rate:,.0f} events/s"
+        f"{summary.rejected:,} lines rejected; {summary.seconds:.1f} s, {rate:,.0f} events/s"
     )

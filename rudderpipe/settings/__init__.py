@@ -22,7 +22,6 @@ CLIENTS = ("enable", "dry_run", "sync_mode", "strict")
 """Settings that only a client uses, not its flusher or sender."""
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
-Count = Annotated[int, Meta(ge=1)]
 Bytes = Annotated[int, Meta(ge=1024, le=EVENT_LIMIT_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
