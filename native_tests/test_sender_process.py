@@ -169,10 +169,11 @@ class Manager:
         self._socket.settimeout(30)
         self._socket.bind(self.path)
 
-    def hears(self, what: str) -> None:
-        """Wait for a message that has this line."""
-        while what not in self._socket.recv(4096).decode().split("\n"):
+    def hears(self, what: str) -> list[str]:
+        """Wait for a message that has this line, and return all its lines."""
+        while what not in (lines := self._socket.recv(4096).decode().split("\n")):
             pass
+        return lines
 
     def close(self) -> None:
         self._socket.close()
@@ -189,7 +190,8 @@ def test_a_service_manager_is_told(senders: Senders, manager: Manager) -> None:
     """Ready, alive again and again, stopping."""
     sender = senders.sender(NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="500000")
 
-    manager.hears("READY=1")
+    (_, status) = manager.hears("READY=1")
+    assert status.startswith("STATUS=serving ")
     for _ in range(3):
         manager.hears("WATCHDOG=1")
     senders.plane.hold()

@@ -9,7 +9,7 @@ import pytest
 
 from rudderpipe import errors
 from rudderpipe.process import fork
-from rudderpipe.process.clock import iso_ms
+from rudderpipe.process.clock import Every, iso_ms
 from rudderpipe.process.log_limit import REASONS, ThrottledLog
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import StopFlag
@@ -47,6 +47,29 @@ def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
     assert not page[0]
     page[0] = 1
     assert page[0]
+
+
+def test_a_timer_is_due_at_once_and_then_once_in_an_interval() -> None:
+    """A long pause is not made up for by several calls that are due."""
+    every = Every(2.0)
+
+    assert [every.is_due(now_s) for now_s in (0.0, 1.9, 2.0, 2.1, 99.0, 99.0, 101.0)] == [
+        *(True, False, True, False),
+        *(True, False, True),
+    ]
+
+
+def test_a_timer_can_be_restarted_made_due_and_given_another_interval() -> None:
+    """The interval counts from the moment when the timer was last due, or restarted."""
+    every = Every(2.0)
+
+    every.restart(10.0)
+    assert not every.is_due(11.0)
+    every.seconds = 0.5
+    assert every.is_due(11.0)
+    assert not every.is_due(11.4)
+    every.at_once()
+    assert every.is_due(11.4)
 
 
 def test_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 
 from rudderpipe.log_text import one_line
+from rudderpipe.process.clock import Every
 
 
 class Progress:
@@ -13,14 +14,12 @@ class Progress:
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
-        self._every_s = 0.1 if self._terminal else 10.0
-        self._next_s = time.monotonic() + self._every_s
+        self._showing = Every(0.1 if self._terminal else 10.0)
+        self._showing.restart(time.monotonic())
 
     def show(self, text: str) -> None:
         """Show the text, at most every 0.1 s on a terminal and every 10 s elsewhere."""
-        now_s = time.monotonic()
-        if now_s >= self._next_s:
-            self._next_s = now_s + self._every_s
+        if self._showing.is_due(time.monotonic()):
             text = one_line(text)
             print(
                 f"\r\033[K{text}" if self._terminal else text,

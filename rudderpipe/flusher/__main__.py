@@ -16,7 +16,7 @@ from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.flusher.sinks import direct_plane, make_sink
 from rudderpipe.process import runtime_dir, spawn, start_lock
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
 from rudderpipe.service.loop import run
@@ -38,16 +38,14 @@ class SenderKeeper:
         self._log = runtime_dir.log_file(settings)
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
-        self._next_s = float("-inf")
+        self._starting = Every(RESTART_S)
 
     def look_after(self) -> None:
         """Start the sender when none runs."""
         if self._child is not None and self._child.poll() is not None:
             logger.warning("sender ended, starting another; jobs stay in redis exit_code=%d", self._child.returncode)
             self._child = None
-        now_s = self._clock.monotonic_s()
-        if self._child is None and now_s >= self._next_s:
-            self._next_s = now_s + RESTART_S
+        if self._child is None and self._starting.is_due(self._clock.monotonic_s()):
             try:
                 self._child = spawn.start(
                     "rudderpipe.sender",

@@ -10,7 +10,7 @@ from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.queue_sink import Sink
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory, served_settings
@@ -77,7 +77,7 @@ class Flusher:
         self._freed: list[int] = []
         self._living = 0
         self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
-        self._look_at_s = float("-inf")
+        self._looking = Every(LOOK_S)
         self._starved = self._asked(at.S_STARVED)
         self._is_starved = False
         """True if a producer found no room since the events in the ring last became due."""
@@ -88,7 +88,8 @@ class Flusher:
         self.removed = False
         """True once the ring was removed. It is drained, and another ring takes its place."""
         self._ended = False
-        self._kept_house_s = self._acknowledged_s = float("-inf")
+        self._housekeeping = Every(HOUSEKEEPING_S)
+        self._acknowledging = Every(ACKNOWLEDGE_S)
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = float("-inf")
@@ -132,23 +133,21 @@ class Flusher:
         if starved != self._starved:
             self._starved, self._is_starved = starved, True
         is_short = self._is_starved or self._consumer.free_blocks() < self._ring.layout.blocks // 2
-        patience_s = SHORT_HOUSEKEEPING_S if is_short else HOUSEKEEPING_S
-        keeps_house = now_s - self._kept_house_s >= patience_s
+        self._housekeeping.seconds = SHORT_HOUSEKEEPING_S if is_short else HOUSEKEEPING_S
+        keeps_house = self._housekeeping.is_due(now_s)
         fence()  # Order: tickets before the events that were appended before each ticket
         # Order: a slow claim is visible by now; a ticket must not be served without its events.
         asked = tickets != self._ring.words[at.H_TICKETS_SERVED]
         self._consumer.refresh(whole=keeps_house or asked)
         self._freed += self._consumer.tidy()
         if keeps_house:
-            self._kept_house_s = now_s
             self._reclaimer.work()
             self._living = self._reclaimer.living()
             self._see_removal()
             self._look_after()
         if self._living:
             self._busy_at_s = now_s
-        if now_s - self._acknowledged_s >= ACKNOWLEDGE_S:
-            self._acknowledged_s = now_s
+        if self._acknowledging.is_due(now_s):
             self._acknowledge()
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
@@ -177,10 +176,10 @@ class Flusher:
         words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
         if awaited != self._awaited:
             self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
-        looks = words[at.H_ACKED] < words[at.H_QUEUED] and now_s >= self._look_at_s
+        looks = words[at.H_ACKED] < words[at.H_QUEUED] and self._looking.is_due(now_s)
         if now_s >= self._awaited_until_s and not looks:
             return
-        self._look_at_s = now_s + LOOK_S
+        self._looking.restart(now_s)
         try:
             seen = self._sink.acknowledged()
         except QueueUnavailable as error:

@@ -10,7 +10,7 @@ from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process import locks
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.ring import flusher_lock, location
 from rudderpipe.ring import layout as at
@@ -62,7 +62,7 @@ class Rings:
         """The ring of the main interpreter, in which this process runs."""
         self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
         self._served: list[_Served] = []
-        self._looked_at_s = float("-inf")
+        self._looking = Every(LOOK_S)
         self._told: set[int] = set()
         """The rings of another process that were logged already."""
 
@@ -70,7 +70,7 @@ class Rings:
         """Serve every ring of the pipe. Return False if another process serves them. Raises ``RingUnavailable``."""
         if not self._take_pipe():
             return False
-        self._looked_at_s = self._clock.monotonic_s()
+        self._looking.restart(self._clock.monotonic_s())
         main = self._main_ring()
         if main is not None and not self._take(*main, flusher_lock.TAKE_TIMEOUT_S) and self._stays:
             self.close()
@@ -146,9 +146,7 @@ class Rings:
 
     def work(self) -> int:
         """Run one cycle of each flusher. Return how many events left the rings."""
-        now_s = self._clock.monotonic_s()
-        if now_s - self._looked_at_s >= LOOK_S:
-            self._looked_at_s = now_s
+        if self._looking.is_due(self._clock.monotonic_s()):
             if self._stays and not self._has_main:
                 self._move_on()
             self._look()

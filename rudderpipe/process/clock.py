@@ -1,4 +1,4 @@
-"""Time of day, monotonic time and sleep in one object, so that tests can replace them."""
+"""Time of day, monotonic time and sleep in one object, so that tests can replace them; a timer for regular work."""
 
 from __future__ import annotations
 
@@ -27,6 +27,33 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Wait for so many seconds."""
         time.sleep(seconds)
+
+
+class Every:
+    """A timer that is due at once, and again when ``seconds`` have passed since it was last due.
+
+    Time that passed unseen is not made up for: after a long pause the timer is due once.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        """The interval. It may change at any time, and counts from the moment when the timer was last due."""
+        self._last_s = float("-inf")
+
+    def is_due(self, now_s: float) -> bool:
+        """Return True at most once in an interval; ``now_s`` is of the monotonic clock."""
+        if now_s - self._last_s < self.seconds:
+            return False
+        self._last_s = now_s
+        return True
+
+    def restart(self, now_s: float) -> None:
+        """Begin the interval at ``now_s``, as if the timer had just been due."""
+        self._last_s = now_s
+
+    def at_once(self) -> None:
+        """Make the timer due at the next look."""
+        self._last_s = float("-inf")
 
 
 def iso_ms(time_ms: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rudderpipe import log_text
 from rudderpipe.errors import LeaseLost, QueueUnavailable
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.queue import LOCK_MS, Queue
 from rudderpipe.sender.state import SenderState
@@ -36,8 +36,7 @@ class LockRenewer:
         self._on_tick = on_tick
         self._log = ThrottledLog(logger, clock, RARELY_S)
         shortest_ms = LOCK_MS if settings.is_multi_processor else min(LOCK_MS, settings.lease_ms)
-        self._every_s = min(LOOK_S, shortest_ms / 1000 / 3)
-        self._next_s = clock.monotonic_s()
+        self._renewing = Every(min(LOOK_S, shortest_ms / 1000 / 3))
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rudderpipe-keeper", daemon=True)
 
@@ -56,9 +55,8 @@ class LockRenewer:
     def work(self) -> None:
         """Renew the lease and the locks if they are due. Tests call it without the thread."""
         state, now_s = self._state, self._clock.monotonic_s()
-        if now_s < self._next_s:
+        if not self._renewing.is_due(now_s):
             return
-        self._next_s = now_s + self._every_s
         try:
             if state.state == "active" and (state.fencing_token or state.held):
                 self._queue.fencing_token, self._queue.token = state.fencing_token, state.token or self._queue.token

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rudderpipe import log_text
+from rudderpipe.process.clock import Every
 from rudderpipe.queue.failed_jobs import TRIM_AT_ONCE, FailedJobs
 from rudderpipe.queue.queue import SWEEP_MS, Queue
 from rudderpipe.settings import Settings
@@ -22,26 +23,22 @@ class Upkeep:
         self._failed = FailedJobs(queue)
         self._settings = settings
         self._has_seen_redis = False
-        self._sweep_at_s = self._promote_at_s = self._trim_at_s = float("-inf")
+        self._sweeping, self._promoting, self._trimming = Every(SWEEP_S), Every(PROMOTE_S), Every(TRIM_S)
 
     def work(self, now_s: float) -> None:
         """Do what is due. A step that raises is due again later. Raises ``QueueUnavailable`` and ``LeaseLost``."""
-        if now_s >= self._promote_at_s:
-            self._promote_at_s = now_s + PROMOTE_S
+        if self._promoting.is_due(now_s):
+            self._promoting.seconds = PROMOTE_S
             next_ms = self._queue.promote()
             if next_ms >= 0:
-                due_in_s = (next_ms - self._queue.clock.time_ms()) / 1000
-                self._promote_at_s = now_s + min(PROMOTE_S, max(0.0, due_in_s))
-        if self._settings.is_multi_processor and now_s >= self._sweep_at_s:
-            self._sweep_at_s = now_s + SWEEP_S
-            if swept := self._queue.sweep():
-                logger.warning("stalled jobs of another sender are next in line again, may arrive twice jobs=%d", swept)
+                self._promoting.seconds = min(PROMOTE_S, (next_ms - self._queue.clock.time_ms()) / 1000)
+        if self._settings.is_multi_processor and self._sweeping.is_due(now_s) and (swept := self._queue.sweep()):
+            logger.warning("stalled jobs of another sender are next in line again, may arrive twice jobs=%d", swept)
         keep, keep_s = self._settings.keep_failed, self._settings.keep_failed_s
-        if (keep is not None or keep_s is not None) and now_s >= self._trim_at_s:
-            self._trim_at_s = now_s + TRIM_S
+        if (keep is not None or keep_s is not None) and self._trimming.is_due(now_s):
             jobs, events = self._failed.trim(keep, keep_s)
             if jobs == TRIM_AT_ONCE:
-                self._trim_at_s = now_s
+                self._trimming.at_once()
             if jobs:
                 said = "deleted the oldest failed jobs, see keep_failed and keep_failed_s jobs=%d events=%d"
                 logger.warning(said, jobs, events)

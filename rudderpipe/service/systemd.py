@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, MutableMapping
 
 from rudderpipe import log_text
+from rudderpipe.process.clock import Every
 from rudderpipe.process.spawn import SERVICE_MANAGER_VARIABLES
 
 SEND_TIMEOUT_S = 1.0
@@ -23,7 +24,7 @@ def send_datagram(address: bytes, message: bytes) -> None:
 class Notify:
     """The notifications of one process. Without a socket they do nothing. A socket that fails is logged once.
 
-    No method raises.
+    No method raises. ``watchdog_s`` is half of the silence that the manager allows; None without a watchdog.
     """
 
     def __init__(
@@ -36,9 +37,8 @@ class Notify:
         self._address = os.fsencode(address) if address else None
         if self._address and self._address.startswith(b"@"):
             self._address = b"\0" + self._address[1:]  # a Linux abstract name, which has no file
-        self._watchdog_s = watchdog_s if self._address else None
+        self._watchdog = Every(watchdog_s) if self._address and watchdog_s is not None else None
         self._send = send
-        self._pinged_at_s = float("-inf")
         self._complained = False
 
     @classmethod
@@ -59,42 +59,27 @@ class Notify:
                 logger.warning("the watchdog is not served, correct WATCHDOG_USEC to a number of microseconds")
         return cls(address, watchdog_s)
 
-    @property
-    def watchdog_s(self) -> float | None:
-        """The seconds between two calls of ``watchdog``, half of what the manager allows; None without a watchdog."""
-        return self._watchdog_s
-
     def ready(self, status: str) -> None:
         """Report that the process serves from now on."""
-        self._tell("READY=1", status)
-
-    def status(self, text: str) -> None:
-        """Set the line that ``systemctl status`` shows."""
-        self._tell(status=text)
+        self._tell("READY=1", "STATUS=" + log_text.one_line(status))  # a line break would begin another assignment
 
     def stopping(self) -> None:
         """Report that the process stops and drains."""
         self._tell("STOPPING=1")
 
-    def watchdog(self) -> None:
-        """Report that the process is alive. Without a call in twice ``watchdog_s``, the manager restarts it."""
-        if self._watchdog_s is not None:
+    def beat(self, now_s: float) -> None:
+        """Report that the process is alive, if that is due.
+
+        Without a call in twice ``watchdog_s``, the manager restarts the process.
+        """
+        if self._watchdog is not None and self._watchdog.is_due(now_s):
             self._tell("WATCHDOG=1")
 
-    def beat(self, now_s: float) -> None:
-        """Call ``watchdog`` if it is due. For loops with shorter cycles than ``watchdog_s``."""
-        if self._watchdog_s is not None and now_s - self._pinged_at_s >= self._watchdog_s:
-            self._pinged_at_s = now_s
-            self.watchdog()
-
-    def _tell(self, *assignments: str, status: str | None = None) -> None:
+    def _tell(self, *assignments: str) -> None:
         if self._address is None:
             return
-        lines = list(assignments)
-        if status is not None:  # a line break would begin another assignment
-            lines.append("STATUS=" + log_text.one_line(status))
         try:
-            self._send(self._address, "\n".join(lines).encode(errors="replace"))
+            self._send(self._address, "\n".join(assignments).encode(errors="replace"))
         except (OSError, ValueError) as error:  # ValueError for text that cannot be an address
             if not self._complained:
                 self._complained = True
