@@ -85,9 +85,9 @@ def log_of(processes: Processes) -> str:
     ("arguments", "settings", "reason"),
     [
         (["--no-such-argument"], None, "unrecognized arguments"),
-        ([], b"{", "setting --stdin"),
+        ([], b"{", "option --stdin"),
         ([], b"{}", "is missing"),
-        ([], b'{"no_such_setting":1}', "setting --stdin"),
+        ([], b'{"no_such_setting":1}', "option --stdin"),
     ],
 )
 def test_what_is_wrong_with_its_start_is_in_the_log_and_the_exit_code_is_0(

@@ -16,8 +16,8 @@ CELLS = 34 * 35
 NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 MOUNTS = 'mount -t tmpfs tmpfs /mnt && mount -t tmpfs -o mode=1777 tmpfs /dev/shm && exec "$0" "$1" "$2" "$3"'
 DOCUMENTED = {
-    "track_or_raise": {"RingUnavailable", "RingFull"},
-    "track_strictly": {"RingUnavailable", "RingFull"},
+    "track_or_raise": {"RingUnavailable", "EventRefused"},
+    "track_strictly": {"RingUnavailable", "EventRefused"},
     "create_persistence_queue": {"QueueUnavailable"},
 }
 """The exceptions that a call may raise on a host: where that was asked for, and for a Redis that is not there."""

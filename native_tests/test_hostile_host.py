@@ -82,7 +82,7 @@ def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
     accepted, error = done.stdout.decode().split()
     assert done.returncode == 0, done.stderr
     assert least < int(accepted) < most
-    assert error == "RingFull"
+    assert error == "EventRefused"
     assert "reason=no_block" in done.stderr.decode()
 
 
@@ -164,7 +164,7 @@ for number in range(550):
             try:
                 client.track('u', 'e', {'n': number})
                 answer = b'1'
-            except rudderpipe.RingFull:
+            except rudderpipe.EventRefused:
                 pass  # the claim lock was busy: 550 processes begin at once
             except rudderpipe.RingUnavailable as error:
                 if 'slots are taken' in str(error):  # else the claim lock was busy when the ring was opened

@@ -149,7 +149,7 @@ def test_jobs_that_wait_while_nothing_moves_are_no_health(senders: Senders) -> N
 def test_an_address_that_is_none_is_named(senders: Senders, address: str) -> None:
     """Exit code 2: starting again will not help."""
     assert senders.sender("--admin", address).wait(30) == 2
-    assert "setting admin: " in senders.log
+    assert "option --admin: " in senders.log
 
 
 def test_an_address_that_is_taken_is_named(senders: Senders) -> None:
@@ -157,7 +157,7 @@ def test_an_address_that_is_taken_is_named(senders: Senders) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         assert senders.sender("--admin", where).wait(30) == 2
-    assert f"setting admin: cannot listen on {where}: Address already in use" in senders.log
+    assert f"option --admin: cannot listen on {where}: Address already in use" in senders.log
 
 
 class Manager:

@@ -6,6 +6,7 @@ from rudderpipe.client import Client, configure, default_client
 from rudderpipe.errors import (
     DeliveryError,
     EventError,
+    EventRefused,
     EventTooLarge,
     FlushTimeout,
     JobUnreadable,
@@ -29,6 +30,7 @@ __all__ = [
     "Client",
     "DeliveryError",
     "EventError",
+    "EventRefused",
     "EventTooLarge",
     "FlushResult",
     "FlushTimeout",

@@ -18,7 +18,10 @@ class RudderpipeError(Exception):
 
 
 class SettingsError(RudderpipeError):
-    """A setting is unknown, of the wrong type, or out of bounds; ``field`` is the name of the setting."""
+    """A setting is unknown, of the wrong type, or out of bounds.
+
+    ``field`` is the name of the setting, or of a command's option such as ``--first``.
+    """
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(field, reason)
@@ -26,7 +29,8 @@ class SettingsError(RudderpipeError):
         self.reason = one_line(reason)
 
     def __str__(self) -> str:
-        return f"setting {self.field}: {self.reason}"
+        kind = "option" if self.field.startswith("--") else "setting"
+        return f"{kind} {self.field}: {self.reason}"
 
 
 class EventError(RudderpipeError):
@@ -56,7 +60,10 @@ class EventTooLarge(EventError):
 
 
 class RingError(RudderpipeError):
-    """The base of the errors of the ring, which is shared memory."""
+    """The base of the errors of the ring, which is shared memory.
+
+    Every error that a call raises with ``when_full="raise"`` is of this type, except ``EventTooLarge``.
+    """
 
 
 class RingUnavailable(RingError):
@@ -71,10 +78,22 @@ class RingUnavailable(RingError):
         return f"ring {self.name}: {self.reason}"
 
 
-class RingFull(RingError):
-    """An event was refused; ``reason`` is the name of the counter that counts the event.
+_REFUSED_BECAUSE = {
+    "full": "max_internal_queue_size allows no further event in the ring",
+    "no_block": "the shared memory of the ring is used up",
+    "busy": "the claim lock of the ring did not become free in time",
+    "no_slot": "all slots of the ring are taken",
+    "ring": "the ring cannot be used",
+    "closed": "the call came after shutdown()",
+    "dropped": "sampling or before_send left the event out",
+}
 
-    A call raises it only with ``when_full="raise"`` or ``strict``. A callback gets it with every setting.
+
+class EventRefused(RingError):
+    """An event was refused, although the event itself is right.
+
+    ``reason`` is the name under which ``Client.counts`` counts the event, such as ``"busy"``. A call raises this error
+    only with ``when_full="raise"`` or ``strict``. A callback gets it with every setting.
     """
 
     def __init__(self, reason: str) -> None:
@@ -82,7 +101,15 @@ class RingFull(RingError):
         self.reason = one_line(reason)
 
     def __str__(self) -> str:
-        return f"the event was refused: {self.reason}"
+        because = _REFUSED_BECAUSE.get(self.reason)
+        return f"{self.reason}: {because}" if because else self.reason
+
+
+class RingFull(EventRefused):
+    """An event was refused because the ring is full by ``max_internal_queue_size``; ``reason`` is ``"full"``."""
+
+    def __init__(self, reason: str = "full") -> None:
+        super().__init__(reason)
 
 
 # The flusher and the sender.

@@ -17,6 +17,7 @@ from rudderpipe import (
     Client,
     DeliveryError,
     EventError,
+    EventRefused,
     FlushResult,
     RedisAddress,
     RingFull,
@@ -112,7 +113,7 @@ def errors(client: Client) -> str:
         client.track("u", "e")
     except (EventError, SettingsError) as error:
         return error.field + error.reason
-    except (RingFull, DeliveryError) as error:
+    except (RingFull, EventRefused, DeliveryError) as error:
         return error.reason
     except rudderpipe.RudderpipeError:
         return rudderpipe.__version__

@@ -57,11 +57,11 @@ def parse_address(text: str) -> tuple[str, int]:
     if bracketed:
         host = host[1:-1]
     if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise SettingsError("admin", f"has no valid port, write it as {FORMS}")
+        raise SettingsError("--admin", f"has no valid port, write it as {FORMS}")
     if bracketed != (":" in host):
-        raise SettingsError("admin", f"is ambiguous, because only an IPv6 address has brackets, write it as {FORMS}")
+        raise SettingsError("--admin", f"is ambiguous, because only an IPv6 address has brackets, write it as {FORMS}")
     if (bracketed and not host) or any(character <= " " or character in "/@[]" for character in host):
-        raise SettingsError("admin", f"has no valid host, write it as {FORMS}")
+        raise SettingsError("--admin", f"has no valid host, write it as {FORMS}")
     return (host if colon and host else LOOPBACK), int(port)
 
 
@@ -137,7 +137,7 @@ class AdminServer:
             kind = type("Server", (_Server,), {"address_family": family})
             self._server = kind((host, port), self._handler)
         except OSError as error:
-            raise SettingsError("admin", f"cannot listen on {text_of(host, port)}: {error.strerror}") from None
+            raise SettingsError("--admin", f"cannot listen on {text_of(host, port)}: {error.strerror}") from None
         threading.Thread(target=self._server.serve_forever, name="rudderpipe-admin", daemon=True).start()
 
     def close(self) -> None:

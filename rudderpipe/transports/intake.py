@@ -9,7 +9,7 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, RingFull, RingUnavailable
+from rudderpipe.errors import DeliveryError, EventError, EventRefused, EventTooLarge, RingUnavailable
 from rudderpipe.messages import build
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
@@ -17,7 +17,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import LOG_LEVELS, Settings
 from rudderpipe.transports.base import NullTransport, Transport
-from rudderpipe.transports.callbacks import Callback, accepted
+from rudderpipe.transports.callbacks import Callback, accepted, callbacks
 from rudderpipe.transports.flush import Flush, Stuck, Until
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
@@ -110,7 +110,7 @@ class Intake:
             except Exception as error:  # noqa: BLE001  # as in call
                 return self.refuse(error, callback)
             if shaped is None:
-                return self._transport.refuse("dropped", None, callback)
+                return self._refuse_silently("dropped", EventRefused("dropped"), callback)
             data = shaped
         if self._on_error is not None:
             callback = _both(callback, self._on_error, data)
@@ -125,7 +125,7 @@ class Intake:
         if isinstance(error, RingUnavailable):  # the transport has counted the event, and the settings ask to raise
             raise error
         trouble = self.prevented(error)
-        self._transport.refuse("ring", None, callback)
+        self._refuse_silently("ring", trouble, callback)
         if self.settings.strict or self.settings.when_full == "raise":
             raise trouble
         return False
@@ -152,9 +152,17 @@ class Intake:
         return False
 
     def _refuse_late(self, callback: Callback | None) -> bool:
-        self._transport.refuse("closed", EventError("event", "was sent after shutdown()"), callback)
+        error = EventRefused("closed")
+        self._transport.refuse("closed", error, callback)
         if self.settings.strict or self.settings.when_full == "raise":
-            raise RingFull("closed")
+            raise error
+        return False
+
+    def _refuse_silently(self, reason: str, error: Exception, callback: Callback | None) -> bool:
+        """Count an event whose refusal needs no log line, or has one already."""
+        self._transport.refuse(reason, None)
+        if callback is not None:
+            callbacks.call(callback, error, {})
         return False
 
     def counts(self) -> Mapping[str, int]:

@@ -10,7 +10,7 @@ from weakref import WeakSet, WeakValueDictionary
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable, RudderpipeError
+from rudderpipe.errors import EventRefused, EventTooLarge, RingFull, RingUnavailable, RudderpipeError
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
@@ -99,16 +99,12 @@ class Pipe:
             reason = self.producer.append(data)
             return reason is None or self.refused(reason, data)
         reason, before, after = self.producer.append_placed(data)
-        try:
-            accepted = reason is None or self.refused(reason, data)
-        except RudderpipeError as error:
-            callbacks.call(callback, error, {})
-            raise
-        if not accepted:
-            callbacks.call(callback, RingFull(reason or ""), msgspec.json.decode(data))
-        else:
+        error = None if reason is None else self._refusal(reason, data)
+        if error is None:
             self._watch(before, after if reason is None else self.producer.place(), callback, data)
-        return accepted
+            return True
+        callbacks.call(callback, error, msgspec.json.decode(data))
+        return self._raised(error)
 
     def _watch(self, before: Position, after: Position, callback: Callback, data: bytes) -> None:
         ring, slot, end = after
@@ -150,26 +146,32 @@ class Pipe:
     def refused(self, reason: str, data: Encoded) -> bool:
         """Apply ``when_full`` to an event that the ring did not take; return True if the ring took it after a wait.
 
-        Raises ``RingFull``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
+        Raises ``EventRefused``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
         """
+        error = self._refusal(reason, data)
+        return error is None or self._raised(error)
+
+    def _raised(self, error: RudderpipeError) -> bool:
+        if self.settings.when_full == "raise":
+            raise error
+        return False
+
+    def _refusal(self, reason: str, data: Encoded) -> RudderpipeError | None:
+        """Count and log an event that the ring did not take; return None if the ring took it after a wait."""
         if reason == "too_large":
             error = EventTooLarge(len(data), at.EVENT_MAX_BYTES)
             self.refuse(reason, error)
-            if self.settings.when_full == "raise":
-                raise error
-            return False
+            return error
         # A call from within a call does not wait, because the outer call may hold the claim lock meanwhile.
         if self.settings.when_full == "block" and reason != "closed" and not self.producer.is_in_a_call:
             left = self._block(data)
             if left is None:
-                return True
+                return None
             reason = left
         self._count_refused(reason)
         trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
         self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
-        if self.settings.when_full == "raise":
-            raise trouble or RingFull(reason)
-        return False
+        return trouble or (RingFull() if reason == "full" else EventRefused(reason))
 
     def _block(self, data: Encoded) -> str | None:
         deadline_s = self._clock.monotonic_s() + self.settings.block_timeout_ms / 1000

@@ -55,7 +55,10 @@ class SyncTransport(LocalTransport):
                 plane.close()
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Return True if the event was delivered; raise ``DeliveryError`` or ``EventTooLarge`` when ``strict``."""
+        """Return True if the event was delivered.
+
+        Raises ``DeliveryError`` and ``EventTooLarge`` when ``strict``, and the latter if ``when_full`` is "raise".
+        """
         if not fork.PAGE[0]:
             fork.renew()
         if len(data) > EVENT_LIMIT_BYTES:
@@ -105,6 +108,6 @@ class SyncTransport(LocalTransport):
 
     def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
         self.refuse(reason, error, callback)
-        if self._settings.strict:
+        if self._settings.strict or (reason == "too_large" and self._settings.when_full == "raise"):
             raise error
         return False
