@@ -37,6 +37,17 @@ def test_a_child_forgets_what_is_its_parents_once() -> None:
     assert fork.PAGE[0]
 
 
+def test_a_child_makes_its_own_value() -> None:
+    """At its first use, without a call of ``renew``; what was stored in the parent is not the child's."""
+    local = fork.Local(list[str])
+    local.value.append("the parent's")
+    fork.PAGE[0] = 0
+
+    assert local.value == []
+    local.value = ["the child's"]
+    assert local.value == ["the child's"]
+
+
 def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
     """The stand-in for the page answers 0 in a process of another pid."""
     pids = iter([1, 1, 2, 2, 2])

@@ -479,6 +479,18 @@ def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
     assert counters.read(ring).in_ring == 3
 
 
+def test_a_forked_child_counts_its_own_events(pipes: Any) -> None:
+    """From its first call on, whichever it is."""
+    pipe = pipes()
+    assert put(pipe)
+    assert not pipe.refuse("invalid", None)
+    assert pipe.counts() == {"accepted": 1, "invalid": 1}
+
+    fork.PAGE[0] = 0  # what a child finds
+
+    assert pipe.counts() == {}
+
+
 def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
     """A child that drops the client, or ends, says nothing about the parent."""
     pipe = pipes()

@@ -11,8 +11,9 @@ import os
 import weakref
 from _thread import RLock
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
+T = TypeVar("T")
 _MADV_WIPEONFORK = 18  # linux/mman.h; the mmap module has no name for it
 
 
@@ -62,6 +63,33 @@ class Forgetter(Protocol):
 
     def forget(self) -> None:
         """Drop what belongs to the parent, its locks included, without taking a lock."""
+
+
+class Local(Generic[T]):
+    """A value of one process. A forked child has a value of its own, which ``make`` returns.
+
+    ``make`` may run in the middle of any call, so it takes no lock and reads no other ``Local``.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._value = make()
+        forget_in_children(self)
+
+    @property
+    def value(self) -> T:
+        """This process's value."""
+        if not PAGE[0]:
+            renew()
+        return self._value
+
+    @value.setter
+    def value(self, value: T) -> None:
+        self._value = value
+
+    def forget(self) -> None:
+        """Make the value anew."""
+        self._value = self._make()
 
 
 def renew() -> None:

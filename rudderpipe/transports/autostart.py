@@ -10,7 +10,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import ProcessNotStarted
-from rudderpipe.process import fork, runtime_dir, spawn, start_lock
+from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.ring import flusher_lock
@@ -42,17 +42,15 @@ class _Begun(NamedTuple):
 
 
 class Autostart:
-    """The starter of flushers: at most one flusher of a pipe is starting on this host, however long its start takes."""
+    """The starter of flushers: at most one flusher of a pipe is starting on this host, however long its start takes.
+
+    It belongs to one process, because it knows the flushers that this process has started.
+    """
 
     def __init__(self, settings: Settings, clock: Clock, log: ThrottledLog) -> None:
         self._settings = settings
         self._clock = clock
         self._log = log
-        self.forget()
-        fork.forget_in_children(self)
-
-    def forget(self) -> None:
-        """Forget the parent's starts; runs in a forked child."""
         self._begun: _Begun | None = None
         self._ended_s: float | None = None
         self._not_before_s = float("-inf")

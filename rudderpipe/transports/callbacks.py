@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.process import fork
@@ -19,6 +19,13 @@ THREAD_NAME = "rudderpipe-callbacks"
 logger = log_text.logger()
 
 
+class _Worker(NamedTuple):
+    """The thread, and the queue that it reads; untyped, because their modules are imported late."""
+
+    inbox: Any
+    thread: Any
+
+
 class Callbacks:
     """A queue of callbacks, run one after the other, and of functions to poll every few milliseconds.
 
@@ -28,13 +35,7 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._log = ThrottledLog(logger, Clock())
-        self.forget()
-        fork.forget_in_children(self)
-
-    def forget(self) -> None:
-        """Forget the thread and its queue, because both are the parent's; runs in a forked child."""
-        self._inbox: Any = None
-        self._thread: Any = None
+        self._worker: fork.Local[_Worker | None] = fork.Local(lambda: None)
 
     def call(self, callback: Callback, error: Exception | None, *more: Any) -> None:
         """Run the callback soon, never within this call. A signal handler may call this method."""
@@ -45,18 +46,16 @@ class Callbacks:
         self._put(poll)
 
     def _put(self, task: Callable[[], bool]) -> None:
-        if not fork.PAGE[0]:
-            fork.renew()
-        inbox = self._inbox
-        if inbox is None:
+        worker = self._worker.value
+        if worker is None:
             try:
-                inbox = self._start()
+                worker = self._worker.value = self._start()
             except RuntimeError as error:  # the interpreter is ending, or there are too many threads
                 self._log.warning("callback", f"no callback will be called: {error}")
                 return
-        inbox.put(task)
+        worker.inbox.put(task)
 
-    def _start(self) -> Any:
+    def _start(self) -> _Worker:
         # Imported here, because gevent and eventlet have replaced both modules by now. SimpleQueue, because a signal
         # handler may re-enter its put; a condition's lock cannot be entered again.
         import queue
@@ -65,8 +64,7 @@ class Callbacks:
         inbox: Any = queue.SimpleQueue()
         thread = threading.Thread(target=self._serve, args=(inbox,), name=THREAD_NAME, daemon=True)
         thread.start()
-        self._inbox, self._thread = inbox, thread
-        return inbox
+        return _Worker(inbox, thread)
 
     def _serve(self, inbox: Any) -> None:
         import queue
@@ -103,15 +101,15 @@ class Callbacks:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until every callback has run; return False after ``timeout_s``, or if a callback calls this method."""
-        inbox, thread = self._inbox, self._thread
-        if inbox is None:
+        worker = self._worker.value
+        if worker is None:
             return True
         import threading
 
-        if thread is threading.current_thread():
+        if worker.thread is threading.current_thread():
             return False
         end, deadline_s = _End(), time.monotonic() + timeout_s
-        inbox.put(end)
+        worker.inbox.put(end)
         while not end.reached and time.monotonic() < deadline_s:
             time.sleep(STEP_S)
         return end.reached

@@ -43,6 +43,18 @@ class _Still:
         self.told = False
 
 
+class _Own:
+    """What one process knows about the events that it has sent."""
+
+    def __init__(self) -> None:
+        self.watches: dict[tuple[int, int], Watch] = {}
+        self.since: Since | None = None
+        self.still: _Still | None = None
+        self.refused: Counter[str] = Counter()
+        self.accepted_before = 0
+        """The number of events that were accepted before ``shut``."""
+
+
 class Pipe:
     """The producer's end of a pipe, which the settings name."""
 
@@ -52,23 +64,14 @@ class Pipe:
         self.settings = settings
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
-        self._autostart = Autostart(settings, clock, self._log)
+        log = self._log
+        self._autostart = fork.Local(lambda: Autostart(settings, clock, log))
+        self._own = fork.Local(_Own)
         self._compared: tuple[int, int] | None = None
         self._differing: list[str] = []
         """The differing settings that were logged; a forked child keeps them, so that it does not log them again."""
         self.producer = Producer(self._open_ring, self._look_around, clock, self._tell_large)
-        self.forget()
-        fork.forget_in_children(self)
         _all.add(self)
-
-    def forget(self) -> None:
-        """Forget watches, counts and log state, because they are the parent's; runs in a forked child."""
-        self._watches: dict[tuple[int, int], Watch] = {}
-        self._since: Since | None = None
-        self._still: _Still | None = None
-        self._refused: Counter[str] = Counter()
-        self._accepted_before = 0
-        """The number of events that were accepted before ``shut``."""
 
     def __del__(self) -> None:
         """Release the slot if the last client was dropped without ``shutdown``.
@@ -82,9 +85,10 @@ class Pipe:
             pass
 
     def _since_last(self, ring: Ring) -> Since:
-        if self._since is None or self._since.ring is not ring:
-            self._since = Since(ring)
-        return self._since
+        own = self._own.value
+        if own.since is None or own.since.ring is not ring:
+            own.since = Since(ring)
+        return own.since
 
     def _open_ring(self) -> Ring:
         return open_ring(self.settings, self._clock, wait_s=ENTER_TIMEOUT_S)
@@ -111,11 +115,12 @@ class Pipe:
         assert ring is not None
         start = before[2] if before[:2] == (ring, slot) and before[2] < end else end - 1
         key = ring.segment.epoch, slot
-        watch = self._watches.get(key)
+        watches = self._own.value.watches
+        watch = watches.get(key)
         if watch is None:
-            if len(self._watches) > 1:  # one slot is for calls, one for calls from within calls; others are outdated
-                self._watches.clear()
-            watch = self._watches[key] = Watch(ring, slot)
+            if len(watches) > 1:  # one slot is for calls, one for calls from within calls; others are outdated
+                watches.clear()
+            watch = watches[key] = Watch(ring, slot)
         watch.add(Place(ring, slot, start, end), callback, lambda: msgspec.json.decode(data))
 
     def counts(self) -> Mapping[str, int]:
@@ -123,15 +128,16 @@ class Pipe:
 
         Events that were refused while this process had no slot are included.
         """
-        accepted = self._accepted_before + self._accepted()
-        return {"accepted": accepted, **self._refused} if accepted or self._refused else {}
+        own = self._own.value
+        accepted = own.accepted_before + self._accepted()
+        return {"accepted": accepted, **own.refused} if accepted or own.refused else {}
 
     def _accepted(self) -> int:
         places = self.producer.places()
         return sum(counters.read(ring).producers[slot].accepted for ring, slot, _ in places if ring and slot >= 0)
 
     def _count_refused(self, reason: str) -> None:
-        self._refused[reason] += 1
+        self._own.value.refused[reason] += 1
         self.producer.count_refused(reason)
 
     def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
@@ -185,7 +191,7 @@ class Pipe:
         """Check that a flusher runs, and start one if this process may. Never raises, because it runs within a call."""
         try:
             self._since_last(ring)
-            self._autostart.look(ring, sure=sure)
+            self._autostart.value.look(ring, sure=sure)
             self._tell_undrained(ring)
             self._compare_settings(ring)
         except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
@@ -200,17 +206,18 @@ class Pipe:
         """Log once that no event has left the ring for ``UNDRAINED_S`` while events waited in it."""
         age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
         is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap test
+        own = self._own.value
         if is_fresh or not (waiting := counters.read(ring).in_ring):
-            self._still = None
+            own.still = None
             return
         # Only events that leave the ring decide, because a busy flusher may drain without a recent heartbeat.
         now_s, mark = self._clock.monotonic_s(), (ring.segment.epoch, ring.drained())
-        if self._still is None or self._still.mark != mark:
-            self._still = _Still(mark, now_s)
-        still_s = now_s - self._still.since_s
-        if still_s < UNDRAINED_S or self._still.told:
+        if own.still is None or own.still.mark != mark:
+            own.still = _Still(mark, now_s)
+        still_s = now_s - own.still.since_s
+        if still_s < UNDRAINED_S or own.still.told:
             return
-        self._still.told = True
+        own.still.told = True
         logger.error(
             "no flusher has drained the ring for %.0f s and events wait in it events=%d ring=%s autostart=%s",
             still_s,
@@ -263,7 +270,7 @@ class Pipe:
         if asked is None:
             return Done()
         self._look_around(asked, sure=True)  # even an empty ring needs a flusher, which ends the ring
-        prevented = self._autostart.prevented(asked)
+        prevented = self._autostart.value.prevented(asked)
         if prevented is not None and counters.read(asked).in_ring:
             self._log.warning("flush", f"cannot flush: {prevented}")
             return Stuck(prevented)
@@ -273,12 +280,13 @@ class Pipe:
     def shut(self) -> None:
         """Release the slot; later events are refused, and the flusher drains the ring without this process."""
         if self._release():
-            self._accepted_before += self._accepted()
+            own = self._own.value
+            own.accepted_before += self._accepted()
             self.producer.leave()
             # Each of these keeps the ring and its descriptors.
-            self._since = None
+            own.since = None
+            own.watches.clear()
             self._autostart.forget()
-            self._watches.clear()
 
 
 _all: WeakSet[Pipe] = WeakSet()
