@@ -157,8 +157,9 @@ def steps(ring: OurRing) -> dict[str, list[float]]:
     """What each part of a call costs, in microseconds: each measured alone, so they add up only roughly."""
     producer = ring.producer()
     producer.append(EVENT)
-    lock, words, memory, entries = producer._lock, ring.ring.words, ring.ring.segment.memory, ring.ring.segment.entries  # noqa: SLF001  # its parts are what is measured
-    start, entry, counter = producer._at, producer._entry - 1, at.H_CORRUPT  # noqa: SLF001  # the same
+    lock, block = producer._lock, producer.slot.block  # noqa: SLF001  # its parts are what is measured
+    words, memory, entries = block.words, block.memory, block.entries
+    start, entry, counter = block.at, block.entry - 1, at.H_CORRUPT
     end = start + len(EVENT)
     where = ring.ring.layout.slot(at.SLOTS - 1)
     locks = ring.ring.locks

@@ -231,8 +231,8 @@ def test_a_producer_stopped_inside_its_claim_holds_up_nobody(processes: Processe
     processes.explicit["autostart"] = False
     code = (
         "import os, signal, rudderpipe\n"
-        "from rudderpipe.ring import slot\n"
-        "slot._find_free = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "from rudderpipe.ring import claims\n"
+        "claims._find_free = lambda *_: os.kill(os.getpid(), signal.SIGSTOP)\n"
         "rudderpipe.Client().track('u', 'e')\n"
     )
     client = processes.client()

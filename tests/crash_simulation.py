@@ -223,7 +223,7 @@ class Writer:
     @property
     def slot(self) -> int:
         """The producer's."""
-        return self.producer._slot
+        return self.producer.slot.number
 
     def text(self, size: int = 0) -> str:
         """Its next event: so many bytes, or as few as its name takes."""
@@ -246,8 +246,9 @@ class Writer:
         """The child of its process, which has appended nothing yet; the parent goes on as before."""
         child = self.process.simulation.writer()
         child.producer = copy(self.producer)
-        child.producer._open_ring = lambda: child.process.ring
-        child.producer.ring = child.process.ring
+        child.producer.slot = copy(self.producer.slot)
+        child.producer.slot.open_ring = lambda: child.process.ring
+        child.producer.slot.ring = child.process.ring
         everybody, forks._forgetters = forks._forgetters, WeakSet([child.producer])
         try:
             forks.PAGE[0] = 0  # what a child finds
@@ -262,8 +263,8 @@ class Writer:
 
     def room(self) -> int:
         """Bytes of events that fit into its block yet, if no more than one."""
-        producer = self.producer
-        return producer._limit - producer._at - 8 * producer._count - 1
+        block = self.producer.slot.block
+        return block.limit - block.at - 8 * block.count - 1
 
 
 class Simulation:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rudderpipe.process import identity
-from rudderpipe.ring import counters, memory, slot
+from rudderpipe.ring import claims, counters, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
+from tests.crash_simulation import Process, simulation_of
 from tests.fakes import FakeClock, drain, producer_of, settings_of
 
 
@@ -22,10 +24,10 @@ def between(producer: Producer, happens: Callable[[], object]) -> None:
     """Have this happen in the next append, between the event and its count."""
 
     def fence() -> None:
-        producer._fence = None
+        producer.fence = None
         happens()
 
-    producer._fence = fence
+    producer.fence = fence
 
 
 def test_a_producer_that_leaves_between_leaves_the_ring_whole(ring: Ring, clock: FakeClock) -> None:
@@ -45,20 +47,23 @@ def test_a_claim_that_was_interrupted_is_put_right_by_the_next_call(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
     """Whether that is accepted or finds no block."""
-    producer, real = producer_of(ring, clock), slot.claim_blocks
+    producer, real = producer_of(ring, clock), claims.claim_blocks
     for number in range(5):
         assert producer.append(str(number).encode()) is None
 
     def fails(*_arguments: Any) -> Any:
         raise KeyboardInterrupt
 
+    def full(*_arguments: Any) -> Any:
+        raise claims.Refused("no_block")
+
     with monkeypatch.context() as patch:
-        patch.setattr(slot, "claim_blocks", fails)
+        patch.setattr(claims, "claim_blocks", fails)
         with pytest.raises(KeyboardInterrupt):
             producer.append(b"z" * 65_520)
     answers: list[str | None] = []
     with monkeypatch.context() as patch:
-        patch.setattr(slot, "claim_blocks", real if room else lambda *_: None)
+        patch.setattr(claims, "claim_blocks", real if room else full)
         answers.append(producer.append(b"y" * 65_520))
     assert producer.append(b"5") is None
 
@@ -119,7 +124,7 @@ def test_a_refusal_is_counted_also_when_another_falls_into_its_counting(ring: Ri
                 producer.count_refused(again)
             return found
 
-    producer._uncounted = Interrupted()
+    producer.slot._uncounted = Interrupted()
     between(producer, lambda: producer.count_refused("busy"))
     producer.append(b"2")
 
@@ -172,3 +177,51 @@ def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_anothe
         assert drain(Consumer(ring)) == ["1", "2", "2", "2"]
     finally:
         memory.remove(old.segment.name)
+
+
+@pytest.mark.parametrize("step", ["claim", "leave the ring"])
+def test_an_exception_at_any_store_of_a_claim_or_of_leaving_loses_nothing(
+    tmp_path: Path, clock: FakeClock, step: str
+) -> None:
+    """A signal handler raises there: the events before and after it arrive in order, and their blocks become free."""
+    for number in itertools.count(1):
+        with simulation_of(tmp_path, clock) as simulation:
+            writer, drainer = simulation.writer(), simulation.drainer()
+            writer.write_all(4, 15_000)
+            process, left = writer.process, itertools.count(1)
+
+            def handler(process: Process = process, left: Iterator[int] = left, number: int = number) -> None:
+                if next(left) == number:
+                    process.after_store = None
+                    raise KeyboardInterrupt
+
+            process.after_store = handler
+            try:
+                if step == "claim":
+                    writer.write(15_000)
+                else:
+                    writer.producer.slot.quit_ring()
+            except KeyboardInterrupt:
+                pass
+            is_over, process.after_store = process.after_store is not None, None
+            interrupted = writer.in_flight
+            writer.write_all(1)
+            found = drainer.drain()
+            drainer.keep_house()
+            writer.write_all(3)
+            writer.write_all(2, 40_000)
+            found += drainer.drain()
+            drainer.keep_house()
+            writer.write_all(1)
+            found += drainer.drain()
+            writer.producer.leave()
+            for _ in range(2):
+                drainer.keep_house()
+                found += drainer.drain()
+
+            found = [text for text in found if text != interrupted]
+            assert found == writer.accepted, f"the handler raised at store {number}"
+            assert simulation.ring.blocks_in_use() == [], f"the handler raised at store {number}"
+            if is_over:
+                break
+    assert number > 3

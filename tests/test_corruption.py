@@ -14,7 +14,7 @@ from rudderpipe.ring import counters, flusher_lock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find, open_ring
-from rudderpipe.ring.seat import CREDITS_MAX
+from rudderpipe.ring.slot import CREDITS_MAX
 from tests.crash_simulation import Simulation, Writer, name_of, simulation_of
 from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, ring_of
 
@@ -143,7 +143,7 @@ def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation,
         simulation.reset()
         writer, drainer = simulation.writer(), simulation.drainer()
         writer.write_all(10)
-        entry = writer.producer._entry
+        entry = writer.producer.slot.block.entry
         simulation.ring.segment.entries[entry - number] = value
 
         found = drainer.drain(3)

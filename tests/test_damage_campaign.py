@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ class Image:
         }
         self._bytes = bytes(simulation.ring.segment.memory)
         self._holders = dict(simulation.holders)
-        self._states = [(dict(vars(writer.producer)), list(writer.accepted)) for writer in self.writers]
+        self._states = [(copy(writer.producer.slot), list(writer.accepted)) for writer in self.writers]
 
     def restore(self) -> None:
         """Put it back as it was."""
@@ -64,7 +65,8 @@ class Image:
         self.simulation.holders.update(self._holders)
         del self.simulation.writers[3:]
         for writer, (state, accepted) in zip(self.writers, self._states, strict=True):
-            vars(writer.producer).update(state)
+            writer.producer.slot = copy(state)
+            writer.producer.slot.block = copy(state.block)
             writer.accepted[:] = accepted
 
     def hurt(self, word: int) -> int | None:

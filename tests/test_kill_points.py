@@ -55,7 +55,7 @@ def append_with_a_grant(simulation: Simulation) -> Scene:
     """The grants have been 1, 2 and 4."""
     writer = simulation.writer()
     writer.write_all(7)
-    assert writer.producer._count == writer.producer._count_limit
+    assert writer.producer.slot.block.count == writer.producer.slot.block.count_limit
     return writing(writer)
 
 
@@ -71,7 +71,7 @@ def append_with_grant_and_claim(simulation: Simulation) -> Scene:
     """Both are used up."""
     writer = simulation.writer()
     writer.write_all(3, LARGE)
-    assert writer.producer._count == writer.producer._count_limit
+    assert writer.producer.slot.block.count == writer.producer.slot.block.count_limit
     return writing(writer, LARGE)
 
 
@@ -259,11 +259,11 @@ def a_call_from_within(simulation: Simulation) -> Scene:
     inner.process = writer.process
 
     def handler() -> None:
-        outer._fence = None
+        outer.fence = None
         inner.write()
 
     def operation() -> None:
-        outer._fence = handler
+        outer.fence = handler
         writer.write()
 
     return writer.process, operation
@@ -677,7 +677,7 @@ def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
 
             try:
                 producer = Producer(opened, lambda _ring: None, clock)
-                producer.ring = simulation.ring
+                producer.slot.ring = simulation.ring
                 assert producer.append(b"1") is None
                 ring = find(pipe_of(tmp_path, pipe))
                 assert ring is not None

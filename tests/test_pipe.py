@@ -18,13 +18,12 @@ from rudderpipe import Client
 from rudderpipe.errors import EventTooLarge, RingFull, RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process import fork, identity, spawn, start_lock
-from rudderpipe.ring import counters, flusher_lock, location, memory, served_settings
+from rudderpipe.ring import claims, counters, flusher_lock, location, memory, served_settings
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring
-from rudderpipe.ring.seat import CLAIM_TIMEOUT_S
+from rudderpipe.ring.slot import CLAIM_TIMEOUT_S
 from rudderpipe.transports.ring import Pipe
 from tests.fakes import FakeClock, FakeSink, drain, settings_of
 
@@ -154,16 +153,16 @@ def test_a_large_event_is_warned_of_once_a_second(
 def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: Any, clock: FakeClock) -> None:
     """They wait in the process; a call says why, and the ring is tried again after a second."""
     pipe = pipes(when_full="raise")
-    opened = pipe.producer._open_ring
+    opened = pipe.producer.slot.open_ring
 
     def fails() -> Ring:
         raise RingUnavailable("name", "shared memory is full")
 
-    pipe.producer._open_ring = fails
+    pipe.producer.slot.open_ring = fails
     for _ in range(3):
         with pytest.raises(RingUnavailable, match="shared memory is full"):
             put(pipe)
-    pipe.producer._open_ring = opened
+    pipe.producer.slot.open_ring = opened
     with pytest.raises(RingUnavailable):
         put(pipe)
     clock.now_s += 1.5
@@ -172,23 +171,25 @@ def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: An
     assert counters.read(ring_of(pipe)).refused == {"ring": 4}
 
 
-def test_a_call_from_within_a_claim_does_not_block(pipes: Any, clock: FakeClock) -> None:
+def test_a_call_from_within_a_claim_does_not_block(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The outer call holds the claim lock, for which other processes would wait as long."""
     pipe = pipes(when_full="block")
     assert put(pipe)
-    producer, take_credits = pipe.producer, pipe.producer._take_credits
+    take_credits = claims.take_credits
     answers: list[tuple[bool, float]] = []
 
-    def interrupted(ring: Ring, now_s: float) -> bool:
+    def interrupted(ring: Ring, slot: int, wanted: int) -> int:
         before_s = clock.now_s
         answers.append((put(pipe), clock.now_s - before_s))
-        return bool(take_credits(ring, now_s))
+        return take_credits(ring, slot, wanted)
 
-    producer._take_credits = interrupted
+    monkeypatch.setattr(claims, "take_credits", interrupted)
     assert put(pipe)
 
     assert answers == [(False, 0.0)]
-    assert not producer.is_in_a_call
+    assert not pipe.producer.is_in_a_call
 
 
 def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock: FakeClock) -> None:
@@ -508,20 +509,20 @@ def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
 def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
     """Neither one before there was a ring, though no event came since, nor one in between: a flush waits again."""
     pipe = pipes()
-    opened = pipe.producer._open_ring
+    opened = pipe.producer.slot.open_ring
 
     def fails() -> Ring:
         raise RingUnavailable("name", "shared memory is full")
 
-    pipe.producer._open_ring = fails
+    pipe.producer.slot.open_ring = fails
     assert not put(pipe)
     assert pipe.flush().poll().reason == "ring name: shared memory is full"
-    pipe.producer._open_ring = opened
+    pipe.producer.slot.open_ring = opened
     clock.now_s += 1.5
     assert pipe.flush().poll().complete
 
     assert put(pipe)
-    pipe.producer.trouble = RingUnavailable("name", "No locks available")
+    pipe.producer.slot.trouble = RingUnavailable("name", "No locks available")
     result = pipe.flush().poll()
     assert (result.pending, result.reason, result.complete) == (1, "", False)
 

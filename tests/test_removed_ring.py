@@ -128,9 +128,9 @@ def test_events_of_calls_from_within_calls_are_moved_too(host: Host) -> None:
     """They lie in a slot and a block of their own."""
     producer = host.producer()
     put(producer, "1")
-    producer._fence = lambda: put(producer, "inner")
+    producer.fence = lambda: put(producer, "inner")
     put(producer, "2")
-    producer._fence = None
+    producer.fence = None
     host.remove()
     producer.look()
 
@@ -217,7 +217,7 @@ def test_a_new_ring_that_cannot_be_made_at_once_gets_them_first(
         raise RingUnavailable("here", "no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(producer, "_open_ring", fails)
+        patch.setattr(producer.slot, "open_ring", fails)
         assert producer.append(b"refused") == "ring"
     producer._look_at_s = clock.now_s + 100  # no look comes between
     clock.now_s += 2

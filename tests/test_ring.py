@@ -9,14 +9,13 @@ import pytest
 from msgspec.structs import replace
 
 from rudderpipe.process import fork, identity
-from rudderpipe.ring import counters, location, memory
+from rudderpipe.ring import claims, counters, location, memory
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import slot as claims
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import Ring, open_ring
-from rudderpipe.ring.seat import CREDITS_MAX
+from rudderpipe.ring.slot import CREDITS_MAX
 from tests.fakes import FakeClock, drain, producer_of, settings_of, texts
 
 GONE = (1 << 22) + 1
@@ -205,7 +204,7 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
     """Slot, block and unused grant are free again; nothing that was accepted is lost."""
     producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
     put(producer, 0, 70)
-    dead = ring.layout.slot(producer._slot)
+    dead = ring.layout.slot(producer.slot.number)
     ring.words[dead + at.S_START] = 1  # as if the pid belonged to another process by now
 
     assert reclaimer.work() == 1
@@ -223,7 +222,7 @@ def test_grants_of_dead_producers_come_back_while_the_sink_is_away(ring: Ring, c
     for _ in range(4):
         producer = producer_of(ring, clock)
         accepted += put(producer, 0, 70)
-        ring.words[ring.layout.slot(producer._slot) + at.S_START] = 1
+        ring.words[ring.layout.slot(producer.slot.number) + at.S_START] = 1
         assert reclaimer.work() == 1
     accepted += put(producer_of(ring, clock), 0, 2000)
 
@@ -241,7 +240,7 @@ def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) 
     for number in range(10):
         producer = producer_of(ring, clock)
         put(producer, number, number + 1)
-        words[layout.slot(producer._slot) + at.S_START] = 1  # it dies, too
+        words[layout.slot(producer.slot.number) + at.S_START] = 1  # it dies, too
 
     assert len(ring.slots_in_use()) == layout.slots
     assert counters.read(ring).accepted == 10
@@ -252,13 +251,13 @@ def test_a_slot_that_is_taken_over_begins_after_what_is_still_in_the_ring(ring: 
     """Two producers of one slot, the first dead and undrained: its events and the second's are told apart."""
     first = producer_of(ring, clock)
     put(first, 0, 70)
-    ring.words[ring.layout.slot(first._slot) + at.S_START] = 1
+    ring.words[ring.layout.slot(first.slot.number) + at.S_START] = 1
     Reclaimer(ring).work()
     second = producer_of(ring, clock)
     put(second, 70, 90)
 
-    assert second._slot == first._slot
-    assert counters.read(ring).producers[second._slot].accepted == 20
+    assert second.slot.number == first.slot.number
+    assert counters.read(ring).producers[second.slot.number].accepted == 20
     assert counters.read(ring).in_ring == 90
     assert drain(Consumer(ring)) == numbers(0, 90)
     assert counters.read(ring).in_ring == 0
@@ -268,7 +267,7 @@ def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring,
     """Its pid may be that of a living process here, which says nothing: its lock is free, so it is dead."""
     producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
     put(producer, 0, 10)
-    ring.words[ring.layout.slot(producer._slot) + at.S_NAMESPACE] += 1
+    ring.words[ring.layout.slot(producer.slot.number) + at.S_NAMESPACE] += 1
 
     assert reclaimer.work() == 1
 
@@ -311,13 +310,13 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
     """The child never touches the slot or the block of its parent."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 10)
-    slot, block = producer._slot, producer._block
+    slot, block = producer.slot.number, producer.slot.block
 
     fork.PAGE[0] = 0  # what a child finds
     put(producer, 10, 20)
 
-    assert producer._slot != slot
-    assert producer._block != block
+    assert producer.slot.number != slot
+    assert producer.slot.block != block
     assert drain(consumer) == numbers(0, 20)
 
 
@@ -328,11 +327,11 @@ def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, cl
     seen: list[object] = []
 
     def interrupted() -> None:
-        producer._fence = None
+        producer.fence = None
         seen.append(producer.append(b'"inner"'))
         seen.append(drain(Consumer(ring)))
 
-    producer._fence = interrupted
+    producer.fence = interrupted
     put(producer, 3, 4)
 
     assert seen == [None, ["0", "1", "2", '"inner"']]
@@ -344,30 +343,30 @@ def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, cl
 def test_a_call_from_within_a_call_from_within_a_call_is_busy(ring: Ring, clock: FakeClock) -> None:
     """There is a second producer, and no third."""
     producer = producer_of(ring, clock)
-    inner = producer._inner
+    inner = producer.inner
     assert inner is not None
     answers: list[str | None] = []
     put(producer, 0, 3)
-    inner._fence = lambda: answers.append(producer.append(b'"third"'))
-    producer._fence = lambda: answers.append(producer.append(b'"second"'))
+    inner.fence = lambda: answers.append(producer.append(b'"third"'))
+    producer.fence = lambda: answers.append(producer.append(b'"second"'))
     put(producer, 3, 4)
 
     assert answers == ["busy", None]
     assert sorted(drain(Consumer(ring))) == ['"second"', "0", "1", "2", "3"]
 
 
-def test_a_call_from_within_a_claim_is_busy(ring: Ring, clock: FakeClock) -> None:
+def test_a_call_from_within_a_claim_is_busy(ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """It could wait for no lock: the one that it needs is its own thread's."""
     producer = producer_of(ring, clock)
     answers: list[str | None] = []
-    take_credits = producer._take_credits
+    take_credits = claims.take_credits
 
-    def interrupted(ring: Ring, now_s: float) -> bool:
+    def interrupted(ring: Ring, slot: int, wanted: int) -> int:
         answers.append(producer.append(b'"inner"'))
-        return take_credits(ring, now_s)
+        return take_credits(ring, slot, wanted)
 
     put(producer, 0, 3)
-    producer._take_credits = interrupted  # type: ignore[method-assign]  # the place of the interruption
+    monkeypatch.setattr(claims, "take_credits", interrupted)
     put(producer, 3, 4)
 
     assert answers == ["busy"]
@@ -378,9 +377,9 @@ def test_who_leaves_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
     """Those of its calls, and of its calls from within calls."""
     producer = producer_of(ring, clock)
     put(producer, 0, 1)
-    producer._fence = lambda: producer.append(b"2")
+    producer.fence = lambda: producer.append(b"2")
     put(producer, 1, 2)
-    producer._fence = None
+    producer.fence = None
     producer.leave()
 
     assert Reclaimer(ring).work() == 2
@@ -388,19 +387,20 @@ def test_who_leaves_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
     assert producer.append(b"1") == "closed"
 
 
-def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(ring: Ring, clock: FakeClock) -> None:
+def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A handler that raises in the middle of an append costs at most the event it fell upon."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
 
-    def interrupted(ring: Ring, now_s: float) -> bool:
+    def interrupted(*_arguments: object) -> int:
         raise KeyboardInterrupt
 
     put(producer, 0, 3)
-    take_credits = producer._take_credits
-    producer._take_credits = interrupted  # type: ignore[method-assign]  # the place of the interruption
-    with pytest.raises(KeyboardInterrupt):
-        put(producer, 3, 4)
-    producer._take_credits = take_credits  # type: ignore[method-assign]  # as it was
+    with monkeypatch.context() as patch:
+        patch.setattr(claims, "take_credits", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            put(producer, 3, 4)
 
     put(producer, 4, 6)
 
@@ -417,7 +417,7 @@ def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None
         clock.now_s += 5
 
     assert len(looked) == 10
-    granted = ring.words[ring.layout.granted + producer._slot]
+    granted = ring.words[ring.layout.granted + producer.slot.number]
     assert granted == 10
     assert granted < CREDITS_MAX
 
@@ -438,7 +438,7 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
 
         text = "x" * 450
         accepted = put(producer, 0, 3)
-        while producer._at + 460 + 8 * producer._count < producer._limit:
+        while producer.slot.block.at + 460 + 8 * producer.slot.block.count < producer.slot.block.limit:
             accepted += producer.append(text.encode()) is None
         monkeypatch.setattr(claims, "claim_blocks", interrupted)
         with pytest.raises(KeyboardInterrupt):

@@ -14,6 +14,7 @@ from tests.crash_simulation import Process, Simulation, Writer, simulation_of
 from tests.fakes import FakeClock
 
 FENCE = ["release", "acquire"]
+FENCE_CALL = ["acquire", *FENCE]
 LOCKED, UNLOCKED = f"lock {at.LOCK_CLAIM}", f"unlock {at.LOCK_CLAIM}"
 
 
@@ -51,7 +52,7 @@ def _writer(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> Writer:
     """Its locks are noted."""
     writer = simulation.writer()
     writer.producer._lock = NotedLock(writer.process, writer.producer._lock)  # type: ignore[assignment]  # notes
-    writer.producer._fence = fence.fence  # also on a processor that needs none
+    writer.producer.fence = fence.fence  # also on a processor that needs none
     monkeypatch.setattr(fence, "RLock", lambda: NotedLock(writer.process, _thread.RLock()))
     return writer
 
@@ -105,7 +106,7 @@ def test_a_claim_is_number_header_fence_sequence(writer: Writer) -> None:
     assert steps.index("H_NEXT") < min(steps.index(word) for word in header)
     assert has_fence(steps[last : steps.index(sequence)])
     assert steps.index("B_COUNT[0]") < steps.index(sequence), "an event whose append was cut could be overtaken"
-    assert steps[steps.index(sequence) + 1 :] == ["B_TENURE[1]", "B_SEALED[0]"]
+    assert steps[steps.index(sequence) + 1 :] == ["B_TENURE[1]", "B_COUNT[0]", *FENCE_CALL, "B_SEALED[0]"]
 
 
 def test_a_claim_of_a_run_shows_the_first_block_last(writer: Writer) -> None:

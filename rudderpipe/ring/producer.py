@@ -10,21 +10,24 @@ from functools import partial
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
-from rudderpipe.ring import fence, removed
+from rudderpipe.ring import fence
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.claims import Refused
 from rudderpipe.ring.layout import COMMA, LARGE_BYTES
+from rudderpipe.ring.removed import RemovedRings
 from rudderpipe.ring.ring import Ring
-from rudderpipe.ring.seat import Position, Seat
+from rudderpipe.ring.slot import Position, Slot
 
 LOOK_S = 1.0
 """How often the ring and its flusher are checked while there are events."""
 
 
-class Producer(Seat):
+class Producer:
     """The producer of one process, for any of its threads; a forked child becomes a producer of its own.
 
-    A call from within a call (a signal handler, a destructor) goes to a second producer, with a slot and a block of its
-    own. ``outer`` is only given to the second one: it is the producer whose calls from within calls come there.
+    A call from within a call (a signal handler, a destructor) goes to a second producer, ``inner``, with a slot and a
+    block of its own. ``outer`` is only given to the second one: it is the producer whose calls from within calls come
+    there.
 
     ``open_ring`` finds or makes the ring. ``look_around`` is called with the ring at the first event, and then about
     once a second while there are events, so that the caller can check for a flusher. ``tell_large`` is called with the
@@ -34,7 +37,7 @@ class Producer(Seat):
     """
 
     # In a slot, where eventlet does not find it. Eventlet replaces locks that were made before its patching.
-    __slots__ = ("_lock",)
+    __slots__ = ("__dict__", "__weakref__", "_lock")
 
     def __init__(
         self,
@@ -45,15 +48,19 @@ class Producer(Seat):
         *,
         outer: Producer | None = None,
     ) -> None:
-        super().__init__(open_ring, clock)
+        self._open_ring = open_ring
         self._look_around = look_around
+        self._clock = clock
         self._tell_large = tell_large
         self._outer = outer
-        self._is_within = outer is not None
-        self._fence: Callable[[], object] | None = fence.fence if fence.NEEDED else None
+        self.fence: Callable[[], object] | None = fence.fence if fence.NEEDED else None
+        """What runs between an event and its count: nothing where the processor keeps stores in order."""
         self._after: deque[Callable[[], object]] = deque()
         """Tasks for the end of the call, because they may log, start a process, or call this producer."""
         self._closed = False
+        self.removed: RemovedRings = RemovedRings() if outer is None else outer.removed
+        """Rings that this process was in, whose events may have to be moved."""
+        self.slot = Slot(open_ring, clock, self.removed, is_inner=outer is not None)
         self.forget()
         fork.forget_in_children(self)
 
@@ -63,19 +70,32 @@ class Producer(Seat):
         self._busy = self._defers = False
         self._after.clear()
         self._look_at_s = float("inf" if self._outer else "-inf")
-        self._removed: list[Ring] = []
-        """Removed rings whose events may have to be moved."""
-        self._owes = False
-        """True if some of their events were not moved for want of room."""
-        self._stand_up()
-        # Order: before any call. A call from within the making of the second producer could otherwise make another.
-        self._inner = None if self._outer else self._make_inner()
+        self.slot.forget()
+        self.inner: Producer | None = None
+        if self._outer is None:
+            self.removed.forget()
+            # Order: before any call. A call from within the making of the second producer could otherwise make another.
+            self.inner = self._make_inner()
 
     def _make_inner(self) -> Producer:
         def tell_large(size_bytes: int) -> None:
             self._after.append(partial(self._tell_large, size_bytes))
 
         return Producer(self._open_inner, lambda _ring: None, self._clock, tell_large, outer=self)
+
+    def _open_inner(self) -> Ring:
+        ring = self.ring
+        return ring if ring is not None and ring.is_current else self._open_ring()
+
+    @property
+    def ring(self) -> Ring | None:
+        """The ring that this process appends to; None before the first event."""
+        return self.slot.ring
+
+    @property
+    def trouble(self) -> RingUnavailable | None:
+        """The error of the last attempt to open or use the ring; None if the attempt worked."""
+        return self.slot.trouble
 
     def append(self, data: bytes | bytearray) -> str | None:
         """Append one event's JSON. Return None if it was accepted, else the reason (one of ``REFUSALS``).
@@ -98,29 +118,32 @@ class Producer(Seat):
                 return self._append_within(data)
             self._busy = True
             try:
-                at_byte, count = self._at, self._count
-                end = at_byte + size
+                block = self.slot.block
+                count = block.count
+                end = block.at + size
                 if (
-                    count >= self._count_limit
-                    or end + 8 * count >= self._limit
+                    count >= block.count_limit
+                    or end + 8 * count >= block.limit
                     or size > LARGE_BYTES
                     or (not count & 15 and self._clock.monotonic_s() >= self._look_at_s)  # at every 16th event
                 ):
-                    reason = self._prepare(size)
-                    if reason is not None:
-                        return reason
-                    at_byte, count = self._at, self._count
-                    end = at_byte + size
-                self._memory[at_byte:end] = data
-                self._memory[end] = COMMA
-                self._entries[self._entry - count] = end = end + 1
-                self._at = end
-                self._count = count = count + 1
-                if self._fence is not None:
-                    self._fence()  # Order: the event before its count (tests/test_store_order.py)
+                    try:
+                        self._prepare(size)
+                    except Refused as refusal:
+                        return refusal.reason
+                    block = self.slot.block
+                    count = block.count
+                    end = block.at + size
+                block.memory[block.at : end] = data
+                block.memory[end] = COMMA
+                block.entries[block.entry - count] = end = end + 1
+                block.at = end
+                block.count = count = count + 1
+                if self.fence is not None:
+                    self.fence()  # Order: the event before its count (tests/test_store_order.py)
                 # If a signal handler raises before this store, the next append, claim or leave makes it
                 # (tests/test_between.py).
-                self._words[self._counted] = count
+                block.words[block.count_at] = count
             finally:
                 self._busy = False
         finally:
@@ -133,31 +156,31 @@ class Producer(Seat):
         return None
 
     def _append_within(self, data: bytes | bytearray) -> str | None:
-        if self._inner is None:
+        if self.inner is None:
             return "busy"
         if self._closed:
             return "closed"
-        return self._inner.append(data)
+        return self.inner.append(data)
 
     @property
     def is_in_a_call(self) -> bool:
         """True if this thread is in the middle of a call, so that its next call comes from within that one."""
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
 
-    def append_placed(self, data: bytes) -> tuple[str | None, Position, Position]:
-        """Append, and return the reason, the place before the event and the place after it.
+    def append_placed(self, data: bytes) -> tuple[str | None, Position | None, Position | None]:
+        """Append, and return the reason, the position before the event and the position after it.
 
-        Both are places of the producer that took the event.
+        Both are positions of the producer that took the event.
         """
         if not fork.PAGE[0]:
             fork.renew()
         with self._lock:
-            target = self._inner if self._busy and self._inner is not None else self
+            target = self.inner if self._busy and self.inner is not None else self
             defers, self._defers = self._defers, True
             try:
-                before = target.place()
+                before = target.slot.position()
                 reason = target.append(data)
-                after = target.place()
+                after = target.slot.position()
             finally:
                 self._defers = defers
         self._finish()
@@ -172,47 +195,43 @@ class Producer(Seat):
                 return  # another thread took the task
             task()
 
-    def _open_inner(self) -> Ring:
-        return self.ring if self.ring is not None and self.ring.is_current else self._open_ring()
-
-    def _prepare(self, size: int) -> str | None:
-        """Make room for an event; return the reason if there is none."""
+    def _prepare(self, size: int) -> None:
+        """Make room for an event. Raises ``Refused``."""
         if self._closed:
-            return "closed"
+            raise Refused("closed")
         if size > at.EVENT_MAX_BYTES:
-            return "too_large"
+            raise Refused("too_large")
         outer = self._outer
         if outer is not None and (outer.ring is None or outer.ring.locks.is_ours):
-            return "busy"  # the outer call is in the middle of a claim
+            raise Refused("busy")  # the outer call is in the middle of a claim
         if size > LARGE_BYTES:
             self._after.append(partial(self._tell_large, size))
+        slot = self.slot
         now_s = self._clock.monotonic_s()
         looks = now_s >= self._look_at_s
-        needs_block = self._at + size + at.ENTRY * self._count >= self._limit and not self._is_refused
-        reason = self._enter_current(now_s, moves=looks) if looks or needs_block else None
-        reason = reason or self._make_room(size, now_s)
-        if looks and self._slot >= 0 and self.ring is not None:
+        if looks or not (slot.block.has_room(size) or slot.is_refused):
+            self._enter_current(now_s, moves=looks)
+        slot.make_room(size, now_s)
+        if looks and slot.ring is not None:
             self._look_at_s = now_s + LOOK_S
-            self._after.append(partial(self._look_around, self.ring))
-        return reason
+            self._after.append(partial(self._look_around, slot.ring))
 
-    def _enter_current(self, now_s: float, *, moves: bool) -> str | None:
-        """Enter a ring that exists, and move what a removed ring still holds; return the reason if that fails.
+    def _enter_current(self, now_s: float, *, moves: bool) -> None:
+        """Enter a ring that exists, and move what a removed ring still holds. Raises ``Refused``.
 
         ``moves`` checks again whether processes that have not noticed the removal put something into it.
         """
         # A claim checks the segment alone, which is one system call.
         if self._outer is None and self._leave_removed(looks_closer=moves):
             moves = True
-        if self._slot < 0 and (reason := self._enter(now_s)) is not None:
-            return reason
-        if not (self._removed and (moves or self._owes)):
-            return None
-        try:
-            return self._move()
-        except RingUnavailable as error:
-            self._say(error)
-            return "ring"
+        if not self.slot.is_taken:
+            self.slot.enter(now_s)
+        if self._outer is None and self.removed and (moves or self.removed.owes):
+            try:
+                self._move()
+            except RingUnavailable as error:
+                self.slot.note_trouble(error)
+                raise Refused("ring") from None
 
     def _leave_removed(self, *, looks_closer: bool = True) -> bool:
         """Give up the slots in a ring that was removed; return whether it was.
@@ -222,20 +241,18 @@ class Producer(Seat):
         ring = self.ring
         if ring is None or (ring.is_current if looks_closer else ring.segment.is_linked()):
             return False
-        self.quit_ring()
-        if self._inner is not None:
-            self._inner.quit_ring()
-        self._retire(ring)
+        self._quit_ring()
+        self.removed.add(ring)
         return True
 
-    def _retire(self, ring: Ring) -> None:
-        if self._outer is None and not ring.segment.is_linked() and ring not in self._removed:
-            self._removed.append(ring)
-            self._owes = True
+    def _quit_ring(self) -> None:
+        self.slot.quit_ring()
+        if self.inner is not None:
+            self.inner.slot.quit_ring()
 
-    def _move(self) -> str | None:
-        """Move events of removed rings ahead of the next event; return ``full`` if there is no room for all."""
-        inner = self._inner
+    def _move(self) -> None:
+        """Move events of removed rings ahead of the next event. Raises ``Refused`` if there is no room for all."""
+        inner = self.inner
         assert inner is not None
         moved: list[bytes] = []
 
@@ -247,19 +264,18 @@ class Producer(Seat):
             moved.append(data[:0])
             return True
 
-        self._owes = not all(removed.move(ring, put) for ring in self._removed)
-        self._removed = [ring for ring in self._removed if not removed.is_over(ring)]
+        moved_all = self.removed.move(put)
         if moved and self.ring is not None:
             self._after.append(partial(self._look_around, self.ring))
-        return "full" if self._owes else None
+        if not moved_all:
+            raise Refused("full")
 
     def count_refused(self, reason: str) -> None:
         """Count an event that was refused: in the slot, or without a slot under the claim lock.
 
-        Without a ring, or if the claim lock times out, the count waits in the process until a later call
-        can store it.
+        Without a ring, or if the claim lock times out, the count waits in the process until a later call can store it.
         """
-        self._told.append(reason)
+        self.slot.note_refusal(reason)
         with self._lock:
             if self._busy:
                 self._after.append(self._count_late)
@@ -272,7 +288,7 @@ class Producer(Seat):
                 return
             self._busy = True
             try:
-                self._count_refusals()
+                self.slot.count_refusals()
             finally:
                 self._busy = False
 
@@ -282,7 +298,7 @@ class Producer(Seat):
 
     def _look(self) -> None:
         self._leave_removed()
-        if not self._closed and any(map(removed.is_stranded, self._removed)):
+        if not self._closed and self.removed.are_stranded():
             self._enter_current(self._clock.monotonic_s(), moves=True)
 
     def enter(self) -> Ring | None:
@@ -295,10 +311,10 @@ class Producer(Seat):
 
     def ask_flush(self) -> Ring | None:
         """Ask the flusher to take what is in the ring now; return the ring, or None if there is none to ask."""
-        return self._quietly(self._ask_flush)
+        return self._quietly(self._enter_now, self.slot.ask_flush)
 
-    def _quietly(self, task: Callable[[], object]) -> Ring | None:
-        """Run a task that enters the ring; return the ring, or None if this process is in none.
+    def _quietly(self, enter: Callable[[], None], then: Callable[[], None] = lambda: None) -> Ring | None:
+        """Run a task that enters the ring, and another one; return the ring, or None if this process is in none.
 
         Events of calls from within go to the second producer meanwhile.
         """
@@ -306,35 +322,31 @@ class Producer(Seat):
             fork.renew()
         try:
             with self._lock:
-                if self._busy:  # a call from within cannot enter the ring: it only raises the flush ticket
-                    self._raise_ticket()
+                if self._busy:  # a call from within cannot enter the ring
+                    then()
                     return self.ring
                 self._busy = True
                 try:
-                    task()
-                    return self.ring if self._slot >= 0 or self._closed else None
+                    try:
+                        enter()
+                    except Refused:
+                        pass  # the trouble is kept
+                    then()
+                    return self.ring if self.slot.is_taken or self._closed else None
                 finally:
                     self._busy = False
         finally:
             self._finish()
 
-    def _ask_flush(self) -> None:
-        self._enter_now()
-        self._raise_ticket()
-
-    def _raise_ticket(self) -> None:
-        if self._slot >= 0:
-            at.bump(self._words, self._slot_at + at.S_TICKET)
-
     def await_queue(self) -> None:
         """Ask the flusher to keep track, for about a second, of what becomes of events in the queue."""
-        ring, slot = self.ring, self._slot
-        if ring is not None and slot >= 0 and fork.PAGE[0]:
-            at.bump(ring.words, ring.layout.slot(slot) + at.S_AWAITED)
+        if fork.PAGE[0]:
+            self.slot.await_queue()
 
-    def places(self) -> list[Position]:
-        """Return where this process appends: its place, and that of its calls from within calls."""
-        return [seat.place() for seat in (self, self._inner) if seat is not None]
+    def positions(self) -> list[Position]:
+        """Return where this process appends, and where its calls from within calls do."""
+        slots = [producer.slot for producer in (self, self.inner) if producer is not None]
+        return [position for slot in slots if (position := slot.position()) is not None]
 
     def abandon(self) -> None:
         """Give the slots up from a destructor, without a lock, because nothing uses this producer any more.
@@ -342,9 +354,7 @@ class Producer(Seat):
         Do nothing in a forked child, because its parent has the slot.
         """
         if fork.PAGE[0]:
-            for seat in (self, self._inner):
-                if seat is not None:
-                    seat.quit_ring()
+            self._quit_ring()
 
     def leave(self) -> None:
         """Give the slots up; the flusher takes what is left. Later appends are refused."""
@@ -362,13 +372,14 @@ class Producer(Seat):
         self._finish()
 
     def _leave(self) -> None:
-        self._look()
+        try:
+            self._look()
+        except Refused:
+            pass  # another process moves what is left
         self._closed = True
-        self._limit = 0
-        self._count_refusals(last=True)
-        if self._slot >= 0 and self.ring is not None:
-            self._give_up_slot(self.ring)
-        if self._inner is not None:
-            self._inner.leave()
-        self._removed.clear()
-        self._drop_ring()
+        self.slot.block.limit = 0
+        self.slot.count_refusals(last=True)
+        self.slot.quit_ring()
+        if self.inner is not None:
+            self.inner.leave()
+            self.removed.forget()

@@ -5,9 +5,8 @@ Its blocks are drained like any other. ``docs/ring.md``, "Dead producers", says 
 
 from __future__ import annotations
 
-from rudderpipe.ring import block_header
+from rudderpipe.ring import block_header, claims
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import slot as claims
 from rudderpipe.ring.ring import Ring
 
 CLAIM_TIMEOUT_S = 0.005

@@ -1,186 +1,333 @@
-"""What a producer does under the claim lock: take a slot, get credits, claim blocks.
+"""A producer's place in the ring: its slot, its credits, and the block that it fills.
 
-The caller of each function must hold the claim lock, except for ``lock_dead``. ``docs/ring.md``, "A claim" and "The
-order of stores", says what a kill between two stores leaves.
+``docs/ring.md``, "A claim", says when it needs the claim lock, and how long it waits for it.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Callable
 
-from rudderpipe.process import fork, identity
-from rudderpipe.process.identity import Identity
-from rudderpipe.ring import block_header
+import msgspec
+
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.process import identity
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import block_header, claims
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.block_header import BlockHeader
-from rudderpipe.ring.fence import fence
+from rudderpipe.ring.claims import Refused
+from rudderpipe.ring.open_block import OpenBlock
+from rudderpipe.ring.removed import RemovedRings
 from rudderpipe.ring.ring import Ring
 
+CREDITS_MAX = 64
+CLAIM_TIMEOUT_S = 0.02
+"""Claim-lock timeout.
 
-class _Image:
-    """A random number for this process and the program that it runs."""
+A running holder keeps the lock for microseconds; only a stopped or descheduled one keeps it longer.
+"""
+ENTER_TIMEOUT_S = 0.25
+"""The same for opening the ring and taking a slot, once in a process's life.
 
-    def __init__(self) -> None:
-        fork.forget_in_children(self)
+It is longer because many processes may begin together.
+"""
+RETRY_S = 1.0
+"""How long a ring that failed to open is not opened, and a claim lock that timed out is not waited for."""
+SLOW_S = 1.0
+"""A grant that lasted longer is followed by one of 1.
+
+A slow producer then holds few credits back, and checks the ring often.
+"""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """A ring, one of its slots, and how many events were appended in that slot."""
+
+    ring: Ring
+    slot: int
+    end: int
+
+
+class Slot:
+    """The slot of one producer, in the ring that it is in now. Only used under the producer's lock.
+
+    ``open_ring`` finds or makes the ring. A ring that was left because it had ended is added to ``removed``. The second
+    slot of a process, for calls from within calls, is marked ``is_inner``.
+    """
+
+    def __init__(
+        self, open_ring: Callable[[], Ring], clock: Clock, removed: RemovedRings, *, is_inner: bool = False
+    ) -> None:
+        self.open_ring = open_ring
+        self._clock = clock
+        self._removed = removed
+        self._is_inner = is_inner
+        self.ring: Ring | None = None
+        self.trouble: RingUnavailable | None = None
+        """The error of the last attempt to open or use the ring; None if the attempt worked."""
         self.forget()
 
     def forget(self) -> None:
-        """Draw another number."""
-        self.number = int.from_bytes(os.urandom(8), "big")
+        """Forget slot and block, as in a forked child, where they are the parent's."""
+        self._refused_at: int | None = None
+        """ROOM and cap when credits were refused; None if they were not."""
+        self._enter_again_at_s = self._granted_at_s = self._impatient_until_s = float("-inf")
+        self._credit_size = 1
+        self._kept_out = "ring"
+        self._uncounted: Counter[str] = Counter()
+        """Refusals that are not in the ring's counters yet."""
+        self._latest: deque[str] = deque()
+        """The reasons of the latest refusals, which are not in ``_uncounted`` yet."""
+        self._drop_slot()
 
+    def _drop_slot(self) -> None:
+        self._number: int | None = None
+        self._words_at = 0
+        """The index of the slot's first word."""
+        self._is_claiming = False
+        """True from the beginning of a claim to its end, so also after a claim that an exception interrupted."""
+        self.block = OpenBlock()
 
-_image = _Image()
+    def drop_ring(self) -> None:
+        """Drop every reference to the ring, so that its descriptors are given back."""
+        self.ring = None
+        self._drop_slot()
 
+    @property
+    def is_taken(self) -> bool:
+        """True if this process has a slot in the ring."""
+        return self._number is not None
 
-def take_slot(ring: Ring, me: Identity, *, within: bool = False) -> int:
-    """Take a slot for this process, which is ``me``; return -1 if every slot has a living producer.
+    @property
+    def number(self) -> int:
+        """The slot's number in the ring; only with a slot."""
+        assert self._number is not None
+        return self._number
 
-    The slot's lock is held for life. Events of the slot's earlier producers may still be in the ring, and this producer
-    begins after them. ``within`` marks the second slot of a process, for calls from within calls.
-    """
-    words, layout = ring.words, ring.layout
-    slot = _find_slot(ring, me)
-    if slot < 0:
-        return -1
-    mine = layout.slot(slot)
-    reclaim(ring, {slot})
-    words[mine + at.S_PID] = 0  # Order: after the reclaim; a kill from here on leaves a free slot
-    words[mine + at.S_START] = me.start
-    words[mine + at.S_NAMESPACE] = me.namespace
-    words[mine + at.S_IMAGE] = _image.number
-    words[mine + at.S_LEFT] = 0
-    words[mine + at.S_WITHIN] = within
-    words[mine + at.S_ENTERED] = words[layout.granted + slot]
-    for number in range(len(at.REFUSALS)):
-        words[mine + at.S_REFUSED_BEFORE + number] = words[mine + at.S_REFUSED + number]
-    ring.see_slot(slot)
-    words[mine + at.S_PID] = me.pid  # Order: last, because the pid makes the slot taken
-    return slot
+    def position(self) -> Position | None:
+        """Return where this process appends; None without a slot.
 
+        Read without the lock, so it holds for that moment only.
+        """
+        ring, number = self.ring, self._number
+        return None if ring is None or number is None else Position(ring, number, self.block.end)
 
-def _find_slot(ring: Ring, me: Identity) -> int:
-    """Return a free slot, or else one of a dead producer, with its lock held; -1 if there is none."""
-    words, layout = ring.words, ring.layout
-    pids = words[layout.slot(0) + at.S_PID : layout.slot(layout.slots) : at.SLOT_WORDS].tolist()
-    for slot, pid in enumerate(pids):
-        if pid == me.pid and ring.owner(slot) == me and words[layout.slot(slot) + at.S_IMAGE] != _image.number:
-            words[layout.slot(slot) + at.S_LEFT] = 1  # it was ours before an exec, which keeps pid and start
-    for slot, pid in enumerate(pids):
-        if not pid and ring.locks.try_lock(at.LOCK_SLOT + slot):
-            return slot
-    return next((slot for slot in range(layout.slots) if lock_dead(ring, slot)), -1)
+    def note_trouble(self, error: RingUnavailable) -> None:
+        """Keep the error as ``trouble``."""
+        self.trouble = RingUnavailable(*error.args)  # a copy, because a traceback would keep the ring in use
 
-
-def lock_dead(ring: Ring, slot: int) -> bool:
-    """Take the lock of a slot whose producer is dead or has left; return False if it lives."""
-    words, mine, byte, owner = ring.words, ring.layout.slot(slot), at.LOCK_SLOT + slot, ring.owner(slot)
-    is_ours = words[mine + at.S_IMAGE] == _image.number and owner.pid == os.getpid() and owner == identity.me()
-    # Do not try the lock of a slot of ours: the try would drop it, or another thread is about to give it back.
-    if (is_ours and not words[mine + at.S_LEFT]) or ring.locks.is_alone(byte) or not ring.locks.try_lock(byte):
-        return False
-    owner = ring.owner(slot)
-    # A pid of another namespace means nothing here, so the lock alone decides.
-    if words[mine + at.S_LEFT] or owner.is_foreign or owner.is_gone():
-        return True
-    ring.locks.unlock(byte)
-    return False
-
-
-def reclaim(ring: Ring, slots: Collection[int]) -> None:
-    """Seal the blocks of slots without a living producer, and give back the credits that were not used.
-
-    The caller must hold the slots' locks, or the slots must be free.
-    """
-    words, layout = ring.words, ring.layout
-    committed = dict.fromkeys(slots, 0)
-    candidates = block_header.blocks_of(words, layout, slots)
-    for sequence, block in ring.blocks_in_use():
-        if block not in candidates:
-            continue
-        header, at_block = block_header.read(words, layout, block), layout.block(block)
-        if header.slot not in committed:
-            continue
-        if words[at_block + at.B_SEALED] != sequence:
-            words[at_block + at.B_SEALED] = sequence
-        if not header.head:
-            committed[header.slot] = max(committed[header.slot], header.base + words[at_block + at.B_COUNT])
-    for slot, end in committed.items():
-        granted, drained = words[layout.granted + slot], words[layout.drained + slot]
-        if drained > granted:
-            words[layout.drained + slot] = drained = granted  # or the damage would be where the next producer starts
-        used = min(granted, max(drained, end))  # damage must not void the cap
-        if used != granted:
-            words[layout.granted + slot] = used
-
-
-def take_credits(ring: Ring, slot: int, wanted: int) -> int:
-    """Give the slot some credits out of the cap, and return how many; 0 if none are left.
-
-    A slot gets fewer as the cap comes near, so that idle producers hold little back.
-    """
-    words, layout = ring.words, ring.layout
-    if words[at.H_SLOTS_USED] <= slot:
-        ring.see_slot(slot)  # the word is damaged, and a slot beyond it is not counted
-    free = ring.room()
-    if free <= 0:
-        return 0
-    if free < 4 * words[at.H_SLOTS_USED] * wanted:  # if all slots live; only near the cap they are counted
-        wanted = max(1, min(wanted, free // (4 * len(ring.slots_in_use()))))
-    words[layout.granted + slot] += wanted
-    return wanted
-
-
-def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int, now_ms: int) -> tuple[int, int, int] | None:
-    """Claim a free block, or as many in a row as are needed. Return (first, sequence, how many).
-
-    Return None if there are none, or if the system has no memory for them.
-    """
-    words, layout = ring.words, ring.layout
-    run = -(-need_bytes // at.BLOCK_BYTES)
-    first = _find_free(ring, run)
-    if first < 0:
-        return None
-    for block in range(first, first + run):
-        if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
-            return None
-    sequence = _next_sequence(ring)
-    # Order: first of all, so that a claim that is killed leaves only a number that no block has.
-    words[at.H_NEXT] = sequence + 1
-    words[at.H_NEXT_CHECK] = at.complement(sequence + 1)
-    for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, because it shows the run
-        is_first = block == first
-        header = BlockHeader(slot, base, run if is_first else 0, 0 if is_first else first + 1)
-        block_header.write(words, layout, block, header, sequence, now_ms)
-        fence()  # Order: the header before SEQUENCE, which shows it
-        words[layout.sequence + block] = sequence
-        words[layout.block(block) + at.B_TENURE] = sequence
-    return first, sequence, run
-
-
-def _next_sequence(ring: Ring) -> int:
-    """Return NEXT; if it is damaged, the number after all that were ever claimed.
-
-    A number that was claimed before would hide a block.
-    """
-    words, layout = ring.words, ring.layout
-    following: int = words[at.H_NEXT]
-    if words[at.H_NEXT_CHECK] == at.complement(following):
-        return following
-    known = block_header.tenures(words, layout)
-    return 1 + max((sequence for sequence in known if sequence < at.SEQUENCE_END), default=0)
-
-
-def _find_free(ring: Ring, run: int) -> int:
-    # The lowest free blocks, so that no more memory is ever touched than was in use at once. Blocks are drained in the
-    # order of their sequences, wherever they lie.
-    words, layout, in_a_row = ring.words, ring.layout, 0
-    for block in range(layout.blocks):
-        maybe = words[layout.sequence + block] == words[layout.released + block]
-        if maybe and block_header.is_free(words, layout, block):
-            in_a_row += 1
-            if in_a_row == run:
-                return block - run + 1
+    def enter(self, now_s: float) -> None:
+        """Open the ring and take a slot. Raises ``Refused``."""
+        if now_s < self._enter_again_at_s:
+            raise Refused(self._kept_out)
+        try:
+            self._take_slot()
+        except RingUnavailable as error:
+            self.note_trouble(error)
+            self._kept_out = "ring"
+        except Refused as refusal:
+            self.trouble = None
+            self._kept_out = refusal.reason
+            if refusal.reason == "no_slot" and self.ring is not None:
+                reason = f"all of its {self.ring.layout.slots} slots are taken"
+                self.trouble = RingUnavailable(self.ring.segment.name, reason)
         else:
-            in_a_row = 0
-    return -1
+            self.trouble = None
+            self.count_refusals()
+            return
+        self._enter_again_at_s = now_s + RETRY_S
+        raise Refused(self._kept_out)
+
+    def _take_slot(self) -> None:
+        """Take a slot. Raises ``RingUnavailable``, or ``Refused`` if all are taken or the claim lock timed out."""
+        while True:
+            if self.ring is not None and not self.ring.is_current:
+                self._removed.add(self.ring)
+                self.ring = None
+            if self.ring is None:
+                self.ring = self.open_ring()
+            ring, me = self.ring, identity.me()
+            try:
+                if not ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S):
+                    raise Refused("busy")
+                if not ring.is_current:
+                    continue  # it was closed after we opened it
+                number = claims.take_slot(ring, me, is_inner=self._is_inner)
+            finally:
+                ring.locks.release(at.LOCK_CLAIM)
+            self._words_at = ring.layout.slot(number)
+            self._refused_at = None
+            self.block = OpenBlock(ring.words[self._words_at + at.S_ENTERED])
+            self._number = number
+            return
+
+    def make_room(self, size: int, now_s: float) -> None:
+        """Get a slot, credits, and a block with room for an event of so many bytes. Raises ``Refused``."""
+        try:
+            if self._number is None:
+                self.enter(now_s)
+            self._make_room(size, now_s)
+        except RingUnavailable as error:  # no locks or descriptors are left, or the disk of runtime_dir is full
+            self.note_trouble(error)
+            raise Refused("ring") from None
+
+    def _make_room(self, size: int, now_s: float) -> None:
+        ring, slot = self.ring, self.number
+        assert ring is not None
+        needs_credits = self.block.count >= self.block.count_limit
+        if needs_credits and self.is_refused:
+            raise Refused("full")
+        if not needs_credits and self.block.has_room(size):
+            return
+        try:
+            if not self._lock_claim(ring, now_s):
+                raise Refused("busy")
+            if self._is_claiming:
+                self._find_out(ring, slot)
+            try:
+                if self.block.count >= self.block.count_limit:
+                    self._take_credits(ring, slot, now_s)
+                if not self.block.has_room(size):
+                    self._claim(ring, slot, size)
+            except Refused:
+                at.bump(ring.words, self._words_at + at.S_STARVED)
+                raise
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
+
+    @property
+    def is_refused(self) -> bool:
+        """True if there were no credits the last time, and nothing has moved since."""
+        return self.ring is not None and self._refused_at == _moves(self.ring)
+
+    def _lock_claim(self, ring: Ring, now_s: float) -> bool:
+        """Take the claim lock, and return whether it was taken; wait for it at most once a second.
+
+        Call it inside the ``try`` whose ``finally`` releases the lock. Its holder may have been stopped. Then the
+        events that follow must not wait again one by one.
+        """
+        patience_s = CLAIM_TIMEOUT_S if now_s >= self._impatient_until_s else 0.0
+        if ring.locks.lock(at.LOCK_CLAIM, patience_s):
+            return True
+        if patience_s:
+            self._impatient_until_s = now_s + RETRY_S
+        return False
+
+    def _take_credits(self, ring: Ring, slot: int, now_s: float) -> None:
+        """Take credits. Only under the claim lock. Raises ``Refused`` if there are none."""
+        self._credit_size = min(CREDITS_MAX, self._credit_size * 2) if now_s - self._granted_at_s < SLOW_S else 1
+        # Order: load before the sums, so that a drain in between is seen as a move.
+        moves = _moves(ring)
+        granted_at, mine = ring.layout.granted + slot, self.block.base + self.block.count_limit
+        if ring.words[granted_at] != mine:
+            ring.words[granted_at] = mine  # the word is damaged, or an exception interrupted a grant
+        granted = claims.take_credits(ring, slot, self._credit_size)
+        if granted == 0:
+            self._refused_at = moves
+            raise Refused("full")
+        self._granted_at_s = now_s
+        self.block.count_limit += granted
+
+    def _claim(self, ring: Ring, slot: int, size: int) -> None:
+        """Claim a block with room for the event. Only under the claim lock. Raises ``Refused`` if none is free."""
+        old = self.block
+        self._is_claiming = True
+        # Order: the count before the next block can be seen. An exception may have interrupted an append before its
+        # count; if that were still missing, the next event would overtake this one (tests/test_store_order.py).
+        old.store_count()
+        new = OpenBlock(old.end, old.count_limit - old.count)
+        try:
+            claim = claims.claim_blocks(ring, slot, new.base, size + 1 + at.ENTRY, self._clock.monotonic_ms())
+        except Refused:
+            self._is_claiming = False
+            raise
+        new.begin(ring, claim)
+        self.block = new
+        old.seal()  # Order: when no append goes to it any more
+        self._is_claiming = False
+
+    def _find_out(self, ring: Ring, slot: int) -> None:
+        """Recover from a claim that an exception interrupted. Only under the claim lock.
+
+        Seal the blocks of this slot, and read from the ring how many events it has accepted.
+        """
+        words, layout = ring.words, ring.layout
+        self.block.seal()
+        accepted = words[self._words_at + at.S_ENTERED]
+        for sequence, block in ring.blocks_in_use():
+            header = block_header.read(words, layout, block)
+            if header.slot == slot and not header.head:
+                accepted = max(accepted, header.base + words[layout.block(block) + at.B_COUNT])
+                words[layout.block(block) + at.B_SEALED] = sequence
+        self.block = OpenBlock(accepted, words[layout.granted + slot] - accepted)
+        self._is_claiming = False
+
+    def note_refusal(self, reason: str) -> None:
+        """Note a refusal for ``count_refusals``. Any thread may call it at any time."""
+        self._latest.append(reason)
+
+    def count_refusals(self, *, last: bool = False) -> None:
+        """Move the counts into the ring; ``last`` means that no later call could do it."""
+        # Order: reasons are added up here alone, where no call from within can come between a load and its store.
+        while self._latest:
+            self._uncounted[self._latest.popleft()] += 1
+        ring = self.ring
+        if ring is None or not self._uncounted:
+            return
+        if self.is_taken:
+            self._count_at(ring, self._words_at + at.S_REFUSED)
+            return
+        try:
+            if (last and ring.locks.lock(at.LOCK_CLAIM, ENTER_TIMEOUT_S)) or (
+                not last and self._lock_claim(ring, self._clock.monotonic_s())
+            ):
+                self._count_at(ring, at.H_REFUSED)
+        except RingUnavailable:
+            pass  # no locks are left: a later call stores the counts
+        finally:
+            ring.locks.release(at.LOCK_CLAIM)
+
+    def _count_at(self, ring: Ring, counters: int) -> None:
+        for reason in list(self._uncounted):
+            at.bump(ring.words, counters + at.REFUSALS.index(reason), self._uncounted.pop(reason, 0))
+
+    def ask_flush(self) -> None:
+        """Raise the flush ticket, if there is a slot."""
+        self._bump(at.S_TICKET)
+
+    def await_queue(self) -> None:
+        """Ask the flusher to keep track, for about a second, of what becomes of events in the queue."""
+        self._bump(at.S_AWAITED)
+
+    def _bump(self, word: int) -> None:
+        ring = self.ring
+        if ring is not None and self.is_taken:
+            at.bump(ring.words, self._words_at + word)
+
+    def quit_ring(self) -> None:
+        """Leave the ring, and forget it; the events that were put into it stay there."""
+        if self.ring is not None and self._number is not None:
+            self._give_up(self.ring, self._number)
+        self.drop_ring()
+
+    def _give_up(self, ring: Ring, slot: int) -> None:
+        """Give up the slot and its unused credits.
+
+        The flusher drains its events without this process, and then their room is free.
+        """
+        block = self.block
+        block.seal()
+        granted_at = ring.layout.granted + slot
+        ring.words[granted_at] = max(0, ring.words[granted_at] - (block.count_limit - block.count))
+        try:
+            # Order: the lock goes last. Another thread that took the slot earlier would have a slot without its lock.
+            with ring.locks.alone(at.LOCK_SLOT + slot, had=True):
+                ring.words[self._words_at + at.S_LEFT] = 1
+        except RingUnavailable:
+            pass  # the end of this process gives it back
+
+
+def _moves(ring: Ring) -> int:
+    """Return a number that moves whenever a producer that was refused may find credits."""
+    moves: int = ring.words[at.H_ROOM] + ring.words[at.H_CAP]
+    return moves

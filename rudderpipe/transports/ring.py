@@ -18,7 +18,7 @@ from rudderpipe.ring import counters, flusher_lock, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find, open_ring
-from rudderpipe.ring.seat import ENTER_TIMEOUT_S, Position
+from rudderpipe.ring.slot import ENTER_TIMEOUT_S, Position
 from rudderpipe.settings import Settings
 from rudderpipe.transports.autostart import Autostart
 from rudderpipe.transports.base import Encoded, FastPath
@@ -105,15 +105,16 @@ class Pipe:
         reason, before, after = self.producer.append_placed(data)
         error = None if reason is None else self._refusal(reason, data)
         if error is None:
-            self._watch(before, after if reason is None else self.producer.place(), callback, data)
+            self._watch(before, after if reason is None else self.producer.slot.position(), callback, data)
             return True
         callbacks.call(callback, error, msgspec.json.decode(data))
         return self._raised(error)
 
-    def _watch(self, before: Position, after: Position, callback: Callback, data: bytes) -> None:
-        ring, slot, end = after
-        assert ring is not None
-        start = before[2] if before[:2] == (ring, slot) and before[2] < end else end - 1
+    def _watch(self, before: Position | None, after: Position | None, callback: Callback, data: bytes) -> None:
+        assert after is not None
+        ring, slot, end = after.ring, after.slot, after.end
+        is_same = before is not None and before.ring is ring and before.slot == slot
+        start = before.end if before is not None and is_same and before.end < end else end - 1
         key = ring.segment.epoch, slot
         watches = self._own.value.watches
         watch = watches.get(key)
@@ -133,8 +134,8 @@ class Pipe:
         return {"accepted": accepted, **own.refused} if accepted or own.refused else {}
 
     def _accepted(self) -> int:
-        places = self.producer.places()
-        return sum(counters.read(ring).producers[slot].accepted for ring, slot, _ in places if ring and slot >= 0)
+        positions = self.producer.positions()
+        return sum(counters.read(each.ring).producers[each.slot].accepted for each in positions)
 
     def _count_refused(self, reason: str) -> None:
         self._own.value.refused[reason] += 1
@@ -261,7 +262,7 @@ class Pipe:
             if asked is not None or self.producer.trouble is not None:
                 asked = self.producer.ask_flush() or asked  # another ring, if the known one had ended
             # With a slot, an earlier trouble is over.
-            trouble = self.producer.trouble if self.producer.place()[1] < 0 else None
+            trouble = None if self.producer.slot.is_taken else self.producer.trouble
         except RingUnavailable as error:
             trouble, asked = error, None
         if trouble is not None:

@@ -1,0 +1,86 @@
+"""The block that a producer fills, with everything that an append needs of it."""
+
+from __future__ import annotations
+
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.claims import Claim
+from rudderpipe.ring.fence import fence
+from rudderpipe.ring.ring import Ring
+
+NOTHING = memoryview(b"")
+
+
+class OpenBlock:
+    """A block, or a run of blocks, that its producer fills.
+
+    A producer goes on to another block by one assignment, so that a signal handler finds either the one or the other.
+    Without a block, ``limit`` is 0, and an append finds no room.
+    """
+
+    __slots__ = (
+        "at",
+        "base",
+        "count",
+        "count_at",
+        "count_limit",
+        "entries",
+        "entry",
+        "limit",
+        "memory",
+        "sequence",
+        "words",
+    )
+
+    def __init__(self, base: int = 0, count_limit: int = 0) -> None:
+        """Begin without a block, after ``base`` events of the slot and with credits for ``count_limit`` events."""
+        self.base = base
+        """Events that were appended in the slot before this block."""
+        self.count = 0
+        """Events in the block. COUNT in the ring is the same, except after an append that an exception interrupted."""
+        self.count_limit = count_limit
+        """How many events there may be in the block before more credits are needed."""
+        self.at = 0
+        """The next event's byte."""
+        self.limit = 0
+        """The block is full when ``at`` would pass this byte, less the end offsets."""
+        self.sequence = 0
+        """The block's tenure; 0 without a block."""
+        self.count_at = 0
+        """The index of COUNT."""
+        self.entry = 0
+        """The index of the first end offset; the others lie before it."""
+        self.words = self.memory = self.entries = NOTHING
+
+    def begin(self, ring: Ring, claim: Claim) -> None:
+        """Begin with the claimed blocks."""
+        layout = ring.layout
+        start = layout.start(claim.first)
+        end = start + claim.run * at.BLOCK_BYTES
+        self.words, self.memory, self.entries = ring.words, ring.segment.memory, ring.segment.entries
+        self.sequence = claim.sequence
+        self.count_at = layout.block(claim.first) + at.B_COUNT
+        self.at = start
+        self.entry = end // at.ENTRY - 1
+        self.limit = end - at.ENTRY
+
+    @property
+    def end(self) -> int:
+        """Events that were appended in the slot up to now."""
+        return self.base + self.count
+
+    def has_room(self, size: int) -> bool:
+        """Return whether an event of so many bytes fits in."""
+        return self.at + size + at.ENTRY * self.count < self.limit
+
+    def store_count(self) -> None:
+        """Store COUNT once more, because an exception may have interrupted an append before its last store."""
+        if self.sequence:
+            self.words[self.count_at] = self.count
+
+    def seal(self) -> None:
+        """Mark the block as one that gets no more events."""
+        self.limit = 0  # Order: first, because no append may follow the seal
+        self.store_count()
+        if self.sequence:
+            fence()  # Order: the count before the seal, because a sealed block's count is final
+            self.words[self.count_at + at.B_SEALED - at.B_COUNT] = self.sequence
