@@ -13,9 +13,8 @@ import pytest
 import rudderpipe
 from rudderpipe import Client, EventError, EventRefused, RingError
 from rudderpipe.process import identity
+from rudderpipe.ring import claims, location, memory
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import location, memory
-from rudderpipe.ring import slot as claims
 from rudderpipe.ring.ring import Ring
 from tests.fakes import settings_of
 
