@@ -393,16 +393,24 @@ def test_disabled_checks_counts_and_calls_back(processes: Processes) -> None:
     assert not Path(processes.explicit["runtime_dir"]).exists()
 
 
-def test_dry_run_answers_the_message(processes: Processes) -> None:
-    """As it would have been sent, shaped and all."""
+def test_a_preview_is_the_message_that_arrives(processes: Processes) -> None:
+    """But for the ``sentAt`` of the sender; and it opens no ring."""
     client = processes.client(
-        dry_run=True, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}}
+        flush_at=1, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}}
     )
-    message: Any = client.track("u", "e", {"n": 1})
+    arguments: dict[str, Any] = {"user_id": "u", "event": "e", "properties": {"n": 1}, "message_id": "m"}
 
-    assert message["properties"] == {"n": 1}
-    assert (message["extra"], message["context"]["app"]) == (1, {"v": 2})
+    message = client.preview("track", **arguments)
+    assert message is not None
     assert processes.status().ring is None
+    assert client.track(**arguments)
+    wait_until(processes.plane.last_events)
+
+    (sent,) = json.loads(processes.plane.last_events()[0])["batch"]
+    own = ("originalTimestamp", "sentAt")
+    assert {name: value for name, value in sent.items() if name not in own} == {
+        name: value for name, value in message.items() if name not in own
+    }
 
 
 def test_strict_raises_where_production_logs(processes: Processes) -> None:

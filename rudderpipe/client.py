@@ -13,6 +13,7 @@ import msgspec
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, node_names
+from rudderpipe.messages.build import ARGUMENTS
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
@@ -25,7 +26,7 @@ from rudderpipe.transports import flush as flushes
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import Flush, FlushResult, Until
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
-from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Moment, PageMessage, TrackMessage
+from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Kind, Moment, PageMessage, TrackMessage
 
 UserId = Id | None
 EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
@@ -49,8 +50,7 @@ class Client:
     ``SettingsError``, and ``RingUnavailable`` if the host has no memory or descriptor left to load a module.
 
     A call does not raise if its event is wrong: the error is logged (one line a second), the event is counted, and the
-    call returns False. With ``strict``, meant for tests, the call raises the error. With ``dry_run``, meant for
-    experiments, the call returns the message, a ``dict``, although its return type is ``bool``.
+    call returns False. With ``strict``, meant for tests, the call raises the error.
 
     ``context`` and ``integrations`` are added to every message, except for keys that the message has itself.
     ``sample_events``, ``sample_users``, ``before_send`` and ``scrubber`` decide in this order what is sent; see
@@ -256,19 +256,8 @@ class Client:
 
         ``category`` and ``name`` are optional. The other arguments and the result are those of ``track``.
         """
-        return self._intake.call(
-            "page",
-            callback,
-            user_id,
-            category,
-            name,
-            properties,
-            context,
-            timestamp,
-            anonymous_id,
-            integrations,
-            message_id,
-        )
+        given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
+        return self._intake.call("page", callback, *given)
 
     def screen(
         self,
@@ -284,19 +273,8 @@ class Client:
         callback: EventCallback | None = None,
     ) -> bool:
         """Record that a user saw a screen of an app; the arguments and the result are those of ``page``."""
-        return self._intake.call(
-            "screen",
-            callback,
-            user_id,
-            category,
-            name,
-            properties,
-            context,
-            timestamp,
-            anonymous_id,
-            integrations,
-            message_id,
-        )
+        given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
+        return self._intake.call("screen", callback, *given)
 
     def group(
         self,
@@ -333,6 +311,23 @@ class Client:
         The other arguments and the result are those of ``track``.
         """
         return self._intake.call("alias", callback, previous_id, user_id, context, timestamp, integrations, message_id)
+
+    def preview(self, kind: Kind, *arguments: Any, **named: Any) -> dict[str, Any] | None:
+        """Return the message that a call would send: ``client.preview("track", "123456", "Item Viewed")``.
+
+        ``kind`` is the name of the call, and the other arguments are the call's. Nothing is sent, counted or started,
+        and no callback is called. The message is as it stands after the context, sampling, ``before_send`` and the
+        scrubber; the sender adds ``sentAt``. Return None if sampling or ``before_send`` drops the event. Raises
+        ``EventError`` if the event is wrong.
+        """
+        import inspect  # here, because no other call needs it
+
+        if kind not in ARGUMENTS:
+            raise EventError("kind", f"must be one of {', '.join(ARGUMENTS)}")
+        given = inspect.signature(getattr(Client, kind)).bind(self, *arguments, **named).arguments
+        data = self._intake.preview(kind, {name: given.get(name) for name in ARGUMENTS[kind]})
+        message: dict[str, Any] | None = None if data is None else msgspec.json.decode(data)
+        return message
 
     def flush(
         self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None

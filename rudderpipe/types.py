@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 from uuid import UUID
 
+Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
+"""The name of a call, and the ``type`` of its message."""
 Id = str | int | float | Decimal | UUID
 Moment = datetime | date | str | int | float
 """A point in time: text is ISO 8601, a number is milliseconds since 1970."""

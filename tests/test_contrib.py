@@ -123,11 +123,11 @@ def test_django_in_both_kinds_of_views() -> None:
 def test_one_mapping_of_all_settings() -> None:
     """Both kinds of names, and what is no setting."""
     made = client_of(
-        {"write_key": "KEY", "dataPlaneUrl": "http://127.0.0.1:9", "flushAt": 5, "dry_run": True, "default": str}
+        {"write_key": "KEY", "dataPlaneUrl": "http://127.0.0.1:9", "flushAt": 5, "enable": False, "default": str}
     )
     assert isinstance(made, Client)
     assert (made.settings.flush_at, made.settings.data_plane_url) == (5, "http://127.0.0.1:9")
-    message: Any = made.track("u", "e", {"a": types})
+    message: Any = made.preview("track", "u", "e", {"a": types})
     assert message["properties"]["a"].startswith("<module 'types'")
     with pytest.raises(SettingsError, match="flushAtt"):
         client_of({"write_key": "KEY", "flushAtt": 5})
@@ -135,7 +135,7 @@ def test_one_mapping_of_all_settings() -> None:
 
 def test_the_node_sdks_names_without_capitals() -> None:
     """``host``, ``timeout`` and a path without its slash are understood beside its others and alone."""
-    given = {"write_key": "KEY", "host": "http://127.0.0.1:9", "timeout": "3s", "path": "v2/batch", "dry_run": True}
+    given = {"write_key": "KEY", "host": "http://127.0.0.1:9", "timeout": "3s", "path": "v2/batch", "enable": False}
     settings = client_of(given).settings
     assert (settings.data_plane_url, settings.timeout_s, settings.path) == ("http://127.0.0.1:9", 3.0, "/v2/batch")
 
@@ -162,7 +162,7 @@ def test_a_lifespan_ends_in_order_whatever_becomes_of_its_client(caplog: pytest.
             raise OSError("no ring")
 
     async def main() -> None:
-        async with asgi.lifespan(Broken("KEY", "http://127.0.0.1:9", dry_run=True))(None):
+        async with asgi.lifespan(Broken("KEY", "http://127.0.0.1:9", enable=False))(None):
             raise ValueError("the application's")
 
     with pytest.raises(ValueError, match="the application's"):

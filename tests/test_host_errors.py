@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,21 @@ def test_a_call_returns_false_with_a_reason(
     assert len(caplog.messages) == 1
     with pytest.raises(RingUnavailable, match=reason):
         CALLS[name](strict)
+
+
+def test_a_callback_is_told_of_the_hosts_error(make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """None would say that the event is kept."""
+    client, is_told = make(), threading.Event()
+    told: list[Exception | None] = []
+    troubled(monkeypatch, client, MemoryError(), "put")
+
+    def callback(error: Exception | None) -> None:
+        told.append(error)
+        is_told.set()
+
+    assert client.track("u", "e", callback=callback) is False
+    assert is_told.wait(30)
+    assert [type(error) for error in told] == [RingUnavailable]
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: type(trouble).__name__)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rudderpipe import Client, Scrubber, request_context
-from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.errors import EventError, EventTooLarge, SettingsError
 from rudderpipe.messages import context
 from rudderpipe.messages.processors import Sampling
 from rudderpipe.messages.scrubber import CARD_NUMBER, EMAIL
+from rudderpipe.ring.ring import find
 from rudderpipe.testing import CapturedEvents, capture
 
 
 def client(**options: Any) -> Client:
     """One that can be asked for messages, and sends none."""
-    return Client("KEY", "http://127.0.0.1:9", pipe="never", dry_run=True, **options)
+    return Client("KEY", "http://127.0.0.1:9", pipe="never", enable=False, **options)
 
 
 def test_before_send_changes_and_drops_in_turn() -> None:
@@ -34,10 +37,12 @@ def test_before_send_changes_and_drops_in_turn() -> None:
         return None if message["event"] == "Ping" else {**message, "channel": "mobile"}
 
     ours = client(before_send=[add, drop])
-    message: Any = ours.track("u", "Item Viewed", {"n": 1})
+    message: Any = ours.preview("track", "u", "Item Viewed", {"n": 1})
 
     assert message["properties"] == {"n": 1, "added": True}
     assert message["channel"] == "mobile"
+    assert ours.preview("track", "u", "Ping", {}) is None
+    assert ours.track("u", "Item Viewed", {}) is True
     assert ours.track("u", "Ping", {}) is False
     assert ours.counts() == {"accepted": 1, "dropped": 1}
 
@@ -50,7 +55,7 @@ def test_before_send_leaves_the_callers_values_alone() -> None:
         message["properties"]["items"][0]["n"] = 2
         return message
 
-    message: Any = client(before_send=change).track("u", "e", properties)
+    message: Any = client(before_send=change).preview("track", "u", "e", properties)
 
     assert message["properties"]["items"][0]["n"] == 2
     assert properties == {"items": [{"n": 1}]}
@@ -121,7 +126,8 @@ def test_a_part_is_between_none_and_all(part: Any) -> None:
 def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
     """At any depth of properties, traits and context; ids and names of events stay."""
     ours = client(scrubber=Scrubber(patterns=[EMAIL, CARD_NUMBER]))
-    message: Any = ours.track(
+    message: Any = ours.preview(
+        "track",
         "ann@example.com",
         "Signed up",
         {
@@ -140,14 +146,14 @@ def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
         "n": 5,
     }
     assert (message["context"]["headers"], message["context"]["ip"]) == ({"authorization": gone}, "1.1.1.1")
-    traits: Any = ours.identify("u", {"email": "ann@example.com", "ssn": 1})
+    traits: Any = ours.preview("identify", "u", {"email": "ann@example.com", "ssn": 1})
     assert traits["traits"] == traits["context"]["traits"] == {"email": gone, "ssn": gone}
 
 
 def test_the_scrubber_sees_what_before_send_put_in() -> None:
     """It comes last."""
     ours = client(scrubber=Scrubber(keys=["pin"]), before_send=lambda message: {**message, "traits": {"pin": 1}})
-    message: Any = ours.track("u", "e", {"password": "kept: its key was not asked for"})
+    message: Any = ours.preview("track", "u", "e", {"password": "kept: its key was not asked for"})
 
     assert message["traits"] == {"pin": "[scrubbed]"}
     assert message["properties"]["password"].startswith("kept")
@@ -157,15 +163,17 @@ def test_context_and_integrations_are_defaults() -> None:
     """The call's own take precedence key by key, then the request's, then the client's; the library is ours."""
     ours = client(context={"app": {"name": "shop"}, "ip": "0", "locale": "de"}, integrations={"All": True, "X": False})
     with request_context({"ip": "1", "locale": "en"}), request_context({"locale": "fr"}):
-        message: Any = ours.track("u", "e", None, {"page": {"path": "/"}, "locale": "it"}, integrations={"X": True})
-        whole: Any = ours.track({"userId": "u", "event": "e", "context": {"locale": "it"}})
+        message: Any = ours.preview(
+            "track", "u", "e", None, {"page": {"path": "/"}, "locale": "it"}, integrations={"X": True}
+        )
+        whole: Any = ours.preview("track", {"userId": "u", "event": "e", "context": {"locale": "it"}})
 
     assert message["context"].pop("library")["name"] == "rudderpipe"
     assert message["context"] == {"app": {"name": "shop"}, "ip": "1", "locale": "it", "page": {"path": "/"}}
     assert message["integrations"] == {"All": True, "X": True}
     assert (whole["context"]["ip"], whole["context"]["locale"]) == ("1", "it")
     assert whole["integrations"] == {"All": True, "X": False}
-    after: Any = ours.track("u", "e")
+    after: Any = ours.preview("track", "u", "e")
     assert after["context"]["ip"] == "0"
 
 
@@ -224,12 +232,64 @@ def test_a_callback_must_be_callable(caplog: pytest.LogCaptureFixture) -> None:
 def test_default_encodes_what_nobody_knows() -> None:
     """In every part of a message."""
     ours = client(default=lambda value: f"<{type(value).__name__}>")
-    message: Any = ours.track("u", "e", {"a": [object()]}, {"b": object()})
-    whole: Any = ours.track({"userId": "u", "event": "e", "properties": {"a": object()}})
+    message: Any = ours.preview("track", "u", "e", {"a": [object()]}, {"b": object()})
+    whole: Any = ours.preview("track", {"userId": "u", "event": "e", "properties": {"a": object()}})
 
     assert message["properties"] == {"a": ["<object>"]}
     assert message["context"]["b"] == "<object>"
     assert whole["properties"] == {"a": "<object>"}
+
+
+def test_a_preview_is_what_would_be_sent_and_sends_nothing(tmp_path: Path) -> None:
+    """All that a client adds and takes away; no ring, no count, no captured event, no callback, also after the end."""
+    ours = Client(
+        "KEY",
+        "http://127.0.0.1:9",
+        runtime_dir=str(tmp_path / "run"),
+        pipe=f"preview-{os.getpid()}",
+        before_send=lambda message: {**message, "extra": 1},
+        context={"app": {"v": 2}},
+        scrubber=Scrubber(),
+    )
+    never: Any = pytest.fail
+    with capture() as captured, request_context({"ip": "1"}):
+        given = {"properties": {"n": 1, "password": "x"}, "message_id": "m"}
+        message = ours.preview("track", "u", "e", callback=never, **given)
+        whole = ours.preview("group", {"userId": "u", "groupId": 7, "traits": {"a": 1}}, never)
+
+    assert message is not None
+    assert message["properties"] == {"n": 1, "password": "[scrubbed]"}
+    assert (message["extra"], message["context"]["app"], message["context"]["ip"]) == (1, {"v": 2}, "1")
+    assert (message["type"], message["messageId"], message["userId"]) == ("track", "m", "u")
+    assert whole is not None
+    assert (whole["type"], whole["groupId"], whole["traits"]) == ("group", "7", {"a": 1})
+    assert not captured
+    assert ours.counts() == {}
+    assert not (tmp_path / "run").exists()
+    assert find(ours.settings) is None
+    ours.shutdown()
+    assert ours.preview("alias", "p", "u") is not None
+
+
+def test_a_preview_of_a_wrong_event_raises() -> None:
+    """Without ``strict`` too; nothing is counted."""
+    ours = client()
+    large = {"text": "x" * 4_000_000}
+    wrong: Any
+    for wrong, text in (
+        (("track", "", "e"), "user_id: is missing or blank"),
+        (("track", "u", "e", {"a": [object()]}), r"properties\.a\[0\]: is of type object"),
+        (("sing", "u", "e"), "kind: must be one of track, identify"),
+    ):
+        with pytest.raises(EventError, match=text):
+            ours.preview(*wrong)
+    with pytest.raises(EventTooLarge):
+        ours.preview("track", "u", "e", large)
+    with pytest.raises(EventError, match="before_send: raised ZeroDivisionError"):
+        client(before_send=lambda _message: {"x": 1 / 0}).preview("track", "u", "e")
+    with pytest.raises(TypeError, match="propertys"):
+        ours.preview("track", "u", "e", propertys={})
+    assert ours.counts() == {}
 
 
 @pytest.fixture(name="captured")
@@ -289,7 +349,7 @@ def test_capture_fails_a_test_that_calls_wrongly(captured: CapturedEvents) -> No
 
 def test_after_capture_clients_are_where_they_were() -> None:
     """Also those made within."""
-    with capture():
+    with capture() as captured:
         ours = client()
-    message: Any = ours.track("u", "e")
-    assert message["event"] == "e"
+    assert ours.track("u", "e")
+    assert (len(captured), ours.counts()) == (0, {"accepted": 1})

@@ -81,6 +81,12 @@ def calls(client: Client) -> bool:
     return accepted and client.alias("p", "u", message_id="mine") and client.alias(both)
 
 
+def previews(client: Client) -> str:
+    """What a call would send."""
+    message: dict[str, Any] | None = client.preview("track", "u", "e", {"price": 19.95}, timestamp=0)
+    return "dropped" if message is None else str(message["messageId"])
+
+
 def queue(client: Client) -> None:
     """The ways to have one."""
     client.create_persistence_queue("redis://localhost")

@@ -18,7 +18,7 @@ ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
 EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
 
-CLIENTS = ("enable", "dry_run", "sync_mode", "strict")
+CLIENTS = ("enable", "sync_mode", "strict")
 """Settings that only a client uses, not its flusher or sender."""
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
@@ -47,7 +47,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     ca_file: str | None = None
     # what a client does with events
     enable: bool = True
-    dry_run: bool = False
     sync_mode: bool = False
     strict: bool = False
     log_level: Literal["debug", "info", "warning", "error", "none"] | None = None
@@ -152,9 +151,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def for_processes(self) -> Settings:
         """Return the settings with ``CLIENTS`` at fixed values, so that clients that differ only there share a pipe."""
         when_full = "raise" if self.strict else self.when_full
-        return msgspec.structs.replace(
-            self, when_full=when_full, enable=True, dry_run=False, sync_mode=False, strict=False
-        )
+        return msgspec.structs.replace(self, when_full=when_full, enable=True, sync_mode=False, strict=False)
 
     def require(self, *fields: str) -> None:
         """Raise ``SettingsError`` for the first of these settings that is empty."""

@@ -15,7 +15,7 @@ from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
-from rudderpipe.settings import LOG_LEVELS, Settings
+from rudderpipe.settings import EVENT_LIMIT_BYTES, LOG_LEVELS, Settings
 from rudderpipe.transports.base import NullTransport, Transport
 from rudderpipe.transports.callbacks import Callback, accepted, callbacks
 from rudderpipe.transports.flush import Flush, Stuck, Until
@@ -61,8 +61,8 @@ class Intake:
         _intakes.add(self)
 
     def _make_transport(self, settings: Settings) -> Transport:
-        if settings.dry_run or not settings.enable:
-            return NullTransport(shows=settings.dry_run)
+        if not settings.enable:
+            return NullTransport()
         try:
             if settings.sync_mode:
                 from rudderpipe.transports.sync import SyncTransport
@@ -115,10 +115,26 @@ class Intake:
         if self._on_error is not None:
             callback = _both(callback, self._on_error, data)
         try:
-            taken: bool = self._transport.put(data, callback)  # with dry_run it is the message
+            return self._transport.put(data, callback)
         except HOST_ERRORS as error:
             return self.cannot_take(error, callback)
-        return taken
+
+    def preview(self, kind: str, arguments: dict[str, Any]) -> bytes | None:
+        """Return the message that ``call`` would pass on, or None if it would drop the event; raise ``EventError``.
+
+        ``arguments`` are in the order of ``build.ARGUMENTS``.
+        """
+        first, second, *_ = arguments
+        if callable(arguments[second]) and isinstance(arguments[first], Mapping):  # message, callback: as in call
+            arguments[second] = None
+        try:
+            data = self._defaults.encoded(kind, arguments)
+            shaped = data if self._shaper is None else self._shaper.shape(data)
+        except Exception as error:
+            raise _event_error(error) from error
+        if shaped is not None and len(shaped) > EVENT_LIMIT_BYTES:
+            raise EventTooLarge(len(shaped), EVENT_LIMIT_BYTES)
+        return shaped
 
     def cannot_take(self, error: Exception, callback: Callback | None = None) -> bool:
         """Refuse an event because of an error of the host, mostly a lack of memory."""
@@ -140,8 +156,7 @@ class Intake:
 
     def refuse(self, error: Exception, callback: Callback | None = None) -> bool:
         """Count and log a message that could not be made; raise the error when ``strict``."""
-        if not isinstance(error, EventError):
-            error = EventError("event", f"cannot be read: it raises {type(error).__name__}")
+        error = _event_error(error)
         reason = "too_large" if isinstance(error, EventTooLarge) else "invalid"
         try:
             self._transport.refuse(reason, error, callback)
@@ -196,6 +211,12 @@ class Intake:
             self._own.shut()
         except HOST_ERRORS as error:
             self.prevented(error)
+
+
+def _event_error(error: Exception) -> EventError:
+    if isinstance(error, EventError):
+        return error
+    return EventError("event", f"cannot be read: it raises {type(error).__name__}")
 
 
 def _check_callback(callback: object) -> None:
