@@ -305,11 +305,11 @@ def test_a_prefix_gets_braces_once(redis_server: RedisServer) -> None:
 
 def test_one_call_holds_events_of_thousands_of_blocks(queue: Queue, redis: Any) -> None:
     """A large ring, and each block with the one event of a process that lived briefly."""
-    marks = dict.fromkeys(range(1, 9001), (0, 1))
+    offsets = dict.fromkeys(range(1, 9001), (0, 1))
 
-    queue.add(EPOCH, [("[]", 9000)], marks, [])
+    queue.add(EPOCH, [("[]", 9000)], offsets, [])
 
     positions = redis.hgetall(KEYS.ring(EPOCH))
-    assert [positions[str(block)] for block in marks] == ["1"] * 9000
+    assert [positions[str(block)] for block in offsets] == ["1"] * 9000
     with pytest.raises(QueueBehind):
-        queue.add(EPOCH, [("[]", 9000)], marks, [])
+        queue.add(EPOCH, [("[]", 9000)], offsets, [])

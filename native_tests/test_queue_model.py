@@ -55,8 +55,8 @@ class QueueModel(RuleBasedStateMachine):
     def add(self, start: int, count: int, block: int, freed: bool, term: int) -> None:
         """Too early or too late, too."""
         batches = [(data_of(number), 2) for number in range(count)]
-        marks = {block: (start, start + count)}
-        self.both(0, lambda queue: queue.add(EPOCH, batches, marks, [3 - block] if freed else [], term))
+        offsets = {block: (start, start + count)}
+        self.both(0, lambda queue: queue.add(EPOCH, batches, offsets, [3 - block] if freed else [], term))
 
     @rule(who=SENDERS, count=SOME, size=st.sampled_from([1, 1000, 1_000_000]))
     def take(self, who: int, count: int, size: int) -> None:
@@ -96,7 +96,7 @@ class QueueModel(RuleBasedStateMachine):
     @rule()
     def count_the_ring(self) -> None:
         """With its positions."""
-        self.both(0, lambda queue: msgspec.structs.replace(queue.counts(EPOCH), positions={}))
+        self.both(0, lambda queue: msgspec.structs.replace(queue.counts(EPOCH), offsets={}))
 
     @rule(number=st.integers(0, 99))
     def lapse(self, number: int) -> None:

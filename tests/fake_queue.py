@@ -266,7 +266,7 @@ class FakeQueue:
         self,
         epoch: int,
         batches: Sequence[tuple[str, int]],
-        marks: dict[int, tuple[int, int]],
+        offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
     ) -> None:
@@ -277,7 +277,7 @@ class FakeQueue:
             raise QueueBehind({0: ring["term"]})
         if ring["ended"]:
             raise QueueUnavailable("here", "RINGENDED", answered=True)
-        if behind := {block: ring[str(block)] for block, (start, _) in marks.items() if ring[str(block)] > start}:
+        if behind := {block: ring[str(block)] for block, (start, _) in offsets.items() if ring[str(block)] > start}:
             raise QueueBehind(behind)
         store.rings[epoch] = ring
         self.check_owner()
@@ -302,7 +302,7 @@ class FakeQueue:
             ring["added"] += events
             store.account["added"] += events
             store.account["queued"] += events
-        ring.update({str(block): end - ring[str(block)] for block, (_, end) in marks.items()})
+        ring.update({str(block): end - ring[str(block)] for block, (_, end) in offsets.items()})
         for block in freed:
             ring.pop(str(block), None)
         ring["term"] = term

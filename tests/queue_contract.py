@@ -108,7 +108,7 @@ class QueueContract:
 
         assert queue_server.view() == View(line=["1", "2", "3"])
         counts = queue.counts(EPOCH)
-        assert (counts.events_queued, counts.positions) == (6, {1: 6})
+        assert (counts.events_queued, counts.offsets) == (6, {1: 6})
         assert users(queue.take(*ALL)[2]) == ["a2", "b2"]
 
     def test_events_are_added_once(self, queue_server: QueueServer) -> None:
@@ -123,7 +123,7 @@ class QueueContract:
         add(queue, 1, 5)
 
         assert ids(queue.take(*ALL)) == ["1", "2", "3", "4", "5", "6"]
-        assert queue.counts(EPOCH).positions == {1: 12}
+        assert queue.counts(EPOCH).offsets == {1: 12}
 
     def test_rings_have_positions_of_their_own(self, queue_server: QueueServer) -> None:
         """The same block of two rings; both are counted in the account of all."""
@@ -138,11 +138,11 @@ class QueueContract:
         queue = queue_server.queue()
         add(queue, 1)
         queue.add(EPOCH, [(data_of(7), 2)], {2: (0, 2)}, [1])
-        assert queue.counts(EPOCH).positions == {2: 2}
+        assert queue.counts(EPOCH).offsets == {2: 2}
 
         add(queue, 1)
 
-        assert queue.counts(EPOCH).positions == {1: 2, 2: 2}
+        assert queue.counts(EPOCH).offsets == {1: 2, 2: 2}
 
     def test_a_dead_flushers_late_call_adds_nothing(self, queue_server: QueueServer) -> None:
         """The term of its successor stands, also when positions do not tell."""

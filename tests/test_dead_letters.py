@@ -120,7 +120,7 @@ def test_the_bound_is_the_room_that_the_files_take(tmp_path: Path) -> None:
     DeadLetters(tmp_path / "x.failed", 0).remove(letters.names()[0])
     letters.keep(record(4))
 
-    assert [one.marks[0][0] for one in letters.records()] == [2, 3, 4]
+    assert [one.ranges[0][0] for one in letters.records()] == [2, 3, 4]
 
 
 def test_the_single_file_of_earlier_versions_is_taken_over_once(tmp_path: Path) -> None:

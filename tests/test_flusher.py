@@ -312,11 +312,11 @@ class KnowingSink(FakeSink):
         self.has: dict[int, int] = {}
 
     def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
-        marks = [mark for cut in cuts for mark in cut.marks]
-        if any(mark.start < self.has.get(mark.sequence, 0) for mark in marks):
+        ranges = [each for cut in cuts for each in cut.ranges]
+        if any(each.start < self.has.get(each.sequence, 0) for each in ranges):
             raise QueueBehind(dict(self.has))
         answer = super().commit(cuts, freed)
-        self.has.update((mark.sequence, mark.end) for mark in marks)
+        self.has.update((each.sequence, each.end) for each in ranges)
         return answer
 
 

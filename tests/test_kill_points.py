@@ -137,7 +137,7 @@ def release(simulation: Simulation) -> Scene:
     def operation() -> None:
         cut = drainer.consumer.next_batch(7, 1_000_000)
         assert cut is not None
-        assert len(cut.marks) == 4
+        assert len(cut.ranges) == 4
         writer.handed = cut.count
         drainer.consumer.release([cut])
 

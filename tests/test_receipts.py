@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.ring import failures
+from rudderpipe.ring import commit, failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.failures import Failure
@@ -159,13 +159,13 @@ def test_a_receipt_is_not_given_before_what_left_is_counted(
     cut = consumer.next_batch(1, 1000)
     assert cut is not None
     found: list[FlushResult] = []
-    real = consumer._finish_commit
+    real = commit.finish
 
-    def polled() -> None:
+    def polled(ring: Ring) -> None:
         found.append(flush.poll())
-        real()
+        real(ring)
 
-    monkeypatch.setattr(consumer, "_finish_commit", polled)
+    monkeypatch.setattr(commit, "finish", polled)
     consumer.release([cut], at.H_QUEUED)
     found.append(flush.poll())
 

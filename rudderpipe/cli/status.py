@@ -222,7 +222,7 @@ def _of_queue(queue: Queue, ring: Ring) -> tuple[Counters, Events]:
         ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
         handed = min(words[at.H_QUEUED], before)
         counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
-        after = counters.handed_over(ring, counts.positions)
+        after = counters.handed_over(ring, counts.offsets)
         now = counters.read(ring)
         gone = counts.events_gone + now.corrupt
         if before == gone == after:

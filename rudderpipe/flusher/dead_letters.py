@@ -42,14 +42,14 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One failed batch. ``marks`` are the (tenure, first, end) of its events in the ring."""
+    """One failed batch. ``ranges`` are the (tenure, first, end) of its events in the ring."""
 
     id: str
     failed_at_ms: int = msgspec.field(name="failedAt")
     reason: str
     attempts: int
     events: list[Raw]
-    marks: list[tuple[int, int, int]] = []
+    ranges: list[tuple[int, int, int]] = msgspec.field(name="marks", default_factory=list)
     damaged: str = ""
     """The bytes of an event that is not JSON, in base64."""
 
@@ -70,22 +70,22 @@ _decode_event = msgspec.json.Decoder(_Event).decode
 
 def record_of(batch: Batch, events: Sequence[Raw], epoch: int, failed_at_ms: int, reason: str, attempts: int) -> Record:
     """Return the record of a failed batch. Its id is the place of its first event in the ring, in every process."""
-    return Record(_id_of(batch, epoch), failed_at_ms, reason, attempts, list(events), _marks_of(batch))
+    return Record(_id_of(batch, epoch), failed_at_ms, reason, attempts, list(events), _ranges_of(batch))
 
 
 def damaged_record_of(batch: Batch, epoch: int, found_at_ms: int) -> Record:
     """Return the record of an event that is not JSON."""
     reason = "damaged in shared memory, not JSON"
     text = b64encode(batch.data).decode()
-    return Record(_id_of(batch, epoch), found_at_ms, reason, 0, [], _marks_of(batch), text)
+    return Record(_id_of(batch, epoch), found_at_ms, reason, 0, [], _ranges_of(batch), text)
 
 
 def _id_of(batch: Batch, epoch: int) -> str:
-    return f"{epoch:016x}-{batch.marks[0].sequence}-{batch.marks[0].start}"
+    return f"{epoch:016x}-{batch.ranges[0].sequence}-{batch.ranges[0].start}"
 
 
-def _marks_of(batch: Batch) -> list[tuple[int, int, int]]:
-    return [(mark.sequence, mark.start, mark.end) for mark in batch.marks]
+def _ranges_of(batch: Batch) -> list[tuple[int, int, int]]:
+    return [(each.sequence, each.start, each.end) for each in batch.ranges]
 
 
 class DeadLetters:
@@ -201,7 +201,7 @@ class DeadLetters:
             record = self.read(name)
             if record is None or record.damaged:
                 continue
-            for sequence, _, end in record.marks:
+            for sequence, _, end in record.ranges:
                 reached[sequence] = max(reached.get(sequence, 0), end)
         return reached
 

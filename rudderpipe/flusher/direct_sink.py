@@ -140,4 +140,4 @@ class DirectSink:
 
 
 def _place(batch: Batch) -> tuple[int, int]:
-    return batch.marks[0].sequence, batch.marks[0].start
+    return batch.ranges[0].sequence, batch.ranges[0].start

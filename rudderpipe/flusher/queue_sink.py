@@ -82,7 +82,7 @@ class Damaged:
 
     def pass_over(self, batch: Batch) -> int:
         """Store the bytes as a dead letter. Return the counter under which the event belongs."""
-        if batch.marks[0] == self._last:
+        if batch.ranges[0] == self._last:
             return at.H_CORRUPT
         kept = "yes"
         try:
@@ -90,7 +90,7 @@ class Damaged:
         except OSError as error:
             kept = f"no, {error.strerror}"
         logger.error("damaged data in the ring is not JSON, it is skipped events=%d dead_letter=%s", batch.count, kept)
-        self._last = batch.marks[0]
+        self._last = batch.ranges[0]
         return at.H_CORRUPT
 
 
@@ -125,7 +125,7 @@ class QueueSink:
         A batch with damaged events is halved down to single events.
         """
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
-        marks: dict[int, tuple[int, int]] = {}
+        offsets: dict[int, tuple[int, int]] = {}
         jobs: list[tuple[str, int]] = []
         committed: list[int] = []
         for batch in batches:
@@ -139,14 +139,14 @@ class QueueSink:
         if not committed:
             return CommitResult(halve=True)
         for batch in batches[: len(committed)]:
-            for mark in batch.marks:
-                start, _ = marks.get(mark.sequence, (mark.start, 0))
-                marks[mark.sequence] = (start, mark.end)
+            for each in batch.ranges:
+                start, _ = offsets.get(each.sequence, (each.start, 0))
+                offsets[each.sequence] = (start, each.end)
         self._budget.check(sum(len(data) for data, _ in jobs))
         words = self._ring.words
         self._watch_eviction()
         try:
-            self._queue.add(epoch, jobs, marks, freed, words[at.H_TERM])
+            self._queue.add(epoch, jobs, offsets, freed, words[at.H_TERM])
         except QueueUnavailable as error:
             # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
             if not error.answered:

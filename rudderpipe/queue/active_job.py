@@ -72,7 +72,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
     """All events that were ever added, counted independently of the states; of one ring only."""
     odd_fields: int
     """Fields of the account that another program added, or set to a value that is not a number; they count as 0."""
-    positions: dict[int, int]
+    offsets: dict[int, int]
     """The number of events added from each tenure of a block (its offset); of one ring only."""
 
     @property
@@ -135,12 +135,12 @@ class QueueCounts(msgspec.Struct, frozen=True):
             events_elsewhere=events.get("elsewhere", 0),
             events_lost=events.get("lost", 0),
             events_added=events.get("added", 0),
-            odd_fields=len(fields) // 2 - sum(name in FIELDS or _is_position(name) for name in events),
-            positions={int(name): number for name, number in events.items() if _is_position(name)},
+            odd_fields=len(fields) // 2 - sum(name in FIELDS or _is_offset(name) for name in events),
+            offsets={int(name): number for name, number in events.items() if _is_offset(name)},
         )
 
 
-def _is_position(name: str) -> bool:
+def _is_offset(name: str) -> bool:
     return name.isascii() and name.isdigit()
 
 

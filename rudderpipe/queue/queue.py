@@ -89,15 +89,15 @@ class Queue:
         self,
         epoch: int,
         batches: Sequence[tuple[str, int]],
-        marks: dict[int, tuple[int, int]],
+        offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
     ) -> None:
         """Add jobs, oldest first, and store the ring's new offsets.
 
-        ``batches`` are pairs of job data and its number of events. ``marks`` are the offsets from and to in each tenure
-        of a block, and ``freed`` the tenures whose offsets may go. ``term`` rises with each flusher of the ring: once a
-        later flusher has added jobs, a call of an earlier one adds nothing.
+        ``batches`` are pairs of job data and its number of events. ``offsets`` are the offsets from and to in each
+        tenure of a block, and ``freed`` the tenures whose offsets may go. ``term`` rises with each flusher of the ring:
+        once a later flusher has added jobs, a call of an earlier one adds nothing.
 
         Raise ``QueueBehind``, and add nothing, if an earlier call had run although its answer was lost. Raise
         ``AnotherDataPlane`` while the queue has jobs for another data plane.
@@ -113,7 +113,7 @@ class Queue:
             self.token,
             self.clock.time_ms(),
             RING_KEEP_MS,
-            pack([(sequence, start, end) for sequence, (start, end) in marks.items()]),
+            pack([(sequence, start, end) for sequence, (start, end) in offsets.items()]),
             pack(freed),
             pack(batches),
             term,

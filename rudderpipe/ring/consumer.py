@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from rudderpipe.ring import block_header, failures
+from rudderpipe.ring import block_header, commit, failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
@@ -30,7 +30,7 @@ class Batch(msgspec.Struct, frozen=True):
 
     data: bytes
     count: int
-    marks: tuple[OffsetRange, ...]
+    ranges: tuple[OffsetRange, ...]
 
 
 class _Block:
@@ -76,6 +76,10 @@ class _Block:
         return min(int(words[self.count_at]), self.most)
 
 
+class _Damaged(Exception):
+    """Raised when a block's end offsets cannot be true."""
+
+
 class Consumer:
     """The reader of one flusher.
 
@@ -85,13 +89,14 @@ class Consumer:
     def __init__(self, ring: Ring) -> None:
         self.ring = ring
         self._blocks: dict[int, _Block] = {}
-        self._following = -1
+        self._following: int | None = None
+        """NEXT at the last look; None before the first."""
         self._looks = 0
         self.refresh()
         for block in self._blocks.values():
             if block.read:
                 self._store(block, block.read)  # the flusher before may have died between READ and DRAINED
-        self._finish_commit()
+        commit.finish(self.ring)
 
     def refresh(self, *, whole: bool = False) -> None:
         """Find blocks that were claimed, forget those that are free again; ``whole`` looks even if none was claimed.
@@ -182,7 +187,7 @@ class Consumer:
         Blocks are read in the order of their claims, so the events of a thread stay in order.
         """
         parts: list[memoryview] = []
-        marks: list[OffsetRange] = []
+        ranges: list[OffsetRange] = []
         count = size = 0
         words, memory = self.ring.words, self.ring.segment.memory
         for block in self._blocks.values():
@@ -190,13 +195,17 @@ class Consumer:
             if wanted <= 0:
                 continue
             fence()  # Order: load the count before the events, because their producer stores them first
-            there, end = self._fitting(block, wanted, max_bytes - size, must=count == 0)
-            if there == 0:
-                if end < 0:
-                    continue  # the block is damaged, and was passed over
-                break
+            try:
+                there = self._fitting(block, wanted, max_bytes - size)
+                if not there and count:
+                    break
+                there = max(1, there)
+                end = self._end(block, there)
+            except _Damaged:
+                self._pass_over(block)
+                continue
             parts.append(memory[block.offset : end])
-            marks.append(OffsetRange(block.sequence, block.taken, block.taken + there))
+            ranges.append(OffsetRange(block.sequence, block.taken, block.taken + there))
             size += end - block.offset
             count += there
             block.taken += there
@@ -206,41 +215,38 @@ class Consumer:
         if not count:
             return None
         data = b"".join(parts)
-        return Batch(data[:-1], count, tuple(marks))
+        return Batch(data[:-1], count, tuple(ranges))
 
-    def _fitting(self, block: _Block, there: int, room: int, *, must: bool) -> tuple[int, int]:
-        """Return how many of the next events fit into so many bytes, and the byte where they end.
-
-        ``must`` takes one event even if it does not fit. A damaged block is passed over, and its end is -1.
-        """
-        entries, first = self.ring.segment.entries, block.entry - block.taken
-        end = entries[first - there + 1] & END_BITS
-        if not block.offset < end <= block.limit:
-            self._pass_over(block)
-            return 0, -1
-        if end - block.offset <= room + 1:  # the last comma is not sent
-            return there, end
+    def _fitting(self, block: _Block, there: int, room: int) -> int:
+        """Return how many of the block's next ``there`` events fit into ``room`` bytes. Raises ``_Damaged``."""
+        room += block.offset + 1  # the last comma is not sent
+        if self._end(block, there) <= room:
+            return there
         low, high = 0, there
         while high - low > 1:
             middle = (low + high) // 2
-            if (entries[first - middle + 1] & END_BITS) - block.offset <= room + 1:
+            if self._offset(block, middle) <= room:
                 low = middle
             else:
                 high = middle
-        if low == 0:
-            if not must:
-                return 0, 0
-            low = 1
-        end = entries[first - low + 1] & END_BITS
+        return low
+
+    def _offset(self, block: _Block, there: int) -> int:
+        """Return the byte where the next ``there`` events end, as the block says."""
+        end: int = self.ring.segment.entries[block.entry - block.taken - there + 1] & END_BITS
+        return end
+
+    def _end(self, block: _Block, there: int) -> int:
+        """Return the byte where the next ``there`` events end. Raises ``_Damaged`` if that cannot be."""
+        end = self._offset(block, there)
         if not block.offset < end <= block.limit:
-            self._pass_over(block)
-            return 0, -1
-        return low, end
+            raise _Damaged
+        return end
 
     def _pass_over(self, block: _Block) -> None:
         """Count the events that a damaged block claims to hold as corrupt, and go on with the next block."""
         block.taken = block.count(self.ring.words)
-        self._leave(at.H_CORRUPT, {block.sequence: block.taken})
+        self._commit(at.H_CORRUPT, {block.sequence: block.taken})
 
     def _seek(self, block: _Block) -> None:
         entries = self.ring.segment.entries
@@ -251,7 +257,7 @@ class Consumer:
 
         ``counter`` is the word of the header under which they are counted.
         """
-        self._leave(counter, {mark.sequence: mark.end for batch in batches for mark in batch.marks})
+        self._commit(counter, {mark.sequence: mark.end for batch in batches for mark in batch.ranges})
         return sum(batch.count for batch in batches)
 
     def rewind(self) -> None:
@@ -267,18 +273,18 @@ class Consumer:
         """
         half = batch.count // 2
         left, size = half, 0
-        marks: tuple[list[OffsetRange], list[OffsetRange]] = ([], [])
-        for mark in batch.marks:
+        ranges: tuple[list[OffsetRange], list[OffsetRange]] = ([], [])
+        for mark in batch.ranges:
             middle = min(mark.start + left, mark.end)
             left -= middle - mark.start
             if middle > mark.start:
-                marks[0].append(OffsetRange(mark.sequence, mark.start, middle))
+                ranges[0].append(OffsetRange(mark.sequence, mark.start, middle))
                 size += self._size_bytes(mark.sequence, mark.start, middle)
             if middle < mark.end:
-                marks[1].append(OffsetRange(mark.sequence, middle, mark.end))
+                ranges[1].append(OffsetRange(mark.sequence, middle, mark.end))
         size = min(max(1, size), len(batch.data))
-        return Batch(batch.data[: size - 1], half, tuple(marks[0])), Batch(
-            batch.data[size:], batch.count - half, tuple(marks[1])
+        return Batch(batch.data[: size - 1], half, tuple(ranges[0])), Batch(
+            batch.data[size:], batch.count - half, tuple(ranges[1])
         )
 
     def _size_bytes(self, sequence: int, start: int, end: int) -> int:
@@ -289,24 +295,17 @@ class Consumer:
         begin = entries[block.entry - start + 1] & END_BITS if start else block.start
         return int(entries[block.entry - end + 1] & END_BITS) - begin
 
-    def read_to(self, positions: dict[int, int], counter: int = at.H_QUEUED) -> None:
+    def read_to(self, offsets: dict[int, int], counter: int = at.H_QUEUED) -> None:
         """Release the events of these tenures up to these offsets, because the sink has them.
 
         An offset that is below the known one, or of a freed block, is ignored.
         """
-        self._leave(counter, positions)
+        self._commit(counter, offsets)
 
-    def _leave(self, counter: int, positions: dict[int, int]) -> None:
-        words = self.ring.words
-        # The commit: READ, DRAINED and a counter cannot be stored in one instant. Order: first the values before, then
-        # the commit intent (SETTLING), which makes them valid; the counter only when all events have left. If this
-        # flusher is killed, its successor sees in DRAINED how many left, and counts them (docs/ring.md, "A drain";
-        # tests/test_kill_points.py).
-        words[at.H_DRAINED_BEFORE] = self.ring.drained()
-        words[at.H_COMMITTED_BEFORE] = words[counter]
-        words[at.H_COMMIT_INTENT] = counter
-        fence()
-        for sequence, end in positions.items():
+    def _commit(self, counter: int, offsets: dict[int, int]) -> None:
+        """Let the events of these tenures up to these offsets leave the ring."""
+        commit.begin(self.ring, counter)
+        for sequence, end in offsets.items():
             block = self._blocks.get(sequence)
             if block is not None and block.read < end <= block.count(self.ring.words):
                 if counter in (at.H_FAILED, at.H_CORRUPT):
@@ -316,34 +315,11 @@ class Consumer:
                 if block.taken < end:
                     block.taken = end
                     self._seek(block)
-        self._finish_commit()
-
-    def _finish_commit(self) -> None:
-        """End the commit: count what has left under its counter, and announce the room.
-
-        Nothing is counted if no commit is under way.
-        """
-        words = self.ring.words
-        counter = words[at.H_COMMIT_INTENT]
-        if counter in at.COUNTERS:
-            words[counter] = (words[at.H_COMMITTED_BEFORE] + self.ring.drained() - words[at.H_DRAINED_BEFORE]) % (
-                1 << 64
-            )
-        fence()  # Order: a reader that sees DRAINED moved, and no commit intent, must see the counter moved
-        words[at.H_COMMIT_INTENT] = 0
-        fence()
-        at.bump(words, at.H_ROOM)  # Order: after DRAINED, because it makes refused producers look at the sums again
+        commit.finish(self.ring)
 
     def _store(self, block: _Block, read: int) -> None:
-        words, layout = self.ring.words, self.ring.layout
-        drained_at = layout.drained + block.slot
         block.read = read
-        # Order: READ before DRAINED, which is made from it. A successor repeats the second store.
-        words[layout.read + block.index] = block.sequence << at.READ_BITS | read
-        if block.slot < layout.slots:
-            granted, before = words[layout.granted + block.slot], words[drained_at]
-            drained = min(block.base + read, granted)  # damage must not void the cap
-            words[drained_at] = max(drained, before) if before <= granted else drained
+        commit.store_read(self.ring, block.index, block.sequence, block.slot, block.base, read)
 
     def tidy(self) -> list[int]:
         """Free the blocks that are sealed and read to the end; return their tenures."""

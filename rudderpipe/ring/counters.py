@@ -75,16 +75,16 @@ def drained_by_slot(ring: RingView) -> dict[int, int]:
     return {slot: words[layout.drained + slot] for slot in range(ring.slots_used)}
 
 
-def handed_over(ring: RingView, positions: Mapping[int, int]) -> int:
+def handed_over(ring: RingView, offsets: Mapping[int, int]) -> int:
     """Return how many events left the ring, or are in the queue although the flusher has not stored that yet.
 
-    ``positions`` are the queue's offsets: how many events it has of each tenure of a block. The result is never too
+    ``offsets`` are the queue's offsets: how many events it has of each tenure of a block. The result is never too
     low.
     """
     words, layout = ring.words, ring.layout
     reached: dict[int, int] = {}
     for sequence, block in ring.blocks_in_use():
-        header, gone = block_header.read(words, layout, block), positions.get(sequence, 0)
+        header, gone = block_header.read(words, layout, block), offsets.get(sequence, 0)
         if gone and not header.head:
             reached[header.slot] = max(reached.get(header.slot, 0), header.base + gone)
     # Order: load DRAINED last, because it includes a block that was freed meanwhile.
