@@ -18,7 +18,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.queue_sink import CommitResult
 from rudderpipe.process.clock import Clock
-from rudderpipe.ring import block_header, counters
+from rudderpipe.ring import block_header, commit, counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.ring import Ring
@@ -26,7 +26,10 @@ from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
-PLACES = ["refresh", "pending", "next_batch", "release", "tidy", "_store", "_finish_commit"]
+PLACES: list[tuple[object, str]] = [
+    *((Consumer, name) for name in ("refresh", "pending", "next_batch", "release", "tidy")),
+    *((commit, name) for name in ("begin", "store_read", "finish")),
+]
 """Of a consumer, where memory may run out."""
 
 
@@ -321,7 +324,7 @@ class KnowingSink(FakeSink):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
-@pytest.mark.parametrize("place", [(KnowingSink, "commit"), *((Consumer, name) for name in PLACES)], ids=itemgetter(1))
+@pytest.mark.parametrize("place", [(KnowingSink, "commit"), *PLACES], ids=itemgetter(1))
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("begun", [1, 2])
 def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
@@ -330,7 +333,7 @@ def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
-    place: tuple[type, str],
+    place: tuple[object, str],
     after: bool,
     begun: int,
 ) -> None:
