@@ -45,9 +45,10 @@ class Client:
     A client may be created before or after a fork, and used from any process and thread. It starts no thread and opens
     no socket in this process, except for callbacks and ``sync_mode``. The first event starts the flusher, unless
     ``autostart`` is off. Every setting may be given by name. A setting that is not given comes from its
-    ``RUDDERPIPE_*`` variable, then from the TOML file ``config``. ``options`` is a mapping of settings, by the names of
-    rudderpipe or of the Node SDK. Two clients with the same settings share one pipe. The constructor raises
-    ``SettingsError``, and ``RingUnavailable`` if the host has no memory or descriptor left to load a module.
+    ``RUDDERPIPE_*`` variable, then from the TOML file ``config``; or, if the value ``settings`` is given, from that
+    alone. ``options`` is a mapping of settings, by the names of rudderpipe or of the Node SDK. Two clients with the
+    same settings share one pipe. The constructor raises ``SettingsError``, and ``RingUnavailable`` if the host has no
+    memory or descriptor left to load a module.
 
     A call does not raise if its event is wrong: the error is logged (one line a second), the event is counted, and the
     call returns False. With ``strict``, meant for tests, the call raises the error.
@@ -65,6 +66,7 @@ class Client:
         data_plane_url: str | Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
         *,
+        settings: Settings | None = None,
         config: str | None = None,
         before_send: BeforeSend | Iterable[BeforeSend] = (),
         sample_events: Mapping[str, float] | None = None,
@@ -74,22 +76,26 @@ class Client:
         integrations: Message | None = None,
         default: encode.Default | None = None,
         on_error: ErrorHandler | None = None,
-        **settings: Any,
+        **more: Any,
     ) -> None:
         if isinstance(data_plane_url, Mapping):
             options = {**data_plane_url, **(options or {})}
             data_plane_url = None
         if options is not None and not isinstance(options, Mapping):
             raise SettingsError("options", f"must be a mapping, not {type(options).__name__}")
+        if settings is not None and not isinstance(settings, Settings):
+            raise SettingsError("settings", f"must be a rudderpipe.Settings, not {type(settings).__name__}")
+        if settings is not None and config is not None:
+            raise SettingsError("config", "must not be given together with settings, because no file is read then")
         given = node_names.settings_of(options or {})
         on_error = given.pop("on_error", None) if on_error is None else on_error
-        self._explicit = {**given, **settings}
+        self._explicit = {**given, **more}
         self._explicit |= {
             name: value
             for name, value in (("write_key", write_key), ("data_plane_url", data_plane_url))
             if value is not None
         }
-        self._config = config
+        self._base, self._config = settings, config
         self._hosted = options is not None
         steps = (before_send,) if callable(before_send) or not isinstance(before_send, Iterable) else tuple(before_send)
         _check_callable("before_send", *steps)
@@ -122,7 +128,7 @@ class Client:
 
         ``multiprocessing`` with spawn uses this.
         """
-        return _remade, (self._explicit, self._config, self._more)
+        return _remade, (self._explicit, self._base, self._config, self._more)
 
     @property
     def settings(self) -> Settings:
@@ -130,7 +136,7 @@ class Client:
         return self._intake.settings
 
     def _load(self, explicit: Mapping[str, Any]) -> Settings:
-        settings = settings_module.load(explicit, config=self._config)
+        settings = settings_module.load(explicit, config=self._config, base=self._base)
         if self._hosted and not settings.data_plane_url:
             settings = msgspec.structs.replace(settings, data_plane_url=node_names.HOSTED)
         return settings
@@ -405,8 +411,8 @@ def _check_callable(name: str, *values: object) -> None:
             raise SettingsError(name, f"must be callable, not {type(value).__name__}")
 
 
-def _remade(explicit: dict[str, Any], config: str | None, more: dict[str, Any]) -> Client:
-    return Client(config=config, **explicit, **more)
+def _remade(explicit: dict[str, Any], settings: Settings | None, config: str | None, more: dict[str, Any]) -> Client:
+    return Client(settings=settings, config=config, **explicit, **more)
 
 
 def living() -> list[Client]:

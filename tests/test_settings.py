@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from rudderpipe import settings
+from rudderpipe import Client, settings
 from rudderpipe.errors import SettingsError
 from rudderpipe.settings import Settings
+from rudderpipe.settings.redis_url import RedisAddress
 
 SECRET = "s3cr3t"
 
@@ -280,3 +282,56 @@ def test_every_setting_is_documented() -> None:
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
 
     assert [name for name in Settings.__struct_fields__ if f"`{name}`" not in page] == []
+
+
+READY = Settings(
+    write_key="KEY",
+    data_plane_url="http://127.0.0.1:9",
+    flush_at=7,
+    redis=RedisAddress(host="h", password=SECRET),
+    autostart=False,
+    max_queue_bytes=1 << 20,
+)
+
+
+@pytest.fixture(name="elsewhere")
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment and a file that say something else."""
+    config = tmp_path / "rudderpipe.toml"
+    config.write_text("flush_interval_ms = 1\n")
+    for name, value in {
+        "RUDDERPIPE_FLUSH_AT": "9",
+        "RUDDERPIPE_PREFIX": "environment",
+        "RUDDERPIPE_CONFIG": str(config),
+        "HTTP_PROXY": "http://proxy:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_ready_value_is_all_that_a_client_reads() -> None:
+    """Neither environment nor file nor proxies; a setting by name replaces the value's, and None replaces nothing."""
+    assert Client(settings=READY).settings == READY
+    changed = Client("OTHER", settings=READY, flush_at=3, prefix=None, options={"flushInterval": 5}).settings
+    assert changed == msgspec.structs.replace(READY, write_key="OTHER", flush_at=3, flush_interval_ms=5)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("more", [{}, {"flush_at": 3}])
+def test_a_client_of_a_ready_value_pickles(more: dict[str, Any]) -> None:
+    """With what was changed by name."""
+    again = pickle.loads(pickle.dumps(Client(settings=READY, **more)))
+    assert again.settings == msgspec.structs.replace(READY, **more)
+
+
+def test_a_value_of_another_type_is_no_settings() -> None:
+    """The error names the argument and shows nothing of the value; a file would not be read, and a value is checked."""
+    wrong: Any = {"write_key": SECRET}
+    with pytest.raises(SettingsError, match=r"^setting settings: must be a rudderpipe.Settings, not dict$"):
+        Client(settings=wrong)
+    with pytest.raises(SettingsError, match="setting config: must not be given together with settings"):
+        Client(settings=READY, config="x.toml")
+    with pytest.raises(SettingsError, match="setting flush_at: "):
+        Client(settings=msgspec.structs.replace(READY, flush_at=0))
+    with pytest.raises(SettingsError, match="setting data_plane_url: is missing"):
+        Client(settings=Settings(write_key="KEY"))

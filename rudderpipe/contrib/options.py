@@ -9,7 +9,11 @@ from typing import Any
 from rudderpipe.client import Client
 from rudderpipe.settings import Settings
 
-_ARGUMENTS = frozenset(inspect.signature(Client).parameters) - {"settings"}
+_ARGUMENTS = frozenset(
+    name
+    for name, parameter in inspect.signature(Client).parameters.items()
+    if parameter.kind is not parameter.VAR_KEYWORD
+)
 
 
 def client_of(options: Mapping[str, Any], make: Callable[..., Client] = Client) -> Client:

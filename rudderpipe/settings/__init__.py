@@ -167,18 +167,24 @@ def load(
     *,
     environment: Mapping[str, str] | None = None,
     config: str | os.PathLike[str] | None = None,
+    base: Settings | None = None,
 ) -> Settings:
     """Return the settings from all three sources; an explicit ``None`` counts as not given.
+
+    With ``base``, the explicit settings replace those of ``base``, and neither environment nor file is read.
 
     The default of ``environment`` is ``os.environ``. The file is ``config``, or the file that ``RUDDERPIPE_CONFIG``
     names. Without ``proxy_url`` the environment's proxies apply (HTTPS_PROXY and the like); ``proxy_url=""`` means no
     proxy. Raises ``SettingsError``, which names the setting.
     """
-    environment = os.environ if environment is None else environment
-    config = config or environment.get(CONFIG_VARIABLE)
-    merged: dict[str, Any] = _from_file(os.fspath(config)) if config else {}
-    merged |= _from_environment(environment)
-    merged |= {name: value for name, value in (explicit or {}).items() if value is not None}
+    if base is not None:
+        environment, merged = {}, _given(msgspec.structs.asdict(base))
+    else:
+        environment = os.environ if environment is None else environment
+        config = config or environment.get(CONFIG_VARIABLE)
+        merged = _from_file(os.fspath(config)) if config else {}
+        merged |= _from_environment(environment)
+    merged |= _given(explicit or {})
     _check_text("", merged)
     for name in ("runtime_dir", "ca_file"):
         if isinstance(merged.get(name), str):
@@ -191,6 +197,10 @@ def load(
     if "proxy_url" not in merged and isinstance(merged.get("data_plane_url"), str):
         merged["proxy_url"] = proxies.from_environment(environment, merged["data_plane_url"])
     return _convert(merged)
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _check_text(path: str, value: Any) -> None:
