@@ -18,7 +18,8 @@ import psutil
 
 from rudderpipe import Client
 from rudderpipe import settings as settings_module
-from rudderpipe.cli import status
+from rudderpipe.observe import snapshot
+from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.ring import memory
 from rudderpipe.settings import Settings
 from rudderpipe.testing.data_plane import DataPlaneServer
@@ -132,9 +133,9 @@ class Processes:
             check=False,
         )
 
-    def status(self) -> status.Status:
+    def status(self) -> Snapshot:
         """What ``rudderpipe status`` knows."""
-        return status.read(self.settings)
+        return snapshot.take(self.settings)
 
     def status_json(self) -> dict[str, Any]:
         """What ``rudderpipe status --json`` prints."""

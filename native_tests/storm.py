@@ -23,9 +23,9 @@ from native_tests.processes import Processes, wait_until
 from native_tests.storm_processes import StormProcesses, resume
 from native_tests.storm_verdict import Excuses, Name, PlaneLog, Verdict
 from native_tests.storm_watch import Watch
-from rudderpipe.cli import status
 from rudderpipe.cli.failed import failed_jobs
-from rudderpipe.cli.status import Status
+from rudderpipe.observe import snapshot
+from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.queue.failed_jobs import Selection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.ring import memory
@@ -90,9 +90,9 @@ class Pipeline:
         settings = self.processes.settings
         return settings if settings.redis is None else msgspec.structs.replace(settings, redis=self._server.url)
 
-    def status(self) -> Status:
+    def status(self) -> Snapshot:
         """What ``rudderpipe status`` knows."""
-        return status.read(self.settings)
+        return snapshot.take(self.settings)
 
     def left_behind(self) -> list[str]:
         """Segments, and files beside logs, dead letters and what a killed start leaves, of a pipe that has ended."""

@@ -7,8 +7,8 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 
-from rudderpipe import QueueUnavailable, RingUnavailable
-from rudderpipe.cli.status import Status
+from rudderpipe import RingUnavailable
+from rudderpipe.observe.snapshot import Snapshot
 
 EVERY_S = 0.3
 
@@ -16,7 +16,7 @@ EVERY_S = 0.3
 class Watch:
     """A thread of its own, as a status may take seconds: the holder of the claim lock may be stopped."""
 
-    def __init__(self, read: Callable[[], Status], name: str) -> None:
+    def __init__(self, read: Callable[[], Snapshot], name: str) -> None:
         self.told: Counter[str] = Counter()
         self.trouble: list[str] = []
         self.flusher_pid = 0
@@ -35,14 +35,15 @@ class Watch:
         while not self._over.wait(EVERY_S):
             try:
                 self._note(self._read())
-            except QueueUnavailable:
-                self.told["redis away"] += 1
             except RingUnavailable:
                 self.told["ring busy"] += 1
             except Exception:  # noqa: BLE001  # whatever it is, it is told at the end
                 self._tell(traceback.format_exc())
 
-    def _note(self, status: Status) -> None:
+    def _note(self, status: Snapshot) -> None:
+        if status.queue_trouble:
+            self.told["redis away"] += 1
+            return
         ring = status.ring
         if ring is None:
             self.told["no ring"] += 1

@@ -136,7 +136,7 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
     for _ in range(45):
         client.track("u", "e")
     assert client.flush(10)
-    wait_until(lambda: processes.status().jobs and processes.status().jobs.active)  # type: ignore[union-attr]  # asked just before
+    wait_until(lambda: (queue := processes.status().queue) and queue.active)
 
     shown = processes.run("-m", "rudderpipe", "status")
     printed = processes.status_json()

@@ -45,7 +45,7 @@ def test_the_account_forgets_what_bull_cleaned(peers: Peers, calls: NodeProgram)
     calls.call("clean", 0, "failed")
     calls.call("removeJobs", waiting[0])
 
-    jobs, events = peers.processes.status().jobs, peers.processes.status().events
+    jobs, events = peers.processes.status().queue, peers.processes.status().events
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
     assert (events.queued, events.failed) == (0, 0)

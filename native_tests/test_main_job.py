@@ -76,7 +76,7 @@ def test_through_redis_events_arrive_in_order(queued: Processes) -> None:
 
     assert_account(queued, 1000)
     assert sent(queued) == list(range(1000))
-    jobs = queued.status().jobs
+    jobs = queued.status().queue
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
 
@@ -275,10 +275,10 @@ def test_an_operator_runs_the_processes(queued: Processes, directory: Path) -> N
     sender = queued.start("-m", "rudderpipe.sender", "--config", str(config), "--verbose")
     queued.explicit = kept
 
-    wait_until(lambda: (now := queued.status()).jobs and now.jobs.active == 1 and now.jobs.waiting == 4)
+    wait_until(lambda: (now := queued.status()).queue and now.queue.active == 1 and now.queue.waiting == 4)
     sender.terminate()
     assert sender.wait(10) == 0
-    jobs = queued.status().jobs
+    jobs = queued.status().queue
     assert jobs is not None
     assert (jobs.active, jobs.waiting) == (0, 5)
     sender = queued.start("-m", "rudderpipe.sender")

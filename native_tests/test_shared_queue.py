@@ -22,7 +22,7 @@ def assert_all_arrived(peers: Peers, count: int, *, duplicates: int = 0) -> None
     assert stats["unique_message_ids"] == count
     assert stats["duplicates"] <= duplicates
     assert peers.ids("failed") == []
-    jobs = peers.processes.status().jobs
+    jobs = peers.processes.status().queue
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.delayed, jobs.failed) == (0, 0, 0, 0)
 

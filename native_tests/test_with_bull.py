@@ -74,7 +74,7 @@ def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) ->
     assert (job["name"], job["returnvalue"]) == ("__default__", None)
     assert job["processedOn"] <= job["finishedOn"]
     assert job["data"] == json.loads(peers.hash(failed)["data"])
-    jobs = peers.processes.status().jobs
+    jobs = peers.processes.status().queue
     assert jobs is not None
     assert (jobs.waiting, jobs.active, jobs.delayed, jobs.failed) == (2, 1, 1, 1)
 
@@ -107,8 +107,8 @@ def test_a_queue_that_bull_paused_fills_and_gives_nothing(peers: Peers, calls: N
     with paused(calls):
         assert all(client.track("u", "e", {"n": number}) for number in range(100))
         assert client.flush(10)
-        status = wait_until(lambda: (now := peers.processes.status()).jobs and now.jobs.waiting == 5 and now)
-        assert status.jobs.paused
+        status = wait_until(lambda: (now := peers.processes.status()).queue and now.queue.waiting == 5 and now)
+        assert status.queue.paused
         assert status.events.queued == 100
         assert status.events.balanced
         assert calls.call("getJobCounts")["paused"] == 5
@@ -198,8 +198,8 @@ def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodePr
     wait_until(peers.settled)
     assert [event["properties"]["n"] for event in peers.sent()] == [0, 2]
     status = peers.processes.status()
-    assert status.jobs is not None
-    assert (status.jobs.waiting, status.jobs.active, status.jobs.failed) == (0, 0, 0)
+    assert status.queue is not None
+    assert (status.queue.waiting, status.queue.active, status.queue.failed) == (0, 0, 0)
     assert all(number >= 0 for number in (status.events.in_ring, status.events.queued, status.events.delivered))
 
 

@@ -20,7 +20,7 @@ LINES = [
     ("transports",),
     ("client",),
     ("flusher", "sender"),
-    ("testing",),
+    ("testing", "observe"),
     ("cli", "contrib", "compat"),
     ("__main__", "__init__"),
 ]

@@ -9,7 +9,6 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,6 +19,7 @@ import rudderpipe
 from rudderpipe import errors, log_text
 from rudderpipe.cli import status
 from rudderpipe.delivery import outcome
+from rudderpipe.observe import snapshot
 from rudderpipe.queue import connection
 from rudderpipe.settings import Settings
 from rudderpipe.testing import capture
@@ -142,15 +142,11 @@ def test_what_others_answer_is_one_safe_line() -> None:
 def test_a_setting_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """``status`` shows names as they are given."""
     settings = Settings(write_key="KEY", data_plane_url="http://127.0.0.1:9", pipe="p")
-    found = msgspec.structs.replace(_status_of(settings), pipe=EVIL, trouble=EVIL)
+    found = msgspec.structs.replace(snapshot.take(settings), pipe=EVIL, queue_trouble=EVIL)
 
-    print(log_text.lines(status._text(found)))  # noqa: T201  # as the command
+    print(log_text.lines("\n".join(status.lines_of(found, []))))  # noqa: T201  # as the command
 
     assert all(map(is_safe, capsys.readouterr().out.split("\n")))
-
-
-def _status_of(settings: Settings) -> Any:
-    return status.read(settings)
 
 
 def test_the_operators_page_quotes_the_log() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.cli import rings
-from rudderpipe.cli.rings import RingRow
+from rudderpipe.observe import host_rings
+from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
 from rudderpipe.ring.location import RingLocation
@@ -18,9 +19,9 @@ from rudderpipe.ring.ring import open_ring
 from tests.fakes import FakeClock, producer_of, ring_of, settings_of
 
 
-def rows(directory: Path, pipe: str) -> list[RingRow]:
+def rows(directory: Path, pipe: str) -> list[HostRing]:
     """Those of one pipe."""
-    return [row for row in rings.of_this_user(str(directory)) if row.pipe == pipe]
+    return [row for row in host_rings.of_this_user(str(directory)) if row.pipe == pipe]
 
 
 @pytest.fixture(name="where")

@@ -25,9 +25,9 @@ import msgspec
 import psutil
 
 from rudderpipe import settings as settings_module
-from rudderpipe.cli import status
 from rudderpipe.cli.progress import Progress
 from rudderpipe.errors import SettingsError
+from rudderpipe.observe import account
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring import memory
 from rudderpipe.ring.ring import find_all
@@ -269,7 +269,7 @@ def _run(settings: Settings, master: subprocess.Popen[bytes], load: Load, url: s
         return EXIT_FAILED
     print(f"load over   {len(load.accepted):,} events accepted in answered requests; draining")
     while time.monotonic() - started_s < elapsed_s + DRAIN_S:
-        events = status.read(settings).events
+        events = account.read(settings)
         if not events.in_ring and not events.queued:
             break
         _show(settings, progress, time.monotonic() - started_s)
@@ -280,7 +280,7 @@ def _run(settings: Settings, master: subprocess.Popen[bytes], load: Load, url: s
 
 
 def _show(settings: Settings, progress: Progress, elapsed_s: float) -> None:
-    events = status.read(settings).events
+    events = account.read(settings)
     progress.show(
         f"{elapsed_s:5.1f} s   {events.accepted:,} accepted = {events.in_ring:,} in ring + {events.queued:,} queued + "
         f"{events.delivered:,} delivered + {events.failed:,} failed"
@@ -305,7 +305,7 @@ def _kill(name: str, processes: list[psutil.Process], progress: Progress) -> int
 
 
 def _account(settings: Settings, load: Load, url: str, elapsed_s: float) -> int:
-    events = status.read(settings).events
+    events = account.read(settings)
     with urllib.request.urlopen(f"{url}/stats") as answer:  # noqa: S310  # our own data plane
         stats = msgspec.json.decode(answer.read(), type=dict[str, int])
     with urllib.request.urlopen(f"{url}/message_ids") as answer:  # noqa: S310  # our own data plane

@@ -8,6 +8,7 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.sinks import direct_plane, make_sink
+from rudderpipe.observe import host_rings
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import counters, flusher_lock, location
@@ -33,7 +34,7 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
             log_text.lines(f"rudderpipe: this user has no such ring: {ring_name or pipe or settings.pipe_name}"),
             file=sys.stderr,
         )
-        there = [*rings.table(rings.visible(settings.runtime_dir)), *rings.hidden()]
+        there = [*rings.table(host_rings.visible(settings.runtime_dir)), *rings.hidden()]
         print(log_text.lines("\n".join(there)), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
@@ -54,7 +55,7 @@ def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list
 
 def _readable(places: list[RingLocation]) -> list[RingLocation]:
     """Return the places without those that read a ring's name as another layout than the ring has."""
-    listed = {row.ring: row.layout for row in rings.of_this_user(str(places[0].directory))} if places else {}
+    listed = {row.ring: row.layout for row in host_rings.of_this_user(str(places[0].directory))} if places else {}
     return [where for where in places if listed.get(where.stem, where.layout) == where.layout]
 
 

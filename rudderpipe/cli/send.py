@@ -9,12 +9,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from rudderpipe.cli import status
 from rudderpipe.cli.backpressure import put
 from rudderpipe.cli.progress import Progress
 from rudderpipe.client import Client
 from rudderpipe.errors import EventError, RingUnavailable
 from rudderpipe.messages import encode, foreign, wire
+from rudderpipe.observe import account
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import flusher_lock
@@ -49,7 +49,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
         Client(settings=settings).create_persistence_queue()  # raises when Redis cannot be used
     settings, _kept = _own_pipe(settings, clock)
     pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
-    before = status.read(settings).events
+    before = account.read(settings)
     started_s = clock.monotonic_s()
 
     def waits(reason: str) -> None:
@@ -67,7 +67,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
             if not number % 256:
                 progress.show(f"{summary.accepted:,} accepted")
     _wait(pipe, settings, progress)
-    after = status.read(settings).events
+    after = account.read(settings)
     pipe.shut()
     if not summary.accepted and (ring := find(settings)):
         flusher_lock.close_unused(ring)
@@ -137,10 +137,10 @@ def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
     log = runtime_dir.log_file(settings)
     while (
         not flush.wait(pipe.flush(), 1.0, Clock(), time.sleep)
-        or (found := status.read(settings).events).queued
+        or (found := account.read(settings)).queued
         or found.in_ring
     ):
-        now = status.read(settings).events
+        now = account.read(settings)
         progress.show(
             f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed; "
             f"see {log} for errors"

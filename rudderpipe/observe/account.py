@@ -1,0 +1,188 @@
+"""The account of a pipe: every accepted event, by the place where it is, as the ring and Redis have counted it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import counters, location, memory
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.counters import Counters
+from rudderpipe.ring.location import RingLocation
+from rudderpipe.ring.ring import RingView
+from rudderpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.queue.active_job import QueueCounts
+    from rudderpipe.queue.queue import Queue
+
+TRIES = 100
+ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
+"""Numbers of a ring's account that are summed when a pipe has several rings."""
+
+
+class Events(msgspec.Struct, frozen=True):
+    """Every accepted event, by the place where it is.
+
+    ``balanced``: the events that left the ring are the events that Redis has (or that direct mode has committed),
+    counted on both sides. Then
+    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt + lost``.
+    ``removed``: events of failed jobs that were deleted. ``elsewhere``: queued events that another SDK's worker
+    delivered or a tool of Bull deleted. ``lost``: events that were queued when Redis lost its data, or delivered in
+    the last seconds before.
+    """
+
+    accepted: int
+    in_ring: int
+    queued: int
+    delivered: int
+    failed: int
+    refused: dict[str, int]
+    balanced: bool
+    corrupt: int = 0
+    removed: int = 0
+    elsewhere: int = 0
+    lost: int = 0
+
+
+class PipeRing(NamedTuple):
+    """One of a pipe's rings, mapped for reading."""
+
+    location: RingLocation
+    view: RingView
+
+
+class RingAccount(NamedTuple):
+    """The counters of one ring, and where its events are."""
+
+    counters: Counters
+    events: Events
+
+
+def rings(settings: Settings) -> list[PipeRing]:
+    """Return every ring of the pipe, of all interpreters and layouts.
+
+    No lock is taken, and nothing in a ring is changed. Raises ``RingUnavailable``.
+    """
+    found = []
+    for where in location.of_pipe(settings):
+        segment = memory.attach(where.segment, removes=False)
+        if segment is None:
+            continue
+        ring = RingView(segment)
+        if ring.layout.format.version != where.layout:
+            raise RingUnavailable(where.segment, f"is not a ring of layout {where.layout}: choose another pipe")
+        has_ended = ring.words[at.H_CLOSED] and not ring.slots_in_use() and not ring.blocks_in_use()
+        if not has_ended:  # the flusher that ended it is removing it, or died meanwhile
+            found.append(PipeRing(where, ring))
+    return found
+
+
+def read(settings: Settings) -> Events:
+    """Return the account of the pipe of these settings. Raise ``QueueUnavailable`` or ``RingUnavailable``."""
+    found = rings(settings)
+    if settings.redis is None:
+        return total([of_ring(ring.view) for ring in found])
+    from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+
+    queue = Queue(settings, Clock())
+    try:
+        return total([of_queue(queue, ring.view) for ring in found], queue.counts())
+    finally:
+        queue.close()
+
+
+def total(accounts: Sequence[RingAccount], counts: QueueCounts | None = None) -> Events:
+    """Return the account of all of a pipe's rings. ``counts`` are those of the whole queue, for a pipe with a queue."""
+    if accounts or counts is None:
+        events = _sum([account.events for account in accounts])
+    else:  # the pipe's rings have ended
+        events = _with(Events(counts.events_gone, 0, 0, 0, 0, {}, balanced=True), counts)
+    if counts is not None and not counts.is_sound:
+        events = msgspec.structs.replace(events, balanced=False)
+    return events
+
+
+def _sum(events: Sequence[Events]) -> Events:
+    if len(events) == 1:
+        return events[0]
+    names = [name for name in Events.__struct_fields__ if name not in ("refused", "balanced")]
+    return Events(
+        **{name: sum(getattr(each, name) for each in events) for name in names},
+        refused=_added([each.refused for each in events]),
+        balanced=all(each.balanced for each in events),
+    )
+
+
+def merged(accounts: Sequence[Counters]) -> Counters | None:
+    """Return the counters summed to one; a field that cannot be summed is that of the first ring."""
+    if len(accounts) < 2:
+        return accounts[0] if accounts else None
+    added = {name: sum(getattr(account, name) for account in accounts) for name in ADDED}
+    return msgspec.structs.replace(
+        accounts[0],
+        **added,
+        refused=_added([account.refused for account in accounts]),
+        producers=[producer for account in accounts for producer in account.producers],
+        heartbeat_ms=min(account.heartbeat_ms for account in accounts),
+        down_since_ms=max(account.down_since_ms for account in accounts),
+    )
+
+
+def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    return dict(sum(map(Counter, counts), Counter()))
+
+
+def of_ring(ring: RingView) -> RingAccount:
+    """Return the account from the ring's own counters alone; ``queued`` are all events handed to Redis."""
+    for _ in range(TRIES):
+        before = ring.drained()
+        now = counters.read(ring)
+        gone = now.queued + now.delivered + now.failed + now.corrupt
+        after = ring.drained()
+        if before == gone == after:
+            break
+    return RingAccount(now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after))
+
+
+def of_queue(queue: Queue, ring: RingView) -> RingAccount:
+    """Return one ring's account, with Redis's counters of its events. Raise ``QueueUnavailable``."""
+    # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
+    # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
+    # These are two bounds, which are equal when no event moves.
+    words = ring.words
+    for _ in range(TRIES):
+        before = ring.drained()
+        ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
+        handed = min(words[at.H_QUEUED], before)
+        counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
+        after = counters.handed_over(ring, counts.offsets)
+        now = counters.read(ring)
+        gone = counts.events_gone + now.corrupt
+        if before == gone == after:
+            break
+    balanced = before <= gone <= after and counts.is_sound
+    return RingAccount(now, _with(_events(now, counts.events_gone, 0, 0, balanced=balanced), counts))
+
+
+def _with(events: Events, counts: QueueCounts) -> Events:
+    """Return the events with Redis's counters for those that left the ring."""
+    return msgspec.structs.replace(
+        events,
+        queued=counts.events_queued,
+        delivered=counts.events_delivered,
+        failed=counts.events_failed,
+        removed=counts.events_removed,
+        elsewhere=counts.events_elsewhere,
+        lost=counts.events_lost,
+    )
+
+
+def _events(now: Counters, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
+    in_ring = now.accepted - now.corrupt - queued - delivered - failed
+    return Events(now.accepted, in_ring, queued, delivered, failed, now.refused, balanced=balanced, corrupt=now.corrupt)

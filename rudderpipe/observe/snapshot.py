@@ -1,0 +1,292 @@
+"""One snapshot of ring, queue and sender. Whatever shows a pipe is a view of it, and reads nothing by itself.
+
+Taking one takes no lock for longer than an instant, and changes neither ring nor queue.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
+from rudderpipe.flusher import dead_letters
+from rudderpipe.observe import account, host_rings
+from rudderpipe.observe.account import Events, PipeRing
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import oldest_event
+from rudderpipe.ring.counters import Counters
+from rudderpipe.ring.ring import RingView
+from rudderpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.queue.active_job import QueueCounts
+    from rudderpipe.queue.queue import Queue
+
+
+class RingState(msgspec.Struct, frozen=True, kw_only=True):
+    """One ring of the pipe, which has a ring for each interpreter of a process and for each layout."""
+
+    name: str
+    layout: int
+    interpreter: int
+    counters: Counters
+    size_bytes: int
+    used_bytes: int
+    """Memory that the ring takes; blocks that were never used take none."""
+    slots: int
+    slots_used: int
+    """Slots that ever had a producer."""
+    producers: int
+    """Processes that have a slot now."""
+    created_ms: int
+    """When the ring was made, in milliseconds since 1970."""
+    oldest_event_age_s: float | None
+    """How long the oldest event has been in the ring; None when the ring is empty. By the event's own time, or by the
+    claim of its block if that is later."""
+    flusher_pid: int | None
+    """Pid of the process that serves the ring; 0 for a process of another pid namespace, None without a process."""
+    flusher_starts: int
+    heartbeat_age_s: float | None
+    """Seconds since the flusher's last sign of life; None before the first flusher."""
+    sink_down_s: float
+    """For how long the flusher has not been able to hand over events; 0 while it can."""
+
+    @property
+    def is_stuck(self) -> bool:
+        """True when events wait in the ring and no process serves it."""
+        return self.counters.in_ring > 0 and self.flusher_pid is None
+
+
+class QueueState(msgspec.Struct, frozen=True, kw_only=True):
+    """The queue in Redis: its jobs by state, and what is wrong with it."""
+
+    name: str
+    waiting: int
+    active: int
+    delayed: int
+    failed: int
+    completed: int
+    paused: bool
+    used_bytes: int
+    """Memory in Redis of the jobs in all states; an estimate when there are thousands of jobs."""
+    max_bytes: int | None
+    odd_fields: int
+    """Fields of the account that another program has written; they count as 0."""
+    other_plane: str
+    """Data plane that the queue's jobs are for, when it is not that of the settings."""
+    eviction: str
+    """Fault of Redis's ``maxmemory-policy``; empty without one."""
+    oldest_job_age_s: float | None
+    """Seconds since the next job, or the oldest active one, was made; by the clocks of both hosts. None without a job,
+    and when this user of Redis may not read jobs."""
+    oldest_failed_age_s: float | None
+    """Seconds since the oldest job of the failed set failed. None as for ``oldest_job_age_s``."""
+
+
+class LeaseState(msgspec.Struct, frozen=True):
+    """The sender that has the queue's lease."""
+
+    number: int
+    """It grows with each sender that takes the lease."""
+    host: str
+    pid: int
+    lapses_in_s: float
+
+
+class DeadLetterState(msgspec.Struct, frozen=True):
+    """Dead letters of all rings that the pipe has had: batches that failed in direct mode, and damaged events."""
+
+    batches: int
+    events: int
+    used_bytes: int
+    max_bytes: int
+    damaged: int
+    path: str
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipe at one moment, except that numbers may move while they are read.
+
+    ``ring`` is the sum of ``rings``, and None when the pipe has none. ``queue`` and ``lease`` are None in direct mode,
+    and when Redis could not be read: ``queue_trouble`` is the reason then, and ``events.queued`` counts every event
+    that was handed to Redis. ``lease`` is also None when no sender has it.
+    """
+
+    taken_at_ms: int
+    """Milliseconds since 1970."""
+    taken_at_s: float
+    """Seconds on the monotonic clock. The difference of two totals over that of two of these is a rate."""
+    pipe: str
+    redis: str
+    ring: Counters | None
+    rings: list[RingState]
+    events: Events
+    queue: QueueState | None
+    queue_trouble: str
+    lease: LeaseState | None
+    dead_letters: DeadLetterState
+
+    @property
+    def is_stuck(self) -> bool:
+        """True when events wait and no process serves their ring."""
+        return any(ring.is_stuck for ring in self.rings)
+
+
+def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
+    """Return a snapshot of the pipe of these settings.
+
+    Redis may be away. Raise ``RingUnavailable`` if a ring cannot be read, and ``OSError`` if dead letters cannot.
+    """
+    clock = clock or Clock()
+    found = account.rings(settings)
+    queue, lease, trouble = None, None, ""
+    accounts, events = None, None
+    if settings.redis is not None:
+        from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+
+        redis = Queue(settings, clock)
+        try:
+            accounts = [account.of_queue(redis, ring.view) for ring in found]
+            counts = redis.counts()
+            events = account.total(accounts, counts)
+            queue, lease = _queue(redis, counts, settings), _lease(redis)
+        except QueueUnavailable as error:
+            accounts, events, trouble = None, None, str(error)
+        finally:
+            redis.close()
+    if accounts is None or events is None:
+        accounts = [account.of_ring(ring.view) for ring in found]
+        events = account.total(accounts)
+    return Snapshot(
+        taken_at_ms=clock.time_ms(),
+        taken_at_s=clock.monotonic_s(),
+        pipe=settings.pipe_name,
+        redis=settings.redis_place,
+        ring=account.merged([each.counters for each in accounts]),
+        rings=[_ring(ring, each.counters, clock) for ring, each in zip(found, accounts, strict=True)],
+        events=events,
+        queue=queue,
+        queue_trouble=trouble,
+        lease=lease,
+        dead_letters=_dead_letters(settings),
+    )
+
+
+def _ring(ring: PipeRing, counters: Counters, clock: Clock) -> RingState:
+    view, words = ring.view, ring.view.words
+    beat_ms, down_ms = counters.heartbeat_ms, counters.down_since_ms
+    return RingState(
+        name=view.segment.name,
+        layout=ring.location.layout,
+        interpreter=ring.location.interpreter,
+        counters=counters,
+        size_bytes=view.layout.size_bytes,
+        used_bytes=view.segment.size_in_use(),
+        slots=view.layout.slots,
+        slots_used=view.slots_used,
+        producers=sum(producer.pid > 0 and not producer.within for producer in counters.producers),
+        created_ms=words[at.H_CREATED_MS],
+        oldest_event_age_s=_oldest_event_age_s(view, clock) if counters.in_ring else None,
+        flusher_pid=host_rings.flusher_pid(ring.location, view),
+        flusher_starts=words[at.H_STARTS],
+        heartbeat_age_s=(clock.monotonic_ms() - beat_ms) / 1000 if beat_ms else None,
+        sink_down_s=max(0, clock.time_ms() - down_ms) / 1000 if down_ms else 0.0,
+    )
+
+
+def _oldest_event_age_s(ring: RingView, clock: Clock) -> float | None:
+    """Return the age of the first event. An imported event has a time of long ago, so its block's claim counts then."""
+    event = oldest_event.find(ring)
+    if event is None:
+        return None
+    ages_s = [(clock.monotonic_ms() - event.claimed_ms) / 1000] if event.claimed_ms else []
+    try:
+        text = msgspec.json.decode(event.data, type=_Event).originalTimestamp
+        made_s = datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    except (msgspec.MsgspecError, ValueError):
+        pass  # damaged, or with a time in another form
+    else:
+        ages_s.append(clock.time_ms() / 1000 - made_s)
+    return max(0.0, min(ages_s)) if ages_s else None
+
+
+class _Event(msgspec.Struct):
+    originalTimestamp: str  # noqa: N815  # as on the wire
+
+
+def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
+    oldest_job_age_s, oldest_failed_age_s = _ages_s(queue)
+    return QueueState(
+        name=queue.keys.base.removesuffix(":"),
+        waiting=counts.waiting,
+        active=counts.active,
+        delayed=counts.delayed,
+        failed=counts.failed,
+        completed=counts.completed,
+        paused=counts.paused,
+        used_bytes=queue.size_bytes(),
+        max_bytes=settings.max_queue_bytes,
+        odd_fields=counts.odd_fields,
+        other_plane=_other_plane(queue),
+        eviction=queue.eviction(),
+        oldest_job_age_s=oldest_job_age_s,
+        oldest_failed_age_s=oldest_failed_age_s,
+    )
+
+
+def _other_plane(queue: Queue) -> str:
+    try:
+        queue.check_owner()
+    except AnotherDataPlane as error:
+        return error.owner
+    return ""
+
+
+def _ages_s(queue: Queue) -> tuple[float | None, float | None]:
+    """Return the ages of the oldest job that is not delivered, and of the oldest failure."""
+    keys = queue.keys
+
+    def first(pipe: Any) -> None:
+        for jobs in (keys.active, keys.wait, keys.paused):
+            pipe.lindex(jobs, -1)
+        pipe.zrange(keys.failed, 0, 0, withscores=True)
+
+    try:
+        *ids, failed = queue.ask(first)
+        oldest = [job_id for job_id in ids if job_id is not None][:1]
+        made = queue.ask(lambda pipe: [pipe.hget(keys.base.encode() + job_id, "timestamp") for job_id in oldest])
+    except QueueUnavailable as error:
+        if not error.answered:
+            raise
+        return None, None
+    now_ms = queue.clock.time_ms()
+    job_ages_s = [max(0, now_ms - int(text)) / 1000 for text in made if text is not None and text.isdigit()]
+    failed_ages_s = [max(0.0, now_ms - score) / 1000 for _, score in failed]
+    return next(iter(job_ages_s), None), next(iter(failed_ages_s), None)
+
+
+def _lease(queue: Queue) -> LeaseState | None:
+    def fill(pipe: Any) -> None:
+        pipe.get(queue.keys.lease)
+        pipe.pttl(queue.keys.lease)
+
+    value, lapses_in_ms = queue.ask(fill)
+    try:
+        number, _, host, pid, _ = (value or b"").decode(errors="replace").split(" ")
+        return LeaseState(int(number), host, int(pid), max(0, lapses_in_ms) / 1000)
+    except ValueError:  # no sender has it, or its address is in an unknown form
+        return None
+
+
+def _dead_letters(settings: Settings) -> DeadLetterState:
+    """Count the dead letters, by reading each of them."""
+    letters = dead_letters.of(settings)
+    batches = events = damaged = 0
+    for record in letters.records():
+        batches += not record.damaged
+        damaged += bool(record.damaged)
+        events += len(record.events)
+    return DeadLetterState(batches, events, letters.size_bytes(), letters.limit_bytes, damaged, str(letters.path))
