@@ -1,4 +1,4 @@
-"""Hermetic, and held to it: no test here may open a socket, start a process, fork or sleep."""
+"""Fixtures for hermetic tests: no test here may open a socket, start a process, fork or sleep."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.fakes import FakeClock, ring_of
 pytest.register_assert_rewrite("tests.queue_contract")
 
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-    del os.environ[_name]  # a developer's proxy is none of a test's business
+    del os.environ[_name]  # a developer's proxy must not change a result
 
 FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
 _armed = False
@@ -39,7 +39,7 @@ def _hermetic() -> Iterator[None]:
 
 @pytest.fixture
 def golden() -> Path:
-    """Requests and dumps made by the real Node SDK."""
+    """Return the directory of requests and dumps that the real Node SDK made."""
     return Path(__file__).parent / "golden"
 
 
@@ -50,6 +50,6 @@ def _clock() -> FakeClock:
 
 @pytest.fixture(name="ring")
 def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
-    """A ring of a name that nobody else has, for 1,000 events in 1 MiB."""
+    """Open a ring under a name of its own, for 1,000 events in 1 MiB."""
     with ring_of(tmp_path, clock) as ring:
         yield ring

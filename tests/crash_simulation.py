@@ -1,6 +1,7 @@
-"""Processes that a test owns: each of their stores is counted, and at any of them one is killed, or looked at.
+"""Simulated processes at one ring: a test can kill a process at any of its stores, or look at the ring there.
 
-All of them live in this process, on one real segment; their locks are kept as the kernel would keep them for several.
+All of them live in this Python process, on one real segment. Their locks behave as the kernel's locks do between
+processes.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ _HEADER, _SLOT, _BLOCK = (
 
 
 class Killed(BaseException):
-    """What a process sees of its own SIGKILL: nothing it does afterwards has an effect."""
+    """The exception that stands for SIGKILL: after it, nothing that the process does has an effect."""
 
 
 def name_of(layout: at.Layout, view: str, key: int | slice) -> str:
-    """What a store was to, in the words of the layout."""
+    """Return the layout's name for the word that a store went to."""
     if view in ("lock", "unlock"):
         return f"{view} {key}"
     if view != "words" or isinstance(key, slice):
@@ -58,7 +59,7 @@ def name_of(layout: at.Layout, view: str, key: int | slice) -> str:
 
 
 class View:
-    """A view of the segment whose stores are its process's."""
+    """One process's view of the segment: the process counts each store and sees each load."""
 
     def __init__(self, process: Process, name: str, view: memoryview) -> None:
         self._process = process
@@ -71,7 +72,7 @@ class View:
     def __getitem__(self, key: Any) -> Any:
         found = self._view[key]
         if self._process.after_load is not None:
-            if isinstance(key, slice):  # what was loaded stays as it was
+            if isinstance(key, slice):  # a copy, because the memory may change later
                 copied = memoryview(bytes(found))
                 found = copied.cast("Q") if self._name == "words" else copied
             self._process.after_load()
@@ -82,7 +83,7 @@ class View:
 
 
 class Seen(Segment):
-    """A segment as one process sees it; ``view`` makes its three views from the real ones."""
+    """The segment as one process sees it; ``view`` makes its three views from the real ones."""
 
     def __init__(self, real: Segment, view: Callable[[str, memoryview], Any]) -> None:
         self.name, self.layout = real.name, real.layout
@@ -92,11 +93,11 @@ class Seen(Segment):
         self.entries = view("entries", real.entries)
 
     def __del__(self) -> None:
-        """The descriptor is the real one's."""
+        """Leave the descriptor open, because it belongs to the real segment."""
 
 
 class Locks(LockFile):
-    """One process's side of the lock file; ``holders`` is the kernel's table."""
+    """One process's side of the lock file; ``holders`` stands for the kernel's table of locks."""
 
     def __init__(self, real: LockFile, process: Process, holders: dict[int, Process]) -> None:
         self.path, self._fd, self.inode, self._descriptor = real.path, real._fd, real.inode, real._descriptor
@@ -105,7 +106,7 @@ class Locks(LockFile):
         self.forget()
 
     def __del__(self) -> None:
-        """The descriptor is the real one's."""
+        """Leave the descriptor open, because it belongs to the real lock file."""
 
     def try_lock(self, byte: int) -> bool:
         process = self._process
@@ -125,11 +126,11 @@ class Locks(LockFile):
         self._process.unlink("unlink the lock file", super().remove)
 
     def _wait(self, byte: int, timeout_s: float) -> bool:
-        return False  # nobody else runs meanwhile
+        return False  # no other process runs meanwhile
 
 
 class Process:
-    """One process at the ring. Its N-th store is not made when ``kill_at`` is N: it dies there."""
+    """One process at the ring, which dies instead of its N-th store when ``kill_at`` is N."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -139,16 +140,16 @@ class Process:
         self.after_store: Callable[[], object] | None = None
         self.after_load: Callable[[], object] | None = None
         self.steps: list[tuple[str, Any]] | None = None
-        """What it did, in order, once this is a list: stores, and locks taken and given back."""
+        """The stores, and the locks taken and given back, in order; None while nothing is recorded."""
         self.last: tuple[str, Any] = ("nothing", 0)
         self.ring = Ring(self.seen(simulation.ring.segment), Locks(simulation.ring.locks, self, simulation.holders))
 
     def seen(self, real: Segment) -> Seen:
-        """A segment, through views whose stores are this process's."""
+        """Return a segment whose views count their stores for this process."""
         return Seen(real, lambda name, view: View(self, name, view))
 
     def store(self, name: str, view: memoryview, key: Any, value: Any) -> None:
-        """Make a store, or die at it, half way if it is one of many bytes."""
+        """Make a store, or die instead; a store of many bytes is then made by half."""
         if self.is_dead:
             return
         if self._dies_at(name, key):
@@ -161,7 +162,7 @@ class Process:
             self.after_store()
 
     def unlink(self, name: str, unlink: Callable[[], None]) -> None:
-        """Remove a file, or die at it."""
+        """Remove a file, or die instead."""
         if self.is_dead:
             return
         if self._dies_at(name, 0):
@@ -177,12 +178,12 @@ class Process:
         return self.is_dead
 
     def note(self, name: str, key: Any) -> None:
-        """Write a step down, if anybody wants to know."""
+        """Record a step, while steps are recorded."""
         if self.steps is not None:
             self.steps.append((name, key))
 
     def die(self) -> None:
-        """Be gone: the kernel gives the locks back, and the pid is somebody else's from now on."""
+        """End this process: the kernel frees its locks, and another process gets its pid."""
         self.is_dead = True
         words, layout = self.simulation.ring.words, self.simulation.ring.layout
         for byte, holder in list(self.simulation.holders.items()):
@@ -192,7 +193,7 @@ class Process:
                     words[layout.slot(byte - at.LOCK_SLOT) + at.S_START] = 1
 
     def run(self, operation: Callable[[], object], kill_at: int = 0) -> bool:
-        """Do it, and die at its N-th store; whether it came to its end."""
+        """Run the operation, and die at its N-th store; return True if the operation came to its end."""
         self.kill_at = self.stores + kill_at if kill_at else 0
         try:
             operation()
@@ -202,12 +203,13 @@ class Process:
         return True
 
     def named(self) -> list[str]:
-        """Its steps by name."""
+        """Return the recorded steps by name."""
         return [name_of(self.ring.layout, name, key) for name, key in self.steps or []]
 
 
 class Writer:
-    """A producer in a process of its own, and what it was told: every event has its name and number in it."""
+    """A producer in a process of its own, with what it was promised. Each event holds its writer's name and a
+    number."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:
         self.name = name
@@ -216,21 +218,21 @@ class Writer:
         self.accepted: list[str] = []
         self.in_flight = ""
         self.taken = 0
-        """How many of the accepted have left the ring for good."""
+        """The number of accepted events that have left the ring for good."""
         self.handed = 0
-        """How many more may have: a flusher that died was about to say so."""
+        """The number of further events that may have left the ring, because a flusher died while it committed them."""
 
     @property
     def slot(self) -> int:
-        """The producer's."""
+        """Return the number of the producer's slot."""
         return self.producer.slot.number
 
     def text(self, size: int = 0) -> str:
-        """Its next event: so many bytes, or as few as its name takes."""
+        """Return the next event, with this many bytes or as few as its name takes."""
         return f"{self.name}:{len(self.accepted)}:".ljust(size, "x")
 
     def write(self, size: int = 0) -> str | None:
-        """Append the next event; the reason when it was refused."""
+        """Append the next event; return the reason if it was refused."""
         self.in_flight = self.text(size)
         reason = self.producer.append(self.in_flight.encode())
         if reason is None:
@@ -239,36 +241,36 @@ class Writer:
         return reason
 
     def write_all(self, count: int, size: int = 0) -> None:
-        """Append so many events, none of which is refused."""
+        """Append this many events, and check that none is refused."""
         assert [reason for reason in (self.write(size) for _ in range(count)) if reason] == []
 
     def fork(self) -> Writer:
-        """The child of its process, which has appended nothing yet; the parent goes on as before."""
+        """Return the child of the writer's process, which has appended nothing yet; the parent goes on as before."""
         child = self.process.simulation.writer()
         child.producer = copy(self.producer)
         child.producer.slot = copy(self.producer.slot)
         child.producer.slot.open_ring = lambda: child.process.ring
         child.producer.slot.ring = child.process.ring
-        everybody, forks._forgetters = forks._forgetters, WeakSet([child.producer])
+        forgetters, forks._forgetters = forks._forgetters, WeakSet([child.producer])
         try:
             forks.PAGE[0] = 0  # what a child finds
             child.producer.ask_flush()
         finally:
-            forks._forgetters = everybody
+            forks._forgetters = forgetters
         return child
 
     def own(self, texts: list[str]) -> list[str]:
-        """Those of them that are its."""
+        """Return those of the texts that this writer wrote."""
         return [text for text in texts if text.startswith(f"{self.name}:")]
 
     def room(self) -> int:
-        """Bytes of events that fit into its block yet, if no more than one."""
+        """Return how many bytes still fit into the open block as one event."""
         block = self.producer.slot.block
         return block.limit - block.at - 8 * block.count - 1
 
 
 class Simulation:
-    """A ring, and the processes at it."""
+    """A ring, and the simulated processes at it."""
 
     def __init__(self, ring: Ring, clock: Clock) -> None:
         self.ring = ring
@@ -278,27 +280,27 @@ class Simulation:
         self._fresh = bytes(ring.segment.memory[: ring.layout.data])
 
     def reset(self) -> None:
-        """As new, and with nobody at it."""
+        """Make the ring as new, without any process."""
         self.ring.segment.memory[: self.ring.layout.data] = self._fresh
         self.holders.clear()
         self.writers.clear()
 
     def process(self) -> Process:
-        """One more."""
+        """Add a process."""
         return Process(self)
 
     def writer(self) -> Writer:
-        """One more, in a process of its own."""
+        """Add a producer in a process of its own."""
         writer = Writer(self, f"w{len(self.writers)}")
         self.writers.append(writer)
         return writer
 
     def drainer(self) -> Drainer:
-        """A flusher; the last one is dead."""
+        """Add a flusher, after the last one has died."""
         return Drainer(self.process())
 
     def snapshot(self) -> Ring:
-        """What a process that starts now would see, on a copy of its own."""
+        """Return the ring as a process that starts now would see it, on a copy of the memory."""
         whole = memoryview(bytearray(self.ring.segment.memory))
         casts = {"memory": whole, "words": whole.cast("Q"), "entries": whole.cast(self.ring.layout.format.entry_code)}
         return Ring(
@@ -313,16 +315,16 @@ class Drainer:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.ring = process.ring
-        assert self.ring.locks.try_lock(at.LOCK_FLUSHER), "a flusher is there"
+        assert self.ring.locks.try_lock(at.LOCK_FLUSHER), "another flusher has the lock"
         self.consumer = Consumer(self.ring)
         self.reclaimer = Reclaimer(self.ring)
 
     def drain(self, at_once: int = 1000) -> list[str]:
-        """Take and release all that is committed."""
+        """Take and release all committed events."""
         return drain(self.consumer, at_once)
 
     def keep_house(self) -> int:
-        """What a flusher does four times a second; how many slots were freed."""
+        """Do what a flusher does four times a second; return the number of freed slots."""
         self.consumer.refresh(whole=True)
         self.consumer.tidy()
         return self.reclaimer.work()
@@ -330,6 +332,6 @@ class Drainer:
 
 @contextmanager
 def simulation_of(directory: Path, clock: Clock, *, cap: int = 100, size_bytes: int = 1 << 20) -> Iterator[Simulation]:
-    """A ring of a name nobody else has, with nobody at it."""
+    """Yield a simulation without processes, on a ring with a name of its own."""
     with ring_of(directory, clock, cap=cap, size_bytes=size_bytes) as ring:
         yield Simulation(ring, clock)

@@ -1,4 +1,4 @@
-"""Stand-ins that a test owns: time, and a ring whose locks and memory are its own."""
+"""Stand-ins for time and for a sink, and rings with a name, locks and memory of their own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _numbers = itertools.count()
 
 
 class FakeClock(Clock):
-    """Moves only when told to, or when somebody sleeps."""
+    """A clock that moves only when a test moves it, or when the code under test sleeps."""
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
         self.stepped_ms = 0
-        """By how much the time of day was set, in which ``now_s`` has no part."""
+        """The step of the time of day alone; the monotonic clock does not see it."""
 
     def time_ms(self) -> int:
         return 1_700_000_000_000 + int(self.now_s * 1000) + self.stepped_ms
@@ -40,24 +40,24 @@ class FakeClock(Clock):
 
 
 def settings_of(directory: Path, **others: Any) -> Settings:
-    """Settings of a pipe of a name nobody else has."""
+    """Return settings of a pipe with a name of its own."""
     own = {"pipe": f"test-{os.getpid()}-{next(_numbers)}", "runtime_dir": str(directory)}
     return Settings(**{**own, **others})
 
 
 def pipe_of(directory: Path, pipe: str, cap: int = 100) -> Settings:
-    """Settings of a pipe that has a name already."""
+    """Return settings of a pipe with this name."""
     return settings_of(directory, pipe=pipe, ring_bytes=1 << 20, max_internal_queue_size=cap)
 
 
 def pipe_called(ring: Ring) -> str:
-    """The name of the pipe that a ring belongs to."""
+    """Return the name of the pipe that a ring belongs to."""
     return next(iter(location.readings(ring.locks.path.parent, ring.locks.path.stem))).pipe
 
 
 @contextmanager
 def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int = 1 << 20) -> Iterator[Ring]:
-    """A real ring of a name nobody else has; removed afterwards."""
+    """Yield a real ring with a name of its own, and remove it afterwards."""
     ring = open_ring(settings_of(directory, ring_bytes=size_bytes, max_internal_queue_size=cap), clock)
     try:
         yield ring
@@ -68,28 +68,28 @@ def ring_of(directory: Path, clock: Clock, *, cap: int = 1000, size_bytes: int =
 
 
 def producer_of(ring: Ring, clock: Clock) -> Producer:
-    """A producer of that ring, which looks for no flusher."""
+    """Return a producer of the ring that looks for no flusher."""
     return Producer(lambda: ring, lambda _ring: None, clock)
 
 
-def texts(cut: Batch | None) -> list[str]:
-    """The events of a cut that holds JSON numbers or strings without commas."""
-    return cut.data.decode().split(",") if cut else []
+def texts(batch: Batch | None) -> list[str]:
+    """Return the events of a batch that holds JSON numbers, or strings without commas."""
+    return batch.data.decode().split(",") if batch else []
 
 
 def drain(consumer: Consumer, at_once: int = 1000) -> list[str]:
-    """All that is committed, taken and released."""
+    """Take and release all committed events, and return them."""
     consumer.refresh()
     found: list[str] = []
-    while cut := consumer.next_batch(at_once, 4_000_000):
-        found += texts(cut)
-        consumer.release([cut])
+    while batch := consumer.next_batch(at_once, 4_000_000):
+        found += texts(batch)
+        consumer.release([batch])
     consumer.tidy()
     return found
 
 
 class FakeSink:
-    """Keeps what it gets; fails when told to."""
+    """A sink that keeps its batches, and raises ``trouble`` if that is set."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -100,11 +100,11 @@ class FakeSink:
     def known(self) -> dict[int, int]:
         return {}
 
-    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         if self.trouble is not None:
             raise self.trouble
-        self.batches += [texts(cut) for cut in cuts]
-        return CommitResult([at.H_DELIVERED] * len(cuts))
+        self.batches += [texts(batch) for batch in batches]
+        return CommitResult([at.H_DELIVERED] * len(batches))
 
     def acknowledged(self) -> tuple[int, int] | None:
         return self.seen

@@ -1,6 +1,6 @@
-"""A ring of layout 3, made and filled as its own version does it: same words, same order of stores.
+"""A ring of layout 3, made and filled as the version with that layout did it: same words, same order of stores.
 
-It stands for itself, so that what the present layout changes does not change it.
+The module uses no code of the present layout, so that a change of the present layout does not change it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ALL_BITS = (1 << 64) - 1
 
 
 class OldRing:
-    """The segment. ``lock_inode`` is the inode of the pipe's lock file."""
+    """The segment of a ring of layout 3. ``lock_inode`` is the inode of the pipe's lock file."""
 
     def __init__(self, name: str, lock_inode: int, *, blocks: int = 100, cap: int = 1000) -> None:
         self.sequence = SLOT_0 + SLOTS * 32
@@ -45,7 +45,7 @@ class OldRing:
             self.words[index] = value
 
     def producer(self, pid: int, start_ms: int, namespace: int) -> OldProducer:
-        """Take the next slot for that process; its lock is the caller's to hold."""
+        """Take the next slot for that process, whose slot lock the caller holds."""
         slot = self.words[17]
         mine = SLOT_0 + slot * 32
         for word, value in ((1, start_ms), (5, namespace), (4, 1)):
@@ -56,7 +56,7 @@ class OldRing:
 
 
 class OldProducer:
-    """Appends to the ring; blocks are taken in a row and never twice."""
+    """A producer that takes blocks in a row and never uses one twice."""
 
     def __init__(self, ring: OldRing, slot: int) -> None:
         self.ring = ring
@@ -93,7 +93,7 @@ class OldProducer:
                 words[header + word] = value
             words[ring.sequence + block] = sequence
         if self.header:
-            words[self.header + 1] = sequence - 1  # only one producer is at work at a time
+            words[self.header + 1] = sequence - 1  # only one producer works at a time
         self.header, self.at = ring.block_0 + first * 8, ring.data + first * BLOCK_BYTES
         self.limit = self.at + run * BLOCK_BYTES - 4
         self.entry, self.count = (self.limit + 4) // 4 - 1, 0

@@ -1,4 +1,4 @@
-"""What comes between an event and its count, or into the middle of entering: another thread, or a signal handler."""
+"""Threads and signal handlers that come between an event and its count, or into the middle of a claim."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.fakes import FakeClock, drain, producer_of, settings_of
 
 
 def between(producer: Producer, happens: Callable[[], object]) -> None:
-    """Have this happen in the next append, between the event and its count."""
+    """Make this happen in the next append, between the event and its count."""
 
     def fence() -> None:
         producer.fence = None
@@ -30,8 +30,8 @@ def between(producer: Producer, happens: Callable[[], object]) -> None:
     producer.fence = fence
 
 
-def test_a_producer_that_leaves_between_leaves_the_ring_whole(ring: Ring, clock: FakeClock) -> None:
-    """``shutdown`` in a signal handler: it is done when the outer call has ended."""
+def test_a_shutdown_within_an_append_leaves_the_ring_whole(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler may call ``shutdown``. The producer leaves when the outer call has ended."""
     producer = producer_of(ring, clock)
     assert producer.append(b"1") is None
     between(producer, producer.leave)
@@ -43,10 +43,10 @@ def test_a_producer_that_leaves_between_leaves_the_ring_whole(ring: Ring, clock:
 
 
 @pytest.mark.parametrize("room", [True, False])
-def test_a_claim_that_was_interrupted_is_put_right_by_the_next_call(
+def test_the_next_call_repairs_an_interrupted_claim(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, room: bool
 ) -> None:
-    """Whether that is accepted or finds no block."""
+    """The repair does not depend on whether the next call is accepted or finds no block."""
     producer, real = producer_of(ring, clock), claims.claim_blocks
     for number in range(5):
         assert producer.append(str(number).encode()) is None
@@ -61,20 +61,21 @@ def test_a_claim_that_was_interrupted_is_put_right_by_the_next_call(
         patch.setattr(claims, "claim_blocks", fails)
         with pytest.raises(KeyboardInterrupt):
             producer.append(b"z" * 65_520)
-    answers: list[str | None] = []
+    results: list[str | None] = []
     with monkeypatch.context() as patch:
         patch.setattr(claims, "claim_blocks", real if room else full)
-        answers.append(producer.append(b"y" * 65_520))
+        results.append(producer.append(b"y" * 65_520))
     assert producer.append(b"5") is None
 
-    assert answers == [None if room else "no_block"]
+    assert results == [None if room else "no_block"]
     found = drain(Consumer(ring))
     assert len(found) == 6 + room == counters.read(ring).accepted
     assert [text for text in found if len(text) == 1] == ["0", "1", "2", "3", "4", "5"]
 
 
-def test_an_append_that_was_cut_before_its_count_is_shown_by_the_next(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler raised between the event and its count: the event is whole, and comes in its order."""
+def test_the_next_append_shows_an_event_without_its_count(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler raises between the event and its count. The event is whole, so the next append publishes it in
+    its order."""
     producer = producer_of(ring, clock)
     assert producer.append(b"1") is None
 
@@ -91,28 +92,29 @@ def test_an_append_that_was_cut_before_its_count_is_shown_by_the_next(ring: Ring
     assert found == ["1", "2", "3", "2", "3"]
 
 
-def test_a_call_from_within_a_flush_goes_to_the_second_producer(
+def test_a_call_within_a_flush_uses_the_second_producer(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """``flush`` may be what enters the ring; a handler that tracks meanwhile waits for nothing."""
+    """``flush`` may be the first call that enters the ring. A signal handler that tracks meanwhile must not wait."""
     producer, real = producer_of(ring, clock), identity.me
-    answers: list[str | None] = []
+    results: list[str | None] = []
     events = iter([b"1"])
 
     def me() -> identity.Identity:
-        answers.extend(map(producer.append, events))
+        results.extend(map(producer.append, events))
         return real()
 
     monkeypatch.setattr(identity, "me", me)
     producer.ask_flush()
 
-    assert answers == [None]
+    assert results == [None]
     assert len(ring.slots_in_use()) == 2
     assert drain(Consumer(ring)) == ["1"]
 
 
-def test_a_refusal_is_counted_also_when_another_falls_into_its_counting(ring: Ring, clock: FakeClock) -> None:
-    """A handler in the middle of an append is refused; another handler, too, between the load and the store of that."""
+def test_nested_refusals_are_all_counted(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler within an append is refused. A second one is refused between the load and the store of the first
+    one's count."""
     producer = producer_of(ring, clock)
     producer.append(b"1")
     more = iter(["busy"])
@@ -131,19 +133,19 @@ def test_a_refusal_is_counted_also_when_another_falls_into_its_counting(ring: Ri
     assert counters.read(ring).refused == {"busy": 2}
 
 
-def test_what_is_too_large_is_refused_from_within_too(ring: Ring, clock: FakeClock) -> None:
-    """And the outer call goes on."""
+def test_a_nested_call_refuses_an_oversized_event(ring: Ring, clock: FakeClock) -> None:
+    """The outer call goes on afterwards."""
     producer = producer_of(ring, clock)
-    answers: list[str | None] = []
+    results: list[str | None] = []
     producer.append(b"1")
-    between(producer, lambda: answers.append(producer.append(b"x" * (at.EVENT_MAX_BYTES + 1))))
+    between(producer, lambda: results.append(producer.append(b"x" * (at.EVENT_MAX_BYTES + 1))))
 
     assert producer.append(b"2") is None
-    assert answers == ["too_large"]
+    assert results == ["too_large"]
 
 
-def test_the_queues_side_is_right_when_a_flusher_died_before_it_counted(ring: Ring, clock: FakeClock) -> None:
-    """Redis has ten, READ says so, DRAINED does not: they have been handed over."""
+def test_handed_over_counts_events_of_a_flusher_that_died_uncounted(ring: Ring, clock: FakeClock) -> None:
+    """Redis has ten events and READ says so, but DRAINED does not. The ten events have been handed over."""
     producer = producer_of(ring, clock)
     for number in range(15):
         producer.append(str(number).encode())
@@ -154,10 +156,9 @@ def test_the_queues_side_is_right_when_a_flusher_died_before_it_counted(ring: Ri
     assert counters.handed_over(ring, {}) == ring.drained() == 0
 
 
-def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_another(
-    tmp_path: Path, clock: FakeClock
-) -> None:
-    """Who was in the ring leaves it at the next event, and enters it again by the new file."""
+def test_a_producer_follows_a_replaced_lock_file(tmp_path: Path, clock: FakeClock) -> None:
+    """The file is removed while no flusher runs. The producer leaves the ring at its next event and enters it again by
+    the new file."""
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     producer = Producer(lambda: open_ring(settings, clock), lambda _ring: None, clock)
     assert producer.append(b"1") is None
@@ -166,11 +167,11 @@ def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_anothe
     try:
         old.locks.path.unlink()
         clock.now_s += 5
-        answers = []
+        results = []
         for _ in range(3):
-            answers.append(producer.append(b"2"))
+            results.append(producer.append(b"2"))
             clock.now_s += 5
-        assert answers == [None] * 3
+        assert results == [None] * 3
         ring = producer.ring
         assert ring is not None
         assert ring.segment.epoch == old.segment.epoch
@@ -180,10 +181,10 @@ def test_a_lock_file_that_was_removed_while_no_flusher_ran_is_followed_by_anothe
 
 
 @pytest.mark.parametrize("step", ["claim", "leave the ring"])
-def test_an_exception_at_any_store_of_a_claim_or_of_leaving_loses_nothing(
+def test_an_exception_at_any_store_of_a_claim_or_a_leave_loses_nothing(
     tmp_path: Path, clock: FakeClock, step: str
 ) -> None:
-    """A signal handler raises there: the events before and after it arrive in order, and their blocks become free."""
+    """A signal handler raises there. The events before and after it arrive in order, and their blocks become free."""
     for number in itertools.count(1):
         with simulation_of(tmp_path, clock) as simulation:
             writer, drainer = simulation.writer(), simulation.drainer()

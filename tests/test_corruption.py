@@ -1,4 +1,4 @@
-"""A ring with damage in it: said clearly, or counted and passed over; never a crash, a loop, or more than the cap."""
+"""Rings with damage: each one is refused with a clear error, or the damage is counted and passed over."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SLOT = sorted(value for name, value in vars(at).items() if name.startswith("S_")
 
 
 @pytest.fixture(name="simulation")
-def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
+def _simulation(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
     with simulation_of(tmp_path, clock, cap=CAP) as simulation:
         yield simulation
 
 
-def moving(layout: at.Layout) -> list[int]:
-    """Every word that is used after the ring was mapped: of the header, two slots and two blocks (one not yet used)."""
+def words_in_use(layout: at.Layout) -> list[int]:
+    """Return every word that is used after the ring was mapped: the header's, and those of two slots and two blocks."""
     return [
         *(word for word in HEADER if word != at.H_CLOSED),
         *(at_slot + slot for at_slot in (layout.granted, layout.drained) for slot in (0, 2)),
@@ -43,7 +43,7 @@ def moving(layout: at.Layout) -> list[int]:
 
 
 def fill(writers: list[Writer]) -> int:
-    """All append by turns until nobody is let in any more; how many events were."""
+    """Append by turns until every writer is refused; return the number of accepted events."""
     accepted, active = 0, list(writers)
     while active and accepted < 5 * CAP:
         for writer in list(active):
@@ -59,7 +59,7 @@ def fill(writers: list[Writer]) -> int:
 
 
 def serve(simulation: Simulation) -> int:
-    """Two flushers, one after the other, do all they have to do; how many events they found."""
+    """Run two flushers, one after the other, until nothing is left to do; return the number of events they found."""
     found = 0
     for _ in range(2):
         if flusher := simulation.holders.get(at.LOCK_FLUSHER):
@@ -76,11 +76,11 @@ def serve(simulation: Simulation) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("value", VALUES)
-def test_no_damaged_word_stops_anybody_or_voids_the_cap(simulation: Simulation, clock: FakeClock, value: int) -> None:
-    """Each word in turn, while two producers and a flusher are at work: they go on, and who comes later gets no more
-    than the cap."""
+def test_a_damaged_word_stops_no_process_and_voids_no_cap(simulation: Simulation, clock: FakeClock, value: int) -> None:
+    """Each word is damaged in turn while two producers and a flusher work. All of them go on, and later producers get
+    no more than the cap."""
     for word, moment in itertools.product(
-        moving(simulation.ring.layout), ("at work", "before leaving", "before burial")
+        words_in_use(simulation.ring.layout), ("at work", "before leaving", "before reclaim")
     ):
         simulation.reset()
         first, second = simulation.writer(), simulation.writer()
@@ -90,7 +90,7 @@ def test_no_damaged_word_stops_anybody_or_voids_the_cap(simulation: Simulation, 
         drainer.drain(20)
         first.write_all(20)
         try:
-            if moment == "before burial":
+            if moment == "before reclaim":
                 first.producer.leave()
                 drainer.drain()
             simulation.ring.words[word] = value
@@ -102,22 +102,23 @@ def test_no_damaged_word_stops_anybody_or_voids_the_cap(simulation: Simulation, 
                 drainer.keep_house()
                 clock.now_s += 5
                 got = sum(fill([writer]) for writer in (first, second, simulation.writer()))
-                assert got <= CAP + CREDITS_MAX, f"{got} events were let in at once"
+                assert got <= CAP + CREDITS_MAX, f"{got} events were accepted at once"
                 serve(simulation)
                 for writer in simulation.writers:
                     writer.producer.leave()
             serve(simulation)
             got = fill([simulation.writer() for _ in range(3)])
-            assert got <= CAP, f"{got} events were let in"
-            assert serve(simulation) == got, f"not the {got} events that were let in were found"
+            assert got <= CAP, f"{got} events were accepted"
+            assert serve(simulation) == got, f"the flushers did not find the {got} accepted events"
         except Exception as error:
             raise AssertionError(
                 f"{value} in {name_of(simulation.ring.layout, 'words', word)}, {moment}: {error!r}"
             ) from error
 
 
-def test_a_producer_knows_what_it_was_granted(simulation: Simulation) -> None:
-    """When the ring has forgotten it, the next grant says so again: the cap holds."""
+def test_a_producer_restores_its_lost_credits(simulation: Simulation) -> None:
+    """The ring has forgotten the producer's credits. The next request for credits stores them again, so the cap
+    holds."""
     writer = simulation.writer()
     writer.write_all(60)
     simulation.ring.words[simulation.ring.layout.granted] = 0
@@ -127,8 +128,9 @@ def test_a_producer_knows_what_it_was_granted(simulation: Simulation) -> None:
     assert len(writer.accepted) == CAP
 
 
-def test_what_one_slot_is_said_to_have_drained_is_no_room_for_others(simulation: Simulation) -> None:
-    """More than it was ever granted: another producer gets the cap at the most, before any flusher has looked."""
+def test_a_damaged_drained_word_gives_others_no_room(simulation: Simulation) -> None:
+    """The word says that a slot drained more than it ever got. Another producer gets at most the cap, also before a
+    flusher looks."""
     first, second = simulation.writer(), simulation.writer()
     first.write_all(10)
     simulation.ring.words[simulation.ring.layout.drained + first.slot] = 1 << 63
@@ -138,7 +140,8 @@ def test_what_one_slot_is_said_to_have_drained_is_no_room_for_others(simulation:
 
 @pytest.mark.parametrize("value", [0, 1, 2**16, 2**31, 2**32 - 1])
 def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation, value: int) -> None:
-    """Each of the block's in turn: what it makes unreadable is counted as corrupt, and what follows is read."""
+    """Each end offset of the block is damaged in turn. Unreadable events are counted as corrupt, and later events are
+    read."""
     for number in range(10):
         simulation.reset()
         writer, drainer = simulation.writer(), simulation.drainer()
@@ -147,9 +150,9 @@ def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation,
         simulation.ring.segment.entries[entry - number] = value
 
         found = drainer.drain(3)
-        books = counters.read(simulation.ring)
-        assert (books.accepted, books.in_ring) == (10, 0), f"end {number}"
-        assert len(found) + books.corrupt >= 10, f"end {number}"
+        counts = counters.read(simulation.ring)
+        assert (counts.accepted, counts.in_ring) == (10, 0), f"end {number}"
+        assert len(found) + counts.corrupt >= 10, f"end {number}"
         writer.producer.leave()
         later = simulation.writer()
         later.write_all(3)
@@ -157,8 +160,8 @@ def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation,
 
 
 @pytest.mark.parametrize("value", VALUES)
-def test_a_damaged_header_is_refused_or_of_no_harm(tmp_path: Path, clock: FakeClock, value: int) -> None:
-    """Each word that is read when the ring is mapped: it says what to do, or the ring goes on."""
+def test_a_damaged_header_is_refused_or_harmless(tmp_path: Path, clock: FakeClock, value: int) -> None:
+    """Each word that is read at mapping is damaged in turn. Either the error says what to do, or the ring goes on."""
     for word in HEADER:
         with ring_of(tmp_path, clock, cap=CAP) as ring:
             pipe = pipe_called(ring)
@@ -182,8 +185,8 @@ def test_a_damaged_header_is_refused_or_of_no_harm(tmp_path: Path, clock: FakeCl
             assert any(advice in said for advice in ("remove", "drain", "restart"))
 
 
-def test_a_ring_that_is_marked_as_closed_but_is_in_use_goes_on(tmp_path: Path, clock: FakeClock) -> None:
-    """Who closes a ring sees that it is empty: the mark is damage, and is taken away."""
+def test_a_ring_in_use_ignores_a_mark_of_being_closed(tmp_path: Path, clock: FakeClock) -> None:
+    """A ring is closed only when it is empty. The mark on a ring with events is therefore damage, and is removed."""
     with ring_of(tmp_path, clock) as ring:
         pipe = pipe_called(ring)
         producer_of(ring, clock).append(b"1")
@@ -197,7 +200,7 @@ def test_a_ring_that_is_marked_as_closed_but_is_in_use_goes_on(tmp_path: Path, c
 
 
 def damaged(ring: Ring, content: bytes | None = None, size: int = -1, mode: int = 0o600) -> None:
-    """Write into the segment's file, cut it, or change its mode."""
+    """Write into the segment's file, truncate it, or change its mode."""
     path = SHM / ring.segment.name
     if content is not None:
         path.write_bytes(content)
@@ -208,8 +211,8 @@ def damaged(ring: Ring, content: bytes | None = None, size: int = -1, mode: int 
 
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 100, 4095, 4096, 4097, 65_536, 65_537, (1 << 20) - 1])
 @pytest.mark.parametrize("finds", [False, True])
-def test_a_segment_that_was_cut_off_is_refused(tmp_path: Path, clock: FakeClock, size: int, finds: bool) -> None:
-    """To whatever size, by somebody who has no business there: the error says to remove it."""
+def test_a_truncated_segment_is_refused(tmp_path: Path, clock: FakeClock, size: int, finds: bool) -> None:
+    """Another program truncated the segment. The error says to remove the segment."""
     with ring_of(tmp_path, clock) as ring:
         pipe = pipe_called(ring)
         damaged(ring, size=size)
@@ -220,7 +223,7 @@ def test_a_segment_that_was_cut_off_is_refused(tmp_path: Path, clock: FakeClock,
 
 @pytest.mark.parametrize("content", [b"", bytes(100), bytes(4096), bytes(1 << 20)], ids=len)
 def test_a_segment_whose_maker_died_is_made_anew(tmp_path: Path, clock: FakeClock, content: bytes) -> None:
-    """Nothing in it, or nothing but zeros yet: it was nobody's."""
+    """A segment that is empty or holds only zeros was never in use."""
     with ring_of(tmp_path, clock) as ring:
         epoch = ring.segment.epoch
         damaged(ring, content)
@@ -233,8 +236,8 @@ def test_a_segment_whose_maker_died_is_made_anew(tmp_path: Path, clock: FakeCloc
 
 
 @pytest.mark.parametrize("content", [b"x", b"\xff" * 4096, b"garbage!" * 9000, os.urandom(1 << 17)], ids=len)
-def test_what_is_no_ring_is_refused(tmp_path: Path, clock: FakeClock, content: bytes) -> None:
-    """And left as it is: it may be somebody's."""
+def test_a_foreign_file_is_refused(tmp_path: Path, clock: FakeClock, content: bytes) -> None:
+    """The file is left as it is, because another program may need it."""
     with ring_of(tmp_path, clock) as ring:
         damaged(ring, content)
 
@@ -245,7 +248,7 @@ def test_what_is_no_ring_is_refused(tmp_path: Path, clock: FakeClock, content: b
 
 @pytest.mark.parametrize("mode", [0o644, 0o660, 0o666, 0o400])
 def test_a_segment_that_others_can_read_is_refused(tmp_path: Path, clock: FakeClock, mode: int) -> None:
-    """Events are this user's alone."""
+    """Events must be readable only for their own user."""
     with ring_of(tmp_path, clock) as ring:
         damaged(ring, mode=mode)
 

@@ -17,22 +17,22 @@ from tests.fakes import FakeClock
 ROUNDS = 1100
 BITS = 1 << 64
 RECOVERED = (*range(at.B_SLOT, at.B_SUM + 1), *range(at.B_COPIES, at.B_COPIES + 4))
-"""Words of a block's header of which any one may be damaged without harm even to the block."""
+"""Words of a block's header, any one of which may be damaged without harm even to that block."""
 HEADER = [
     value
     for name, value in vars(at).items()
-    if name.startswith("H_") and value >= at.H_NEXT and value != at.H_CLOSED  # who opens the ring mends that one
+    if name.startswith("H_") and value >= at.H_NEXT and value != at.H_CLOSED  # opening the ring repairs H_CLOSED
 ]
 
 
 @pytest.fixture(name="simulation")
-def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
+def _simulation(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
     with simulation_of(tmp_path, clock, cap=1000, size_bytes=3 << 20) as simulation:
         yield simulation
 
 
 class Image:
-    """A ring in the middle of its life, to be damaged again and again: three producers, of which one is dead."""
+    """A ring in the middle of its life, which is damaged again and again, with three producers, one of them dead."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -41,12 +41,12 @@ class Image:
         for size in (0, 20_000, 450, 150_000, 30_000, 0):
             for writer in self.writers:
                 writer.write_all(2, size)
-            if size == 20_000:  # the first blocks are drained in part
+            if size == 20_000:  # drain a part of the first blocks
                 drainer.consumer.refresh()
-                cut = drainer.consumer.next_batch(5, 1 << 20)
-                assert cut is not None
-                drainer.consumer.release([cut])
-                for text in cut.data.decode().split(","):
+                batch = drainer.consumer.next_batch(5, 1 << 20)
+                assert batch is not None
+                drainer.consumer.release([batch])
+                for text in batch.data.decode().split(","):
                     self.writers[int(text[1])].taken += 1
         drainer.process.die()
         self.writers[2].process.die()
@@ -59,7 +59,7 @@ class Image:
         self._states = [(copy(writer.producer.slot), list(writer.accepted)) for writer in self.writers]
 
     def restore(self) -> None:
-        """Put it back as it was."""
+        """Put the ring and its processes back as they were."""
         self.simulation.ring.segment.memory[:] = self._bytes
         self.simulation.holders.clear()
         self.simulation.holders.update(self._holders)
@@ -70,7 +70,7 @@ class Image:
             writer.accepted[:] = accepted
 
     def hurt(self, word: int) -> int | None:
-        """Return the slot whose own events may suffer from damage to this word; None when no event may."""
+        """Return the slot whose own events may suffer from damage to this word, or None when no event may suffer."""
         layout = self.simulation.ring.layout
         if word < layout.granted:
             return None
@@ -87,7 +87,7 @@ class Image:
 
 
 def words_of(layout: at.Layout) -> list[int]:
-    """Every word that decides about events."""
+    """Return every word that decides about events."""
     return [
         *HEADER,
         *range(layout.granted, layout.granted + 4),
@@ -98,7 +98,7 @@ def words_of(layout: at.Layout) -> list[int]:
 
 
 def damage(chance: random.Random, words: memoryview, word: int) -> int:
-    """Return a value that the word did not have: a flipped bit, an extreme, anything, or what stands elsewhere."""
+    """Return a value that the word did not have: a flipped bit, an extreme, a random number or another word's value."""
     was = words[word]
     kinds = (
         was ^ (1 << chance.randrange(64)),
@@ -113,18 +113,18 @@ def damage(chance: random.Random, words: memoryview, word: int) -> int:
 
 
 def drained(drainer: Drainer) -> list[str]:
-    """What is committed; bytes that were written over by somebody are no text."""
+    """Return the committed events; overwritten bytes are no text and are replaced."""
     found: list[str] = []
     drainer.consumer.refresh()
-    while cut := drainer.consumer.next_batch(7, 4_000_000):
-        found += cut.data.decode(errors="replace").split(",")
-        drainer.consumer.release([cut])
+    while batch := drainer.consumer.next_batch(7, 4_000_000):
+        found += batch.data.decode(errors="replace").split(",")
+        drainer.consumer.release([batch])
     drainer.consumer.tidy()
     return found
 
 
 def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> None:
-    """The events of everybody else are there, once and in order."""
+    """Check that the events of all other producers are there, once and in order."""
     for writer in [*image.writers, late]:
         own, expected = writer.own(found), writer.accepted[writer.taken :]
         assert writer.slot == hurt or own == expected, f"{len(own)} of {writer.name} were found, not {len(expected)}"
@@ -132,8 +132,9 @@ def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
-def test_a_damaged_word_hurts_nobody_else(simulation: Simulation, seed: int) -> None:
-    """Others and a newcomer append after the damage, and a flusher drains: all healthy blocks arrive."""
+def test_a_damaged_word_hurts_no_other_producer(simulation: Simulation, seed: int) -> None:
+    """Other producers and a new one append after the damage, and a flusher drains. The events of all healthy blocks
+    arrive."""
     chance, image, layout = random.Random(seed), Image(simulation), simulation.ring.layout
     choices = words_of(layout)
     for _ in range(ROUNDS):

@@ -1,4 +1,4 @@
-"""An event that is damaged in the ring costs itself only, with a queue and without; its bytes are kept."""
+"""An event that is damaged in the ring costs only itself, with a queue and without, and its bytes are kept."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DAMAGE = {
 
 
 class KeepingPlane:
-    """Takes bodies that are JSON, and remembers the numbers in them."""
+    """A data plane that takes bodies of JSON and keeps the numbers in them."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -46,7 +46,7 @@ class KeepingPlane:
         return outcome.of_answer(200, b"ok")
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Close nothing."""
 
 
 class DamagedRing:
@@ -65,14 +65,14 @@ class DamagedRing:
         sink: Sink
         if queued:
             sink = QueueSink(SETTINGS, ring, self.letters, clock)
-            sink._queue = cast(Queue, self.queue)  # the one in memory
+            sink._queue = cast(Queue, self.queue)  # a queue in memory
         else:
             plane = cast(DataPlane, self.plane)
             sink = DirectSink(SETTINGS, ring.segment.epoch, plane, self.letters, clock)
         self.flusher = Flusher(ring, sink, SETTINGS, clock)
 
     def damage(self, number: int, how: Any) -> bytes:
-        """Of that event; what stands there then."""
+        """Damage this event, and return the bytes that stand there then."""
         event = self.events[number]
         memory = self.ring.segment.memory
         place = bytes(memory).index(event)
@@ -80,13 +80,13 @@ class DamagedRing:
         return bytes(memory[place : place + len(event)])
 
     def run(self) -> None:
-        """Until everything has left the ring."""
+        """Run the flusher until everything has left the ring."""
         for _ in range(200):
             self.flusher.work()
             self.clock.now_s += 0.1
 
     def numbers(self) -> list[int]:
-        """Of the events that arrived."""
+        """Return the numbers of the events that arrived."""
         if not self.queued:
             return self.plane.numbers
         jobs = [job.read(taken.data) for taken in self.queue.take(1000, 10_000_000)]
@@ -95,21 +95,21 @@ class DamagedRing:
 
 @pytest.mark.parametrize("queued", [True, False], ids=["queue", "direct"])
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_event_costs_itself_only(
+def test_a_damaged_event_costs_only_itself(
     ring: Ring, clock: FakeClock, tmp_path: Path, kind: str, queued: bool
 ) -> None:
-    """Its neighbours arrive in order, its bytes are a dead letter, and the account knows it as corrupt."""
+    """Its neighbours arrive in order, its bytes are a dead letter, and it is counted as corrupt."""
     damaged = DamagedRing(ring, clock, tmp_path, queued=queued)
-    guilty = [0, 37, 38, 99]
-    bytes_there = [damaged.damage(number, DAMAGE[kind]) for number in guilty]
+    damaged_numbers = [0, 37, 38, 99]
+    bytes_there = [damaged.damage(number, DAMAGE[kind]) for number in damaged_numbers]
 
     damaged.run()
 
-    assert damaged.numbers() == [1000 + number for number in range(100) if number not in guilty]
+    assert damaged.numbers() == [1000 + number for number in range(100) if number not in damaged_numbers]
     assert [record.damaged_bytes for record in damaged.letters.records()] == bytes_there
-    books = counters.read(ring)
-    assert (books.accepted, books.in_ring, books.corrupt, books.failed) == (100, 0, 4, 0)
-    assert books.queued + books.delivered == 96
+    counts = counters.read(ring)
+    assert (counts.accepted, counts.in_ring, counts.corrupt, counts.failed) == (100, 0, 4, 0)
+    assert counts.queued + counts.delivered == 96
     if queued:
         assert damaged.queue.counts(ring.segment.epoch).events_queued == 96
 
@@ -117,7 +117,7 @@ def test_a_damaged_event_costs_itself_only(
 def test_a_damaged_event_is_kept_once_while_redis_is_away(
     ring: Ring, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is met again at every try; one dead letter and one line in the log are enough."""
+    """The flusher meets the event again at every try. One dead letter and one line in the log are enough."""
     damaged = DamagedRing(ring, clock, tmp_path, queued=True)
     damaged.damage(0, DAMAGE["zeroes"])
     damaged.queue.away = True
