@@ -1,4 +1,4 @@
-"""Dead letters: a file for each failed batch, whole or not there, within a bound, taken over from earlier versions."""
+"""Dead letters: one file for each failed batch, whole or absent, within a bound, with those of earlier versions."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
 EPOCH = 0xABC
 
 
-def cut_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Batch:
-    """A batch that the flusher took."""
+def batch_of(data: bytes, sequence: int = 1, start: int = 0, end: int = 1) -> Batch:
+    """Return a batch as the flusher takes it from the ring."""
     return Batch(data, end - start, (OffsetRange(sequence, start, end),))
 
 
 def record(sequence: int = 1, start: int = 0, end: int = 1, when_ms: int = 5, text: str = '{"a":1}') -> Record:
-    """What is kept of it."""
-    cut = cut_of(text.encode(), sequence, start, end)
-    return dead_letters.record_of(cut, [Raw(text.encode())], EPOCH, when_ms, "status 400: bad", 1)
+    """Return the record that is kept of a batch."""
+    batch = batch_of(text.encode(), sequence, start, end)
+    return dead_letters.record_of(batch, [Raw(text.encode())], EPOCH, when_ms, "status 400: bad", 1)
 
 
 @pytest.fixture(name="letters")
@@ -47,8 +47,8 @@ def _letters(tmp_path: Path) -> DeadLetters:
     return DeadLetters(tmp_path / "x.failed", 1 << 20)
 
 
-def test_what_is_kept_is_read_again_oldest_first(letters: DeadLetters) -> None:
-    """Of one moment in the order of the ring, where 10 comes after 9."""
+def test_records_are_read_oldest_first(letters: DeadLetters) -> None:
+    """Records of the same moment come in the order of the ring, where 10 comes after 9."""
     kept = [record(10, 0), record(9, 2, 5), record(9, 10, 11), record(1, when_ms=6), record(2, when_ms=4)]
     for one in kept:
         letters.keep(one)
@@ -61,10 +61,10 @@ def test_what_is_kept_is_read_again_oldest_first(letters: DeadLetters) -> None:
 def test_a_kill_while_a_batch_is_kept_leaves_all_or_nothing(
     letters: DeadLetters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut before each step of the system in turn; what is kept again is there once."""
+    """The process is killed before each system call in turn. A batch that is kept a second time is still there once."""
 
     class Killed(BaseException):
-        """Not an error that anything catches."""
+        """An exception that no code under test catches."""
 
     for number in count():
         steps = iter(range(number))
@@ -93,8 +93,8 @@ def test_a_kill_while_a_batch_is_kept_leaves_all_or_nothing(
     assert number >= 4
 
 
-def test_what_a_killed_process_had_begun_goes_after_an_hour(letters: DeadLetters) -> None:
-    """And not before, as another flusher may be writing it."""
+def test_an_unfinished_file_is_removed_after_an_hour(letters: DeadLetters) -> None:
+    """A killed process left the old file. A younger file stays, because another flusher may be writing it."""
     letters.keep(record())
     old, new = letters.path / "old.part", letters.path / "new.part"
     for part in (old, new):
@@ -108,8 +108,8 @@ def test_what_a_killed_process_had_begun_goes_after_an_hour(letters: DeadLetters
     assert list(letters.records()) == [record()]
 
 
-def test_the_bound_is_the_room_that_the_files_take(tmp_path: Path) -> None:
-    """A file takes a page at least; what is removed makes room."""
+def test_the_bound_counts_the_pages_of_the_files(tmp_path: Path) -> None:
+    """A file takes at least one page. A removed file makes room."""
     letters = DeadLetters(tmp_path / "x.failed", 3 * PAGE_BYTES)
     for number in range(3):
         letters.keep(record(number + 1))
@@ -124,7 +124,7 @@ def test_the_bound_is_the_room_that_the_files_take(tmp_path: Path) -> None:
 
 
 def test_the_single_file_of_earlier_versions_is_taken_over_once(tmp_path: Path) -> None:
-    """Also a plain event; not what was removed or cut short there."""
+    """Plain events are taken over too. Removed and truncated records are not."""
     former = tmp_path / "x.failed.ndjson"
     letters = DeadLetters(tmp_path / "x.failed", 0, [former, tmp_path / "y.failed.ndjson"])
     epoch = f"{EPOCH:016x}"
@@ -152,24 +152,25 @@ def test_the_single_file_of_earlier_versions_is_taken_over_once(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["x.failed"]
 
 
-def test_a_damaged_event_is_kept_with_its_bytes_and_counted_as_corrupt(letters: DeadLetters, clock: FakeClock) -> None:
-    """Once, also when the flusher was killed before it counted it; a successor does not take it for a failed one."""
+def test_a_damaged_event_keeps_its_bytes_and_counts_as_corrupt(letters: DeadLetters, clock: FakeClock) -> None:
+    """The event is kept once, also when a flusher is killed before it counts the event. The next flusher does not take
+    the event for a failed one."""
     damaged = Damaged(letters, EPOCH, clock)
-    cut = cut_of(b'{"a":\xff\n}', 4, 7, 8)
-    assert damaged.pass_over(cut) == at.H_CORRUPT
+    batch = batch_of(b'{"a":\xff\n}', 4, 7, 8)
+    assert damaged.pass_over(batch) == at.H_CORRUPT
     clock.now_s += 9
-    assert damaged.pass_over(cut) == at.H_CORRUPT
+    assert damaged.pass_over(batch) == at.H_CORRUPT
 
     (kept,) = letters.records()
     assert kept.damaged_bytes == b'{"a":\xff\n}'
     assert letters.reached(EPOCH) == {}
 
 
-def test_a_damaged_event_that_cannot_be_kept_is_said(
+def test_a_damaged_event_that_cannot_be_kept_is_logged(
     tmp_path: Path, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing waits for it."""
-    assert Damaged(DeadLetters(tmp_path / "x.failed", 0), EPOCH, clock).pass_over(cut_of(b"\xff")) == at.H_CORRUPT
+    """The flusher does not wait for room, because a damaged event must not hold up the others."""
+    assert Damaged(DeadLetters(tmp_path / "x.failed", 0), EPOCH, clock).pass_over(batch_of(b"\xff")) == at.H_CORRUPT
     assert "max_spool_bytes is 0" in caplog.text
 
 
@@ -180,18 +181,16 @@ class Refusing:
         self.bodies: list[bytes] = []
 
     def post(self, body: bytes, *_: object, **__: object) -> outcome.Outcome:
-        """Count it."""
+        """Keep the body, and refuse it."""
         self.bodies.append(body)
         return outcome.of_refusal(401, "status 401: key")
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
 
-def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats(
-    settings: Settings, clock: FakeClock
-) -> None:
-    """What was kept counts as failed in the next flusher, is not sent again, and is kept once."""
+def test_a_kill_between_keeping_and_counting_loses_and_repeats_nothing(settings: Settings, clock: FakeClock) -> None:
+    """The next flusher counts the kept batch as failed, does not send it again, and does not keep it again."""
     with ring_of(Path(str(settings.runtime_dir)), clock) as ring:
         producer = producer_of(ring, clock)
         for number in range(60):
@@ -206,7 +205,7 @@ def test_a_flusher_killed_between_keeping_and_counting_neither_loses_nor_repeats
         consumer.refresh()
         first = consumer.next_batch(20, 1_000_000)
         assert first is not None
-        sink_of(before).commit([first], [])  # and killed here, before the ring says so
+        sink_of(before).commit([first], [])  # the flusher is killed here, before it commits in the ring
         assert len(list(letters.records())) == 1
 
         Flusher(ring, sink_of(after), settings, clock).drain(clock.monotonic_s() + 60)
@@ -224,12 +223,13 @@ def _settings(tmp_path: Path) -> Settings:
     return settings_of(tmp_path, **where, autostart=False, ring_bytes=1 << 20)
 
 
-def test_two_commands_do_not_put_back_one_batch(settings: Settings, clock: FakeClock) -> None:
-    """Each that was chosen by both is put back by one of them; a damaged event by none, but it can be deleted."""
+def test_two_commands_put_each_batch_back_once(settings: Settings, clock: FakeClock) -> None:
+    """Both commands have chosen the same records, and one of them puts each batch back. A damaged event is never put
+    back, but it can be deleted."""
     letters = dead_letters.of(settings)
     letters.keep(record(1, text='{"n":1}'))
     letters.keep(record(2, text='{"n":2}'))
-    Damaged(letters, EPOCH, clock).pass_over(cut_of(b"\xff", 3))
+    Damaged(letters, EPOCH, clock).pass_over(batch_of(b"\xff", 3))
     one, other = (DeadLetterJobs(settings, clock) for _ in range(2))
     chosen: list[list[FailedJob]] = [list(jobs.find(Selection())) for jobs in (one, other)]
     assert [failed.events for failed in chosen[0]] == [1, 1, 0]

@@ -1,4 +1,4 @@
-"""The flusher's duty cycle: what is due, and what happens when the sink is away."""
+"""The flusher's cycle: which events are due, and what happens while the sink is away."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, FakeSink, producer_of, ring_of
 
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, max_batch_bytes=10_000, linger_s=5.0)
-PLACES: list[tuple[object, str]] = [
+STEPS: list[tuple[object, str]] = [
     *((Consumer, name) for name in ("refresh", "pending", "next_batch", "release", "tidy")),
     *((commit, name) for name in ("begin", "store_read", "finish")),
 ]
-"""Of a consumer, where memory may run out."""
+"""The steps of a consumer and of a commit where memory may run out."""
 
 
 @pytest.fixture(name="sink")
@@ -39,14 +39,14 @@ def _sink() -> FakeSink:
 
 
 def sizes(sink: FakeSink) -> list[int]:
-    """Events of each batch."""
+    """Return the number of events in each batch."""
     return [len(batch) for batch in sink.batches]
 
 
-def test_full_batches_go_at_once_and_the_rest_when_its_time_has_come(
+def test_full_batches_leave_at_once_and_the_rest_after_the_interval(
     ring: Ring, clock: FakeClock, sink: FakeSink
 ) -> None:
-    """``flush_at`` events make a batch; fewer wait for ``flush_interval_ms``."""
+    """``flush_at`` events make a full batch. Fewer events wait for ``flush_interval_ms``."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     for number in range(25):
         producer.append(str(number).encode())
@@ -60,8 +60,8 @@ def test_full_batches_go_at_once_and_the_rest_when_its_time_has_come(
     assert [event for batch in sink.batches for event in batch] == [str(number) for number in range(25)]
 
 
-def test_a_flush_that_is_asked_for_does_not_wait(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """A producer's ticket has everything taken now, and only once."""
+def test_a_requested_flush_does_not_wait(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """The request takes all events that are in the ring now, and only once."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     flusher.work()
     producer.append(b"1")
@@ -73,10 +73,11 @@ def test_a_flush_that_is_asked_for_does_not_wait(ring: Ring, clock: FakeClock, s
     assert sizes(sink) == [1]
 
 
-def test_a_flush_sees_the_block_of_a_claim_that_took_long(
+def test_a_flush_sees_the_block_of_a_slow_claim(
     ring: Ring, clock: FakeClock, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its producer had no core between its first store and its last: the flusher had looked for the block by then."""
+    """The producer pauses between the first and the last store of its claim. The flusher has looked for the block
+    before that."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     flusher.work()
     real = block_header.write
@@ -95,7 +96,7 @@ def test_a_flush_sees_the_block_of_a_claim_that_took_long(
 
 
 def test_a_flush_of_an_empty_ring_forces_nothing_later(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """An application that flushes at the end of each request keeps its batches."""
+    """An application that flushes at the end of each request still sends full batches."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.ask_flush()
     flusher.work()
@@ -105,8 +106,8 @@ def test_a_flush_of_an_empty_ring_forces_nothing_later(ring: Ring, clock: FakeCl
     assert sizes(sink) == []
 
 
-def test_a_process_that_comes_forces_nothing(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """A worker that warms up takes a slot; what others have in the ring waits for its batch."""
+def test_a_new_producer_forces_no_batch(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """A worker that warms up only takes a slot. The events of other producers wait for a full batch."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     assert producer_of(ring, clock).enter() is ring
@@ -117,7 +118,7 @@ def test_a_process_that_comes_forces_nothing(ring: Ring, clock: FakeClock, sink:
 
 
 def test_the_first_events_after_a_start_wait_for_their_batch(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """Events that were there when the flusher came are due like any others."""
+    """Events that were in the ring before the flusher came are due like any others."""
     producer = producer_of(ring, clock)
     producer.append(b"1")
     flusher = Flusher(ring, sink, SETTINGS, clock)
@@ -129,8 +130,9 @@ def test_the_first_events_after_a_start_wait_for_their_batch(ring: Ring, clock: 
     assert sizes(sink) == [1]
 
 
-def test_a_successor_serves_a_flush_that_was_asked_for(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """The first flusher ended while the sink was away; the second takes what was asked for, and only that."""
+def test_the_next_flusher_serves_a_requested_flush(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """The first flusher ended while the sink was away. The second one takes the events of the request, and no later
+    ones."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     producer.ask_flush()
@@ -147,7 +149,7 @@ def test_a_successor_serves_a_flush_that_was_asked_for(ring: Ring, clock: FakeCl
 
 
 def test_a_full_ring_is_due(clock: FakeClock, sink: FakeSink, tmp_path: Path) -> None:
-    """With a cap below ``flush_at`` no batch ever gets full: what has reached the cap goes."""
+    """With a cap below ``flush_at`` no batch ever becomes full, so events at the cap are due."""
     with ring_of(tmp_path, clock, cap=5) as ring:
         producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
         for number in range(5):
@@ -158,7 +160,7 @@ def test_a_full_ring_is_due(clock: FakeClock, sink: FakeSink, tmp_path: Path) ->
 
 
 def test_events_are_due_when_no_block_is_left(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """Few events, one block each: far from the cap and from ``flush_at``."""
+    """Few events with a block each use up the blocks, far below the cap and ``flush_at``."""
     settings = Settings(flush_at=1000, flush_interval_ms=60_000, max_batch_bytes=100_000_000)
     flusher = Flusher(ring, sink, settings, clock)
     for _ in range(ring.layout.blocks):
@@ -168,8 +170,8 @@ def test_events_are_due_when_no_block_is_left(ring: Ring, clock: FakeClock, sink
     assert sum(sizes(sink)) == ring.layout.blocks
 
 
-def test_a_refusal_makes_what_waits_due(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """An event that found too few blocks in a row: some are free, and the cap is far."""
+def test_a_refusal_makes_waiting_events_due(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """An event finds too few blocks in a row, although some blocks are free and the cap is far."""
     settings = Settings(flush_at=1000, flush_interval_ms=60_000, max_batch_bytes=100_000_000)
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, settings, clock)
     producer.append(b"1")
@@ -182,25 +184,25 @@ def test_a_refusal_makes_what_waits_due(ring: Ring, clock: FakeClock, sink: Fake
 
 
 class SlowSink(FakeSink):
-    """Waits for an answer until the heart has beaten."""
+    """A sink that commits only after two heartbeats."""
 
     def __init__(self, ring: Ring) -> None:
         super().__init__()
         self._words = ring.words
         self.beats = 0
 
-    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         deadline_s, pause = time.monotonic() + 10, threading.Event()
         while self.beats < 2 and time.monotonic() < deadline_s:
             before = self._words[at.H_HEARTBEAT_MS]
             while self._words[at.H_HEARTBEAT_MS] == before and time.monotonic() < deadline_s:
-                pause.wait(0.005)  # for the heart's thread, which a test cannot step
+                pause.wait(0.005)  # for the heartbeat's thread, which a test cannot step
             self.beats += self._words[at.H_HEARTBEAT_MS] != before
-        return super().commit(cuts, freed)
+        return super().commit(batches, freed)
 
 
-def test_the_heart_beats_while_the_sink_waits_for_an_answer(ring: Ring) -> None:
-    """A producer that looks for a flusher meanwhile finds it alive."""
+def test_the_heartbeat_goes_on_while_the_sink_waits(ring: Ring) -> None:
+    """A producer that looks for a flusher meanwhile sees that it lives."""
     clock, sink = Clock(), SlowSink(ring)
     heartbeat = Heartbeat(clock)
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, heartbeat=heartbeat)
@@ -215,8 +217,8 @@ def test_the_heart_beats_while_the_sink_waits_for_an_answer(ring: Ring) -> None:
     assert sink.beats == 2
 
 
-def test_many_bytes_are_a_full_batch_too(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """Large events do not wait for ``flush_at`` of them."""
+def test_a_batch_is_full_by_bytes_too(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """Large events do not wait until there are ``flush_at`` of them."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     for _ in range(3):
         producer.append(b"x" * 4000)
@@ -226,7 +228,7 @@ def test_many_bytes_are_a_full_batch_too(ring: Ring, clock: FakeClock, sink: Fak
 
 
 def test_a_sink_that_is_away_loses_nothing(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """Events stay in the ring up to the cap, and all of them go when it is back, in order, once."""
+    """Events stay in the ring up to the cap. When the sink is back, each of them leaves once and in order."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     sink.trouble = QueueUnavailable("here", "away")
     accepted = 0
@@ -247,7 +249,7 @@ def test_a_sink_that_is_away_loses_nothing(ring: Ring, clock: FakeClock, sink: F
 
 
 def test_a_lost_answer_does_not_add_twice(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """When Redis has more than we knew, we go on from there."""
+    """When Redis has more events than the flusher knew, the flusher goes on from there."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     for number in range(30):
         producer.append(str(number).encode())
@@ -261,8 +263,8 @@ def test_a_lost_answer_does_not_add_twice(ring: Ring, clock: FakeClock, sink: Fa
     assert sink.batches == [[str(number) for number in range(20, 30)]]
 
 
-def test_an_autostarted_flusher_ends_when_nobody_is_left(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """It drains at once when the last producer has gone, lingers, and removes the ring."""
+def test_an_autostarted_flusher_ends_without_producers(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """The flusher drains at once when the last producer has left, lingers, and removes the ring."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, lingers=True)
     producer.append(b"1")
     producer.leave()
@@ -275,8 +277,8 @@ def test_an_autostarted_flusher_ends_when_nobody_is_left(ring: Ring, clock: Fake
     assert (sizes(sink), sink.ends) == ([1], 1)
 
 
-def test_a_managed_flusher_stays(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """One that an operator runs does not end for want of producers."""
+def test_an_operators_flusher_stays_without_producers(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """A flusher that an operator runs ends only when it is stopped."""
     flusher = Flusher(ring, sink, SETTINGS, clock)
     clock.now_s += 1000
     flusher.work()
@@ -286,7 +288,7 @@ def test_a_managed_flusher_stays(ring: Ring, clock: FakeClock, sink: FakeSink) -
 
 
 def test_a_stopped_flusher_drains_first(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """What is committed goes out, due or not; the ring stays while it has a producer."""
+    """All committed events leave, due or not. The ring stays while it has a producer."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
 
@@ -297,7 +299,7 @@ def test_a_stopped_flusher_drains_first(ring: Ring, clock: FakeClock, sink: Fake
 
 
 def test_a_drain_is_bounded(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """A sink that stays away does not keep a stopping flusher; the events stay in the ring."""
+    """A sink that stays away does not keep a stopping flusher. The events stay in the ring."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     sink.trouble = QueueUnavailable("here", "away")
@@ -308,39 +310,39 @@ def test_a_drain_is_bounded(ring: Ring, clock: FakeClock, sink: FakeSink) -> Non
 
 
 class KnowingSink(FakeSink):
-    """Knows, like Redis, what it has of each tenure."""
+    """A sink that knows, as Redis does, which events of each tenure it has."""
 
     def __init__(self) -> None:
         super().__init__()
         self.has: dict[int, int] = {}
 
-    def commit(self, cuts: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
-        ranges = [each for cut in cuts for each in cut.ranges]
+    def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
+        ranges = [each for batch in batches for each in batch.ranges]
         if any(each.start < self.has.get(each.sequence, 0) for each in ranges):
             raise QueueBehind(dict(self.has))
-        answer = super().commit(cuts, freed)
+        result = super().commit(batches, freed)
         self.has.update((each.sequence, each.end) for each in ranges)
-        return answer
+        return result
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EMFILE, "Too many open files")], ids=repr)
-@pytest.mark.parametrize("place", [(KnowingSink, "commit"), *PLACES], ids=itemgetter(1))
+@pytest.mark.parametrize("step", [(KnowingSink, "commit"), *STEPS], ids=itemgetter(1))
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("begun", [1, 2])
-def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
+def test_a_host_without_room_ends_no_flusher_and_loses_no_event(
     ring: Ring,
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     error: Exception,
-    place: tuple[object, str],
+    step: tuple[object, str],
     after: bool,
     begun: int,
 ) -> None:
-    """Wherever a cycle is cut short, again and again: once there is room each event leaves the ring once, in order."""
+    """Each step of a cycle fails again and again. Once there is room, each event leaves the ring once and in order."""
     sink = KnowingSink()
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
-    term, usual, calls, mended = ring.words[at.H_TERM], getattr(*place), 0, False
+    term, usual, calls, mended = ring.words[at.H_TERM], getattr(*step), 0, False
 
     def cut_short(*arguments: Any, **named: Any) -> Any:
         nonlocal calls
@@ -354,7 +356,7 @@ def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
             raise error
         return result
 
-    monkeypatch.setattr(*place, cut_short)
+    monkeypatch.setattr(*step, cut_short)
     names = [str(number) for number in range(45)]
     for name in names:
         producer.append(name.encode())
@@ -380,10 +382,8 @@ def test_a_host_without_room_ends_no_flusher_and_costs_no_event(
     assert not ring.segment.is_linked()
 
 
-def test_a_flusher_that_is_stopped_without_room_leaves_the_events_in_the_ring(
-    ring: Ring, clock: FakeClock, sink: FakeSink
-) -> None:
-    """Also when no producer is left: the next flusher has them."""
+def test_a_flusher_stopped_without_room_leaves_events_in_the_ring(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
+    """The ring stays without any producer, so that the next flusher finds the events."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, lingers=True)
     producer.append(b"1")
     producer.leave()

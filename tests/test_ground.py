@@ -1,4 +1,4 @@
-"""The ground: forks, throttled logs, the loop, errors."""
+"""Forks, timers, throttled logs, the loop and errors."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Owner:
         self.forgot += 1
 
 
-def test_a_child_forgets_what_is_its_parents_once() -> None:
-    """``renew`` tells every owner, and then the process owns what it has."""
+def test_a_forked_child_forgets_its_parents_state_once() -> None:
+    """``renew`` calls ``forget`` of every owner. Afterwards the state belongs to the child."""
     owner = Owner()
     fork.forget_in_children(owner)
 
@@ -37,8 +37,8 @@ def test_a_child_forgets_what_is_its_parents_once() -> None:
     assert fork.PAGE[0]
 
 
-def test_a_child_makes_its_own_value() -> None:
-    """At its first use, without a call of ``renew``; what was stored in the parent is not the child's."""
+def test_a_forked_child_makes_its_own_value() -> None:
+    """The child's first use makes the value, without a call of ``renew``. The child never sees the parent's value."""
     local = fork.Local(list[str])
     local.value.append("the parent's")
     fork.PAGE[0] = 0
@@ -48,8 +48,8 @@ def test_a_child_makes_its_own_value() -> None:
     assert local.value == ["the child's"]
 
 
-def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
-    """The stand-in for the page answers 0 in a process of another pid."""
+def test_the_pid_shows_a_fork_where_the_kernel_does_not() -> None:
+    """The stand-in for the kernel's page reads as 0 in a process with another pid."""
     pids = iter([1, 1, 2, 2, 2])
     page = fork.PidPage(lambda: next(pids))
 
@@ -61,7 +61,7 @@ def test_where_the_kernel_does_not_tell_the_pid_does() -> None:
 
 
 def test_a_timer_is_due_at_once_and_then_once_in_an_interval() -> None:
-    """A long pause is not made up for by several calls that are due."""
+    """After a long pause the timer is due once, not once for each missed interval."""
     every = Every(2.0)
 
     assert [every.is_due(now_s) for now_s in (0.0, 1.9, 2.0, 2.1, 99.0, 99.0, 101.0)] == [
@@ -71,7 +71,7 @@ def test_a_timer_is_due_at_once_and_then_once_in_an_interval() -> None:
 
 
 def test_a_timer_can_be_restarted_made_due_and_given_another_interval() -> None:
-    """The interval counts from the moment when the timer was last due, or restarted."""
+    """The interval counts from the moment when the timer was last due or restarted."""
     every = Every(2.0)
 
     every.restart(10.0)
@@ -83,8 +83,8 @@ def test_a_timer_can_be_restarted_made_due_and_given_another_interval() -> None:
     assert every.is_due(11.4)
 
 
-def test_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
-    """With the number of those that were not logged."""
+def test_a_throttled_log_writes_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """The line holds the number of entries since the last line."""
     clock = FakeClock()
     log = ThrottledLog(logging.getLogger("rudderpipe.test"), clock)
 
@@ -102,15 +102,15 @@ def test_one_line_a_second_for_each_reason(caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_a_throttled_log_does_not_grow_with_its_reasons(caplog: pytest.LogCaptureFixture) -> None:
-    """It forgets them all when there are too many, and goes on throttling the present ones."""
+    """With too many reasons the log forgets them all, and still throttles the present ones."""
     clock = FakeClock()
     log = ThrottledLog(logging.getLogger("rudderpipe.test"), clock)
-    log.warning("what was said 0", "refused")  # so that everything that a log has is there
+    log.warning("reason 0", "refused")  # the first entry makes all that a log has
     before = sum(len(value) for value in vars(log).values() if isinstance(value, dict))
 
     for number in range(10 * REASONS):
         for _ in range(2):
-            log.warning(f"what was said {number}", "refused")
+            log.warning(f"reason {number}", "refused")
 
     assert sum(len(value) for value in vars(log).values() if isinstance(value, dict)) <= REASONS * before
     assert len(caplog.records) == 10 * REASONS
@@ -136,14 +136,14 @@ class Counting:
         self.calls.append("close")
 
 
-def test_a_duty_is_drained_and_closed_when_it_is_stopped() -> None:
-    """Work until the flag is up, then drain with the time that is left for it, then close."""
+def test_the_loop_drains_and_closes_a_stopped_program() -> None:
+    """The loop works until the stop flag is raised. The program then drains with the time that is left, and closes."""
     stop, clock = StopFlag(), FakeClock()
-    duty = Counting(stop)
+    program = Counting(stop)
 
-    run(duty, stop, clock, shutdown_timeout_s=10)
+    run(program, stop, clock, shutdown_timeout_s=10)
 
-    assert duty.calls == ["work", "work", "work", "drain 1010", "close"]
+    assert program.calls == ["work", "work", "work", "drain 1010", "close"]
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_a_duty_is_drained_and_closed_when_it_is_stopped() -> None:
         errors.JobUnreadable("reason"),
     ],
 )
-def test_every_error_pickles_and_is_of_one_tree(error: errors.RudderpipeError) -> None:
-    """Facts stay attributes on the other side of a process boundary."""
+def test_every_error_pickles_and_is_a_rudderpipe_error(error: errors.RudderpipeError) -> None:
+    """An error keeps its type, text and attributes when it is sent to another process."""
     again = pickle.loads(pickle.dumps(error))
 
     assert isinstance(again, errors.RudderpipeError)
     assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
-def test_times_are_written_as_the_node_sdk_writes_them() -> None:
-    """Milliseconds and Z."""
+def test_times_have_the_form_of_the_node_sdk() -> None:
+    """A time has milliseconds and a Z."""
     assert iso_ms(1_795_428_148_159) == "2026-11-23T10:02:28.159Z"

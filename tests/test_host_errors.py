@@ -1,4 +1,4 @@
-"""What a host does to a call: memory or descriptors that are not there are a refusal with a reason, never an error."""
+"""A host without memory or descriptors: a call returns False with a reason, and raises nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rudderpipe.transports.callbacks import Callbacks
 from rudderpipe.transports.flush import FlushResult
 from tests.fakes import settings_of
 
-TROUBLES = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RingUnavailable("x", "is not there")]
+ERRORS = [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RingUnavailable("x", "is not there")]
 CALLS: dict[str, Callable[[Client], Any]] = {
     "identify": lambda client: client.identify("u", {"a": 1}),
     "track": lambda client: client.track("u", "e", {"a": 1}),
@@ -32,7 +32,7 @@ CALLS: dict[str, Callable[[Client], Any]] = {
 
 @pytest.fixture(name="make")
 def _make(tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """Makes clients of a pipe that nobody else has."""
+    """Yield a function that makes clients of one pipe with a name of its own."""
     settings = settings_of(tmp_path)
 
     def make(**more: Any) -> Client:
@@ -43,11 +43,11 @@ def _make(tmp_path: Path) -> Iterator[Callable[..., Client]]:
     memory.remove(location.own(settings).segment)
 
 
-def troubled(monkeypatch: pytest.MonkeyPatch, client: Client, trouble: Exception, *names: str) -> None:
-    """Have everything that a client asks of its pipe raise."""
+def break_pipe(monkeypatch: pytest.MonkeyPatch, client: Client, error: Exception, *names: str) -> None:
+    """Make each of these methods of the client's pipe raise the error."""
 
     def fails(*_arguments: Any, **_options: Any) -> None:
-        raise trouble
+        raise error
 
     for name in names:
         monkeypatch.setattr(client._intake._own, name, fails)
@@ -55,52 +55,55 @@ def troubled(monkeypatch: pytest.MonkeyPatch, client: Client, trouble: Exception
         client._intake.append = fails  # the fast path
 
 
-@pytest.mark.parametrize("trouble", TROUBLES[:2], ids=lambda trouble: type(trouble).__name__)
+@pytest.mark.parametrize("error", ERRORS[:2], ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("name", CALLS)
 def test_a_call_returns_false_with_a_reason(
     make: Callable[..., Client],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     name: str,
-    trouble: Exception,
+    error: Exception,
 ) -> None:
-    """Counted, and said in one line, which holds nothing of the event; raised only where that was asked for."""
+    """The refusal is counted and logged in one line that holds nothing of the event. Only a client with ``strict``
+    raises."""
     client, strict = make(), make(strict=True)
     for one in (client, strict):
-        troubled(monkeypatch, one, trouble, "put")
+        break_pipe(monkeypatch, one, error, "put")
 
     assert [CALLS[name](client) for _ in range(3)] == [False] * 3
 
     assert client.counts() == {"accepted": 0, "ring": 3}
-    reason = "out of memory" if isinstance(trouble, MemoryError) else "Too many open files"
+    reason = "out of memory" if isinstance(error, MemoryError) else "Too many open files"
     assert [message for message in caplog.messages if reason in message] == caplog.messages
     assert len(caplog.messages) == 1
     with pytest.raises(RingUnavailable, match=reason):
         CALLS[name](strict)
 
 
-def test_a_callback_is_told_of_the_hosts_error(make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
-    """None would say that the event is kept."""
-    client, is_told = make(), threading.Event()
-    told: list[Exception | None] = []
-    troubled(monkeypatch, client, MemoryError(), "put")
+def test_a_callback_gets_the_hosts_error(make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value None would mean that the event is kept."""
+    client, is_called = make(), threading.Event()
+    errors: list[Exception | None] = []
+    break_pipe(monkeypatch, client, MemoryError(), "put")
 
     def callback(error: Exception | None) -> None:
-        told.append(error)
-        is_told.set()
+        errors.append(error)
+        is_called.set()
 
     assert client.track("u", "e", callback=callback) is False
-    assert is_told.wait(30)
-    assert [type(error) for error in told] == [RingUnavailable]
+    assert is_called.wait(30)
+    assert [type(error) for error in errors] == [RingUnavailable]
 
 
-@pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: type(trouble).__name__)
-def test_no_other_call_raises(make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
-    """A flush is not complete, and says why, without waiting; the others do what they can."""
-    # A thread for callbacks that an earlier test left would be waited for.
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_flush_warm_up_and_shutdown_do_not_raise(
+    make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The flush is not complete, and gives the reason without waiting."""
+    # The shutdown would wait for a thread of callbacks that an earlier test left.
     monkeypatch.setattr("rudderpipe.client.callbacks", Callbacks())
     client = make()
-    troubled(monkeypatch, client, trouble, "flush", "warm_up", "shut")
+    break_pipe(monkeypatch, client, error, "flush", "warm_up", "shut")
 
     result = client.flush(3_600)
     client.warm_up()
@@ -110,10 +113,10 @@ def test_no_other_call_raises(make: Callable[..., Client], monkeypatch: pytest.M
     assert result.reason
 
 
-def test_memory_that_is_gone_while_a_message_is_made_is_a_refusal(
+def test_a_call_without_memory_for_the_message_returns_false(
     make: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when logging that has none either."""
+    """The call returns False also when there is no memory for logging that."""
     client = make()
 
     def fails(*_arguments: Any, **_options: Any) -> None:

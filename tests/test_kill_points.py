@@ -1,4 +1,4 @@
-"""A process may be killed between any two of its stores: whoever comes next finds whole events, and all of the room."""
+"""A process may be killed between any two of its stores: the next process finds whole events, and all of the room."""
 
 from __future__ import annotations
 
@@ -21,69 +21,69 @@ from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, tex
 BIG = 150_000
 """Bytes of an event that takes three blocks in a row."""
 LARGE = 20_000
-"""Three of these fill a block."""
+"""Bytes of an event, three of which fill a block."""
 GONE = (1 << 22) + 1
-"""No process has such a number (PID_MAX_LIMIT)."""
-Scene = tuple[Process, Callable[[], object]]
-"""Who is killed, and at what."""
+"""A pid that no process has (PID_MAX_LIMIT)."""
+Case = tuple[Process, Callable[[], object]]
+"""The process to kill, and the operation in which it is killed."""
 
 
 @pytest.fixture(name="simulation")
-def _stage(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
+def _simulation(tmp_path: Path, clock: FakeClock) -> Iterator[Simulation]:
     with simulation_of(tmp_path, clock) as simulation:
         yield simulation
 
 
-def writing(writer: Writer, size: int = 0) -> Scene:
-    """Its next append."""
+def writing(writer: Writer, size: int = 0) -> Case:
+    """Return the writer's next append as a case."""
     return writer.process, lambda: writer.write(size)
 
 
-def first_append(simulation: Simulation) -> Scene:
-    """Take a slot, be granted events, claim a block, append."""
+def first_append(simulation: Simulation) -> Case:
+    """Take a slot, get credits, claim a block, append."""
     return writing(simulation.writer())
 
 
-def append(simulation: Simulation) -> Scene:
-    """No more than the event."""
+def append(simulation: Simulation) -> Case:
+    """Append within the block and the credits that the producer has."""
     writer = simulation.writer()
     writer.write_all(2)
     return writing(writer)
 
 
-def append_with_a_grant(simulation: Simulation) -> Scene:
-    """The grants have been 1, 2 and 4."""
+def append_with_more_credits(simulation: Simulation) -> Case:
+    """Append when the credits are used up, after credits of 1, 2 and 4 events."""
     writer = simulation.writer()
     writer.write_all(7)
     assert writer.producer.slot.block.count == writer.producer.slot.block.count_limit
     return writing(writer)
 
 
-def append_with_a_claim(simulation: Simulation) -> Scene:
-    """The block is full: another one is taken, and the old one sealed."""
+def append_with_a_claim(simulation: Simulation) -> Case:
+    """Append when the block is full: claim another block and seal the full one."""
     writer = simulation.writer()
     writer.write_all(5, LARGE // 2)
     assert LARGE * 2 > writer.room() > 0
     return writing(writer, LARGE * 2)
 
 
-def append_with_grant_and_claim(simulation: Simulation) -> Scene:
-    """Both are used up."""
+def append_with_more_credits_and_a_claim(simulation: Simulation) -> Case:
+    """Append when both credits and block are used up."""
     writer = simulation.writer()
     writer.write_all(3, LARGE)
     assert writer.producer.slot.block.count == writer.producer.slot.block.count_limit
     return writing(writer, LARGE)
 
 
-def append_of_a_big_one(simulation: Simulation) -> Scene:
-    """It takes a run of blocks, after one that is not full."""
+def append_of_a_big_event(simulation: Simulation) -> Case:
+    """Append an event that takes a run of blocks, after a block that is not full."""
     writer = simulation.writer()
     writer.write_all(3)
     return writing(writer, BIG)
 
 
-def append_into_used_blocks(simulation: Simulation) -> Scene:
-    """Blocks and slots have had other tenants, whose headers and positions still stand there."""
+def append_into_used_blocks(simulation: Simulation) -> Case:
+    """Append into blocks and a slot of a former producer, whose headers and offsets still stand there."""
     former, drainer = simulation.writer(), simulation.drainer()
     former.write_all(3)
     former.write_all(3, BIG)
@@ -94,8 +94,9 @@ def append_into_used_blocks(simulation: Simulation) -> Scene:
     return writing(simulation.writer(), BIG)
 
 
-def append_after_an_interrupted_claim(simulation: Simulation) -> Scene:
-    """An exception fell into the last claim: this one finds out, from the ring, where it is."""
+def append_after_an_interrupted_claim(simulation: Simulation) -> Case:
+    """Append after an exception interrupted the last claim, so that the producer must read from the ring where it
+    is."""
     writer = simulation.writer()
     writer.write_all(5, LARGE // 2)
 
@@ -110,82 +111,84 @@ def append_after_an_interrupted_claim(simulation: Simulation) -> Scene:
     return writing(writer, LARGE * 2)
 
 
-def leave(simulation: Simulation) -> Scene:
-    """The block is sealed, the grant given back, the slot given up."""
+def leave(simulation: Simulation) -> Case:
+    """Seal the block, give the unused credits back, give the slot up."""
     writer = simulation.writer()
     writer.write_all(5)
     return writer.process, writer.producer.leave
 
 
 def written(simulation: Simulation) -> tuple[Writer, Drainer]:
-    """Events in several blocks, one of them a run, the first few released."""
+    """Return a writer with events in several blocks, one of them a run, and a flusher that has released the first
+    few."""
     writer, drainer = simulation.writer(), simulation.drainer()
     writer.write_all(4, LARGE)
     writer.write_all(1, BIG)
     writer.write_all(6, LARGE)
     drainer.consumer.refresh()
-    cut = drainer.consumer.next_batch(2, 1_000_000)
-    assert cut is not None
-    writer.taken = drainer.consumer.release([cut])
+    batch = drainer.consumer.next_batch(2, 1_000_000)
+    assert batch is not None
+    writer.taken = drainer.consumer.release([batch])
     return writer, drainer
 
 
-def release(simulation: Simulation) -> Scene:
-    """A batch of several blocks: READ, DRAINED and ROOM for each of them."""
+def release(simulation: Simulation) -> Case:
+    """Release a batch of several blocks, with READ, DRAINED and ROOM for each of them."""
     writer, drainer = written(simulation)
 
     def operation() -> None:
-        cut = drainer.consumer.next_batch(7, 1_000_000)
-        assert cut is not None
-        assert len(cut.ranges) == 4
-        writer.handed = cut.count
-        drainer.consumer.release([cut])
+        batch = drainer.consumer.next_batch(7, 1_000_000)
+        assert batch is not None
+        assert len(batch.ranges) == 4
+        writer.handed = batch.count
+        drainer.consumer.release([batch])
 
     return drainer.process, operation
 
 
-def release_of_all(simulation: Simulation) -> Scene:
-    """A batch to the end of the last block, of a producer that is gone."""
+def release_of_all(simulation: Simulation) -> Case:
+    """Release a batch up to the end of the last block of a dead producer."""
     writer, drainer = written(simulation)
     writer.process.die()
     drainer.keep_house()
 
     def operation() -> None:
-        cut = drainer.consumer.next_batch(100, 1_000_000)
-        assert cut is not None
-        writer.handed = cut.count
-        drainer.consumer.release([cut])
+        batch = drainer.consumer.next_batch(100, 1_000_000)
+        assert batch is not None
+        writer.handed = batch.count
+        drainer.consumer.release([batch])
 
     return drainer.process, operation
 
 
-def tidy(simulation: Simulation) -> Scene:
-    """RELEASED of single blocks and of a run."""
+def tidy(simulation: Simulation) -> Case:
+    """Store RELEASED of single blocks and of a run."""
     writer, drainer = written(simulation)
-    cut = drainer.consumer.next_batch(100, 1_000_000)
-    assert cut is not None
-    writer.taken += drainer.consumer.release([cut])
+    batch = drainer.consumer.next_batch(100, 1_000_000)
+    assert batch is not None
+    writer.taken += drainer.consumer.release([batch])
     return drainer.process, drainer.consumer.tidy
 
 
-def restart(simulation: Simulation) -> Scene:
-    """A new flusher repairs what its predecessor left, and is killed at that."""
+def restart(simulation: Simulation) -> Case:
+    """Start a flusher that repairs what the last one left."""
     writer, drainer = written(simulation)
 
     def operation() -> None:
-        cut = drainer.consumer.next_batch(7, 1_000_000)
-        assert cut is not None
-        drainer.consumer.release([cut])
+        batch = drainer.consumer.next_batch(7, 1_000_000)
+        assert batch is not None
+        drainer.consumer.release([batch])
 
-    drainer.process.run(operation, 8)  # in the middle of the positions of the last blocks
+    drainer.process.run(operation, 8)  # between the READ words of the last blocks
     assert drainer.process.is_dead
     writer.handed = 7
     process = simulation.process()
     return process, lambda: Drainer(process)
 
 
-def orphans(simulation: Simulation) -> Scene:
-    """The claimer of a run was killed before its first block was: the others are given back."""
+def orphans(simulation: Simulation) -> Case:
+    """Free the other blocks of a run whose first block was never claimed, because the producer was killed before
+    that."""
     writer, drainer = simulation.writer(), simulation.drainer()
     writer.write_all(3)
     process = writer.process
@@ -200,23 +203,23 @@ def orphans(simulation: Simulation) -> Scene:
     return drainer.process, lambda: drainer.consumer.refresh(whole=True)
 
 
-def reclaim(simulation: Simulation) -> Scene:
-    """The blocks of a producer that is gone get no more events; grant and slot are given back."""
+def reclaim(simulation: Simulation) -> Case:
+    """Seal the blocks of a dead producer, and free its credits and its slot."""
     writer, drainer = written(simulation)
     writer.process.die()
     return drainer.process, drainer.keep_house
 
 
-def reclaim_the_drained(simulation: Simulation) -> Scene:
-    """The same of a producer of which nothing is in the ring any more."""
+def reclaim_a_drained_producer(simulation: Simulation) -> Case:
+    """Free the credits and the slot of a dead producer whose events have all left the ring."""
     writer, drainer = written(simulation)
     writer.process.die()
     writer.taken += len(drainer.drain())
     return drainer.process, drainer.keep_house
 
 
-def take_over(simulation: Simulation) -> Scene:
-    """No slot is free: a dead producer's is taken, with its events still in the ring."""
+def take_over(simulation: Simulation) -> Case:
+    """Take the slot of a dead producer whose events are still in the ring, because no slot is free."""
     writer, drainer = written(simulation)
     drainer.process.die()
     writer.process.die()
@@ -228,8 +231,8 @@ def take_over(simulation: Simulation) -> Scene:
     return writing(simulation.writer())
 
 
-def take_the_flusher(simulation: Simulation) -> Scene:
-    """Its pid, its heartbeat, and that its start is over."""
+def become_the_flusher(simulation: Simulation) -> Case:
+    """Store the flusher's pid and its heartbeat, and that its start is over."""
     _, drainer = written(simulation)
     drainer.process.die()
     process = simulation.process()
@@ -237,22 +240,22 @@ def take_the_flusher(simulation: Simulation) -> Scene:
     return process, lambda: flusher_lock.take(process.ring, simulation.clock)
 
 
-def start_a_flusher(simulation: Simulation) -> Scene:
-    """Say that one is being started."""
+def start_a_flusher(simulation: Simulation) -> Case:
+    """Store that a flusher is being started."""
     writer, drainer = written(simulation)
     drainer.process.die()
     return writer.process, lambda: flusher_lock.may_start(writer.process.ring, simulation.clock)
 
 
-def raise_the_cap(simulation: Simulation) -> Scene:
-    """Whoever opens the ring with more room says so; cut in between, the smaller cap counts."""
+def raise_the_cap(simulation: Simulation) -> Case:
+    """Open the ring with a larger cap; after a kill in between, the smaller cap counts."""
     simulation.writer().write_all(3)
     process = simulation.process()
     return process, lambda: process.ring.segment.raise_cap(simulation.ring.segment.cap + 7)
 
 
-def a_call_from_within(simulation: Simulation) -> Scene:
-    """A signal handler tracks between an event and its count: it takes a slot and a block of its own."""
+def nested_append(simulation: Simulation) -> Case:
+    """Append in a signal handler between an event and its count, which takes a slot and a block of its own."""
     writer, inner = simulation.writer(), simulation.writer()
     writer.write_all(2)
     outer = inner.producer = writer.producer
@@ -272,10 +275,10 @@ def a_call_from_within(simulation: Simulation) -> Scene:
 OPERATIONS = [
     first_append,
     append,
-    append_with_a_grant,
+    append_with_more_credits,
     append_with_a_claim,
-    append_with_grant_and_claim,
-    append_of_a_big_one,
+    append_with_more_credits_and_a_claim,
+    append_of_a_big_event,
     append_into_used_blocks,
     append_after_an_interrupted_claim,
     leave,
@@ -285,17 +288,17 @@ OPERATIONS = [
     restart,
     orphans,
     reclaim,
-    reclaim_the_drained,
+    reclaim_a_drained_producer,
     pytest.param(take_over, marks=pytest.mark.slow),
-    take_the_flusher,
+    become_the_flusher,
     start_a_flusher,
     raise_the_cap,
-    a_call_from_within,
+    nested_append,
 ]
 
 
 def check(simulation: Simulation, there: list[str]) -> None:
-    """That this is what is in the ring: all that was accepted and not taken, whole and in order."""
+    """Check that these texts are all that was accepted and not taken, whole and in order."""
     for writer in simulation.writers:
         found = writer.own(there)
         accepted = writer.accepted + [writer.in_flight] * (writer.in_flight in found)
@@ -305,22 +308,22 @@ def check(simulation: Simulation, there: list[str]) -> None:
 
 
 def go_on(simulation: Simulation) -> None:
-    """Others go on at the ring after a kill; checks that they find all there is, once, and all of the room."""
+    """Work on at the ring after a kill, and check that each event is found once and that all of the room comes back."""
     simulation.clock.sleep(flusher_lock.START_MS / 1000)
     another = simulation.writer()
     another.write_all(3)
-    assert flusher_lock.may_start(another.process.ring, simulation.clock), "nobody may start a flusher"
+    assert flusher_lock.may_start(another.process.ring, simulation.clock), "no process may start a flusher"
     drainer = simulation.drainer()
-    books = counters.read(simulation.ring)
+    counts = counters.read(simulation.ring)
     there = drainer.drain(4)
     check(simulation, there)
     for writer in simulation.writers:
         if writer.in_flight in there:
             writer.accepted.append(writer.in_flight)
     accepted = sum(len(writer.accepted) for writer in simulation.writers)
-    assert (books.accepted, books.in_ring) == (accepted, len(there)), "the account is not right"
+    assert (counts.accepted, counts.in_ring) == (accepted, len(there)), "the counters are not right"
     end(simulation, drainer)
-    assert counters.read(simulation.ring).accepted == accepted, "the account has changed"
+    assert counters.read(simulation.ring).accepted == accepted, "the counters have changed"
     fresh = producer_of(simulation.process().ring, simulation.clock)
     got = sum(fresh.append(b"1") is None for _ in range(2 * simulation.ring.segment.cap))
     assert got == simulation.ring.segment.cap, f"room for {got} events is back"
@@ -328,7 +331,7 @@ def go_on(simulation: Simulation) -> None:
 
 
 def end(simulation: Simulation, drainer: Drainer) -> None:
-    """All producers leave; checks that nothing stays behind."""
+    """Make all producers leave, and check that nothing stays behind."""
     for writer in simulation.writers:
         if not writer.process.is_dead:
             writer.producer.leave()
@@ -342,23 +345,23 @@ def end(simulation: Simulation, drainer: Drainer) -> None:
     assert words[layout.granted : layout.drained].tolist() == words[layout.drained : layout.slot0].tolist()
 
 
-def cuts(simulation: Simulation, scene: Callable[[Simulation], Scene]) -> Iterator[tuple[int, str]]:
-    """The scene, killed at its first store, at its second, and so on; ends when it is not killed any more."""
+def kill_at_each_store(simulation: Simulation, case: Callable[[Simulation], Case]) -> Iterator[tuple[int, str]]:
+    """Run the case anew for each of its stores, killed there; yield the store's number and name."""
     for number in itertools.count(1):
         simulation.reset()
-        victim, operation = scene(simulation)
+        victim, operation = case(simulation)
         if victim.run(operation, number):
-            assert number > 1, "it stores nothing"
+            assert number > 1, "the operation stores nothing"
             return
         yield number, name_of(simulation.ring.layout, *victim.last)
 
 
-@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
+@pytest.mark.parametrize("case", OPERATIONS, ids=lambda case: str(case.__name__))
 def test_a_kill_at_any_store_loses_nothing(
-    simulation: Simulation, clock: FakeClock, scene: Callable[[Simulation], Scene]
+    simulation: Simulation, clock: FakeClock, case: Callable[[Simulation], Case]
 ) -> None:
-    """Accepted events come out once, whole and in order; blocks, slots and room are all free in the end."""
-    for number, store in cuts(simulation, scene):
+    """Accepted events leave the ring once, whole and in order. Blocks, slots and room are all free in the end."""
+    for number, store in kill_at_each_store(simulation, case):
         try:
             if flusher := simulation.holders.get(at.LOCK_FLUSHER):
                 flusher.die()
@@ -368,9 +371,9 @@ def test_a_kill_at_any_store_loses_nothing(
 
 
 def look(simulation: Simulation) -> None:
-    """Start a flusher and read the account, on a copy of what is there now."""
+    """Start a flusher and read the counters, on a copy of the present ring."""
     ring = simulation.snapshot()
-    books = counters.read(ring)
+    counts = counters.read(ring)
     consumer = Consumer(ring)
     consumer.refresh(whole=True)
     pending, _ = consumer.pending()
@@ -378,19 +381,20 @@ def look(simulation: Simulation) -> None:
     check(simulation, there)
     accepted = sum(len(writer.accepted) + (writer.in_flight in there) for writer in simulation.writers)
     handed = sum(writer.handed for writer in simulation.writers)
-    assert pending == len(there), "what is pending is not what is handed out"
-    assert books.accepted == accepted, "the account is not right"
-    committed = books.queued + books.delivered + books.failed + books.corrupt
-    assert committed == books.left, "what left is not what was settled"
-    assert len(there) <= books.in_ring <= len(there) + handed, "the account's rest is not right"
+    assert pending == len(there), "the pending events are not those that the consumer returned"
+    assert counts.accepted == accepted, "the counters are not right"
+    committed = counts.queued + counts.delivered + counts.failed + counts.corrupt
+    assert committed == counts.left, "the events that left are not the committed ones"
+    assert len(there) <= counts.in_ring <= len(there) + handed, "the number of events in the ring is not right"
 
 
-@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
-def test_who_looks_between_two_stores_sees_whole_events(
-    simulation: Simulation, scene: Callable[[Simulation], Scene]
+@pytest.mark.parametrize("case", OPERATIONS, ids=lambda case: str(case.__name__))
+def test_a_reader_between_any_two_stores_sees_whole_events(
+    simulation: Simulation, case: Callable[[Simulation], Case]
 ) -> None:
-    """After every single store of another process: the committed events, whole and in order, and a right account."""
-    victim, operation = scene(simulation)
+    """After every single store of another process, a reader sees the committed events whole and in order, and the right
+    counters."""
+    victim, operation = case(simulation)
 
     def hook() -> None:
         try:
@@ -405,10 +409,12 @@ def test_who_looks_between_two_stores_sees_whole_events(
     look(simulation)
 
 
-@pytest.mark.parametrize("scene", OPERATIONS, ids=lambda scene: str(scene.__name__))
-def test_others_may_work_between_two_stores(simulation: Simulation, scene: Callable[[Simulation], Scene]) -> None:
-    """While a producer is at it, the flusher drains after every store; while the flusher is, a producer appends."""
-    victim, operation = scene(simulation)
+@pytest.mark.parametrize("case", OPERATIONS, ids=lambda case: str(case.__name__))
+def test_other_processes_may_work_between_any_two_stores(
+    simulation: Simulation, case: Callable[[Simulation], Case]
+) -> None:
+    """The flusher drains after every store of a producer, and a producer appends after every store of the flusher."""
+    victim, operation = case(simulation)
     if not any(writer.process is victim for writer in simulation.writers):
         victim.after_store = simulation.writer().write
         operation()
@@ -436,8 +442,8 @@ def test_others_may_work_between_two_stores(simulation: Simulation, scene: Calla
     go_on(simulation)
 
 
-def test_a_producer_may_work_between_two_loads(simulation: Simulation) -> None:
-    """Events are appended, and blocks claimed and sealed, after each single load of a flusher at work."""
+def test_a_producer_may_work_between_any_two_loads_of_the_flusher(simulation: Simulation) -> None:
+    """After each single load, the producer appends events, claims blocks and seals them."""
     writer, drainer = simulation.writer(), simulation.drainer()
     writer.write_all(1)
     there: list[str] = []
@@ -449,9 +455,9 @@ def test_a_producer_may_work_between_two_loads(simulation: Simulation) -> None:
     drainer.process.after_load = append_one
     for _ in range(20):
         drainer.consumer.refresh()
-        if cut := drainer.consumer.next_batch(3, 100_000):
-            there += texts(cut)
-            drainer.consumer.release([cut])
+        if batch := drainer.consumer.next_batch(3, 100_000):
+            there += texts(batch)
+            drainer.consumer.release([batch])
         drainer.consumer.tidy()
         drainer.reclaimer.work()
     drainer.process.after_load = None
@@ -460,8 +466,8 @@ def test_a_producer_may_work_between_two_loads(simulation: Simulation) -> None:
     assert there == writer.accepted
 
 
-def test_a_block_that_fills_up_while_it_is_tidied_is_read(simulation: Simulation) -> None:
-    """All of it had been read when it was looked at; then more came, and its seal: at any load of the flusher's."""
+def test_a_block_that_fills_up_during_a_tidy_is_read(simulation: Simulation) -> None:
+    """The flusher has read all of the block. More events and the seal come at any load of its tidy."""
     for number in range(1, 12):
         simulation.reset()
         writer, drainer = simulation.writer(), simulation.drainer()
@@ -480,9 +486,9 @@ def test_a_block_that_fills_up_while_it_is_tidied_is_read(simulation: Simulation
         assert there == writer.accepted, f"after load {number}"
 
 
-def test_the_account_is_exact_while_others_work(simulation: Simulation) -> None:
-    """After each single load of who reads it, an event is appended, and another leaves the ring: the difference of
-    what was accepted and what is there is what had left at some moment of the reading."""
+def test_the_counters_are_exact_while_other_processes_work(simulation: Simulation) -> None:
+    """After each load of the reader, one event is appended and another leaves. Accepted minus in the ring is then the
+    number that had left at some moment of the reading."""
     writer, drainer, reader = simulation.writer(), simulation.drainer(), simulation.process()
     writer.write_all(5)
     there: list[str] = []
@@ -490,22 +496,23 @@ def test_the_account_is_exact_while_others_work(simulation: Simulation) -> None:
     def work() -> None:
         writer.write(LARGE)
         drainer.consumer.refresh()
-        if cut := drainer.consumer.next_batch(2, 100_000):
-            there.extend(texts(cut))
-            drainer.consumer.release([cut])
+        if batch := drainer.consumer.next_batch(2, 100_000):
+            there.extend(texts(batch))
+            drainer.consumer.release([batch])
         drainer.consumer.tidy()
 
     for _ in range(10):
         before = len(there)
         reader.after_load = work
-        books = counters.read(reader.ring)
+        counts = counters.read(reader.ring)
         reader.after_load = None
-        assert before <= books.accepted - books.in_ring <= len(there)
-        assert books.in_ring >= 0
+        assert before <= counts.accepted - counts.in_ring <= len(there)
+        assert counts.in_ring >= 0
 
 
-def test_a_run_that_is_being_claimed_is_not_taken_apart(simulation: Simulation) -> None:
-    """The flusher looks after every store of the claim: all of the run's blocks stay taken, nobody else gets one."""
+def test_the_flusher_frees_no_block_of_a_run_during_its_claim(simulation: Simulation) -> None:
+    """The flusher looks after every store of the claim. All blocks of the run stay taken, and no other producer gets
+    one."""
     writer, another, drainer = simulation.writer(), simulation.writer(), simulation.drainer()
     writer.process.after_store = drainer.keep_house
     writer.write_all(1, BIG)
@@ -518,16 +525,16 @@ def test_a_run_that_is_being_claimed_is_not_taken_apart(simulation: Simulation) 
     check(simulation, drainer.drain())
 
 
-def test_a_run_is_taken_where_so_many_are_free(simulation: Simulation) -> None:
-    """A gap that is too small for it is left alone: what stands behind it stays whole."""
+def test_a_run_takes_only_free_blocks(simulation: Simulation) -> None:
+    """The gap before a used block is too small for the run, so the run goes behind it."""
     former, writer, drainer = simulation.writer(), simulation.writer(), simulation.drainer()
     former.write_all(6, LARGE)
     writer.write_all(1)
     former.producer.leave()
     drainer.keep_house()
-    cut = drainer.consumer.next_batch(6, 1_000_000)
-    assert cut is not None
-    former.taken = drainer.consumer.release([cut])
+    batch = drainer.consumer.next_batch(6, 1_000_000)
+    assert batch is not None
+    former.taken = drainer.consumer.release([batch])
     drainer.keep_house()
     assert [block for _, block in simulation.ring.blocks_in_use()] == [2]
 
@@ -538,8 +545,9 @@ def test_a_run_is_taken_where_so_many_are_free(simulation: Simulation) -> None:
     check(simulation, drainer.drain())
 
 
-def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(simulation: Simulation) -> None:
-    """NEXT had moved and the block was not there yet: an ordinary look finds it, with no need for a whole one."""
+def test_the_next_refresh_sees_a_claim_that_was_half_done(simulation: Simulation) -> None:
+    """The flusher looks when NEXT has moved and the block is not there yet. An ordinary refresh finds the block later,
+    without a whole one."""
     writer, drainer = simulation.writer(), simulation.drainer()
     drainer.consumer.refresh()
 
@@ -558,7 +566,7 @@ def test_a_claim_that_was_seen_half_way_is_seen_by_the_next_look(simulation: Sim
 def test_a_step_of_the_clock_starts_no_second_flusher(
     simulation: Simulation, clock: FakeClock, stepped_ms: int
 ) -> None:
-    """How long ago one was started is not measured by the time of day."""
+    """The time since the last start is not measured by the time of day."""
     process = simulation.process()
     assert flusher_lock.may_start(process.ring, clock)
 
@@ -569,8 +577,8 @@ def test_a_step_of_the_clock_starts_no_second_flusher(
     assert flusher_lock.may_start(process.ring, clock)
 
 
-def test_a_flusher_that_came_and_died_is_followed_at_once(simulation: Simulation, clock: FakeClock) -> None:
-    """The time that one has for its start is over when it has taken the ring."""
+def test_a_flusher_that_died_is_replaced_at_once(simulation: Simulation, clock: FakeClock) -> None:
+    """The time that a start may take is over when the flusher has its lock, so no producer waits for it."""
     process = simulation.process()
     assert flusher_lock.may_start(process.ring, clock)
     assert not flusher_lock.may_start(process.ring, clock)
@@ -581,10 +589,10 @@ def test_a_flusher_that_came_and_died_is_followed_at_once(simulation: Simulation
     assert flusher_lock.may_start(simulation.process().ring, clock)
 
 
-def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
+def test_a_kill_during_the_making_of_a_ring_blocks_no_process(
     simulation: Simulation, tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever comes next makes it anew, or finds all of it: the magic is stored last."""
+    """The next process makes the ring anew or finds all of it, because the magic is stored last."""
     real, pipe = memory.Segment, f"{pipe_called(simulation.ring)}-made"
     for number in itertools.count(1):
         victim = simulation.process()
@@ -607,8 +615,8 @@ def test_a_kill_while_the_ring_is_made_leaves_the_way_free(
     assert number > 5
 
 
-def test_a_call_from_within_leave_is_refused_or_drained(simulation: Simulation) -> None:
-    """A signal handler may track while the slot is given up: what it was told is accepted is not lost."""
+def test_a_nested_call_within_leave_is_refused_or_drained(simulation: Simulation) -> None:
+    """A signal handler may track while the slot is given up. If its event is accepted, the event is not lost."""
     for number in itertools.count(1):
         simulation.reset()
         writer = simulation.writer()
@@ -628,14 +636,15 @@ def test_a_call_from_within_leave_is_refused_or_drained(simulation: Simulation) 
         writer.producer.leave()
         writer.process.after_store = None
         there += drainer.drain()
-        assert there == writer.accepted, f"in leave, after its store {number}"
+        assert there == writer.accepted, f"in leave, after store {number}"
         if writer.process.stores < last:
             break
     assert number > 3
 
 
-def test_a_kill_while_a_removed_ring_is_emptied_loses_nothing(simulation: Simulation) -> None:
-    """Whoever moves on next finds the rest: in order, and at most the one event under way twice."""
+def test_a_kill_during_the_move_of_a_removed_ring_loses_nothing(simulation: Simulation) -> None:
+    """The next process that moves the ring finds the other events in order. At most the event under way is moved
+    twice."""
     for number in itertools.count(1):
         simulation.reset()
         writer, victim = simulation.writer(), simulation.process()
@@ -658,10 +667,10 @@ def test_a_kill_while_a_removed_ring_is_emptied_loses_nothing(simulation: Simula
     assert number > 20
 
 
-def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
+def test_a_kill_during_the_closing_of_a_ring_blocks_no_process(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever of it is left: who comes next, and who was there before, goes on in a ring that is whole."""
+    """New producers and those of the closed ring go on in a whole ring, whichever files are left."""
     unlink = memory.remove
     for number in itertools.count(1):
         with simulation_of(tmp_path, clock) as simulation:
@@ -672,7 +681,7 @@ def test_a_kill_while_the_ring_is_closed_leaves_the_way_free(
             opens = iter(range(5))
 
             def opened(pipe: str = pipe, opens: Iterator[int] = opens) -> Ring:
-                assert next(opens, None) is not None, "it finds the ring that is closed again and again"
+                assert next(opens, None) is not None, "the producer finds the closed ring again and again"
                 return open_ring(pipe_of(tmp_path, pipe, 100), clock)
 
             try:

@@ -1,4 +1,4 @@
-"""What ended pipes leave in a runtime directory is removed by the flushers of others."""
+"""Flushers remove files that ended pipes left in a runtime directory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.fakes import FakeClock, ring_of
 
 
 def log(directory: Path, name: str, age_s: float) -> Path:
-    """A log that was last written to so long ago."""
+    """Make a log that was last written to this long ago."""
     path = directory / name
     path.touch()
     os.utime(path, (time.time() - age_s,) * 2)
@@ -20,7 +20,7 @@ def log(directory: Path, name: str, age_s: float) -> Path:
 
 
 def test_logs_of_ended_pipes_are_bounded_by_age_and_number(tmp_path: Path, clock: FakeClock) -> None:
-    """Those of pipes that have a ring stay, and those that were written to a moment ago."""
+    """Logs of pipes that have a ring stay, and so do logs that were written to a moment ago."""
     with ring_of(tmp_path, clock) as ring:
         pipe = ring.locks.path.stem.removesuffix("-v4")
         kept = [log(tmp_path, f"{pipe}.log{more}", 10 * LOG_AGE_S) for more in ("", ".1")]
@@ -35,7 +35,7 @@ def test_logs_of_ended_pipes_are_bounded_by_age_and_number(tmp_path: Path, clock
 
 
 def test_a_few_logs_of_ended_pipes_stay_for_a_while(tmp_path: Path) -> None:
-    """They say why a pipe ended."""
+    """A log says why a pipe ended."""
     kept = [log(tmp_path, f"{number}.log", LOG_AGE_S - 60 - number) for number in range(LOGS)]
 
     leftovers.sweep(tmp_path, ["own"])
@@ -44,7 +44,8 @@ def test_a_few_logs_of_ended_pipes_stay_for_a_while(tmp_path: Path) -> None:
 
 
 def test_lock_files_of_rings_that_are_gone_are_removed(tmp_path: Path, clock: FakeClock) -> None:
-    """A reboot empties shared memory, but no runtime directory on a disk; a flusher that is killed leaves its own."""
+    """A reboot empties shared memory but not a runtime directory on a disk, and a killed flusher leaves its lock
+    file."""
     with ring_of(tmp_path, clock) as ring:
         for name in ("ended-v4.lock", "ended-v4-i1.lock", "old.lock", "ended-v4.flusher", "own-v4.flusher"):
             (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Which process an identity or an address means, and when it is certain that it is gone."""
+"""Which process an identity or an address means, and when that process is certainly gone."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ NO_PID = 1 << 40
 
 
 def fields() -> list[str]:
-    """The last part of this process's address, taken apart."""
+    """Return the fields in the last part of this process's address."""
     return identity.address().split(" ")[2].split("/")
 
 
 def address_of(pid: int, start: int) -> str:
-    """The address that a process of this user on this host would have."""
+    """Return the address that a process of this user on this host would have."""
     unit, _, namespace, uid, boot = fields()
     return f"{identity.address().split(' ')[0]} {pid} {unit}/{start}/{namespace}/{uid}/{boot}"
 
 
-def test_this_process_is_not_gone_and_one_that_started_earlier_is() -> None:
-    """The same pid with another start is another process; no difference is too small."""
+def test_a_process_with_this_pid_and_an_earlier_start_is_gone() -> None:
+    """The same pid with another start is another process, however small the difference is."""
     mine = identity.me()
 
     assert mine.start > 0
@@ -36,18 +36,18 @@ def test_this_process_is_not_gone_and_one_that_started_earlier_is() -> None:
 
 @pytest.mark.parametrize("pid", [NO_PID, 1 << 70, 0, -1])
 def test_a_number_that_is_no_pid_is_gone(pid: int) -> None:
-    """A damaged word of the ring is not a living process, and no signal goes to a group."""
+    """A damaged word of the ring is not a living process, and no signal goes to a process group."""
     assert identity.me()._replace(pid=pid).is_gone()
 
 
-def test_an_unknown_start_is_no_proof() -> None:
-    """A ring of an earlier version stores times of day, which its reader passes on as 0."""
+def test_an_unknown_start_proves_nothing() -> None:
+    """A ring of an earlier version stores a time of day, which its reader replaces by 0."""
     assert not identity.me()._replace(start=0).is_gone()
     assert Identity(NO_PID, 0, identity.me().namespace).is_gone()
 
 
 def test_a_process_of_another_namespace_is_never_gone() -> None:
-    """Its pid is that of some other process here."""
+    """Its pid may belong to another process here."""
     mine = identity.me()
 
     assert not Identity(NO_PID, 1, mine.namespace + 1).is_gone()
@@ -55,7 +55,7 @@ def test_a_process_of_another_namespace_is_never_gone() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux writes a program's name into a line of fields")
 def test_a_programs_name_does_not_hide_its_start() -> None:
-    """The name stands before the start and may hold blanks, parentheses and bytes that are no text."""
+    """In /proc the name stands before the start. It may hold blanks, parentheses and bytes that are no text."""
     mine, name = identity.me(), Path("/proc/self/comm")
     before = name.read_bytes()
     try:
@@ -66,8 +66,8 @@ def test_a_programs_name_does_not_hide_its_start() -> None:
         name.write_bytes(before)
 
 
-def test_what_cannot_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a readable /proc nothing is certain of a pid that exists."""
+def test_a_process_is_not_gone_where_proc_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a readable /proc, nothing is certain about a pid that exists."""
     mine = identity.me()
     monkeypatch.setattr(identity, "_look", lambda _pid: None)
 
@@ -76,8 +76,8 @@ def test_what_cannot_be_looked_at_is_not_gone(monkeypatch: pytest.MonkeyPatch) -
     assert identity.me().start == 0
 
 
-def test_an_address_of_a_dead_process_is_known() -> None:
-    """Of this user, on this host, since its last boot."""
+def test_the_address_of_a_dead_process_is_recognised() -> None:
+    """The process was this user's, on this host, since its last boot."""
     assert identity.is_surely_dead(address_of(NO_PID, 1))
     assert identity.is_surely_dead(address_of(os.getpid(), 1))
     assert not identity.is_surely_dead(identity.address())
@@ -95,8 +95,8 @@ def test_an_address_of_a_dead_process_is_known() -> None:
     ],
     ids=["host", "user", "boot", "unit", "hidden start", "a later version"],
 )
-def test_an_address_that_cannot_be_compared_is_of_a_living_process(change: object) -> None:
-    """Another host, user or boot, or a form that is not known here."""
+def test_an_address_that_cannot_be_compared_counts_as_living(change: object) -> None:
+    """The address is of another host, user or boot, or has an unknown form."""
     assert callable(change)
     host, rest = change(identity.address().split(" ")[0], address_of(NO_PID, 1).split(" ")[2].split("/"))
 
@@ -104,7 +104,8 @@ def test_an_address_that_cannot_be_compared_is_of_a_living_process(change: objec
 
 
 def test_versions_do_not_read_each_others_addresses() -> None:
-    """Earlier versions took four fields, the first a time of day: neither side may call the other's holder dead."""
+    """Addresses of earlier versions have four fields, the first a time of day. Neither version may call a process of
+    the other one dead."""
     _, _, namespace, uid, boot = fields()
     host = identity.address().split(" ")[0]
 

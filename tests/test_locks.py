@@ -1,4 +1,4 @@
-"""Locks: between processes the kernel's, between threads and from within itself a mutex."""
+"""Locks, which exclude other processes by the kernel, and other threads and nested calls by a mutex."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rudderpipe.service import bootstrap
 LOG_NAMES = ("x.lock", "x.log", "y.log", "y.log.1")
 
 
-def test_a_process_opens_each_file_once(tmp_path: Path) -> None:
-    """However the path is written: closing one of two descriptors would drop the locks of both."""
+def test_a_process_opens_each_lock_file_once(tmp_path: Path) -> None:
+    """The form of the path does not matter. Closing one of two descriptors would drop the locks of both."""
     (tmp_path / "a").mkdir()
 
     assert locks.shared(tmp_path / "x.lock") is locks.shared(tmp_path / "a" / ".." / "x.lock")
 
 
-def test_a_removed_file_is_opened_anew(tmp_path: Path) -> None:
-    """And the old one says that it is not current."""
+def test_a_removed_lock_file_is_opened_anew(tmp_path: Path) -> None:
+    """The old lock file says that it is not current."""
     old = locks.shared(tmp_path / "x.lock")
     old.remove()
     new = locks.shared(tmp_path / "x.lock")
@@ -37,17 +37,17 @@ def test_a_removed_file_is_opened_anew(tmp_path: Path) -> None:
 
 
 def owner(lock_file: LockFile) -> int | None:
-    """The thread that has it now."""
+    """Return the thread that holds the lock file's mutex."""
     return lock_file._owner
 
 
 def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
-    """A signal handler that comes in the middle of a claim is told that it is busy, and releases nothing."""
+    """A signal handler in the middle of a claim cannot take the lock, and its release does not free the lock."""
     lock_file = locks.shared(tmp_path / "x.lock")
 
     assert lock_file.lock(0, 1)
     assert not lock_file.lock(0, 1)
-    lock_file.release(0)  # the inner one's, as its finally does
+    lock_file.release(0)  # as the finally of the nested call does
     assert owner(lock_file) is not None
     lock_file.release(0)
     assert owner(lock_file) is None
@@ -58,20 +58,20 @@ def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_not_taken_by_two_threads(tmp_path: Path) -> None:
-    """The kernel's lock would let a second thread in; the mutex does not."""
+    """The kernel's lock would let a second thread in, but the mutex does not."""
     lock_file = locks.shared(tmp_path / "x.lock")
-    answers: list[bool] = []
+    results: list[bool] = []
     assert lock_file.lock(0, 1)
 
-    thread = threading.Thread(target=lambda: answers.append(lock_file.lock(0, 0.01)))
+    thread = threading.Thread(target=lambda: results.append(lock_file.lock(0, 0.01)))
     thread.start()
     thread.join()
 
-    assert answers == [False]
+    assert results == [False]
 
 
-def test_an_exception_on_the_way_leaves_no_lock_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A handler may raise anywhere inside ``lock`` and ``release``."""
+def test_an_exception_within_lock_leaves_no_lock_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may raise anywhere inside ``lock`` and ``release``."""
     lock_file = locks.shared(tmp_path / "x.lock")
 
     def interrupted(_byte: int) -> bool:
@@ -81,19 +81,19 @@ def test_an_exception_on_the_way_leaves_no_lock_taken(tmp_path: Path, monkeypatc
         patch.setattr(lock_file, "try_lock", interrupted)
         with pytest.raises(KeyboardInterrupt):
             lock_file.lock(0, 1)
-    answers: list[bool] = []
-    thread = threading.Thread(target=lambda: answers.append(lock_file.lock(0, 0.5)))
+    results: list[bool] = []
+    thread = threading.Thread(target=lambda: results.append(lock_file.lock(0, 0.5)))
     thread.start()
     thread.join()
 
-    assert answers == [True]
+    assert results == [True]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o755, 0o750])
 def test_a_directory_of_our_own_is_closed_to_others(
     tmp_path: Path, mode: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Locks, logs and dead letters are this user's alone; that the mode was changed is said once."""
+    """Only this user may read locks, logs and dead letters. The change of the mode is logged once."""
     (tmp_path / "a.lock").touch()
     tmp_path.chmod(mode)
 
@@ -107,7 +107,7 @@ def test_a_directory_of_our_own_is_closed_to_others(
 def test_a_directory_with_other_programs_files_keeps_its_mode(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, *, sticky: bool
 ) -> None:
-    """A web server in front may have its socket there, and reach it as another user; /tmp is nobody's own."""
+    """A web server in front may reach its socket there as another user. Many users share /tmp."""
     if not sticky:
         (tmp_path / "gunicorn.sock").touch()
     mode = 0o1755 if sticky else 0o755
@@ -125,8 +125,8 @@ def test_a_directory_with_other_programs_files_keeps_its_mode(
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o177, 0o777])
-def test_no_umask_changes_what_is_made(tmp_path: Path, umask: int) -> None:
-    """Directories with their parents, lock files and logs, before and after a rotation, are their owner's alone."""
+def test_no_umask_changes_the_mode_of_a_file(tmp_path: Path, umask: int) -> None:
+    """Directories with their parents, lock files and logs belong to their owner alone, before and after a rotation."""
     made = tmp_path / "a" / "b" / "c"
     before = os.umask(umask)
     try:
@@ -147,8 +147,8 @@ def test_no_umask_changes_what_is_made(tmp_path: Path, umask: int) -> None:
     assert lock_file.is_fresh()
 
 
-def test_what_is_no_file_of_this_user_is_no_lock_file(tmp_path: Path) -> None:
-    """Another's file, a FIFO, a directory, a link: refused at once, and left as it is."""
+def test_only_a_regular_file_serves_as_lock_file(tmp_path: Path) -> None:
+    """A FIFO, a directory or a link is refused at once, and left as it is."""
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "directory").mkdir()
     (tmp_path / "target").touch()
@@ -159,8 +159,8 @@ def test_what_is_no_file_of_this_user_is_no_lock_file(tmp_path: Path) -> None:
             locks.shared(tmp_path / name)
 
 
-def test_the_last_user_of_a_file_closes_it(tmp_path: Path) -> None:
-    """And only the last: closing any descriptor of the file gives back all of the process's locks."""
+def test_only_the_last_user_of_a_lock_file_closes_it(tmp_path: Path) -> None:
+    """Closing any descriptor of the file gives back all locks that the process has on it."""
     before = descriptors_of()
     first = locks.shared(tmp_path / "x.lock")
     second = locks.shared(tmp_path / "x.lock")
@@ -175,8 +175,8 @@ def test_the_last_user_of_a_file_closes_it(tmp_path: Path) -> None:
     assert descriptors_of() == before
 
 
-def test_a_file_that_is_opened_while_its_last_user_ends_stays_open(tmp_path: Path) -> None:
-    """The destructor of one may run in the middle of opening the next: the lock of the next is kept."""
+def test_a_lock_file_reopened_during_its_last_close_stays_open(tmp_path: Path) -> None:
+    """The destructor of one user may run while the next user opens the file. The lock of the next user is kept."""
     first = locks.shared(tmp_path / "x.lock")
     ending = first._descriptor
     ending.users += 1  # as if another thread were in the middle of its end
@@ -191,10 +191,10 @@ def test_a_file_that_is_opened_while_its_last_user_ends_stays_open(tmp_path: Pat
 
 
 def descriptors_of() -> set[str]:
-    """The numbers of this process's open files."""
+    """Return the numbers of this process's open files."""
     return {path.name for path in Path("/dev/fd").iterdir() if path.exists()}
 
 
 def mode_of(path: Path) -> int:
-    """Its bits, without its type."""
+    """Return the permission bits of the file."""
     return stat.S_IMODE(path.stat().st_mode)

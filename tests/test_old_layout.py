@@ -1,4 +1,4 @@
-"""A ring of the layout before is drained and reclaimed, and never written into by producers."""
+"""A ring of layout 3, which this version drains and reclaims, and into which its producers never write."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.fakes import FakeClock, drain, settings_of
 from tests.old_ring import OldRing
 
 GONE = (1 << 22) + 1
-"""No process has such a number (PID_MAX_LIMIT)."""
+"""A pid that no process has (PID_MAX_LIMIT)."""
 
 
 @pytest.fixture(name="settings")
@@ -37,13 +37,13 @@ def _old(settings: Settings, tmp_path: Path) -> Iterator[OldRing]:
 
 
 def found_by(settings: Settings) -> Ring:
-    """The ring, as this version finds it."""
+    """Return the ring as this version finds it."""
     (ring,) = find_all(settings)
     return ring
 
 
 def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old: OldRing) -> None:
-    """Small ones, and some that take several blocks; afterwards slots and blocks are free and the ring can end."""
+    """Some of the events take several blocks. Afterwards slots and blocks are free, and the ring can end."""
     expected = []
     for number in range(4):
         producer = old.producer(GONE, 1, identity.me().namespace)
@@ -61,16 +61,15 @@ def test_a_thousand_events_of_dead_producers_are_drained(settings: Settings, old
     assert reclaimer.work() == 4
 
     assert found == expected
-    books = counters.read(ring)
-    assert (books.accepted, books.in_ring, books.queued, books.corrupt) == (1000, 0, 1000, 0)
+    counts = counters.read(ring)
+    assert (counts.accepted, counts.in_ring, counts.queued, counts.corrupt) == (1000, 0, 1000, 0)
     assert ring.blocks_in_use() == []
     assert ring.try_close()
 
 
-def test_producers_of_that_version_see_that_a_flusher_is_there(
-    settings: Settings, old: OldRing, clock: FakeClock
-) -> None:
-    """They say after 30 s that there is none while its heartbeat is no time of day. This version can read theirs."""
+def test_producers_of_the_old_layout_see_the_heartbeat(settings: Settings, old: OldRing, clock: FakeClock) -> None:
+    """The old version's producers report a missing flusher after 30 s unless its heartbeat is a time of day. This
+    version can read such a heartbeat."""
     ring = found_by(settings)
     assert counters.read(ring).heartbeat_ms == 0
     assert flusher_lock.take(ring, clock)
@@ -85,24 +84,24 @@ def test_producers_of_that_version_see_that_a_flusher_is_there(
     assert 4000 < Clock().monotonic_ms() - counters.read(ring).heartbeat_ms < 60_000
 
 
-def test_a_flusher_goes_on_where_the_one_before_stopped(settings: Settings, old: OldRing) -> None:
-    """Positions in the ring mean the same in both layouts."""
+def test_a_flusher_goes_on_where_the_last_one_stopped(settings: Settings, old: OldRing) -> None:
+    """Offsets mean the same in both layouts."""
     producer = old.producer(GONE, 1, identity.me().namespace)
     for event in range(300):
         producer.append(f"{event}:".ljust(450, "x").encode())
     consumer = Consumer(found_by(settings))
     consumer.refresh()
-    cut = consumer.next_batch(170, 1_000_000)
-    assert cut is not None
-    consumer.release([cut])
+    batch = consumer.next_batch(170, 1_000_000)
+    assert batch is not None
+    consumer.release([batch])
 
     rest = drain(Consumer(found_by(settings)))
 
     assert [int(text.split(":")[0]) for text in rest] == list(range(170, 300))
 
 
-def test_a_producer_that_still_lives_goes_on_in_it(settings: Settings, old: OldRing) -> None:
-    """A process of the version before may still append while this version drains."""
+def test_a_living_producer_goes_on_in_its_old_ring(settings: Settings, old: OldRing) -> None:
+    """A process of the earlier version may still append while this version drains."""
     me = identity.me()
     producer, ring = old.producer(*me), found_by(settings)
     consumer, reclaimer = Consumer(ring), Reclaimer(ring)
@@ -117,8 +116,8 @@ def test_a_producer_that_still_lives_goes_on_in_it(settings: Settings, old: OldR
     assert found == [str(event) for event in range(500)]
 
 
-def test_no_producer_of_this_version_enters_it(settings: Settings, old: OldRing, clock: FakeClock) -> None:
-    """They use a ring of their own beside it."""
+def test_no_producer_of_this_version_enters_the_old_ring(settings: Settings, old: OldRing, clock: FakeClock) -> None:
+    """Producers of this version use a ring of their own beside the old one."""
     assert old.words[at.H_VERSION] == 3
     ring = open_ring(settings, clock)
 

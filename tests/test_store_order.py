@@ -1,4 +1,4 @@
-"""The order of the ring's stores, as layout.py documents it: what another process may see, it may see from then on."""
+"""The order of the ring's stores, which ``ring/layout.py`` documents: another process may rely on what it sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCKED, UNLOCKED = f"lock {at.LOCK_CLAIM}", f"unlock {at.LOCK_CLAIM}"
 
 
 class NotedLock:
-    """A lock that writes down what is done with it."""
+    """A lock that records each acquire and each release as a step of its process."""
 
     def __init__(self, process: Process, real: _thread.RLock) -> None:
         self._process = process
@@ -42,48 +42,48 @@ class NotedLock:
 
 
 @pytest.fixture(name="simulation")
-def _stage(tmp_path: Path) -> Iterator[Simulation]:
+def _simulation(tmp_path: Path) -> Iterator[Simulation]:
     with simulation_of(tmp_path, FakeClock()) as simulation:
         yield simulation
 
 
 @pytest.fixture(name="writer")
 def _writer(simulation: Simulation, monkeypatch: pytest.MonkeyPatch) -> Writer:
-    """Its locks are noted."""
+    """Return a writer whose use of locks is recorded."""
     writer = simulation.writer()
-    writer.producer._lock = NotedLock(writer.process, writer.producer._lock)  # type: ignore[assignment]  # notes
+    writer.producer._lock = NotedLock(writer.process, writer.producer._lock)  # type: ignore[assignment]  # records
     writer.producer.fence = fence.fence  # also on a processor that needs none
     monkeypatch.setattr(fence, "RLock", lambda: NotedLock(writer.process, _thread.RLock()))
     return writer
 
 
 def steps_of(writer: Writer, size: int = 0) -> list[str]:
-    """What the writer's next append does, in order."""
+    """Return the steps of the writer's next append, in order."""
     writer.process.steps = []
     writer.write_all(1, size)
     return writer.process.named()
 
 
 def has_fence(steps: list[str]) -> bool:
-    """Whether a lock is released and another one acquired in the course of these."""
+    """Return True if a lock is released and then another one acquired."""
     return "release" in steps and "acquire" in steps[steps.index("release") :]
 
 
 def under_the_claim_lock(steps: list[str]) -> list[str]:
-    """What was done while the claim lock was held; checks that it was taken once."""
+    """Return the steps under the claim lock, and check that it was taken once."""
     assert steps.count(LOCKED) == steps.count(UNLOCKED) == 1
     return steps[steps.index(LOCKED) + 1 : steps.index(UNLOCKED)]
 
 
-def test_an_append_is_bytes_end_fence_count(writer: Writer) -> None:
-    """The count is the last of its stores, and a lock is released and acquired before it."""
+def test_an_append_stores_bytes_then_end_then_count(writer: Writer) -> None:
+    """The count is stored last, after a fence, which is the release and acquire of a lock."""
     writer.write_all(4)
 
     assert steps_of(writer) == ["acquire", "memory", "memory", "entries", "acquire", *FENCE, "B_COUNT[0]", "release"]
 
 
-def test_the_first_append_takes_the_slot_last(writer: Writer) -> None:
-    """A slot's pid is stored when all else of it is; grant and block come afterwards, all under the claim lock."""
+def test_the_first_append_stores_the_slots_pid_last(writer: Writer) -> None:
+    """The rest of the slot is stored before its pid. Credits and block come afterwards, all under the claim lock."""
     steps = [step for step in steps_of(writer) if step not in ("acquire", "release")]
     slot = len(steps) - 1 - steps[::-1].index("S_PID[0]")
 
@@ -93,9 +93,9 @@ def test_the_first_append_takes_the_slot_last(writer: Writer) -> None:
     assert steps.index("SEQUENCE[0]") < steps.index(UNLOCKED, slot + 2) < steps.index("memory")
 
 
-def test_a_claim_is_number_header_fence_sequence(writer: Writer) -> None:
-    """NEXT before all of it, the block's SEQUENCE after its header and a fence; then the old block's count, and its
-    seal. All of it under the claim lock."""
+def test_a_claim_stores_number_then_header_then_sequence(writer: Writer) -> None:
+    """NEXT comes first, and the block's SEQUENCE after its header and a fence. The old block's count and seal come
+    last, all under the claim lock."""
     writer.write_all(4, 15_000)
     steps = under_the_claim_lock(steps_of(writer, 15_000))
     words = ("B_SLOT", "B_BASE", "B_RUN", "B_HEAD")
@@ -105,12 +105,12 @@ def test_a_claim_is_number_header_fence_sequence(writer: Writer) -> None:
     last = max(steps.index(word) for word in header)
     assert steps.index("H_NEXT") < min(steps.index(word) for word in header)
     assert has_fence(steps[last : steps.index(sequence)])
-    assert steps.index("B_COUNT[0]") < steps.index(sequence), "an event whose append was cut could be overtaken"
+    assert steps.index("B_COUNT[0]") < steps.index(sequence), "a later event could overtake an interrupted one"
     assert steps[steps.index(sequence) + 1 :] == ["B_TENURE[1]", "B_COUNT[0]", *FENCE_CALL, "B_SEALED[0]"]
 
 
-def test_a_claim_of_a_run_shows_the_first_block_last(writer: Writer) -> None:
-    """Each block's SEQUENCE comes after its own header and a fence, the first block's after all the others'."""
+def test_a_claim_of_a_run_publishes_the_first_block_last(writer: Writer) -> None:
+    """Each block's SEQUENCE comes after the block's own header and a fence."""
     writer.write_all(1)
     steps = under_the_claim_lock(steps_of(writer, 150_000))
 
@@ -125,15 +125,15 @@ def test_a_claim_of_a_run_shows_the_first_block_last(writer: Writer) -> None:
         assert has_fence(steps[last : steps.index(f"SEQUENCE[{block}]")])
 
 
-def test_a_drain_is_settling_read_drained_counter_room(simulation: Simulation, writer: Writer) -> None:
-    """What was is written down before anything moves, and forgotten when all is counted; one block after the other;
-    a producer that saw the new ROOM finds the new sums."""
+def test_a_commit_stores_intent_then_offsets_then_counter_then_room(simulation: Simulation, writer: Writer) -> None:
+    """The intent is stored before any counter moves, and cleared when all is counted. A producer that sees the new ROOM
+    finds the new sums."""
     writer.write_all(4, 20_000)
     drainer = simulation.drainer()
-    cut = drainer.consumer.next_batch(10, 1_000_000)
-    assert cut is not None
+    batch = drainer.consumer.next_batch(10, 1_000_000)
+    assert batch is not None
     drainer.process.steps = []
-    drainer.consumer.release([cut])
+    drainer.consumer.release([batch])
 
     assert drainer.process.named() == [
         *("H_DRAINED_BEFORE", "H_COMMITTED_BEFORE", "H_COMMIT_INTENT"),
@@ -142,8 +142,8 @@ def test_a_drain_is_settling_read_drained_counter_room(simulation: Simulation, w
     ]
 
 
-def test_a_cut_stores_nothing(simulation: Simulation, writer: Writer) -> None:
-    """Nor do looking and going back: what was handed out is the ring's until it is released."""
+def test_taking_a_batch_stores_nothing(simulation: Simulation, writer: Writer) -> None:
+    """Looking and going back store nothing either. Events in a batch stay in the ring until they are released."""
     drainer = simulation.drainer()
     writer.write_all(4, 20_000)
     drainer.process.steps = []
@@ -157,21 +157,21 @@ def test_a_cut_stores_nothing(simulation: Simulation, writer: Writer) -> None:
 
 
 def test_a_run_is_released_from_its_first_block_on(simulation: Simulation, writer: Writer) -> None:
-    """Cut in between, the others are orphans of a tenure that ended."""
+    """After a kill in between, the other blocks are orphans of a tenure that has ended."""
     writer.write_all(1, 150_000)
     writer.producer.leave()
     drainer = simulation.drainer()
-    cut = drainer.consumer.next_batch(10, 1_000_000)
-    assert cut is not None
-    drainer.consumer.release([cut])
+    batch = drainer.consumer.next_batch(10, 1_000_000)
+    assert batch is not None
+    drainer.consumer.release([batch])
     drainer.process.steps = []
     drainer.consumer.tidy()
 
     assert drainer.process.named() == ["RELEASED[0]", "RELEASED[1]", "RELEASED[2]"]
 
 
-def test_who_leaves_says_so_last(writer: Writer) -> None:
-    """The last count, the seal, the rest of the grant; then that it left, and only then is the slot's lock free."""
+def test_a_leaving_producer_stores_that_it_left_last(writer: Writer) -> None:
+    """Last count, seal and unused credits come first. The slot's lock is free only after S_LEFT."""
     writer.write_all(5)
     writer.process.steps = []
     writer.producer.leave()
@@ -180,8 +180,9 @@ def test_who_leaves_says_so_last(writer: Writer) -> None:
     assert steps == ["B_COUNT[0]", "B_SEALED[0]", "GRANTED[0]", "S_LEFT[0]", f"unlock {at.LOCK_SLOT}"]
 
 
-def test_a_dead_slot_is_free_after_all_else(simulation: Simulation, writer: Writer) -> None:
-    """Its grant is given back and ROOM moved before its pid goes, under the claim lock; its own lock is free last."""
+def test_a_dead_producers_slot_is_freed_last(simulation: Simulation, writer: Writer) -> None:
+    """Its credits are given back and ROOM moves before its pid goes, under the claim lock. Its own lock is free
+    last."""
     writer.write_all(5)
     writer.process.die()
     drainer = simulation.drainer()
