@@ -443,7 +443,7 @@ def test_an_attempt_can_be_aborted(plane: FaultyPlane) -> None:
     ours.abort()
     thread.join(10)
 
-    assert [(outcome.kind, outcome.reason) for outcome in found] == [("retry", "stopped")]
+    assert [(outcome.kind, outcome.reason) for outcome in found] == [("stopped", "stopped")]
     plane.let_go()
     assert ours.post(BODY, KEY).reason == "stopped"
     assert len(plane.requests) == 1

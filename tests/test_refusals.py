@@ -11,7 +11,7 @@ import pytest
 
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.data_plane import DataPlane
-from rudderpipe.delivery.dispatcher import Batch, Dispatcher
+from rudderpipe.delivery.dispatcher import Batch, Decision, Dispatcher
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
@@ -48,14 +48,17 @@ class Strict:
 
 
 class Backlog:
-    """Batches in order, settled as the verdicts say."""
+    """Batches in order, and what a dispatcher's store must do with them."""
 
     def __init__(
         self, sizes: list[int], plane: Strict, clock: Clock, *, event_bytes: int = 20, events_a_key: int = 1 << 30
     ) -> None:
         numbers = iter(range(sum(sizes)))
         self.batches = [[self._event(next(numbers), event_bytes) for _ in range(size)] for size in sizes]
-        self.failed: list[int] = []
+        self.failures: list[int] = []
+        self.attempts = 0
+        """Of the first batch."""
+        self.pauses: list[float] = []
         self._events_a_key = events_a_key
         self._dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
 
@@ -66,17 +69,40 @@ class Backlog:
     def run(self) -> None:
         """Until every batch is settled."""
         while self.batches:
-            parcels = [Batch(batch, sum(map(len, batch)), self._key_of(batch)) for batch in self.batches[:50]]
-            decision = self._dispatcher.attempt(parcels)
-            if decision.kind == "delivered":
-                del self.batches[: decision.count]
-            elif decision.kind == "failed":
-                self.failed += [msgspec.json.decode(event)["n"] for event in self.batches.pop(0)]
-            elif decision.kind == "split":
-                middle = len(self.batches[0]) // 2
-                self.batches[:1] = [self.batches[0][:middle], self.batches[0][middle:]]
-            else:
-                assert decision.kind in ("fewer", "retry")
+            self.attempt()
+
+    def attempt(self) -> None:
+        """Once."""
+        offered = [Batch(batch, sum(map(len, batch)), self._key_of(batch)) for batch in self.batches[:50]]
+        offered[0] = msgspec.structs.replace(offered[0], attempts=self.attempts)
+        self._dispatcher.run(offered, self)
+
+    def delivered(self, decision: Decision) -> None:
+        del self.batches[: decision.count]
+        self.attempts = 0
+
+    def retry(self, decision: Decision) -> None:
+        self.attempts = decision.attempts
+
+    def failed(self, decision: Decision) -> None:
+        assert decision.count == 1
+        self.failures += [msgspec.json.decode(event)["n"] for event in self.batches.pop(0)]
+        self.attempts = 0
+
+    def split(self, decision: Decision) -> None:
+        assert decision.count == 1
+        middle = len(self.batches[0]) // 2
+        self.batches[:1] = [self.batches[0][:middle], self.batches[0][middle:]]
+        self.attempts = 0
+
+    def fewer(self, decision: Decision) -> None:
+        assert decision.count > 1
+
+    def blocked(self, decision: Decision) -> None:
+        assert decision.attempts == self.attempts
+        self.pauses.append(decision.wait_s)
+
+    stopped = blocked
 
     def _key_of(self, batch: list[bytes]) -> str:
         """One source's events, then another's."""
@@ -91,7 +117,7 @@ def test_one_bad_batch_of_fifty_costs_a_logarithm(clock: FakeClock, place: int) 
 
     line.run()
 
-    assert line.failed == [place]
+    assert line.failures == [place]
     assert plane.accepted == [number for number in range(50) if number != place]
     assert len(plane.requests) <= 2 + math.ceil(math.log2(50)) + 3
 
@@ -112,7 +138,7 @@ def test_bad_events_anywhere_cost_a_logarithm_each_and_nothing_else(
 
     line.run()
 
-    assert line.failed == sorted(guilty)
+    assert line.failures == sorted(guilty)
     assert plane.accepted == [number for number in range(count) if number not in guilty]
     good = math.ceil(len(sizes) / 50) + count // events_a_key
     assert len(plane.requests) <= good + len(guilty) * (2 * math.log2(50 * 20) + 4)
@@ -125,7 +151,7 @@ def test_what_is_refused_whatever_it_holds_is_soon_sent_batch_by_batch(clock: Fa
 
     line.run()
 
-    assert line.failed == list(range(200))
+    assert line.failures == list(range(200))
     assert len(plane.requests) <= 200 + 40
 
 
@@ -136,7 +162,7 @@ def test_a_limit_of_size_is_learnt_from_its_refusals(clock: FakeClock) -> None:
 
     line.run()
 
-    assert line.failed == []
+    assert line.failures == []
     assert plane.accepted == list(range(2400))
     assert plane.too_large <= 10
 
@@ -167,7 +193,7 @@ def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
 
     line.run()
 
-    assert line.failed == [1]
+    assert line.failures == [1]
     assert plane.accepted == [0, 2]
 
 
@@ -175,7 +201,10 @@ def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeC
     """However small it is: a batch behind it is not taken apart for it."""
     plane = Strict(set(), limit_bytes=10)
     line = Backlog([1, 20, 20], plane, clock)
-    line._dispatcher.attempt([Batch(line.batches.pop(0), 30, "KEY")])
+    behind, line.batches[1:] = line.batches[1:], []
+    line.attempt()
+    assert line.failures == [0]
+    line.batches = behind
     plane.limit_bytes = 1 << 30
 
     line.run()
@@ -204,17 +233,42 @@ def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None
     assert len(plane.requests) == 1
 
 
-def test_a_lack_of_memory_is_no_attempt(clock: FakeClock) -> None:
-    """The same events are tried again later, as often as it takes."""
+@pytest.mark.parametrize("why", ["no memory", "another error", "an obstacle", "a stop"])
+def test_what_this_host_prevents_or_cuts_off_is_no_attempt(clock: FakeClock, why: str) -> None:
+    """The same events are tried again after a pause, as often as it takes, and then have all their attempts."""
 
-    class Exhausted(Strict):
+    class Prevented(Strict):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            raise MemoryError
+            if why == "no memory":
+                raise MemoryError
+            if why == "another error":
+                raise RuntimeError
+            return outcome.of_obstacle("no descriptor") if why == "an obstacle" else outcome.STOPPED
 
-    dispatcher = Dispatcher(cast(DataPlane, Exhausted(set())), Settings(), clock)
-    decision = dispatcher.attempt([Batch([b"{}"], 2, "KEY", attempts=3)] * 2)
-    assert (decision.kind, decision.count, decision.attempts) == ("blocked", 2, 3)
-    assert decision.wait_s > 0
+    line = Backlog([1] * 2, Prevented(set()), clock)
+    for _ in range(20):
+        line.attempt()
+
+    assert len(line.pauses) == 20
+    assert min(line.pauses) > 0
+    assert (len(line.batches), line.failures) == (2, [])
+
+
+def test_an_attempt_without_success_is_counted_until_there_are_too_many(clock: FakeClock) -> None:
+    """Then the first batch alone fails, although the two shared their requests."""
+
+    class Down(Strict):
+        def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
+            return outcome.of_failure("no connection")
+
+    line = Backlog([1] * 2, Down(set()), clock)
+    counted = []
+    while not line.failures:
+        line.attempt()
+        counted.append(line.attempts)
+
+    assert counted == [*range(1, 10), 0]
+    assert (len(line.batches), line.failures) == (1, [0])
 
 
 def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
@@ -230,5 +284,5 @@ def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
 
     line.run()
 
-    assert line.failed == []
+    assert line.failures == []
     assert plane.accepted == list(range(40))

@@ -503,16 +503,14 @@ def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, 
 
 def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: FakeClock) -> None:
     """The job is put back with the attempts it had."""
-    state = SenderState(clock.monotonic_s(), 120)
 
     class Cutting(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            state.aborting = True
             super().post(body, write_key, timeout_s)
-            return outcome.of_failure("stopped")
+            return outcome.STOPPED
 
     queue.put("a")
-    sender = wired(queue, Cutting(), clock, Settings(), state=state)
+    sender = wired(queue, Cutting(), clock, Settings(max_attempts=1))
     sender.work()
     sender.drain(clock.monotonic_s() + 1)
 

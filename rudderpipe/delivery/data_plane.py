@@ -86,11 +86,12 @@ class DataPlane:
         try:
             return self._post(body, write_key, timeout_s or self._settings.timeout_s)
         except NoResponse as error:
-            return outcome.of_failure("stopped" if self._aborted else str(error))
+            found = outcome.of_failure(str(error))
         except Obstacle as error:
-            return outcome.of_obstacle(str(error))
+            found = outcome.of_obstacle(str(error))
         except (OSError, ValueError, MemoryError) as error:  # the events did not cause this
-            return outcome.of_obstacle(f"the request could not be made: {type(error).__name__}")
+            found = outcome.of_obstacle(f"the request could not be made: {type(error).__name__}")
+        return outcome.STOPPED if self._aborted else found
 
     def _post(self, body: bytes, write_key: str, timeout_s: float) -> Outcome:
         if not self._packs:

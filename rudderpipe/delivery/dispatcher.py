@@ -1,9 +1,9 @@
-"""The dispatcher, which makes one attempt at a time and decides what happens to the batches then."""
+"""The dispatcher, which makes one attempt at a time, decides what happens to the batches, and tells their store."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +14,9 @@ from rudderpipe.delivery.outcome import BLOCKED_S, Outcome, before_retry_s, of_o
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.settings import Settings
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Kind = Literal["delivered", "retry", "blocked", "stopped", "failed", "split", "fewer"]
 TOO_LARGE = 413
 MAY_BE_ONE_EVENT = (400, TOO_LARGE, 422)
 """The statuses of a refusal that a single event of many may have caused."""
@@ -32,15 +35,12 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """The decision about the first ``count`` batches after one attempt.
+    """The decision about the first ``count`` batches after one attempt. ``Store`` has a method for each kind.
 
-    ``delivered``: they are done. ``retry``: try the same batches again after ``wait_s``. ``blocked``: the same as
-    ``retry``, but this host prevented the attempt, so it must not be counted. ``failed``: never try the batch again
-    (``count`` is 1). ``split``: try the two halves of the first batch separately. ``fewer``: nothing is decided yet,
-    and the next attempt has fewer batches. ``attempts`` includes the attempt just made, unless it was ``blocked``.
+    ``attempts`` includes the attempt just made, unless it does not count.
     """
 
-    kind: Literal["delivered", "retry", "blocked", "failed", "split", "fewer"]
+    kind: Kind
     count: int
     attempts: int
     outcome: Outcome
@@ -50,6 +50,35 @@ class Decision(msgspec.Struct, frozen=True):
     def reason(self) -> str:
         """The reason for the failed set: the status, the text of the server and the number of attempts."""
         return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
+
+
+class Store(Protocol[T_co]):
+    """The place that batches come from and that learns what becomes of them: the queue, the ring, or a call.
+
+    One method is called after each attempt. It concerns the first ``decision.count`` of the batches that were given to
+    ``Dispatcher.run``, which returns what the method returns, and raises what it raises.
+    """
+
+    def delivered(self, decision: Decision) -> T_co:
+        """Record that the batches are done."""
+
+    def retry(self, decision: Decision) -> T_co:
+        """Count an attempt of each batch, and offer the same batches again after ``wait_s``."""
+
+    def blocked(self, decision: Decision) -> T_co:
+        """Offer the same batches again after ``wait_s``. This host prevented the attempt, so it is not counted."""
+
+    def stopped(self, decision: Decision) -> T_co:
+        """Keep the batches as they are. The stop of this process cut the request off, so it is no attempt."""
+
+    def failed(self, decision: Decision) -> T_co:
+        """Record that the first batch has failed and is never offered again."""
+
+    def split(self, decision: Decision) -> T_co:
+        """Offer the two halves of the first batch instead of it. It has two events or more."""
+
+    def fewer(self, decision: Decision) -> T_co:
+        """Offer the same batches again at once. Nothing is decided, and the next request has fewer of them."""
 
 
 class Dispatcher:
@@ -79,11 +108,25 @@ class Dispatcher:
         """Forget the suspects, because the next attempt has other batches."""
         self._suspects = 0
 
-    def attempt(self, batches: Sequence[Batch]) -> Decision:
-        """Send one request with the first of these batches (at least one) and return the decision.
+    def run(self, batches: Sequence[Batch], store: Store[T]) -> T:
+        """Send one request with the first of these batches (at least one), and tell their store the decision.
 
         No request is sent when an earlier refusal shows that the first batch must be split.
         """
+        # Order: what the outcome says about other batches is learned first, because the store may call ``forget``.
+        decision = self._attempt(batches)
+        methods: dict[Kind, Callable[[Decision], T]] = {
+            "delivered": store.delivered,
+            "retry": store.retry,
+            "blocked": store.blocked,
+            "stopped": store.stopped,
+            "failed": store.failed,
+            "split": store.split,
+            "fewer": store.fewer,
+        }
+        return methods[decision.kind](decision)
+
+    def _attempt(self, batches: Sequence[Batch]) -> Decision:
         first = batches[0]
         known = self._known_refusal(first)
         if known is not None:
@@ -105,8 +148,8 @@ class Dispatcher:
     def _judge(self, group: Sequence[Batch], outcome: Outcome, attempts: int) -> Decision:
         if outcome.kind == "delivered":
             return Decision("delivered", len(group), attempts, outcome)
-        if outcome.kind == "blocked":
-            return Decision("blocked", len(group), attempts - 1, outcome, BLOCKED_S)
+        if outcome.kind in ("blocked", "stopped"):
+            return Decision(outcome.kind, len(group), attempts - 1, outcome, BLOCKED_S)
         if outcome.kind == "retry":
             if attempts >= self._settings.max_attempts:
                 return Decision("failed", 1, attempts, outcome)

@@ -57,12 +57,13 @@ class Outcome(msgspec.Struct, frozen=True):
 
     ``delivered``: the server has the events. ``retry``: the same request may succeed later. ``refused``: the same
     request will never succeed. ``blocked``: this host, a setting or a proxy prevented the attempt. Because that says
-    nothing about the events, the attempt is repeated later and is not counted.
+    nothing about the events, the attempt is repeated later and is not counted. ``stopped``: this process must end and
+    cut the request off, which is no attempt either.
 
     ``status`` is 0 when there was no response. ``reason`` is a readable text, bounded, without any data that was sent.
     """
 
-    kind: Literal["delivered", "retry", "refused", "blocked"]
+    kind: Literal["delivered", "retry", "refused", "blocked", "stopped"]
     status: int
     reason: str
     retry_after_s: float | None = None
@@ -109,3 +110,7 @@ def of_obstacle(reason: str) -> Outcome:
     The cause must be repaired on this host. No event may fail for it, even if it lasts long.
     """
     return Outcome("blocked", 0, one_line(reason[:REASON_CHARACTERS]))
+
+
+STOPPED = Outcome("stopped", 0, "stopped")
+"""The outcome of a request that this process cut off because it must end."""

@@ -8,8 +8,7 @@ from rudderpipe import log_text
 from rudderpipe.delivery import dispatcher
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
-from rudderpipe.flusher import dead_letters as spools
-from rudderpipe.flusher.dead_letters import DeadLetters
+from rudderpipe.flusher.dead_letters import DeadLetters, record_of
 from rudderpipe.flusher.queue_sink import CommitResult, Damaged, events_of
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -22,7 +21,10 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class DirectSink:
-    """A sink that delivers by the sender's rules. Attempts are counted in memory, so a new flusher counts from 0."""
+    """The sink that delivers by the sender's rules, and the store of its dispatcher.
+
+    Attempts are counted in memory, so a new flusher counts from 0.
+    """
 
     def __init__(
         self, settings: Settings, epoch: int, plane: DataPlane, dead_letters: DeadLetters, clock: Clock
@@ -38,6 +40,8 @@ class DirectSink:
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._attempts: dict[tuple[int, int], int] = {}
         """Attempts of the batches that were tried and are not committed, by the place of their first event."""
+        self._offered: Sequence[Batch] = ()
+        """The batches of the last ``commit``."""
 
     def known(self) -> dict[int, int]:
         """Return the offsets of dead letters that a killed flusher stored and had not yet counted in the ring."""
@@ -56,38 +60,73 @@ class DirectSink:
         posted = self._batches_of(batches)
         if not posted:
             return self._unreadable(batches[0])
-        decision = self._dispatcher.attempt(posted)
-        tried = batches[: decision.count]
-        if decision.kind == "retry":
-            self._attempts.update((_place(batch), self._tried(batch) + 1) for batch in tried)
-            logger.warning(
-                "attempt failed, the same batches are sent again batches=%d attempt=%d next_in_s=%g reason=%s",
-                decision.count,
-                decision.attempts,
-                decision.wait_s,
-                decision.outcome.reason,
-            )
-            return CommitResult(wait_s=decision.wait_s)
-        if decision.kind == "blocked":
-            said = f"cannot deliver until the cause is corrected, events stay in the ring next_in_s={decision.wait_s:g}"
-            self._rare_log.error(decision.outcome.reason, said)
-            return CommitResult(wait_s=decision.wait_s)
-        if decision.kind == "fewer":
-            logger.warning(
-                "a request was refused, the next one has fewer batches batches=%d reason=%s",
-                decision.count,
-                decision.outcome.reason,
-            )
-            return CommitResult()
-        if decision.kind == "failed":
-            self._keep(batches[0], decision)
-        for batch in tried:
+        self._offered = batches
+        return self._dispatcher.run(posted, self)
+
+    def delivered(self, decision: Decision) -> CommitResult:
+        """Commit the batches as delivered."""
+        return self._committed(at.H_DELIVERED, decision.count)
+
+    def retry(self, decision: Decision) -> CommitResult:
+        """Count an attempt, and ask for a pause."""
+        tried = self._offered[: decision.count]
+        self._attempts.update((_place(batch), self._tried(batch) + 1) for batch in tried)
+        logger.warning(
+            "attempt failed, the same batches are sent again batches=%d attempt=%d next_in_s=%g reason=%s",
+            decision.count,
+            decision.attempts,
+            decision.wait_s,
+            decision.outcome.reason,
+        )
+        return CommitResult(wait_s=decision.wait_s)
+
+    def blocked(self, decision: Decision) -> CommitResult:
+        """Ask for a pause."""
+        said = f"cannot deliver until the cause is corrected, events stay in the ring next_in_s={decision.wait_s:g}"
+        self._rare_log.error(decision.outcome.reason, said)
+        return CommitResult(wait_s=decision.wait_s)
+
+    def stopped(self, decision: Decision) -> CommitResult:
+        """Ask for a pause, which ends the drain. The events stay in the ring."""
+        return CommitResult(wait_s=decision.wait_s)
+
+    def failed(self, decision: Decision) -> CommitResult:
+        """Store the first batch as a dead letter, and commit it as failed. A batch that cannot be stored is lost."""
+        batch = self._offered[0]
+        now_ms = self._clock.time_ms()
+        record = record_of(batch, events_of(batch), self._epoch, now_ms, decision.reason, decision.attempts)
+        # Order: stored before the flusher counts it in the ring. ``known`` tells the flusher after a kill in between.
+        try:
+            self._dead_letters.keep(record)
+        except OSError as error:
+            path = self._dead_letters.path
+            said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
+            self._log.error("lost", said, batch.count)
+            failed = "a batch failed and is lost"
+        else:
+            failed = "a batch failed and is not sent again, see rudderpipe failed"
+        logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
+        return self._committed(at.H_FAILED, 1)
+
+    def split(self, decision: Decision) -> CommitResult:
+        """Ask for the halves of the first batch."""
+        batch = self._offered[0]
+        logger.warning(
+            "a batch was refused, sending its halves events=%d reason=%s", batch.count, decision.outcome.reason
+        )
+        self._attempts.pop(_place(batch), None)
+        return CommitResult(halve=True)
+
+    def fewer(self, decision: Decision) -> CommitResult:
+        """Log it, and ask for nothing."""
+        said = "a request was refused, the next one has fewer batches batches=%d reason=%s"
+        logger.warning(said, decision.count, decision.outcome.reason)
+        return CommitResult()
+
+    def _committed(self, counter: int, count: int) -> CommitResult:
+        for batch in self._offered[:count]:
             self._attempts.pop(_place(batch), None)
-        if decision.kind == "split":
-            reason = decision.outcome.reason
-            logger.warning("a batch was refused, sending its halves events=%d reason=%s", batches[0].count, reason)
-            return CommitResult(halve=True)
-        return CommitResult([at.H_DELIVERED if decision.kind == "delivered" else at.H_FAILED] * decision.count)
+        return CommitResult([counter] * count)
 
     def _batches_of(self, batches: Sequence[Batch]) -> list[dispatcher.Batch]:
         """Return the first of these batches, as many as one request may hold, up to one that cannot be read."""
@@ -111,21 +150,6 @@ class DirectSink:
     def _unreadable(self, batch: Batch) -> CommitResult:
         """Halve a batch that is not JSON, so that in the end only its damaged events are skipped."""
         return CommitResult(halve=True) if batch.count > 1 else CommitResult([self._damaged.pass_over(batch)])
-
-    def _keep(self, batch: Batch, decision: Decision) -> None:
-        """Store a batch as a dead letter. A batch that cannot be stored is lost."""
-        now_ms = self._clock.time_ms()
-        record = spools.record_of(batch, events_of(batch), self._epoch, now_ms, decision.reason, decision.attempts)
-        try:
-            self._dead_letters.keep(record)
-        except OSError as error:
-            path = self._dead_letters.path
-            said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
-            self._log.error("lost", said, batch.count)
-            failed = "a batch failed and is lost"
-        else:
-            failed = "a batch failed and is not sent again, see rudderpipe failed"
-        logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
 
     def acknowledged(self) -> tuple[int, int] | None:
         """Return None, because a batch that is committed here has been delivered or has failed."""

@@ -66,12 +66,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         state=state,
         abandoned=orphaned(parent),
     )
-
-    def overdue() -> None:
-        state.aborting = True
-        plane.abort()
-
-    stop.bound(settings.shutdown_timeout_s, overdue)
+    stop.bound(settings.shutdown_timeout_s, plane.abort)
     server = None
     if admin is not None:
         answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}

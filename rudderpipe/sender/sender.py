@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-
 from rudderpipe import log_text
-from rudderpipe.delivery.dispatcher import Batch, Decision, Dispatcher
-from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueUnavailable
+from rudderpipe.delivery.dispatcher import Dispatcher
+from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
-from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
-from rudderpipe.sender.acks import PendingAcks
+from rudderpipe.sender.held_jobs import HeldJobs
 from rudderpipe.sender.maintenance import Upkeep
 from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
@@ -49,7 +46,6 @@ class Sender:
         abandoned: Callable[[], bool] = lambda: False,
     ) -> None:
         self._queue = queue
-        self._dispatcher = dispatcher
         self._lease = lease
         self._settings = settings
         self._clock = clock
@@ -57,9 +53,8 @@ class Sender:
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._state = state or SenderState(clock.monotonic_s(), settings.stall_timeout_s)
-        self._acks = PendingAcks(queue)
+        self._held = HeldJobs(queue, dispatcher, self._state, clock, self._look_for_free)
         self._upkeep = Upkeep(queue, settings)
-        self._held: list[ActiveJob] = []
         self._to_recover: Whose | None = "all" if lease else None
         """The active jobs that must be put back in line before anything else happens."""
         self._recovered_at_s = float("-inf")
@@ -79,7 +74,7 @@ class Sender:
     def work(self) -> int:
         """Run one cycle with at most one request. Return how many results were written to Redis."""
         now_s = self._clock.monotonic_s()
-        if now_s < self._not_before_s:
+        if now_s < max(self._not_before_s, self._state.backoff_until_s):
             return 0
         try:
             done = self._cycle(now_s) if self._may_work(now_s) else 0
@@ -100,12 +95,12 @@ class Sender:
             self._wait_for_redis(now_s)
             return 0
         finally:
-            self._show_held()
+            self._held.show()
         self._retry_s = RETRY_MIN_S
         return done
 
     def _wait_for_redis(self, now_s: float) -> None:
-        self._not_before_s = max(self._not_before_s, now_s + self._retry_s)
+        self._not_before_s = now_s + self._retry_s
         self._found_empty = False  # the queue of a Redis that is away is not known
         self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
 
@@ -121,9 +116,10 @@ class Sender:
             with suppress(QueueUnavailable):  # a lease that is not released lapses
                 self._lease.release()
 
-    def _show_held(self) -> None:
-        """Have the heartbeat renew the locks of jobs whose result is not in Redis."""
-        self._state.held = (*self._acks.delivered, *self._held)
+    def _look_for_free(self) -> None:
+        """Have jobs that no sender holds put back in line, before the next jobs are taken."""
+        if self._lease is not None:
+            self._to_recover = self._to_recover or "free"
 
     def _forgo(self) -> None:
         """Give the lease up after a script found it lost: it lapsed, or another data plane adopted the queue."""
@@ -172,38 +168,37 @@ class Sender:
 
         Order: results are written under the old token, then the jobs that are left under it are put back.
         """
-        self._acks.write()
+        self._held.acks.write()
         put_back = self._queue.recover((), "ours").jobs
         logger.warning("a response of redis was lost, active jobs are first in line again jobs=%d", put_back)
-        self._held = []
-        self._dispatcher.forget()
+        self._held.drop()
         self._queue.token = self._state.token = new_token()
         self._queue.unsure = False
 
     def _cycle(self, now_s: float) -> int:
-        if self._lease is not None and self._state.stranded_at_s > self._recovered_at_s:
-            self._to_recover = self._to_recover or "free"
+        held = self._held
+        if self._state.stranded_at_s > self._recovered_at_s:
+            self._look_for_free()
         done = self._recover() if self._to_recover else 0
-        done += self._acks.write() if self._held else self._take(now_s)
-        if self._held:
+        done += held.acks.write() if held.jobs else self._take(now_s)
+        if held.jobs:
             # Order: the clock is read after the take, because the process may have been stopped before its response.
             now_s = self._clock.monotonic_s()
             if now_s - self._confirmed_at_s > self._sure_s:
-                self._keep(self._held, self._queue.renew(self._held))
+                held.renew()
                 self._confirmed_at_s = now_s
-        if self._held:
+        if held.jobs:
             self._busy_at_s = now_s
-            self._show_held()
-            self._attempt()
+            held.deliver()
         if done:
             self._state.progress.moved(self._clock.monotonic_s())
         return done
 
     def _recover(self) -> int:
         """Put the active jobs of ``_to_recover`` first in line. Return how many results were written before."""
-        done = self._acks.write()
+        done = self._held.acks.write()
         whose = self._to_recover
-        recovered = self._queue.recover(self._held, whose or "free")
+        recovered = self._queue.recover(self._held.jobs, whose or "free")
         self._to_recover = None
         self._recovered_at_s = self._clock.monotonic_s()
         if recovered.jobs:
@@ -218,110 +213,25 @@ class Sender:
         # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
         max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
-        written, taken = self._acks.write_and_take(max_jobs, self._settings.max_request_bytes)
+        written, taken = self._held.acks.write_and_take(max_jobs, self._settings.max_request_bytes)
         self._to_recover = None
         self._is_careful = False
         self._found_empty = not taken
         self._confirmed_at_s = now_s
         if taken:
             self._state.progress.moved(now_s)
-        for job in {job.id: job for job in taken}.values():  # because a tool may have put an id in line twice
-            if job.job is None:
-                self._give_up(job, job.trouble)
-            elif not job.job.events:
-                self._give_up(job, "the job's batch is empty")
-            else:
-                self._held.append(job)
+        self._held.add(taken)
         return written
-
-    def _keep(self, asked: Sequence[ActiveJob], ours: Sequence[ActiveJob]) -> None:
-        """Drop the held jobs in ``asked`` that are not in ``ours``, because they are no longer this sender's."""
-        lost = {taken.id for taken in asked} - {taken.id for taken in ours}
-        if not lost:
-            return
-        logger.warning("another sender or a tool has taken over jobs, leaving them alone jobs=%d", len(lost))
-        self._held = [taken for taken in self._held if taken.id not in lost]
-        self._dispatcher.forget()
-        if self._lease is not None:
-            self._to_recover = self._to_recover or "free"
-
-    def _attempt(self) -> None:
-        decision = self._dispatcher.attempt([_batch_of(taken) for taken in self._held])
-        if decision.kind != "blocked":
-            self._state.progress.moved(self._clock.monotonic_s())
-        group = self._held[: decision.count]
-        if decision.kind == "delivered":
-            self._acks.delivered += group
-            del self._held[: len(group)]
-        elif self._state.aborting:
-            return  # the stop of this process cut the request off, so it is no attempt
-        elif decision.kind == "blocked":
-            wait_s = decision.wait_s
-            said = f"cannot deliver until the cause is corrected, jobs wait, no attempt is counted next_in_s={wait_s:g}"
-            self._rare_log.error(decision.outcome.reason, said)
-            self._not_before_s = self._state.backoff_until_s = self._clock.monotonic_s() + decision.wait_s
-        elif decision.kind == "retry":
-            self._retry(group, decision)
-        elif decision.kind == "failed":
-            del self._held[0]
-            self._give_up(group[0], decision.reason)
-        elif decision.kind == "split":
-            self._split(group[0], decision)
-        else:
-            said = "a request was refused, the next one has fewer jobs jobs=%d reason=%s"
-            logger.warning(said, decision.count, decision.outcome.reason)
-
-    def _retry(self, group: list[ActiveJob], decision: Decision) -> None:
-        events = sum(taken.events for taken in group)
-        where = f"job={group[0].id} jobs={len(group)} events={events} attempt={decision.attempts}"
-        said = "attempt failed, the same jobs are sent again %s next_in_s=%g reason=%s"
-        logger.warning(said, where, decision.wait_s, decision.outcome.reason)
-        # Order: counted here before Redis counts it, so that an unreachable Redis does not add attempts.
-        tried = [msgspec.structs.replace(taken, attempts_made=taken.attempts_made + 1) for taken in group]
-        self._held[: len(group)] = tried
-        self._not_before_s = self._state.backoff_until_s = self._clock.monotonic_s() + decision.wait_s
-        self._keep(group, self._queue.retry_later(group))
-
-    def _split(self, taken: ActiveJob, decision: Decision) -> None:
-        reason = decision.outcome.reason
-        said = "a job was refused, sending its halves job=%s events=%d reason=%s"
-        logger.warning(said, taken.id, taken.events, reason)
-        try:
-            halves = self._queue.split(taken)
-        except JobUnreadable as error:  # raised for any job whose data cannot be rewritten
-            del self._held[0]
-            self._dispatcher.forget()
-            self._give_up(taken, f"{reason}; {error.reason}")
-        except QueueUnavailable:
-            if self._queue.unsure:  # only Redis knows which jobs exist now, so all are taken again, in order
-                self._held = []
-                self._dispatcher.forget()
-            raise
-        else:
-            if halves is None:
-                self._keep([taken], [])
-            else:
-                self._held[:1] = halves
-
-    def _give_up(self, taken: ActiveJob, reason: str) -> None:
-        said = "a job failed and is not sent again, see rudderpipe failed job=%s events=%d reason=%s"
-        logger.error(said, taken.id, taken.events, reason)
-        self._acks.failed.append((taken, reason))
 
     def _let_go(self, number: int) -> None:
         """Drop the jobs and results held under lease ``number``. They are another sender's, or will be recovered."""
-        if self._held or not self._acks.is_empty:
-            said = "lease lost, the jobs held here are left to the next sender number=%d jobs=%d"
-            logger.warning(said, number, len(self._held))
-        self._held = []
-        self._acks.forget()
-        self._dispatcher.forget()
+        self._held.let_go(number)
         self._queue.unsure = False
-        self._not_before_s = self._state.backoff_until_s = float("-inf")
+        self._not_before_s = float("-inf")
 
     def finished(self) -> bool:
         """Return True once the parent process has ended and this sender is no longer needed. Never without a parent."""
-        if self._held or not self._acks.is_empty or not self._abandoned():
+        if not self._held.is_empty or not self._abandoned():
             return False
         if not self._is_ours and self._state.state == "standby":  # no job of the queue is for this data plane
             return True
@@ -335,15 +245,15 @@ class Sender:
 
         Tries until ``deadline_s`` of the monotonic clock.
         """
-        logger.info("draining, unfinished jobs go back first in line jobs=%d", len(self._held))
+        logger.info("draining, unfinished jobs go back first in line jobs=%d", len(self._held.jobs))
         while True:
             try:
                 if self._has_something() and self._may_work(self._clock.monotonic_s()):
                     if self._to_recover:
                         self._recover()
-                    self._acks.write()
-                    if self._held:
-                        logger.info("put back first in line jobs=%d", self._queue.put_back(self._held))
+                    self._held.acks.write()
+                    if self._held.jobs:
+                        logger.info("put back first in line jobs=%d", self._queue.put_back(self._held.jobs))
                 if self._lease is not None:
                     self._lease.release()
                 return
@@ -359,14 +269,8 @@ class Sender:
 
     def _has_something(self) -> bool:
         """Return whether this sender has jobs or results of the queue, or may have them."""
-        return bool(self._held or not self._acks.is_empty or self._queue.unsure or self._to_recover == "free")
+        return not self._held.is_empty or self._queue.unsure or self._to_recover == "free"
 
     def close(self) -> None:
         """Close the connection."""
         self._queue.close()
-
-
-def _batch_of(taken: ActiveJob) -> Batch:
-    job = taken.job
-    assert job is not None
-    return Batch(job.events, len(taken.data), job.write_key, job.timeout_s, taken.attempts)

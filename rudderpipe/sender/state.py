@@ -28,9 +28,8 @@ class SenderState:
     redis_seen_at_s: float | None = None
     lost: str = ""
     """The fencing token that a renewal found to be lost."""
-    # Written when the process must stop, and when the stop takes too long.
+    # Written when the process must stop.
     stopping: bool = False
-    aborting: bool = False
 
     def __init__(self, now_s: float, stall_timeout_s: float) -> None:
         self.progress = health.Progress(now_s)

@@ -13,12 +13,14 @@ import msgspec
 from rudderpipe.errors import DeliveryError, EventTooLarge
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
+from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
 from rudderpipe.transports.base import LocalTransport
 from rudderpipe.transports.callbacks import Callback, callbacks
 
 if TYPE_CHECKING:
     from rudderpipe.delivery.data_plane import DataPlane
+    from rudderpipe.delivery.dispatcher import Decision
 
 
 class SyncTransport(LocalTransport):
@@ -90,24 +92,41 @@ class SyncTransport(LocalTransport):
     def _deliver(self, plane: DataPlane, data: bytes) -> str | None:
         from rudderpipe.delivery.dispatcher import Batch, Dispatcher
 
-        dispatcher = Dispatcher(plane, self._settings, self._clock)
-        attempts = 0
-        while True:
-            decision = dispatcher.attempt(
-                [Batch([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=attempts)]
-            )
-            attempts = decision.attempts
-            if decision.kind == "delivered":
-                return None
-            if decision.kind in ("failed", "blocked"):  # a call cannot wait until an operator repairs the host
-                return decision.reason
-            self._log.warning(
-                "attempt", f"attempt failed attempt={attempts} next_in_s={decision.wait_s:g} {decision.outcome.reason}"
-            )
-            self._clock.sleep(decision.wait_s)
+        dispatcher, event = Dispatcher(plane, self._settings, self._clock), _OneEvent(self._log, self._clock)
+        while not event.is_settled:
+            batch = Batch([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=event.attempts)
+            dispatcher.run([batch], event)
+        return event.reason
 
     def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
         self.refuse(reason, error, callback)
         if self._settings.strict or (reason == "too_large" and self._settings.when_full == "raise"):
             raise error
         return False
+
+
+class _OneEvent:
+    """The dispatcher's store of one event, which waits within the call for the next attempt."""
+
+    def __init__(self, log: ThrottledLog, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+        self.attempts = 0
+        self.is_settled = False
+        self.reason: str | None = None
+        """The reason why the event failed; None while it has not failed."""
+
+    def delivered(self, decision: Decision) -> None:  # noqa: ARG002  # no other event was in the request
+        self.is_settled = True
+
+    def retry(self, decision: Decision) -> None:
+        self.attempts = decision.attempts
+        said = f"attempt failed attempt={self.attempts} next_in_s={decision.wait_s:g} {decision.outcome.reason}"
+        self._log.warning("attempt", said)
+        self._clock.sleep(decision.wait_s)
+
+    def failed(self, decision: Decision) -> None:
+        self.is_settled, self.reason = True, decision.reason
+
+    blocked = failed  # a call cannot wait until an operator repairs the host
+    stopped = split = fewer = failed  # never for one event: nothing stops the call, and it cannot be divided
