@@ -9,7 +9,10 @@ import time
 import pytest
 
 from rudderpipe.delivery import data_plane, outcome, request
+from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import before_retry_s
+from rudderpipe.delivery.response import NoResponse, Response
+from rudderpipe.settings import Settings
 
 NOW = "2026-11-23T10:00:00.000Z"
 
@@ -153,3 +156,45 @@ def test_retry_after_is_seconds_or_a_date(monkeypatch: pytest.MonkeyPatch, text:
 def test_the_longer_of_our_delay_and_the_servers_counts(asked_s: float | None, wait_s: float) -> None:
     """A shorter one would use up the attempts at once; five minutes are the most."""
     assert before_retry_s(3, asked_s) == wait_s
+
+
+class WithoutGzip(DataPlane):
+    """A data plane whose server refuses gzip; remembers whether each request was packed, and its moment of the end."""
+
+    def __init__(self, *plain: Response | NoResponse) -> None:
+        super().__init__(Settings(data_plane_url="http://d"))
+        self.plain = list(plain)
+        """What comes of each request without gzip."""
+        self.requests: list[tuple[bool, float]] = []
+
+    def _exchange(
+        self, url: str, body: bytes, write_key: str, packed: bool, timeout_s: float, until_s: float
+    ) -> Response:
+        self.requests.append((packed, until_s))
+        if packed:
+            return Response(415, {})
+        found = self.plain.pop(0)
+        if isinstance(found, NoResponse):
+            raise found
+        return found
+
+
+def test_a_request_without_gzip_has_what_is_left_of_the_time() -> None:
+    """An attempt with both requests takes no longer than another one."""
+    plane = WithoutGzip(Response(200, {}))
+
+    assert plane.post(b"{}", "KEY").kind == "delivered"
+    (first, first_until_s), (second, second_until_s) = plane.requests
+    assert (first, second) == (True, False)
+    assert first_until_s == second_until_s
+
+
+def test_where_no_time_is_left_for_a_request_without_gzip_the_next_attempt_begins_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Or a server that is slow to refuse gzip would never get the events."""
+    plane = WithoutGzip(NoResponse("no whole response in time", begun=True), Response(200, {}))
+
+    assert [plane.post(b"{}", "KEY").kind for _ in range(2)] == ["retry", "delivered"]
+    assert [packed for packed, _ in plane.requests] == [True, False, False]
+    assert len(caplog.records) == 1

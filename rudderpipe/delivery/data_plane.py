@@ -75,7 +75,7 @@ class DataPlane:
         """The first connection is to the data plane; the other few are to the last targets of redirects."""
         self._heads: dict[tuple[str, str, bool], bytes] = {}
         self._packs = settings.gzip
-        """False once the server refused a request with gzip and responded to it without gzip."""
+        """False once the server refused a request with gzip, unless it refused the same request without gzip, too."""
         self._aborted = False
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
@@ -94,22 +94,26 @@ class DataPlane:
         return outcome.STOPPED if self._aborted else found
 
     def _post(self, body: bytes, write_key: str, timeout_s: float) -> Outcome:
+        until_s = time.monotonic() + self._settings.connect_timeout_s + timeout_s
         if not self._packs:
-            return self._send(body, write_key, timeout_s, packed=False)
-        packed = self._send(request.gzip(body), write_key, timeout_s, packed=True)
+            return self._send(body, write_key, timeout_s, until_s, packed=False)
+        packed = self._send(request.gzip(body), write_key, timeout_s, until_s, packed=True)
         if not outcome.refuses_gzip(packed):
             return packed
-        plain = self._send(body, write_key, timeout_s, packed=False)
-        if outcome.refuses_gzip(plain):
+        # Order: before the second request. If too little time is left for it, the next attempt has the whole time.
+        self._packs = False
+        try:
+            plain = self._send(body, write_key, timeout_s, until_s, packed=False)
+            self._packs = outcome.refuses_gzip(plain)
+        finally:
+            if not self._packs:
+                logger.warning("gzip was refused: requests are sent without gzip from now on reason=%s", packed.reason)
+        if self._packs:
             return outcome.of_refusal(plain.status, f"refused with gzip and without it: {plain.reason}")
-        if plain.kind in ("delivered", "refused"):
-            self._packs = False
-            logger.warning("gzip was refused: requests are sent without gzip from now on reason=%s", packed.reason)
         return plain
 
-    def _send(self, body: bytes, write_key: str, timeout_s: float, *, packed: bool) -> Outcome:
+    def _send(self, body: bytes, write_key: str, timeout_s: float, until_s: float, *, packed: bool) -> Outcome:
         url = self._url
-        until_s = time.monotonic() + self._settings.connect_timeout_s + timeout_s
         for _ in range(1 + MAX_HOPS):
             answer = self._exchange(url, body, write_key, packed, timeout_s, until_s)
             if not 300 <= answer.status < 400:
