@@ -1,0 +1,170 @@
+"""How often the main paths go from one file of the product to another, as a reader must who follows them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import rudderpipe
+from rudderpipe.delivery import connection
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.delivery.dispatcher import Dispatcher
+from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.direct_sink import DirectSink
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue import job
+from rudderpipe.queue.connection import Connection
+from rudderpipe.queue.lease import Lease
+from rudderpipe.queue.queue import Queue
+from rudderpipe.ring.ring import Ring
+from rudderpipe.sender.sender import Sender
+from rudderpipe.settings import Settings
+from tests.fakes import producer_of, settings_of
+
+HOUSE = str(Path(rudderpipe.__file__).parent) + os.sep
+RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+def jumps(call: Callable[[], object]) -> Counter[str]:
+    """The calls from one file of the product into another that ``call`` makes in this thread, as ``from > to``."""
+    found: Counter[str] = Counter()
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        caller = frame.f_back
+        if event != "call" or caller is None:
+            return
+        there, here = frame.f_code, caller.f_code
+        if there.co_filename != here.co_filename and all(code.co_filename.startswith(HOUSE) for code in (there, here)):
+            place, target = (f"{code.co_filename.removeprefix(HOUSE)}:{code.co_name}" for code in (here, there))
+            found[f"{place} > {target}"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        call()
+    finally:
+        sys.setprofile(before)
+    return found
+
+
+class ScriptedRedis:
+    """A client of Redis, and its connection, that answers scripts from a list; it knows no other keys."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.connection = self
+        self.answers = list(answers)
+
+    def can_read(self) -> bool:
+        return False
+
+    def send_packed_command(self, _command: list[bytes]) -> None:
+        """Take it."""
+
+    def read_response(self) -> Any:
+        return self.answers.pop(0)
+
+    @contextmanager
+    def pipeline(self, **_options: bool) -> Iterator[ScriptedRedis]:
+        self._asked: list[str] = []
+        yield self
+
+    def get(self, _key: str) -> None:
+        self._asked.append("get")
+
+    def info(self, _section: str) -> None:
+        self._asked.append("info")
+
+    def llen(self, _key: str) -> None:
+        self._asked.append("count")
+
+    zcard = llen
+
+    def execute(self) -> list[Any]:
+        empty: dict[str, Any] = {"get": None, "info": {}, "count": 0}
+        return [empty[name] for name in self._asked]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.fixture(name="settings")
+def _settings(tmp_path: Path) -> Settings:
+    where = {"write_key": "KEY", "data_plane_url": "http://127.0.0.1:9", "redis": "redis://127.0.0.1:9"}
+    return settings_of(tmp_path, **where, max_jobs_per_request=1, flush_at=20)
+
+
+@pytest.fixture(name="plane")
+def _plane(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[DataPlane]:
+    """The real one, with a server at the other end of a pair of sockets."""
+    threads: list[threading.Thread] = []
+
+    def dial(*_arguments: object) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        threads.append(threading.Thread(target=respond, args=(theirs,)))
+        threads[-1].start()
+        return ours
+
+    monkeypatch.setattr(connection, "dial", dial)
+    plane = DataPlane(settings)
+    yield plane
+    plane.close()
+    for thread in threads:
+        thread.join()
+
+
+def respond(server: socket.socket) -> None:
+    """To each request, which comes in one piece, until the connection is closed."""
+    with server:
+        while server.recv(1 << 16):
+            server.sendall(RESPONSE)
+
+
+def taken(name: bytes) -> list[Any]:
+    """What ``take_jobs`` answers: one job of two events."""
+    data = job.build(b'{"userId":"a"},{"userId":"b"}', "KEY", "t", 7).encode()
+    return [[name, [b"data", data, b"attemptsMade", b"0"]]]
+
+
+def test_a_cycle_of_the_sender(monkeypatch: pytest.MonkeyPatch, settings: Settings, plane: DataPlane) -> None:
+    """One job is completed, and the next one is taken and delivered."""
+    lease, recovered, promoted = [1, b"1 me", 10_000, 0], [0, 0], [0, -1]
+    redis = ScriptedRedis(lease, recovered, promoted, taken(b"1"), [1], taken(b"2"), [1], [])
+    monkeypatch.setattr(Connection, "_find", lambda _self: redis)
+    clock = Clock()
+    queue = Queue(settings, clock)
+    lease_of_ours = Lease(queue, settings.lease_ms, "me 1 0", lambda _holder: False)
+    sender = Sender(queue, Dispatcher(plane, settings, clock), lease_of_ours, settings, clock)
+    written = [sender.work()]
+
+    found = jumps(lambda: written.append(sender.work()))
+
+    written.append(sender.work())
+    assert written == [0, 1, 1]
+    assert found.total() <= 40, found
+
+
+def test_a_cycle_of_the_flusher_in_direct_mode(ring: Ring, settings: Settings, plane: DataPlane) -> None:
+    """One batch is delivered."""
+    clock = Clock()
+    producer = producer_of(ring, clock)
+    sink = DirectSink(settings, ring.segment.epoch, plane, dead_letters.of(settings), clock)
+    flusher = Flusher(ring, sink, settings, clock)
+    moved: list[int] = []
+    for _ in range(2):
+        for _ in range(settings.flush_at):
+            assert producer.append(b'{"userId":"a"}') is None
+        found = jumps(lambda: moved.append(flusher.work()))
+
+    assert moved == [settings.flush_at] * 2
+    assert found.total() <= 80, found
