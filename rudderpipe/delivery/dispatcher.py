@@ -69,7 +69,7 @@ class Store(Protocol[T_co]):
         """Offer the same batches again after ``wait_s``. This host prevented the attempt, so it is not counted."""
 
     def stopped(self, decision: Decision) -> T_co:
-        """Keep the batches as they are. The stop of this process cut the request off, so it is no attempt."""
+        """Offer nothing for ``wait_s``. The stop of this process cut the request off, so it is no attempt."""
 
     def failed(self, decision: Decision) -> T_co:
         """Record that the first batch has failed and is never offered again."""

@@ -95,7 +95,8 @@ class HeldJobs:
         self._pause(wait_s)
 
     def stopped(self, decision: Decision) -> None:
-        """Do nothing, because the drain puts the jobs back."""
+        """Begin a pause. The drain, which does not wait for its end, puts the jobs back."""
+        self._pause(decision.wait_s)
 
     def failed(self, decision: Decision) -> None:
         """Note the first job as failed; the next write or take tells Redis."""
