@@ -265,6 +265,35 @@ def test_what_is_no_longer_ours_costs_the_others_nothing(
     assert bool(said) is bool(recovered)
 
 
+def test_jobs_of_ours_that_are_gone_make_the_sender_look_for_those_that_no_sender_holds(
+    queue: FakeQueue, clock: FakeClock
+) -> None:
+    """Also without a heartbeat that sees them, while the lease holds all the time."""
+    settings = Settings(max_jobs_per_request=3, lease_ms=300_000)
+    after_an_outage(queue, clock, restore, settings, kept=False)
+
+    assert queue.store.delivered == list("cde")
+
+
+def test_a_redis_that_refuses_to_count_attempts_changes_neither_their_number_nor_their_pauses(
+    queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are counted here first, or the same job would be sent many times a second, forever."""
+
+    def refuse(_tried: object) -> list[ActiveJob]:
+        raise QueueUnavailable("here", "OOM", answered=True)
+
+    monkeypatch.setattr(queue, "retry_later", refuse)
+    plane = FakePlane(*[DOWN] * 9)
+    queue.put("a")
+    sender = sender_of(queue, plane, clock, max_attempts=3)
+
+    run(sender, clock, 5)
+    assert len(plane.requests) == 2
+    run(sender, clock, 5)
+    assert queue.reasons() == {"a": "status 503: down (after 3 attempts)"}
+
+
 @pytest.mark.parametrize(("meanwhile", "delivered"), [(delete_b, "acde"), (lock_b, "acdeb")], ids=["a", "b"])
 def test_so_it_is_with_several_senders(
     queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], delivered: str
@@ -281,17 +310,17 @@ def test_so_it_is_with_several_senders(
 def test_a_bad_event_of_a_job_that_cannot_be_rewritten_costs_that_job_alone(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a rewriting raises: the job fails with both reasons."""
+    """Whatever a rewriting raises: the job fails with both reasons, and no job behind it is taken for the cause."""
 
     def broken(_inner: Any) -> Any:
         raise RecursionError
 
-    queue.put("many", node_data('[{"userId":"a"},{"userId":"b"}]'))
-    queue.put("next")
+    for name, users in (("many", "ab"), ("next", "cd"), ("last", "ef")):
+        queue.put(name, node_data(f'[{{"userId":"{users[0]}"}},{{"userId":"{users[1]}"}}]'))
     monkeypatch.setattr(job, "_decode_events", broken)
     plane = FakePlane(BAD)
 
     run(sender_of(queue, plane, clock), clock, 1)
 
-    assert plane.requests == [["a", "b"], ["next"]]
+    assert plane.requests == [["a", "b"], ["c", "d"], ["e", "f"]]
     assert queue.reasons() == {"many": "status 400: bad; the job's data cannot be read: RecursionError"}

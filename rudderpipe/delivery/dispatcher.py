@@ -113,7 +113,7 @@ class Dispatcher:
 
         No request is sent when an earlier refusal shows that the first batch must be split.
         """
-        # Order: what the outcome says about other batches is learned first, because the store may call ``forget``.
+        # Order: the outcome is learned first, because the store may call ``forget`` (tests/test_sender_trouble.py).
         decision = self._attempt(batches)
         methods: dict[Kind, Callable[[Decision], T]] = {
             "delivered": store.delivered,

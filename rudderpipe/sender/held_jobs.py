@@ -64,7 +64,7 @@ class HeldJobs:
 
     def deliver(self) -> None:
         """Make one attempt with the first jobs, and record what became of them."""
-        self.show()  # Order: before the request, which may take longer than the locks hold
+        self.show()  # Order: before the request, which may take longer than the locks hold (test_sender_answers.py)
         self._dispatcher.run([_batch_of(job) for job in self.jobs], self)
 
     def delivered(self, decision: Decision) -> None:
@@ -81,7 +81,8 @@ class HeldJobs:
         where = f"job={group[0].id} jobs={len(group)} events={events} attempt={decision.attempts}"
         said = "attempt failed, the same jobs are sent again %s next_in_s=%g reason=%s"
         logger.warning(said, where, decision.wait_s, decision.outcome.reason)
-        # Order: counted here before Redis counts it, so that an unreachable Redis does not add attempts.
+        # Order: counted and paused here before Redis counts it, so that a Redis that refuses the call neither adds
+        # attempts nor sends the jobs again at once (tests/test_sender_trouble.py).
         tried = [msgspec.structs.replace(job, attempts_made=job.attempts_made + 1) for job in group]
         self.jobs[: len(group)] = tried
         self._pause(decision.wait_s)
