@@ -1,4 +1,4 @@
-"""What type checkers say: mypy reads all of the project in ``make lint``; pyright reads the uses."""
+"""What type checkers say of right and wrong uses; ``make lint`` has mypy read all of the project besides."""
 
 from __future__ import annotations
 
@@ -38,11 +38,73 @@ def pyright(directory: Path, source: str) -> list[str]:
     return [f"{each['range']['start']['line'] + 1}: {each['message']}" for each in report["generalDiagnostics"]]
 
 
+WRONG = """\
+Client(flsh_at=5)
+Client(flush_at="5")
+Client(when_full="explode")
+Client(settings={"flush_at": 5})
+configure(flsh_at=5)
+configure("KEY", flush_at="5")
+client.create_persistence_queue(queue_nam="q")
+client.create_persistence_queue("redis://localhost", max_attempts="3")
+segment.Client("KEY", flush_at=5)
+rudderstack.Client("KEY", pipee="p")
+client.track({"userId": "u"}, "event")
+client.track({"userId": "u"}, event="event")
+client.track("u", 5)
+client.track("u", told)
+client.track(["u"], "e")
+client.track("u", "e", propertys={})
+client.track("u", "e", {}, {}, None, None, None, 7)
+client.identify("u", 5)
+client.page({"userId": "u"}, {"name": "n"})
+client.screen("u", 5)
+client.group("u", {"plan": "pro"})
+client.alias("p", {"userId": "u"})
+client.preview("sing", "u")
+wrong: dict[str, Any] = client.track("u", "e")
+"""
+"""Uses that a type checker must refuse, each in one line."""
+
+
+def refused(source: str, lines: set[int]) -> list[str]:
+    """The wrong uses among those lines of the source, which begins with the right ones."""
+    first = len(source.splitlines()) - len(WRONG.splitlines()) + 1
+    return [line for number, line in enumerate(WRONG.splitlines(), first) if number in lines]
+
+
+def with_wrong_uses() -> str:
+    """The right uses, and the wrong ones behind them."""
+    return (PROJECT / "tests" / "typed_uses.py").read_text() + "\n\nclient = Client()\n" + WRONG
+
+
+def test_mypy_refuses_every_wrong_use(directory: Path) -> None:
+    """A name or a type that a call or a setting does not have; it has nothing to say of the right uses."""
+    source = with_wrong_uses()
+    (directory / "uses.py").write_text(source)
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(directory / "cache")]
+    ran = subprocess.run(
+        [*command, "--config-file", str(PROJECT / "pyproject.toml"), str(directory / "uses.py")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd=PROJECT,
+    )
+    lines = {int(line.split(":")[1]) for line in ran.stdout.splitlines() if ": error: " in line}
+    assert refused(source, lines) == WRONG.splitlines(), ran.stdout
+    assert len(lines) == len(WRONG.splitlines()), ran.stdout
+
+
+def test_pyright_refuses_every_wrong_use(directory: Path) -> None:
+    """As mypy does."""
+    source = with_wrong_uses()
+    found = pyright(directory, source)
+    assert refused(source, {int(line.split(":")[0]) for line in found}) == WRONG.splitlines(), "\n".join(found)
+
+
 def test_pyright_strict_is_content_with_the_uses(directory: Path) -> None:
-    """Nothing is unknown, partially known, or wrong; and a wrong use is."""
+    """Nothing is unknown, partially known, or wrong."""
     uses = (PROJECT / "tests" / "typed_uses.py").read_text()
     found = pyright(directory, uses)
     assert found == [], "\n".join(found)
-    said = pyright(directory, uses + '\n\nwrong: str = Client().track("u", 5)\n')
-    assert len(said) == 2
-    assert any('"bool" is not assignable to "str"' in line for line in said)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import msgspec
@@ -17,22 +17,37 @@ from rudderpipe.messages.build import ARGUMENTS
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
-from rudderpipe.messages.processors import BeforeSend, Sampling, Shaper
+from rudderpipe.messages.processors import BeforeSend, shaper_of, steps_of
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports import flush as flushes
 from rudderpipe.transports.callbacks import Callback, callbacks
-from rudderpipe.transports.flush import Flush, FlushResult, Until
+from rudderpipe.transports.flush import FlushResult, Until
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
-from rudderpipe.types import AliasMessage, GroupMessage, Id, IdentifyMessage, Kind, Moment, PageMessage, TrackMessage
+from rudderpipe.types import (
+    AliasMessage,
+    EventCallback,
+    GroupMessage,
+    IdentifyMessage,
+    Kind,
+    Message,
+    Moment,
+    PageMessage,
+    TrackMessage,
+    UserId,
+    arguments_of,
+    or_message,
+)
 
-UserId = Id | None
-EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # only type checkers need it, and Python 3.10 has none of its own
+
+    from rudderpipe.settings.arguments import QueueArguments, SettingsArguments
+
 FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
 QueueCallback = Callable[[Exception | None], Any]
-Message = Mapping[str, Any]
 
 _ambient = current.get
 _clients: WeakSet[Client] = WeakSet()
@@ -76,7 +91,7 @@ class Client:
         integrations: Message | None = None,
         default: encode.Default | None = None,
         on_error: ErrorHandler | None = None,
-        **more: Any,
+        **more: Unpack[SettingsArguments],
     ) -> None:
         if isinstance(data_plane_url, Mapping):
             options = {**data_plane_url, **(options or {})}
@@ -89,20 +104,13 @@ class Client:
             raise SettingsError("config", "must not be given together with settings, because no file is read then")
         given = node_names.settings_of(options or {})
         on_error = given.pop("on_error", None) if on_error is None else on_error
-        self._explicit = {**given, **more}
-        self._explicit |= {
-            name: value
-            for name, value in (("write_key", write_key), ("data_plane_url", data_plane_url))
-            if value is not None
-        }
+        first = {"write_key": write_key, "data_plane_url": data_plane_url}
+        self._explicit = {**given, **more, **{name: value for name, value in first.items() if value is not None}}
         self._base, self._config = settings, config
         self._hosted = options is not None
-        steps = (before_send,) if callable(before_send) or not isinstance(before_send, Iterable) else tuple(before_send)
-        _check_callable("before_send", *steps)
-        _check_callable("default", *([] if default is None else [default]))
-        _check_callable("on_error", *([] if on_error is None else [on_error]))
-        if scrubber is not None and not isinstance(scrubber, Scrubber):
-            raise SettingsError("scrubber", f"must be a rudderpipe.Scrubber, not {type(scrubber).__name__}")
+        steps = steps_of(before_send)
+        _check_callable("default", default)
+        _check_callable("on_error", on_error)
         self._more = {
             "before_send": steps,
             "sample_events": sample_events,
@@ -113,11 +121,9 @@ class Client:
             "default": default,
             "on_error": on_error,
         }
-        sampling = Sampling(sample_events, sample_users)
-        shapes = sample_events or sample_users != 1.0 or steps or scrubber is not None
-        defaults = Defaults(context, integrations, default)
         self._clock = Clock()
-        self._intake = Intake(self._clock, defaults, Shaper(sampling, steps, scrubber) if shapes else None, on_error)
+        shaper = shaper_of(sample_events, sample_users, steps, scrubber)
+        self._intake = Intake(self._clock, Defaults(context, integrations, default), shaper, on_error)
         self._intake.use(self._load(self._explicit))
         _clients.add(self)
         if options is not None:
@@ -145,7 +151,7 @@ class Client:
         self,
         redis: str | Mapping[str, Any] | RedisAddress | None = None,
         callback: QueueCallback | None = None,
-        **settings: Any,
+        **settings: Unpack[QueueArguments],
     ) -> None:
         """Send events through a queue in Redis, which Bull's tools and RudderStack's Node SDK can read.
 
@@ -181,10 +187,11 @@ class Client:
         """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``."""
         self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
 
+    @or_message(IdentifyMessage)
     def identify(
         self,
-        user_id: UserId | IdentifyMessage | Message = None,
-        traits: Message | EventCallback | None = None,
+        user_id: UserId = None,
+        traits: Message | None = None,
         context: Message | None = None,
         timestamp: Moment | None = None,
         anonymous_id: UserId = None,
@@ -200,10 +207,11 @@ class Client:
             "identify", callback, user_id, traits, context, timestamp, anonymous_id, integrations, message_id
         )
 
+    @or_message(TrackMessage)
     def track(
         self,
-        user_id: UserId | TrackMessage | Message = None,
-        event: str | EventCallback | None = None,
+        user_id: UserId = None,
+        event: str | None = None,
         properties: Message | None = None,
         context: Message | None = None,
         timestamp: Moment | None = None,
@@ -245,10 +253,11 @@ class Client:
             "track", callback, user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id
         )
 
+    @or_message(PageMessage)
     def page(
         self,
-        user_id: UserId | PageMessage | Message = None,
-        category: str | EventCallback | None = None,
+        user_id: UserId = None,
+        category: str | None = None,
         name: str | None = None,
         properties: Message | None = None,
         context: Message | None = None,
@@ -265,10 +274,11 @@ class Client:
         given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
         return self._intake.call("page", callback, *given)
 
+    @or_message(PageMessage)
     def screen(
         self,
-        user_id: UserId | PageMessage | Message = None,
-        category: str | EventCallback | None = None,
+        user_id: UserId = None,
+        category: str | None = None,
         name: str | None = None,
         properties: Message | None = None,
         context: Message | None = None,
@@ -282,10 +292,11 @@ class Client:
         given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
         return self._intake.call("screen", callback, *given)
 
+    @or_message(GroupMessage)
     def group(
         self,
-        user_id: UserId | GroupMessage | Message = None,
-        group_id: UserId | EventCallback = None,
+        user_id: UserId = None,
+        group_id: UserId = None,
         traits: Message | None = None,
         context: Message | None = None,
         timestamp: Moment | None = None,
@@ -302,10 +313,11 @@ class Client:
             "group", callback, user_id, group_id, traits, context, timestamp, anonymous_id, integrations, message_id
         )
 
+    @or_message(AliasMessage)
     def alias(
         self,
-        previous_id: UserId | AliasMessage | Message = None,
-        user_id: UserId | EventCallback = None,
+        previous_id: UserId = None,
+        user_id: UserId = None,
         context: Message | None = None,
         timestamp: Moment | None = None,
         integrations: Message | None = None,
@@ -348,7 +360,7 @@ class Client:
         """
         if callable(timeout_s):
             callback, timeout_s = timeout_s, 10.0
-        flush = self._begin_flush(until)
+        flush = self._intake.begin_flush(until)
         if callback is None:
             return flushes.wait(flush, timeout_s, self._clock, time.sleep)
         callbacks.watch(flushes.teller(flush, timeout_s, self._clock, callback))
@@ -356,12 +368,7 @@ class Client:
 
     async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
         """Flush as ``flush`` does, for asyncio: other tasks run during the wait."""
-        return await flushes.wait_in_turn(self._begin_flush(until), timeout_s, self._clock)
-
-    def _begin_flush(self, until: Until) -> Flush:
-        if until not in ("queued", "delivered"):
-            raise SettingsError("until", 'must be "queued" or "delivered"')
-        return self._intake.begin_flush(until)
+        return await flushes.wait_in_turn(self._intake.begin_flush(until), timeout_s, self._clock)
 
     def warm_up(self) -> None:
         """Claim a slot and start the flusher now, so that the first event does not pay for it."""
@@ -405,10 +412,9 @@ class Client:
         self.shutdown()
 
 
-def _check_callable(name: str, *values: object) -> None:
-    for value in values:
-        if not callable(value):
-            raise SettingsError(name, f"must be callable, not {type(value).__name__}")
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise SettingsError(name, f"must be callable, not {type(value).__name__}")
 
 
 def _remade(explicit: dict[str, Any], settings: Settings | None, config: str | None, more: dict[str, Any]) -> Client:
@@ -420,6 +426,7 @@ def living() -> list[Client]:
     return [client for client in list(_clients) if not client._intake.is_shut]  # noqa: SLF001  # same module
 
 
+@arguments_of(Client)
 def configure(*arguments: Any, **settings: Any) -> Client:
     """Create the default client and shut down the previous one; arguments and errors are those of ``Client``."""
     global _default  # one default client for the process

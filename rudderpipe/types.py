@@ -1,18 +1,22 @@
-"""The wire form of the messages of the six calls, for calls that give a whole message."""
+"""The types of the six calls: their arguments, and whole messages in their wire form."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any, Literal, TypedDict
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 from uuid import UUID
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 """The name of a call, and the ``type`` of its message."""
 Id = str | int | float | Decimal | UUID
+UserId = Id | None
 Moment = datetime | date | str | int | float
 """A point in time: text is ISO 8601, a number is milliseconds since 1970."""
+Message = Mapping[str, Any]
+EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
+"""Called with the error or None, and with the message if it takes two arguments."""
 
 
 class _Common(TypedDict, total=False):
@@ -72,3 +76,38 @@ class AliasMessage(_Alias, total=False):
     originalTimestamp: Moment
     integrations: Mapping[str, Any]
     messageId: str
+
+
+# Both decorators return the function itself; only type checkers see a difference.
+
+P = ParamSpec("P")
+R = TypeVar("R")
+M = TypeVar("M", contravariant=True)
+
+
+class _Call(Protocol[P, M]):
+    @overload
+    def __call__(self, *arguments: P.args, **named: P.kwargs) -> bool: ...
+
+    @overload
+    def __call__(self, message: M | Message, /, callback: EventCallback | None = None) -> bool: ...
+
+
+class _Method(Protocol[P, M]):
+    def __get__(self, client: object, kind: type | None = None, /) -> _Call[P, M]: ...
+
+
+def or_message(kind: type[M]) -> Callable[[Callable[Concatenate[Any, P], bool]], _Method[P, M]]:
+    """Give a method a second form, which takes a whole message (best of this ``kind``) and a callback."""
+    del kind
+    return _itself
+
+
+def arguments_of(function: Callable[P, R]) -> Callable[[Callable[..., R]], Callable[P, R]]:
+    """Give a function, which passes its arguments on, the parameters of ``function``."""
+    del function
+    return _itself
+
+
+def _itself(function: Any) -> Any:
+    return function

@@ -463,7 +463,7 @@ def test_no_whole_message_raises_whatever_is_in_it(kind: str, message: dict[str,
 def test_a_misspelt_keyword_is_the_programs_mistake() -> None:
     """As with any function: ``TypeError``, at the first try."""
     with pytest.raises(TypeError, match="propertys"):
-        CLIENT.track("u", "e", propertys={})  # type: ignore[call-arg]  # that is the mistake
+        CLIENT.track("u", "e", propertys={})  # type: ignore[call-overload]  # that is the mistake
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b"[1,]", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"[-Infinity]"])

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 import pytest
 
 from rudderpipe import Client, settings
+from rudderpipe.compat import rudderstack, segment
 from rudderpipe.errors import SettingsError
 from rudderpipe.settings import Settings
+from rudderpipe.settings.arguments import DropInArguments, QueueArguments, SettingsArguments
 from rudderpipe.settings.redis_url import RedisAddress
 
 SECRET = "s3cr3t"
@@ -284,6 +289,42 @@ def test_every_setting_is_documented() -> None:
     assert [name for name in Settings.__struct_fields__ if f"`{name}`" not in page] == []
 
 
+def _plain(name: str, type_: Any) -> set[Any]:
+    """The members of a type as a set, without bounds."""
+    if get_origin(type_) is Annotated:
+        return _plain(name, get_args(type_)[0])
+    if get_origin(type_) in (Union, UnionType):
+        return {member for each in get_args(type_) for member in _plain(name, each)}
+    return {type_}
+
+
+def test_the_typed_keyword_arguments_are_the_settings() -> None:
+    """A setting that is new or changed must be so for type checkers too; redis may also be a mapping."""
+    types = get_type_hints(Settings, include_extras=True)
+    own = {name: _plain(name, type_) for name, type_ in types.items()}
+    typed = {name: _plain(name, type_) for name, type_ in get_type_hints(SettingsArguments).items()}
+
+    assert own.pop("write_key") == own.pop("data_plane_url") == {str}
+    own["redis"] |= {Mapping[str, Any]}
+    assert typed == own
+    del typed["redis"]
+    assert {name: _plain(name, type_) for name, type_ in get_type_hints(QueueArguments).items()} == typed
+
+
+@pytest.mark.parametrize("drop_in", [rudderstack.Client, segment.Client])
+def test_a_drop_in_takes_each_setting_once(drop_in: Any) -> None:
+    """As its own argument or by our name: one that it maps already would be a ``TypeError``."""
+    for name in get_type_hints(SettingsArguments):
+        value = {"redis": "redis://h", "pipe": "p", "when_full": "drop"}.get(name, msgspec.structs.asdict(READY)[name])
+        try:
+            made = drop_in("KEY", "http://127.0.0.1:9", **{name: value})
+        except TypeError:
+            assert name not in get_type_hints(DropInArguments)
+        else:
+            assert name in get_type_hints(DropInArguments) or name in signature(drop_in).parameters
+            made.client.shutdown(0)
+
+
 READY = Settings(
     write_key="KEY",
     data_plane_url="http://127.0.0.1:9",
@@ -312,7 +353,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ready_value_is_all_that_a_client_reads() -> None:
     """Neither environment nor file nor proxies; a setting by name replaces the value's, and None replaces nothing."""
     assert Client(settings=READY).settings == READY
-    changed = Client("OTHER", settings=READY, flush_at=3, prefix=None, options={"flushInterval": 5}).settings
+    changed = Client("OTHER", settings=READY, flush_at=3, pipe=None, options={"flushInterval": 5}).settings
     assert changed == msgspec.structs.replace(READY, write_key="OTHER", flush_at=3, flush_interval_ms=5)
 
 

@@ -62,7 +62,10 @@ def clients() -> Iterator[Client]:
         default=str,
         on_error=lambda error, messages: print(error, len(messages)),
     )
-    yield configure("KEY", "https://plane.example.com")
+    yield Client(settings=Settings(write_key="KEY", data_plane_url="https://plane.example.com"), flush_at=5)
+    yield Client(redis={"host": "localhost"}, when_full="raise", timeout_s=5, autostart="flusher", keep_failed=None)
+    yield configure("KEY", "https://plane.example.com", flush_at=20, before_send=before_send)
+    yield configure(settings=default_client().settings)
     yield default_client()
 
 
@@ -75,6 +78,8 @@ def calls(client: Client) -> bool:
     accepted: bool = client.track("u", "Item Viewed", {"price": 19.95, "id": UUID(int=1)}, timestamp=now)
     accepted &= client.track(message) and client.track(message, told)
     accepted &= client.track({"userId": "u", "event": "e", "own": 1}, lambda error: print(error))
+    accepted &= client.track({"userId": "u", "event": "e"}, callback=told) and client.page({"userId": "u"}, told)
+    accepted &= client.track("u", "e", {}, {"ip": "1.1.1.1"}, now, "a", {"All": True}, "mine", told)
     accepted &= client.identify(person) and client.identify("u", {"plan": "pro"}, callback=told)
     accepted &= client.page("u", "Docs", "Queue", {"path": "/"}) and client.screen(anonymous_id=1, name="Home")
     accepted &= client.group("u", "acme", {"plan": "pro"}, context={"ip": "1.1.1.1"}, integrations={"All": False})
@@ -131,6 +136,8 @@ def drop_ins() -> tuple[bool, dict[str, Any]]:
     rudderstack.write_key = "KEY"
     rudderstack.track("u", "e", {"a": 1})
     ok, message = segment.Client("KEY", host="https://plane.example.com", gzip=True).track("u", "e")
+    segment.Client("KEY", redis="redis://localhost", oauth_scope=None, max_rate_limit_duration=5)
+    rudderstack.Client("KEY", redis="redis://localhost", pipe="shop", upload_size=50)
     rudderstack.Client("KEY", on_error=lambda error, batch: print(error, batch[0])).identify("u", {"plan": "pro"})
     return ok, message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from rudderpipe import client as ours
@@ -13,6 +13,11 @@ from rudderpipe.compat import messages
 from rudderpipe.errors import EventError, EventTooLarge, SettingsError
 from rudderpipe.messages import wire
 from rudderpipe.settings import EVENT_LIMIT_BYTES
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rudderpipe.settings.arguments import DropInArguments
 
 STUCK_S = 10.0
 """Seconds that a flush waits while no event moves."""
@@ -70,7 +75,7 @@ class Client:
         thread: int = DefaultConfig.thread,
         upload_size: int = DefaultConfig.upload_size,
         upload_interval: float = DefaultConfig.upload_interval,
-        **settings: Any,
+        **settings: Unpack[DropInArguments],
     ) -> None:
         messages.require("write_key", write_key, str)
         self.write_key, self.on_error, self.debug, self.send, self.sync_mode = (

@@ -8,12 +8,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rudderpipe import log_text
 from rudderpipe.compat import client as base
 from rudderpipe.compat.client import DefaultConfig, OnError, Result
 from rudderpipe.errors import SettingsError
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rudderpipe.settings.arguments import DropInArguments
+
+    class _Arguments(DropInArguments, total=False):
+        """The other arguments of segment-analytics-python: those of OAuth are refused, those of a backoff ignored."""
+
+        oauth_client_id: str | None
+        oauth_client_key: str | None
+        oauth_key_id: str | None
+        oauth_auth_server: str | None
+        oauth_scope: str | None
+        max_total_backoff_duration: float | None
+        max_rate_limit_duration: float | None
+
 
 __all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "screen", "shutdown", "track"]
 
@@ -41,17 +58,18 @@ class Client(base.Client):
         upload_size: int = DefaultConfig.upload_size,
         upload_interval: float = DefaultConfig.upload_interval,
         log_handler: logging.Handler | None = None,
-        **settings: Any,
+        **settings: Unpack[_Arguments],
     ) -> None:
         if log_handler is not None:
             log_text.logger().addHandler(log_handler)
-        for name in [name for name in settings if name.startswith("oauth_")]:
-            if settings.pop(name):
+        ours: dict[str, Any] = dict(settings)
+        for name in [name for name in ours if name.startswith("oauth_")]:
+            if ours.pop(name):
                 raise SettingsError(
                     name, "cannot be used, because a data plane identifies its sources by their write keys"
                 )
         for name in ("max_total_backoff_duration", "max_rate_limit_duration"):
-            settings.pop(name, None)  # max_retries is the bound here
+            ours.pop(name, None)  # max_retries is the bound here
         super().__init__(
             write_key,
             host,
@@ -67,7 +85,7 @@ class Client(base.Client):
             thread,
             upload_size,
             upload_interval,
-            **settings,
+            **ours,
         )
 
 

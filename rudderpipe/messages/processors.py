@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -81,6 +81,33 @@ class Shaper:
         if self._scrubber is not None:
             message = self._scrubber.scrub(message)
         return wire.encoded(message, was_encoded=True)
+
+
+def steps_of(before_send: BeforeSend | Iterable[BeforeSend]) -> tuple[BeforeSend, ...]:
+    """Return the functions of ``before_send``, which is one function or several; raise ``SettingsError``."""
+    steps = tuple(before_send) if isinstance(before_send, Iterable) and not callable(before_send) else (before_send,)
+    for step in steps:
+        if not callable(step):
+            raise SettingsError("before_send", f"must be callable, not {type(step).__name__}")
+    return steps
+
+
+def shaper_of(
+    sample_events: Mapping[str, float] | None,
+    sample_users: float,
+    steps: Sequence[BeforeSend],
+    scrubber: Scrubber | None,
+) -> Shaper | None:
+    """Return the steps that these arguments of ``Client`` ask for, or None if there are none.
+
+    Raises ``SettingsError``.
+    """
+    if scrubber is not None and not isinstance(scrubber, Scrubber):
+        raise SettingsError("scrubber", f"must be a rudderpipe.Scrubber, not {type(scrubber).__name__}")
+    sampling = Sampling(sample_events, sample_users)
+    if not (sample_events or sample_users != 1.0 or steps or scrubber is not None):
+        return None
+    return Shaper(sampling, steps, scrubber)
 
 
 def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:

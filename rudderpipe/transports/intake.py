@@ -9,7 +9,7 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.errors import DeliveryError, EventError, EventRefused, EventTooLarge, RingUnavailable
+from rudderpipe.errors import DeliveryError, EventError, EventRefused, EventTooLarge, RingUnavailable, SettingsError
 from rudderpipe.messages import build
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
@@ -185,7 +185,9 @@ class Intake:
         return self._transport.counts()
 
     def begin_flush(self, until: Until) -> Flush:
-        """Begin to flush; return a stuck flush if an error of the host prevents it."""
+        """Begin to flush; return a stuck flush if an error of the host prevents it. Raises ``SettingsError``."""
+        if until not in ("queued", "delivered"):
+            raise SettingsError("until", 'must be "queued" or "delivered"')
         try:
             return self._transport.flush(until)
         except HOST_ERRORS as error:
