@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import report
 from native_tests.storm import MODES, Storm
-from native_tests.storm_verdict import Verdict
+from native_tests.storm_result import StormResult
 from rudderpipe.testing.redis_server import RedisServer
 
 PROGRESS_S = 10.0
@@ -27,8 +27,8 @@ def counts(counter: Counter[str]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "nothing"
 
 
-def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple[Storm, Verdict]:
-    """Run one storm in a directory of its own; what is wrong is in the verdict."""
+def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple[Storm, StormResult]:
+    """Run one storm in a directory of its own; what is wrong is in the result."""
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rp-") as name:
         directory = Path(name)
@@ -47,14 +47,14 @@ def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple
                 while (left_s := seconds - (time.monotonic() - started_s)) > 0 and not storm.trouble:
                     storm.blow(min(PROGRESS_S, left_s))
                     print(f"  {time.monotonic() - started_s:4.0f} s  killed {counts(storm.deaths)}", flush=True)
-                verdict = storm.calm()
+                result = storm.calm()
             finally:
                 storm.end()
-        if verdict.problems and arguments.keep is not None:
+        if result.problems and arguments.keep is not None:
             shutil.copytree(
                 directory, arguments.keep / f"seed-{seed}", ignore=shutil.ignore_patterns("*.sock"), dirs_exist_ok=True
             )
-    return storm, verdict
+    return storm, result
 
 
 def main() -> int:
@@ -72,37 +72,37 @@ def main() -> int:
     print(report.machine())
     deaths: Counter[str] = Counter()
     acts: Counter[str] = Counter()
-    told: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
     events: Counter[str] = Counter()
     wrong, seed, left_s = 0, arguments.seed, arguments.minutes * 60
     while left_s > 0:
         print(f"round {seed - arguments.seed + 1}, seed {seed}", flush=True)
-        storm, verdict = one_round(seed, min(arguments.seconds, left_s), arguments)
+        storm, result = one_round(seed, min(arguments.seconds, left_s), arguments)
         left_s -= arguments.seconds
         print(
-            f"        {verdict.accepted:,} accepted, {verdict.refused:,} refused, {verdict.undecided} undecided "
-            f"({verdict.undecided_but_there} of them there), {verdict.delivered:,} delivered, "
-            f"{verdict.failed:,} failed, {verdict.repeated:,} repeated, {verdict.threads} threads",
+            f"        {result.accepted:,} accepted, {result.refused:,} refused, {result.undecided} undecided "
+            f"({result.undecided_but_there} of them there), {result.delivered:,} delivered, "
+            f"{result.failed:,} failed, {result.repeated:,} repeated, {result.threads} threads",
             flush=True,
         )
-        for problem in verdict.problems:
+        for problem in result.problems:
             print(f"        WRONG: {problem}", flush=True)
-        wrong += len(verdict.problems)
+        wrong += len(result.problems)
         deaths += storm.deaths
         acts += storm.acts
-        told += storm.told
-        kinds += verdict.kinds
+        statuses += storm.statuses
+        kinds += result.kinds
         for name in ("accepted", "refused", "undecided", "undecided_but_there", "delivered", "failed", "repeated"):
-            events[name] += getattr(verdict, name)
+            events[name] += getattr(result, name)
         seed += 1
     print(f"killed      {counts(deaths)}")
     print(f"else        {counts(acts)}")
     print(f"data plane  {counts(kinds)}")
-    print(f"status      {counts(told)}")
+    print(f"status      {counts(statuses)}")
     print(f"events      {counts(events)}")
     print(
-        f"verdict     {'nothing is wrong' if not wrong else f'{wrong} things are WRONG'}, "
+        f"result      {'nothing is wrong' if not wrong else f'{wrong} things are WRONG'}, "
         f"seeds {arguments.seed} to {seed - 1}"
     )
     return int(wrong > 0)

@@ -1,6 +1,7 @@
-"""A storm: real producers, flushers, senders and Redis are killed and stopped at random in front of a bad data plane.
+"""A storm that kills and stops real producers, flushers, senders and Redis at random, in front of a bad data plane.
 
-It blows over several pipes at once, each in another mode, and its verdict is at the data plane and in the failed sets.
+The storm runs on several pipes at once, each in another mode. At its end it compares what the producers sent with what
+the data plane and the failed sets have.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import NamedTuple
 import msgspec
 import psutil
 
-from native_tests import storm_verdict
+from native_tests import storm_result
 from native_tests.processes import Processes, wait_until
 from native_tests.storm_processes import StormProcesses, resume
-from native_tests.storm_verdict import Excuses, Name, PlaneLog, Verdict
+from native_tests.storm_result import Excuses, Name, PlaneLog, StormResult
 from native_tests.storm_watch import Watch
 from rudderpipe.cli.failed import failed_jobs
 from rudderpipe.observe import snapshot
@@ -33,12 +34,12 @@ from rudderpipe.settings import Settings
 from rudderpipe.testing.redis_server import RedisServer
 
 CALM_S = 120.0
-"""A job of a dead sender among several is stalled after up to a minute; a delay before a retry lasts up to 30 s."""
+"""Where several senders work, a dead sender's job is stalled after up to a minute. A retry waits for up to 30 s."""
 LEASE_MS = 2_000
 
 
 class Mode(NamedTuple):
-    """What one pipe of the storm is like; pipes of one ``queue`` share it."""
+    """The mode of one pipe of the storm; pipes with the same ``queue`` share it."""
 
     name: str
     queue: str | None = None
@@ -52,11 +53,11 @@ MODES = {
     "multi": (Mode("multi", "multi", 2, is_multi_processor=True),),
     "rings": (Mode("ring-a", "rings", 2), Mode("ring-b", "rings", 0)),
 }
-"""One queue with a standby, no queue, several senders, two rings on one queue; by the name that a command takes."""
+"""One queue with a standby, no queue, several senders, and two rings on one queue; by the name for the command."""
 
 
 class Address(NamedTuple):
-    """A data plane that is another process."""
+    """The address of a data plane in another process."""
 
     url: str
 
@@ -86,29 +87,32 @@ class Pipeline:
 
     @property
     def settings(self) -> Settings:
-        """Those of the pipe, with Redis as it is without the wire that loses and holds."""
+        """Return the pipe's settings, with the address of Redis itself and not of the proxy before it."""
         settings = self.processes.settings
         return settings if settings.redis is None else msgspec.structs.replace(settings, redis=self._server.url)
 
     def status(self) -> Snapshot:
-        """What ``rudderpipe status`` knows."""
+        """Return what ``rudderpipe status`` reports."""
         return snapshot.take(self.settings)
 
     def left_behind(self) -> list[str]:
-        """Segments, and files beside logs, dead letters and what a killed start leaves, of a pipe that has ended."""
+        """Name what an ended pipe left behind.
+
+        Logs, dead letters and the files of a killed start may stay. Segments and other files may not.
+        """
         files = [path.name for path in self.storm_processes.runtime_dir.iterdir()]
         left = [name for name in files if ".log" not in name and not name.endswith((".failed", ".start"))]
         left += [name for name in memory.names() if self.settings.pipe_name in name]
         return [f"left behind: {name}" for name in left]
 
-    def failed(self, verdict: Verdict) -> set[Name]:
-        """The events in the failed set, or among the dead letters."""
+    def failed(self, result: StormResult) -> set[Name]:
+        """Return the events in the failed set, or among the dead letters."""
         with failed_jobs(self.settings) as found:
-            return set(storm_verdict.failed_events(found.find(Selection()), verdict))
+            return set(storm_result.failed_events(found.find(Selection()), result))
 
 
 class Storm:
-    """Blow as long as you like, then ``calm`` once, which returns what became of the events; ``end`` in any case."""
+    """A storm: call ``blow`` for as long as wanted, then ``calm`` once for the result, and ``end`` in any case."""
 
     def __init__(
         self,
@@ -156,7 +160,7 @@ class Storm:
         }
 
     def _help(self, module: str, name: str, *arguments: str) -> int:
-        """Start a process that stands between ours and the world; its port."""
+        """Start the data plane or the proxy before Redis, and return its port."""
         command = [sys.executable, "-m", f"native_tests.{module}", str(self._home), *arguments]
         with (self._home / f"{name}.errors").open("wb") as errors:
             self._helpers.append(subprocess.Popen(command, stderr=errors))
@@ -164,51 +168,54 @@ class Storm:
         wait_until(port.exists)
         return int(port.read_text())
 
-    # What it was.
+    # What the storm has done so far.
 
     @property
-    def crowds(self) -> list[StormProcesses]:
-        """One for each pipe."""
+    def groups(self) -> list[StormProcesses]:
+        """Return the processes of each pipe."""
         return [pipe.storm_processes for pipe in self._own_pipes]
 
     @property
     def deaths(self) -> Counter[str]:
-        """Which kinds died of our SIGKILL."""
-        return sum((storm_processes.deaths for storm_processes in self.crowds), Counter(self.redis_deaths))
+        """Count the processes that died of our SIGKILL, by kind."""
+        return sum((storm_processes.deaths for storm_processes in self.groups), Counter(self.redis_deaths))
 
     @property
     def acts(self) -> Counter[str]:
-        """What else was done."""
+        """Count everything else that was done to processes."""
         proxy = self._home / "proxy.json"
         acts = Counter(msgspec.json.decode(proxy.read_bytes(), type=dict[str, int]) if proxy.exists() else {})
-        return sum((storm_processes.acts for storm_processes in self.crowds), acts)
+        return sum((storm_processes.acts for storm_processes in self.groups), acts)
 
     @property
-    def told(self) -> Counter[str]:
-        """What ``status`` said."""
-        return sum((pipe.watch.told for pipe in self._own_pipes), Counter[str]())
+    def statuses(self) -> Counter[str]:
+        """Count what ``status`` reported."""
+        return sum((pipe.watch.statuses for pipe in self._own_pipes), Counter[str]())
 
     @property
     def trouble(self) -> list[str]:
-        """What the watches found to be wrong."""
+        """Return what the watches found to be wrong."""
         return [trouble for pipe in self._own_pipes for trouble in pipe.watch.trouble]
 
     # The storm and its end.
 
     def blow(self, seconds: float) -> None:
-        """Kill and stop, start what is missing; returns early when a watch has seen something wrong."""
+        """Kill and stop processes, and start missing ones.
+
+        Return early when a watch has seen something wrong.
+        """
         end_s = time.monotonic() + seconds
         pause = time.sleep
         while time.monotonic() < end_s and not self.trouble:
-            for storm_processes in self.crowds:
+            for storm_processes in self.groups:
                 storm_processes.do_what_is_due()
                 storm_processes.fill(self._producers)
             (act,) = self._chance.choices(list(self._acts), list(self._acts.values()))
-            act(self._chance.choice(self.crowds))
+            act(self._chance.choice(self.groups))
             pause(min(1.0, self._chance.expovariate(1 / self._pause_s)))
 
-    def calm(self) -> Verdict:
-        """Let everything go on and come to an end; then see what the data plane has, and what is left behind."""
+    def calm(self) -> StormResult:
+        """Let everything go on and come to an end, and return the result."""
         (self._home / "calm").touch()
         for pipe in self._own_pipes:
             pipe.storm_processes.do_what_is_due(everything=True)
@@ -216,26 +223,26 @@ class Storm:
                 resume(process)
             (pipe.storm_processes.home / "stop").touch()
             pipe.storm_processes.fill(0)
-        verdict = Verdict()
+        result = StormResult()
         for pipe in self._own_pipes:
             if not self._all_end(pipe, "producer"):
-                verdict.problems.append(f"hang: producers of {pipe.mode.name} do not end")
+                result.problems.append(f"hang: producers of {pipe.mode.name} do not end")
         for pipe in self._own_pipes:
             with pipe.processes.client() as client:
                 if not client.flush(CALM_S):
-                    verdict.problems.append(f"the ring of {pipe.mode.name} is not drained in the end: {pipe.status()}")
+                    result.problems.append(f"the ring of {pipe.mode.name} is not drained in the end: {pipe.status()}")
         for queue in {pipe.mode.queue for pipe in self._own_pipes} - {None}:
             assert queue is not None
             if not self._is_emptied(queue):
-                verdict.problems.append(f"the queue {queue} is not emptied in the end")
+                result.problems.append(f"the queue {queue} is not emptied in the end")
         for pipe in self._own_pipes:
             pipe.watch.end()
             if not self._all_end(pipe, "flusher"):
-                verdict.problems.append(f"hang: flushers of {pipe.mode.name} do not end")
+                result.problems.append(f"hang: flushers of {pipe.mode.name} do not end")
             pipe.storm_processes.end_senders()
-            verdict.problems += pipe.left_behind()
-        self._judge(verdict)
-        return verdict
+            result.problems += pipe.left_behind()
+        self._judge(result)
+        return result
 
     def _all_end(self, pipe: Pipeline, kind: str) -> bool:
         try:
@@ -243,13 +250,13 @@ class Storm:
         except AssertionError:
             for process in pipe.storm_processes.of(kind):
                 if kind == "producer":
-                    process.send_signal(signal.SIGUSR1)  # its stacks are among the errors
+                    process.send_signal(signal.SIGUSR1)  # it prints its stacks, which are then among the errors
                 pipe.storm_processes.kill(process, "one that hangs")
             return False
         return True
 
     def _is_emptied(self, queue: str) -> bool:
-        """Wait as long as there are fewer jobs from time to time."""
+        """Wait until the queue is empty, for as long as its jobs grow fewer from time to time."""
         keys, client = Keys("rudder", queue), self._server.text_client()
 
         def jobs() -> int:
@@ -264,13 +271,13 @@ class Storm:
             left = jobs()
         return True
 
-    def _judge(self, verdict: Verdict) -> None:
+    def _judge(self, result: StormResult) -> None:
         plane = PlaneLog(self._home / "plane.log")
-        verdict.kinds = plane.kinds
+        result.kinds = plane.kinds
         attempted: set[Name] = set()
         for group in {pipe.mode.queue or pipe.mode.name: pipe for pipe in self._own_pipes}:
             pipes = [pipe for pipe in self._own_pipes if (pipe.mode.queue or pipe.mode.name) == group]
-            failed = pipes[0].failed(verdict)
+            failed = pipes[0].failed(result)
             deliverer = "sender" if pipes[0].mode.queue else "flusher"
             interruptions = [
                 each for pipe in pipes for each in pipe.storm_processes.interruptions if each.what == deliverer
@@ -281,28 +288,28 @@ class Storm:
             for pipe in pipes:
                 in_order = not pipe.mode.is_multi_processor
                 killed = pipe.storm_processes.killed
-                ours |= storm_verdict.judge(
-                    pipe.storm_processes.home, plane, failed, excuses, killed, verdict, in_order=in_order
+                ours |= storm_result.judge(
+                    pipe.storm_processes.home, plane, failed, excuses, killed, result, in_order=in_order
                 )
-                verdict.problems += pipe.storm_processes.wrong()
-            verdict.add(f"failed, but of no producer, in {group}", sorted(failed - ours))
-            verdict.add(f"alarms without a reason in {group}", list(storm_verdict.alarms(logs)))
-            self._judge_account(pipes[0], ours & (plane.taken.keys() | failed), verdict)
+                result.problems += pipe.storm_processes.wrong()
+            result.add(f"failed, but of no producer, in {group}", sorted(failed - ours))
+            result.add(f"alarms without a reason in {group}", list(storm_result.alarms(logs)))
+            self._judge_account(pipes[0], ours & (plane.taken.keys() | failed), result)
             attempted |= ours
-        verdict.add("taken, but of no producer", sorted(plane.taken.keys() - attempted))
-        verdict.problems += self.trouble
+        result.add("taken, but of no producer", sorted(plane.taken.keys() - attempted))
+        result.problems += self.trouble
         for path in self._home.glob("*.errors"):
             if text := path.read_text():
-                verdict.problems.append(f"{path.name}: {text[-2000:]}")
+                result.problems.append(f"{path.name}: {text[-2000:]}")
 
-    def _judge_account(self, pipe: Pipeline, there: set[Name], verdict: Verdict) -> None:
-        """A queue's account has each event once, wherever it is now."""
+    def _judge_account(self, pipe: Pipeline, there: set[Name], result: StormResult) -> None:
+        """Check that the queue's account has each event exactly once."""
         if pipe.mode.queue is None:
             return
         events = pipe.status().events
         counted = events.queued + events.delivered + events.failed + events.removed + events.elsewhere
         if not events.balanced or counted != len(there) or events.removed or events.elsewhere:
-            verdict.problems.append(f"the account of {pipe.mode.queue} has {events} for {len(there)} events")
+            result.problems.append(f"the account of {pipe.mode.queue} has {events} for {len(there)} events")
 
     def end(self) -> None:
         """Kill what is left."""
@@ -313,13 +320,16 @@ class Storm:
             process.kill()
             process.wait()
 
-    # What may happen.
+    # The acts of the storm.
 
     def _any(self, processes: list[psutil.Process]) -> list[psutil.Process]:
         return self._chance.sample(processes, min(1, len(processes)))
 
     def _any_flusher(self, storm_processes: StormProcesses) -> list[psutil.Process]:
-        """The one that has the ring; now and then one that is about to start, after whose death it takes 10 s."""
+        """Choose the flusher that has the ring.
+
+        One time in twenty, choose any flusher. It may just be starting, and after its death the next start takes 10 s.
+        """
         flushers = storm_processes.of("flusher")
         pids = {pipe.watch.flusher_pid for pipe in self._own_pipes}
         serving = [one for one in flushers if one.pid in pids]
@@ -350,7 +360,7 @@ class Storm:
             storm_processes.kill(process, "sender")
 
     def _stop_sender(self, storm_processes: StormProcesses) -> None:
-        """For up to twice its lease."""
+        """Stop a sender for up to twice its lease."""
         for process in self._any(storm_processes.of("sender")):
             storm_processes.stop(process, "sender", LEASE_MS / 500)
 
@@ -363,7 +373,7 @@ class Storm:
         self._kill_flusher(storm_processes)
 
     def _kill_all_producers(self, storm_processes: StormProcesses) -> None:
-        """And have none for a while, in which the ring may end."""
+        """Kill all producers, so that the ring may end while there are none."""
         for process in storm_processes.of("producer"):
             storm_processes.kill(process, "producer")
         storm_processes.acts["all producers killed at once"] += 1
@@ -381,7 +391,7 @@ class Storm:
         self._redis_is_well = True
 
     def _stop_redis(self, storm_processes: StormProcesses) -> None:
-        """A call that is under way has its answer late, or never."""
+        """Stop Redis, so that the answer to a call under way comes late or never."""
         process = self._server.process
         if self._redis_is_well and process is not None:
             self._redis_is_well = False
@@ -395,6 +405,6 @@ class Storm:
         self._redis_is_well = True
 
     def _stop_redis_and_kill_flusher(self, storm_processes: StormProcesses) -> None:
-        """Its last call is done after its death."""
+        """Stop Redis and kill a flusher, so that Redis executes the flusher's last call after its death."""
         self._stop_redis(storm_processes)
         self._kill_flusher(storm_processes)

@@ -1,4 +1,4 @@
-"""What became of each event of one thread, one byte an event, in a file that no kill can blur."""
+"""A file of one byte for each event of a thread, which says what became of the event even after a kill."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import NamedTuple
 
 ATTEMPTED, ACCEPTED, REFUSED = 1, 2, 3
 MOST = 1 << 18
-"""Events that one thread may number."""
+"""The most events that one thread may number."""
 _PID = slice(0, 8)
 _ENDED = 8
 _FIRST = 16
 
 
 class Marks:
-    """Written by one thread: an event is marked before its call, and again with the answer.
+    """The marks of one thread, which marks each event before its call and again with the result.
 
-    A shared mapping of a file: a store is in the page cache at once, so a killed process leaves at most the one event
-    whose call was under way undecided.
+    The file is a shared mapping, so a store is in the page cache at once. A killed process therefore leaves at most one
+    event undecided, whose call was under way.
     """
 
-    def __init__(self, directory: Path, who: str, thread: int) -> None:
-        fd = os.open(directory / f"{who}-{thread}.marks", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    def __init__(self, directory: Path, producer: str, thread: int) -> None:
+        fd = os.open(directory / f"{producer}-{thread}.marks", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.ftruncate(fd, _FIRST + MOST)
             self._memory = mmap.mmap(fd, _FIRST + MOST)
@@ -32,32 +32,35 @@ class Marks:
         self._memory[_PID] = os.getpid().to_bytes(8, "little")
 
     def attempt(self, number: int) -> None:
-        """The call is about to be made."""
+        """Mark an event whose call is about to be made."""
         self._memory[_FIRST + number] = ATTEMPTED
 
     def decide(self, number: int, *, accepted: bool) -> None:
-        """The call has answered."""
+        """Mark an event whose call has returned."""
         self._memory[_FIRST + number] = ACCEPTED if accepted else REFUSED
 
     def end(self) -> None:
-        """The thread is done, by itself."""
+        """Mark that the thread ended by itself."""
         self._memory[_ENDED] = 1
 
 
 class Record(NamedTuple):
     """One thread's marks, read back."""
 
-    who: str
+    producer: str
     thread: int
     pid: int
     ended: bool
     marks: bytes
-    """One of the three for each number, up to the last that was attempted."""
+    """One of the three marks for each number, up to the last attempted event."""
 
 
 def read(path: Path) -> Record:
-    """The marks in one file; none when its maker was killed at making it."""
+    """Read the marks of one file.
+
+    There are none when the producer was killed while it made the file.
+    """
     content = path.read_bytes().ljust(_FIRST, b"\0")
-    who, _, thread = path.stem.rpartition("-")
+    producer, _, thread = path.stem.rpartition("-")
     pid = int.from_bytes(content[_PID], "little")
-    return Record(who, int(thread), pid, bool(content[_ENDED]), content[_FIRST:].rstrip(b"\0"))
+    return Record(producer, int(thread), pid, bool(content[_ENDED]), content[_FIRST:].rstrip(b"\0"))

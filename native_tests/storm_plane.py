@@ -1,4 +1,4 @@
-"""A data plane in a process of its own that fails in every way, and writes down which events it took."""
+"""A data plane in a process of its own that fails in every way and writes down which events it took."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 
 GOOD = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 LATE_S = 1.0
-"""An answer that took longer may have come after its sender's time limit."""
+"""A response that took longer may have come after the sender's time limit."""
 REFUSALS = {
     "401": b"HTTP/1.1 401 x\r\ncontent-length: 4\r\n\r\nkey?",
     "413": b"HTTP/1.1 413 x\r\ncontent-length: 5\r\n\r\nlarge",
@@ -31,19 +31,19 @@ FAULTS = (*REFUSALS, "reset before reading", *TAKEN_UNSEEN)
 
 
 class SeenRequest(msgspec.Struct):
-    """One request: who sent it, what was done to it, and its events (who, thread, number)."""
+    """One request: its write key, what the data plane did to it, and its events (producer, thread, number)."""
 
     at_s: float
     key: str
     kind: str
     taken: bool
     seen: bool
-    """The whole answer was written, in time; nothing tells whether it was read."""
+    """The whole response was written in time. Whether the sender read it cannot be known."""
     events: list[tuple[str, int, int]]
 
 
 class _Properties(msgspec.Struct):
-    who: str
+    producer: str
     thread: int
     n: int
     bad: bool = False
@@ -62,7 +62,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 class Plane:
-    """``calm`` is a file: once it is there, only bad events are refused."""
+    """The data plane's side of all connections. Once the file ``calm`` exists, only bad events are refused."""
 
     def __init__(self, home: Path, seed: str, every_s: float) -> None:
         self._calm = home / "calm"
@@ -73,7 +73,10 @@ class Plane:
         self._turns: dict[str, list[str]] = {}
 
     def fault(self, key: str) -> str | None:
-        """What goes wrong with this request of a write key: now and then something, in a random order of all kinds."""
+        """Return the fault for this request of a write key, or None.
+
+        Faults come at random moments, and each kind once in a random order before any kind comes again.
+        """
         now_s = time.monotonic()
         due_s = self._next_s.setdefault(key, now_s + self._chance.expovariate(1 / self._every_s))
         if now_s < due_s or self._calm.exists():
@@ -84,17 +87,17 @@ class Plane:
         return turn[0]
 
     def note(self, key: str, kind: str, batch: list[_Event], *, taken: bool, seen: bool) -> None:
-        """Write a request down before its answer."""
-        events = [(one.properties.who, one.properties.thread, one.properties.n) for one in batch]
+        """Write a request down before its response."""
+        events = [(one.properties.producer, one.properties.thread, one.properties.n) for one in batch]
         self._log.write(msgspec.json.encode(SeenRequest(time.time(), key, kind, taken, seen, events)) + b"\n")
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve one connection."""
         try:
             while await self._request(reader, writer):
                 pass
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the other side was killed, or had enough
+            pass  # the other side was killed, or closed the connection
         finally:
             writer.close()
 
@@ -116,7 +119,7 @@ class Plane:
             writer.write(REFUSALS[kind])
             return True
         if any(event.properties.bad for event in batch):
-            if kind is not None:  # its turn is the next request's
+            if kind is not None:  # the next request gets this fault
                 self._turns[key].insert(0, kind)
                 self._next_s[key] = 0.0
             self.note(key, "400", batch, taken=False, seen=True)
@@ -142,7 +145,7 @@ class Plane:
                 await writer.drain()
                 await asyncio.sleep(0.2)
         else:
-            await reader.read(1)  # until the other side has had enough
+            await reader.read(1)  # until the other side closes the connection
         return False
 
 
@@ -153,7 +156,7 @@ def _reset(writer: asyncio.StreamWriter) -> bool:
 
 
 async def main() -> None:
-    """``HOME SEED EVERY_S``; the port is written to ``HOME/plane.port``."""
+    """Serve with ``HOME SEED EVERY_S``, and write the port to ``HOME/plane.port``."""
     home, seed, every_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     plane = Plane(home, seed, every_s)
     server = await asyncio.start_server(plane.serve, "127.0.0.1", 0, limit=1 << 23)

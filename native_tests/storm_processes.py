@@ -1,4 +1,4 @@
-"""The processes of one pipe in a storm: they are found, killed, stopped and resumed, and each death is counted."""
+"""The processes of one pipe in a storm, which finds, kills, stops and resumes them, and counts each death."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from native_tests.storm_producer import KINDS
 from rudderpipe.service.signals import EXIT_OK, EXIT_STOPPED_NOW
 
 ENDS = (EXIT_OK, EXIT_STOPPED_NOW, -signal.SIGKILL, -signal.SIGTERM)
-"""Exit codes of our own children; the second: asked twice to end, the last: asked before it had begun."""
+"""Exit codes of our own children. The second follows a second signal, the last a signal before the handler existed."""
 
 
 class Interruption(NamedTuple):
-    """A process was killed, asked to end or stopped; ``end_s`` is when it went on, or was dead."""
+    """A kill, a stop or a request to end; ``end_s`` is when the process went on or was dead."""
 
     what: str
     pid: int
@@ -33,7 +33,7 @@ class Interruption(NamedTuple):
 
 
 def is_over(process: psutil.Process) -> bool:
-    """Gone, or a zombie that its parent has not collected."""
+    """Return True if the process is gone, or a zombie that its parent has not collected."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
     except psutil.NoSuchProcess:
@@ -41,7 +41,7 @@ def is_over(process: psutil.Process) -> bool:
 
 
 def kind_of(process: psutil.Process) -> str:
-    """``flusher`` (also one that is about to start), ``sender`` or ``producer``."""
+    """Return ``flusher`` (also for one that is about to start), ``sender`` or ``producer``."""
     try:
         command = " ".join(process.cmdline())
     except psutil.Error:
@@ -50,7 +50,7 @@ def kind_of(process: psutil.Process) -> str:
 
 
 def resume(process: psutil.Process) -> None:
-    """Let it go on, if it is there."""
+    """Resume the process if it still exists."""
     try:
         process.resume()
     except psutil.NoSuchProcess:
@@ -58,12 +58,12 @@ def resume(process: psutil.Process) -> None:
 
 
 class StormProcesses:
-    """The producers, flushers and senders of one world; ``home`` is where producers leave their marks."""
+    """The producers, flushers and senders of one pipe; ``home`` is where producers leave their marks."""
 
     def __init__(self, processes: Processes, chance: random.Random, name: str, seed: int, *, senders: int) -> None:
         self.name = name
         self.deaths: Counter[str] = Counter()
-        """Which kinds died of our SIGKILL: proved by the status of our own child, else by its absence."""
+        """Deaths by our SIGKILL, by kind. The exit status proves it for our own children, absence for others."""
         self.acts: Counter[str] = Counter()
         self.killed: set[int] = set()
         self.interruptions: list[Interruption] = []
@@ -82,15 +82,15 @@ class StormProcesses:
         self.home.mkdir()
 
     def of(self, kind: str) -> list[psutil.Process]:
-        """Those of one kind that live; forked producers included, and flushers that are about to start."""
+        """Return the living processes of one kind, with forked producers and flushers that are about to start."""
         return [one for one in self._processes.own_processes() if kind_of(one) == kind]
 
     def fill(self, producers: int) -> None:
-        """Start producers and senders until there are so many; forked producers are not counted."""
+        """Start producers and senders until there are enough; forked producers are not counted."""
         living = Counter(self._kinds[pid] for pid, one in self._own.items() if one.poll() is None)
         for _ in range(producers - living["producer"]):
-            who, kind = f"{self.name}{next(self._numbers)}", self._chance.choice(KINDS)
-            arguments = (str(self.runtime_dir), str(self._seed), who, kind)
+            name, kind = f"{self.name}{next(self._numbers)}", self._chance.choice(KINDS)
+            arguments = (str(self.runtime_dir), str(self._seed), name, kind)
             self._start("producer", "-m", "native_tests.storm_producer", *arguments)
         for _ in range(self._senders - living["sender"]):
             log = self.runtime_dir / f"sender-{next(self._numbers)}.log"
@@ -104,7 +104,7 @@ class StormProcesses:
         self.acts[f"{kind}s started"] += 1
 
     def kill(self, process: psutil.Process, what: str, since_s: float | None = None) -> None:
-        """SIGKILL, and wait until it has had its effect; ``since_s`` is when the process was stopped."""
+        """Send SIGKILL and wait for its effect; ``since_s`` is when the process was stopped."""
         own = self._own.get(process.pid)
         start_s = since_s or time.time()
         try:
@@ -120,7 +120,7 @@ class StormProcesses:
             self.deaths[what if own or what != "producer" else "forked producer"] += 1
 
     def stop(self, process: psutil.Process, what: str, most_s: float = 1.0) -> None:
-        """SIGSTOP, and a while later SIGCONT or SIGKILL."""
+        """Send SIGSTOP, and SIGCONT or SIGKILL at most ``most_s`` later."""
         since_s = time.time()
         try:
             process.suspend()
@@ -137,7 +137,7 @@ class StormProcesses:
         self.interruptions.append(Interruption(what, process.pid, since_s, time.time()))
 
     def terminate(self, process: psutil.Process, what: str) -> None:
-        """SIGTERM: it drains and ends by itself."""
+        """Send SIGTERM, after which the process drains and ends by itself."""
         try:
             process.terminate()
         except psutil.NoSuchProcess:
@@ -154,17 +154,17 @@ class StormProcesses:
             one.wait(30)
 
     def later(self, most_s: float, thing: Callable[[], None]) -> None:
-        """Do a thing after a random while."""
+        """Schedule a call for a random moment within ``most_s``."""
         due_s = time.monotonic() + self._chance.uniform(0.01, most_s)
         heapq.heappush(self._agenda, (due_s, next(self._turns), thing))
 
     def do_what_is_due(self, *, everything: bool = False) -> None:
-        """What was put off until now, or all that was put off."""
+        """Make the scheduled calls that are due, or all of them."""
         while self._agenda and (everything or self._agenda[0][0] <= time.monotonic()):
             heapq.heappop(self._agenda)[2]()
 
     def wrong(self) -> list[str]:
-        """What is wrong with the ways in which our own children ended, and with what they and the flushers said."""
+        """Return wrong exit codes of our own children, and tracebacks of any process."""
         wrong = [
             f"{self._kinds[pid]} {pid} ended with {one.wait()}"
             for pid, one in self._own.items()
@@ -174,5 +174,5 @@ class StormProcesses:
         return wrong + [found[:3000] for found in said.split("Traceback")[1:]]
 
     def logs(self) -> list[str]:
-        """What flushers and senders logged."""
+        """Return what flushers and senders logged."""
         return [path.read_text(errors="replace") for path in sorted(self.runtime_dir.glob("*.log*"))]

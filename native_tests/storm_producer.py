@@ -1,4 +1,4 @@
-"""A producer of the storm: with threads, with forked children, with a new program in its place, until it is killed."""
+"""A producer of the storm, with threads, with forked children, or with a new program in its place."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from rudderpipe import Client, RingError
 KINDS = ("plain", "threads", "forks", "threads and forks", "exec")
 PADS = tuple("x" * size for size in (60, 120, 40_000, 200_000))
 SHARES = (600, 390, 8, 2)
-"""Of a thousand events: about 300 bytes each, but some fill a block, and some need a run of blocks."""
+"""Events of each size in a thousand. Most have about 300 bytes, a few fill a block, and a few need a run of blocks."""
 BAD = 0.01
 """The share of events that the data plane refuses."""
 CHILDREN, GENERATIONS = 3, 2
 
 
 class Producer:
-    """One process; what it does follows from the seed and its name."""
+    """One process, whose behaviour follows from the seed and its name."""
 
-    def __init__(self, home: Path, seed: str, who: str, kind: str, client: Client, generation: int = 0) -> None:
+    def __init__(self, home: Path, seed: str, name: str, kind: str, client: Client, generation: int = 0) -> None:
         self._home = home
         self._seed = seed
-        self._who = who
+        self._name = name
         self._kind = kind
         self._client = client
         self._generation = generation
@@ -40,8 +40,8 @@ class Producer:
         self._forking = threading.Lock()
 
     def live(self) -> None:
-        """Produce, with one thread or with several; then go, in one of the ways in which processes go."""
-        chance = random.Random(f"{self._seed}/{self._who}")
+        """Produce with one thread or several, and then end in one of the ways in which processes end."""
+        chance = random.Random(f"{self._seed}/{self._name}")
         number = chance.randint(2, 3) if "threads" in self._kind else 1
         threads = [threading.Thread(target=self._produce, args=(thread,)) for thread in range(1, number)]
         for thread in threads:
@@ -49,21 +49,21 @@ class Producer:
         self._produce(0)
         for thread in threads:
             thread.join()
-        if self._told_to_stop() or chance.random() < 0.5:
+        if self._must_stop() or chance.random() < 0.5:
             self._client.shutdown()
         elif self._kind == "exec":
-            command = [sys.executable, "-m", "native_tests.storm_producer", *sys.argv[1:3], f"{self._who}x", self._kind]
-            os.execv(sys.executable, command)
+            command = ["-m", "native_tests.storm_producer", *sys.argv[1:3], f"{self._name}x", self._kind]
+            os.execv(sys.executable, [sys.executable, *command])
 
-    def _told_to_stop(self) -> bool:
+    def _must_stop(self) -> bool:
         return (self._home / "stop").exists()
 
     def _produce(self, thread: int) -> None:
-        chance = random.Random(f"{self._seed}/{self._who}/{thread}")
+        chance = random.Random(f"{self._seed}/{self._name}/{thread}")
         pause, most_s = threading.Event().wait, chance.choice((0.1, 0.3, 0.8))
-        marks = Marks(self._home, self._who, thread)
+        marks = Marks(self._home, self._name, thread)
         number, last = 0, min(MOST, int(chance.expovariate(1 / 3000)) + 1)
-        while number < last and not self._told_to_stop():
+        while number < last and not self._must_stop():
             burst = chance.randint(1, 40) if chance.random() < 0.99 else chance.randint(500, 2500)
             end = min(last, number + burst)
             accepted = True
@@ -77,7 +77,7 @@ class Producer:
         marks.end()
 
     def _track(self, marks: Marks, thread: int, number: int, more: dict[str, Any]) -> bool:
-        properties = {"who": self._who, "thread": thread, "n": number, **more}
+        properties = {"producer": self._name, "thread": thread, "n": number, **more}
         marks.attempt(number)
         try:
             accepted = self._client.track("u", "e", properties)
@@ -87,13 +87,13 @@ class Producer:
         return accepted
 
     def _fork(self) -> None:
-        """Have a child that produces too, with the client it inherits; any thread may be in the middle of a call."""
+        """Fork a child that produces with the inherited client, while other threads may be in the middle of a call."""
         with self._forking:
             self._children = [pid for pid in self._children if os.waitpid(pid, os.WNOHANG) == (0, 0)]
             if self._generation == GENERATIONS or len(self._children) == CHILDREN:
                 return
             self._forked += 1
-            name = f"{self._who}.{self._forked}"
+            name = f"{self._name}.{self._forked}"
             pid = os.fork()
             if pid:
                 self._children.append(pid)
@@ -102,15 +102,15 @@ class Producer:
         try:
             Producer(self._home, self._seed, name, self._kind, self._client, self._generation + 1).live()
             code = 0
-        except BaseException:  # noqa: BLE001  # it must not go on as its parent
+        except BaseException:  # noqa: BLE001  # the child must not go on as its parent
             traceback.print_exc()
         finally:
             os._exit(code)
 
 
-def settings_of(seed: str, who: str) -> dict[str, Any]:
-    """Producers differ; ring and flusher get the settings of whoever makes them."""
-    chance = random.Random(f"{seed}/{who}/settings")
+def settings_of(seed: str, name: str) -> dict[str, Any]:
+    """Return settings that differ between producers; the process that makes ring or flusher decides theirs."""
+    chance = random.Random(f"{seed}/{name}/settings")
     return {
         "when_full": chance.choice(("drop", "drop", "block", "raise")),
         "block_timeout_ms": chance.choice((20, 500)),
@@ -122,13 +122,13 @@ def settings_of(seed: str, who: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """``RUNTIME_DIR SEED NAME KIND``; the other settings are in the environment."""
-    runtime_dir, seed, who, kind = sys.argv[1:]
+    """Produce with ``RUNTIME_DIR SEED NAME KIND``; the other settings are in the environment."""
+    runtime_dir, seed, name, kind = sys.argv[1:]
     faulthandler.register(signal.SIGUSR1)
     logging.disable()
-    settings = settings_of(seed, who)
+    settings = settings_of(seed, name)
     client = Client(**settings)
-    Producer(Path(runtime_dir).parent / "marks", seed, who, kind, client).live()
+    Producer(Path(runtime_dir).parent / "marks", seed, name, kind, client).live()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A wire to Redis in a process of its own that loses answers, and holds calls until long after they were given up."""
+"""A proxy before Redis, in its own process, that loses answers and holds calls for long after they were given up."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from pathlib import Path
 import msgspec
 
 LOSES, HOLDS = 0.01, 0.001
-"""The share of answers that are lost, and of calls that are held."""
+"""The share of answers that the proxy loses, and of calls that it holds."""
 CHUNK_BYTES = 1 << 20
 LOOK_S = 0.1
 
 
 class Proxy:
-    """``calm`` is a file: once it is there nothing is lost, and what is held goes on."""
+    """The proxy's side of all connections.
+
+    Once the file ``calm`` exists, it loses nothing and lets held calls go on.
+    """
 
     def __init__(self, home: Path, redis: str, seed: str, hold_s: float) -> None:
         self._home = home
@@ -36,7 +39,7 @@ class Proxy:
         (self._home / "proxy.json").write_bytes(msgspec.json.encode(self._counts))
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection."""
+        """Serve one connection."""
         try:
             from_redis, to_redis = await asyncio.open_unix_connection(self._redis, limit=CHUNK_BYTES)
         except OSError:
@@ -70,7 +73,7 @@ class Proxy:
                     self._count("answers lost")
                     if self._chance.random() < 0.5:
                         break
-                    is_lost = True  # and silence from here on
+                    is_lost = True  # nothing comes through any more
                 if not is_lost:
                     writer.write(data)
                     await writer.drain()
@@ -80,7 +83,7 @@ class Proxy:
 
 
 async def main() -> None:
-    """``HOME REDIS_SOCKET SEED HOLD_S``; the port is written to ``HOME/proxy.port``."""
+    """Serve with ``HOME REDIS_SOCKET SEED HOLD_S``, and write the port to ``HOME/proxy.port``."""
     home, redis, seed, hold_s = Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])
     proxy = Proxy(home, redis, seed, hold_s)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, limit=CHUNK_BYTES)

@@ -1,4 +1,4 @@
-"""Asks for the status of every pipe again and again while the storm blows, and remembers what it was told."""
+"""A thread that reads the status of a pipe again and again while the storm blows, and notes what is wrong."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ EVERY_S = 0.3
 
 
 class Watch:
-    """A thread of its own, as a status may take seconds: the holder of the claim lock may be stopped."""
+    """A thread of its own, because a status may take seconds while the holder of the claim lock is stopped."""
 
     def __init__(self, read: Callable[[], Snapshot], name: str) -> None:
-        self.told: Counter[str] = Counter()
+        self.statuses: Counter[str] = Counter()
         self.trouble: list[str] = []
         self.flusher_pid = 0
         self._read = read
@@ -27,7 +27,7 @@ class Watch:
         self._thread.start()
 
     def end(self) -> None:
-        """Ask no more."""
+        """Stop reading, and wait for the thread."""
         self._over.set()
         self._thread.join()
 
@@ -36,25 +36,25 @@ class Watch:
             try:
                 self._note(self._read())
             except RingUnavailable:
-                self.told["ring busy"] += 1
-            except Exception:  # noqa: BLE001  # whatever it is, it is told at the end
-                self._tell(traceback.format_exc())
+                self.statuses["ring busy"] += 1
+            except Exception:  # noqa: BLE001  # the storm's end shows any exception
+                self._report(traceback.format_exc())
 
     def _note(self, status: Snapshot) -> None:
         if status.queue_trouble:
-            self.told["redis away"] += 1
+            self.statuses["redis away"] += 1
             return
         ring = status.ring
         if ring is None:
-            self.told["no ring"] += 1
+            self.statuses["no ring"] += 1
             return
         self.flusher_pid = ring.flusher_pid
         if ring.corrupt:
-            self._tell(f"{ring.corrupt} events are corrupt")
-        self.told["balanced" if status.events.balanced else "unbalanced"] += 1
+            self._report(f"{ring.corrupt} events are corrupt")
+        self.statuses["balanced" if status.events.balanced else "unbalanced"] += 1
         if not status.events.balanced:
-            self._tell(f"the account does not balance: {status}")
+            self._report(f"the account does not balance: {status}")
 
-    def _tell(self, what: str) -> None:
+    def _report(self, what: str) -> None:
         if len(self.trouble) < 3:
             self.trouble.append(f"{self._name}: {what}")

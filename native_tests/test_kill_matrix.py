@@ -43,7 +43,7 @@ def half_an_answer() -> Step:
     return step
 
 
-ANSWERS: dict[str, tuple[list[Step], str]] = {
+RESPONSES: dict[str, tuple[list[Step], str]] = {
     "200": ([answer()], "complete_jobs"),
     "503": ([answer(503, b"down", retry_after="0"), answer()], "retry_later"),
     "400": ([depends(refuses_one)], "split_job"),
@@ -157,11 +157,11 @@ def _line(redis_server: RedisServer, directory: Path) -> Iterator[Delivery]:
     line.end()
 
 
-@pytest.mark.parametrize("said", ANSWERS)
+@pytest.mark.parametrize("said", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sender_is_killed(line: Delivery, stage: str, said: str) -> None:
     """The next one goes on at once; what the dead one had sent to Redis and comes late changes nothing."""
-    steps, script = ANSWERS[said]
+    steps, script = RESPONSES[said]
     line.plane.then(*steps)
     sender = line.first_sender_at(stage, script)
     sender.kill()
@@ -175,11 +175,11 @@ def test_a_sender_is_killed(line: Delivery, stage: str, said: str) -> None:
     line.check(set(EVENTS[:4]) if stage in UNSEEN or said == "half" else set())
 
 
-@pytest.mark.parametrize("said", ANSWERS)
+@pytest.mark.parametrize("said", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_sender_is_stopped_for_longer_than_its_lease(line: Delivery, stage: str, said: str) -> None:
     """Another takes over; when it wakes up it changes nothing any more, and stands by."""
-    steps, script = ANSWERS[said]
+    steps, script = RESPONSES[said]
     line.plane.then(*steps)
     sender = line.first_sender_at(stage, script)
     sender.send_signal(signal.SIGSTOP)
@@ -194,11 +194,11 @@ def test_a_sender_is_stopped_for_longer_than_its_lease(line: Delivery, stage: st
     line.check(set(EVENTS[:4]) if stage in UNSEEN or said == "half" else set())
 
 
-@pytest.mark.parametrize("said", ANSWERS)
+@pytest.mark.parametrize("said", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
 def test_redis_is_killed_and_starts_again(line: Delivery, stage: str, said: str) -> None:
     """The sender goes on where it was: what it knows is written down, not sent again."""
-    steps, script = ANSWERS[said]
+    steps, script = RESPONSES[said]
     line.plane.then(*steps)
     line.first_sender_at(stage, script)
     assert line.server.process is not None
@@ -213,10 +213,10 @@ def test_redis_is_killed_and_starts_again(line: Delivery, stage: str, said: str)
     line.check(set(EVENTS[:4]) if said == "half" else set())
 
 
-@pytest.mark.parametrize("said", ANSWERS)
+@pytest.mark.parametrize("said", RESPONSES)
 def test_a_sender_is_told_to_stop_while_a_request_is_under_way(line: Delivery, said: str) -> None:
     """It waits for the answer, writes down what came of it, and the next one does not repeat it."""
-    steps, script = ANSWERS[said]
+    steps, script = RESPONSES[said]
     line.plane.then(*steps)
     sender = line.first_sender_at("request sent", script)
     sender.terminate()

@@ -1,4 +1,4 @@
-"""What became of every event: the producers' marks against what the data plane took and what failed."""
+"""What became of every event: the producers' marks compared with what the data plane took and what failed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rudderpipe.queue.failed_jobs import FailedJob
 
 SHOWN = 5
 SLACK_S = 0.5
-"""Clocks are read before and after what they time."""
+"""Clocks are read a little before or after the moment that they time."""
 
 Name = tuple[str, int, int]
 """An event's producer, thread and number."""
@@ -40,11 +40,11 @@ NEVER_TRUE = (
     "lost its data",
     "deleted the oldest",
 )
-"""Alarms for which nothing in a storm gives a reason."""
+"""Parts of log lines that nothing in a storm explains."""
 
 
 class _Properties(msgspec.Struct):
-    who: str
+    producer: str
     thread: int
     n: int
 
@@ -53,8 +53,8 @@ class _Event(msgspec.Struct):
     properties: _Properties
 
 
-class Verdict(msgspec.Struct):
-    """Counts of events, and what is wrong, each in a line."""
+class StormResult(msgspec.Struct):
+    """Counts of events, and what is wrong, one line each."""
 
     accepted: int = 0
     refused: int = 0
@@ -65,16 +65,16 @@ class Verdict(msgspec.Struct):
     repeated: int = 0
     threads: int = 0
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
-    """What the data plane did, by request."""
+    """What the data plane did with each request, by kind."""
     problems: list[str] = msgspec.field(default_factory=list)
 
     def add(self, what: str, names: Sequence[object]) -> None:
-        """Note a problem, if there are any of it."""
+        """Note a problem if there are any cases of it."""
         if names:
             self.problems.append(f"{what}: {len(names)}, such as {names[:SHOWN]}")
 
 
-class ActiveJob(msgspec.Struct, frozen=True):
+class TakenAt(msgspec.Struct, frozen=True):
     """One request in which the data plane took an event."""
 
     at_s: float
@@ -86,9 +86,9 @@ class PlaneLog:
 
     def __init__(self, path: Path) -> None:
         self.kinds: Counter[str] = Counter()
-        self.taken: dict[Name, list[ActiveJob]] = {}
+        self.taken: dict[Name, list[TakenAt]] = {}
         self.order: dict[tuple[str, int], list[int]] = defaultdict(list)
-        """The numbers of each thread as they were first taken."""
+        """The numbers of each thread, in the order in which the data plane first took them."""
         for text in path.read_bytes().splitlines():
             line = _read_line(text)
             self.kinds[line.kind] += 1
@@ -96,7 +96,7 @@ class PlaneLog:
                 self._take(line)
 
     def _take(self, line: SeenRequest) -> None:
-        taken = ActiveJob(line.at_s, line.seen)
+        taken = TakenAt(line.at_s, line.seen)
         for name in line.events:
             times = self.taken.setdefault(name, [])
             if not times:
@@ -104,22 +104,25 @@ class PlaneLog:
             times.append(taken)
 
 
-def failed_events(jobs: Iterable[FailedJob], verdict: Verdict) -> Iterator[Name]:
-    """The events of failed jobs, each of which must have a reason."""
+def failed_events(jobs: Iterable[FailedJob], result: StormResult) -> Iterator[Name]:
+    """Yield the events of failed jobs, and note each job without a reason."""
     decode = msgspec.json.Decoder(_Event).decode
     for job in jobs:
         if not job.reason:
-            verdict.problems.append(f"job {job.id} failed without a reason")
+            result.problems.append(f"job {job.id} failed without a reason")
         if job.job is None:
-            verdict.problems.append(f"job {job.id} failed and cannot be read: {job.reason}")
+            result.problems.append(f"job {job.id} failed and cannot be read: {job.reason}")
             continue
         for raw in job.job.events:
             event = decode(raw).properties
-            yield event.who, event.thread, event.n
+            yield event.producer, event.thread, event.n
 
 
 class Excuses:
-    """When a process was killed, asked to end or stopped, or lost its lease: an event may come twice then."""
+    """The moments in which a process was killed, stopped or asked to end, or a lease changed hands.
+
+    Only such a moment excuses an event that the data plane took twice.
+    """
 
     def __init__(self, interruptions: Iterable[Interruption], logs: Iterable[str]) -> None:
         spans = [(each.start_s, each.end_s) for each in interruptions]
@@ -132,7 +135,7 @@ class Excuses:
         self._longest_s = max((end_s - start_s for start_s, end_s in spans), default=0.0)
 
     def has(self, start_s: float, end_s: float) -> bool:
-        """Whether one of them falls between."""
+        """Return True if one of the moments lies between the two."""
         first = bisect_left(self._starts, start_s - self._longest_s - SLACK_S)
         for start, end in self._spans[first:]:
             if start > end_s + SLACK_S:
@@ -143,7 +146,7 @@ class Excuses:
 
 
 def alarms(logs: Iterable[str]) -> Iterator[str]:
-    """Alarms for which there was no reason."""
+    """Yield the alarms in the logs that nothing in a storm explains."""
     for text in logs:
         for found in _ALARM.finditer(text):
             if any(each in found[1] for each in NEVER_TRUE):
@@ -156,53 +159,53 @@ def judge(
     failed: Set[Name],
     excuses: Excuses,
     killed: Set[int],
-    verdict: Verdict,
+    result: StormResult,
     *,
     in_order: bool,
 ) -> set[Name]:
-    """Compare the marks of one pipe with all that arrived or failed; the events that its producers attempted."""
+    """Compare the marks of one pipe with all that arrived or failed, and return the attempted events."""
     attempted: set[Name] = set()
     for path in sorted(home.glob("*.marks")):
         record = read_marks(path)
-        verdict.threads += 1
-        thread = record.who, record.thread
+        result.threads += 1
+        thread = record.producer, record.thread
         order = plane.order.get(thread, [])
-        for what, names in _judge(record, plane, failed, excuses, verdict):
-            verdict.add(f"{what}, producer {record.who} thread {record.thread}", names)
+        for what, names in _judge(record, plane, failed, excuses, result):
+            result.add(f"{what}, producer {record.producer} thread {record.thread}", names)
         if in_order:
-            verdict.add(
+            result.add(
                 f"out of order, producer {thread}", [after for before, after in pairwise(order) if after < before]
             )
         if not record.ended and record.pid not in killed:
-            verdict.problems.append(f"producer {thread} ended neither by itself nor by us")
+            result.problems.append(f"producer {thread} ended neither by itself nor by us")
         attempted |= {(*thread, number) for number in range(len(record.marks))}
     return attempted
 
 
 def _judge(
-    record: Record, plane: PlaneLog, failed: Set[Name], excuses: Excuses, verdict: Verdict
+    record: Record, plane: PlaneLog, failed: Set[Name], excuses: Excuses, result: StormResult
 ) -> Iterator[tuple[str, list[int]]]:
-    """Each way to be wrong, with the numbers that are."""
+    """Yield each way to be wrong, with the numbers of the events."""
     by_mark: dict[int, list[int]] = {ATTEMPTED: [], ACCEPTED: [], REFUSED: [], 0: []}
     for number, mark in enumerate(record.marks):
         by_mark[mark].append(number)
     there: set[int] = set()
     twice: list[int] = []
     for number in range(len(record.marks)):
-        name = record.who, record.thread, number
+        name = record.producer, record.thread, number
         taken, has_failed = plane.taken.get(name, []), name in failed
         if taken or has_failed:
             there.add(number)
-        verdict.delivered += bool(taken)
-        verdict.failed += has_failed
-        verdict.repeated += max(0, len(taken) - 1)
+        result.delivered += bool(taken)
+        result.failed += has_failed
+        result.repeated += max(0, len(taken) - 1)
         for first, second in pairwise(taken):
             if first.seen and not excuses.has(first.at_s, second.at_s):
                 twice.append(number)
-    verdict.accepted += len(by_mark[ACCEPTED])
-    verdict.refused += len(by_mark[REFUSED])
-    verdict.undecided += len(by_mark[ATTEMPTED])
-    verdict.undecided_but_there += sum(number in there for number in by_mark[ATTEMPTED])
+    result.accepted += len(by_mark[ACCEPTED])
+    result.refused += len(by_mark[REFUSED])
+    result.undecided += len(by_mark[ATTEMPTED])
+    result.undecided_but_there += sum(number in there for number in by_mark[ATTEMPTED])
     yield "lost", [number for number in by_mark[ACCEPTED] if number not in there]
     yield "twice without an excuse", twice
     yield "refused but there", [number for number in by_mark[REFUSED] if number in there]
