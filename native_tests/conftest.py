@@ -1,4 +1,4 @@
-"""The real thing: each test owns what it starts (its Redis, its data plane, its directory, its processes)."""
+"""Fixtures for tests with real processes. Each test owns its Redis, its data plane, its directory and its processes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell's background job ignores SIGINT, and so would every process that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-    del os.environ[_name]  # a developer's proxy is none of a test's business
+    del os.environ[_name]  # no test may use a developer's proxy
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where nothing may be skipped (CI as root), a test that is skipped has failed."""
+    """Turn a skipped test into a failed one where nothing may be skipped (CI as root)."""
     report = yield
     if report.skipped and os.environ.get("SKIPS_FAIL") and not hasattr(report, "wasxfail"):
         report.outcome, report.longrepr = "failed", f"{item.nodeid} was skipped: {report.longrepr}"
@@ -41,7 +41,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(name="directory")
 def _directory() -> Iterator[Path]:
-    """A short path, as unix sockets need."""
+    """Yield a directory with a short path, because the path of a Unix socket is limited."""
     path = Path(tempfile.mkdtemp(prefix="rp-"))
     yield path
     shutil.rmtree(path, ignore_errors=True)
@@ -49,13 +49,14 @@ def _directory() -> Iterator[Path]:
 
 @pytest.fixture(name="redis_server")
 def _redis_server(directory: Path) -> Iterator[RedisServer]:
+    """Yield a Redis server that keeps its data over a restart."""
     with RedisServer(directory, persistent=True) as server:
         yield server
 
 
 @pytest.fixture(name="server", scope="module", params=executables().items(), ids=lambda known: f"redis-{known[0]}")
 def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """A server of each version that is on this machine, once for a module."""
+    """Yield a server of each version that is on this machine, once for a module."""
     with (
         tempfile.TemporaryDirectory(prefix="rp-") as directory,
         RedisServer(Path(directory), program=request.param[1]) as server,
@@ -65,8 +66,8 @@ def _server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 @pytest.fixture(name="plane")
 def _plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlaneServer]:
-    """A data plane on a port that the system chose; ``misbehaviour`` can be changed at any time."""
-    monkeypatch.setattr(data_plane, "LAST_EVENTS", 3_000)  # requests: a quick flusher makes more of them
+    """Yield a data plane on a port that the system chose; ``misbehaviour`` can be changed at any time."""
+    monkeypatch.setattr(data_plane, "LAST_EVENTS", 3_000)  # in requests, because a quick flusher makes more of them
     with DataPlaneServer(0, Misbehaviour()) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -77,7 +78,7 @@ def _plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlaneServer]:
 
 @pytest.fixture(name="processes")
 def _processes(directory: Path, plane: DataPlaneServer) -> Iterator[Processes]:
-    """Settings of a pipe that nobody else has; whatever was started for it is killed afterwards."""
+    """Yield the settings of a pipe of this test alone, and kill afterwards what was started for it."""
     processes = Processes(directory, plane)
     yield processes
     processes.end()
@@ -85,20 +86,20 @@ def _processes(directory: Path, plane: DataPlaneServer) -> Iterator[Processes]:
 
 @pytest.fixture(name="hosts")
 def _hosts(processes: Processes, directory: Path) -> Hosts:
-    """A pipe for programs whose every call is noted."""
+    """Return a pipe for programs that note each of their calls."""
     return Hosts(processes, directory)
 
 
 @pytest.fixture(name="node")
 def _node(directory: Path, redis_server: RedisServer) -> Iterator[NodePrograms]:
-    """Node programs on this test's Redis; killed afterwards."""
+    """Yield Node programs on this test's Redis, and kill them afterwards."""
     with NodePrograms(redis_server.socket, directory) as programs:
         yield programs
 
 
 @pytest.fixture(name="peers")
 def _peers(processes: Processes, redis_server: RedisServer, node: NodePrograms) -> Iterator[Peers]:
-    """One queue that both sides work on."""
+    """Yield a queue that our side and Node's work on."""
     peers = Peers(processes, redis_server, node)
     yield peers
     peers.end()

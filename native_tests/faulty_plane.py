@@ -1,4 +1,4 @@
-"""A data plane that does with each request what a test tells it to."""
+"""A data plane that does with each request what a test prescribes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATIENCE_S = 30.0
 
 
 class Request(msgspec.Struct):
-    """One that came: over which connection, its first line and headers, its events."""
+    """One request: the number of its connection, its first line, its headers and its events."""
 
     connection: int
     line: str
@@ -26,16 +26,16 @@ class Request(msgspec.Struct):
 
     @property
     def ids(self) -> list[str]:
-        """Its events' message ids."""
+        """Return the events' message ids."""
         return [event["messageId"] for event in self.events]
 
 
 Step = Callable[[socket.socket, Request], bool]
-"""Does something to the connection; False ends it. With a true ``taken`` the request's events count as accepted."""
+"""Acts on the connection and returns False to end it. With a true ``taken`` the request's events count as accepted."""
 
 
 def answer(status: int = 200, body: bytes = b"ok", **headers: str) -> Step:
-    """A whole answer; header names have ``_`` for ``-``."""
+    """Return a step that sends a whole response; header names have ``_`` for ``-``."""
 
     def step(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(whole(status, body, **headers))
@@ -46,13 +46,16 @@ def answer(status: int = 200, body: bytes = b"ok", **headers: str) -> Step:
 
 
 def whole(status: int = 200, body: bytes = b"ok", **headers: str) -> bytes:
-    """An answer's bytes."""
+    """Return a response's bytes."""
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     return f"HTTP/1.1 {status} x\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
 def raw(data: bytes, *, end: str = "close") -> Step:
-    """These bytes; then the connection is closed, ``reset``, kept, or ``silent`` until the other side ends it."""
+    """Return a step that sends these bytes.
+
+    Then the connection is closed, ``reset``, kept, or ``silent`` until the other side ends it.
+    """
 
     def step(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(data)
@@ -66,7 +69,7 @@ def raw(data: bytes, *, end: str = "close") -> Step:
 
 
 def drip(data: bytes, every_s: float = 0.02) -> Step:
-    """One byte after the other until the other side has enough of it."""
+    """Return a step that sends one byte after the other until the other side hangs up."""
 
     def step(sock: socket.socket, _request: Request) -> bool:
         drip_on(sock, data, every_s)
@@ -76,7 +79,7 @@ def drip(data: bytes, every_s: float = 0.02) -> Step:
 
 
 def depends(judge: Callable[[Request], Step]) -> Step:
-    """Whatever fits the request."""
+    """Return a step that ``judge`` chooses for each request."""
 
     def step(sock: socket.socket, request: Request) -> bool:
         return judge(request)(sock, request)
@@ -86,9 +89,9 @@ def depends(judge: Callable[[Request], Step]) -> Step:
 
 
 class FaultyPlane:
-    """Plays one step for each request, then the last one again and again; listens on loopback, on any port.
+    """A data plane on loopback that plays one step for each request, and the last step again and again.
 
-    ``hold()``: the next request is not answered before ``let_go()``. Safe to ask from any thread.
+    After ``hold()`` no request gets a response before ``let_go()``. All methods are safe from any thread.
     """
 
     def __init__(self, *steps: Step, context: ssl.SSLContext | None = None) -> None:
@@ -100,36 +103,36 @@ class FaultyPlane:
         self._open.set()
         self.requests: list[Request] = []
         self.accepted: list[str] = []
-        """Message ids, in the order in which they were accepted; again when they came again."""
+        """Message ids, in the order in which they were accepted. An event that came twice is here twice."""
         self.connections = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def url(self) -> str:
-        """What a sender takes as ``data_plane_url``."""
+        """Return the URL for the setting ``data_plane_url``."""
         scheme = "https" if self._context else "http"
         return f"{scheme}://127.0.0.1:{self.port}"
 
     @property
     def port(self) -> int:
-        """Of the listener."""
+        """Return the listener's port."""
         number: int = self._listener.getsockname()[1]
         return number
 
     def then(self, *steps: Step) -> None:
-        """What comes next, in place of what is left."""
+        """Replace the steps that are left."""
         self._steps = list(steps)
 
     def hold(self) -> None:
-        """Requests wait for ``let_go`` from now on, already counted in ``requests``."""
+        """Hold requests from now on until ``let_go``; ``requests`` counts them already."""
         self._open.clear()
 
     def let_go(self) -> None:
-        """They wait no more."""
+        """Hold requests no more."""
         self._open.set()
 
     def wait_for(self, what: Callable[[], Any]) -> None:
-        """Until it is true, looked at after every request and every answer."""
+        """Wait until the condition is true, which is checked after every request and every response."""
         with self._changed:
             if not self._changed.wait_for(what, PATIENCE_S):
                 raise AssertionError(f"not within {PATIENCE_S} s: {what}, {len(self.requests)} requests")
@@ -151,7 +154,7 @@ class FaultyPlane:
                 while (request := _read(sock, number)) and self._play(sock, request):
                     pass
         except (OSError, ValueError):
-            pass  # the other side was killed, or had enough
+            pass  # the other side was killed, or closed the connection
 
     def _play(self, sock: socket.socket, request: Request) -> bool:
         with self._changed:
@@ -178,7 +181,7 @@ class FaultyPlane:
 
 
 class RawServer:
-    """Does ``serve`` with each connection, in a thread of its own; listens on loopback, on any port."""
+    """A server on loopback that calls ``serve`` with each connection, in a thread of its own."""
 
     def __init__(self, serve: Callable[[socket.socket], None], receive_bytes: int | None = None) -> None:
         self._serve = serve
@@ -192,7 +195,7 @@ class RawServer:
 
     @property
     def address(self) -> str:
-        """Host and port."""
+        """Return host and port."""
         return f"127.0.0.1:{self._listener.getsockname()[1]}"
 
     def _accept(self) -> None:
@@ -209,7 +212,7 @@ class RawServer:
             with sock:
                 self._serve(sock)
         except OSError:
-            pass  # the other side had enough
+            pass  # the other side closed the connection
         finally:
             self.ended.set()
 
@@ -223,7 +226,7 @@ class RawServer:
 
 
 def head_of(sock: socket.socket) -> bytes:
-    """Read a request's head, and not a byte of what is behind it."""
+    """Read a request's head, and not a byte after it."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = sock.recv(1)

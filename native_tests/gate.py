@@ -1,4 +1,4 @@
-"""A wire to Redis that holds what passes at a named place, so that a test can kill just then."""
+"""A proxy before Redis that holds one call or one answer, so that a test can kill a process at that moment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ PATIENCE_S = 30.0
 
 
 class Gate:
-    """Between a port of loopback and a server's unix socket.
+    """A proxy from a port of loopback to a server's Unix socket.
 
-    ``stop("take_jobs", before=True)``: the next call of that script does not reach Redis, ``before=False``: it is done
-    and its answer does not come, until ``open()``. ``reached`` is set as soon as one is held.
+    After ``stop("take_jobs", before=True)`` the next call of that script does not reach Redis until ``open()``. With
+    ``before=False`` Redis executes the call, and its answer does not come back until ``open()``. ``reached`` is set as
+    soon as a call or an answer is held.
     """
 
     def __init__(self, server: RedisServer) -> None:
@@ -31,16 +32,16 @@ class Gate:
         self._passed = threading.Event()
         self.reached = threading.Event()
         self.was_reset = False
-        """The caller had reset its connection by then; one that closes it has its kernel send what is left."""
+        """The caller had reset its connection before ``open()``. After a plain close the kernel sends what is left."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def address(self) -> str:
-        """What a sender takes as ``redis``."""
+        """Return the address for the setting ``redis``."""
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def stop(self, script: str, *, before: bool) -> None:
-        """Hold the next call of it."""
+        """Hold the next call of this script."""
         self.reached.clear()
         self._opened.clear()
         self._passed.clear()
@@ -48,15 +49,15 @@ class Gate:
         self._script = self._digests[script].encode()
 
     def open(self) -> None:
-        """Hold nothing any more."""
+        """Let held and later calls pass."""
         self._script = None
         self._opened.set()
 
     def release(self, client: Any) -> None:
-        """Hold nothing any more, and wait until Redis has done what was held."""
+        """Let held and later calls pass, and wait until Redis has executed the held one."""
         self.open()
         assert self._passed.wait(PATIENCE_S)
-        client.ping()  # Redis answers it after what had arrived before
+        client.ping()  # Redis executes earlier calls first
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -99,6 +100,6 @@ class Gate:
         self._opened.wait(PATIENCE_S)
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         self.open()
         self._listener.close()

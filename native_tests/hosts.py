@@ -1,4 +1,4 @@
-"""What the tests of foreign hosts share: programs whose every call is noted, and the account of all of them."""
+"""Helpers for tests of foreign hosts: programs that note each call, and a check that every accepted event arrived."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from native_tests.processes import Processes, wait_until
 from rudderpipe.cli.demo import UnixConnection
 
-# Notes, with one write for each call, what the caller was told. The file is opened once and inherited over forks;
-# O_APPEND keeps the lines of many processes whole. Nothing here takes a lock, so it can be called from anywhere.
+# Notes the result of each call with one write. The file is opened once, and forked children inherit it. O_APPEND keeps
+# the lines of many processes whole. Nothing here takes a lock, so it can be called from anywhere.
 TALLY = """
 import itertools, os, pathlib
 
@@ -27,15 +27,15 @@ def track(client, count, where, between=None):
     accepted = 0
     for _ in range(count):
         n = next(numbers)
-        told = client.track("u", "e", {"pid": os.getpid(), "n": n, "where": where})
-        os.write(notes, b"%d %d %d\\n" % (os.getpid(), n, told))
-        accepted += told
+        was_accepted = client.track("u", "e", {"pid": os.getpid(), "n": n, "where": where})
+        os.write(notes, b"%d %d %d\\n" % (os.getpid(), n, was_accepted))
+        accepted += was_accepted
         if between is not None:
             between()
     return accepted
 """
 
-# One WSGI application for all servers: made and used in the process that loads it, used again in each worker.
+# One WSGI application for all servers. Its client is made and used in the process that loads it, and in each worker.
 APP = """
 import itertools, threading
 import rudderpipe, tally
@@ -51,11 +51,11 @@ def application(environ, start_response):
 """
 
 PATIENCE_S = 80.0
-"""What takes longer hangs, also on a busy machine; no less than the deadlines within the programs."""
+"""A program that takes longer hangs, also on a busy machine. The deadlines within the programs are shorter."""
 
 
 class Event(NamedTuple):
-    """Who tracked an event: its process, the process's own number for it, and from where in the program."""
+    """The origin of an event: its process, its number in that process, and the place in the program."""
 
     pid: int
     n: int
@@ -63,28 +63,28 @@ class Event(NamedTuple):
 
 
 class Hosts:
-    """Starts programs that note each call of ``track``, and compares the notes with what the data plane got."""
+    """Programs that note each call of ``track``, and the comparison of the notes with what the data plane got."""
 
     def __init__(self, processes: Processes, directory: Path) -> None:
         self.processes = processes
         self.directory = directory
-        # Few and large requests, all of which the data plane keeps; and a ring that is there to be asked at the end.
+        # Few and large requests, so that the data plane keeps all of them. The ring must still exist at the end.
         processes.explicit |= {"flush_at": 10_000, "max_batch_bytes": 3_000_000, "max_request_bytes": 3_000_000}
         processes.explicit |= {"linger_s": 60.0, "max_internal_queue_size": 60_000}
         self.write("tally", TALLY)
 
     def write(self, module: str, text: str) -> str:
-        """Write a module that programs in the directory can import; its path."""
+        """Write a module that programs in the directory can import, and return its path."""
         path = self.directory / f"{module}.py"
         path.write_text(text)
         return str(path)
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a host, which the world will kill; what it says is shown when the test fails."""
+        """Start a host, which the fixture kills at the end; pytest shows its output when the test fails."""
         return self.processes.start(*arguments, cwd=self.directory)
 
     def run(self, text: str, *arguments: str) -> None:
-        """Run a program to its end, within a deadline; a program that hangs is killed and fails the test."""
+        """Run a program to its end; kill it and fail the test if it hangs."""
         process = self.start("-X", "faulthandler", "-W", "ignore", self.write("program", text), *arguments)
         try:
             code = process.wait(PATIENCE_S)
@@ -94,9 +94,9 @@ class Hosts:
         assert code == 0
 
     def serve(self, socket: Path, processes: int, clients: int = 4, requests: int = 25) -> int:
-        """Ask a server from some clients at once, from when it listens until so many processes have tracked.
+        """Send requests to a listening server from several clients until so many processes have tracked.
 
-        How many requests were answered.
+        Return the number of requests with a response.
         """
         wait_until(lambda: _listens(socket))
         answered = self._ask(socket, clients, requests)
@@ -114,7 +114,7 @@ class Hosts:
                     connection.request("GET", "/")
                     answered.append(connection.getresponse().read())
                 except (OSError, http.client.HTTPException):
-                    pass  # its worker was being recycled; what it noted must arrive all the same
+                    pass  # the server was replacing its worker; what the worker noted must arrive nevertheless
                 finally:
                     connection.close()
 
@@ -126,14 +126,14 @@ class Hosts:
         return answered.count(b"ok")
 
     def noted(self) -> tuple[set[tuple[int, int]], int]:
-        """(pid, n) of the calls that were told True, and how many were told False."""
+        """Return (pid, n) of the accepted calls, and the number of refused ones."""
         lines = [tuple(map(int, line.split())) for line in (self.directory / "notes").read_bytes().splitlines()]
-        accepted = [(pid, n) for pid, n, told in lines if told]
+        accepted = [(pid, n) for pid, n, is_accepted in lines if is_accepted]
         assert len(set(accepted)) == len(accepted), "the program numbered two calls alike"
         return set(accepted), len(lines) - len(accepted)
 
     def events(self) -> list[Event]:
-        """What the data plane got, in its order."""
+        """Return what the data plane got, in its order."""
         stats = self.processes.plane.stats()
         bodies = self.processes.plane.last_events()
         assert len(bodies) == stats["requests"], "the data plane has forgotten requests: make them fewer"
@@ -141,7 +141,7 @@ class Hosts:
         return [Event(found["pid"], found["n"], found["where"]) for found in properties]
 
     def assert_all_arrived(self, *, refused: bool = False, ordered: bool = True) -> list[Event]:
-        """Each call that was told True arrived once, none else did, and the ring's account is the same.
+        """Check that each accepted call arrived once and no other did, and that the ring's account agrees.
 
         With ``ordered``, the events of one place in one process arrived in the order of its calls.
         """
@@ -151,15 +151,15 @@ class Hosts:
         arrived = Counter((event.pid, event.n) for event in events)
         missing, strange = accepted - set(arrived), set(arrived) - accepted
         assert not missing, f"{len(missing)} of {len(accepted)} lost: {sorted(missing)[:5]}"
-        assert not strange, f"{len(strange)} arrived that nobody was told of: {sorted(strange)[:5]}"
+        assert not strange, f"{len(strange)} arrived without an accepted call: {sorted(strange)[:5]}"
         assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
         stats = self.processes.plane.stats()
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
         account = self.processes.status().events
-        if account.accepted != len(accepted) or account.in_ring:  # a worker that ends may have sent some more since
+        if account.accepted != len(accepted) or account.in_ring:  # an ending worker may have tracked more since
             wait_until(
                 lambda: (now := self.processes.status().events).delivered == now.accepted == len(self.noted()[0]),
-                tell=lambda: (self.processes.status(), len(self.noted()[0])),
+                describe=lambda: (self.processes.status(), len(self.noted()[0])),
             )
             account = self.processes.status().events
         assert account.failed == 0
@@ -175,7 +175,7 @@ class Hosts:
 
 
 def script(name: str) -> str:
-    """A console script of the Python that runs the tests."""
+    """Return the path of a console script of the Python that runs the tests."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -191,7 +191,7 @@ def _listens(socket: Path) -> Any:
 
 
 def status_of(listening: Path) -> int:
-    """Return the status of one request."""
+    """Return the status of the response to one request."""
     connection = UnixConnection(listening)
     try:
         connection.request("GET", "/")
@@ -200,8 +200,8 @@ def status_of(listening: Path) -> int:
         connection.close()
 
 
-def answers(listening: Path) -> bool:
-    """Return whether the server answers."""
+def responds(listening: Path) -> bool:
+    """Return True if the server responds to a request."""
     try:
         return status_of(listening) > 0
     except (OSError, http.client.HTTPException):

@@ -1,4 +1,4 @@
-"""Starts, asks and kills the Node programs in ``native_tests/node``."""
+"""The Node programs in ``native_tests/node``, which a test starts, calls and kills."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PREFIX, QUEUE = "{rudder}", "rudderEventsQueue"
 
 
 class NodeError(Exception):
-    """What a Node program answered instead of a result."""
+    """An error that a Node program returned instead of a result."""
 
 
 class NodeProgram:
-    """One process that takes JSON lines and says JSON lines: answers (numbered), and events at any time."""
+    """One process that reads commands as JSON lines, and writes numbered answers and events as JSON lines."""
 
     def __init__(self, name: str, socket: Path, log: Path, settings: dict[str, Any]) -> None:
         node = shutil.which("node")
@@ -59,26 +59,29 @@ class NodeProgram:
             self._said.notify_all()
 
     def wait_for(self, wanted: Callable[[list[dict[str, Any]]], Any]) -> Any:
-        """The first true answer about all that it has said so far."""
+        """Return the first true result of ``wanted``, which gets all lines so far."""
         deadline_s = time.monotonic() + PATIENCE_S
         with self._said:
-            while not (answer := wanted(self._lines)):
+            while not (result := wanted(self._lines)):
                 left_s = deadline_s - time.monotonic()
                 if self._ended or left_s <= 0:
-                    how = "ended" if self._ended else f"said nothing of that in {PATIENCE_S} s"
+                    how = "ended" if self._ended else f"did not write that within {PATIENCE_S} s"
                     raise AssertionError(f"{self.name} {how}: {self._lines[-5:]} {self._log.read_text()[-2000:]}")
                 self._said.wait(left_s)
-        return answer
+        return result
 
     def ready(self) -> dict[str, Any]:
-        """Wait for its readiness line."""
+        """Wait for the readiness line."""
         first: dict[str, Any] = self.wait_for(lambda lines: [line for line in lines if "ready" in line])[0]
         if not first["ready"]:
             raise NodeError(first["error"])
         return first
 
     def ask(self, **command: Any) -> Any:
-        """One command's answer. Raises ``NodeError`` with the text of what JavaScript threw."""
+        """Send a command and return its answer.
+
+        Raise ``NodeError`` with the text of what JavaScript threw.
+        """
         number = next(self._numbers)
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"number": number, **command}).encode() + b"\n")
@@ -97,17 +100,17 @@ class NodeProgram:
         return self.ask(job=job_id, call=method, args=arguments)
 
     def events(self, name: str) -> list[list[Any]]:
-        """The arguments of each event of that name so far."""
+        """Return the arguments of each event of that name so far."""
         with self._said:
             return [line["args"] for line in self._lines if line.get("event") == name]
 
     def heard(self, name: str, count: int) -> list[list[Any]]:
-        """Wait until there are so many events of that name."""
+        """Wait until there are so many events of that name, and return their arguments."""
         self.wait_for(lambda lines: sum(line.get("event") == name for line in lines) >= count)
         return self.events(name)
 
     def kill(self) -> None:
-        """SIGKILL, and see that it died of it unless it had ended before."""
+        """Send SIGKILL, and check that the process died of it unless it had ended before."""
         self.process.kill()
         assert self.process.wait() in (-signal.SIGKILL, 0, 1)
         self._reader.join()
@@ -116,11 +119,11 @@ class NodeProgram:
                 try:
                     stream.close()
                 except BrokenPipeError:
-                    pass  # it was killed with a command unread
+                    pass  # the process was killed with a command unread
 
 
 class NodePrograms:
-    """Those of one test: all on one Redis, all killed afterwards."""
+    """The Node programs of one test, which use one Redis and are killed at the end."""
 
     def __init__(self, socket: Path, directory: Path) -> None:
         self._socket = socket
@@ -128,14 +131,14 @@ class NodePrograms:
         self._started: list[NodeProgram] = []
 
     def launch(self, name: str, **settings: Any) -> NodeProgram:
-        """Start one, and do not wait."""
+        """Start a program without waiting."""
         log = self._directory / f"node-{name}-{len(self._started)}.log"
         program = NodeProgram(name, self._socket, log, settings)
         self._started.append(program)
         return program
 
     def start(self, name: str, **settings: Any) -> NodeProgram:
-        """Start one and wait until it is ready."""
+        """Start a program and wait until it is ready."""
         program = self.launch(name, **settings)
         program.ready()
         return program

@@ -1,4 +1,4 @@
-"""One queue between our side and Node's: what a test puts into it, takes out of it and sees of it."""
+"""One queue that our side and Node's work on: what a test adds to it, takes out of it and reads of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EPOCH = 0x1111_1111_1111_4111
 SENT_AT = "2026-01-02T03:04:05.678Z"
 LISTS = ("wait", "active", "paused")
 NODES_TYPE = "application/x-www-form-urlencoded"
-"""The content type of the Node SDK's gzipped requests: how a test knows who delivered."""
+"""The content type of the Node SDK's gzipped requests, by which a test knows its deliveries."""
 
 
 class Seen(NamedTuple):
@@ -41,19 +41,19 @@ class Seen(NamedTuple):
 
     @property
     def write_key(self) -> str:
-        """From basic auth; the password must be empty."""
+        """Return the user of basic auth; the password must be empty."""
         user, _, password = base64.b64decode(self.headers["authorization"].removeprefix("Basic ")).partition(b":")
         assert password == b""
         return user.decode()
 
     @property
     def by_node(self) -> bool:
-        """Whether the Node SDK made it."""
+        """Return True if the Node SDK made the request."""
         return self.headers["content-type"] == NODES_TYPE
 
 
 def watch(plane: DataPlaneServer) -> list[Seen]:
-    """Grows by each request that the data plane gets from now on."""
+    """Return a list that grows by each request that the data plane gets from now on."""
     seen: list[Seen] = []
     usual: Any = plane.RequestHandlerClass
 
@@ -68,7 +68,7 @@ def watch(plane: DataPlaneServer) -> list[Seen]:
 
 
 class Peers:
-    """The queue of one test, which several processes of either side work on."""
+    """The queue of one test, which several processes of both sides work on."""
 
     def __init__(self, processes: Processes, server: RedisServer, node: NodePrograms) -> None:
         processes.explicit |= {"redis": server.url, "is_multi_processor": True, "flush_interval_ms": 20}
@@ -84,17 +84,17 @@ class Peers:
         self._planes: list[DataPlane] = []
 
     def sdk(self, write_key: str = "NODE_KEY", **settings: Any) -> NodeProgram:
-        """The Node SDK, producing and working, ready."""
+        """Start the Node SDK, which produces and works, and wait until it is ready."""
         return self.node.start("sdk", data_plane_url=self.plane.url, write_key=write_key, **settings)
 
     def add(self, jobs: int, events: int = 2, write_key: str = "OUR_KEY") -> list[str]:
-        """Add jobs of ours as a flusher does; their ids."""
+        """Add jobs of ours as a flusher does, and return their ids."""
         self.add_built([(job.build(self._batch(events), write_key, SENT_AT, EPOCH), events) for _ in range(jobs)])
         last = int(self.redis.get(f"{P}id"))
         return [str(number) for number in range(last - jobs + 1, last + 1)]
 
     def add_built(self, batches: list[tuple[str, int]]) -> None:
-        """Add job data with their numbers of events."""
+        """Add built jobs with their numbers of events."""
         self._queue.add(EPOCH, batches, {}, [])
 
     def _batch(self, events: int) -> bytes:
@@ -106,7 +106,7 @@ class Peers:
         )
 
     def add_data(self, data: bytes | str, job_id: str | None = None, **fields: Any) -> str:
-        """Add a job that somebody else made, with these bytes as its data; its id."""
+        """Add a job with these bytes as its data, as another program would, and return its id."""
         job_id = job_id or str(self.redis.incr(f"{P}id"))
         usual = {"name": "__default__", "opts": '{"attempts":1}', "timestamp": 1, "delay": 0, "priority": 0}
         self.redis.hset(f"{P}{job_id}", mapping={**usual, "data": data, **fields})
@@ -114,7 +114,7 @@ class Peers:
         return job_id
 
     def sender(self, **settings: Any) -> Sender:
-        """A sender of ours in this process."""
+        """Return a sender of ours in this process."""
         own = settings_module.load({**self.processes.explicit, **settings}, environment={})
         clock = Clock()
         queue = Queue(own, clock)
@@ -126,7 +126,7 @@ class Peers:
         return sender
 
     def send_all(self, **settings: Any) -> Sender:
-        """Let a sender of ours work until nothing waits and nothing is active."""
+        """Let a sender of ours work until no job waits and none is active."""
         sender = self.sender(**settings)
 
         def worked() -> bool:
@@ -137,48 +137,48 @@ class Peers:
         return sender
 
     def sender_process(self) -> subprocess.Popen[bytes]:
-        """``python -m rudderpipe.sender``."""
+        """Start ``python -m rudderpipe.sender``."""
         return self.processes.start("-m", "rudderpipe.sender")
 
     def hash(self, job_id: str) -> dict[str, str]:
-        """A job's fields."""
+        """Return a job's fields."""
         fields: dict[str, str] = self.redis.hgetall(f"{P}{job_id}")
         return fields
 
     def raw(self, job_id: str) -> dict[bytes, bytes]:
-        """A job's fields, byte for byte."""
+        """Return a job's fields, byte for byte."""
         client: Any = self.server.client()
         fields: dict[bytes, bytes] = client.hgetall(f"{P}{job_id}")
         client.close()
         return fields
 
     def ids(self, state: str) -> list[str]:
-        """The ids in a list or a sorted set, in the order in which Redis keeps them."""
+        """Return the ids in a list or a sorted set, in the order in which Redis keeps them."""
         key = f"{P}{state}"
-        # By its name: the type of a key that Redis is asked for first may be another one by the next call.
+        # The name decides, because the type of the key may change between two calls of Redis.
         found: list[str] = self.redis.lrange(key, 0, -1) if state in LISTS else self.redis.zrange(key, 0, -1)
         return found
 
     def settled(self) -> bool:
-        """Nothing waits, is active, delayed or paused, and no lock is left."""
+        """Return True if no job waits, is active, delayed or paused, and no lock is left."""
         states = ("wait", "active", "delayed", "paused")
         return not any(map(self.ids, states)) and not self.redis.keys(f"{P}*:lock")
 
     def sent(self) -> list[Any]:
-        """The events that the data plane took, in order."""
+        """Return the events that the data plane took, in order."""
         return [event for body in self.plane.last_events() for event in json.loads(body)["batch"]]
 
     def let_time_pass(self) -> None:
-        """What half a minute does to what a dead worker left in Redis: its locks and the sweep's throttle go."""
+        """Delete what half a minute makes lapse after a worker's death: its locks and the sweep's throttle."""
         for key in [*self.redis.keys(f"{P}*:lock"), f"{P}stalled-check"]:
             self.redis.delete(key)
 
     def take(self) -> list[str]:
-        """The ids of all that waits, taken by a sender of ours that does nothing with them yet."""
+        """Take all waiting jobs with a sender of ours that does nothing with them yet, and return their ids."""
         return [taken.id for taken in self._queue.take(1000, 1_000_000)]
 
     def sweep(self) -> int:
-        """Two sweeps of ours for stalled jobs, at least an interval apart; how many jobs are next in line again."""
+        """Sweep twice for stalled jobs, at least an interval apart, and return how many jobs are next in line again."""
         back = 0
         for _ in range(2):
             self.redis.delete(f"{P}stalled-check")
@@ -195,14 +195,14 @@ class Peers:
 
 
 def inner(fields: dict[str, str]) -> dict[str, Any]:
-    """A job's eventData."""
+    """Return a job's eventData."""
     found: dict[str, Any] = json.loads(json.loads(fields["data"])["eventData"])
     return found
 
 
 @contextmanager
 def paused(calls: NodeProgram) -> Iterator[None]:
-    """The queue is paused by Bull meanwhile."""
+    """Pause the queue by Bull for the block."""
     calls.call("pause")
     yield
     calls.call("resume")

@@ -1,4 +1,4 @@
-"""Single attempts to post to a data plane, and what they say."""
+"""Helpers for single attempts to post to a data plane, and for checking their outcomes."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _made: list[DataPlane] = []
 
 
 def close_all() -> None:
-    """Close what ``towards`` made."""
+    """Close all data planes that ``towards`` made."""
     while _made:
         _made.pop().close()
 
 
 def towards(url: str, **settings: Any) -> DataPlane:
-    """Ours, until ``close_all``."""
+    """Return our side of a data plane at this URL, which ``close_all`` closes."""
     _made.append(DataPlane(Settings(**{"data_plane_url": url, "timeout_s": 5, **settings})))
     return _made[-1]
 
 
 def data_plane(plane: FaultyPlane, **settings: Any) -> DataPlane:
-    """Ours, towards that one."""
+    """Return our side of this data plane."""
     return towards(plane.url, **settings)
 
 
 def post(plane: FaultyPlane, *steps: Step, **settings: Any) -> Outcome:
-    """One attempt; nothing secret is in what it says."""
+    """Make one attempt, and check its outcome."""
     if steps:
         plane.then(*steps)
-    return told(data_plane(plane, **settings).post(BODY, KEY))
+    return checked(data_plane(plane, **settings).post(BODY, KEY))
 
 
-def told(outcome: Outcome) -> Outcome:
-    """Its reason is one line, bounded, and holds nothing of what was sent."""
+def checked(outcome: Outcome) -> Outcome:
+    """Check that the reason is one bounded line without any secret or payload, and return the outcome."""
     assert len(outcome.reason) <= 250
     assert "\n" not in outcome.reason
     for secret in (KEY, base64.b64encode(f"{KEY}:".encode()).decode(), "secret-user", "proxy-password", "?token"):

@@ -1,4 +1,4 @@
-"""What a native test starts, finds and kills."""
+"""The processes of one pipe, which a native test starts, finds and kills."""
 
 from __future__ import annotations
 
@@ -31,22 +31,25 @@ _held: list[int] = []
 
 
 def wait_until(
-    what: Callable[[], Any], patience_s: float = PATIENCE_S, tell: Callable[[], object] | None = None
+    what: Callable[[], Any], patience_s: float = PATIENCE_S, describe: Callable[[], object] | None = None
 ) -> Any:
-    """The first true answer; foreign processes can only be asked again and again. ``tell``: what a failure shows."""
+    """Return the first true result of ``what``, which is called again and again.
+
+    A failure shows the result of ``describe``.
+    """
     deadline_s = time.monotonic() + patience_s
     pause = time.sleep
-    while not (answer := what()):
+    while not (result := what()):
         if time.monotonic() > deadline_s:
-            raise AssertionError(f"not within {patience_s} s: {tell() if tell else what}")
+            raise AssertionError(f"not within {patience_s} s: {describe() if describe else what}")
         pause(0.01)
-    return answer
+    return result
 
 
 def free_port(*above: int) -> int:
-    """Return a port of loopback that is free, and so are those so many above it; no other call gets one of them.
+    """Return a free port of loopback, also with the given offsets above it free; no other call returns one of them.
 
-    They are held without listening: a server that sets SO_REUSEADDR, as all here do, can still have them on Linux.
+    The ports are held without listening. On Linux a server that sets SO_REUSEADDR, as all here do, can still bind them.
     """
     while True:
         sockets: list[socket.socket] = []
@@ -54,10 +57,10 @@ def free_port(*above: int) -> int:
             port = _hold(0, sockets)
             for number in above:
                 _hold(port + number, sockets)
-        except (OSError, OverflowError):  # the latter: there is no such port
+        except (OSError, OverflowError):  # OverflowError: the number is too large for a port
             port = 0
         if port and sys.platform == "linux":
-            _held.extend(each.detach() for each in sockets)  # open until the end, and no socket that it finds unclosed
+            _held.extend(each.detach() for each in sockets)  # a detached socket is never closed, without a warning
         else:
             for each in sockets:
                 each.close()
@@ -74,7 +77,7 @@ def _hold(port: int, sockets: list[socket.socket]) -> int:
 
 
 class Processes:
-    """One pipe: its settings, its clients, its processes."""
+    """One pipe with its settings, its clients and its processes."""
 
     def __init__(self, directory: Path, plane: DataPlaneServer) -> None:
         self.plane = plane
@@ -92,24 +95,24 @@ class Processes:
 
     @property
     def settings(self) -> Settings:
-        """What the explicit settings make."""
+        """Return the settings that the explicit ones make."""
         return settings_module.load(self.explicit, environment={})
 
     @property
     def environment(self) -> dict[str, str]:
-        """The same settings as variables."""
+        """Return the same settings as environment variables."""
         own = {f"RUDDERPIPE_{name.upper()}": str(value) for name, value in self.explicit.items()}
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RUDDERPIPE_")}
         return {**kept, **own}
 
     def client(self, **settings: Any) -> Client:
-        """A client of this pipe."""
+        """Return a new client of this pipe."""
         client = Client(**{**self.explicit, **settings})
         self._clients.append(client)
         return client
 
     def adopt(self, client: Client) -> None:
-        """A client that something else made on this pipe."""
+        """Take over a client that other code made on this pipe, to close it at the end."""
         self._clients.append(client)
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -117,13 +120,13 @@ class Processes:
         return self.start_program(sys.executable, *arguments, **options)
 
     def start_program(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
-        """The same of any program."""
+        """Start any program in the same way."""
         process = subprocess.Popen(command, env=self.environment, start_new_session=True, **options)
         self.started.append(process)
         return process
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        """Run one to its end."""
+        """Run a Python program to its end."""
         return subprocess.run(
             [sys.executable, *arguments],
             env=self.environment,
@@ -134,16 +137,16 @@ class Processes:
         )
 
     def status(self) -> Snapshot:
-        """What ``rudderpipe status`` knows."""
+        """Return what ``rudderpipe status`` reports."""
         return snapshot.take(self.settings)
 
     def status_json(self) -> dict[str, Any]:
-        """What ``rudderpipe status --json`` prints."""
+        """Return what ``rudderpipe status --json`` prints."""
         printed: dict[str, Any] = msgspec.json.decode(self.run("-m", "rudderpipe", "status", "--json").stdout)
         return printed
 
     def flusher(self) -> psutil.Process:
-        """The flusher's process, once there is one."""
+        """Wait for the flusher's process and return it."""
 
         def find() -> psutil.Process | None:
             ring = self.status().ring
@@ -153,7 +156,7 @@ class Processes:
         return found
 
     def sender(self) -> psutil.Process:
-        """The sender that the flusher keeps."""
+        """Wait for the sender that the flusher keeps, and return its process."""
         children: list[psutil.Process] = wait_until(self.flusher().children)
         return children[0]
 
@@ -162,7 +165,7 @@ class Processes:
         return bool(wait_until(lambda: self.plane.stats()["unique_message_ids"] >= count))
 
     def own_processes(self) -> list[psutil.Process]:
-        """Flushers and senders that log into this pipe's directory."""
+        """Return the processes, such as flushers and senders, whose command line names this pipe's directory."""
         return [
             process
             for process in psutil.process_iter()
@@ -170,14 +173,14 @@ class Processes:
         ]
 
     def log(self) -> str:
-        """What autostarted processes logged."""
+        """Return what autostarted processes logged."""
         path = Path(self.explicit["runtime_dir"]) / f"{self.settings.pipe_name}.log"
         return path.read_text() if path.exists() else ""
 
     def end(self) -> None:
         """Kill what is left, and remove the segment."""
         for client in self._clients:
-            client._intake.leave()  # noqa: SLF001  # without the flush, which may have nobody to wait for
+            client._intake.leave()  # noqa: SLF001  # without the flush, which could wait for a flusher that does not exist
         for process in self.started:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

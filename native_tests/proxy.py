@@ -11,14 +11,14 @@ import trustme
 
 
 def context_of(certificate: trustme.LeafCert) -> ssl.SSLContext:
-    """A server's."""
+    """Return a server's TLS context."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate.configure_cert(context)
     return context
 
 
 class Proxy:
-    """Takes CONNECT and whole URLs, over TLS with a ``context``; remembers the heads it was sent."""
+    """A proxy for CONNECT and whole URLs, over TLS with a ``context``, which keeps the heads of the requests."""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class Proxy:
             with client:
                 self._carry(client)
         except OSError:
-            pass  # the other side was not ours
+            pass  # the other side closed, or is no client of the test
 
     def _carry(self, client: socket.socket) -> None:
         data = b""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from native_tests.hosts import answers, script
+from native_tests.hosts import responds, script
 from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -189,5 +189,5 @@ def test_uwsgi_with_a_home(queued: Processes, directory: Path) -> None:
         cwd=directory,
     )
 
-    wait_until(lambda: answers(listening))
+    wait_until(lambda: responds(listening))
     queued.delivered(1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from native_tests.hosts import answers, status_of
+from native_tests.hosts import responds, status_of
 from native_tests.processes import Processes, wait_until
 from rudderpipe.process import spawn
 
@@ -51,7 +51,7 @@ def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(processes: 
         *(sys.executable, "-m", "gunicorn", "--workers", "2", "--bind", f"unix:{listening}", "app:application"),
         cwd=directory,
     )
-    wait_until(lambda: answers(listening))
+    wait_until(lambda: responds(listening))
 
     def served() -> bool:
         assert status_of(listening) == 200
@@ -61,7 +61,7 @@ def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(processes: 
 
     assert (directory / "starts").read_text().count("\n") == 1
     assert server.poll() is None
-    assert answers(listening)
+    assert responds(listening)
 
 
 def ended(

@@ -1,4 +1,4 @@
-"""How a connection comes about, or does not: addresses and TLS."""
+"""How a connection is made or fails: addresses, descriptors and TLS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import trustme
 from urllib3.util import wait_for_read
 
 from native_tests.faulty_plane import FaultyPlane, RawServer, Request, answer, drip_on, head_of, whole
-from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.posting import BODY, KEY, checked, close_all, data_plane, post, towards
 from native_tests.processes import wait_until
 from native_tests.proxy import context_of
 from rudderpipe import Client
@@ -38,19 +38,19 @@ def _closing() -> Iterator[None]:
     close_all()
 
 
-def test_nobody_listens() -> None:
-    """It is tried again later."""
+def test_a_refused_connection_is_retried() -> None:
+    """A data plane that restarts refuses connections for a moment."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    outcome = told(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
+    outcome = checked(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
     assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_an_address_of_a_family_that_this_host_lacks_is_passed_over(
+def test_an_address_of_an_unsupported_family_is_skipped(
     plane: FaultyPlane, monkeypatch: pytest.MonkeyPatch, order: int
 ) -> None:
-    """Names resolve to IPv6 addresses also where the kernel has none; what counts is what the other address said."""
+    """Names resolve to IPv6 addresses also where the kernel has no IPv6. The outcome is that of the other address."""
     real = socket.getaddrinfo
 
     def both(host: str, port: int, **options: Any) -> Any:
@@ -60,19 +60,19 @@ def test_an_address_of_a_family_that_this_host_lacks_is_passed_over(
     assert data_plane(plane).post(BODY, KEY).kind == "delivered"
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    outcome = told(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
+    outcome = checked(towards(f"http://127.0.0.1:{port}").post(BODY, KEY))
     assert (outcome.kind, outcome.reason) == ("retry", "no connection: Connection refused")
 
 
-def test_a_name_that_nobody_knows() -> None:
-    """The same; the reason says so."""
-    outcome = told(towards("http://no-such-host.invalid").post(BODY, KEY))
+def test_an_unknown_host_name_is_retried() -> None:
+    """The resolver may be down for a moment, and the reason says that there is no connection."""
+    outcome = checked(towards("http://no-such-host.invalid").post(BODY, KEY))
     assert outcome.kind == "retry"
     assert outcome.reason.startswith("no connection")
 
 
-def test_a_connection_that_does_not_come_about() -> None:
-    """``connect_timeout_s`` bounds it: a listener whose queue is full lets nobody in."""
+def test_connect_timeout_s_bounds_a_connection() -> None:
+    """A listener with a full queue accepts no connection and refuses none."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         waiting = [socket.socket() for _ in range(8)]
@@ -82,14 +82,14 @@ def test_a_connection_that_does_not_come_about() -> None:
         url = f"127.0.0.1:{address[1]}"
         for scheme in ("http", "https"):
             ours = towards(f"{scheme}://{url}", connect_timeout_s=0.3, timeout_s=0.3)
-            assert told(ours.post(BODY, KEY)).kind == "retry"
+            assert checked(ours.post(BODY, KEY)).kind == "retry"
         for each in waiting:
             each.close()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_connection_that_is_being_made_can_be_aborted(scheme: str) -> None:
-    """A stop does not wait until ``connect_timeout_s`` is over."""
+def test_a_pending_connection_can_be_aborted(scheme: str) -> None:
+    """A stop must not wait until ``connect_timeout_s`` is over."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()
         waiting = [socket.socket() for _ in range(8)]
@@ -109,7 +109,7 @@ def test_a_connection_that_is_being_made_can_be_aborted(scheme: str) -> None:
 
 
 def connecting_to(port: int) -> int:
-    """How many connections of ours to this port have no answer yet."""
+    """Return the number of our connections to this port that have no response yet."""
     return sum(
         1
         for connection in psutil.Process().net_connections("tcp")
@@ -117,8 +117,11 @@ def connecting_to(port: int) -> int:
     )
 
 
-def test_a_host_without_descriptors_makes_no_attempt(plane: FaultyPlane) -> None:
-    """It is this host's trouble: for an address, for a name that has to be looked up; then it goes on."""
+def test_a_host_without_descriptors_blocks_the_attempt(plane: FaultyPlane) -> None:
+    """This host is the reason, so no attempt is counted.
+
+    It holds for an address and for a name that must be looked up.
+    """
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     for url in (plane.url, f"http://no-such-host.invalid:{plane.port}"):
         ours = towards(url)
@@ -127,24 +130,24 @@ def test_a_host_without_descriptors_makes_no_attempt(plane: FaultyPlane) -> None
             outcome = ours.post(BODY, KEY)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert (told(outcome).kind, outcome.reason) == ("blocked", "no connection: Too many open files")
+        assert (checked(outcome).kind, outcome.reason) == ("blocked", "no connection: Too many open files")
     assert data_plane(plane).post(BODY, KEY).kind == "delivered"
 
 
-def test_a_host_name_that_can_be_none_is_no_attempt() -> None:
-    """No event is to blame for it."""
-    assert told(towards(f"http://{'x' * 70}.example").post(BODY, KEY)).kind == "blocked"
+def test_an_impossible_host_name_blocks_the_attempt() -> None:
+    """No event is the reason, so no attempt is counted."""
+    assert checked(towards(f"http://{'x' * 70}.example").post(BODY, KEY)).kind == "blocked"
 
 
 class Interruption(Exception):
-    """What an application's signal handler raises."""
+    """An exception of an application's signal handler."""
 
 
-def test_an_exception_of_a_signal_handler_comes_out_and_costs_the_connection(plane: FaultyPlane) -> None:
-    """The rest of an answer that was interrupted is not taken for the answer to the next request."""
+def test_an_exception_of_a_signal_handler_closes_the_connection(plane: FaultyPlane) -> None:
+    """The rest of the interrupted response must not be taken for the response to the next request."""
 
     def late(sock: socket.socket, _request: Request) -> bool:
-        wait_for_read(sock, timeout=30)  # for the next request, or for the end of the connection
+        wait_for_read(sock, timeout=30)  # until the next request or the end of the connection
         sock.sendall(whole(200))
         return True
 
@@ -181,8 +184,8 @@ def _authority() -> trustme.CA:
     return trustme.CA()
 
 
-def test_tls_with_an_authority_of_ones_own(authority: trustme.CA, tmp_path: Path) -> None:
-    """``ca_file`` names it; the connection is kept and can be aborted as any other."""
+def test_tls_accepts_the_authority_of_ca_file(authority: trustme.CA, tmp_path: Path) -> None:
+    """The connection is kept and can be aborted as any other."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"))
@@ -198,8 +201,8 @@ def test_tls_with_an_authority_of_ones_own(authority: trustme.CA, tmp_path: Path
 
 
 @pytest.mark.parametrize(("names", "trusted"), [("127.0.0.1", False), ("other.example", True)])
-def test_tls_that_is_not_trusted(authority: trustme.CA, tmp_path: Path, names: str, trusted: bool) -> None:
-    """Neither an authority that nobody knows nor another host's certificate: it is told, and the events never leave."""
+def test_untrusted_tls_gets_no_event(authority: trustme.CA, tmp_path: Path, names: str, trusted: bool) -> None:
+    """An unknown authority and another host's certificate end the attempt before the events are sent."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert(names))) as plane:
         outcome = post(plane, **({"ca_file": str(tmp_path / "ca.pem")} if trusted else {}))
@@ -208,19 +211,19 @@ def test_tls_that_is_not_trusted(authority: trustme.CA, tmp_path: Path, names: s
         assert plane.requests == []
 
 
-def test_tls_with_a_server_that_speaks_none(plane: FaultyPlane) -> None:
-    """A retry, not a hang."""
+def test_tls_with_a_plain_server_is_retried(plane: FaultyPlane) -> None:
+    """The attempt must end and not hang."""
     ours = towards(f"https://127.0.0.1:{plane.port}", connect_timeout_s=0.5)
-    assert told(ours.post(BODY, KEY)).kind == "retry"
+    assert checked(ours.post(BODY, KEY)).kind == "retry"
 
 
-def test_a_certificate_file_that_is_mended_is_read_again(authority: trustme.CA, tmp_path: Path) -> None:
-    """Another authority's certificate is an answer; once the file is right, the same data plane is reached."""
+def test_a_corrected_ca_file_is_read_again(authority: trustme.CA, tmp_path: Path) -> None:
+    """The first file names another authority. The same data plane is reached once the file is right."""
     path = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(path))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         ours = data_plane(plane, ca_file=str(path))
-        assert told(ours.post(BODY, KEY)).kind == "retry"
+        assert checked(ours.post(BODY, KEY)).kind == "retry"
         authority.cert_pem.write_to_path(str(path))
         assert ours.post(BODY, KEY).kind == "delivered"
 
@@ -242,7 +245,7 @@ BAD_FILES: dict[str, Callable[[Path], object]] = {
 
 
 def unmake(path: Path) -> None:
-    """Remove what is there."""
+    """Remove the file, link or directory."""
     if path.is_dir() and not path.is_symlink():
         path.rmdir()
     else:
@@ -250,13 +253,13 @@ def unmake(path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_certificate_file_that_cannot_be_used_is_no_attempt(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
-    """The reason names the setting; the first attempt after it is mended delivers."""
+def test_an_unusable_ca_file_blocks_the_attempt(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
+    """The reason names the setting. The first attempt after the correction delivers."""
     path = tmp_path / "ca.pem"
     BAD_FILES[kind](path)
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         ours = data_plane(plane, ca_file=str(path))
-        outcome = told(ours.post(BODY, KEY))
+        outcome = checked(ours.post(BODY, KEY))
         assert outcome.kind == "blocked"
         assert outcome.reason.startswith("ca_file cannot be used: ")
 
@@ -267,10 +270,8 @@ def test_a_certificate_file_that_cannot_be_used_is_no_attempt(authority: trustme
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_sync_mode_says_what_is_wrong_with_the_certificate_file(
-    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """``track()`` returns False at once and never raises."""
+def test_sync_mode_reports_an_unusable_ca_file(tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The call ``track()`` returns False at once and raises nothing."""
     path = tmp_path / "ca.pem"
     BAD_FILES[kind](path)
     client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, ca_file=str(path))
@@ -280,21 +281,21 @@ def test_sync_mode_says_what_is_wrong_with_the_certificate_file(
     client.shutdown()
 
 
-def test_a_handshake_that_drips_ends_in_time() -> None:
-    """``connect_timeout_s`` is for the whole of it."""
+def test_connect_timeout_s_bounds_a_slow_handshake() -> None:
+    """The limit is for the whole handshake and not for each byte."""
 
     def serve(sock: socket.socket) -> None:
         sock.recv(1)
         drip_on(sock, b"\x16\x03\x03\x40\x00" + b"\x02" * 10_000)
 
     with RawServer(serve) as server:
-        outcome = told(towards(f"https://{server.address}", connect_timeout_s=0.5).post(BODY, KEY))
+        outcome = checked(towards(f"https://{server.address}", connect_timeout_s=0.5).post(BODY, KEY))
         assert (outcome.kind, outcome.reason) == ("retry", "no connection in time")
         assert server.ended.wait(30)
 
 
-def test_a_tls_answer_whose_records_drip_ends_in_time(authority: trustme.CA, tmp_path: Path) -> None:
-    """A record is not seen before it is whole: ``timeout_s`` ends the wait for it all the same."""
+def test_timeout_s_bounds_slow_tls_records(authority: trustme.CA, tmp_path: Path) -> None:
+    """A record is not readable before it is whole, so only the socket's own limit can end the wait."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1"))
 
@@ -313,7 +314,7 @@ def test_a_tls_answer_whose_records_drip_ends_in_time(authority: trustme.CA, tmp
 
     with RawServer(serve) as server:
         ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
-        outcome = told(ours.post(BODY, KEY))
+        outcome = checked(ours.post(BODY, KEY))
         assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
@@ -326,8 +327,8 @@ TLS_ENDS = {
 
 
 @pytest.mark.parametrize("kind", TLS_ENDS)
-def test_tls_that_breaks_within_an_answer_is_no_answer(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
-    """Whatever follows half an answer, the attempt is repeated over another connection."""
+def test_tls_that_breaks_within_a_response_is_no_response(authority: trustme.CA, tmp_path: Path, kind: str) -> None:
+    """Whatever follows half a response, the attempt is repeated over another connection."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1"))
 
@@ -343,16 +344,16 @@ def test_tls_that_breaks_within_an_answer_is_no_answer(authority: trustme.CA, tm
     with RawServer(serve) as server:
         ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"))
         for _ in range(2):
-            outcome = told(ours.post(BODY, KEY))
+            outcome = checked(ours.post(BODY, KEY))
             assert (outcome.kind, outcome.status) == ("retry", 0)
         assert server.connections == 2
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_server_that_takes_a_request_byte_by_byte_is_left_in_time(
+def test_timeout_s_bounds_a_request_that_the_server_reads_slowly(
     authority: trustme.CA, tmp_path: Path, tls: bool
 ) -> None:
-    """``timeout_s`` is for the whole request, not for each piece of it."""
+    """The limit is for the whole request and not for each piece of it."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1"))
     gone = threading.Event()
@@ -367,16 +368,14 @@ def test_a_server_that_takes_a_request_byte_by_byte_is_left_in_time(
     with RawServer(serve, receive_bytes=4096) as server:
         url = f"{'https' if tls else 'http'}://{server.address}"
         ours = towards(url, ca_file=str(tmp_path / "ca.pem"), timeout_s=0.5, gzip=False)
-        outcome = told(ours.post(b"x" * 32_000_000, KEY))
+        outcome = checked(ours.post(b"x" * 32_000_000, KEY))
         gone.set()
         assert (outcome.kind, outcome.reason) == ("retry", "the server did not accept the request in time")
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_slow_server_that_has_not_answered_gets_the_whole_request(
-    authority: trustme.CA, tmp_path: Path, tls: bool
-) -> None:
-    """A pause is no answer, and what is written after it continues where the pause began."""
+def test_a_server_that_pauses_gets_the_whole_request(authority: trustme.CA, tmp_path: Path, tls: bool) -> None:
+    """A pause is no response. After the pause the request continues at the right byte."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1"))
     sent = os.urandom(8_000_000)
@@ -401,8 +400,8 @@ def test_a_slow_server_that_has_not_answered_gets_the_whole_request(
 
 
 @pytest.mark.parametrize("status", [200, 413])
-def test_an_early_answer_within_tls_ends_the_request(authority: trustme.CA, tmp_path: Path, status: int) -> None:
-    """It is seen though the server neither takes more nor hangs up; a session ticket before it is no answer."""
+def test_an_early_response_within_tls_ends_the_request(authority: trustme.CA, tmp_path: Path, status: int) -> None:
+    """The server neither reads more nor closes the connection. A session ticket before the response is no response."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1"))
     gone = threading.Event()
@@ -415,7 +414,7 @@ def test_an_early_answer_within_tls_ends_the_request(authority: trustme.CA, tmp_
 
     with RawServer(serve) as server:
         ours = towards(f"https://{server.address}", ca_file=str(tmp_path / "ca.pem"), timeout_s=20, gzip=False)
-        outcome = told(ours.post(os.urandom(32_000_000), KEY))
+        outcome = checked(ours.post(os.urandom(32_000_000), KEY))
         gone.set()
         assert (outcome.kind, outcome.status) == (("refused", 413) if status == 413 else ("retry", 0))
         assert "in time" not in outcome.reason
@@ -440,7 +439,7 @@ client.shutdown()
 @pytest.mark.parametrize("tls", [False, True])
 @pytest.mark.parametrize("green", ["gevent", "eventlet"])
 def test_green_threads_keep_the_connection(authority: trustme.CA, tmp_path: Path, green: str, tls: bool) -> None:
-    """Their sockets have words of their own for what does not wait."""
+    """The sockets of gevent and eventlet report in their own way that an operation would block."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1")) if tls else None
     with FaultyPlane(context=context) as plane:

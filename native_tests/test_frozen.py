@@ -1,4 +1,4 @@
-"""Applications that PyInstaller has frozen, whose executable is the application and no Python."""
+"""Applications frozen by PyInstaller, whose executable is the application and not Python."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ note(f"tracked: {client.track('u', 'e')}")
 result = client.flush(60, until="delivered")
 note(f"flushed: {result.complete} {result.reason[:30]}".rstrip())
 """
-pytestmark = pytest.mark.timeout(400)  # the build takes its time
+pytestmark = pytest.mark.timeout(400)  # the build takes minutes
 NAMES = ("python-ingest", "ingest", "one-file")
 
 
-# As the command line makes it, with one analysis for both forms.
+# The same as PyInstaller's command line makes, with one analysis for both forms.
 SPEC = f"""
 from PyInstaller.utils.hooks import collect_data_files
 
@@ -57,7 +57,7 @@ COLLECT(
 
 @pytest.fixture(name="frozen", scope="module")
 def _frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the application, frozen once, under three names."""
+    """Return the folder of the application, which is frozen once and has three names."""
     directory = tmp_path_factory.mktemp("frozen")
     (directory / "app.py").write_text(APP)
     (directory / "app.spec").write_text(SPEC)
@@ -71,7 +71,7 @@ def _frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Frozen:
-    """Runs of the application, and what it noted."""
+    """Runs of the frozen application, and its notes."""
 
     def __init__(self, processes: Processes, folder: Path, directory: Path) -> None:
         self._processes = processes
@@ -79,7 +79,7 @@ class Frozen:
         self._notes = directory / "notes"
 
     def run(self, name: str, *, supported: bool) -> tuple[list[str], str]:
-        """Run it to its end; its notes, and what it logged."""
+        """Run the application to its end, and return its notes and its log."""
         own = {"NOTES": str(self._notes), "SUPPORTED": "yes" if supported else "no"}
         done = subprocess.run(
             [self._folder / name],
@@ -93,12 +93,13 @@ class Frozen:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_frozen_application_is_never_run_again_and_says_so(
+def test_autostart_never_runs_a_frozen_application_again(
     processes: Processes, frozen: Path, directory: Path, name: str
 ) -> None:
-    """Neither is another Python, which has no rudderpipe; the event waits in the ring for an operator's flusher.
+    """The log says that autostart cannot work, and the event waits in the ring for an operator's flusher.
 
-    ``flush`` does not wait for what cannot come: the run would take its whole minute else.
+    Another Python is not started either, because it has no rudderpipe. ``flush`` must return at once, since the test's
+    flush could wait for a minute.
     """
     notes, logged = Frozen(processes, frozen, directory).run(name, supported=False)
 
@@ -110,10 +111,10 @@ def test_a_frozen_application_is_never_run_again_and_says_so(
     processes.delivered(1)
 
 
-def test_the_look_whether_redis_is_there_says_it_too(
+def test_the_redis_check_of_a_frozen_application_fails(
     processes: Processes, redis_server: RedisServer, frozen: Path, directory: Path
 ) -> None:
-    """``create_persistence_queue`` raises what it always raises."""
+    """The check runs in a process of its own, so ``create_persistence_queue`` raises what it always raises."""
     processes.explicit["redis"] = redis_server.url
     notes, _ = Frozen(processes, frozen, directory).run(NAMES[0], supported=False)
 
@@ -125,15 +126,15 @@ def test_the_look_whether_redis_is_there_says_it_too(
 def test_freeze_support_runs_flusher_and_sender(
     processes: Processes, redis_server: RedisServer, frozen: Path, directory: Path, name: str
 ) -> None:
-    """The executable is started again as one of our processes, and of the application's code nothing else runs."""
+    """The executable starts again as flusher, sender or check, and nothing else of the application's code runs."""
     processes.explicit["redis"] = redis_server.url
     notes, logged = Frozen(processes, frozen, directory).run(name, supported=True)
 
     assert [note for note in notes if note != "started"] == ["ran", "tracked: True", "flushed: True"], processes.log()
-    assert notes.count("started") == 5  # itself, the look at Redis, the go-between, the flusher, the sender
+    assert notes.count("started") == 5  # the application, the Redis check, the process in between, flusher, sender
     assert logged == ""
     assert processes.plane.stats()["unique_message_ids"] == 1
-    sender = processes.sender()  # it takes the flusher for alive: a loader that starts it is no reason to end
+    sender = processes.sender()  # it must see that the flusher lives, although a loader started the flusher
     processes.client().track("u", "e")
     processes.delivered(2)
     assert sender.is_running()

@@ -1,4 +1,4 @@
-"""What this host prevents fails no event: it is delivered, in order, once the host is mended."""
+"""An obstacle on this host fails no event; after its removal the events are delivered in order."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ EVENTS = 1000
 
 
 @pytest.mark.parametrize("queue", [True, False], ids=["queue", "direct"])
-def test_a_thousand_events_wait_for_a_certificate_file_that_cannot_be_used(
+def test_a_thousand_events_wait_for_a_usable_ca_file(
     processes: Processes, redis_server: RedisServer, tmp_path: Path, queue: bool
 ) -> None:
-    """With two attempts for each: none is counted, none fails, and the log says what is wrong."""
+    """Each event may have two attempts, so a counted attempt would fail events. The log says once what is wrong."""
     path = tmp_path / "ca.pem"
     path.mkdir()
     authority = trustme.CA()

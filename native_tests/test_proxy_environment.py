@@ -1,4 +1,4 @@
-"""Proxies that the application's environment names reach every process that posts."""
+"""Proxies of the application's environment, which every process that posts must use."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def _proxy() -> Iterator[Proxy]:
 
 
 def secret_url(proxy: Proxy) -> str:
-    """With user and password."""
+    """Return the proxy's URL with user and password."""
     return f"http://user:proxy-password@127.0.0.1:{proxy.port}"
 
 
 AUTHORIZATION = base64.b64encode(b"user:proxy-password").decode()
 
 
-def test_sync_mode_asks_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch, proxy: Proxy) -> None:
-    """Not at import, and not again at each call."""
+def test_sync_mode_reads_the_environment_when_the_client_is_made(monkeypatch: pytest.MonkeyPatch, proxy: Proxy) -> None:
+    """A later change of the environment changes nothing. An empty ``proxy_url`` means no proxy."""
     with FaultyPlane() as plane:
         monkeypatch.setenv("HTTP_PROXY", secret_url(proxy))
         client = Client("KEY", plane.url, sync_mode=True)
@@ -58,7 +58,7 @@ def test_autostarted_processes_use_the_applications_proxy(
     tmp_path: Path,
     queue: bool,
 ) -> None:
-    """By CONNECT for https; its password is in no command line and in no log."""
+    """The password of the proxy is in no command line and in no log."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
@@ -77,10 +77,10 @@ def test_autostarted_processes_use_the_applications_proxy(
         assert "proxy-password" not in processes.log()
 
 
-def test_an_operators_sender_asks_its_own_environment(
+def test_an_operators_sender_uses_the_proxy_of_its_own_environment(
     monkeypatch: pytest.MonkeyPatch, processes: Processes, redis_server: RedisServer, proxy: Proxy
 ) -> None:
-    """The application's says nothing for it."""
+    """The application's environment has no proxy, and the sender's has one."""
     with FaultyPlane() as plane:
         processes.explicit |= {"data_plane_url": plane.url, "redis": redis_server.url, "autostart": "flusher"}
         assert processes.client().track("u", "e")

@@ -1,4 +1,4 @@
-"""A step of the clock, and a time namespace, change nothing about who lives."""
+"""A step of the clock, or another time namespace, never makes a living process look dead."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ else:
 
 
 class SteppedClock:
-    """What /proc/stat says of the moment of the boot, for processes in a mount namespace of their own.
+    """The boot time in /proc/stat, as processes in a mount namespace of their own see it.
 
-    A step of the clock moves that moment, and with it every time of day that is derived from it.
+    A step of the clock moves the boot time, and with it every start time that is derived from it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -49,13 +49,13 @@ class SteppedClock:
         self.path.write_text(STAT.read_text())
 
     def step(self, seconds: int) -> None:
-        """Step the clock, in place: the file is mounted already."""
+        """Step the clock in the same file, because the file is mounted already."""
         lines = [line.split() for line in self.path.read_text().splitlines()]
         moved = [[line[0], str(int(line[1]) + seconds)] if line[0] == "btime" else line for line in lines]
         self.path.write_text("".join(" ".join(line) + "\n" for line in moved))
 
     def command(self, *command: str) -> list[str]:
-        """A command that sees this clock."""
+        """Return the command that runs the given one with this clock."""
         script = f'mount --bind "{self.path}" /proc/stat && exec "$@"'
         return ["unshare", *AS_ROOT, "--mount", "sh", "-c", script, "sh", *command]
 
@@ -73,10 +73,11 @@ def _senders(redis_server: RedisServer, directory: Path) -> Iterator[Senders]:
         senders.end()
 
 
-def test_two_senders_of_one_host_keep_their_lease(
-    senders: Senders, redis_server: RedisServer, stepped: SteppedClock
-) -> None:
-    """After a step of 5 s neither takes the other for dead: one lease, each event once, in order."""
+def test_a_step_of_the_clock_moves_no_lease(senders: Senders, redis_server: RedisServer, stepped: SteppedClock) -> None:
+    """Two senders of one host see a step of 5 s.
+
+    The standby must not take the lease, and each event arrives once and in order.
+    """
     client = redis_server.text_client()
     command = stepped.command(sys.executable, "-m", "rudderpipe.sender", "--verbose")
     senders.start(*command)
@@ -97,8 +98,8 @@ def test_two_senders_of_one_host_keep_their_lease(
     client.close()
 
 
-def asked(processes: Processes, what: str, *command: str) -> str:
-    """What a process under that command finds out."""
+def result_of(processes: Processes, what: str, *command: str) -> str:
+    """Return what a process under that command prints about the ring."""
     done = subprocess.run(
         [*command, sys.executable, "-c", IS_GONE, what],
         env=processes.environment,
@@ -110,18 +111,18 @@ def asked(processes: Processes, what: str, *command: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_living_producer_is_not_taken_for_dead(processes: Processes, stepped: SteppedClock) -> None:
-    """Neither after a step of the clock nor from another time namespace."""
+def test_a_step_of_the_clock_makes_no_producer_look_dead(processes: Processes, stepped: SteppedClock) -> None:
+    """The same holds for a process in another time namespace."""
     processes.explicit["autostart"] = False
     assert processes.client().track("u", "e")
     stepped.step(5)
 
-    assert asked(processes, "owner", *stepped.command()) == "False"
-    assert asked(processes, "owner", "unshare", *AS_ROOT, "--time", "--boottime", "5000", "--fork") == "False"
+    assert result_of(processes, "owner", *stepped.command()) == "False"
+    assert result_of(processes, "owner", "unshare", *AS_ROOT, "--time", "--boottime", "5000", "--fork") == "False"
 
 
-def test_a_ring_with_a_living_producer_is_not_adopted(processes: Processes, stepped: SteppedClock) -> None:
-    """Its lock file was removed: another one would let two processes claim at once."""
+def test_a_ring_with_a_living_producer_gets_no_second_lock_file(processes: Processes, stepped: SteppedClock) -> None:
+    """The ring's lock file was removed. With another one, two processes could claim at once."""
     processes.explicit["autostart"] = False
     assert processes.client().track("u", "e")
     ring = find(processes.settings)
@@ -129,5 +130,5 @@ def test_a_ring_with_a_living_producer_is_not_adopted(processes: Processes, step
     ring.locks.path.unlink()
     stepped.step(5)
 
-    assert "is in use" in asked(processes, "adopt", *stepped.command())
+    assert "is in use" in result_of(processes, "adopt", *stepped.command())
     assert counters.read(ring).in_ring == 1

@@ -13,7 +13,7 @@ import pytest
 import trustme
 
 from native_tests.faulty_plane import FaultyPlane, RawServer, answer, drip_on, head_of, raw, whole
-from native_tests.posting import BODY, KEY, close_all, data_plane, post, told, towards
+from native_tests.posting import BODY, KEY, checked, close_all, data_plane, post, towards
 from native_tests.processes import wait_until
 from native_tests.proxy import Proxy, context_of
 from rudderpipe import Client
@@ -43,10 +43,10 @@ def _proxy() -> Iterator[Proxy]:
     proxy.close()
 
 
-def test_a_plain_proxy_is_asked_for_the_whole_url(plane: FaultyPlane, proxy: Proxy) -> None:
-    """With user and password of its own; the connection is kept."""
+def test_a_plain_proxy_gets_the_whole_url(plane: FaultyPlane, proxy: Proxy) -> None:
+    """The request carries the proxy's user and password, and the connection is kept."""
     ours = data_plane(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{proxy.port}")
-    assert [told(ours.post(BODY, KEY)).kind for _ in range(2)] == ["delivered", "delivered"]
+    assert [checked(ours.post(BODY, KEY)).kind for _ in range(2)] == ["delivered", "delivered"]
 
     assert len(proxy.heads) == 1
     assert proxy.heads[0].startswith(f"POST {plane.url}/v1/batch HTTP/1.1\r\n")
@@ -54,7 +54,7 @@ def test_a_plain_proxy_is_asked_for_the_whole_url(plane: FaultyPlane, proxy: Pro
 
 
 def test_a_proxy_carries_tls_without_reading_it(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
-    """By CONNECT; the write key is not in what it sees."""
+    """The proxy opens a tunnel by CONNECT and never sees the write key."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         settings = {
@@ -68,8 +68,8 @@ def test_a_proxy_carries_tls_without_reading_it(proxy: Proxy, authority: trustme
     assert base64.b64encode(f"{KEY}:".encode()).decode() not in head
 
 
-def test_a_proxy_that_is_not_there(plane: FaultyPlane) -> None:
-    """A retry that says so, without its password."""
+def test_an_absent_proxy_gets_no_event_to_the_data_plane(plane: FaultyPlane) -> None:
+    """The attempt is retried and never goes past the proxy. Its reason does not show the proxy's password."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     outcome = post(plane, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}")
@@ -85,8 +85,10 @@ def _tls_proxy(authority: trustme.CA) -> Iterator[Proxy]:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path, tls: bool) -> None:
-    """TLS to the proxy, and TLS within it to the data plane: kept, and can be aborted as any other."""
+def test_a_proxy_behind_tls_carries_plain_and_tls_requests(
+    tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path, tls: bool
+) -> None:
+    """The connection to the data plane may be TLS within TLS. It is kept and can be aborted as any other."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     context = context_of(authority.issue_cert("127.0.0.1")) if tls else None
     with FaultyPlane(context=context) as plane:
@@ -96,7 +98,7 @@ def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: P
             proxy_url=f"https://user:proxy-password@127.0.0.1:{tls_proxy.port}",
             timeout_s=60,
         )
-        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
+        assert [checked(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
         assert (plane.connections, len(tls_proxy.heads)) == (1, 1)
         assert base64.b64encode(b"user:proxy-password").decode() in tls_proxy.heads[0]
         assert "proxy-authorization" not in plane.requests[0].headers or not tls
@@ -111,20 +113,20 @@ def test_a_proxy_behind_tls(tls_proxy: Proxy, authority: trustme.CA, tmp_path: P
         assert found == ["stopped"]
 
 
-def test_tls_within_tls_that_was_closed_while_idle_is_no_attempt(
+def test_tls_within_tls_closed_while_idle_costs_no_attempt(
     tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path
 ) -> None:
-    """As any connection: the request goes over a new one at once."""
+    """The request goes over a new connection at once, as for any connection."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         plane.then(raw(whole()), answer())
         ours = data_plane(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=f"https://127.0.0.1:{tls_proxy.port}")
-        assert [told(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
+        assert [checked(ours.post(BODY, KEY)).kind for _ in range(3)] == ["delivered"] * 3
         assert (plane.connections, len(plane.requests)) == (2, 3)
 
 
 def replies(data: bytes, *, drips: bool = False, silent: bool = False) -> Callable[[socket.socket], None]:
-    """A proxy that says this to the first request, whatever it is."""
+    """Return a proxy's function that sends these bytes in response to the first request."""
 
     def serve(sock: socket.socket) -> None:
         head_of(sock)
@@ -157,31 +159,34 @@ ODD_PROXIES: dict[str, tuple[Callable[[socket.socket], None], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", ODD_PROXIES)
-def test_whatever_a_proxy_says_to_connect_nothing_is_raised(kind: str) -> None:
-    """And ``connect_timeout_s`` is for all of it; what no attempt can pass is no attempt."""
+def test_no_response_of_a_proxy_to_connect_raises(kind: str) -> None:
+    """The limit ``connect_timeout_s`` is for the whole tunnel.
+
+    A problem that every attempt would meet is not counted as an attempt.
+    """
     serve, expected, said = ODD_PROXIES[kind]
     with RawServer(serve) as server:
         ours = towards(
             "https://127.0.0.1:1", proxy_url=f"http://user:proxy-password@{server.address}", connect_timeout_s=0.5
         )
-        outcome = told(ours.post(BODY, KEY))
+        outcome = checked(ours.post(BODY, KEY))
         assert (outcome.kind, outcome.status) == (expected, 0)
         assert said in outcome.reason
         assert server.ended.wait(30)
 
 
-def test_a_proxy_that_is_not_there_is_named() -> None:
-    """It may come from a variable of the environment, and the data plane is well; its password is not said."""
+def test_the_reason_names_an_absent_proxy() -> None:
+    """The proxy may come from an environment variable, and the data plane may be well. The password is not shown."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     for plane_url in ("https://127.0.0.1:1", "http://127.0.0.1:1"):
-        outcome = told(towards(plane_url, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}").post(BODY, KEY))
+        outcome = checked(towards(plane_url, proxy_url=f"http://user:proxy-password@127.0.0.1:{port}").post(BODY, KEY))
         expected = f"no connection: Connection refused (through the proxy 127.0.0.1:{port})"
         assert (outcome.kind, outcome.reason) == ("retry", expected)
 
 
-def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
-    """``track()`` returns False at once and never raises."""
+def test_sync_mode_reports_a_broken_proxy(caplog: pytest.LogCaptureFixture) -> None:
+    """The call ``track()`` returns False at once and raises nothing."""
     with RawServer(replies(b"220 smtp.example.org ESMTP\r\n")) as server:
         client = Client("KEY", "https://127.0.0.1:1", sync_mode=True, proxy_url=f"http://{server.address}")
         assert client.track("u", "e") is False
@@ -190,26 +195,26 @@ def test_sync_mode_says_what_is_wrong_with_a_proxy(caplog: pytest.LogCaptureFixt
         client.shutdown()
 
 
-def test_a_plain_proxy_that_refuses_our_password_fails_no_event(plane: FaultyPlane) -> None:
-    """As through a tunnel: it must be mended on this host."""
+def test_a_plain_proxy_that_refuses_the_password_fails_no_event(plane: FaultyPlane) -> None:
+    """The password must be corrected on this host, so the attempt is blocked, as with a tunnel."""
     plane.then(answer(407, b"who are you"))
     ours = towards("http://plane.example", proxy_url=f"http://user:proxy-password@127.0.0.1:{plane.port}")
-    outcome = told(ours.post(BODY, KEY))
+    outcome = checked(ours.post(BODY, KEY))
     assert (outcome.kind, "proxy_url" in outcome.reason) == ("blocked", True)
 
 
-def test_a_data_plane_that_asks_for_a_proxys_password_is_no_proxy(
-    proxy: Proxy, authority: trustme.CA, tmp_path: Path
-) -> None:
-    """Through a tunnel the data plane alone can have said so."""
+def test_a_407_through_a_tunnel_is_the_data_planes(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
+    """Only the data plane can send a response through a tunnel, so the proxy's password is not the reason."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(answer(407, b"?"), context=context_of(authority.issue_cert("127.0.0.1"))) as plane:
         proxy_url = f"http://127.0.0.1:{proxy.port}"
         assert post(plane, ca_file=str(tmp_path / "ca.pem"), proxy_url=proxy_url).kind == "refused"
 
 
-def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
-    """The inner handshake too has ``connect_timeout_s``, and the inner answer ``timeout_s``."""
+def test_connect_timeout_s_bounds_a_slow_handshake_within_tls(
+    tls_proxy: Proxy, authority: trustme.CA, tmp_path: Path
+) -> None:
+    """The inner handshake has the same limit as an outer one."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     settings: dict[str, Any] = {
         "ca_file": str(tmp_path / "ca.pem"),
@@ -223,7 +228,7 @@ def test_a_proxy_that_drips_within_tls_ends_in_time(tls_proxy: Proxy, authority:
         drip_on(sock, b"\x16\x03\x03\x40\x00" + b"\x02" * 10_000)
 
     with RawServer(drips) as server:
-        outcome = told(towards(f"https://{server.address}", **settings).post(BODY, KEY))
+        outcome = checked(towards(f"https://{server.address}", **settings).post(BODY, KEY))
         assert (outcome.kind, outcome.reason) == (
             "retry",
             f"no connection in time (through the proxy 127.0.0.1:{tls_proxy.port})",

@@ -1,4 +1,4 @@
-"""What type checkers say of right and wrong uses; ``make lint`` has mypy read all of the project besides."""
+"""The messages of type checkers about right and wrong uses; ``make lint`` runs mypy on the whole project too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROJECT = Path(__file__).parent.parent
 
 
 def pyright(directory: Path, source: str) -> list[str]:
-    """What it has to say, strict."""
+    """Return the messages of pyright in strict mode."""
     (directory / "uses.py").write_text(source)
     config = directory / "pyrightconfig.json"
     config.write_text(
@@ -64,22 +64,24 @@ client.alias("p", {"userId": "u"})
 client.preview("sing", "u")
 wrong: dict[str, Any] = client.track("u", "e")
 """
-"""Uses that a type checker must refuse, each in one line."""
+"""Uses that a type checker must refuse, one in each line."""
 
 
 def refused(source: str, lines: set[int]) -> list[str]:
-    """The wrong uses among those lines of the source, which begins with the right ones."""
+    """Return the wrong uses in those lines of a source that begins with the right uses."""
     first = len(source.splitlines()) - len(WRONG.splitlines()) + 1
     return [line for number, line in enumerate(WRONG.splitlines(), first) if number in lines]
 
 
 def with_wrong_uses() -> str:
-    """The right uses, and the wrong ones behind them."""
+    """Return the right uses, followed by the wrong ones."""
     return (PROJECT / "tests" / "typed_uses.py").read_text() + "\n\nclient = Client()\n" + WRONG
 
 
 def test_mypy_refuses_every_wrong_use(directory: Path) -> None:
-    """A name or a type that a call or a setting does not have; it has nothing to say of the right uses."""
+    """Each wrong use has a name or a type that the call or the setting does not take. mypy has no message about the
+    right uses.
+    """
     source = with_wrong_uses()
     (directory / "uses.py").write_text(source)
     command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(directory / "cache")]
@@ -97,14 +99,14 @@ def test_mypy_refuses_every_wrong_use(directory: Path) -> None:
 
 
 def test_pyright_refuses_every_wrong_use(directory: Path) -> None:
-    """As mypy does."""
+    """Editors show the messages of pyright."""
     source = with_wrong_uses()
     found = pyright(directory, source)
     assert refused(source, {int(line.split(":")[0]) for line in found}) == WRONG.splitlines(), "\n".join(found)
 
 
-def test_pyright_strict_is_content_with_the_uses(directory: Path) -> None:
-    """Nothing is unknown, partially known, or wrong."""
+def test_pyright_accepts_the_right_uses(directory: Path) -> None:
+    """In strict mode no type is unknown or partially known."""
     uses = (PROJECT / "tests" / "typed_uses.py").read_text()
     found = pyright(directory, uses)
     assert found == [], "\n".join(found)

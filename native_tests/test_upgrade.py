@@ -1,4 +1,4 @@
-"""From one version to the next, with events in a ring of the layout before."""
+"""An upgrade from one version to the next, with events in a ring of the previous layout."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from rudderpipe.ring.memory import open_fd
 from tests.old_ring import OldRing
 
 RECORDED = Path(__file__).parent / "data" / "ring-layout-3.gz"
-"""A ring of layout 3, as a version of that layout left it: 1,000 events of one process that has ended, 100 of them
-delivered, and a flusher that was killed (-9) in a request."""
+"""A ring of layout 3 that a version of that layout left.
+
+It has 1,000 events of one ended process, of which 100 were delivered. Its flusher was killed (-9) in a request.
+"""
 EVENTS, DELIVERED = 1_000, 100
 
 HOLDER = """
@@ -41,12 +43,12 @@ def _faulty(processes: Processes) -> object:
 
 
 def old_place(processes: Processes) -> RingLocation:
-    """Where a version of layout 3 has the pipe's ring."""
+    """Return the location where a version of layout 3 has the pipe's ring."""
     return RingLocation(runtime_dir.ensure(processes.settings.runtime_dir), processes.settings.pipe_name, 3)
 
 
 def restore(processes: Processes) -> None:
-    """Put the recorded ring there, with a lock file of its own."""
+    """Put the recorded ring into its place, with a lock file of its own."""
     where, data = old_place(processes), bytearray(gzip.decompress(RECORDED.read_bytes()))
     lock_file = locks.shared(where.lock_file)
     words = memoryview(data).cast("Q")
@@ -58,15 +60,15 @@ def restore(processes: Processes) -> None:
 
 
 def numbers(plane: FaultyPlane) -> list[int]:
-    """Of the recorded events that arrived."""
+    """Return the numbers of the events that arrived."""
     return [event["properties"]["n"] for request in plane.requests for event in request.events]
 
 
 @pytest.mark.parametrize("autostart", [True, False])
-def test_what_the_layout_before_holds_is_delivered_once(
+def test_the_events_of_an_old_ring_are_delivered_once(
     processes: Processes, faulty: FaultyPlane, *, autostart: bool
 ) -> None:
-    """By the flusher that the first event starts, or by an operator's; then the old ring is removed."""
+    """The first event's flusher or an operator's flusher delivers them. Then the old ring is removed."""
     processes.explicit["autostart"] = autostart
     restore(processes)
     assert processes.status().events.accepted == EVENTS
@@ -84,9 +86,8 @@ def test_what_the_layout_before_holds_is_delivered_once(
     assert old == sorted(old)
 
 
-def test_old_and_new_processes_live_side_by_side(processes: Processes, faulty: FaultyPlane) -> None:
-    """A process of the version before goes on in its ring; one of this version uses a ring beside it. While the old
-    flusher lives it serves the old ring; once it has ended, the new one does."""
+def test_an_old_and_a_new_process_use_a_ring_each(processes: Processes, faulty: FaultyPlane) -> None:
+    """While the old flusher lives, it alone serves the old ring. Once it has ended, the new flusher serves it too."""
     processes.explicit |= {"autostart": False, "linger_s": 0.2}
     where = old_place(processes)
     lock_file = locks.shared(where.lock_file)
@@ -114,16 +115,16 @@ def test_old_and_new_processes_live_side_by_side(processes: Processes, faulty: F
     assert sorted(numbers(faulty)) == list(range(101))
 
     lock_file.unlock(at.LOCK_SLOT + producer.slot)
-    old.words[1024 + 3] = 1  # it has left
+    old.words[1024 + 3] = 1  # the producer has left
     wait_until(lambda: where.segment not in memory.names())
     assert [ring.name for ring in processes.status().rings] == [location.own(processes.settings).segment]
 
 
-def test_a_process_of_the_version_before_starts_the_flusher_of_this_one(
-    processes: Processes, faulty: FaultyPlane
-) -> None:
-    """It lives on while the package is upgraded below it, and its flusher dies: what it starts understands its
-    arguments and settings, delivers what is in its ring, and ends."""
+def test_an_old_process_can_start_the_new_flusher(processes: Processes, faulty: FaultyPlane) -> None:
+    """The package is upgraded below a running process whose flusher dies.
+
+    The new flusher must understand the old arguments and settings.
+    """
     restore(processes)
     arguments = [
         "-m",

@@ -1,4 +1,4 @@
-"""A runtime directory that containers share, each with shared memory of its own."""
+"""A runtime directory that containers share while each has shared memory of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ sys.stdin.read()
 
 @pytest.mark.parametrize("byte", [at.LOCK_CLAIM, at.LOCK_FLUSHER, at.LOCK_SLOT, at.LOCK_SLOT + at.SLOTS - 1])
 def test_a_lock_file_that_a_process_uses_stays(directory: Path, byte: int) -> None:
-    """Its ring cannot be seen from here; the file goes once no process has any of its locks."""
+    """The ring of the lock file is in another container's memory.
+
+    The file goes once no process holds any of its locks.
+    """
     path = directory / "x-v4.lock"
     path.write_text("{}")
     command = [sys.executable, "-c", HOLDER, str(path), str(byte)]

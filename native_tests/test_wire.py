@@ -1,4 +1,4 @@
-"""What the network and the server can do to an attempt, and what the attempt makes of it."""
+"""What network and server can do to an attempt to deliver, and the outcome of the attempt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from urllib3.util import wait_for_read
 
 from native_tests.faulty_plane import FaultyPlane, RawServer, Request, Step, answer, depends, drip, head_of, raw, whole
-from native_tests.posting import BODY, KEY, OK, close_all, data_plane, post, told, towards
+from native_tests.posting import BODY, KEY, OK, checked, close_all, data_plane, post, towards
 from rudderpipe.delivery.outcome import Outcome
 
 
@@ -32,7 +32,7 @@ def _closing() -> Iterator[None]:
 
 @pytest.mark.parametrize("status", [200, 201, 204])
 def test_a_success_is_a_delivery(plane: FaultyPlane, status: int) -> None:
-    """The events arrive with key and type; the connection is kept."""
+    """The request carries the write key and the content type, and the connection is kept for the next one."""
     plane.then(answer(status, b"" if status == 204 else b"ok"))
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(3)] == ["delivered"] * 3
@@ -47,14 +47,14 @@ def test_a_success_is_a_delivery(plane: FaultyPlane, status: int) -> None:
 
 
 @pytest.mark.parametrize("gzip", [True, False])
-def test_a_request_is_packed_or_not(plane: FaultyPlane, gzip: bool) -> None:
-    """As ``gzip`` says."""
+def test_the_gzip_setting_decides_about_compression(plane: FaultyPlane, gzip: bool) -> None:
+    """The content encoding of the request follows the setting ``gzip``."""
     assert post(plane, gzip=gzip).kind == "delivered"
     assert plane.requests[0].headers.get("content-encoding") == ("gzip" if gzip else None)
 
 
 def refuses_gzip(status: int, body: bytes) -> Step:
-    """An intermediary that lets nothing pass that is packed."""
+    """Return a step of an intermediary that refuses every compressed request."""
     return depends(
         lambda request: answer(status, body) if request.headers.get("content-encoding") == "gzip" else answer()
     )
@@ -63,10 +63,10 @@ def refuses_gzip(status: int, body: bytes) -> Step:
 @pytest.mark.parametrize(
     ("status", "body"), [(415, b"no such type"), (400, b"unknown Content-Encoding"), (501, b"gzip is not implemented")]
 )
-def test_where_gzip_is_refused_requests_go_without_it(
+def test_requests_go_uncompressed_after_a_refusal_of_gzip(
     plane: FaultyPlane, status: int, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The same attempt, and all that follow; the log says so once."""
+    """The refused request is repeated within the same attempt, and the log says once that gzip is off."""
     plane.then(refuses_gzip(status, body))
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(4)] == ["delivered"] * 4
@@ -75,33 +75,33 @@ def test_where_gzip_is_refused_requests_go_without_it(
     assert "without gzip" in line
 
 
-def test_what_is_refused_with_gzip_and_without_says_both(plane: FaultyPlane) -> None:
-    """Gzip was not to blame: it is tried again with the next request."""
+def test_a_request_refused_with_and_without_gzip_names_both(plane: FaultyPlane) -> None:
+    """Compression was not the reason, so the next request is compressed again."""
     plane.then(answer(415, b"never"))
     ours = data_plane(plane)
     for _ in range(2):
-        outcome = told(ours.post(BODY, KEY))
+        outcome = checked(ours.post(BODY, KEY))
         assert (outcome.kind, outcome.status) == ("refused", 415)
         assert "with gzip and without" in outcome.reason
     assert [request.headers.get("content-encoding") for request in plane.requests] == ["gzip", None, "gzip", None]
 
 
-def test_a_refusal_without_a_word_of_gzip_is_none_of_it(plane: FaultyPlane) -> None:
-    """Bad events are refused with 400 too."""
+def test_a_refusal_that_does_not_mention_gzip_is_not_repeated(plane: FaultyPlane) -> None:
+    """A data plane refuses bad events with 400 too."""
     assert post(plane, answer(400, b"invalid json")).status == 400
     assert len(plane.requests) == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 599])
-def test_what_may_succeed_later_is_retried(plane: FaultyPlane, status: int) -> None:
-    """With what the server said."""
+def test_a_temporary_status_is_retried(plane: FaultyPlane, status: int) -> None:
+    """The reason holds the status and the server's text."""
     outcome = post(plane, answer(status, b"busy\nnow"))
     assert (outcome.kind, outcome.status, outcome.reason) == ("retry", status, f"status {status}: busy now")
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 304])
-def test_what_never_will_is_refused(plane: FaultyPlane, status: int) -> None:
-    """At once; a long answer is cut."""
+def test_a_permanent_status_is_refused(plane: FaultyPlane, status: int) -> None:
+    """A repetition of the same request would get the same response."""
     outcome = post(plane, answer(status, b"" if status == 304 else b"no " * 1000))
     assert (outcome.kind, outcome.status) == ("refused", status)
 
@@ -109,8 +109,8 @@ def test_what_never_will_is_refused(plane: FaultyPlane, status: int) -> None:
 @pytest.mark.parametrize(
     ("text", "seconds"), [("7", 7.0), ("0", 0.0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0.0), ("x", None)]
 )
-def test_the_server_says_how_long_to_wait(plane: FaultyPlane, text: str, seconds: float | None) -> None:
-    """In seconds or as a date."""
+def test_retry_after_sets_the_wait(plane: FaultyPlane, text: str, seconds: float | None) -> None:
+    """The header holds seconds or a date. An unreadable value is ignored."""
     assert post(plane, answer(503, b"", Retry_After=text)).retry_after_s == seconds
 
 
@@ -144,12 +144,12 @@ BROKEN: dict[str, Step] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_half_an_answer_is_none(plane: FaultyPlane, kind: str) -> None:
-    """It is tried again later, over another connection, and says what was wrong."""
+def test_a_broken_response_is_no_response(plane: FaultyPlane, kind: str) -> None:
+    """The attempt is retried over another connection, because nothing says whether the events were taken."""
     plane.then(BROKEN[kind], OK)
     ours = data_plane(plane)
 
-    first = told(ours.post(BODY, KEY))
+    first = checked(ours.post(BODY, KEY))
 
     assert (first.kind, first.status) == ("retry", 0)
     assert ours.post(BODY, KEY).kind == "delivered"
@@ -160,8 +160,8 @@ WHOLE = whole(200, b"okay", x="y")
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
-def test_an_answer_that_is_cut_off_at_any_byte_is_none(plane: FaultyPlane, end: str) -> None:
-    """Whatever came before, and however the connection ends."""
+def test_a_response_cut_off_at_any_byte_is_no_response(plane: FaultyPlane, end: str) -> None:
+    """A response counts only when all of it has come, however the connection ends."""
     for count in range(len(WHOLE)):
         outcome = post(plane, raw(WHOLE[:count], end=end))
         assert (outcome.kind, outcome.status) == ("retry", 0), WHOLE[:count]
@@ -177,14 +177,14 @@ def test_an_answer_that_is_cut_off_at_any_byte_is_none(plane: FaultyPlane, end: 
     ],
     ids=["silent", "silent in the body", "a body that drips", "a head that drips"],
 )
-def test_a_server_that_does_not_come_to_an_end_is_retried(plane: FaultyPlane, step: Step) -> None:
-    """``timeout_s`` is for the whole answer, not for each byte."""
+def test_an_endless_response_is_retried_after_timeout_s(plane: FaultyPlane, step: Step) -> None:
+    """The limit ``timeout_s`` is for the whole response and not for each byte."""
     outcome = post(plane, step, timeout_s=0.3)
     assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
-def test_a_jobs_own_timeout_counts(plane: FaultyPlane) -> None:
-    """In place of the setting."""
+def test_a_jobs_own_timeout_replaces_the_setting(plane: FaultyPlane) -> None:
+    """The Node SDK stores a timeout in each job."""
     plane.then(raw(b"", end="silent"))
     assert data_plane(plane, timeout_s=600).post(BODY, KEY, 0.2).kind == "retry"
 
@@ -200,8 +200,8 @@ def test_a_jobs_own_timeout_counts(plane: FaultyPlane) -> None:
     ],
     ids=["100", "103", "chunked", "no reason", "bare newlines"],
 )
-def test_answers_of_many_forms_are_understood(plane: FaultyPlane, data: bytes) -> None:
-    """And leave the connection in order for the next."""
+def test_responses_of_many_forms_are_understood(plane: FaultyPlane, data: bytes) -> None:
+    """The connection can serve the next request afterwards."""
     plane.then(raw(data, end="keep"), raw(data, end="keep"))
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
@@ -218,8 +218,8 @@ def test_answers_of_many_forms_are_understood(plane: FaultyPlane, data: bytes) -
     ],
     ids=["1.0", "close", "no length", "longer than its length"],
 )
-def test_a_connection_that_cannot_be_kept_is_not(plane: FaultyPlane, data: bytes) -> None:
-    """What was answered counts, and the next request has one of its own."""
+def test_a_connection_that_cannot_be_kept_is_closed(plane: FaultyPlane, data: bytes) -> None:
+    """The response counts, and the next request goes over a new connection."""
     plane.then(raw(data), OK)
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
@@ -233,28 +233,31 @@ def test_a_connection_that_cannot_be_kept_is_not(plane: FaultyPlane, data: bytes
         b"HTTP/1.1 200 OK\r\nconnection: Close\r\ncontent-length: 2\r\n\r\nok",
     ],
 )
-def test_a_server_that_wants_to_close_need_not_hurry(plane: FaultyPlane, data: bytes) -> None:
-    """What it has not closed yet is not used any more either."""
+def test_a_connection_that_the_server_will_close_is_not_used_again(plane: FaultyPlane, data: bytes) -> None:
+    """The server has announced the close and not done it yet."""
     plane.then(raw(data, end="keep"), OK)
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
     assert plane.connections == 2
 
 
-def test_what_a_server_says_unasked_answers_nothing(plane: FaultyPlane) -> None:
-    """Many send a 408 before they close an idle connection: the next request is not what it is about."""
+def test_an_unrequested_response_is_ignored(plane: FaultyPlane) -> None:
+    """Many servers send a 408 before they close an idle connection.
+
+    The client must not take it for the response to the next request.
+    """
     idle = threading.Event()
 
-    def bored(sock: socket.socket, _request: Request) -> bool:
+    def impatient(sock: socket.socket, _request: Request) -> bool:
         sock.sendall(whole())
         idle.wait(30)
         sock.sendall(whole(408, b"too slow"))
         return False
 
-    plane.then(bored, OK)
+    plane.then(impatient, OK)
     ours = data_plane(plane)
     assert ours.post(BODY, KEY).kind == "delivered"
-    (wire,) = ours._wires.values()  # noqa: SLF001  # only it can tell that the bytes have come
+    (wire,) = ours._wires.values()  # noqa: SLF001  # only its socket shows that the bytes have come
     assert wire.sock is not None
     idle.set()
     assert wait_for_read(wire.sock, timeout=30)
@@ -264,7 +267,7 @@ def test_what_a_server_says_unasked_answers_nothing(plane: FaultyPlane) -> None:
 
 
 BIG = b"x" * 32_000_000
-"""More than the kernel takes for a server that reads nothing."""
+"""More bytes than the kernel buffers for a server that reads nothing."""
 
 
 @pytest.mark.parametrize("keeps_open", [False, True])
@@ -278,8 +281,11 @@ BIG = b"x" * 32_000_000
     ],
     ids=["200", "204", "413", "503"],
 )
-def test_an_answer_to_half_a_request_delivers_nothing(data: bytes, kind: str, status: int, keeps_open: bool) -> None:
-    """A success counts as no answer, a refusal as what it says; the connection is not used again."""
+def test_a_response_to_half_a_request_is_no_delivery(data: bytes, kind: str, status: int, keeps_open: bool) -> None:
+    """A success counts as no response, because the server cannot have read all events.
+
+    A refusal counts. The connection is not used again.
+    """
     gone = threading.Event()
 
     def serve(sock: socket.socket) -> None:
@@ -292,26 +298,26 @@ def test_an_answer_to_half_a_request_delivers_nothing(data: bytes, kind: str, st
     with RawServer(serve) as server:
         ours = towards(f"http://{server.address}", gzip=False, timeout_s=20)
         for connections in (1, 2):
-            outcome = told(ours.post(BIG, KEY))
+            outcome = checked(ours.post(BIG, KEY))
             assert (outcome.kind, outcome.status) == (kind, status)
             assert server.connections == connections
         gone.set()
 
 
-def test_an_answer_of_endless_chunks_is_not_read_to_its_end(plane: FaultyPlane) -> None:
-    """Nor is a long one: its status is what counts."""
+def test_an_endless_chunked_response_is_not_read_to_its_end(plane: FaultyPlane) -> None:
+    """Only the status of a long response counts."""
     head = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
     assert post(plane, raw(head + b"fffffff\r\nx", end="silent")).kind == "delivered"
 
 
-def test_a_long_answer_is_not_read_to_its_end(plane: FaultyPlane) -> None:
-    """Its status is what counts."""
+def test_a_long_response_is_not_read_to_its_end(plane: FaultyPlane) -> None:
+    """Only the status of a long response counts."""
     assert post(plane, raw(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n" + b"x" * 10_000)).kind == "delivered"
 
 
 @pytest.mark.parametrize("end", ["close", "reset"])
-def test_a_connection_that_was_closed_while_idle_is_no_attempt(plane: FaultyPlane, end: str) -> None:
-    """The request goes over a new one at once: one post, one delivery."""
+def test_a_connection_closed_while_idle_costs_no_attempt(plane: FaultyPlane, end: str) -> None:
+    """The request goes over a new connection at once, within the same attempt."""
     plane.then(raw(whole(), end=end), OK)
     ours = data_plane(plane)
     assert ours.post(BODY, KEY).kind == "delivered"
@@ -321,8 +327,8 @@ def test_a_connection_that_was_closed_while_idle_is_no_attempt(plane: FaultyPlan
     assert (plane.connections, len(plane.requests)) == (2, 2)
 
 
-def test_a_connection_that_was_idle_for_long_is_made_anew(plane: FaultyPlane, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router that has forgotten it would let the next request vanish, and cost ``timeout_s``."""
+def test_a_connection_idle_for_long_is_replaced(plane: FaultyPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that has forgotten the connection would drop the next request, which would cost ``timeout_s``."""
     ours = data_plane(plane)
     assert ours.post(BODY, KEY).kind == "delivered"
     now_s = time.monotonic()
@@ -334,19 +340,19 @@ def test_a_connection_that_was_idle_for_long_is_made_anew(plane: FaultyPlane, mo
     assert plane.connections == 2
 
 
-def test_a_kept_connection_that_dies_with_the_request_is_tried_once_more(plane: FaultyPlane) -> None:
-    """When no byte of an answer came; a new connection that does the same is a failed attempt."""
+def test_a_request_on_a_dying_kept_connection_is_repeated_once(plane: FaultyPlane) -> None:
+    """No byte of a response came. If a new connection dies in the same way, the attempt has failed."""
     plane.then(OK, raw(b""), OK, raw(b""), raw(b""))
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "delivered"]
     assert len(plane.requests) == 3
 
-    assert told(ours.post(BODY, KEY)).kind == "retry"
+    assert checked(ours.post(BODY, KEY)).kind == "retry"
     assert len(plane.requests) == 5
 
 
-def test_a_kept_connection_that_dies_within_the_answer_is_not(plane: FaultyPlane) -> None:
-    """Somebody has taken the request."""
+def test_a_request_is_not_repeated_after_part_of_a_response(plane: FaultyPlane) -> None:
+    """The server has already taken the request."""
     plane.then(OK, BROKEN["cut in the head"], OK)
     ours = data_plane(plane)
     assert [ours.post(BODY, KEY).kind for _ in range(2)] == ["delivered", "retry"]
@@ -355,13 +361,13 @@ def test_a_kept_connection_that_dies_within_the_answer_is_not(plane: FaultyPlane
 
 @pytest.mark.parametrize("status", [307, 308])
 def test_a_redirect_that_keeps_the_method_is_followed(plane: FaultyPlane, status: int) -> None:
-    """To another path and another port of the same host, with the same body."""
+    """The target is another path or another port of the same host, and it gets the same body and write key."""
     with FaultyPlane() as there:
         plane.then(
             answer(status, b"", location="/moved"), answer(status, b"", location=f"{there.url}/v1/batch?token=t")
         )
         ours = data_plane(plane)
-        assert told(ours.post(BODY, KEY)).kind == "delivered"
+        assert checked(ours.post(BODY, KEY)).kind == "delivered"
         assert [request.line.split()[1] for request in plane.requests] == ["/v1/batch", "/moved"]
         assert there.requests[0].line == "POST /v1/batch?token=t HTTP/1.1"
         assert there.requests[0].headers["authorization"] == plane.requests[0].headers["authorization"]
@@ -369,8 +375,8 @@ def test_a_redirect_that_keeps_the_method_is_followed(plane: FaultyPlane, status
 
 
 @pytest.mark.parametrize("status", [301, 302, 303])
-def test_a_redirect_that_drops_the_body_is_an_error(plane: FaultyPlane, status: int) -> None:
-    """Nothing is asked for there."""
+def test_a_redirect_that_drops_the_body_is_refused(plane: FaultyPlane, status: int) -> None:
+    """A client would have to send a GET there, and no event would arrive."""
     outcome = post(plane, answer(status, b"", location="https://new.example/x?token=t"))
     assert (outcome.kind, outcome.status) == ("refused", status)
     assert "new.example" in outcome.reason
@@ -382,26 +388,26 @@ def test_a_redirect_that_drops_the_body_is_an_error(plane: FaultyPlane, status: 
     "location", ["http://localhost:1/v1/batch", "https://evil.example/", "ftp://127.0.0.1/", "", "http://[x"]
 )
 def test_the_write_key_goes_to_no_other_host(plane: FaultyPlane, location: str) -> None:
-    """Nor to what is no URL."""
+    """A redirect to another host, or to something that is no URL, is refused."""
     assert post(plane, answer(307, b"", location=location)).kind == "refused"
     assert len(plane.requests) == 1
 
 
-def test_a_redirect_to_what_no_head_may_hold_is_written_as_it_must_be(plane: FaultyPlane) -> None:
+def test_a_redirects_target_is_escaped(plane: FaultyPlane) -> None:
     """Blanks and other characters would end the request's first line."""
     plane.then(raw(b"HTTP/1.1 307 x\r\nlocation: /a b\x0b\xc3\xa4\r\ncontent-length: 0\r\n\r\n", end="keep"), OK)
-    assert told(data_plane(plane).post(BODY, KEY)).kind == "delivered"
+    assert checked(data_plane(plane).post(BODY, KEY)).kind == "delivered"
     assert plane.requests[1].line == "POST /a%20b%0B%C3%A4 HTTP/1.1"
 
 
-def test_redirects_end(plane: FaultyPlane) -> None:
-    """After three."""
+def test_an_endless_redirect_ends_after_three(plane: FaultyPlane) -> None:
+    """The attempt makes four requests in all."""
     assert post(plane, answer(308, b"", location="/again")).kind == "refused"
     assert len(plane.requests) == 4
 
 
-def test_redirects_to_ever_new_places_do_not_keep_a_connection_each(plane: FaultyPlane) -> None:
-    """Only those of the last few."""
+def test_redirects_to_many_places_keep_few_connections(plane: FaultyPlane) -> None:
+    """Connections of old targets would use up the descriptors of the process."""
     with ExitStack() as stack:
         places = [stack.enter_context(FaultyPlane()) for _ in range(12)]
         plane.then(*(answer(307, b"", location=f"{place.url}/") for place in places), OK)
@@ -416,8 +422,8 @@ def test_redirects_to_ever_new_places_do_not_keep_a_connection_each(plane: Fault
         assert len(kept) <= 3
 
 
-def test_redirects_share_the_time_of_one_attempt(plane: FaultyPlane) -> None:
-    """Four answers that each come just in time are not in time together."""
+def test_redirects_share_the_time_limit_of_one_attempt(plane: FaultyPlane) -> None:
+    """Each of four responses comes just in time by itself, and together they are too late."""
 
     def slow(sock: socket.socket, _request: Request) -> bool:
         sock.settimeout(1.2)
@@ -431,8 +437,8 @@ def test_redirects_share_the_time_of_one_attempt(plane: FaultyPlane) -> None:
     assert (outcome.kind, outcome.reason) == ("retry", "no whole response in time")
 
 
-def test_an_attempt_can_be_aborted(plane: FaultyPlane) -> None:
-    """From another thread; no other attempt is made afterwards."""
+def test_another_thread_can_abort_an_attempt(plane: FaultyPlane) -> None:
+    """No other attempt is made afterwards."""
     plane.hold()
     ours = data_plane(plane, timeout_s=600)
     found: list[Outcome] = []

@@ -1,4 +1,4 @@
-"""Two network namespaces joined by a cable that can be cut: what TCP of the kernel does in between is real."""
+"""Two network namespaces joined by a cable that a test can cut; the kernel's TCP in between is real."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ REDIS_ADDRESS, MAC = "10.213.77.2", "02:00:00:00:77:02"
 
 
 def why_not() -> str:
-    """Return what keeps this machine from it; "" when nothing does."""
+    """Return the reason why this machine cannot run the tests, or ""."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     return "" if shutil.which("ip") else "there is no ip command"
 
 
 class TwoHosts:
-    """``here`` and ``there`` are the namespaces' names; Redis is to listen there."""
+    """The two namespaces, ``here`` and ``there``; Redis listens there."""
 
     def __init__(self) -> None:
         self.here, self.there = f"rp-here-{os.getpid()}", f"rp-there-{os.getpid()}"
@@ -38,22 +38,25 @@ class TwoHosts:
         _ip("-n", self.here, "neigh", "replace", REDIS_ADDRESS, "lladdr", MAC, "nud", "permanent", "dev", self._ends[0])
 
     def cut(self) -> None:
-        """Let no packet arrive there. None is refused here, where TCP would notice and send it again at once."""
+        """Drop every packet to the other side.
+
+        Packets are lost there and not refused here, because TCP would notice a refusal and send again at once.
+        """
         _ip("-n", self.there, "link", "set", self._ends[1], "address", "02:00:00:00:77:03")
 
     def mend(self) -> None:
-        """Let every packet arrive again."""
+        """Deliver every packet again."""
         _ip("-n", self.there, "link", "set", self._ends[1], "address", MAC)
 
     def program_there(self, directory: Path, program: str) -> str:
-        """Return a program that is that one, run there."""
+        """Return a program that runs the given one on the other side."""
         path = directory / "there"
         path.write_text(f'#!/bin/sh\nexec ip netns exec {self.there} {program} "$@"\n')
         path.chmod(0o700)
         return str(path)
 
     def connections(self) -> int:
-        """Return how many TCP connections this host has with Redis, given up ones that the kernel still serves too."""
+        """Return the number of TCP connections to Redis, including closed ones that the kernel still serves."""
         said = subprocess.run(
             ["ip", "netns", "exec", self.here, "cat", "/proc/net/tcp"], capture_output=True, text=True, check=True
         )
@@ -61,7 +64,7 @@ class TwoHosts:
         return sum(state not in ("06", "07") for state in states)  # TIME_WAIT and CLOSE send nothing any more
 
     def end(self) -> None:
-        """Remove both; what runs there keeps its own until it ends."""
+        """Remove both namespaces; processes keep theirs until they end."""
         for place in (self.here, self.there):
             _ip("netns", "del", place)
 
