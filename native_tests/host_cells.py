@@ -1,6 +1,6 @@
-"""Run as a program in namespaces of its own: every public call on one host, each in a process that was forked for it.
+"""A program for namespaces of its own that makes every public call on one host, each in a forked process.
 
-It imports rudderpipe as an application does, makes the host, and reports for each call what came of it.
+It imports rudderpipe as an application does, makes the host, and reports the result of each call.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from rudderpipe.ring import location
 from rudderpipe.transports import queue_check, ring, sync
 
 LOADED = (hashlib, inspect, queue, ring, queue_check, sync)
-"""What calls load when they need it; another user may not be able to read the Python that runs the tests."""
+"""Modules that calls load on demand. They are loaded here, because another user may not be able to read them."""
 KEY = "WRITE_KEY_THAT_NO_LOG_MAY_SHOW"
 PAYLOAD = "PAYLOAD_THAT_NO_LOG_MAY_SHOW"
 URL = "http://127.0.0.1:9"
 HUGE = PAYLOAD * 120_000
 USER, OTHER = 12_345, 23_456
 REPORT = 200
-"""The descriptor that a cell reports to, whatever the host does to the others."""
+"""The descriptor for a cell's report, which no host closes."""
 DEADLINE_S = 30.0
 RUNTIME = Path("/mnt/host-cells")
 SHM = Path("/dev/shm")
@@ -47,18 +47,18 @@ Call = Callable[..., Any]
 CALLS: dict[str, Call] = {}
 HOSTS: dict[str, Call] = {}
 AFTERWARDS: dict[str, Call] = {}
-"""What happens to a host once there is a client that has tracked."""
+"""The functions that change a host once a client has tracked."""
 AS_USER: set[str] = set()
 
 
 def call(function: Call) -> Call:
-    """Register a call; it is given a function that makes clients."""
+    """Register a call, which gets a function that makes clients."""
     CALLS[function.__name__] = function
     return function
 
 
 def host(*, user: bool = False) -> Callable[[Call], Call]:
-    """Register a host; ``user``: the application is not root there."""
+    """Register a host; with ``user`` the application is not root."""
 
     def register(function: Call) -> Call:
         HOSTS[function.__name__] = function
@@ -196,7 +196,7 @@ def flush_what_never_was(client: Call) -> Any:
 
 @call
 def aflush(client: Call) -> Any:
-    # The loop has descriptors of its own: there are none left afterwards, or they are closed meanwhile.
+    # The loop has descriptors of its own, which must be opened before none are left, and after all are closed.
     loop = asyncio.new_event_loop() if "no_descriptor_left" in AFTERWARDS else None
     one = client()
     one.track("u", "e", {"p": PAYLOAD})
@@ -239,9 +239,9 @@ def a_pickled_client(client: Call) -> Any:
 @call
 def the_default_client(client: Call) -> Any:
     made = client(make=rudderpipe.configure, shutdown_timeout_s=0.05)
-    told = rudderpipe.default_client().track("u", "e", {"p": PAYLOAD})
+    accepted = rudderpipe.default_client().track("u", "e", {"p": PAYLOAD})
     rudderpipe.configure(KEY, URL, enable=False)
-    return told and made is not rudderpipe.default_client()
+    return accepted and made is not rudderpipe.default_client()
 
 
 @call
@@ -259,12 +259,12 @@ def create_persistence_queue(client: Call) -> Any:
 
 @call
 def rudder_sdk_python(client: Call) -> Any:
-    return told_by(client(make=rudderstack.Client))
+    return result_of_drop_in(client(make=rudderstack.Client))
 
 
 @call
 def segment_analytics_python(client: Call) -> Any:
-    return told_by(client(make=segment.Client))
+    return result_of_drop_in(client(make=segment.Client))
 
 
 @call
@@ -276,15 +276,18 @@ def a_client_that_is_made_there(client: Call) -> Any:
 
 @call
 def collected_and_ended(client: Call) -> Any:
-    """Its destructors, and those at the interpreter's end."""
+    """Run the client's destructor, and those at the interpreter's end."""
     one = client()
     one.track("u", "e", {"p": PAYLOAD})
     del one
     return None
 
 
-def told_by(one: Any) -> Any:
-    """What a drop-in tells, and its other calls, which wait for 10 s where there is no flusher but a ring."""
+def result_of_drop_in(one: Any) -> Any:
+    """Return what a drop-in's ``track`` returns, after its other calls.
+
+    These are left out on a host with a ring and no flusher, because they wait for 10 s there.
+    """
     told, _ = one.track("u", "e", {"p": PAYLOAD})
     if not one.works:
         one.flush()
@@ -294,7 +297,7 @@ def told_by(one: Any) -> Any:
 
 
 def result_of(result: Any) -> Any:
-    """A flush's result as JSON."""
+    """Return a flush's result as JSON."""
     return {"complete": bool(result), "pending": result.pending, "reason": result.reason}
 
 
@@ -303,7 +306,7 @@ def result_of(result: Any) -> Any:
 
 @host()
 def nothing_special() -> None:
-    """For comparison."""
+    """Change nothing, for comparison."""
 
 
 @host(user=True)
@@ -333,7 +336,7 @@ def shared_memory_of_root() -> None:
 
 
 def segment_file(uid: int) -> Path:
-    """The segment that the pipe's ring of that user has."""
+    """Return the path of the segment of that user's ring."""
     give(run_directory(), uid, 0o700)
     name = location.RingLocation(run_directory(), "cells").segment
     return SHM / name.replace(f"-{os.getuid()}-", f"-{uid}-")
@@ -405,7 +408,7 @@ def a_read_only_runtime_directory() -> None:
 
 
 def lock_file(uid: int) -> Path:
-    """The pipe's lock file, in a runtime directory of that user."""
+    """Return the path of the pipe's lock file, in a runtime directory of that user."""
     give(run_directory(), uid, 0o700)
     return location.RingLocation(run_directory(), "cells").lock_file
 
@@ -492,7 +495,7 @@ def sixteen_descriptors() -> None:
 
 @host()
 def no_descriptor_left() -> None:
-    # glibc loads it when a thread is ended at the interpreter's end, and aborts where it cannot.
+    # glibc loads this library when the interpreter ends a thread at its own end, and aborts where it cannot.
     ctypes.CDLL("libgcc_s.so.1")
 
     def later() -> None:
@@ -536,41 +539,41 @@ def run(command: str) -> None:
 
 
 def give(path: Path, uid: int, mode: int) -> None:
-    """Make it another user's."""
+    """Give the path to another user."""
     os.chown(path, uid, uid)
     path.chmod(mode)
 
 
 def run_directory() -> Path:
-    """The runtime directory, made by hand."""
+    """Make the runtime directory, as an operator would, and return its path."""
     path = Path(SETTINGS["runtime_dir"])
     path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
 def limit(which: int, value: int) -> None:
-    """Set a limit for good."""
+    """Set a limit that cannot be raised again."""
     resource.setrlimit(which, (value, value))
 
 
 def memory_bytes() -> int:
-    """The address space in use."""
+    """Return the size of the used address space."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-# What runs them.
+# The part that runs calls and commands.
 
 LATE = ("umask", "descriptors", "descriptor", "files_only", "process", "memory_for", "room_for")
-"""Hosts of one process, made in each cell and not once for all."""
+"""Words in the names of hosts that concern one process, which each cell makes anew."""
 
 
 def is_of_a_process(name: str) -> bool:
-    """Whether the host is made in the cell's own process."""
+    """Return True if each cell makes the host in its own process."""
     return any(word in name for word in LATE)
 
 
 def cell(host_name: str, function: Call) -> dict[str, Any]:
-    """One call in this process, as an application has it."""
+    """Make one call in this process, as an application would."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s %(message)s")
     if host_name in AS_USER:
         os.setgroups([])
@@ -591,14 +594,14 @@ def cell(host_name: str, function: Call) -> dict[str, Any]:
 
     try:
         found = function(client)
-    except Exception as error:  # noqa: BLE001  # that is what is looked for
+    except Exception as error:  # noqa: BLE001  # the report names any exception
         return {"raised": type(error).__name__, "said": str(error), "where": traceback.format_exc()}
     return {"returned": found}
 
 
 def forked(host_name: str, function: Call) -> dict[str, Any]:
-    """A cell, in a process of its own: what it reports, what it said, how long it took, and how it ended."""
-    (report, to_report), (said, to_say) = os.pipe(), os.pipe()  # no files, whose size a host may limit
+    """Run a cell in a process of its own, and return its report, its output, its duration and its exit code."""
+    (report, to_report), (said, to_say) = os.pipe(), os.pipe()  # pipes, because a host may limit the size of files
     child = os.fork()
     if not child:
         os.dup2(to_report, REPORT, inheritable=False)
@@ -607,7 +610,7 @@ def forked(host_name: str, function: Call) -> dict[str, Any]:
         os.closerange(3, REPORT)
         found = json.dumps(cell(host_name, function)).encode()
         os.write(REPORT, found)
-        raise SystemExit(0)  # as an application ends: its destructors run, and what is to be called at exit
+        raise SystemExit(0)  # the end of an application, with destructors and functions of atexit
     os.close(to_report)
     os.close(to_say)
     began_s = time.monotonic()
@@ -618,7 +621,7 @@ def forked(host_name: str, function: Call) -> dict[str, Any]:
     took_s = time.monotonic() - began_s
     with os.fdopen(report) as outcome:
         found = json.loads(outcome.read() or "{}")
-    os.set_blocking(said, False)  # a process that was started may have it open, too
+    os.set_blocking(said, False)  # a process that the cell started may have the pipe open too
     with os.fdopen(said, "rb") as text:
         found["stderr"] = (text.read() or b"").decode(errors="replace")
     return {**found, "took_s": took_s, "exit": os.waitstatus_to_exitcode(ended[1])}
@@ -634,7 +637,7 @@ COMMANDS = (
 
 
 def command(text: str) -> dict[str, Any]:
-    """A command of an operator, with one event on its standard input."""
+    """Run an operator's command with one event on its standard input."""
     own = {"WRITE_KEY": KEY, "DATA_PLANE_URL": URL, "PIPE": "cells", "RUNTIME_DIR": SETTINGS["runtime_dir"]}
     done = subprocess.run(
         [sys.executable, "-m", *text.split()],
@@ -649,7 +652,7 @@ def command(text: str) -> dict[str, Any]:
 
 
 def main(host_name: str, what: str) -> None:
-    """Every call, or every command, on that host; one line of JSON for each."""
+    """Make every call, or run every command, on that host, and print one line of JSON for each."""
     RUNTIME.mkdir(mode=0o755, exist_ok=True)
     if host_name in AS_USER:
         os.chown(RUNTIME, USER, USER)

@@ -1,4 +1,7 @@
-"""Every public call on every host that refuses something: False or not complete with the reason, and no exception."""
+"""Every public call on every host that refuses something.
+
+A call returns False or an incomplete result, gives the reason, and raises nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ DOCUMENTED = {
     "track_strictly": {"RingUnavailable", "EventRefused"},
     "create_persistence_queue": {"QueueUnavailable"},
 }
-"""The exceptions that a call may raise on a host: where that was asked for, and for a Redis that is not there."""
+"""The exceptions that a call may raise on a host, where the application asked for them or there is no Redis."""
 ALWAYS = {
     "a_client_that_is_made_there": True,
     "a_wrong_event": False,
@@ -34,7 +37,7 @@ FLUSHES = ("flush", "flush_until_delivered", "flush_with_a_callback", "aflush")
 
 
 class Expected(NamedTuple):
-    """Whether events are accepted on a host (None: some of them), and the reason that is told when they are not."""
+    """Whether a host accepts events (None: some of them), and the reason that it gives when it does not."""
 
     accepts: bool | None
     reason: str = ""
@@ -82,17 +85,17 @@ COMMAND_HOSTS = (
     *("no_shared_memory", "full_shared_memory", "read_only_shared_memory", "a_foreign_empty_segment_for_root"),
     *("a_foreign_lock_file_for_root", "a_runtime_directory_that_is_a_file"),
 )
-"""Those that refuse root, too."""
+"""The hosts that refuse root too."""
 
 
-def test_every_host_meets_every_call() -> None:
-    """No cell is left out: a call or a host that is new belongs into the table."""
+def test_the_table_has_every_host_and_every_call() -> None:
+    """A new call or a new host must be added to the table."""
     assert set(HOSTS) == set(host_cells.HOSTS)
     assert len(HOSTS) * len(host_cells.CALLS) == CELLS
 
 
 def cells_of(name: str, what: str) -> list[dict[str, Any]]:
-    """What came of all calls, or of all commands, on a host."""
+    """Return the results of all calls, or of all commands, on a host."""
     done = subprocess.run(
         [*NAMESPACES, "sh", "-c", MOUNTS, sys.executable, host_cells.__file__, name, what],
         capture_output=True,
@@ -106,8 +109,8 @@ def cells_of(name: str, what: str) -> list[dict[str, Any]]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 @pytest.mark.parametrize("name", COMMAND_HOSTS)
-def test_a_command_says_what_a_host_refuses(name: str) -> None:
-    """One line and an exit code, no traceback; a status that knows of no ring says that."""
+def test_a_command_reports_what_a_host_refuses(name: str) -> None:
+    """It prints one line and no traceback, and ends with a documented exit code. A status without a ring says so."""
     cells = cells_of(name, "commands")
 
     assert [cell["call"] for cell in cells] == list(host_cells.COMMANDS)
@@ -123,8 +126,8 @@ def test_a_command_says_what_a_host_refuses(name: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user, and mount")
 @pytest.mark.parametrize("name", HOSTS)
-def test_what_a_host_refuses_is_told_and_never_raised(name: str) -> None:
-    """The exceptions are those that are documented; nothing ends the process, no secret and no traceback is shown."""
+def test_a_call_reports_what_a_host_refuses_and_raises_nothing(name: str) -> None:
+    """Only documented exceptions may come. The process goes on, and shows no secret and no traceback."""
     cells = cells_of(name, "calls")
 
     assert [cell["call"] for cell in cells] == list(host_cells.CALLS)
@@ -132,27 +135,27 @@ def test_what_a_host_refuses_is_told_and_never_raised(name: str) -> None:
 
 
 def problems(cell: dict[str, Any], expected: Expected) -> list[str]:
-    """What is wrong with one cell."""
-    name, said = cell["call"], cell["stderr"] + cell.get("said", "")
+    """Return the problems of one cell."""
+    name, output = cell["call"], cell["stderr"] + cell.get("said", "")
     found = [] if cell["exit"] == 0 else [f"exit code {cell['exit']}"]
     if "raised" in cell and cell["raised"] not in DOCUMENTED.get(name, ()):
         found.append(f"raised {cell['where']}")
     if "Traceback" in cell["stderr"]:
         found.append("printed a traceback")
-    found += [f"told {secret}" for secret in (host_cells.KEY, host_cells.PAYLOAD) if secret in said]
+    found += [f"shows {secret}" for secret in (host_cells.KEY, host_cells.PAYLOAD) if secret in output]
     if "raised" not in cell and not is_right(name, cell.get("returned"), expected):
         found.append(f"returned {cell.get('returned')}")
-    if expected.accepts is False and expected.reason not in said and name not in ("warm_up", "flush_what_never_was"):
-        found.append(f"does not tell {expected.reason!r}")
+    if expected.accepts is False and expected.reason not in output and name not in ("warm_up", "flush_what_never_was"):
+        found.append(f"does not report {expected.reason!r}")
     lines = cell["stderr"].splitlines()
-    # One line a second for each reason, whatever is asked how often.
+    # One line a second for each reason, however many calls there are.
     if len(lines) > len(set(lines)) + 1 + int(cell["took_s"]):
-        found.append("says the same again and again")
+        found.append("repeats a line too often")
     return [f"{name}: {problem}: {cell['stderr'][-1000:]}" for problem in found]
 
 
 def is_right(name: str, returned: Any, expected: Expected) -> bool:
-    """Whether a call returned what it must on such a host."""
+    """Return True if a call returned what it must on such a host."""
     if name in FLUSHES:
         if expected.accepts is False:
             return not returned["complete"] and expected.reason in returned["reason"] and not returned["pending"]

@@ -1,4 +1,4 @@
-"""What a host does to a ring: no room, removed files, other users, other pid namespaces, too many guests."""
+"""What a host can do to a ring: no room, removed files, other users, other pid namespaces, too many processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring, find
 
 AS_ROOT = [] if os.geteuid() == 0 else ["--map-root-user"]
-SAYS_WHAT_HAPPENS = """
+TRACKS_AND_REPORTS = """
 import logging, rudderpipe
 logging.basicConfig()
 client = rudderpipe.Client(max_internal_queue_size=100_000)
@@ -30,11 +30,11 @@ except rudderpipe.RingError as error: print(type(error).__name__)
 
 
 def with_shared_memory(processes: Processes, mount: str) -> subprocess.CompletedProcess[bytes]:
-    """Track where /dev/shm is what the shell command ``mount`` makes of it."""
+    """Run a program that tracks where the shell command ``mount`` has changed /dev/shm."""
     processes.explicit["autostart"] = False
     script = f'{mount} && exec "$0" -c "$1"'
     return subprocess.run(
-        ["unshare", *AS_ROOT, "--mount", "sh", "-c", script, sys.executable, SAYS_WHAT_HAPPENS],
+        ["unshare", *AS_ROOT, "--mount", "sh", "-c", script, sys.executable, TRACKS_AND_REPORTS],
         env=processes.environment,
         capture_output=True,
         timeout=60,
@@ -43,13 +43,13 @@ def with_shared_memory(processes: Processes, mount: str) -> subprocess.Completed
 
 
 def ring_of(processes: Processes) -> Ring:
-    """The pipe's ring of now."""
+    """Return the pipe's present ring."""
     ring: Ring = wait_until(lambda: find(processes.settings))
     return ring
 
 
 def track(client: Any, start: int, end: int) -> int:
-    """Numbered events; how many were accepted."""
+    """Track numbered events, and return how many were accepted."""
     return sum(client.track("u", "e", {"n": number}) for number in range(start, end))
 
 
@@ -62,7 +62,10 @@ def track(client: Any, start: int, end: int) -> int:
     ],
 )
 def test_without_shared_memory_events_are_refused_with_a_reason(processes: Processes, mount: str, reason: str) -> None:
-    """Never a crash or a signal: False, one line a second that says what to do, or an error where one was asked for."""
+    """The call returns False, or raises where that was asked for.
+
+    At most one line a second says what to do. No signal ends the process.
+    """
     done = with_shared_memory(processes, mount)
 
     said = done.stderr.decode()
@@ -73,10 +76,10 @@ def test_without_shared_memory_events_are_refused_with_a_reason(processes: Proce
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [("1m", 1_000, 2_000), ("8m", 11_000, 14_000)])
-def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
+def test_a_small_shared_memory_refuses_events_and_raises_no_signal(
     processes: Processes, size: str, least: int, most: int
 ) -> None:
-    """The ring of 32 MiB does not fit: what fits is accepted, the rest refused and counted."""
+    """The ring of 32 MiB does not fit. The events that fit are accepted, and the others are refused and counted."""
     done = with_shared_memory(processes, f"mount -t tmpfs -o size={size} tmpfs /dev/shm")
 
     accepted, error = done.stdout.decode().split()
@@ -87,9 +90,11 @@ def test_a_small_shared_memory_is_a_full_ring_and_never_a_signal(
 
 
 @pytest.mark.parametrize("removed", ["segment", "lock file", "both"])
-def test_files_removed_under_a_running_pipe_lose_nothing(processes: Processes, removed: str) -> None:
-    """RemoveIPC or a careless ``rm``: an idle producer keeps the old ring, a busy one moves on; one managed flusher
-    serves both, and everything arrives."""
+def test_removed_files_of_a_running_pipe_lose_nothing(processes: Processes, removed: str) -> None:
+    """systemd's RemoveIPC or ``rm`` removes such files.
+
+    An idle producer keeps the old ring and a busy one moves to a new ring. One operator's flusher serves both.
+    """
     processes.explicit["autostart"] = False
     flusher = processes.start("-m", "rudderpipe.flusher")
     idle, busy = processes.client(), processes.client()
@@ -124,7 +129,7 @@ def test_files_removed_under_a_running_pipe_lose_nothing(processes: Processes, r
 
 @pytest.mark.parametrize(("content", "mode"), [(b"theirs" * 1000, 0o600), (b"", 0o666)], ids=["theirs", "empty"])
 def test_another_users_segment_of_the_same_name_is_left_alone(processes: Processes, content: bytes, mode: int) -> None:
-    """Refused with the reason; neither read, nor written, nor removed."""
+    """The event is refused with the reason. The segment is neither read, nor written, nor removed."""
     processes.explicit["autostart"] = False
     path = Path("/dev/shm") / location.own(processes.settings).segment
     path.write_bytes(content)
@@ -132,25 +137,25 @@ def test_another_users_segment_of_the_same_name_is_left_alone(processes: Process
         os.chown(path, 12345, 12345)
         path.chmod(mode)
     else:
-        path.chmod(0o644)  # as suspicious: others may read it
+        path.chmod(0o644)  # refused for the same reason, because others may read it
     try:
         client = processes.client()
         assert not client.track("u", "e")
         assert "belongs to another user" in client.flush().reason
         client.shutdown()
         flusher = processes.run("-m", "rudderpipe.flusher")
-        asked = processes.run("-m", "rudderpipe", "status")
+        status = processes.run("-m", "rudderpipe", "status")
         assert path.read_bytes() == content
     finally:
         path.unlink()
-    for done in (flusher, asked):
+    for done in (flusher, status):
         assert done.returncode == 4
         assert "belongs to another user or can be read by others" in done.stderr.decode()
         assert b"Traceback" not in done.stderr
 
 
-def test_more_producers_than_slots_are_refused_and_counted(processes: Processes) -> None:
-    """550 processes, 512 slots: 512 get in, the others are told why, and every refusal is in the account."""
+def test_a_producer_without_a_slot_is_refused_and_counted(processes: Processes) -> None:
+    """Of 550 processes 512 get a slot. The others get the reason, and the account has every refusal."""
     processes.explicit |= {"autostart": False, "ring_bytes": 64 << 20}
     code = """
 import os, sys, logging, rudderpipe
@@ -165,12 +170,12 @@ for number in range(550):
                 client.track('u', 'e', {'n': number})
                 answer = b'1'
             except rudderpipe.EventRefused:
-                pass  # the claim lock was busy: 550 processes begin at once
+                pass  # the claim lock was busy, because 550 processes begin at once
             except rudderpipe.RingUnavailable as error:
-                if 'slots are taken' in str(error):  # else the claim lock was busy when the ring was opened
+                if 'slots are taken' in str(error):  # otherwise the claim lock was busy when the ring was opened
                     answer = b'0'
         os.write(go, answer)
-        sys.stdin.read()  # until the test has looked
+        sys.stdin.read()  # until the test has read the status
         client._intake.leave()
         os._exit(0)
 found = b''
@@ -178,17 +183,17 @@ while len(found) < 550: found += os.read(done, 550)
 print(found.count(b'1'), flush=True)
 for _ in range(550): os.wait()
 """
-    crowd = processes.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert crowd.stdout is not None
-    assert int(crowd.stdout.readline()) == at.SLOTS
+    program = processes.start("-c", code, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None
+    assert int(program.stdout.readline()) == at.SLOTS
 
     assert processes.status().events.accepted == at.SLOTS
-    assert crowd.stdin is not None
-    crowd.stdin.close()
-    crowd.wait(60)
+    assert program.stdin is not None
+    program.stdin.close()
+    program.wait(60)
     assert processes.status().events.refused["no_slot"] == 550 - at.SLOTS
-    assert crowd.stderr is not None
-    assert b"all of its 512 slots are taken reason=no_slot" in crowd.stderr.read()
+    assert program.stderr is not None
+    assert b"all of its 512 slots are taken reason=no_slot" in program.stderr.read()
     flusher = processes.start("-m", "rudderpipe.flusher")
     processes.delivered(at.SLOTS)
     flusher.terminate()
@@ -197,7 +202,10 @@ for _ in range(550): os.wait()
 
 
 def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(processes: Processes) -> None:
-    """Its pid means nothing here: while it lives it is left alone, when it was killed its slot is free again."""
+    """The pid of such a producer means nothing here.
+
+    Its slot stays taken while it lives, and is free again after its death.
+    """
     code = (
         "import os, sys, rudderpipe; client = rudderpipe.Client()\n"
         "for line in sys.stdin: print(os.getpid(), client.track('u', 'e', {'n': int(line)}), flush=True)\n"
@@ -217,7 +225,7 @@ def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(processes: Pro
     for number in range(3):
         print(number, file=guest.stdin, flush=True)
         assert guest.stdout.readline() == "1 True\n"
-        processes.delivered(number + 1)  # the flusher has looked at its slot in between
+        processes.delivered(number + 1)  # the flusher has checked the slot meanwhile
         assert [producer.pid for producer in processes.status().ring.producers] == [1]  # type: ignore[union-attr]  # there
 
     guest.kill()
@@ -226,8 +234,11 @@ def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(processes: Pro
     wait_until(lambda: not ring_of(processes).slots_in_use())
 
 
-def test_a_producer_stopped_inside_its_claim_holds_up_nobody(processes: Processes) -> None:
-    """The others are answered within milliseconds (busy, counted), and go on when it does, or when it is killed."""
+def test_a_producer_stopped_inside_its_claim_delays_no_other(processes: Processes) -> None:
+    """Calls of other producers return within milliseconds and are refused as busy.
+
+    They are accepted again after the stopped producer's death.
+    """
     processes.explicit["autostart"] = False
     code = (
         "import os, signal, rudderpipe\n"
@@ -240,19 +251,19 @@ def test_a_producer_stopped_inside_its_claim_holds_up_nobody(processes: Processe
     stopped = processes.start("-c", code)
     wait_until(lambda: psutil.Process(stopped.pid).status() == psutil.STATUS_STOPPED)
 
-    answers = [client.track("u", "e", {"n": number}) for number in range(1, 500)]
-    assert not any(answers[-100:])
+    results = [client.track("u", "e", {"n": number}) for number in range(1, 500)]
+    assert not any(results[-100:])
     stopped.send_signal(signal.SIGKILL)
     stopped.wait()
 
     assert client.track("u", "e", {"n": 500})
     found = processes.status()
-    assert found.events.accepted == sum(answers) + 2
-    assert found.events.refused == {"busy": answers.count(False)}
+    assert found.events.accepted == sum(results) + 2
+    assert found.events.refused == {"busy": results.count(False)}
 
 
-def test_clients_that_were_shut_down_leave_nothing_in_the_process(processes: Processes) -> None:
-    """Descriptors, mappings, threads and children are those of before, however many clients there were."""
+def test_clients_after_shutdown_leave_nothing_in_the_process(processes: Processes) -> None:
+    """Many clients, one after the other, must not use up descriptors and mappings."""
     me = psutil.Process()
 
     def used() -> tuple[int, int]:
@@ -265,7 +276,7 @@ def test_clients_that_were_shut_down_leave_nothing_in_the_process(processes: Pro
         client = processes.client(pipe=f"{processes.explicit['pipe']}-{number}")
         assert track(client, 0, 10) == 10
         client.shutdown()
-        processes._clients.clear()  # noqa: SLF001  # nobody else may hold it
+        processes._clients.clear()  # noqa: SLF001  # no other reference may keep the client
         del client
         wait_until(lambda: not processes.own_processes())
         counts.append(used())
@@ -276,8 +287,8 @@ def test_clients_that_were_shut_down_leave_nothing_in_the_process(processes: Pro
 
 
 @pytest.mark.parametrize("forks", [True, False])
-def test_an_application_that_closes_every_descriptor_goes_on(processes: Processes, forks: bool) -> None:
-    """As daemons do: ours are among them, and the numbers are given to others. Nothing is raised, nothing lost."""
+def test_an_application_that_closes_all_descriptors_can_track(processes: Processes, forks: bool) -> None:
+    """Daemons close all descriptors when they start. Other files then get the numbers of ours."""
     code = f"""
 import os, time, rudderpipe
 client = rudderpipe.Client()
@@ -306,8 +317,8 @@ assert accepted == 50
     assert processes.plane.stats()["events"] == 51
 
 
-def test_a_client_has_two_descriptors_and_gives_both_back(processes: Processes) -> None:
-    """However many clients there are; one that shares its pipe has none of its own, and the last one closes both."""
+def test_a_pipe_has_two_descriptors_and_closes_both(processes: Processes) -> None:
+    """Clients that share a pipe share its descriptors, and the last one closes them."""
     processes.explicit["autostart"] = False
     me = psutil.Process()
     before = me.num_fds()
@@ -327,8 +338,10 @@ def test_a_client_has_two_descriptors_and_gives_both_back(processes: Processes) 
     assert clients[1].counts() == {"accepted": 2, "closed": 2}
 
 
-def test_a_process_with_other_settings_says_so_once(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    """The flusher was started by another process, and goes by what that one was given."""
+def test_a_client_with_other_settings_than_its_flusher_warns_once(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Another process started the flusher, so the flusher uses the settings of that process."""
     code = "import rudderpipe; c = rudderpipe.Client(flush_at=7, max_attempts=3); assert c.track('u', 'e'); input()"
     other = processes.start("-c", code, stdin=subprocess.PIPE)
     processes.flusher()

@@ -1,4 +1,4 @@
-"""Servers and worker pools that fork: a client made before the fork serves the parent and every child."""
+"""Servers and worker pools that fork. A client made before the fork serves the parent and every child."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if __name__ == "__main__":
         child.start()
     tally.track(client, 200, "again")
     for child in children:
-        child.join()  # no timeout: a worker that the pool forks meanwhile may have inherited what that waits for
+        child.join()  # no timeout: a worker that the pool forks meanwhile may inherit the pipe that a timeout waits for
         assert child.exitcode == 0
     pool.close()
     pool.join()
@@ -53,7 +53,7 @@ client = rudderpipe.Client()
 tally.track(client, 20, "before")
 for generation in range(3):
     os.fork()
-signal.alarm(30)  # whoever hangs is killed, and fails its parent
+signal.alarm(30)  # kills a process that hangs, so that its parent fails
 tally.track(client, 200, "at once")
 try:
     while True:
@@ -79,7 +79,7 @@ def fork_often():
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            signal.alarm(50)  # a child that hangs is killed, and counted by its parent
+            signal.alarm(50)  # kills a child that hangs, which its parent counts
             tally.track(client, 5, "child")
             os._exit(0)
         if os.waitpid(child, 0)[1] != 0:
@@ -102,8 +102,8 @@ assert not failed, failed
 @pytest.mark.parametrize(
     "worker", [("sync",), ("gthread", "--threads", "4"), ("gevent",)], ids=lambda worker: worker[0]
 )
-def test_gunicorn_preloaded(hosts: Hosts, worker: tuple[str, ...]) -> None:
-    """Made in the master, used there before and between the forks and in workers that are recycled as they serve."""
+def test_a_preloaded_client_serves_gunicorns_master_and_workers(hosts: Hosts, worker: tuple[str, ...]) -> None:
+    """The master tracks before and between the forks. The workers are replaced while they serve."""
     hosts.write("app", APP)
     config = hosts.write("config", CONFIG)
     socket = hosts.directory / "app.sock"
@@ -121,8 +121,11 @@ def test_gunicorn_preloaded(hosts: Hosts, worker: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("master", [True, False])
-def test_uwsgi_without_hooks_threads_or_lazy_apps(hosts: Hosts, *, master: bool) -> None:
-    """No hook tells Python of the fork, and the interpreter's name is the server's: all workers deliver."""
+def test_uwsgi_needs_no_hook_no_thread_and_no_lazy_app(hosts: Hosts, *, master: bool) -> None:
+    """Nothing reports the fork to Python, and ``sys.executable`` is the server.
+
+    The events of all workers are delivered.
+    """
     hosts.write("app", APP)
     socket = hosts.directory / "app.sock"
     uwsgi = script("uwsgi")
@@ -150,9 +153,11 @@ def test_uwsgi_without_hooks_threads_or_lazy_apps(hosts: Hosts, *, master: bool)
         ("multiprocessing", "spawn"),
     ],
 )
-def test_a_pool_and_processes(hosts: Hosts, package: str, method: str) -> None:
-    """Parent and children at once, children recycled; with a fork the client is the parent's, else it is made
-    anew, by the module or from the one that was handed over."""
+def test_a_pool_and_single_processes_track_at_the_same_time(hosts: Hosts, package: str, method: str) -> None:
+    """The pool replaces its children.
+
+    After a fork the client is the parent's. Otherwise the module makes a new one, or the client arrives pickled.
+    """
     hosts.run(POOL, package, method)
 
     events = hosts.assert_all_arrived()
@@ -160,8 +165,8 @@ def test_a_pool_and_processes(hosts: Hosts, package: str, method: str) -> None:
     assert len({event.pid for event in events}) >= 1 + 6 + 2
 
 
-def test_parent_children_and_grandchildren_at_once(hosts: Hosts) -> None:
-    """Eight processes of four generations have one client made before the first fork."""
+def test_four_generations_of_processes_share_a_client(hosts: Hosts) -> None:
+    """Eight processes track at once with a client that was made before the first fork."""
     hosts.run(GENERATIONS)
 
     events = hosts.assert_all_arrived()
@@ -169,9 +174,9 @@ def test_parent_children_and_grandchildren_at_once(hosts: Hosts) -> None:
     assert len({event.pid for event in events}) == 8
 
 
-def test_a_fork_while_other_threads_track(hosts: Hosts) -> None:
-    """Two hundred children, forked while four threads are anywhere in a call: each tracks, and none hangs."""
-    # Where the flusher gets less of the machine than four threads the ring is full at times: calls wait then.
+def test_a_child_forked_while_threads_track_can_track(hosts: Hosts) -> None:
+    """Two hundred children are forked while four threads are anywhere in a call. Each child tracks, and none hangs."""
+    # Four threads may get more of the machine than the flusher. The ring is then full at times, and calls wait.
     hosts.processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000}
     hosts.run(FORKS_IN_A_STORM)
 

@@ -25,12 +25,12 @@ sys.setswitchinterval(1e-5)
 client = rudderpipe.Client()
 
 def application(environ, start_response):
-    told = sum(client.track("user", "event", {"text": "x" * 300}) for _ in range(100))
+    accepted = sum(client.track("user", "event", {"text": "x" * 300}) for _ in range(100))
     start_response("200 OK", [("content-type", "text/plain")])
-    return [b"%d" % told]
+    return [b"%d" % accepted]
 """
 
-# Each interpreter has a thread of its own; all begin at once.
+# Each interpreter has a thread of its own, and all threads begin at once.
 SUB_INTERPRETERS = """
 import os, sys, threading
 sys.setswitchinterval(1e-5)
@@ -46,15 +46,15 @@ import os, sys
 sys.path[:] = {sys.path!r}
 import rudderpipe
 client = rudderpipe.Client()
-told = sum(client.track("user", "event", {{"text": "x" * 300}}) for _ in range(10_000))
-os.write({writing}, b"%d " % told)
+accepted = sum(client.track("user", "event", {{"text": "x" * 300}}) for _ in range(10_000))
+os.write({writing}, b"%d " % accepted)
 '''
 threads = [threading.Thread(target=interpreters.run_string, args=(each, program)) for each in made]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 os.close(writing)
 print(sum(map(int, os.read(reading, 1000).split())), flush=True)
-os._exit(0)  # the end of an interpreter that has sub-interpreters can hang by itself
+os._exit(0)  # an interpreter with sub-interpreters can hang at its end
 """
 
 
@@ -77,7 +77,7 @@ class Mounted:
         wait_until(self.socket.exists)
 
     def get(self, path: str) -> int:
-        """How many events the application was told were accepted in one request."""
+        """Return how many events of one request were accepted."""
         connection = UnixConnection(self.socket)
         try:
             connection.request("GET", path)
@@ -86,7 +86,7 @@ class Mounted:
             connection.close()
 
     def status(self) -> dict[str, Any]:
-        """What ``status`` says where the rings are."""
+        """Return what ``status`` prints in the mount namespace with the rings."""
         command = ["nsenter", "--target", str(self.process.pid), "--mount", sys.executable, "-m", "rudderpipe"]
         done = subprocess.run(
             [*command, "status", "--json"], env=self.processes.environment, capture_output=True, timeout=60, check=False
@@ -97,16 +97,18 @@ class Mounted:
 
 
 def test_two_mounted_applications_with_threads_lose_nothing(processes: Processes, directory: Path) -> None:
-    """Tens of thousands of events through two interpreters of each process: all arrive, once, and the account of all
-    rings together balances. One flusher process serves both rings."""
+    """Tens of thousands of events go through two interpreters of each process.
+
+    All arrive once, and the account of all rings together balances. One flusher process serves both rings.
+    """
     processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
     server = Mounted(processes, directory)
-    wait_until(lambda: _answers(server))
-    told = [0] * 8
+    wait_until(lambda: _responds(server))
+    counts = [0] * 8
 
     def ask(number: int) -> None:
         for turn in range(50):
-            told[number] += server.get("/one" if (turn + number) % 2 else "/two")
+            counts[number] += server.get("/one" if (turn + number) % 2 else "/two")
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
     before = server.get("/one")
@@ -115,8 +117,8 @@ def test_two_mounted_applications_with_threads_lose_nothing(processes: Processes
     for thread in threads:
         thread.join()
 
-    assert sum(told) == 8 * 50 * 100
-    accepted = sum(told) + before + 100  # and the first request
+    assert sum(counts) == 8 * 50 * 100
+    accepted = sum(counts) + before + 100  # and the first request
     processes.delivered(accepted)
     stats = processes.plane.stats()
     assert (stats["unique_message_ids"], stats["duplicates"]) == (accepted, 0)
@@ -128,19 +130,19 @@ def test_two_mounted_applications_with_threads_lose_nothing(processes: Processes
     wait_until(lambda: len(processes.own_processes()) == 1)
 
 
-def test_the_flusher_of_two_mounted_applications_is_killed(
+def test_a_killed_flusher_of_two_mounted_applications_loses_nothing(
     processes: Processes, directory: Path, redis_server: RedisServer
 ) -> None:
-    """The next one serves the rings of all interpreters again, and goes on where Redis knows it stopped."""
+    """The next flusher serves the rings of all interpreters, and goes on at the offsets that Redis has."""
     processes.explicit |= {"when_full": "block", "block_timeout_ms": 60_000, "max_jobs_per_request": 50, "linger_s": 60}
     processes.explicit |= {"redis": redis_server.url, "flush_at": 100}
     server = Mounted(processes, directory)
-    wait_until(lambda: _answers(server))
-    told = 100
+    wait_until(lambda: _responds(server))
+    accepted = 100
 
     def ask_until_delivered(count: int) -> bool:
-        nonlocal told  # an application that goes on sending, as only its events have another flusher started
-        told += server.get("/one") + server.get("/two")
+        nonlocal accepted  # the application goes on tracking, because only its events start another flusher
+        accepted += server.get("/one") + server.get("/two")
         return bool(processes.plane.stats()["unique_message_ids"] >= count)
 
     wait_until(lambda: ask_until_delivered(200))
@@ -148,16 +150,16 @@ def test_the_flusher_of_two_mounted_applications_is_killed(
         for process in processes.own_processes():
             if "rudderpipe.flusher" in process.cmdline():
                 process.kill()
-        wait_until(partial(ask_until_delivered, told + 200))
+        wait_until(partial(ask_until_delivered, accepted + 200))
 
-    processes.delivered(told)
-    wait_until(lambda: server.status()["events"]["delivered"] == told)
+    processes.delivered(accepted)
+    wait_until(lambda: server.status()["events"]["delivered"] == accepted)
     events = server.status()["events"]
-    assert (events["accepted"], events["in_ring"], events["balanced"]) == (told, 0, True)
+    assert (events["accepted"], events["in_ring"], events["balanced"]) == (accepted, 0, True)
     assert processes.plane.stats()["duplicates"] == 0
 
 
-def _answers(server: Mounted) -> bool:
+def _responds(server: Mounted) -> bool:
     try:
         return server.get("/two") == 100
     except (OSError, http.client.HTTPException, ValueError):
@@ -165,7 +167,7 @@ def _answers(server: Mounted) -> bool:
 
 
 def test_sub_interpreters_have_a_ring_each(processes: Processes) -> None:
-    """Three interpreters that take turns every 10 microseconds overwrite nothing of one another's."""
+    """Three interpreters take turns every 10 microseconds, and none overwrites another one's events."""
     processes.explicit |= {"max_internal_queue_size": 100_000, "max_jobs_per_request": 50, "ring_bytes": 64 << 20}
 
     done = processes.run("-c", SUB_INTERPRETERS)

@@ -1,6 +1,6 @@
-"""Whatever happens to a sender or to Redis, at whatever moment, whatever the data plane says: nothing is lost.
+"""Nothing is lost, whatever happens to a sender or to Redis, in each moment and for each response of the data plane.
 
-Events come twice only where an answer was not seen, with the same message ids; the first time they come in order.
+Events come twice only where a response was not seen, with the same message ids. Their first copies come in order.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = [f"{name}{number}" for name in "abc" for number in range(4)]
-"""Three jobs of four events each."""
+"""The message ids of three jobs with four events each."""
 GUILTY = "a2"
 
 
 def refuses_one(request: Request) -> Step:
-    """400 as long as the guilty event is in it."""
+    """Return a 400 as long as the guilty event is in the request."""
     return answer(400, b"bad event") if GUILTY in request.ids else answer()
 
 
-def half_an_answer() -> Step:
-    """The events are taken, and the answer ends in the middle."""
+def half_a_response() -> Step:
+    """Return a step that takes the events and breaks off within the response."""
     step = raw(b"HTTP/1.1 200 OK\r\ncontent-le", end="reset")
     step.taken = True  # type: ignore[attr-defined]  # read by FaultyPlane
     return step
@@ -47,12 +47,12 @@ RESPONSES: dict[str, tuple[list[Step], str]] = {
     "200": ([answer()], "complete_jobs"),
     "503": ([answer(503, b"down", retry_after="0"), answer()], "retry_later"),
     "400": ([depends(refuses_one)], "split_job"),
-    "half": ([half_an_answer(), answer()], "retry_later"),
+    "half": ([half_a_response(), answer()], "retry_later"),
 }
-"""What the data plane says to the first request and then, and the script that is called next."""
+"""The data plane's steps, and the script that the sender calls next."""
 STAGES = ["before take", "after take", "request sent", "before it is written down", "after it is written down"]
 UNSEEN = {"request sent", "before it is written down"}
-"""Where the answer dies with the sender."""
+"""The stages in which the response is lost with the sender."""
 
 
 class Delivery:
@@ -70,7 +70,7 @@ class Delivery:
         self.queue.add(7, [(data_of(name), 4) for name in "abc"], {}, [])
 
     def sender(self, redis: str | None = None, **variables: str) -> subprocess.Popen[bytes]:
-        """A process that logs into a file of its own."""
+        """Start a sender's process, which logs into a file of its own."""
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RUDDERPIPE_")},
             "RUDDERPIPE_REDIS": redis or self.server.url,
@@ -87,12 +87,12 @@ class Delivery:
             )
         return self._senders[-1]
 
-    def said(self, number: int, what: str) -> bool:
-        """Whether that sender has logged this."""
+    def logged(self, number: int, what: str) -> bool:
+        """Return True if the sender of that number has logged this text."""
         return what in (self._directory / f"sender-{number}").read_text()
 
     def first_sender_at(self, stage: str, script: str) -> subprocess.Popen[bytes]:
-        """A sender that is held there."""
+        """Start a sender that is held at that stage."""
         if stage == "request sent":
             self.plane.hold()
         else:
@@ -102,15 +102,15 @@ class Delivery:
         if stage == "request sent":
             self.plane.wait_for(lambda: self.plane.requests)
         else:
-            assert self.gate.reached.wait(30), self.said(0, "")
+            assert self.gate.reached.wait(30), self.logged(0, "")
         return sender
 
     def wait_for_requests(self, count: int) -> None:
-        """Until so many have come."""
+        """Wait until so many requests have come."""
         self.plane.wait_for(lambda: len(self.plane.requests) == count)
 
     def wait_until_settled(self) -> None:
-        """No job waits, is active or delayed."""
+        """Wait until no job waits, is active or delayed."""
 
         def settled() -> bool:
             counts = self.queue.counts()
@@ -119,7 +119,7 @@ class Delivery:
         wait_until(settled)
 
     def check(self, repeated: set[str]) -> None:
-        """Each event is accepted or failed, in order at its first coming; only those came again."""
+        """Check that all events were accepted or failed, first copies in order, and only ``repeated`` came twice."""
         failed = [event_id for found in FailedJobs(self.queue) for event_id in ids_of(found.data)]
         accepted = self.plane.accepted
         assert sorted({*accepted, *failed}) == EVENTS
@@ -140,150 +140,150 @@ class Delivery:
 
 
 def data_of(name: str) -> str:
-    """A job's."""
+    """Return a job's data."""
     events = (b'{"userId":"u","messageId":"%b%d"}' % (name.encode(), number) for number in range(4))
     return job.build(b",".join(events), "KEY", "t", 7)
 
 
 def ids_of(data: bytes) -> list[str]:
-    """The message ids in a job's data."""
+    """Return the message ids in a job's data."""
     return [msgspec.json.decode(event)["messageId"] for event in job.read(data).events]
 
 
-@pytest.fixture(name="line")
+@pytest.fixture(name="delivery")
 def _line(redis_server: RedisServer, directory: Path) -> Iterator[Delivery]:
-    line = Delivery(redis_server, directory)
-    yield line
-    line.end()
+    delivery = Delivery(redis_server, directory)
+    yield delivery
+    delivery.end()
 
 
-@pytest.mark.parametrize("said", RESPONSES)
+@pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sender_is_killed(line: Delivery, stage: str, said: str) -> None:
-    """The next one goes on at once; what the dead one had sent to Redis and comes late changes nothing."""
-    steps, script = RESPONSES[said]
-    line.plane.then(*steps)
-    sender = line.first_sender_at(stage, script)
+def test_a_killed_sender_loses_nothing_at_any_stage(delivery: Delivery, stage: str, response: str) -> None:
+    """The next sender goes on at once. A late call of the dead sender changes nothing."""
+    steps, script = RESPONSES[response]
+    delivery.plane.then(*steps)
+    sender = delivery.first_sender_at(stage, script)
     sender.kill()
     assert sender.wait() == -signal.SIGKILL
-    line.plane.let_go()
+    delivery.plane.let_go()
 
-    line.sender()
-    line.wait_until_settled()
-    line.gate.open()
+    delivery.sender()
+    delivery.wait_until_settled()
+    delivery.gate.open()
 
-    line.check(set(EVENTS[:4]) if stage in UNSEEN or said == "half" else set())
+    delivery.check(set(EVENTS[:4]) if stage in UNSEEN or response == "half" else set())
 
 
-@pytest.mark.parametrize("said", RESPONSES)
+@pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sender_is_stopped_for_longer_than_its_lease(line: Delivery, stage: str, said: str) -> None:
-    """Another takes over; when it wakes up it changes nothing any more, and stands by."""
-    steps, script = RESPONSES[said]
-    line.plane.then(*steps)
-    sender = line.first_sender_at(stage, script)
+def test_a_sender_stopped_beyond_its_lease_changes_nothing(delivery: Delivery, stage: str, response: str) -> None:
+    """Another sender takes the lease. The first one stands by when it runs again."""
+    steps, script = RESPONSES[response]
+    delivery.plane.then(*steps)
+    sender = delivery.first_sender_at(stage, script)
     sender.send_signal(signal.SIGSTOP)
-    line.plane.let_go()
-    line.sender()
-    line.wait_until_settled()
+    delivery.plane.let_go()
+    delivery.sender()
+    delivery.wait_until_settled()
 
     sender.send_signal(signal.SIGCONT)
-    line.gate.open()
+    delivery.gate.open()
 
-    wait_until(lambda: line.said(0, "standing by"))
-    line.check(set(EVENTS[:4]) if stage in UNSEEN or said == "half" else set())
+    wait_until(lambda: delivery.logged(0, "standing by"))
+    delivery.check(set(EVENTS[:4]) if stage in UNSEEN or response == "half" else set())
 
 
-@pytest.mark.parametrize("said", RESPONSES)
+@pytest.mark.parametrize("response", RESPONSES)
 @pytest.mark.parametrize("stage", STAGES)
-def test_redis_is_killed_and_starts_again(line: Delivery, stage: str, said: str) -> None:
-    """The sender goes on where it was: what it knows is written down, not sent again."""
-    steps, script = RESPONSES[said]
-    line.plane.then(*steps)
-    line.first_sender_at(stage, script)
-    assert line.server.process is not None
-    line.server.process.kill()
-    line.server.process.wait()
-    line.gate.open()
-    line.server.start()
-    line.plane.let_go()
+def test_a_restart_of_redis_loses_nothing_at_any_stage(delivery: Delivery, stage: str, response: str) -> None:
+    """The sender writes down what it knows, and sends nothing again."""
+    steps, script = RESPONSES[response]
+    delivery.plane.then(*steps)
+    delivery.first_sender_at(stage, script)
+    assert delivery.server.process is not None
+    delivery.server.process.kill()
+    delivery.server.process.wait()
+    delivery.gate.open()
+    delivery.server.start()
+    delivery.plane.let_go()
 
-    line.wait_until_settled()
+    delivery.wait_until_settled()
 
-    line.check(set(EVENTS[:4]) if said == "half" else set())
+    delivery.check(set(EVENTS[:4]) if response == "half" else set())
 
 
-@pytest.mark.parametrize("said", RESPONSES)
-def test_a_sender_is_told_to_stop_while_a_request_is_under_way(line: Delivery, said: str) -> None:
-    """It waits for the answer, writes down what came of it, and the next one does not repeat it."""
-    steps, script = RESPONSES[said]
-    line.plane.then(*steps)
-    sender = line.first_sender_at("request sent", script)
+@pytest.mark.parametrize("response", RESPONSES)
+def test_a_sender_that_must_stop_waits_for_the_response(delivery: Delivery, response: str) -> None:
+    """It writes the outcome down, so the next sender does not repeat the request."""
+    steps, script = RESPONSES[response]
+    delivery.plane.then(*steps)
+    sender = delivery.first_sender_at("request sent", script)
     sender.terminate()
-    line.plane.let_go()
+    delivery.plane.let_go()
     assert sender.wait(30) == 0
 
-    assert line.queue.counts().active == 0
-    line.sender()
-    line.wait_until_settled()
+    assert delivery.queue.counts().active == 0
+    delivery.sender()
+    delivery.wait_until_settled()
 
-    line.check(set(EVENTS[:4]) if said == "half" else set())
+    delivery.check(set(EVENTS[:4]) if response == "half" else set())
 
 
-def test_three_senders_and_one_after_the_other_is_killed(line: Delivery) -> None:
-    """One works at a time; the jobs of each that dies are first in line for the next."""
-    line.plane.hold()
-    senders = {number: line.sender() for number in range(3)}
+def test_a_dead_senders_jobs_are_first_in_line_for_the_next_sender(delivery: Delivery) -> None:
+    """Two of three senders are killed, one after the other. One sender works at a time."""
+    delivery.plane.hold()
+    senders = {number: delivery.sender() for number in range(3)}
     for died in range(2):
-        line.wait_for_requests(died + 1)
-        (active,) = [number for number in senders if line.said(number, "lease taken")]
+        delivery.wait_for_requests(died + 1)
+        (active,) = [number for number in senders if delivery.logged(number, "lease taken")]
         dying = senders.pop(active)
         for number in senders:
-            wait_until(partial(line.said, number, "standing by"))
+            wait_until(partial(delivery.logged, number, "standing by"))
         dying.kill()
-    line.wait_for_requests(3)
-    assert [request.ids for request in line.plane.requests] == [EVENTS[:4]] * 3
-    line.plane.let_go()
+    delivery.wait_for_requests(3)
+    assert [request.ids for request in delivery.plane.requests] == [EVENTS[:4]] * 3
+    delivery.plane.let_go()
 
-    line.wait_until_settled()
+    delivery.wait_until_settled()
 
-    line.check(set(EVENTS[:4]))
+    delivery.check(set(EVENTS[:4]))
 
 
-def test_a_clean_stop_hands_over_with_jobs_in_their_order(line: Delivery) -> None:
-    """A stop in a backoff does not wait for its end: the job is first in line, and the next sender sends it."""
-    line.plane.then(answer(503, b"down", retry_after="300"), answer())
-    sender = line.sender()
-    wait_until(lambda: line.said(0, "attempt failed"))
-    line.sender()
-    wait_until(lambda: line.said(1, "standing by"))
+def test_a_stop_in_a_backoff_keeps_the_order_of_the_jobs(delivery: Delivery) -> None:
+    """The stop does not wait for the end of the backoff. The job is first in line, and the next sender sends it."""
+    delivery.plane.then(answer(503, b"down", retry_after="300"), answer())
+    sender = delivery.sender()
+    wait_until(lambda: delivery.logged(0, "attempt failed"))
+    delivery.sender()
+    wait_until(lambda: delivery.logged(1, "standing by"))
 
     sender.terminate()
     assert sender.wait(30) == 0
-    line.wait_until_settled()
+    delivery.wait_until_settled()
 
-    line.check(set())
+    delivery.check(set())
 
 
-def test_a_stop_is_bounded(line: Delivery) -> None:
-    """A data plane that does not answer: the request is given up, the job put back, and the code is 0."""
-    line.plane.hold()
-    sender = line.sender(RUDDERPIPE_SHUTDOWN_TIMEOUT_S="0.5", RUDDERPIPE_TIMEOUT_S="600")
-    line.plane.wait_for(lambda: line.plane.requests)
+def test_a_senders_stop_is_bounded(delivery: Delivery) -> None:
+    """The data plane does not respond. The sender gives the request up, puts the job back and exits with 0."""
+    delivery.plane.hold()
+    sender = delivery.sender(RUDDERPIPE_SHUTDOWN_TIMEOUT_S="0.5", RUDDERPIPE_TIMEOUT_S="600")
+    delivery.plane.wait_for(lambda: delivery.plane.requests)
 
     sender.terminate()
 
     assert sender.wait(30) == 0
-    counts = line.queue.counts()
+    counts = delivery.queue.counts()
     assert (counts.waiting, counts.active) == (3, 0)
-    assert job_attempts(line) == "0"
+    assert job_attempts(delivery) == "0"
 
 
-def test_a_second_signal_leaves_at_once(line: Delivery) -> None:
-    """In the middle of a request; the code says so, and the next sender goes on."""
-    line.plane.hold()
-    sender = line.sender(RUDDERPIPE_TIMEOUT_S="600", RUDDERPIPE_SHUTDOWN_TIMEOUT_S="600")
-    line.plane.wait_for(lambda: line.plane.requests)
+def test_a_second_signal_ends_a_sender_at_once(delivery: Delivery) -> None:
+    """The sender ends in the middle of a request with an exit code of its own, and the next sender goes on."""
+    delivery.plane.hold()
+    sender = delivery.sender(RUDDERPIPE_TIMEOUT_S="600", RUDDERPIPE_SHUTDOWN_TIMEOUT_S="600")
+    delivery.plane.wait_for(lambda: delivery.plane.requests)
     sender.terminate()
 
     def left() -> bool:
@@ -292,13 +292,13 @@ def test_a_second_signal_leaves_at_once(line: Delivery) -> None:
 
     wait_until(left)
     assert sender.returncode == 5
-    assert line.said(0, "second SIGTERM, ending now")
-    line.plane.let_go()
-    line.sender()
-    line.wait_until_settled()
-    line.check(set(EVENTS[:4]))
+    assert delivery.logged(0, "second SIGTERM, ending now")
+    delivery.plane.let_go()
+    delivery.sender()
+    delivery.wait_until_settled()
+    delivery.check(set(EVENTS[:4]))
 
 
-def job_attempts(line: Delivery) -> str:
-    """Of the first job."""
-    return str(line.server.text_client().hget("{rudder}:rudderEventsQueue:1", "attemptsMade") or "0")
+def job_attempts(delivery: Delivery) -> str:
+    """Return the number of attempts of the first job."""
+    return str(delivery.server.text_client().hget("{rudder}:rudderEventsQueue:1", "attemptsMade") or "0")

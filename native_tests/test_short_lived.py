@@ -1,4 +1,4 @@
-"""Processes that live a moment, and rings that are taken from them: nothing that was accepted is lost."""
+"""Processes that live for a moment, and rings that are removed while in use: no accepted event is lost."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import signal
 from native_tests.hosts import Hosts
 from rudderpipe.ring import layout as at
 
-# Forks so many children, at most 32 alive, as fast as the machine can; each tracks once. A call is made again when it
-# finds the claim lock busy (32 processes want it at once, on few cores) or no block free (the flusher gets no core).
+# Forks the children as fast as the machine can, with at most 32 alive. Each child tracks once. A call is repeated when
+# the claim lock is busy (32 processes want it at once on few cores) or no block is free (the flusher gets no core).
 FORKS = """
 import os, sys, time
 import rudderpipe, tally
@@ -39,7 +39,7 @@ for _ in range(alive):
 
 
 def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
-    """Fork so many children, while the flusher is stopped or not; checks that all of their events arrive."""
+    """Fork so many children, with the flusher stopped or not, and check that all of their events arrive."""
     program = hosts.processes.start(hosts.write("program", FORKS), str(count), cwd=hosts.directory, stdin=-1, stdout=-1)
     assert program.stdin is not None
     assert program.stdout is not None
@@ -60,19 +60,19 @@ def fork_many(hosts: Hosts, count: int, *, stopped: bool) -> None:
     assert account.balanced
 
 
-def test_a_thousand_forks_find_a_slot_each(hosts: Hosts) -> None:
-    """None waits for the flusher's housekeeping."""
+def test_a_thousand_forked_children_find_a_slot_each(hosts: Hosts) -> None:
+    """A child must not have to wait until the flusher frees slots, because there are fewer slots than children."""
     fork_many(hosts, 1000, stopped=False)
 
 
-def test_more_forks_than_slots_while_the_flusher_stands_still(hosts: Hosts) -> None:
-    """Each takes over the slot of a dead one, whose event is still in the ring."""
+def test_children_reuse_slots_while_the_flusher_is_stopped(hosts: Hosts) -> None:
+    """Each child takes over the slot of a dead one, whose event is still in the ring."""
     hosts.processes.explicit["ring_bytes"] = 64 << 20
     fork_many(hosts, at.SLOTS + 100, stopped=True)
 
 
-# Removes its own ring twice, as logind does at a user's last logout, with no flusher there: while a child, another
-# thread and a signal handler track, too.
+# Removes its own ring twice, as logind does at a user's last logout, while there is no flusher. A child, another thread
+# and a signal handler track at the same time.
 REMOVED = """
 import os, pathlib, signal, threading, time
 import rudderpipe, tally
@@ -103,8 +103,8 @@ else:
 """
 
 
-def test_a_ring_that_is_removed_with_no_flusher_there_loses_nothing(hosts: Hosts) -> None:
-    """A flusher comes when all is over: what was accepted before, between and after the removals is delivered, once."""
+def test_a_ring_removed_while_no_flusher_runs_loses_nothing(hosts: Hosts) -> None:
+    """A flusher that starts later delivers, once, what was accepted before, between and after the removals."""
     hosts.processes.explicit["autostart"] = False
     hosts.run(REMOVED)
     hosts.processes.start("-m", "rudderpipe.flusher")
