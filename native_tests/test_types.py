@@ -79,8 +79,9 @@ def with_wrong_uses() -> str:
 
 
 def test_mypy_refuses_every_wrong_use(directory: Path) -> None:
-    """Each wrong use has a name or a type that the call or the setting does not take. mypy has no message about the
-    right uses.
+    """Each wrong use has a name or a type that the call or the setting does not take.
+
+    The right uses give no message.
     """
     source = with_wrong_uses()
     (directory / "uses.py").write_text(source)
