@@ -11,7 +11,7 @@ import pytest
 PRELUDE = """
 import collections, dataclasses, datetime, decimal, enum, gc, os, sys, types, uuid
 import attrs, msgspec, numpy, pandas, pydantic
-from rudderpipe.messages import build
+from rudderpipe.messages import build, wire
 
 UTC = datetime.timezone.utc
 at_work = [lambda: None]
@@ -312,7 +312,7 @@ def test_no_python_code_runs_within_the_encoder() -> None:
                 try:
                     build.track("u", "e", properties, None, None, None, None, None)
                     build.track("u", "e", properties, {"c": value}, None, None, {"d": value}, None)
-                    build.identify("u", properties, properties, None, None, None, None)
+                    wire.from_arguments("identify", {"userId": "u", "traits": properties, "context": properties})
                     build.track({"userId": "u", "event": "e", "properties": properties, "x": value}, *[None] * 7)
                 finally:
                     sys.setprofile(None)

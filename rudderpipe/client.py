@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from weakref import WeakSet
 
 import msgspec
 
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import encode, node_names
-from rudderpipe.messages.build import ARGUMENTS
+from rudderpipe.messages import encode, node_names, wire
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
 QueueCallback = Callable[[Exception | None], Any]
 
-_ambient = current.get
+_context_of_request = current.get
 _clients: WeakSet[Client] = WeakSet()
 _default: Client | None = None
 
@@ -203,9 +202,8 @@ class Client:
 
         The traits are also added to the message's context. The other arguments and the result are those of ``track``.
         """
-        return self._intake.call(
-            "identify", callback, user_id, traits, context, timestamp, anonymous_id, integrations, message_id
-        )
+        own = {"userId": user_id, "traits": traits}
+        return self._intake.call("identify", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     @or_message(TrackMessage)
     def track(
@@ -235,11 +233,11 @@ class Client:
         the event is then in Redis, or in direct mode delivered or failed. The callback is not called if the process
         ends first.
         """
-        around, intake = _ambient(), self._intake
-        if intake.is_fast and callback is None and (around is None or type(user_id) is str):
+        in_request, intake = _context_of_request(), self._intake
+        if intake.is_fast and callback is None and (in_request is None or type(user_id) is str):
             try:
-                if around is not None:
-                    context = {**around, **(context or {})}
+                if in_request is not None:
+                    context = {**in_request, **(context or {})}
                 data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
             except Exception:  # noqa: BLE001, S110  # the slow path raises the same error again, and logs it
                 pass
@@ -249,9 +247,8 @@ class Client:
                     return reason is None or intake.refused(reason, data)
                 except HOST_ERRORS as error:
                     return intake.cannot_take(error)
-        return self._intake.call(
-            "track", callback, user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id
-        )
+        own = {"userId": user_id, "event": event, "properties": properties}
+        return self._intake.call("track", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     @or_message(PageMessage)
     def page(
@@ -271,8 +268,8 @@ class Client:
 
         ``category`` and ``name`` are optional. The other arguments and the result are those of ``track``.
         """
-        given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
-        return self._intake.call("page", callback, *given)
+        own = {"userId": user_id, "category": category, "name": name, "properties": properties}
+        return self._intake.call("page", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     @or_message(PageMessage)
     def screen(
@@ -289,8 +286,8 @@ class Client:
         callback: EventCallback | None = None,
     ) -> bool:
         """Record that a user saw a screen of an app; the arguments and the result are those of ``page``."""
-        given = (user_id, category, name, properties, context, timestamp, anonymous_id, integrations, message_id)
-        return self._intake.call("screen", callback, *given)
+        own = {"userId": user_id, "category": category, "name": name, "properties": properties}
+        return self._intake.call("screen", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     @or_message(GroupMessage)
     def group(
@@ -309,9 +306,8 @@ class Client:
 
         ``traits`` describe the group. The other arguments and the result are those of ``track``.
         """
-        return self._intake.call(
-            "group", callback, user_id, group_id, traits, context, timestamp, anonymous_id, integrations, message_id
-        )
+        own = {"userId": user_id, "groupId": group_id, "traits": traits}
+        return self._intake.call("group", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     @or_message(AliasMessage)
     def alias(
@@ -328,7 +324,8 @@ class Client:
 
         The other arguments and the result are those of ``track``.
         """
-        return self._intake.call("alias", callback, previous_id, user_id, context, timestamp, integrations, message_id)
+        own = {"previousId": previous_id, "userId": user_id}
+        return self._intake.call("alias", callback, own, None, context, timestamp, integrations, message_id)
 
     def preview(self, kind: Kind, *arguments: Any, **named: Any) -> dict[str, Any] | None:
         """Return the message that a call would send: ``client.preview("track", "123456", "Item Viewed")``.
@@ -340,10 +337,12 @@ class Client:
         """
         import inspect  # here, because no other call needs it
 
-        if kind not in ARGUMENTS:
-            raise EventError("kind", f"must be one of {', '.join(ARGUMENTS)}")
-        given = inspect.signature(getattr(Client, kind)).bind(self, *arguments, **named).arguments
-        data = self._intake.preview(kind, {name: given.get(name) for name in ARGUMENTS[kind]})
+        if kind not in get_args(Kind):
+            raise EventError("kind", f"must be one of {', '.join(get_args(Kind))}")
+        bound = inspect.signature(getattr(Client, kind)).bind(self, *arguments, **named)
+        bound.apply_defaults()
+        _, *given, _ = bound.arguments.items()  # without self and callback
+        data = self._intake.preview(kind, {wire.WIRE_NAMES.get(name, name): value for name, value in given})
         message: dict[str, Any] | None = None if data is None else msgspec.json.decode(data)
         return message
 

@@ -19,7 +19,7 @@ import pytest
 import rudderpipe
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.errors import EventError
-from rudderpipe.messages import build
+from rudderpipe.messages import build, wire
 from rudderpipe.testing import capture
 
 UTC = timezone.utc
@@ -60,13 +60,16 @@ class NoOffset(tzinfo):
 IDS: dict[str, Callable[[Any], tuple[str, bytes | bytearray]]] = {
     "user_id": lambda value: ("userId", build.track(value, "e", *[None] * 6)),
     "anonymous_id": lambda value: ("anonymousId", build.track(None, "e", None, None, None, value, None, None)),
-    "group_id": lambda value: ("groupId", build.group("u", value, *[None] * 6)),
-    "previous_id": lambda value: ("previousId", build.alias(value, "u", *[None] * 4)),
+    "group_id": lambda value: ("groupId", wire.from_arguments("group", {"userId": "u", "groupId": value})),
+    "previous_id": lambda value: ("previousId", wire.from_arguments("alias", {"previousId": value, "userId": "u"})),
     "message_id": lambda value: ("messageId", build.track("u", "e", None, None, None, None, None, value)),
     "userId": lambda value: ("userId", build.track({"userId": value, "event": "e"}, *[None] * 7)),
     "anonymousId": lambda value: ("anonymousId", build.track({"anonymousId": value, "event": "e"}, *[None] * 7)),
-    "groupId": lambda value: ("groupId", build.group({"userId": "u", "groupId": value}, *[None] * 7)),
-    "previousId": lambda value: ("previousId", build.alias({"userId": "u", "previousId": value}, *[None] * 5)),
+    "groupId": lambda value: ("groupId", wire.from_arguments("group", {"": {"userId": "u", "groupId": value}})),
+    "previousId": lambda value: (
+        "previousId",
+        wire.from_arguments("alias", {"": {"userId": "u", "previousId": value}}),
+    ),
 }
 
 
@@ -145,7 +148,7 @@ MOMENTS: dict[str, Callable[[Any], tuple[str, bytes | bytearray]]] = {
     ),
     "wire originalTimestamp": lambda value: (
         "originalTimestamp",
-        build.identify({"userId": "u", "originalTimestamp": value}, *[None] * 6),
+        wire.from_arguments("identify", {"": {"userId": "u", "originalTimestamp": value}}),
     ),
 }
 EARLY = datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)

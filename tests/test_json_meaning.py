@@ -9,6 +9,7 @@ import enum
 import json
 import math
 import pathlib
+import re
 import types
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +30,7 @@ from hypothesis import strategies as st
 import rudderpipe
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
-from rudderpipe.messages import build
+from rudderpipe.messages import build, wire
 from rudderpipe.messages import encode as values
 from rudderpipe.transports import intake
 from rudderpipe.transports.base import Encoded, FastPath, LocalTransport
@@ -413,6 +414,65 @@ ANYTHING: st.SearchStrategy[Any] = st.one_of(
     st.just("u"),
     st.builds(lambda: 10**5000),
 )
+MADE_EACH_TIME = re.compile(rb'"originalTimestamp":"[^"]+"(,"messageId":"[0-9a-f-]{36}")?')
+
+
+def made(make: Callable[[], bytes | bytearray]) -> bytes | None:
+    """Return the JSON of a message without what differs each time, or None if the call is refused."""
+    try:
+        return MADE_EACH_TIME.sub(b"", bytes(make()), count=1)
+    except Exception:  # noqa: BLE001  # the client logs any error as the refusal of the event
+        return None
+
+
+def usually(*values: Any) -> st.SearchStrategy[Any]:
+    """One of these values, or once in a while anything."""
+    return st.integers(0, 11).flatmap(lambda number: st.sampled_from(values) if number else ANYTHING)
+
+
+PARTS = st.one_of(st.none(), st.dictionaries(NAMES, VALUES.map(lambda said: said[0]), max_size=3), usually({}))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    usually("u", "u", " u", " ", "\u200b", "\u00e9", "u\ud800", "u" * 3000, "", None, 5),
+    usually("e", "e", "\ud800", "e" * 3000, ""),
+    PARTS,
+    st.tuples(PARTS, usually(None, "2024-01-02", datetime(2024, 1, 2)), usually(None, "a", 5, " "), PARTS),  # noqa: DTZ001  # without a zone: it is UTC
+    st.sampled_from([None, "m", "m\ud800", ""]),
+)
+@example("u", "e", {"a": 1, "b": [1.5, None, {"c": True}]}, (None,) * 4, None)
+@example("u", "e", {"a": "\ud800", "b": "x" * 3000}, ({"ip": "1"}, "2024-01-02", "a", {"All": False}), "m")
+@example("u", "e", None, ({"library": 1, "ip": "1"}, datetime(2024, 1, 2, tzinfo=INDIA), 5, {}), None)
+@example("u", "e", {}, ({}, None, " ", None), "")
+def test_the_fast_path_writes_the_same_bytes(
+    user_id: Any, event: Any, properties: Any, others: tuple[Any, ...], message_id: Any
+) -> None:
+    """What ``track`` sends does not depend on the path, because an option of the client must not change an event."""
+    context, timestamp, anonymous_id, integrations = others
+
+    fast = made(
+        lambda: build.track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
+    )
+    slow = made(
+        lambda: wire.from_arguments(
+            "track",
+            {
+                "userId": user_id,
+                "event": event,
+                "properties": properties,
+                "anonymousId": anonymous_id,
+                "context": context,
+                "timestamp": timestamp,
+                "integrations": integrations,
+                "messageId": message_id,
+            },
+        )
+    )
+
+    assert fast == slow
+
+
 CALLS = ("identify", "track", "page", "screen", "group", "alias")
 WIRE = ("userId", "anonymousId", "event", "properties", "traits", "context", "timestamp", "messageId", "groupId", "x")
 CLIENT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 import rudderpipe
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
-from rudderpipe.messages import build
+from rudderpipe.messages import build, wire
 from rudderpipe.messages import encode as values
 from rudderpipe.testing import capture
 
@@ -264,8 +264,11 @@ def test_traits_may_be_as_deep_as_properties(length: int) -> None:
     traits = {"a": nested_dicts(199), "b": "x" * length}
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
 
-    assert json.loads(build.identify("u", traits, *[None] * 5))["context"]["traits"] == traits
-    assert json.loads(build.identify({"userId": "u", "traits": traits}, *[None] * 6))["context"]["traits"] == traits
+    assert json.loads(wire.from_arguments("identify", {"userId": "u", "traits": traits}))["context"]["traits"] == traits
+    assert (
+        json.loads(wire.from_arguments("identify", {"": {"userId": "u", "traits": traits}}))["context"]["traits"]
+        == traits
+    )
     with capture() as captured:
         assert client.identify("u", traits)
         with pytest.raises(EventError, match="nested more than 200 levels deep"):

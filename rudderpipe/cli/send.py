@@ -58,7 +58,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     with _opened(path) as lines:
         for number, message in _messages(lines, summary):
             try:
-                data = wire.from_wire(str(message["type"]), message)
+                data = wire.from_fields(str(message["type"]), wire.fields_of_whole(message))
                 put(pipe, data, waits)
             except EventError as error:
                 _reject(summary, number, str(error))

@@ -228,7 +228,7 @@ class Client:
         message = messages.completed(given, self._integrations)
         try:
             messages.check(message, given)
-            data = wire.encoded(message)
+            data = wire.encoded(message, wire.ARGUMENT_NAMES)
         except EventTooLarge as error:
             raise messages.MessageTooLarge(error.size_bytes, EVENT_LIMIT_BYTES) from None
         except EventError as error:

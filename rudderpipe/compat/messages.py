@@ -10,9 +10,10 @@ from enum import Enum
 from typing import Any
 
 from rudderpipe.errors import EventError, EventTooLarge
-from rudderpipe.messages import foreign, validate, wire
+from rudderpipe.messages import foreign, wire
 
 _JUST_NOW = timedelta(seconds=5)
+_UNCHANGED = frozenset((str, int, float, bool, type(None)))
 
 
 class WrongCall(EventError, AssertionError):
@@ -32,7 +33,7 @@ def require(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
 
 def require_id(name: str, value: Any) -> None:
     """Raise ``WrongCall`` unless the value can be an id."""
-    require(name, value, (numbers.Number, str))
+    require(name, value, (str, numbers.Number))
 
 
 def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,9 +67,10 @@ def check(message: dict[str, Any], given: Mapping[str, Any]) -> None:
         raise EventError("timestamp", "is pandas' NaT, which is not a point in time")
     for name in ("userId", "anonymousId", "groupId", "previousId", "messageId"):
         value = given.get(name)
+        if type(value) is str or value is None:  # most ids
+            continue
         if isinstance(value, bool) or (isinstance(value, numbers.Number) and not _is_finite(value)):
             raise EventError(name, "must be a finite number or text")
-    validate.ids(message["userId"], message["anonymousId"])
 
 
 def _is_finite(value: Any) -> bool:
@@ -91,6 +93,8 @@ def cleaned(value: Any) -> Any:
 
     Unlike rudder-sdk-python, a value of another type stays, so that the encoder encodes or refuses it.
     """
+    if type(value) in _UNCHANGED:
+        return value
     if isinstance(value, dict):
         return {key: cleaned(child) for key, child in value.copy().items()}
     if isinstance(value, (list, tuple, set)):

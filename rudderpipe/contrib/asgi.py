@@ -9,7 +9,7 @@ from typing import Any
 from rudderpipe import log_text
 from rudderpipe.client import Client
 from rudderpipe.contrib import context
-from rudderpipe.messages import context as ambient
+from rudderpipe.messages.context import request_context
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -35,7 +35,7 @@ class RequestContext:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        with ambient.request_context(context_of(scope, self.proxies)):
+        with request_context(context_of(scope, self.proxies)):
             await self.app(scope, receive, send)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rudderpipe.contrib import context
-from rudderpipe.messages import context as ambient
+from rudderpipe.messages.context import request_context
 
 Environ = dict[str, Any]
 Application = Callable[[Environ, Callable[..., Any]], Iterable[bytes]]
@@ -37,5 +37,5 @@ class RequestContext:
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Run one request with its context."""
-        with ambient.request_context(context_of(environ, self.proxies)):
+        with request_context(context_of(environ, self.proxies)):
             return self.application(environ, start_response)

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import build, encode, validate
-from rudderpipe.messages.context import current as ambient
+from rudderpipe.messages import encode, validate, wire
+from rudderpipe.messages.context import current
 
-_NO_PARTS = frozenset(("userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp", "originalTimestamp"))
+_NOT_CONVERTED = frozenset(
+    ("userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp", "originalTimestamp")
+)
 """Keys with rules of their own; ``default`` does not convert their values."""
 
 
@@ -34,40 +36,34 @@ class Defaults:
         return bool(self._context or self._integrations or self._default)
 
     def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
-        """Return the JSON of a call; ``arguments`` are in the order of ``build``'s functions. Raise ``EventError``."""
-        first = next(iter(arguments))
+        """Return the JSON of a call; ``arguments`` is as for ``wire.fields``. Raise ``EventError``."""
         if self._default is not None:
-            self._ask_default(first, arguments)
-        whole = arguments[first]
-        added = {"context": {**self._context, **(ambient.get() or {})}, "integrations": self._integrations}
-        added = {name: mine for name, mine in added.items() if mine}
-        if isinstance(whole, Mapping):
-            if added:
-                arguments[first] = {**whole, **_merged(added, whole)}
-        else:
-            arguments |= _merged(added, arguments)
-        return bytes(getattr(build, kind)(*arguments.values()))
+            arguments = self._convert_first(arguments)
+        given, names = wire.fields(arguments)
+        if self._default is not None:
+            for name, value in given.items():
+                if name not in _NOT_CONVERTED:
+                    given[name] = encode.plain(value, name, self._default)
+        in_request = current.get()
+        context = {**self._context, **in_request} if in_request else self._context
+        if context:
+            given["context"] = _merged("context", context, given)
+        if self._integrations:
+            given["integrations"] = _merged("integrations", self._integrations, given)
+        return wire.from_fields(kind, given, names)
 
-    def _ask_default(self, first: str, arguments: dict[str, Any]) -> None:
-        for name in ("properties", "traits", "context", "integrations"):
-            if arguments.get(name) is not None:
-                arguments[name] = encode.plain(arguments[name], name, self._default)
-        whole = arguments[first]
-        if isinstance(whole, Mapping):
-            arguments[first] = {
-                name: child if name in _NO_PARTS else encode.plain(child, name, self._default)
-                for name, child in encode.shallow(whole, "message").items()
-            }
-        elif whole is not None and not issubclass(type(whole), validate.IDS):
-            arguments[first] = encode.plain(whole, "", self._default)
+    def _convert_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Convert the first argument if it is of unknown type, because it may be an id or a whole message."""
+        name, first = next(iter(arguments.items()))
+        if first is None or issubclass(type(first), validate.IDS) or isinstance(first, Mapping):
+            return arguments
+        return {**arguments, name: encode.plain(first, wire.ARGUMENT_NAMES[name], self._default)}
 
 
-def _merged(added: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the added parts; a key of ``given`` takes precedence over the same key of ``added``."""
-    return {
-        name: dict(mine) if given.get(name) is None else {**mine, **validate.mapping(name, given[name])}
-        for name, mine in added.items()
-    }
+def _merged(name: str, default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the default with the given keys, which take precedence."""
+    own = given.get(name)
+    return {**default} if own is None else {**default, **validate.mapping(name, own)}
 
 
 def _part(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from msgspec import UNSET
 
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import encode, validate, wire
+from rudderpipe.messages import encode, wire
 from rudderpipe.messages.scrubber import Scrubber
 
 
@@ -53,7 +52,6 @@ def _part(name: str, value: float) -> float:
 
 BeforeSend = Callable[[dict[str, Any]], dict[str, Any] | None]
 """Takes a message in wire names, which it may change; returns this message, another one, or None to drop it."""
-_TIMES = ("timestamp", "originalTimestamp")
 _decode = msgspec.json.Decoder(dict[str, Any], float_hook=encode.number).decode
 
 
@@ -72,15 +70,14 @@ class Shaper:
             return None
         if not self._before_send and self._scrubber is None:
             return data
-        times = {name: message.get(name) for name in _TIMES}
         for step in self._before_send:
-            changed = _ask(step, message)
-            if changed is None:
+            answer = _ask(step, message)
+            if answer is None:
                 return None
-            message = _checked(changed, times)
+            message = _checked(answer)
         if self._scrubber is not None:
             message = self._scrubber.scrub(message)
-        return wire.encoded(message, was_encoded=True)
+        return wire.encoded(message, required=("type", "messageId"))
 
 
 def steps_of(before_send: BeforeSend | Iterable[BeforeSend]) -> tuple[BeforeSend, ...]:
@@ -118,17 +115,10 @@ def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
         raise EventError("before_send", f"raised {type(error).__name__}") from error
 
 
-def _checked(message: Any, times: dict[str, Any]) -> dict[str, Any]:
-    """Return the message in a form that the server can read; raise ``EventError`` if a required part is missing."""
-    if not isinstance(message, dict):
-        raise EventError("before_send", f"must return the message or None, not {type(message).__name__}")
-    message = encode.shallow(message, "before_send")
-    for name in ("type", "messageId"):
-        message[name] = validate.text(name, message.get(name), required=True)
-    ids = validate.ids(message.get("userId"), message.get("anonymousId"), ("userId", "anonymousId"))
-    message |= zip(("userId", "anonymousId"), ids, strict=True)
-    for name in _TIMES:
-        if (at := message.get(name)) is not None and at is not times[name]:
-            message[name] = validate.moment(name, at)
+def _checked(answer: Any) -> dict[str, Any]:
+    """Return the message that a ``before_send`` returned; raise ``EventError`` if it is no dict."""
+    if not isinstance(answer, dict):
+        raise EventError("before_send", f"must return the message or None, not {type(answer).__name__}")
+    message = encode.shallow(answer, "before_send")
     message.pop("sentAt", None)  # the sender adds it
-    return {name: value for name, value in message.items() if value is not UNSET}
+    return message

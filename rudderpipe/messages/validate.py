@@ -1,4 +1,4 @@
-"""The checks of a call's arguments; each returns the value for the message, or ``UNSET`` for a missing argument."""
+"""The checks of a message's fields; each returns the field's plain copy, or ``UNSET`` for a field without a value."""
 
 from __future__ import annotations
 
@@ -15,32 +15,25 @@ from msgspec import UNSET, Raw, UnsetType
 from rudderpipe.errors import EventError
 from rudderpipe.messages import encode
 
-_SHORT = 1000
+SHORT = 1000
 """Texts of at most so many characters are accepted without counting bytes."""
 _MS_FROM, _MS_TO = 10**11, 10**14  # 1973 to 5138, so that a number of seconds is not mistaken for milliseconds
 IDS = (str, int, float, Decimal, UUID, Enum)
 """The types of an id; a bool is refused although it is an int."""
+_HOUR, _MINUTE = "(?:[01][0-9]|2[0-3])", "[0-5][0-9]"
 _ISO = re.compile(
-    r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
-    r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.[0-9]+)?)?"
-    r"(?:[Zz]|[+-]([0-9]{2})(?::?([0-9]{2}))?)?)?"
+    rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})"
+    rf"(?:[Tt ]{_HOUR}:{_MINUTE}(?::{_MINUTE}(?:\.[0-9]+)?)?(?:[Zz]|[+-]{_HOUR}(?::?{_MINUTE})?)?)?"
 )
-
-
-def ids(user_id: Any, anonymous_id: Any, names: tuple[str, str] = ("user_id", "anonymous_id")) -> tuple[Any, Any]:
-    """Return both ids as text; raise ``EventError`` if both are missing or blank."""
-    user_id, anonymous_id = one_id(names[0], user_id), one_id(names[1], anonymous_id)
-    if user_id is UNSET and anonymous_id is UNSET:
-        raise EventError(names[0], f"is missing or blank, and so is {names[1]}; one of them must be given")
-    return user_id, anonymous_id
+"""A date, and perhaps a time with an offset, in ISO 8601; the group is the date."""
 
 
 def one_id(name: str, value: Any) -> str | UnsetType:
-    """Return an id as text. Same as the Node SDK: a number becomes text."""
+    """Return an id as text; a blank id counts as missing. Same as the Node SDK: a number becomes text."""
     if value is None:
         return UNSET
     kind = type(value)
-    if kind is str and len(value) <= _SHORT and "!" <= value < "\x7f" and value.isascii():  # most ids
+    if kind is str and len(value) <= SHORT and "!" <= value < "\x7f" and value.isascii():  # most ids
         return str(value)
     if issubclass(kind, IDS) or kind.__module__.partition(".")[0] in ("numpy", "pandas"):
         if isinstance(value, Decimal) and not value.is_finite():
@@ -77,22 +70,10 @@ def _number(name: str, value: float) -> str:
     return f"{digits}e{exponent}"
 
 
-def required_id(name: str, value: Any) -> str:
-    """Return an id as text; raise ``EventError`` if it is missing or blank."""
-    text = one_id(name, value)
-    if text is UNSET:
-        raise EventError(name, "is missing or blank")
-    return text
-
-
-def text(name: str, value: Any, *, required: bool = False) -> Any:
-    """Return a string; an empty string counts as missing."""
-    if type(value) is str and value and len(value) <= _SHORT and value.isascii():  # most texts
+def text(name: str, value: Any) -> str:
+    """Return a string, which may be empty."""
+    if type(value) is str and len(value) <= SHORT and value.isascii():  # most texts
         return value
-    if value is None or value == "":
-        if required:
-            raise EventError(name, "is missing or blank")
-        return UNSET
     own = encode.plain(value, name) if isinstance(value, str) else value
     if type(own) is not str:
         raise EventError(name, f"must be a string, not {type(value).__name__}")
@@ -101,7 +82,7 @@ def text(name: str, value: Any, *, required: bool = False) -> Any:
 
 def mapping(name: str, value: Any) -> Any:
     """Return a mapping, or a model that becomes one, as a dict of plain values."""
-    if value is None or value is UNSET:
+    if value is UNSET:
         return UNSET
     kind = type(value)
     if kind is dict:
@@ -137,19 +118,17 @@ def moment(name: str, value: Any) -> datetime | str:
 
 def _is_iso(value: str) -> bool:
     match = _ISO.fullmatch(value)
-    if match is None:
-        return False
-    year, month, day, hour, minute, second, *offset = (int(part or 0) for part in match.groups())
     try:
-        datetime(year, month, day, hour, minute, second)  # noqa: DTZ001  # the value is not used; only its errors are
-    except ValueError:
+        return match is not None and bool(date.fromisoformat(match[1]))
+    except ValueError:  # no such day
         return False
-    return offset[0] < 24 and offset[1] < 60
 
 
-def message_id(value: Any) -> str:
+def message_id(name: str, value: Any) -> str:
     """Return the caller's id for the message; raise ``EventError`` if it is missing or blank."""
     if isinstance(value, str) and value:
-        own: str = encode.plain(value, "message_id")
-        return own
-    return required_id("message_id", value)
+        return text(name, value)
+    as_id = one_id(name, value)
+    if as_id is UNSET:
+        raise EventError(name, "is missing or blank")
+    return as_id

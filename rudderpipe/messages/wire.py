@@ -1,18 +1,24 @@
-"""The wire form of messages: the parts of every message, and whole messages, which the Node SDK accepts too."""
+"""The normaliser of messages, which checks, copies and encodes a whole message with the names of the wire.
+
+Every message passes here, except that of a usual ``track`` (``messages/build.py``). Same as rudder-sdk-node 3: the
+content of a message, and the calls that are refused. Unlike rudder-sdk-node 3: a blank id counts as missing, because
+the server trims ids and refuses the whole batch, and the sender adds ``sentAt``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from rudderpipe import encoder
 from rudderpipe._version import LIBRARY, VERSION
 from rudderpipe.errors import EventError
 from rudderpipe.messages import encode, validate
 from rudderpipe.messages.ids import MessageIds
+from rudderpipe.messages.validate import SHORT
 
 CHANNEL = "server"
 LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
@@ -20,78 +26,165 @@ CONTEXT = Raw(encoder.encode({"library": LIBRARY_PART}))
 """The context of a message without a context of its own."""
 message_ids = MessageIds()
 
+Names = Mapping[str, str]
+"""The caller's names of fields, where they are not the names of the wire; errors use them."""
+ARGUMENT_NAMES: Names = {
+    "userId": "user_id",
+    "anonymousId": "anonymous_id",
+    "groupId": "group_id",
+    "previousId": "previous_id",
+    "messageId": "message_id",
+}
+"""The names of Python's arguments."""
+WIRE_NAMES = {argument: name for name, argument in ARGUMENT_NAMES.items()}
+"""The names on the wire of Python's arguments, where they differ."""
+_SAME_NAMES: Names = {}
 
-def context(given: Any, traits: Any = UNSET) -> Any:
-    """Return the context in plain types, with rudderpipe as its library and with an identify's traits.
+_now = datetime.now
+_utc = timezone.utc
+_Checks = Mapping[str, Callable[[str, Any], Any]]
+_CHECKS: _Checks = {
+    **dict.fromkeys(("type", "channel", "event", "category", "name"), validate.text),
+    **dict.fromkeys(("userId", "anonymousId"), validate.one_id),
+    "messageId": validate.text,
+    **dict.fromkeys(("timestamp", "originalTimestamp"), validate.moment),
+    **dict.fromkeys(("properties", "traits", "context", "integrations"), validate.mapping),
+}
+"""The check of each known field, which returns the field's plain copy, or ``UNSET`` for a field without a value."""
+_CALL: _Checks = {**_CHECKS, "messageId": validate.message_id}
+_CALLS: dict[str, tuple[_Checks, tuple[str, ...]]] = {
+    **dict.fromkeys(("identify", "page", "screen"), (_CALL, ())),
+    "track": (_CALL, ("event",)),
+    "group": ({**_CALL, "groupId": validate.one_id}, ("groupId",)),
+    "alias": ({**_CALL, "previousId": validate.one_id}, ("userId", "previousId")),
+}
+"""For each call its checks, and the fields that it must have besides the id of a user."""
+_STRINGS = frozenset(name for name, check in _CHECKS.items() if check not in (validate.mapping, validate.moment))
+_MAPPINGS = frozenset(name for name, check in _CHECKS.items() if check is validate.mapping)
+_OPTIONAL_TEXTS = ("category", "name")
+_SET_BY_US = ("type", "channel", "sentAt")
+_FALSY_IS_MISSING = ("messageId", "timestamp", "originalTimestamp")
 
-    ``traits`` replace any traits in the context, and must have plain types already.
+
+def from_arguments(kind: str, arguments: dict[str, Any]) -> bytes:
+    """Return the JSON of a call; ``arguments`` is as for ``fields``. Raise ``EventError``."""
+    return from_fields(kind, *fields(arguments))
+
+
+def fields(arguments: dict[str, Any]) -> tuple[dict[str, Any], Names]:
+    """Return the given fields of a message by their names on the wire, and the caller's names for errors.
+
+    ``arguments`` has the names of the wire, in the order of the call. Its first value may be a whole message instead.
+    An argument that is None, an empty category and an empty name count as missing.
     """
-    whole = validate.mapping("context", given)
-    if whole is UNSET:
-        if traits is UNSET:
-            return CONTEXT
-        whole = {}
-    if traits is not UNSET:
-        whole["traits"] = traits
-    whole["library"] = LIBRARY_PART
-    return whole
+    first = next(iter(arguments.values()))
+    if type(first) is not str and isinstance(first, Mapping):
+        if sum(value is not None for value in arguments.values()) > 1:
+            raise EventError("message", "is a whole message, so no other argument may be given")
+        return fields_of_whole(first), _SAME_NAMES
+    given = {name: value for name, value in arguments.items() if value is not None}
+    for name in _OPTIONAL_TEXTS:
+        if type(value := given.get(name)) is str and not value:
+            del given[name]
+    return given, ARGUMENT_NAMES
 
 
-def encoded(message: dict[str, Any], *, was_encoded: bool = False) -> bytes:
-    """Return the JSON of a message of any values; raise ``EventError`` with the path of a value that JSON cannot hold.
+def fields_of_whole(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a caller's whole message, less those that only rudderpipe sets.
 
-    ``was_encoded`` is True for a message that was encoded here before. Its context may contain traits, which are one
-    level deeper there than where the caller gave them.
+    Same as the Node SDK: a falsy message id or time counts as missing, and null stays null in other fields.
     """
-    return encode.encode_message(encode.nested(message, "", depth=-1 if was_encoded else 0))
-
-
-_TEXTS = ("category", "name", "event")
-_MAPPINGS = ("properties", "traits", "integrations")
-_MOMENTS = ("timestamp", "originalTimestamp")
-
-
-def from_wire(kind: str, message: Mapping[str, Any], *others: Any) -> bytes:
-    """Return the JSON of a whole message in wire names; unknown keys are kept.
-
-    Same as the Node SDK: ``type``, ``channel`` and ``context.library`` are always set here; ``messageId`` and
-    ``originalTimestamp`` only if the caller gave none.
-    """
-    if any(other is not None for other in others):
-        raise EventError("message", "is a whole message, so no other argument may be given")
     given = encode.shallow(message, "message")
-    user_id, anonymous_id = given.pop("userId", None), given.pop("anonymousId", None)
-    own: dict[str, Any] = {}
-    if kind == "alias":
-        user_id = validate.required_id("userId", user_id)
-        own["previousId"] = validate.required_id("previousId", given.pop("previousId", None))
-    elif kind == "group":
-        own["groupId"] = validate.required_id("groupId", given.pop("groupId", None))
-    own["userId"], own["anonymousId"] = validate.ids(user_id, anonymous_id, ("userId", "anonymousId"))
-    for name in _TEXTS:
-        if name in given:
-            checked = validate.text(name, given[name], required=kind == "track" and name == "event")
-            given[name] = given[name] if checked is UNSET else checked
-    if kind == "track" and "event" not in given:
-        validate.text("event", None, required=True)
-    for name in _MAPPINGS:
-        if given.get(name) is not None:
-            own[name] = validate.mapping(name, given.pop(name))
-    for name in _MOMENTS:
-        if not _is_missing(at := given.pop(name, None)):
-            own[name] = validate.moment(name, at)
-    traits = own.get("traits", UNSET) if kind == "identify" else UNSET
-    own["context"] = context(given.pop("context", None), traits)
-    own.setdefault("originalTimestamp", datetime.now(timezone.utc))
-    message_id = given.pop("messageId", None)
-    own["messageId"] = message_ids.new() if _is_missing(message_id) else validate.message_id(message_id)
-    own |= {"type": kind, "channel": CHANNEL}
-    for name in ("sentAt", *own):
+    for name in _SET_BY_US:
         given.pop(name, None)
-    rest = encode.nested(given, "", depth=0) if given else given
-    return encode.encode_message({**rest, **{name: value for name, value in own.items() if value is not UNSET}})
+    for name in _FALSY_IS_MISSING:
+        if name in given and _is_falsy(given[name]):
+            del given[name]
+    for name in ("userId", "anonymousId"):
+        if given.get(name, UNSET) is None:
+            del given[name]
+    return given
 
 
-def _is_missing(value: Any) -> bool:
-    """Return True if JavaScript treats the value as missing, because it is falsy."""
+def from_fields(kind: str, given: dict[str, Any], names: Names = _SAME_NAMES) -> bytes:
+    """Return the JSON of a call's message, completed by what every message has; unknown fields are kept.
+
+    ``type``, ``channel`` and ``context.library`` are always set here. ``messageId`` and ``originalTimestamp`` are set
+    if the caller gave none. Raises ``EventError`` with the caller's name of the field.
+    """
+    # Order: the same as the fields of build.track, whose JSON is the same to the byte (tests/test_event.py).
+    message: dict[str, Any] = {
+        "type": kind,
+        "channel": CHANNEL,
+        "context": None,
+        "originalTimestamp": None,
+        "messageId": None,
+    }
+    checks, required = _CALLS[kind]
+    _normalise(given, message, checks, names)
+    _require(required, message, names)
+    traits = message.get("traits") if kind == "identify" else None
+    message["context"] = completed_context(message["context"], traits)
+    if message["originalTimestamp"] is None:
+        message["originalTimestamp"] = _now(_utc)
+    if message["messageId"] is None:
+        message["messageId"] = message_ids.new()
+    return encode.encode_message(message)
+
+
+def completed_context(given: dict[str, Any] | UnsetType | None, traits: dict[str, Any] | None = None) -> Any:
+    """Return the context with rudderpipe as its library, and with an identify's traits; both are plain copies."""
+    if traits is not None:
+        return {**(given or {}), "traits": traits, "library": LIBRARY_PART}
+    return {**given, "library": LIBRARY_PART} if given else CONTEXT
+
+
+def encoded(complete: dict[str, Any], names: Names = _SAME_NAMES, required: Iterable[str] = ()) -> bytes:
+    """Return the JSON of a message that has all its parts already; nothing is added to it.
+
+    Raises ``EventError`` with the caller's name of a field that cannot be sent, or that is required and missing.
+    """
+    message: dict[str, Any] = {}
+    _normalise(complete, message, _CHECKS, names, depth=0)
+    _require(required, message, names)
+    return encode.encode_message(message)
+
+
+def _normalise(
+    given: Mapping[str, Any], message: dict[str, Any], checks: _Checks, names: Names, *, depth: int = 1
+) -> None:
+    """Add plain copies of the given fields to a message; raise ``EventError`` for a field that cannot be sent.
+
+    ``depth`` is the level of properties and so on in the count of nested containers.
+    """
+    unknown = {}
+    for name, value in given.items():
+        kind = type(value)
+        if kind is str and name in _STRINGS and "!" <= value < "\x7f" and len(value) <= SHORT and value.isascii():
+            message[name] = value  # most ids and texts
+        elif kind is dict and name in _MAPPINGS:
+            message[name] = encode.nested(value, name, depth=depth)
+        elif (check := checks.get(name)) is None:
+            unknown[name] = value
+        elif value is None:
+            message[name] = None
+        else:
+            own = check(names.get(name, name), value)
+            if own is not UNSET:
+                message[name] = own
+    if not message.get("userId") and not message.get("anonymousId"):
+        user_id, anonymous_id = (names.get(name, name) for name in ("userId", "anonymousId"))
+        raise EventError(user_id, f"is missing or blank, and so is {anonymous_id}; one of them must be given")
+    if unknown:
+        message |= encode.nested(unknown, "", depth=depth - 1)
+
+
+def _require(required: Iterable[str], message: Mapping[str, Any], names: Names) -> None:
+    for name in required:
+        if not message.get(name):
+            raise EventError(names.get(name, name), "is missing or blank")
+
+
+def _is_falsy(value: Any) -> bool:
+    """Return True if JavaScript treats the value as missing."""
     return value is None or (type(value) in (str, int, float, bool) and not value)

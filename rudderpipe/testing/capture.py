@@ -9,8 +9,8 @@ from typing import Any, overload
 import msgspec
 
 from rudderpipe.encoder import encode
-from rudderpipe.messages import encode as values
 from rudderpipe.messages import validate
+from rudderpipe.messages.encode import plain
 from rudderpipe.transports import intake
 from rudderpipe.transports.base import FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
@@ -73,8 +73,8 @@ class CapturedEvents(Sequence[dict[str, Any]]):
                 {
                     **({} if user_id is None else {"userId": validate.one_id("user_id", user_id)}),
                     **({} if anonymous_id is None else {"anonymousId": validate.one_id("anonymous_id", anonymous_id)}),
-                    **({} if properties is None else {"properties": values.plain(properties, "properties")}),
-                    **({} if context is None else {"context": values.plain(context, "context")}),
+                    **({} if properties is None else {"properties": plain(properties, "properties")}),
+                    **({} if context is None else {"context": plain(context, "context")}),
                 }
             )
         )

@@ -10,7 +10,6 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import DeliveryError, EventError, EventRefused, EventTooLarge, RingUnavailable, SettingsError
-from rudderpipe.messages import build
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process.clock import Clock
@@ -88,14 +87,30 @@ class Intake:
         """True if events go into a ring."""
         return self._transport.fast_path() is not None
 
-    def call(self, kind: str, callback: Callback | None, *given: Any) -> bool:
-        """Make the message of one of the six calls and put it; ``given`` are the arguments in the call's order."""
-        first, second, *_ = arguments = dict(zip(build.ARGUMENTS[kind], given, strict=True))
+    def call(
+        self,
+        kind: str,
+        callback: Callback | None,
+        own: dict[str, Any],
+        anonymous_id: Any,
+        context: Any,
+        timestamp: Any,
+        integrations: Any,
+        message_id: Any,
+    ) -> bool:
+        """Make the message of one of the six calls and put it.
+
+        ``own`` has the call's own arguments by their names on the wire. The first one may be a whole message, and the
+        second one its callback, as in the Node SDK.
+        """
         try:
-            if callback is None and callable(arguments[second]) and isinstance(arguments[first], Mapping):
-                callback, arguments[second] = arguments[second], None  # the Node SDK's form: message, callback
-            _check_callback(callback)
-            data = self._defaults.encoded(kind, arguments)
+            if callback is None:
+                callback = _taken_callback(own)
+            else:
+                _check_callback(callback)
+            own["anonymousId"], own["context"], own["timestamp"] = anonymous_id, context, timestamp
+            own["integrations"], own["messageId"] = integrations, message_id
+            data = self._defaults.encoded(kind, own)
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         return self.put(data, callback)
@@ -122,12 +137,10 @@ class Intake:
     def preview(self, kind: str, arguments: dict[str, Any]) -> bytes | None:
         """Return the message that ``call`` would pass on, or None if it would drop the event; raise ``EventError``.
 
-        ``arguments`` are in the order of ``build.ARGUMENTS``.
+        ``arguments`` are as for ``wire.fields``.
         """
-        first, second, *_ = arguments
-        if callable(arguments[second]) and isinstance(arguments[first], Mapping):  # message, callback: as in call
-            arguments[second] = None
         try:
+            _taken_callback(arguments)
             data = self._defaults.encoded(kind, arguments)
             shaped = data if self._shaper is None else self._shaper.shape(data)
         except Exception as error:
@@ -219,6 +232,16 @@ def _event_error(error: Exception) -> EventError:
     if isinstance(error, EventError):
         return error
     return EventError("event", f"cannot be read: it raises {type(error).__name__}")
+
+
+def _taken_callback(arguments: dict[str, Any]) -> Callback | None:
+    """Take the callback out of the arguments, where it may follow a whole message as in the Node SDK."""
+    first, second, *_ = arguments
+    if not callable(arguments[second]) or not isinstance(arguments[first], Mapping):
+        return None
+    callback: Callback = arguments[second]
+    arguments[second] = None
+    return callback
 
 
 def _check_callback(callback: object) -> None:
