@@ -1,4 +1,7 @@
-"""Redis as people run it: behind TLS, with replicas and sentinels, as a cluster; and a wire that can be cut."""
+"""The ways in which Redis is deployed: behind TLS, with replicas and sentinels, as a cluster.
+
+Also a proxy that drops answers.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,11 @@ SLOTS = 16_384
 
 
 CLUSTER_BUS = 10_000
-"""A cluster's nodes talk on the port that is so much above."""
+"""The nodes of a cluster talk to each other on the port of a node plus this number."""
 
 
 class Wire:
-    """Carries bytes between a port of loopback and a server's unix socket; with TLS when given a context."""
+    """A proxy between a port of loopback and a server's unix socket, which speaks TLS when it gets a context."""
 
     def __init__(self, server: RedisServer, context: ssl.SSLContext | None = None) -> None:
         self._server = server
@@ -39,7 +42,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_answer(self, number: int = 1) -> None:
-        """The ``number``-th answer from now on does not arrive: the connection ends in its place."""
+        """End the connection in place of the ``number``-th answer from now on."""
         self._cut = number
 
     def _accept(self) -> None:
@@ -76,7 +79,7 @@ class Wire:
         return True
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Close the listener, so that no more connections are accepted."""
         self._listener.close()
 
 
@@ -120,16 +123,16 @@ class Replicated:
         return False
 
     def sentinel(self) -> Any:
-        """A client of the first sentinel."""
+        """Return a client of the first sentinel."""
         return redis.Redis(port=self.sentinel_ports[0], decode_responses=True)
 
     @property
     def url(self) -> str:
-        """What a client takes as ``redis``."""
+        """Return the value of the setting ``redis``."""
         return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in self.sentinel_ports)}/{SERVICE}/2"
 
     def end(self) -> None:
-        """Kill all."""
+        """Kill every sentinel and every server."""
         for sentinel in self._sentinels:
             sentinel.kill()
             sentinel.wait()
@@ -162,7 +165,7 @@ class Cluster:
         return "cluster_state:ok" in information and "cluster_known_nodes:3" in information
 
     def ask(self, number: int, *command: Any) -> Any:
-        """A node's own answer."""
+        """Return the answer of one node, without following a redirection."""
         with redis.Redis(port=self.ports[number], decode_responses=True) as client:
             answer = client.connection_pool.get_connection()
             try:
@@ -172,7 +175,7 @@ class Cluster:
                 client.connection_pool.release(answer)
 
     def holder(self, slot: int) -> int:
-        """The number of the node that has a slot, by the first one's word."""
+        """Return the number of the node that holds a slot, as the first node reports it."""
         for start, end, node, *_ in self.ask(0, "CLUSTER", "SLOTS"):
             if start <= slot <= end:
                 return self.ports.index(node[1])
@@ -193,19 +196,19 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """What a client takes as ``redis``."""
+        """Return the value of the setting ``redis``."""
         return f"redis+cluster://{','.join(f'127.0.0.1:{port}' for port in self.ports)}"
 
     def end(self) -> None:
-        """Kill all."""
+        """Kill every node."""
         for server in self.servers:
             server.kill()
 
 
 @contextlib.contextmanager
-def ending(what: Any) -> Iterator[Any]:
-    """End it, whatever happens."""
+def ending(owner: Any) -> Iterator[Any]:
+    """Yield the object, and call its ``end`` afterwards."""
     try:
-        yield what
+        yield owner
     finally:
-        what.end()
+        owner.end()

@@ -1,4 +1,4 @@
-"""The real queue as the contract wants it, with what Bull's tools do to it in Bull's own commands."""
+"""The contract's ``QueueServer`` over a real Redis. It acts as Bull's tools do, with Bull's own commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ P = "{rudder}:rudderEventsQueue:"
 
 
 class RedisQueueServer:
-    """An empty Redis, and queues on it with tokens of their own."""
+    """An empty Redis, and queues on it with different tokens."""
 
     def __init__(self, server: RedisServer) -> None:
         self.clock = FakeClock()
@@ -43,7 +43,7 @@ class RedisQueueServer:
         )
 
     def locks(self) -> dict[str, str]:
-        """Of all jobs, wherever they are."""
+        """Return the token of each job lock, by the id of its job."""
         names = sorted(self.client.keys(f"{P}*:lock"))
         return {name.removeprefix(P).removesuffix(":lock"): self.client.get(name) for name in names}
 
@@ -53,7 +53,7 @@ class RedisQueueServer:
 
     @property
     def line(self) -> str:
-        """The list in which jobs wait now."""
+        """Return the key of the list in which jobs wait now."""
         return f"{P}paused" if self.client.exists(f"{P}meta-paused") else f"{P}wait"
 
     def put(self, name: str, fields: dict[str, str] | None) -> None:

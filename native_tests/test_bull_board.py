@@ -1,4 +1,4 @@
-"""bull-board, as an operator uses it, shows our queue and retries our failed jobs."""
+"""bull-board shows our queue to an operator and retries our failed jobs."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ QUEUE = "rudderEventsQueue"
 
 
 class Board:
-    """bull-board's HTTP interface, as its page calls it."""
+    """A client of bull-board's HTTP interface, which makes the calls of bull-board's page."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
     def ask(self, method: str, path: str) -> tuple[int, Any]:
-        """Status and JSON of one call."""
+        """Make one call; return its status and its JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         connection.request(method, path)
-        answer = connection.getresponse()
-        body = answer.read()
+        response = connection.getresponse()
+        body = response.read()
         connection.close()
-        return answer.status, json.loads(body) if body else None
+        return response.status, json.loads(body) if body else None
 
     def queue(self, state: str) -> Any:
-        """What the tab of a state shows."""
+        """Return what the tab of a state shows."""
         status, shown = self.ask("GET", f"/api/queues?activeQueue={QUEUE}&status={state}&page=1&jobsPerPage=10")
         assert status == 200
         (queue,) = shown["queues"]
@@ -43,7 +43,7 @@ def _board(peers: Peers) -> Board:
 
 
 def test_bull_board_shows_our_jobs_in_every_state(peers: Peers, board: Board) -> None:
-    """Waiting, active with its attempts, delayed, and failed with the reason; the numbers of each tab."""
+    """The board lists a waiting, an active, a delayed and a failed job, each with what an operator needs to see."""
     peers.plane.misbehaviour = Misbehaviour(401)
     (failed,) = peers.add(1)
     peers.send_all()
@@ -63,7 +63,7 @@ def test_bull_board_shows_our_jobs_in_every_state(peers: Peers, board: Board) ->
     assert {state: [job["id"] for job in found] for state, found in jobs.items()} == {
         "waiting": [waiting], "active": [active], "delayed": [delayed], "failed": [failed],
     }  # fmt: skip
-    # bull-board's adapter for Bull adds one to attemptsMade, for the attempt that it takes to be under way.
+    # bull-board's adapter for Bull adds one to attemptsMade, for the attempt that it believes to be under way.
     assert [jobs[state][0]["attempts"] for state in ("waiting", "active")] == [1, 2]
     assert jobs["failed"][0]["failedReason"].startswith("status 401: simulated failure")
     assert jobs["failed"][0]["stacktrace"] == [jobs["failed"][0]["failedReason"]]
@@ -72,7 +72,7 @@ def test_bull_board_shows_our_jobs_in_every_state(peers: Peers, board: Board) ->
 
 
 def test_bull_boards_retry_button_delivers_a_failed_job_of_ours(peers: Peers, board: Board) -> None:
-    """The one on a job, and the one for all of them; the data plane gets a request for each."""
+    """The retry of one job and the retry of all failed jobs each lead to one request for every retried job."""
     peers.plane.misbehaviour = Misbehaviour(500)
     one, other, third = peers.add(3)
     peers.send_all(max_attempts=1)
@@ -92,7 +92,7 @@ def test_bull_boards_retry_button_delivers_a_failed_job_of_ours(peers: Peers, bo
 
 
 def test_bull_boards_pause_button_holds_our_sender(peers: Peers, board: Board) -> None:
-    """Paused from the page: nothing is sent; resumed: all is."""
+    """A sender delivers nothing while the page has paused the queue, and delivers everything after the resume."""
     assert board.ask("PUT", f"/api/queues/{QUEUE}/pause")[0] == 200
     peers.add(2)
     sender = peers.sender()

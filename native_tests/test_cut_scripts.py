@@ -1,4 +1,4 @@
-"""A script that Redis cuts between two of its writes loses no id and no event, and the next call mends what it left."""
+"""A script that Redis interrupts between two writes loses nothing. The next call repairs what it left."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ function redis.pcall(command, key, ...)
   return real.pcall(command, key, ...)
 end
 """
-"""Put ahead of a script: its write number so-and-so fails, as when Redis refuses the command."""
+"""Lua code ahead of a script, by which the write of the given number fails as when Redis refuses the command."""
 
 
-class Scene:
-    """Jobs 1 to 4 are active, 5 and 6 wait, 7 has failed, "due" is delayed and due; two events each."""
+class FilledQueue:
+    """A queue of jobs with two events each. 1 to 4 are active, 5 and 6 wait, 7 has failed, "due" is delayed and due."""
 
     def __init__(self, queue_server: RedisQueueServer, call: str) -> None:
         self.queue_server = queue_server
@@ -64,7 +64,7 @@ class Scene:
         queue.sweep()
         queue_server.delay("due", 1, {"data": data_of(8, 0), "opts": "{}", "delay": "5"})
         self.done: list[ActiveJob] = []
-        """Delivered before the call that is cut."""
+        """The jobs that were delivered before the interrupted call."""
 
     def finish(self, *, without: str = "") -> Counter[str]:
         """Have a successor deliver everything; return how often each user's event was delivered, our own included."""
@@ -82,51 +82,51 @@ class Scene:
         return Counter(name for taken in delivered for name in users(taken))
 
 
-def _add(_: Scene, queue: Queue) -> None:
+def _add(_: FilledQueue, queue: Queue) -> None:
     queue.add(EPOCH, [(data_of(7), 2)], {1: (14, 16)}, [3], 1)
 
 
-def _add_while_paused(scene: Scene, queue: Queue) -> None:
-    scene.queue_server.pause()
-    _add(scene, queue)
+def _add_while_paused(filled: FilledQueue, queue: Queue) -> None:
+    filled.queue_server.pause()
+    _add(filled, queue)
 
 
-def _complete(scene: Scene, queue: Queue) -> None:
-    scene.done = scene.held[:2]
-    queue.complete(scene.done)
+def _complete(filled: FilledQueue, queue: Queue) -> None:
+    filled.done = filled.held[:2]
+    queue.complete(filled.done)
 
 
-def _sweep(scene: Scene, queue: Queue) -> None:
-    scene.queue_server.lapse("1", "2")
-    scene.queue_server.interval_passes()
+def _sweep(filled: FilledQueue, queue: Queue) -> None:
+    filled.queue_server.lapse("1", "2")
+    filled.queue_server.interval_passes()
     queue.sweep()
 
 
-def _retry(scene: Scene, queue: Queue, *, first: bool) -> None:
+def _retry(filled: FilledQueue, queue: Queue, *, first: bool) -> None:
     failed = FailedJobs(queue)
     failed.retry(list(failed), first=first)
-    assert scene.queue_server.view().failed == []
+    assert filled.queue_server.view().failed == []
 
 
-CALLS: dict[str, tuple[str, Callable[[Scene, Queue], object]]] = {
+CALLS: dict[str, tuple[str, Callable[[FilledQueue, Queue], object]]] = {
     "add": ("add_jobs", _add),
     "add while paused": ("add_jobs", _add_while_paused),
     "take": ("take_jobs", lambda _, queue: queue.take(*ALL)),
-    "renew": ("renew_locks", lambda scene, queue: queue.renew(scene.held)),
-    "retry later": ("retry_later", lambda scene, queue: queue.retry_later(scene.held)),
+    "renew": ("renew_locks", lambda filled, queue: queue.renew(filled.held)),
+    "retry later": ("retry_later", lambda filled, queue: queue.retry_later(filled.held)),
     "complete": ("complete_jobs", _complete),
     "complete and keep": ("complete_jobs", _complete),
-    "fail": ("fail_job", lambda scene, queue: queue.fail(scene.held[0], "no")),
-    "split": ("split_job", lambda scene, queue: queue.split(scene.held[1])),
-    "put back": ("put_back", lambda scene, queue: queue.put_back(scene.held)),
+    "fail": ("fail_job", lambda filled, queue: queue.fail(filled.held[0], "no")),
+    "split": ("split_job", lambda filled, queue: queue.split(filled.held[1])),
+    "put back": ("put_back", lambda filled, queue: queue.put_back(filled.held)),
     "recover": ("recover_active", lambda _, queue: queue.recover()),
     "sweep": ("sweep_stalled", _sweep),
     "promote": ("promote_delayed", lambda _, queue: queue.promote()),
-    "retry": ("retry_failed", lambda scene, queue: _retry(scene, queue, first=False)),
-    "retry first": ("retry_failed", lambda scene, queue: _retry(scene, queue, first=True)),
+    "retry": ("retry_failed", lambda filled, queue: _retry(filled, queue, first=False)),
+    "retry first": ("retry_failed", lambda filled, queue: _retry(filled, queue, first=True)),
     "remove": ("remove_jobs", lambda _, queue: FailedJobs(queue).remove(["7"])),
 }
-"""What is called, and the script that is cut."""
+"""By name, the script that is interrupted and the call that runs it."""
 
 
 @pytest.fixture(name="queue_server")
@@ -137,53 +137,53 @@ def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
 
 
 def expected(call: str) -> Counter[str]:
-    """Each event once."""
+    """Return the count of deliveries that each user's event must have."""
     numbers = [number for number in range(9) if not (number == 7 and not call.startswith("add"))]
     if call == "remove":
         numbers.remove(6)
     return Counter(f"{letter}{number}" for number in numbers for letter in "ab")
 
 
-def check(scene: Scene, call: str, *, repeated: bool) -> None:
-    """Let a successor deliver everything: each event arrives once, and nothing is left."""
-    delivered = scene.finish(without="7" if call == "remove" else "")
+def check(filled: FilledQueue, call: str, *, repeated: bool) -> None:
+    """Let a successor deliver everything, and check that each event arrives once and nothing is left."""
+    delivered = filled.finish(without="7" if call == "remove" else "")
     wanted = expected(call)
-    if not repeated:  # what a dead caller delivered may be delivered again, what it removed may stay
-        delivered = Counter(set(delivered)) if scene.done else delivered
+    if not repeated:  # a successor may deliver or keep what the dead caller had finished
+        delivered = Counter(set(delivered)) if filled.done else delivered
         delivered.update(wanted - delivered if call == "remove" else ())
     assert delivered == wanted
-    assert scene.queue_server.view().failed == (["7"] if call == "remove" and not repeated else [])
+    assert filled.queue_server.view().failed == (["7"] if call == "remove" and not repeated else [])
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("repeated", [True, False], ids=["repeated", "not repeated"])
-def test_a_cut_at_any_write_loses_and_doubles_nothing(
+def test_a_script_interrupted_at_any_write_loses_and_doubles_nothing(
     queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, call: str, repeated: bool
 ) -> None:
-    """The call is cut at its first write, its second, and so on; then it is repeated, or its caller is dead."""
+    """The first write fails, then the second, and so on. Afterwards the call is repeated, or its caller is dead."""
     script, action = CALLS[call]
-    whole = scripts.source
+    original = scripts.source
     for number in range(1, 200):
         queue_server.client.flushall()
-        scene = Scene(queue_server, call)
+        filled = FilledQueue(queue_server, call)
 
         def source(name: str, number: int = number) -> str:
-            header, end, body = whole(name).partition("]]\n")
+            header, end, body = original(name).partition("]]\n")
             return header + end + (SHIM % number if name == script else "") + body
 
         with monkeypatch.context() as patched:
             patched.setattr(scripts, "source", source)
-            cut = queue_server.queue(token=scene.queue.token, **scene.options)
+            interrupted = queue_server.queue(token=filled.queue.token, **filled.options)
         try:
-            action(scene, cut)
+            action(filled, interrupted)
             break
         except QueueUnavailable as error:
-            assert "CUT at" in error.reason  # noqa: PT017  # the loop ends with the first call that is not cut
+            assert "CUT at" in error.reason  # noqa: PT017  # the loop ends with the first call that is not interrupted
         if repeated or call.startswith("add"):  # the next flusher adds what is in the ring
             with suppress(QueueBehind):
-                action(scene, scene.queue)
+                action(filled, filled.queue)
         queue_server.resume()
-        check(scene, call, repeated=repeated or call.startswith("add"))
+        check(filled, call, repeated=repeated or call.startswith("add"))
     assert number > 1
 
 
@@ -194,20 +194,20 @@ WRITES = (
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(queue_server: RedisQueueServer, call: str) -> None:
-    """Each command that writes is denied in turn; the call repeated with all rights leaves a right account."""
+def test_a_redis_user_without_one_command_loses_and_doubles_nothing(queue_server: RedisQueueServer, call: str) -> None:
+    """Redis denies each writing command in turn. The same call by a user with all rights then leaves correct counts."""
     _, action = CALLS[call]
     refusals = 0
     for command in WRITES:
         queue_server.client.flushall()
-        scene = Scene(queue_server, call)
+        filled = FilledQueue(queue_server, call)
         queue_server.client.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{command}")
         bound = queue_server.queue(
-            token=scene.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **scene.options
+            token=filled.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **filled.options
         )
         for _ in range(2):
             try:
-                action(scene, bound)
+                action(filled, bound)
                 break
             except QueueUnavailable:
                 refusals += 1
@@ -215,12 +215,12 @@ def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(queue_server
                 break
         else:
             with suppress(QueueBehind):
-                action(scene, scene.queue)
+                action(filled, filled.queue)
         queue_server.resume()
 
-        check(scene, call, repeated=True)
+        check(filled, call, repeated=True)
 
-        counts = scene.queue.counts(EPOCH)
+        counts = filled.queue.counts(EPOCH)
         removed = 2 if call == "remove" else 0
         added = 16 if call.startswith("add") else 14
         assert (counts.events_delivered, counts.events_removed) == (added - removed, removed), command
@@ -229,26 +229,28 @@ def test_a_user_who_may_not_do_everything_loses_and_doubles_nothing(queue_server
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_user_without_channels_does_everything(queue_server: RedisQueueServer, call: str) -> None:
-    """Redis 7 gives a new user none; listeners hear nothing then, and that is all."""
+def test_a_redis_user_without_channels_can_run_every_script(queue_server: RedisQueueServer, call: str) -> None:
+    """Redis 7 gives a new user no channels, so a script must not depend on its messages."""
     _, action = CALLS[call]
-    scene = Scene(queue_server, call)
+    filled = FilledQueue(queue_server, call)
     queue_server.client.execute_command(
         *("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", "~{rudder}:*", "+@all")
     )
     bound = queue_server.queue(
-        token=scene.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **scene.options
+        token=filled.queue.token, redis=f"unix://app:pw@{queue_server.server.socket}", **filled.options
     )
 
-    action(scene, bound)
+    action(filled, bound)
 
     queue_server.resume()
-    check(scene, call, repeated=True)
+    check(filled, call, repeated=True)
 
 
 @pytest.mark.parametrize("name", scripts.NAMES)
-def test_a_key_of_another_type_is_named_before_anything_is_changed(queue_server: RedisQueueServer, name: str) -> None:
-    """Each key of each script in turn; what the header says is what the script looks at."""
+def test_a_script_names_a_key_of_another_type_before_it_changes_anything(
+    queue_server: RedisQueueServer, name: str
+) -> None:
+    """The script's header lists its keys, so the test damages each of them in turn."""
     kinds = re.findall(r"^  KEYS\[\d+\] +(\w+) +([A-Z]+) ", scripts.source(name), re.MULTILINE)
     digest = queue_server.client.script_load(scripts.source(name))
     keys = [f"{{t}}:{key}" for key, _ in kinds]

@@ -1,4 +1,4 @@
-"""Bull's tools that delete, and ids of any text: what is left is told right."""
+"""Bull's tools may delete jobs, and ids may be any text. The counts that we show stay correct."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rudderpipe.testing.data_plane import Misbehaviour
 
 @pytest.fixture(name="calls")
 def _calls(peers: Peers) -> NodeProgram:
-    """Bull's Queue, to call its methods."""
+    """Start a program that calls the methods of Bull's Queue."""
     return peers.node.start("calls")
 
 
 def test_an_id_of_any_text_does_not_stop_a_listener(peers: Peers, calls: NodeProgram) -> None:
-    """Bull takes any text as ``jobId``; what we publish about such a job is still JSON that its listeners read."""
+    """Bull takes any text as ``jobId``, so the messages about such a job must still be JSON that listeners can read."""
     listener = peers.node.start("listener")
     odd = 'a"b\\c é'
     data = json.loads(peers.hash(peers.add(1)[0])["data"])
@@ -36,7 +36,7 @@ def test_an_id_of_any_text_does_not_stop_a_listener(peers: Peers, calls: NodePro
 
 
 def test_the_account_forgets_what_bull_cleaned(peers: Peers, calls: NodeProgram) -> None:
-    """``status`` does not say for ever that events are failed or queued which nobody has any more."""
+    """``status`` must not report deleted events as failed or queued forever."""
     peers.plane.misbehaviour = Misbehaviour(401)
     peers.add(2)
     peers.send_all()
@@ -52,7 +52,7 @@ def test_the_account_forgets_what_bull_cleaned(peers: Peers, calls: NodeProgram)
 
 
 def test_the_account_forgets_what_bull_obliterated(peers: Peers, calls: NodeProgram) -> None:
-    """Events that were thrown away with the whole queue are not queued any more."""
+    """Events that were deleted with the whole queue are no longer queued."""
     peers.add(2)
 
     calls.call("obliterate", {"force": True})
@@ -60,8 +60,8 @@ def test_the_account_forgets_what_bull_obliterated(peers: Peers, calls: NodeProg
     assert peers.processes.status().events.queued == 0
 
 
-def test_remove_jobs_by_pattern_leaves_a_running_ring_alone(peers: Peers, calls: NodeProgram) -> None:
-    """Bull's ``removeJobs`` takes every hash for a job's; our account and the ring's positions must outlive that."""
+def test_bulls_remove_jobs_by_pattern_leaves_a_running_ring_alone(peers: Peers, calls: NodeProgram) -> None:
+    """Bull's ``removeJobs`` takes every hash for a job's. The account and the ring's offsets must outlive it."""
     client = peers.processes.client()
     assert client.track("u", "e", {"n": 0})
     peers.processes.delivered(1)
@@ -77,8 +77,8 @@ def test_remove_jobs_by_pattern_leaves_a_running_ring_alone(peers: Peers, calls:
     assert (events.accepted, events.delivered, events.balanced) == (2, 2, True)
 
 
-def test_the_account_stays_whole_when_the_node_sdk_delivers(peers: Peers) -> None:
-    """Events of ours that another SDK delivered are not said to be queued for ever."""
+def test_the_account_counts_events_that_the_node_sdk_delivered(peers: Peers) -> None:
+    """Events of ours that another SDK delivered must not be shown as queued forever."""
     peers.add(1, events=3)
     peers.sdk()
     peers.processes.delivered(3)
@@ -90,8 +90,11 @@ def test_the_account_stays_whole_when_the_node_sdk_delivers(peers: Peers) -> Non
     assert events.elsewhere == 3
 
 
-def test_half_a_surrogate_pair_in_an_event_of_the_node_sdk_is_delivered(peers: Peers, calls: NodeProgram) -> None:
-    """JavaScript that cuts a text in the middle of an emoji makes one; Node writes it as an escape and delivers it."""
+def test_half_a_surrogate_pair_from_the_node_sdk_is_delivered(peers: Peers, calls: NodeProgram) -> None:
+    """JavaScript that cuts a text within an emoji makes half a pair.
+
+    The Node SDK writes it as an escape and delivers it.
+    """
     with paused(calls):
         sdk = peers.sdk()
         sdk.ask(events=[["track", {"userId": "u", "event": "cut", "properties": {"text": "\ud83d"}}]])

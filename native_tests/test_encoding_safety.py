@@ -1,4 +1,4 @@
-"""Nothing of a caller's runs while the encoder is in a container, and nothing that a caller changes crashes it."""
+"""No code of the caller runs while the encoder is in a container, and no change by the caller crashes the process."""
 
 from __future__ import annotations
 
@@ -186,15 +186,15 @@ def track(value):
 
 
 def child(program: str) -> str:
-    """What a process of its own prints; a crash of it fails the test, not the tests."""
+    """Run a program in a process of its own and return its output, so that a crash ends the test only."""
     code = PRELUDE + textwrap.dedent(program)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-def test_a_value_that_shortens_the_list_it_stands_in_crashes_nothing() -> None:
-    """For each type whose own code runs when it is read: from within, the list goes, and its memory is used again."""
+def test_a_value_that_shortens_its_list_crashes_nothing() -> None:
+    """Each type whose own code runs on a read empties the list around it, and the list's memory is used again."""
     printed = child("""
         for name, make in VALUES.items():
             print(name, flush=True)
@@ -218,7 +218,7 @@ def test_a_value_that_shortens_the_list_it_stands_in_crashes_nothing() -> None:
 
 
 def test_a_dict_that_changes_while_it_is_read_crashes_nothing() -> None:
-    """The same for the dict around the value, and for the properties themselves."""
+    """The value's own code empties the dict around the value and the properties themselves."""
     child("""
         for make in VALUES.values():
             properties = {str(number): number for number in range(500)}
@@ -237,7 +237,7 @@ def test_a_dict_that_changes_while_it_is_read_crashes_nothing() -> None:
 
 
 def test_a_destructor_that_the_collector_runs_crashes_nothing() -> None:
-    """A cycle's ``__del__`` empties what is being read; the collector runs as often as it can."""
+    """The ``__del__`` of a cycle empties the container that is being read. The collector runs as often as it can."""
     child("""
         class Cycle:
             def __init__(self, target):
@@ -264,7 +264,7 @@ def test_a_destructor_that_the_collector_runs_crashes_nothing() -> None:
 
 
 def test_another_thread_that_changes_a_list_crashes_nothing() -> None:
-    """The list holds what its own code is asked about; the interpreter switches as often as it can."""
+    """The list holds values whose own code runs on a read. The interpreter switches threads as often as it can."""
     child("""
         import pathlib, threading
 
@@ -290,7 +290,7 @@ def test_another_thread_that_changes_a_list_crashes_nothing() -> None:
 
 
 def test_no_python_code_runs_within_the_encoder() -> None:
-    """Between the call of the encoder and its return the profiler sees no call, for every type of value."""
+    """The profiler sees no call between the encoder's call and its return, for every type of value."""
     printed = child("""
         within = []
         seen = collections.Counter()
@@ -326,7 +326,7 @@ def test_no_python_code_runs_within_the_encoder() -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not bound a process's address space")
 def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> None:
-    """Under a bound of its address space ``track`` refuses what is too large, before it asks for memory."""
+    """The process has a bounded address space. ``track`` refuses an oversized value before it asks for memory."""
     printed = child("""
         import resource, rudderpipe
         import logging
@@ -336,16 +336,16 @@ def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> No
         text, data = "x" * (600 << 20), b"x" * (600 << 20)
         in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (in_use + (64 << 20),) * 2)
-        answers = [client.track("u", "e", {"a": value}) for value in (
+        results = [client.track("u", "e", {"a": value}) for value in (
             text, [text], {"b": {text: 1}}, data, {text}, memoryview(data), [text] * 1000,
         )]
-        answers += [
+        results += [
             client.track(text, "e"), client.track("u", text), client.track("u", "e", {text: 1}),
             client.track("u", "e", None, {"c": text}), client.track("u", "e", timestamp=text),
             client.track("u", "e", message_id=text), client.identify("u", {"a": text}), client.group("u", text),
             client.page("u", text), client.alias(text, "u"), client.track({"userId": text, "event": "e"}),
         ]
-        print(answers, client.counts())
+        print(results, client.counts())
     """)
 
     assert "True" not in printed
@@ -354,7 +354,7 @@ def test_memory_that_runs_out_while_a_message_is_encoded_crashes_nothing() -> No
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS does not bound a process's address space")
 def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
-    """Flusher and sender get a ``MemoryError``, after which they go on; also when a job is read."""
+    """The flusher and the sender get a ``MemoryError`` and can go on, also when they read a job."""
     printed = child("""
         import resource
         from rudderpipe.delivery import request
@@ -388,8 +388,8 @@ def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
     assert printed == "[0, 3]\n"
 
 
-def test_what_could_never_be_sent_is_refused_before_it_is_copied() -> None:
-    """Lists that hold one list many times, ranges, arrays, long integers: the answer comes at once."""
+def test_a_value_too_large_to_send_is_refused_before_it_is_copied() -> None:
+    """A copy of such a value would take all memory. One list may hold another list many times over."""
     child("""
         from rudderpipe.errors import EventError
 

@@ -323,7 +323,7 @@ def test_our_script_leaves_what_bulls_left(traced: TracedQueue, name: str) -> No
     answer = replay.ours(traced)
 
     heard = listener.heard()
-    found = traces.unlike(trace.after, traces.dump(traced.client))
+    found = traces.compare(trace.after, traces.dump(traced.client))
     if heard != [(channel.removeprefix(traces.BASE), message) for channel, message in trace.pubsub]:
         found["published"] = heard
     assert answer == replay.answer
@@ -346,7 +346,7 @@ def test_every_state_is_counted_right(traced: TracedQueue, name: str) -> None:
         assert counts.active == size("active")
         assert (counts.delayed, counts.failed, counts.completed) == (size("delayed"), size("failed"), size("completed"))
         assert counts.paused == ("meta-paused" in state)
-        assert traces.unlike(state, traces.dump(traced.client)) == {}
+        assert traces.compare(state, traces.dump(traced.client)) == {}
         assert (traced.queue.size_bytes() > 0) == any(size(key) for key in LISTS)
 
 

@@ -1,4 +1,4 @@
-"""What Bull itself did, one call a file: load the state before it, and compare another state with the one after it."""
+"""The recorded calls of real Bull, one a file. A state can be loaded into Redis and compared with another one."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import redis
 FOLDER = Path(__file__).parent / "golden" / "bull-ops"
 BASE = "{t}:q:"
 TOKEN = "b2f0360b-40e7-4f1a-983e-28a82d9657bc"
-"""Of the Bull queue that made the traces; ours takes the same, so that locks and channels can be compared."""
+"""The token of the Bull queue that made the traces. Our queue uses it too, so that locks and channels compare equal."""
 NEAR_MS = 1_000
-"""The traces read a key's remaining time a while after the call."""
+"""The allowed difference of two remaining lifetimes, because the recorder read them a while after the call."""
 TIMES = ("timestamp", "processedOn", "finishedOn", "retriedOn")
 
 
 class Entry(msgspec.Struct):
-    """One key."""
+    """One key of Redis, with its type, its value and its remaining lifetime."""
 
     type: str
     value: Any
@@ -27,16 +27,16 @@ class Entry(msgspec.Struct):
 
 
 State = dict[str, Entry]
-"""By key, without the queue's base; hashes as dicts, lists head first, sorted sets as (member, score) pairs."""
+"""Entries by key without the queue's base. Lists begin at the head, and sorted sets are (member, score) pairs."""
 
 
 class Trace(msgspec.Struct):
-    """One call of Bull's."""
+    """One call of Bull, with the state of Redis before and after it."""
 
     op: str
     about: str
     t: int
-    """When Redis got the call, in milliseconds since 1970."""
+    """The time at which Redis got the call, in milliseconds since 1970."""
     pubsub: list[tuple[str, str]]
     before: State
     after: State
@@ -45,7 +45,7 @@ class Trace(msgspec.Struct):
 
     @property
     def now_ms(self) -> int:
-        """When Bull did it, by Bull's own clock: the latest time that it wrote, else when Redis got the call."""
+        """Return the latest time that Bull wrote in this call, or the time at which Redis got the call."""
         return max(_times(self.after) - _times(self.before), default=self.t)
 
 
@@ -56,12 +56,12 @@ def _times(state: State) -> set[int]:
 
 
 def names() -> list[str]:
-    """Of all traces."""
+    """Return the names of all traces."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def read(name: str) -> Trace:
-    """One of them."""
+    """Return the trace of this name."""
     trace = msgspec.json.decode((FOLDER / f"{name}.json").read_bytes(), type=Trace)
     for state in (trace.before, trace.after):
         for key in list(state):
@@ -73,7 +73,7 @@ def read(name: str) -> Trace:
 
 
 def load(client: Any, state: State) -> None:
-    """Nothing is in Redis but this."""
+    """Replace everything that Redis holds with this state."""
     client.flushall()
     for key, entry in state.items():
         name = BASE + key
@@ -92,7 +92,7 @@ def load(client: Any, state: State) -> None:
 
 
 def dump(client: Any) -> State:
-    """All that is in Redis."""
+    """Return everything that Redis holds."""
     reading: dict[str, Callable[[str], Any]] = {
         "hash": client.hgetall,
         "list": lambda name: client.lrange(name, 0, -1),
@@ -107,8 +107,11 @@ def dump(client: Any) -> State:
     return state
 
 
-def unlike(theirs: State, ours: State) -> dict[str, Any]:
-    """What is not the same: the key, or the key and the hash's field, with what we have there (None: nothing)."""
+def compare(theirs: State, ours: State) -> dict[str, Any]:
+    """Return our value at each place that differs, or None where ours has none.
+
+    A place is a key, or a key and the field of a hash.
+    """
     found: dict[str, Any] = {}
     for key in sorted({*theirs, *ours}):
         a, b = theirs.get(key), ours.get(key)
@@ -128,7 +131,7 @@ def _near(a: int, b: int) -> bool:
 
 
 class Listener:
-    """All that is published from now on, as Bull's listeners would hear it."""
+    """A subscriber of all channels, which records what is published from now on."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._pubsub: Any = client.pubsub()  # type: ignore[no-untyped-call]  # redis types it not
@@ -137,7 +140,7 @@ class Listener:
         self._pubsub.get_message(timeout=5)
 
     def heard(self) -> list[tuple[str, str]]:
-        """Channels, without the queue's base, and messages, in their order."""
+        """Return the channels, without the queue's base, and the messages, in their order."""
         self._client.publish("end", "")
         messages = []
         while (message := self._pubsub.get_message(timeout=5))["channel"] != "end":
