@@ -130,7 +130,7 @@ def normalized(event: dict[str, Any], arguments: dict[str, Any]) -> dict[str, An
 
 
 @pytest.mark.parametrize("sdk", ["rudderstack", "segment"])
-def test_the_same_calls_give_the_same_messages(sdk: str, plane: DataPlaneServer) -> None:
+def test_our_messages_are_equal_to_those_of_the_node_sdk(sdk: str, plane: DataPlaneServer) -> None:
     """400 random calls, wrong arguments among them: the same event, or the same kind of exception, from both."""
     real_module = {"rudderstack": real_rudderstack, "segment": real_segment}[sdk]
     real = real_module.Client("KEY", host=plane.url, sync_mode=True, gzip=True)

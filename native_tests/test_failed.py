@@ -1,4 +1,4 @@
-"""``rudderpipe failed``, as an operator types it, after a data plane has refused and another has come."""
+"""``rudderpipe failed`` as an operator types it, after a data plane refused events and a working one took its place."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def _redis(redis_server: RedisServer) -> Any:
 
 @pytest.fixture(name="failing")
 def _failing(processes: Processes, redis_server: RedisServer) -> Processes:
-    """Five jobs of one event each that the data plane refused with 401; nobody sends any more."""
+    """Yield processes with five failed jobs of one event each, which the data plane refused with 401.
+
+    No sender runs.
+    """
     processes.explicit |= {"redis": redis_server.url, "flush_at": 1, "linger_s": 0.1}
     processes.plane.misbehaviour = Misbehaviour(401)
     client = processes.client()
@@ -37,13 +40,13 @@ def _failing(processes: Processes, redis_server: RedisServer) -> Processes:
 
 
 def command(processes: Processes, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error of ``rudderpipe failed``."""
+    """Run ``rudderpipe failed``; return its exit code, standard output and standard error."""
     done = processes.run("-m", "rudderpipe", "failed", *arguments)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def test_list_says_what_failed_when_and_why(failing: Processes, redis: Any) -> None:
-    """A line for each, oldest first, and the sum; options pick some; no key, no payload."""
+def test_failed_list_shows_each_failed_job_and_the_sum(failing: Processes, redis: Any) -> None:
+    """The options select jobs. The output must hold no write key, no payload and no control character."""
     redis.hset(f"{P}2", "failedReason", "status 413\x1b[2J: too large")
 
     code, said, _ = command(failing, "list")
@@ -63,8 +66,8 @@ def test_list_says_what_failed_when_and_why(failing: Processes, redis: Any) -> N
     assert [(row["id"], row["events"]) for row in rows] == [("3", 1)]
 
 
-def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: Processes, redis_server: RedisServer) -> None:
-    """Somebody put it there; it does not keep the others from being deleted."""
+def test_a_job_whose_id_is_not_text_is_shown_and_left_alone(failing: Processes, redis_server: RedisServer) -> None:
+    """Such an id comes from another program, and must not keep the other jobs from being deleted."""
     redis_server.client().zadd(f"{P}failed", {b"\xff": 1})
 
     assert command(failing, "list", "--limit", "1")[1].splitlines()[0].split()[0] == "\\udcff"
@@ -74,8 +77,8 @@ def test_an_id_that_is_no_text_is_shown_and_left_alone(failing: Processes, redis
     assert "1 jobs were not changed" in error
 
 
-def test_show_prints_the_events_and_hides_the_key(failing: Processes, redis: Any) -> None:
-    """Of a job of anybody's; of data that nobody can read, its beginning."""
+def test_failed_show_prints_the_events_and_hides_the_write_key(failing: Processes, redis: Any) -> None:
+    """The command shows a job of any SDK, and the beginning of data that it cannot read."""
     redis.hset(f"{P}5", "data", "\x1b[31mgarbage")
 
     code, said, _ = command(failing, "show", "1")
@@ -87,8 +90,8 @@ def test_show_prints_the_events_and_hides_the_key(failing: Processes, redis: Any
     assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has this id\n")
 
 
-def test_retry_sends_again_in_order(failing: Processes, redis: Any) -> None:
-    """A dry run changes nothing; what is chosen waits again with no attempt counted, and is delivered."""
+def test_failed_retry_delivers_the_jobs_again_in_order(failing: Processes, redis: Any) -> None:
+    """A dry run changes nothing. A real run puts the jobs into the queue again, with no attempt counted."""
     code, said, _ = command(failing, "retry", "--all", "--dry-run")
     assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
     assert redis.zcard(f"{P}failed") == 5
@@ -104,8 +107,8 @@ def test_retry_sends_again_in_order(failing: Processes, redis: Any) -> None:
     assert failing.plane.stats()["duplicates"] == 0
 
 
-def test_retry_first_goes_ahead_of_what_waits(failing: Processes, redis: Any) -> None:
-    """The oldest of them is the very next."""
+def test_failed_retry_first_puts_the_jobs_ahead_of_waiting_jobs(failing: Processes, redis: Any) -> None:
+    """The oldest of the retried jobs is the next that a sender takes."""
     command(failing, "retry", "--id", "5")
 
     command(failing, "retry", "--all", "--first")
@@ -113,8 +116,8 @@ def test_retry_first_goes_ahead_of_what_waits(failing: Processes, redis: Any) ->
     assert redis.lrange(f"{P}wait", 0, -1) == ["5", "4", "3", "2", "1"]
 
 
-def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: Processes, redis: Any) -> None:
-    """Its own retry fails at once, without a request, as ten attempts stand in the data."""
+def test_failed_retry_resets_the_attempts_of_the_node_sdk(failing: Processes, redis: Any) -> None:
+    """Ten attempts in the data would make the Node SDK fail the job at once, without a request."""
     data = json.loads(redis.hget(f"{P}1", "data"))
     redis.hset(f"{P}1", "data", json.dumps({**data, "eventData": data["eventData"][:-2] + "10}"}))
     assert json.loads(json.loads(redis.hget(f"{P}1", "data"))["eventData"])["attempts"] == 10
@@ -124,8 +127,11 @@ def test_retry_takes_the_attempts_of_the_node_sdk_out_of_the_data(failing: Proce
     assert json.loads(json.loads(redis.hget(f"{P}1", "data"))["eventData"])["attempts"] == 0
 
 
-def test_what_is_exported_can_be_deleted_and_sent_again(failing: Processes, directory: Path, redis: Any) -> None:
-    """NDJSON that ``rudderpipe send`` reads, with the same message ids; a file that is there is left alone."""
+def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, directory: Path, redis: Any) -> None:
+    """The export is NDJSON that ``rudderpipe send`` reads, with the same message ids.
+
+    An existing file is not overwritten.
+    """
     redis.hset(f"{P}5", "data", "garbage")
     path = directory / "failed.ndjson"
 
@@ -160,10 +166,10 @@ def test_what_is_exported_can_be_deleted_and_sent_again(failing: Processes, dire
         (["list", "--since", "yesterday"], "argument --since: must be 90s"),
     ],
 )
-def test_wrong_arguments_are_named(
+def test_wrong_arguments_end_with_code_2_and_a_message(
     processes: Processes, redis_server: RedisServer, arguments: list[str], said: str
 ) -> None:
-    """Exit code 2, and the option."""
+    """An operator must see which option is wrong."""
     processes.explicit["redis"] = redis_server.url
 
     code, _, error = command(processes, *arguments)

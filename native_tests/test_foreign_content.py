@@ -1,4 +1,7 @@
-"""Foreign and broken content in the queue: the next job goes on, the broken one is kept with a reason for people."""
+"""Foreign and broken jobs in the queue.
+
+The next job is delivered, and the broken one is kept with a readable reason.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from native_tests.processes import wait_until
 
 
 def job_data(batch: Any = None, **changes: Any) -> str:
-    """A job's data as the Node SDK writes it, but for these changes of its request; None takes a field away."""
+    """Return a job's data as the Node SDK writes it, with these changes of its request. None removes a field."""
     request = {
         "auth": {"username": "KEY"},
         "headers": {"user-agent": "analytics-node/3.0.13"},
@@ -25,7 +28,7 @@ def job_data(batch: Any = None, **changes: Any) -> str:
 
 
 def envelope(event_data: Any, version: Any = 3) -> str:
-    """Around anything."""
+    """Return the data of a job around any value."""
     return json.dumps({"version": version, "eventData": json.dumps(event_data)})
 
 
@@ -56,46 +59,46 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "deeply nested": ("[" * 100_000, "not JSON"),
 }
 JUDGED_BY_THE_DATA_PLANE = {"events that are no objects", "no write key"}
-"""Well-formed jobs, which are tried once."""
+"""Well-formed jobs, for which one request is made."""
 
 
-def assert_next_goes_on(peers: Peers, broken: str, reason: str) -> dict[bytes, bytes]:
-    """The job behind it is delivered, it is in failed with that reason; its raw fields."""
+def assert_next_is_delivered(peers: Peers, broken: str, reason: str) -> dict[bytes, bytes]:
+    """Check that the next job is delivered and the broken one has failed; return its raw fields."""
     peers.add(1, events=1)
     peers.send_all()
     assert [event["messageId"] for event in peers.sent()] == ["ours-0"]
     assert peers.ids("failed") == [broken]
     assert peers.settled()
     fields: dict[bytes, bytes] = peers.raw(broken)
-    said = fields[b"failedReason"].decode()
-    assert any(word in said for word in reason.split("|")) or reason == "."
-    assert " " in said
-    assert "Traceback" not in said
+    text = fields[b"failedReason"].decode()
+    assert any(word in text for word in reason.split("|")) or reason == "."
+    assert " " in text
+    assert "Traceback" not in text
     assert json.loads(fields[b"stacktrace"])
     return fields
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_data_is_failed_and_kept(peers: Peers, kind: str) -> None:
-    """Whatever the data is: failed at once with a reason, byte for byte what it was."""
+def test_a_job_with_broken_data_fails_and_keeps_its_data(peers: Peers, kind: str) -> None:
+    """The job fails at once with a reason, and its data stays the same byte for byte."""
     data, reason = BROKEN[kind]
     broken = peers.add_data(data)
 
-    fields = assert_next_goes_on(peers, broken, reason)
+    fields = assert_next_is_delivered(peers, broken, reason)
 
     assert fields[b"data"] == (data.encode() if isinstance(data, str) else data)
     assert len(peers.seen) == 1 + (kind in JUDGED_BY_THE_DATA_PLANE)
 
 
-def test_an_id_without_a_hash_is_failed(peers: Peers) -> None:
-    """Somebody deleted the hash and left the id."""
+def test_an_id_without_a_hash_fails(peers: Peers) -> None:
+    """A tool may delete a job's hash and leave its id."""
     peers.redis.lpush(f"{P}wait", "x")
 
-    assert_next_goes_on(peers, "x", "no hash")
+    assert_next_is_delivered(peers, "x", "no hash")
 
 
-def test_a_hash_that_is_no_hash_does_not_stop_the_queue(peers: Peers) -> None:
-    """A key of another type where the job should be; the next job is delivered, the key stays."""
+def test_a_key_of_another_type_in_place_of_a_job_does_not_stop_the_queue(peers: Peers) -> None:
+    """The next job is delivered, and the foreign key stays."""
     peers.redis.set(f"{P}x", "text")
     peers.redis.lpush(f"{P}wait", "x")
     peers.add(1)
@@ -107,8 +110,8 @@ def test_a_hash_that_is_no_hash_does_not_stop_the_queue(peers: Peers) -> None:
 
 
 @pytest.mark.parametrize("odd_id", ["b\xfc".encode("latin-1"), b'a"b', b"", b"two words", b"x" * 5000])
-def test_an_id_that_is_odd_does_not_stop_the_queue(peers: Peers, odd_id: bytes) -> None:
-    """Bull takes any text for an id; and what is in a list may be no text at all."""
+def test_an_unusual_id_does_not_stop_the_queue(peers: Peers, odd_id: bytes) -> None:
+    """Bull takes any text as an id, and a list may hold bytes that are no text at all."""
     client = peers.server.client()
     client.hset(P.encode() + odd_id, mapping={"data": "nonsense"})
     client.lpush(f"{P}wait", odd_id)
@@ -119,8 +122,8 @@ def test_an_id_that_is_odd_does_not_stop_the_queue(peers: Peers, odd_id: bytes) 
     wait_until(lambda: sender.work() is not None and peers.plane.stats()["events"] == 2, 5)
 
 
-def test_a_job_with_nothing_but_data_is_delivered(peers: Peers) -> None:
-    """No opts, name, timestamp: what Bull runs, we run."""
+def test_a_job_with_only_data_is_delivered(peers: Peers) -> None:
+    """Bull runs a job without opts, name and timestamp, so we must too."""
     peers.redis.hset(f"{P}x", "data", job_data())
     peers.redis.lpush(f"{P}wait", "x")
 
@@ -130,7 +133,7 @@ def test_a_job_with_nothing_but_data_is_delivered(peers: Peers) -> None:
 
 
 def test_a_stalled_job_without_opts_is_not_lost_by_our_sweep(peers: Peers) -> None:
-    """Bull's own check drops such a job from every list; ours puts it in line, and into failed the second time."""
+    """Bull's own check drops such a job from every list. Our sweep puts it back, and fails it the second time."""
     peers.redis.hset(f"{P}x", "data", job_data())
     peers.redis.lpush(f"{P}active", "x")
 
@@ -145,8 +148,8 @@ def test_a_stalled_job_without_opts_is_not_lost_by_our_sweep(peers: Peers) -> No
 @pytest.mark.parametrize(
     "odd", [{"auth": {"username": 7}}, {"timeout": "soon"}, {"timeout": -1}, {"headers": {"user-agent": None}}]
 )
-def test_what_delivery_does_not_need_may_be_odd(peers: Peers, odd: dict[str, Any]) -> None:
-    """The events are whole: they are sent, and the data plane has the last word."""
+def test_odd_fields_that_delivery_does_not_need_are_ignored(peers: Peers, odd: dict[str, Any]) -> None:
+    """The events are whole, so they are sent, and the data plane decides."""
     peers.add_data(job_data(**odd), name="another")
 
     peers.send_all()
@@ -154,30 +157,30 @@ def test_what_delivery_does_not_need_may_be_odd(peers: Peers, odd: dict[str, Any
     assert [event["messageId"] for event in peers.sent()] == ["foreign"]
 
 
-def test_ten_megabytes_are_refused_by_the_data_plane_and_kept(peers: Peers) -> None:
-    """A batch larger than the gateway takes: failed with the gateway's answer, kept whole, and the next goes on."""
+def test_a_batch_too_large_for_the_data_plane_fails_and_is_kept(peers: Peers) -> None:
+    """The reason is the data plane's 413, and the next job is delivered."""
     data = job_data(batch=[{"userId": "u", "messageId": "big", "properties": {"x": "y" * 10_000_000}}])
     broken = peers.add_data(data)
 
-    fields = assert_next_goes_on(peers, broken, "413")
+    fields = assert_next_is_delivered(peers, broken, "413")
 
     assert fields[b"data"] == data.encode()
 
 
-def test_ten_megabytes_of_nonsense_are_kept(peers: Peers) -> None:
-    """Read, refused, kept whole."""
+def test_ten_megabytes_of_invalid_data_are_kept(peers: Peers) -> None:
+    """A sender reads and refuses the data, but does not shorten it."""
     data = "x" * 10_000_000
     broken = peers.add_data(data)
 
-    fields = assert_next_goes_on(peers, broken, "not JSON")
+    fields = assert_next_is_delivered(peers, broken, "not JSON")
 
     assert fields[b"data"] == data.encode()
 
 
 def test_a_waiting_job_under_a_foreign_lock_is_delivered(peers: Peers) -> None:
-    """As with Bull, whoever takes a job that waits has it, whatever lock an earlier worker left."""
+    """In Bull, the worker that takes a waiting job owns it, in spite of a lock that an earlier worker left."""
     found = peers.add_data(job_data())
-    peers.redis.set(f"{P}{found}:lock", "somebody", px=30_000)
+    peers.redis.set(f"{P}{found}:lock", "another-worker", px=30_000)
 
     peers.send_all()
 
@@ -186,17 +189,17 @@ def test_a_waiting_job_under_a_foreign_lock_is_delivered(peers: Peers) -> None:
 
 
 def test_an_active_job_under_a_foreign_lock_is_left_alone(peers: Peers) -> None:
-    """It is not ours; what waits behind it goes on."""
+    """Another worker holds the job. The jobs that wait behind it are delivered."""
     peers.redis.hset(f"{P}x", "data", job_data())
     peers.redis.lpush(f"{P}active", "x")
-    peers.redis.set(f"{P}x:lock", "somebody", px=30_000)
+    peers.redis.set(f"{P}x:lock", "another-worker", px=30_000)
     peers.add(1, events=1)
 
     sender = peers.sender()
     wait_until(lambda: sender.work() is not None and peers.plane.stats()["events"] == 1 and not peers.ids("wait"))
     wait_until(lambda: sender.work() is not None and peers.ids("active") == ["x"])
 
-    assert peers.redis.get(f"{P}x:lock") == "somebody"
+    assert peers.redis.get(f"{P}x:lock") == "another-worker"
     assert [event["messageId"] for event in peers.sent()] == ["ours-0"]
 
 
@@ -209,8 +212,8 @@ ODD_TEXTS: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("kind", ODD_TEXTS)
-def test_odd_text_in_an_event_is_delivered_as_it_is(peers: Peers, kind: str) -> None:
-    """What is valid JSON reaches the data plane byte for byte."""
+def test_unusual_text_in_an_event_is_delivered_unchanged(peers: Peers, kind: str) -> None:
+    """Valid JSON must reach the data plane byte for byte."""
     text = ODD_TEXTS[kind]()
     inner = json.loads(job_data())["eventData"].replace('"event": "e"', f'"event": "{text}"')
     peers.add_data(json.dumps({"version": 3, "eventData": inner}))

@@ -1,4 +1,4 @@
-"""Each call that real Bull 4.16.5 was seen to make, made by our scripts on the same Redis at the same moment."""
+"""Recorded calls of real Bull 4.16.5. Our scripts make each of them on the same state at the same moment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEEP = 1_000_000
 LISTS = ("wait", "paused", "active", "delayed", "failed", "completed")
 DOCUMENT = Path(__file__).parent.parent / "docs" / "queue.md"
 
-# The first column of the document's table of differences: those that a trace shows.
+# The first column of the document's table of differences. A trace shows each of these.
 ACCOUNT = "events"
 RETRY = "a retry"
 LAPSED = "a lapsed lock"
@@ -39,7 +39,7 @@ STACK = "a failed job's stack trace"
 STALLED = "the message of a job that stalled too often"
 AGAIN = "a retry of a job that has not failed"
 RETRIED = "a retry of many failed jobs"
-# And those that none shows, as they are about what happens between calls, or in the Node SDK.
+# No trace shows these differences, because they concern the time between calls, or the Node SDK.
 NOT_IN_TRACES = {
     "a completed job",
     "the first attempt",
@@ -52,8 +52,8 @@ NOT_IN_TRACES = {
 }
 
 
-class Moment(Clock):
-    """A clock that stands at the trace's moment."""
+class FixedClock(Clock):
+    """A clock that stands still at the time of a trace."""
 
     def __init__(self) -> None:
         self.now_ms = 0
@@ -63,16 +63,16 @@ class Moment(Clock):
 
 
 class TracedQueue:
-    """A queue of the traces' name, token and time, and its Redis."""
+    """A queue with the name, the token and the time of the traces, together with its Redis."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
         self.client: Any = server.text_client()
-        self.clock = Moment()
+        self.clock = FixedClock()
         self.queue = self.queue_of()
 
     def queue_of(self, **settings: Any) -> Queue:
-        """Another queue object with the same token."""
+        """Return another queue object with the same token."""
         loaded = settings_module.load(
             {"redis": self._server.url, "prefix": "t", "queue_name": "q", "keep_completed": KEEP, **settings},
             environment={},
@@ -82,53 +82,53 @@ class TracedQueue:
         return queue
 
     def active(self, *ids: str) -> list[ActiveJob]:
-        """What a sender knows of jobs it has taken."""
+        """Return jobs as a sender that has taken them knows them."""
         return [ActiveJob(name, DATA.encode(), 0, None) for name in ids]
 
     def keeping(self, keep: int, *ids: str) -> int:
-        """Complete jobs, and keep so many of all the completed ones."""
+        """Complete jobs with ``keep_completed`` set to this number."""
         queue = self.queue_of(keep_completed=keep)
         completed = queue.complete(self.active(*ids))
         queue.close()
         return completed
 
     def add(self) -> None:
-        """One job of one event, of a ring."""
+        """Add one job of one event of a ring."""
         self.queue.add(EPOCH, [(DATA, 1)], {}, [])
 
     def load(self, trace: Trace) -> None:
-        """The state before it, for a queue whose last take found something."""
+        """Load the state before the call, for a queue whose last take found a job."""
         self.client.rpush(f"{traces.BASE}wait", "before")
         self.queue.take(1, 1)
-        self.queue.complete([])  # Redis knows the script: two of them over one round trip run in their order
+        self.queue.complete([])  # Redis knows the script now, so that two calls in one round trip run in their order
         traces.load(self.client, trace.before)
         self.clock.now_ms = trace.now_ms
 
     def meanwhile(self, *command: str) -> None:
-        """What the trace's author did by hand, or time did, between the dump and the call."""
+        """Run a command that the author of the trace ran, or that time ran, between the dump and the call."""
         self.client.execute_command(command[0], traces.BASE + command[1], *command[2:])
 
     def without_lock(self, number: str) -> int:
-        """Complete a job whose lock has lapsed meanwhile."""
+        """Complete a job whose lock has lapsed."""
         self.meanwhile("DEL", f"{number}:lock")
         return self.queue.complete(self.active(number))
 
     def under_another_lock(self, number: str) -> int:
-        """Complete a job that another sender has locked meanwhile."""
+        """Complete a job that another sender has locked."""
         self.meanwhile("SET", f"{number}:lock", "other")
         return self.queue.complete(self.active(number))
 
     def sweep_later(self) -> int:
-        """A sweep after the mark of the last one has lapsed."""
+        """Sweep after the mark of the last sweep has lapsed."""
         self.meanwhile("DEL", "stalled-check")
         return self.queue.sweep(EVERY_MS)
 
     def failed(self) -> list[str]:
-        """The ids of the failed jobs, as people see them."""
+        """Return the ids of the failed jobs, as an operator sees them."""
         return [job.id for job in FailedJobs(self.queue)]
 
     def retry(self, *ids: str) -> int:
-        """Retry jobs that somebody saw in the failed set."""
+        """Retry these jobs, with the scores that they have in the failed set."""
         scores = {
             name: int(score) for name, score in self.client.zrange(f"{traces.BASE}failed", 0, -1, withscores=True)
         }
@@ -138,22 +138,22 @@ class TracedQueue:
 
 
 class Replay(msgspec.Struct, frozen=True):
-    """One of our operations in the place of Bull's: what it answers, and each place where its traces differ."""
+    """One of our calls in the place of Bull's, with its expected result and each place where Redis then differs."""
 
     ours: Callable[[TracedQueue], Any]
-    answer: Any = None
+    result: Any = None
     differences: dict[str, tuple[str, Any]] = {}
-    """By place: the difference's name in the document, and what we leave there."""
+    """By place, the difference's name in the document and the value that we leave there."""
 
 
 def _added(queued: str) -> dict[str, tuple[str, Any]]:
-    """Of every add: the account is kept in two keys of ours."""
+    """Return the differences of every add, which come from the two keys of ours that hold the account."""
     counts = {"queued": queued, "added": queued}
     return {KEYS.account: (ACCOUNT, counts), KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", **counts})}
 
 
 def _value(number: str, *then: tuple[str, str]) -> dict[str, tuple[str, Any]]:
-    """Of every completion: nothing is returned by a data plane."""
+    """Return the differences of every completion, which has no return value."""
     return {"published": (VALUE, [("completed", f'{{"jobId":"{number}","val":"null"}}'), *then])}
 
 
@@ -248,27 +248,27 @@ REPLAYED = {
 COUNTED = {"04-getJobCounts", "42-getJobCounts-paused", "43-isPaused", "55-getJobCounts-all-absent"}
 NOT_OURS = {
     "03-add-lifo": "our retries keep their job, so nothing is added to the front",
-    "07-progress": "a job of ours is delivered in one request: it has no progress",
-    "08-log": "a reason stands in the failed job; nothing of ours writes rows",
-    "09-update-data": "data are written once, but for the attempts in a failed job",
-    "22-promote": "people promote one job with Bull's tools; we move those that are due",
-    "23-add-delayed": "we delay no job: a retry waits in its sender",
-    "25-moveToDelayed": "we delay no job: a retry waits in its sender",
+    "07-progress": "a job of ours is delivered in one request, so it has no progress",
+    "08-log": "a reason stands in the failed job, so we write no rows",
+    "09-update-data": "data are written once, except for the attempts in a failed job",
+    "22-promote": "operators promote one job with Bull's tools; we move the jobs that are due",
+    "23-add-delayed": "we delay no job, because a retry waits in its sender",
+    "25-moveToDelayed": "we delay no job, because a retry waits in its sender",
     "26-add-priority": "events go in order, so our jobs have no priority",
-    "27-add-custom-id": "our jobs are numbered by the counter; the ring's positions keep them from being doubled",
+    "27-add-custom-id": "our jobs are numbered by the counter, and the ring's offsets keep them from being doubled",
     "28-add-custom-id-duplicate": "our jobs are numbered by the counter",
     "29-addBulk": "add_jobs adds many in one step, and none of them to the front as this call does",
     "32-complete-removeOnComplete-age": "we bound completed jobs by number alone",
-    "40-pause": "people pause with Bull's tools; we obey",
-    "44-resume": "people resume with Bull's tools; we obey",
-    "45-pause-empty": "people pause with Bull's tools; we obey",
-    "46-remove-waiting": "we delete failed jobs alone: what waits is to be delivered",
-    "48-removeJobs-pattern": "we delete failed jobs alone: what waits is to be delivered",
-    "49-clean-completed": "keep_completed bounds them as they come",
-    "51-clean-wait": "we delete failed jobs alone: what waits is to be delivered",
-    "52-empty": "we delete failed jobs alone: what waits is to be delivered",
-    "53-obliterate-active-error": "a tool of Bull's deletes a whole queue",
-    "54-obliterate-force": "a tool of Bull's deletes a whole queue",
+    "40-pause": "operators pause with Bull's tools, and we obey",
+    "44-resume": "operators resume with Bull's tools, and we obey",
+    "45-pause-empty": "operators pause with Bull's tools, and we obey",
+    "46-remove-waiting": "we delete failed jobs only, because waiting jobs must be delivered",
+    "48-removeJobs-pattern": "we delete failed jobs only, because waiting jobs must be delivered",
+    "49-clean-completed": "keep_completed bounds completed jobs with each completion",
+    "51-clean-wait": "we delete failed jobs only, because waiting jobs must be delivered",
+    "52-empty": "we delete failed jobs only, because waiting jobs must be delivered",
+    "53-obliterate-active-error": "operators delete a whole queue with Bull's tools",
+    "54-obliterate-force": "operators delete a whole queue with Bull's tools",
 }
 
 
@@ -276,8 +276,8 @@ def _ids(taken: list[ActiveJob]) -> list[str]:
     return [job.id for job in taken]
 
 
-def _first_and_ids(answer: tuple[int, list[ActiveJob]]) -> tuple[int, list[str]]:
-    return answer[0], _ids(answer[1])
+def _first_and_ids(result: tuple[int, list[ActiveJob]]) -> tuple[int, list[str]]:
+    return result[0], _ids(result[1])
 
 
 @pytest.fixture(name="server", scope="module")
@@ -287,15 +287,15 @@ def _server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture(name="traced")
-def _stage(server: RedisServer) -> Iterator[TracedQueue]:
+def _traced(server: RedisServer) -> Iterator[TracedQueue]:
     traced = TracedQueue(server)
     yield traced
     traced.queue.close()
     traced.client.close()
 
 
-def test_every_trace_is_accounted_for() -> None:
-    """Each of Bull's calls is replayed, counted, or has a reason why we have nothing like it; and in one place."""
+def test_every_trace_is_replayed_counted_or_excluded() -> None:
+    """A call of Bull that we do not replay must have a reason, and no call may stand in two lists."""
     ours = [*REPLAYED, *COUNTED, *NOT_OURS]
 
     assert sorted(ours) == traces.names()
@@ -303,7 +303,7 @@ def test_every_trace_is_accounted_for() -> None:
 
 
 def test_every_difference_is_in_the_document() -> None:
-    """The table in docs/queue.md names what the traces show and what no trace can show, and no more."""
+    """The table in docs/queue.md names every difference that the traces show and those that no trace can show."""
     _, section = DOCUMENT.read_text().split("\n## Unlike Bull")
     rows = [line for line in section.split("\n## ")[0].splitlines() if line.startswith("| ")]
     documented = [row.split(" | ")[0].removeprefix("| ") for row in rows[2:]]
@@ -314,25 +314,25 @@ def test_every_difference_is_in_the_document() -> None:
 
 
 @pytest.mark.parametrize("name", REPLAYED)
-def test_our_script_leaves_what_bulls_left(traced: TracedQueue, name: str) -> None:
-    """The same keys, values, order, scores, lifetimes and messages, but for the differences listed, which all occur."""
+def test_our_scripts_leave_the_same_state_as_bulls(traced: TracedQueue, name: str) -> None:
+    """Redis holds and publishes the same. Each listed difference must really occur."""
     trace, replay = traces.read(name), REPLAYED[name]
     traced.load(trace)
     listener = Listener(traced.client)
 
-    answer = replay.ours(traced)
+    result = replay.ours(traced)
 
     heard = listener.heard()
     found = traces.compare(trace.after, traces.dump(traced.client))
     if heard != [(channel.removeprefix(traces.BASE), message) for channel, message in trace.pubsub]:
         found["published"] = heard
-    assert answer == replay.answer
+    assert result == replay.result
     assert found == {place: ours for place, (_, ours) in replay.differences.items()}
 
 
 @pytest.mark.parametrize("name", traces.names())
-def test_every_state_is_counted_right(traced: TracedQueue, name: str) -> None:
-    """Whatever Bull or its tools left: the length of each list, and the pause; and reading changes nothing."""
+def test_every_state_of_bull_is_counted_correctly(traced: TracedQueue, name: str) -> None:
+    """Bull and its tools may leave any of these states, and a count must not change them."""
     trace = traces.read(name)
     for state in (trace.before, trace.after):
         traces.load(traced.client, state)
@@ -351,8 +351,8 @@ def test_every_state_is_counted_right(traced: TracedQueue, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(COUNTED))
-def test_our_counts_are_those_that_bull_returned(traced: TracedQueue, name: str) -> None:
-    """getJobCounts and isPaused; Bull counts a paused queue's waiting jobs apart."""
+def test_our_counts_are_equal_to_those_that_bull_returned(traced: TracedQueue, name: str) -> None:
+    """Bull counts the waiting jobs of a paused queue separately."""
     trace = traces.read(name)
     traces.load(traced.client, trace.before)
 
@@ -369,8 +369,8 @@ def _as_bull_counts(counts: QueueCounts) -> dict[str, int]:
     }
 
 
-def test_after_obliterate_the_numbers_and_the_failures_account_begin_anew(traced: TracedQueue) -> None:
-    """A job that takes the number of an old failed one is not counted as that one."""
+def test_a_new_job_does_not_inherit_the_failures_of_an_obliterated_one(traced: TracedQueue) -> None:
+    """The ids begin at 1 again after ``obliterate``, so a new job has the id of an old failed one."""
     traced.client.hset(KEYS.failed_events, "1", f"{EPOCH:016x}:5")
     trace = traces.read("54-obliterate-force")
     kept = traces.dump(traced.client)

@@ -1,4 +1,4 @@
-"""A call to Redis whose answer was given up, and which Redis gets later: after its repeat, after the ring's end."""
+"""Calls that Redis executes late, after our process gave up waiting, made the call again, or ended the ring."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from rudderpipe.queue import connection
 from rudderpipe.ring import layout
 from rudderpipe.ring.ring import find_all
 from rudderpipe.testing.redis_server import RedisServer, executable
-from tests.queue_contract import users as names
+from tests.queue_contract import users as users_of
 
 HASTY = """
 import runpy, sys
@@ -34,7 +34,7 @@ module = sys.argv.pop(1)
 sys.argv[0] = module
 runpy.run_module(module, run_name="__main__")
 """
-"""A process of ours that waits a third of a second for an answer of Redis, not ten."""
+"""A program that runs a module of ours with an answer timeout of 0.3 s in place of 10 s."""
 P = "{rudder}:rudderEventsQueue:"
 
 
@@ -51,28 +51,28 @@ def _redis(redis_server: RedisServer) -> Any:
 
 
 def track(client: Any, *users: int) -> None:
-    """An event of each, which fills most of a block."""
+    """Send one event of each user, which fills most of a block."""
     for user in users:
         assert client.track(f"u{user}", "e", {"text": "x" * 50_000})
 
 
 def lost(path: Path) -> int:
-    """How many answers a flusher said that it has given up."""
+    """Return the number of answers that the flusher's log reports as given up."""
     return path.read_text().count("no answer in time") if path.exists() else 0
 
 
-def positions(redis: Any) -> set[str]:
-    """The blocks of which Redis knows how far it has them."""
+def blocks_in_redis(redis: Any) -> set[str]:
+    """Return the blocks whose offsets Redis holds."""
     rings = redis.keys("{rudder}:rudderpipe:rudderEventsQueue:account:" + "?" * 16)
     return {name for ring in rings for name in redis.hkeys(ring) if name.isdigit()}
 
 
 @pytest.mark.parametrize("ends", [False, True], ids=["the ring goes on", "the ring has ended"])
 @pytest.mark.parametrize("done", [False, True], ids=["redis gets it late", "redis did it at once"])
-def test_a_late_add_adds_nothing(
+def test_a_late_add_adds_no_job(
     processes: Processes, redis_server: RedisServer, gate: Gate, redis: Any, directory: Path, ends: bool, done: bool
 ) -> None:
-    """The flusher has repeated it over another connection, and gone on or ended the ring."""
+    """The flusher made the call again over another connection, and then went on or ended the ring."""
     processes.explicit |= {"redis": gate.address, "autostart": False, "flush_at": 2, "linger_s": 60}
     client = processes.client()
     track(client, 0)
@@ -83,7 +83,7 @@ def test_a_late_add_adds_nothing(
     gate.stop("add_jobs", before=not done)
     track(client, 1, 2)
     assert gate.reached.wait(10)
-    blocks = positions(redis)
+    blocks = blocks_in_redis(redis)
     wait_until(lambda: lost(log) == 1)
     track(client, 3, 4)
     wait_until(lambda: redis.llen(f"{P}wait") == 3)
@@ -94,10 +94,10 @@ def test_a_late_add_adds_nothing(
         client.shutdown()
         flusher.terminate()
         assert flusher.wait(20) == 0
-        assert positions(redis) == set()
+        assert blocks_in_redis(redis) == set()
     else:
         track(client, 5, 6)
-        wait_until(lambda: redis.llen(f"{P}wait") == 4 and not blocks & positions(redis))
+        wait_until(lambda: redis.llen(f"{P}wait") == 4 and not blocks & blocks_in_redis(redis))
 
     gate.release(redis)
 
@@ -111,10 +111,10 @@ def test_a_late_add_adds_nothing(
         assert (events.accepted, events.queued, events.in_ring, events.balanced) == (7, 7, 0, True)
 
 
-def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
+def test_a_flusher_takes_a_later_term_than_the_one_in_redis(
     processes: Processes, redis_server: RedisServer, redis: Any
 ) -> None:
-    """A call of that very term may still be under way."""
+    """A call with the term that Redis holds may still be under way."""
     processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
     client = processes.client()
     processes.start("-m", "rudderpipe.flusher")
@@ -132,8 +132,8 @@ def test_a_flusher_that_hears_of_a_later_term_takes_one_that_is_later_still(
     assert (found.words[layout.H_TERM], found.words[layout.H_STARTS]) == (10, 1)
 
 
-def test_a_redis_that_is_away_costs_no_term(processes: Processes, directory: Path) -> None:
-    """Nothing was sent, so nothing can arrive late."""
+def test_an_unreachable_redis_does_not_raise_the_term(processes: Processes, directory: Path) -> None:
+    """No call was sent, so no call can arrive late."""
     processes.explicit |= {"redis": f"unix://{directory}/nobody", "autostart": False, "flush_at": 1}
     client = processes.client()
     track(client, 0)
@@ -147,10 +147,10 @@ def test_a_redis_that_is_away_costs_no_term(processes: Processes, directory: Pat
     assert found.words[layout.H_TERM] == 1
 
 
-def test_a_connection_whose_answer_did_not_come_is_reset(
+def test_a_connection_without_an_answer_is_reset(
     gate: Gate, redis: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closed, it would have the kernel send the call until Redis has it."""
+    """After a mere close, the kernel would go on to send the call until Redis has it."""
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.2)
     queue = queue_of(redis_server, redis=gate.address)
     add(queue, 1)
@@ -167,8 +167,8 @@ def test_a_connection_whose_answer_did_not_come_is_reset(
 
 @pytest.mark.skipif(two_hosts.why_not() != "", reason=two_hosts.why_not())
 @pytest.mark.timeout(180)
-def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(processes: Processes, directory: Path) -> None:
-    """The kernel sends a call that was given up once more, seconds after its repeat over another connection."""
+def test_a_network_that_is_cut_for_15_seconds_doubles_no_event(processes: Processes, directory: Path) -> None:
+    """The kernel sends an abandoned call again, seconds after the flusher repeated it over another connection."""
     with (
         ending(TwoHosts()) as hosts,
         RedisServer(
@@ -193,7 +193,7 @@ def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(processes
         wait_until(lambda: redis.llen(f"{P}wait") > 10)
 
         hosts.cut()
-        time.sleep(15)  # what is tried is a cable that is cut for so long
+        time.sleep(15)  # the length of the cut is what the test is about
         before = redis.llen(f"{P}wait")
         hosts.mend()
         wait_until(lambda: redis.llen(f"{P}wait") > before + 10, 60)
@@ -203,6 +203,6 @@ def test_a_cable_that_is_cut_for_a_quarter_of_a_minute_doubles_nothing(processes
         assert client.flush(30)
 
         queue = queue_of(server)
-        users = Counter(user for taken in queue.take(1000, 1 << 30) for user in names(taken))
+        counts = Counter(user for taken in queue.take(1000, 1 << 30) for user in users_of(taken))
         queue.close()
-        assert users == Counter(f"u{number}" for number in range(next(sent)))
+        assert counts == Counter(f"u{number}" for number in range(next(sent)))

@@ -1,4 +1,4 @@
-"""A sender's call that a proxy holds up, and lets go later: nothing is lost, doubled or stranded."""
+"""Calls of a sender that a proxy holds up and releases later. No event is lost, doubled or stranded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.test_sender_answers import DownAtFirst
 
 SCRIPTS = ["take_jobs", "complete_jobs", "fail_job", "split_job", "retry_later"]
 ALONE = ["recover_active", "take_lease", "promote_delayed"]
-"""What only the one sender of a queue calls, or where several need nothing."""
+"""The scripts that only the single sender of a queue calls, or that several senders need not repeat."""
 
 
 @pytest.fixture(name="server", scope="module")
@@ -46,10 +46,10 @@ def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
     ("script", "several"),
     [*((name, False) for name in SCRIPTS + ALONE), *((name, True) for name in [*SCRIPTS, "sweep_stalled"])],
 )
-def test_a_call_that_is_held_up_changes_nothing(
+def test_a_late_call_of_a_sender_changes_nothing(
     queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
 ) -> None:
-    """Each of the sender's scripts; the sender gives its answer up and goes on over another connection."""
+    """The sender gives up waiting for the answer and goes on over another connection before the call arrives."""
     monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
     producer, gate, clock = queue_server.queue(), Gate(queue_server.server), queue_server.clock
     explicit = {"redis": gate.address, "is_multi_processor": several, "max_jobs_per_request": 2}
@@ -72,7 +72,7 @@ def test_a_call_that_is_held_up_changes_nothing(
         return step
 
     def settled() -> bool:
-        if several:  # what the sweep waits for in real time
+        if several:  # the sweep waits for these two in real time
             queue_server.interval_passes()
             names = [name for name in queue_server.view().active if name not in {held.id for held in state.held}]
             queue_server.lapse(*names)

@@ -1,4 +1,4 @@
-"""Messages beside the real Node SDK's: the same calls, with random content, give the same on the wire."""
+"""Our messages beside those of the real Node SDK. The same random calls give the same events."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ NEEDED = {
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """Mostly what a call needs, and some more, which may be wrong."""
+    """Draw a call that mostly has the fields it needs, and some more, which may be wrong."""
     method = draw(st.sampled_from(sorted(NEEDED)))
     more = draw(st.lists(st.sampled_from(sorted(PARTS)), max_size=4, unique=True))
     return method, {**NEEDED[method], **{name: draw(PARTS[name]) for name in more}}
 
 
 def sent(plane: DataPlaneServer) -> dict[str, Any]:
-    """The event that came last, less what may differ: ids and moments made by the SDK, and whose library it is."""
+    """Return the last event without what may differ, which is ids, times and the library's name."""
     (event,) = json.loads(plane.last_events()[-1])["batch"]
     for name in ("sentAt", "_metadata", "originalTimestamp"):
         event.pop(name, None)
@@ -73,7 +73,7 @@ def sent(plane: DataPlaneServer) -> dict[str, Any]:
 
 
 def by_node(program: NodeProgram, plane: DataPlaneServer, method: str, message: dict[str, Any]) -> Any:
-    """What it sent; None when it threw."""
+    """Return what the Node SDK sent, or None if it threw."""
     try:
         program.ask(method=method, message=message)
     except NodeError:
@@ -82,7 +82,7 @@ def by_node(program: NodeProgram, plane: DataPlaneServer, method: str, message: 
 
 
 def by_us(client: Client, plane: DataPlaneServer, method: str, message: dict[str, Any]) -> Any:
-    """The same of ours."""
+    """Return what our client sent, or None if it raised."""
     mine = copy.deepcopy(message)
     if isinstance(mine.get("timestamp"), dict):
         mine["timestamp"] = datetime.fromisoformat(mine["timestamp"]["$date"].replace("Z", "+00:00"))
@@ -93,8 +93,8 @@ def by_us(client: Client, plane: DataPlaneServer, method: str, message: dict[str
     return sent(plane)
 
 
-def test_the_same_calls_give_the_same_messages(processes: Processes, node: NodePrograms) -> None:
-    """300 random calls as one mapping, in its names: the same event, or both refuse."""
+def test_our_messages_are_equal_to_those_of_the_node_sdk(processes: Processes, node: NodePrograms) -> None:
+    """Both get 300 random calls as one mapping in the Node SDK's names, and both must send or refuse it."""
     program = node.start("memory", write_key="KEY", data_plane_url=processes.plane.url)
     program.ready()
     client = processes.client(sync_mode=True, strict=True)
@@ -117,8 +117,8 @@ def test_the_same_calls_give_the_same_messages(processes: Processes, node: NodeP
     assert sum(event is None for event in compared) > 20
 
 
-def test_named_arguments_say_the_same(processes: Processes) -> None:
-    """Python's form and the Node SDK's of each call, with the same content."""
+def test_named_arguments_make_the_same_message_as_a_mapping(processes: Processes) -> None:
+    """An application may use either form, so both must mean the same."""
     client = processes.client()
     when = datetime(2026, 1, 2, tzinfo=timezone.utc)
     common = {"context": {"ip": "1"}, "timestamp": when, "integrations": {"All": True}, "message_id": "m"}

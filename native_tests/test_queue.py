@@ -1,4 +1,4 @@
-"""The queue's transitions, on a real Redis."""
+"""The queue's transitions on a real Redis."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ ALL = (1000, 1_000_000)
 
 @pytest.fixture(name="redis")
 def _redis(redis_server: RedisServer) -> Any:
-    """A client whose answers are text."""
+    """Return a client that returns text."""
     return redis_server.text_client()
 
 
 def queue_of(server: RedisServer, **settings: Any) -> Queue:
-    """A queue with a token of its own."""
+    """Return a queue with a new token."""
     return Queue(settings_module.load({"redis": server.url, **settings}, environment={}), Clock())
 
 
@@ -42,18 +42,18 @@ def _queue(redis_server: RedisServer) -> Iterator[Queue]:
 
 
 def add(queue: Queue, count: int, start: int = 0, term: int = 0) -> None:
-    """Jobs of two events each, read from block 1."""
+    """Add jobs of two events each, read from block 1."""
     batches = [(job.build(b'{"userId":"a%d"},{"userId":"b%d"}' % (n, n), "KEY", "t", EPOCH), 2) for n in range(count)]
     queue.add(EPOCH, batches, {1: (start * 2, (start + count) * 2)}, [], term)
 
 
 def ids(taken: list[ActiveJob]) -> list[str]:
-    """Of jobs."""
+    """Return the ids of these jobs."""
     return [found.id for found in taken]
 
 
 def test_a_job_has_the_six_fields_of_bull(queue: Queue, redis: Any) -> None:
-    """All of them, as text, and its id at the head of wait."""
+    """Bull's workers and tools read these fields as text, and find the id at the head of ``wait``."""
     add(queue, 2)
 
     fields = redis.hgetall(f"{P}1")
@@ -64,7 +64,7 @@ def test_a_job_has_the_six_fields_of_bull(queue: Queue, redis: Any) -> None:
 
 
 def test_the_same_events_are_never_added_twice(queue: Queue, redis: Any) -> None:
-    """A repetition, or another cut that overlaps, adds nothing and says how far Redis is."""
+    """A repeated call, or one whose batch overlaps, adds nothing and reports the offsets that Redis holds."""
     add(queue, 5)
 
     for start in (0, 3):
@@ -77,8 +77,8 @@ def test_the_same_events_are_never_added_twice(queue: Queue, redis: Any) -> None
     assert redis.hget(KEYS.ring(EPOCH), "1") == "12"
 
 
-def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue: Queue, redis: Any) -> None:
-    """Its call comes late, when the block's position may have been forgotten: the term says so."""
+def test_a_late_call_of_a_dead_flusher_adds_nothing(queue: Queue, redis: Any) -> None:
+    """Redis may have forgotten the block's offset by then, so the term decides."""
     add(queue, 1, term=2)
 
     with pytest.raises(QueueBehind) as caught:
@@ -88,8 +88,8 @@ def test_what_a_dead_flusher_had_sent_is_not_added_after_its_successor_has(queue
     assert redis.llen(f"{P}wait") == 1
 
 
-def test_a_redis_that_lost_its_last_writes_is_believed_to_have_lost_them(queue: Queue, redis: Any) -> None:
-    """It has less than we know: what comes next is added."""
+def test_a_redis_that_lost_its_last_writes_takes_the_next_batch(queue: Queue, redis: Any) -> None:
+    """Its offset is behind ours, and must not keep the next events out."""
     add(queue, 5)
     redis.hset(KEYS.ring(EPOCH), "1", 4)
 
@@ -99,18 +99,18 @@ def test_a_redis_that_lost_its_last_writes_is_believed_to_have_lost_them(queue: 
 
 
 def test_jobs_are_taken_in_order_and_locked(queue: Queue, redis: Any) -> None:
-    """Oldest first, within the bounds in number and bytes, never without a lock."""
+    """A take is bounded in number and bytes, and no job is ever active without a lock."""
     add(queue, 5)
 
     assert ids(queue.take(2, 1_000_000)) == ["1", "2"]
-    assert ids(queue.take(5, 10)) == ["3"]  # one at the least
+    assert ids(queue.take(5, 10)) == ["3"]  # at least one
     assert redis.lrange(f"{P}active", 0, -1) == ["3", "2", "1"]
     assert all(0 < redis.pttl(f"{P}{number}:lock") <= 30_000 for number in (1, 2, 3))
     assert redis.hget(f"{P}1", "processedOn")
 
 
-def test_a_finished_job_leaves_nothing_but_the_account(queue: Queue, redis: Any) -> None:
-    """No hash, no lock, no entry; its events are delivered."""
+def test_a_delivered_job_leaves_only_its_counts(queue: Queue, redis: Any) -> None:
+    """Hash, lock and entry are deleted, so that Redis does not fill up."""
     add(queue, 2)
     first, second = queue.take(*ALL)
 
@@ -123,7 +123,7 @@ def test_a_finished_job_leaves_nothing_but_the_account(queue: Queue, redis: Any)
 
 
 def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redis: Any) -> None:
-    """Whether the flusher or the sender is done first."""
+    """This holds whether the flusher or the sender ends first. A tombstone stays for a day."""
     add(queue, 2)
     assert not queue.end_ring(EPOCH)
     for taken in queue.take(*ALL):
@@ -140,8 +140,8 @@ def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redi
     assert 0 < redis.ttl(KEYS.ring(EPOCH)) <= 24 * 3600
 
 
-def test_complete_and_take_are_two_steps_over_one_round_trip(queue: Queue, redis: Any) -> None:
-    """Also when Redis has forgotten the scripts."""
+def test_complete_and_take_work_in_one_round_trip(queue: Queue, redis: Any) -> None:
+    """The two scripts are also sent again when Redis has forgotten them."""
     add(queue, 2)
     taken = queue.take(1, 1000)
     redis.script_flush()
@@ -153,7 +153,7 @@ def test_complete_and_take_are_two_steps_over_one_round_trip(queue: Queue, redis
 
 
 def test_a_failed_job_keeps_its_data_and_can_be_retried(queue: Queue, redis: Any) -> None:
-    """Reason and time are there, attempts are 0; taken again, its events count as queued again."""
+    """The failed set shows reason and time. A retried job starts with 0 attempts and counts as queued again."""
     add(queue, 1)
     (taken,) = queue.take(*ALL)
     assert queue.retry_later([taken]) == [taken]
@@ -176,8 +176,8 @@ def test_a_failed_job_keeps_its_data_and_can_be_retried(queue: Queue, redis: Any
     assert queue.counts(EPOCH).events_delivered == 2
 
 
-def test_nothing_is_changed_under_another_senders_lock(queue: Queue, redis_server: RedisServer, redis: Any) -> None:
-    """Complete, fail, renew and put back leave the job alone."""
+def test_a_call_changes_no_job_under_another_senders_lock(queue: Queue, redis_server: RedisServer, redis: Any) -> None:
+    """The job belongs to the sender whose token stands in the lock."""
     other = queue_of(redis_server)
     add(queue, 1)
     (taken,) = queue.take(*ALL)
@@ -195,8 +195,8 @@ def test_nothing_is_changed_under_another_senders_lock(queue: Queue, redis_serve
     other.close()
 
 
-def test_what_is_put_back_is_first_in_line_in_its_order(queue: Queue) -> None:
-    """Nothing overtakes it, and its attempts stay."""
+def test_jobs_that_are_put_back_are_first_in_line_in_their_order(queue: Queue) -> None:
+    """No later job may overtake them, and their attempts stay counted."""
     add(queue, 4)
     taken = queue.take(3, 1_000_000)
     queue.retry_later(taken[:1])
@@ -208,8 +208,8 @@ def test_what_is_put_back_is_first_in_line_in_its_order(queue: Queue) -> None:
     assert again[0].attempts == 1
 
 
-def test_what_a_dead_sender_left_is_first_in_line_oldest_first(queue: Queue, redis_server: RedisServer) -> None:
-    """Any number of jobs, without waiting for its locks, attempts at 0."""
+def test_jobs_of_a_dead_sender_are_first_in_line_oldest_first(queue: Queue, redis_server: RedisServer) -> None:
+    """The recovery takes any number of jobs, waits for no lock, and resets the attempts."""
     add(queue, 1500)
     dead = queue_of(redis_server)
     dead.retry_later(dead.take(1000, 10_000_000))
@@ -223,8 +223,8 @@ def test_what_a_dead_sender_left_is_first_in_line_oldest_first(queue: Queue, red
     assert {taken.attempts for taken in again} == {0}
 
 
-def test_a_paused_queue_gives_nothing_and_keeps_its_order(queue: Queue, redis: Any) -> None:
-    """Jobs go to paused, as Bull's writers put them; after resume they are taken."""
+def test_a_paused_queue_gives_no_job_and_keeps_its_order(queue: Queue, redis: Any) -> None:
+    """New jobs go to ``paused``, as with Bull, and are taken after the resume."""
     add(queue, 1)
     (taken,) = queue.take(*ALL)
     redis.set(f"{P}meta-paused", "1")
@@ -240,10 +240,10 @@ def test_a_paused_queue_gives_nothing_and_keeps_its_order(queue: Queue, redis: A
 
 
 def test_jobs_whose_lock_lapsed_between_two_sweeps_are_next_in_line(queue: Queue, redis: Any) -> None:
-    """A locked one is left alone; one that stalls a second time is failed, as with Bull."""
+    """A locked job is left alone. As with Bull, a job that stalls a second time fails."""
     add(queue, 2)
     first, second = queue.take(*ALL)
-    assert queue.sweep(1) == 0  # they are suspects now
+    assert queue.sweep(1) == 0  # marks the active jobs for the next sweep
     redis.delete(f"{P}1:lock", f"{P}stalled-check")
     assert queue.sweep(30_000) == 1
     assert queue.sweep(30_000) == 0  # too soon
@@ -260,8 +260,8 @@ def test_jobs_whose_lock_lapsed_between_two_sweeps_are_next_in_line(queue: Queue
 
 
 @pytest.mark.parametrize("broken", [{}, {"opts": "{}"}, {"data": "nonsense"}, {"data": '{"version":9,"eventData":""}'}])
-def test_broken_content_can_be_failed_with_a_reason(queue: Queue, redis: Any, broken: dict[str, str]) -> None:
-    """An id without a hash, a hash without data, data of nobody's form: taken, unreadable, failed, kept."""
+def test_a_broken_job_can_be_failed_with_a_reason(queue: Queue, redis: Any, broken: dict[str, str]) -> None:
+    """The broken jobs are an id without a hash, a hash without data, and data in an unknown form."""
     redis.lpush(f"{P}wait", "x")
     if broken:
         redis.hset(f"{P}x", mapping=broken)
@@ -277,8 +277,8 @@ def test_broken_content_can_be_failed_with_a_reason(queue: Queue, redis: Any, br
 
 
 @pytest.mark.parametrize("name", ["wait", "active", "id", "failed", "limiter:7", "1:lock", "text"])
-def test_an_id_that_names_another_key_harms_nothing(queue: Queue, redis: Any, name: str) -> None:
-    """The key keeps what it has, and the failure stands under a number of its own."""
+def test_an_id_that_names_another_key_does_not_damage_that_key(queue: Queue, redis: Any, name: str) -> None:
+    """The failure is stored under a new number instead."""
     add(queue, 1)
     queue.take(*ALL)
     redis.set(f"{P}text", "kept")
@@ -296,20 +296,20 @@ def test_an_id_that_names_another_key_harms_nothing(queue: Queue, redis: Any, na
 
 
 def test_a_prefix_gets_braces_once(redis_server: RedisServer) -> None:
-    """So that a Redis Cluster keeps the whole queue in one slot."""
+    """The braces make a Redis Cluster keep the whole queue in one slot."""
     for prefix in ("x", "{x}"):
         queue = queue_of(redis_server, prefix=prefix)
         assert queue.keys.base == "{x}:rudderEventsQueue:"
         queue.close()
 
 
-def test_one_call_holds_events_of_thousands_of_blocks(queue: Queue, redis: Any) -> None:
-    """A large ring, and each block with the one event of a process that lived briefly."""
+def test_one_add_can_hold_events_of_thousands_of_blocks(queue: Queue, redis: Any) -> None:
+    """In a large ring each block may hold the one event of a short-lived process."""
     offsets = dict.fromkeys(range(1, 9001), (0, 1))
 
     queue.add(EPOCH, [("[]", 9000)], offsets, [])
 
-    positions = redis.hgetall(KEYS.ring(EPOCH))
-    assert [positions[str(block)] for block in offsets] == ["1"] * 9000
+    stored = redis.hgetall(KEYS.ring(EPOCH))
+    assert [stored[str(block)] for block in offsets] == ["1"] * 9000
     with pytest.raises(QueueBehind):
         queue.add(EPOCH, [("[]", 9000)], offsets, [])

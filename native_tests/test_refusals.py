@@ -1,4 +1,4 @@
-"""What refused requests cost real processes: the good events arrive in order, with few requests more."""
+"""Real processes and a data plane that refuses requests. Good events arrive in order, with few more requests."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ EVENTS = 50
 
 
 def numbers(request: Request) -> list[int]:
-    """Of a request's events."""
+    """Return the numbers of a request's events."""
     return [event["properties"]["n"] for event in request.events]
 
 
 def refusing(guilty: int) -> Step:
-    """A data plane that refuses one event."""
+    """Return a step of a data plane that refuses one event."""
     return depends(lambda request: answer(400, b"bad") if guilty in numbers(request) else answer())
 
 
 def limited(size_bytes: int) -> Step:
-    """A data plane behind a limit for what is sent."""
+    """Return a step of a data plane that limits the size of requests."""
     return depends(
         lambda request: answer(413, b"large") if int(request.headers["content-length"]) > size_bytes else answer()
     )
@@ -30,10 +30,10 @@ def limited(size_bytes: int) -> Step:
 
 @pytest.mark.parametrize("queue", [True, False], ids=["queue", "direct"])
 @pytest.mark.parametrize("kind", ["one bad event", "a limit"])
-def test_a_backlog_that_is_refused_arrives_in_order_with_few_requests(
+def test_a_refused_backlog_arrives_in_order_with_few_requests(
     processes: Processes, redis_server: RedisServer, kind: str, queue: bool
 ) -> None:
-    """Fifty batches wait; one event is bad, or requests may have 5 kB."""
+    """Fifty batches wait. One event is bad, or a request may have at most 5 kB."""
     with FaultyPlane(answer(503)) as plane:
         processes.explicit |= {"data_plane_url": plane.url, "flush_at": 1, "max_jobs_per_request": 50, "linger_s": 30}
         processes.explicit["gzip"] = False

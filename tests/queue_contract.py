@@ -181,7 +181,7 @@ class QueueContract:
             active=["1", "2", "3"], locks={"1": one.token, "2": other.token, "3": other.token}
         )
 
-    def test_a_paused_queue_gives_nothing_and_keeps_its_order(self, queue_server: QueueServer) -> None:
+    def test_a_paused_queue_gives_no_job_and_keeps_its_order(self, queue_server: QueueServer) -> None:
         """What is added, put back, recovered or due meanwhile stands where it would; after the pause it is taken."""
         queue = queue_server.queue()
         add(queue, 3)
@@ -333,7 +333,7 @@ class QueueContract:
         assert before.locks == {}
         assert queue_server.fields("1").get("attemptsMade", "0") == "0"
 
-    def test_what_is_put_back_is_first_in_line_in_its_order(self, queue_server: QueueServer) -> None:
+    def test_jobs_that_are_put_back_are_first_in_line_in_their_order(self, queue_server: QueueServer) -> None:
         """Nothing overtakes it, its attempts stay, and nobody holds it."""
         queue = queue_server.queue()
         add(queue, 4)
@@ -346,7 +346,7 @@ class QueueContract:
         assert queue_server.view() == View(line=["1", "2", "3", "4"])
         assert [found.attempts for found in queue.take(*ALL)] == [1, 0, 0, 0]
 
-    def test_what_a_dead_sender_left_is_first_in_line_oldest_first(self, queue_server: QueueServer) -> None:
+    def test_jobs_of_a_dead_sender_are_first_in_line_oldest_first(self, queue_server: QueueServer) -> None:
         """Without waiting for its locks, attempts at 0; a second time there is nothing."""
         queue, dead = queue_server.queue(), queue_server.queue()
         add(queue, 4)

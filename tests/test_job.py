@@ -124,7 +124,7 @@ def job_with(**request: Any) -> Job:
 @pytest.mark.parametrize(
     ("timeout", "timeout_s"), [(5000, 5.0), (-5, None), (0, None), ("5s", None), (1e300, 600.0), (None, None)]
 )
-def test_what_delivery_does_not_need_may_be_odd(timeout: Any, timeout_s: float | None) -> None:
+def test_odd_fields_that_delivery_does_not_need_are_ignored(timeout: Any, timeout_s: float | None) -> None:
     """Attempts, headers and a timeout that make no sense, and no key: the data plane has the last word."""
     found = job_with(timeout=timeout, headers={"user-agent": None, "x": [1]}, auth=None)
 
