@@ -1,4 +1,4 @@
-"""The queue's contract over a real Redis, where the failed set can be tried too."""
+"""The queue's contract over a real Redis, and what only Redis has, such as the failed set."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
 
 
 class TestQueue(QueueContract):
-    """All of it."""
+    """The contract over a real Redis."""
 
 
 def fail(queue_server: RedisQueueServer, queue: Queue, count: int) -> None:
-    """Jobs 1, 2, ... that failed one second after the other."""
+    """Make jobs 1, 2, ... fail, one second after the other."""
     add(queue, count)
     for taken in queue.take(*ALL):
         queue_server.clock.now_s += 1
@@ -42,10 +42,10 @@ def fail(queue_server: RedisQueueServer, queue: Queue, count: int) -> None:
 
 
 class TestFailedJobs:
-    """What people and bounds do to the failed set."""
+    """What operators and the bounds do to the failed set."""
 
     def test_failed_jobs_are_found_oldest_first(self, queue_server: RedisQueueServer) -> None:
-        """By id, time and a part of the reason; with what they hold."""
+        """An operator selects them by id, by time and by a part of the reason."""
         queue = queue_server.queue()
         fail(queue_server, queue, 4)
         now_ms = queue_server.clock.time_ms()
@@ -66,7 +66,7 @@ class TestFailedJobs:
     def test_retried_jobs_wait_in_their_order(
         self, queue_server: RedisQueueServer, first: bool, line: list[str], paused: bool
     ) -> None:
-        """Behind or ahead of what waits; once, with no attempt counted, and their events queued."""
+        """They stand behind or ahead of the waiting jobs, with no attempt counted. Their events count as queued."""
         queue = queue_server.queue()
         fail(queue_server, queue, 4)
         add(queue, 1, 4)
@@ -88,11 +88,11 @@ class TestFailedJobs:
         assert queue.complete(taken) == 4
         assert queue.counts(EPOCH).events_delivered == 8
 
-    def test_a_failed_job_that_somebody_locked_is_left_alone(self, queue_server: RedisQueueServer) -> None:
-        """By a retry and by a removal."""
+    def test_a_locked_failed_job_is_left_alone(self, queue_server: RedisQueueServer) -> None:
+        """Another program works on it, so neither a retry nor a removal may change it."""
         queue = queue_server.queue()
         fail(queue_server, queue, 1)
-        queue_server.client.set(f"{P}1:lock", "somebody")
+        queue_server.client.set(f"{P}1:lock", "another-program")
 
         assert FailedJobs(queue).retry(list(FailedJobs(queue))) == 0
         assert FailedJobs(queue).remove(["1"]) == (0, 0)
@@ -100,10 +100,10 @@ class TestFailedJobs:
         assert queue_server.view().failed == ["1"]
 
     @pytest.mark.parametrize("late", ["retry", "remove"])
-    def test_a_job_that_failed_again_is_not_what_the_caller_saw(
+    def test_a_late_retry_or_removal_does_not_touch_a_second_failure(
         self, queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, late: str
     ) -> None:
-        """A call that arrives late, after its repeat and a second failure, changes nothing."""
+        """The call arrives after its repeat, and after the job failed again."""
         queue = queue_server.queue()
         fail(queue_server, queue, 1)
         calls: list[tuple[Any, ...]] = []
@@ -128,7 +128,7 @@ class TestFailedJobs:
         assert queue_server.view() == View(failed=["1"])
 
     def test_removed_events_are_counted_as_removed(self, queue_server: RedisQueueServer) -> None:
-        """A job that waits again, or is gone, is not removed."""
+        """A job that waits again, or is gone, cannot be removed."""
         queue = queue_server.queue()
         fail(queue_server, queue, 3)
         FailedJobs(queue).retry(list(FailedJobs(queue))[:1])
@@ -142,8 +142,8 @@ class TestFailedJobs:
             counts = queue.counts(epoch)
             assert (counts.events_queued, counts.events_failed, counts.events_removed) == (2, 2, 2)
 
-    def test_the_oldest_failed_jobs_go_first(self, queue_server: RedisQueueServer) -> None:
-        """Those that are more than so many, and those that are older than so long."""
+    def test_the_bounds_delete_the_oldest_failed_jobs(self, queue_server: RedisQueueServer) -> None:
+        """One bound is a number of jobs, and the other is an age."""
         queue = queue_server.queue()
         fail(queue_server, queue, 5)
 
@@ -157,12 +157,12 @@ class TestFailedJobs:
         assert queue.counts().events_removed == 8
 
 
-class TestWhatIsLeftInRedis:
-    """Keys that the contract does not show, which Bull's tools read or which would stay for ever."""
+class TestKeysInRedis:
+    """Keys that the contract does not show. Bull's tools read them, or they could stay forever."""
 
     @pytest.mark.parametrize("what", ["complete", "fail", "put_back", "recover", "renew", "retry_later", "take"])
-    def test_a_job_that_is_seen_to_is_no_suspect(self, queue_server: RedisQueueServer, what: str) -> None:
-        """Else its next lapse would be its second."""
+    def test_a_call_for_a_job_clears_its_stall_mark(self, queue_server: RedisQueueServer, what: str) -> None:
+        """Otherwise the next lapse of its lock would count as the second one."""
         queue = queue_server.queue()
         add(queue, 1)
         if what == "take":
@@ -179,8 +179,8 @@ class TestWhatIsLeftInRedis:
 
         assert not queue_server.client.exists(f"{P}stalled")
 
-    def test_a_lock_that_is_none_belongs_to_another_program(self, queue_server: RedisQueueServer) -> None:
-        """A key of another type in its place ends no call: the job is left alone, and recovered by the one sender."""
+    def test_a_lock_key_of_another_type_counts_as_another_programs_lock(self, queue_server: RedisQueueServer) -> None:
+        """No call fails because of it. The job is left alone until the recovery by a single sender."""
         queue = queue_server.queue()
         add(queue, 3)
         first, second, third = queue.take(*ALL)
@@ -196,8 +196,8 @@ class TestWhatIsLeftInRedis:
         queue.recover()
         assert ids(queue.take(*ALL)) == ["2", "3"]
 
-    def test_numbers_that_are_none_end_nothing(self, queue_server: RedisQueueServer) -> None:
-        """Another program wrote into the account and into a job: both count from 0."""
+    def test_invalid_numbers_count_from_0(self, queue_server: RedisQueueServer) -> None:
+        """Another program may have written into the account and into a job."""
         queue = queue_server.queue()
         add(queue, 2)
         ring = KEYS.ring(EPOCH)
@@ -219,8 +219,8 @@ class TestWhatIsLeftInRedis:
         assert queue.counts(EPOCH).events_delivered == 6
         assert queue.counts(EPOCH).odd_fields == 0
 
-    def test_rows_of_a_log_go_with_their_job(self, queue_server: RedisQueueServer) -> None:
-        """Completed or removed."""
+    def test_the_log_of_a_job_is_deleted_with_the_job(self, queue_server: RedisQueueServer) -> None:
+        """A completed or removed job must leave no keys behind."""
         queue = queue_server.queue()
         add(queue, 2)
         queue_server.client.rpush(f"{P}1:logs", "row")
@@ -232,8 +232,8 @@ class TestWhatIsLeftInRedis:
 
         assert not queue_server.client.keys(f"{P}*:logs")
 
-    def test_a_rings_account_ends_some_time(self, queue_server: RedisQueueServer) -> None:
-        """After its last use; failed events keep it until then."""
+    def test_a_rings_account_expires(self, queue_server: RedisQueueServer) -> None:
+        """Failed events keep the account, but only for a bounded time after its last use."""
         queue = queue_server.queue()
         ring = KEYS.ring(EPOCH)
         fail(queue_server, queue, 1)
@@ -244,8 +244,8 @@ class TestWhatIsLeftInRedis:
 
         assert queue_server.client.pttl(ring) > 0
 
-    def test_a_renewed_lock_holds_its_whole_time(self, queue_server: RedisQueueServer) -> None:
-        """From now on, whether it had lapsed or not."""
+    def test_a_renewed_lock_lasts_its_full_time(self, queue_server: RedisQueueServer) -> None:
+        """This holds whether the lock had lapsed or not."""
         queue = queue_server.queue()
         add(queue, 1)
         taken = queue.take(*ALL)
@@ -255,8 +255,8 @@ class TestWhatIsLeftInRedis:
             assert queue_server.client.pttl(f"{P}1:lock") > 20_000
             queue_server.lapse("1")
 
-    def test_listeners_hear_what_waits_again_and_when_the_next_is_due(self, queue_server: RedisQueueServer) -> None:
-        """As from Bull: ``waiting`` with our token, and the time in ``delayed``."""
+    def test_bulls_listeners_get_waiting_and_delayed_messages(self, queue_server: RedisQueueServer) -> None:
+        """As from Bull, ``waiting`` carries a token, and ``delayed`` carries the time of the next job."""
         queue = queue_server.queue()
         add(queue, 2)
         taken = queue.take(*ALL)
@@ -270,8 +270,8 @@ class TestWhatIsLeftInRedis:
         waiting = f"waiting@{queue.token}"
         assert heard == [(waiting, "1"), (waiting, "2"), ("delayed", str(queue_server.clock.time_ms() + 7))]
 
-    def test_a_job_that_somebody_delayed_is_still_queued(self, queue_server: RedisQueueServer) -> None:
-        """And once due it is in the line alone, though a worker left it active."""
+    def test_a_job_that_another_program_delayed_is_still_queued(self, queue_server: RedisQueueServer) -> None:
+        """Once due, it stands in the line only, though a worker left it in ``active`` too."""
         queue = queue_server.queue()
         add(queue, 1)
         queue.take(*ALL)
@@ -285,8 +285,8 @@ class TestWhatIsLeftInRedis:
 
         assert queue_server.view() == View(line=["1"])
 
-    def test_the_size_of_many_jobs_is_near_that_of_each(self, queue_server: RedisQueueServer) -> None:
-        """Also of those that wait in a paused queue."""
+    def test_the_size_is_proportional_to_the_number_of_jobs(self, queue_server: RedisQueueServer) -> None:
+        """The jobs of a paused queue count too."""
         queue = queue_server.queue()
         add(queue, 10)
         ten = queue.size_bytes()
@@ -295,10 +295,8 @@ class TestWhatIsLeftInRedis:
         queue_server.pause()
         assert 80 * ten < queue.size_bytes() < 120 * ten
 
-    def test_attempts_in_a_foreign_failed_jobs_data_are_forgotten_at_a_retry(
-        self, queue_server: RedisQueueServer
-    ) -> None:
-        """A Node SDK's worker had failed it after its last attempt."""
+    def test_a_retry_resets_the_attempts_in_a_foreign_jobs_data(self, queue_server: RedisQueueServer) -> None:
+        """A worker of the Node SDK failed the job after its last attempt."""
         queue = queue_server.queue()
         data = data_of(0, 0).replace('\\"attempts\\":0', '\\"attempts\\":9')
         queue_server.client.hset(f"{P}node", mapping={"data": data, "opts": "{}"})
@@ -319,8 +317,8 @@ class TestWhatIsLeftInRedis:
         assert not queue_server.client.exists(f"{P}priority")
         assert queue_server.fields("n")["opts"] == "{}"
 
-    def test_a_lease_that_never_lapses_is_no_senders(self, queue_server: RedisQueueServer) -> None:
-        """A tool wrote it, and nobody would ever follow it; ours always lapses."""
+    def test_a_lease_without_a_lifetime_is_taken_over(self, queue_server: RedisQueueServer) -> None:
+        """A tool wrote it, and otherwise no sender would ever get the lease. A lease of ours always lapses."""
         queue = queue_server.queue()
         queue_server.client.set(KEYS.lease, "odd")
 
@@ -330,8 +328,8 @@ class TestWhatIsLeftInRedis:
         assert not lease_of(queue_server.queue()).take()
 
     @pytest.mark.parametrize("field", ["queued", "odd", "\u00b2", "7"])
-    def test_what_a_tool_writes_into_the_account_ends_nothing(self, queue_server: RedisQueueServer, field: str) -> None:
-        """A field that is no number does not count."""
+    def test_an_invalid_field_of_the_account_is_ignored(self, queue_server: RedisQueueServer, field: str) -> None:
+        """A tool may write a field that is not a number."""
         queue = queue_server.queue()
         add(queue, 1)
         queue_server.client.hset(KEYS.account, field, "1.5")
@@ -340,8 +338,8 @@ class TestWhatIsLeftInRedis:
         assert queue.complete(queue.take(*ALL)) == 1
         assert queue.counts().events_delivered == 2
 
-    def test_an_empty_queue_is_told_once(self, queue_server: RedisQueueServer) -> None:
-        """By the take that finds nothing after one that found something."""
+    def test_a_drained_queue_is_published_once(self, queue_server: RedisQueueServer) -> None:
+        """Only a take that finds no job, after one that found a job, publishes it."""
         queue = queue_server.queue()
         add(queue, 1)
         queue.take(*ALL)
@@ -351,8 +349,8 @@ class TestWhatIsLeftInRedis:
 
         assert listener.heard() == [(f"{P}drained", "")]
 
-    def test_a_forgotten_ring_is_not_made_anew_by_its_last_jobs(self, queue_server: RedisQueueServer) -> None:
-        """Its lifetime was over; the account of all is kept, and the failed job's own is not."""
+    def test_the_last_jobs_of_a_forgotten_ring_do_not_create_its_account(self, queue_server: RedisQueueServer) -> None:
+        """The ring's lifetime was over. Only the account of all rings still counts the events."""
         queue = queue_server.queue()
         fail(queue_server, queue, 1)
         queue_server.client.delete(KEYS.ring(EPOCH))
@@ -364,8 +362,8 @@ class TestWhatIsLeftInRedis:
         assert queue_server.client.keys(f"{KEYS.account}:????????????????") == []
         assert queue.counts().events_delivered == 2
 
-    def test_listeners_hear_a_reason_as_bull_would_write_it(self, queue_server: RedisQueueServer) -> None:
-        """In JSON whose slashes stand as they are."""
+    def test_bulls_listeners_get_a_reason_as_bull_writes_it(self, queue_server: RedisQueueServer) -> None:
+        """Bull does not escape slashes in the JSON of its messages."""
         queue = queue_server.queue()
         add(queue, 1)
         listener = Listener(queue_server.client)
@@ -373,8 +371,8 @@ class TestWhatIsLeftInRedis:
 
         assert listener.heard()[-1] == (f"{P}failed", '{"jobId":"1","val":"a/b \\"c\\""}')
 
-    def test_a_writer_that_knows_of_no_pause_does_not_end_it(self, queue_server: RedisQueueServer) -> None:
-        """What it put into ``wait`` is not taken."""
+    def test_a_job_in_wait_of_a_paused_queue_is_not_taken(self, queue_server: RedisQueueServer) -> None:
+        """A writer that ignores the pause puts its job into ``wait``."""
         queue = queue_server.queue()
         queue_server.pause()
         queue_server.client.lpush(f"{P}wait", "careless")
@@ -382,7 +380,7 @@ class TestWhatIsLeftInRedis:
         assert queue.take(*ALL) == []
 
     def test_an_id_without_a_hash_that_stalls_is_next_in_line(self, queue_server: RedisQueueServer) -> None:
-        """As often as it does; nothing is made of it."""
+        """This happens as often as the id stalls, and no hash is created."""
         queue = queue_server.queue()
         queue_server.put("x", None)
         queue_server.put_no_hash("odd")
@@ -397,13 +395,13 @@ class TestWhatIsLeftInRedis:
 
 
 def test_redis_takes_every_script(server: RedisServer) -> None:
-    """Each is Lua that parses, with what it includes."""
+    """Each script must parse as Lua, together with the files that it includes."""
     for name in scripts.NAMES:
         assert server.text_client().script_load(scripts.source(name))
 
 
 def test_the_contract_calls_every_script(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A script that no promise is tried of would be found by its users."""
+    """Otherwise a script without a test could break unseen."""
     called: set[str] = set()
     together = Scripts.call_together
 

@@ -1,4 +1,4 @@
-"""The queue in memory is a model of the one in Redis: the same calls leave, and answer, the same."""
+"""The queue in memory is a model of the one in Redis. The same calls return the same and leave the same state."""
 
 from __future__ import annotations
 
@@ -26,98 +26,98 @@ SOME = st.integers(1, 3)
 
 
 class QueueModel(RuleBasedStateMachine):
-    """Two senders on each of the two queues do the same at the same time."""
+    """A machine in which two senders on each of the two queues make the same calls at the same time."""
 
     server: ClassVar[RedisServer]
 
     def __init__(self) -> None:
         super().__init__()
         self.real, fake = RedisQueueServer(self.server), FakeQueueServer()
-        self.stands: tuple[QueueServer, QueueServer] = (self.real, fake)
-        self.queues = [[queue_server.queue(keep_completed=keep) for keep in (0, 2)] for queue_server in self.stands]
+        self.servers: tuple[QueueServer, QueueServer] = (self.real, fake)
+        self.queues = [[queue_server.queue(keep_completed=keep) for keep in (0, 2)] for queue_server in self.servers]
         for real, model in zip(*self.queues, strict=True):
             model.token = real.token
         self.held: list[list[ActiveJob]] = [[], []]
         self.foreign = 0
 
-    def both(self, who: int, what: Callable[[Queue], Any]) -> Any:
-        """The answer of the one, once it is the other's too."""
-        answers = []
+    def both(self, sender: int, what: Callable[[Queue], Any]) -> Any:
+        """Make the call on both queues, and return the result after checking that both are equal."""
+        results = []
         for queues in self.queues:
             try:
-                answers.append(what(queues[who]))
+                results.append(what(queues[sender]))
             except QueueBehind as behind:
-                answers.append(("behind", behind.read))
-        assert answers[0] == answers[1]
-        return answers[0]
+                results.append(("behind", behind.read))
+        assert results[0] == results[1]
+        return results[0]
 
     @rule(start=st.integers(0, 9), count=SOME, block=st.integers(1, 2), freed=st.booleans(), term=st.integers(0, 1))
     def add(self, start: int, count: int, block: int, freed: bool, term: int) -> None:
-        """Too early or too late, too."""
+        """Add jobs at the right offset, or at one that is too early or too late."""
         batches = [(data_of(number), 2) for number in range(count)]
         offsets = {block: (start, start + count)}
         self.both(0, lambda queue: queue.add(EPOCH, batches, offsets, [3 - block] if freed else [], term))
 
-    @rule(who=SENDERS, count=SOME, size=st.sampled_from([1, 1000, 1_000_000]))
-    def take(self, who: int, count: int, size: int) -> None:
-        """Within bounds."""
-        self.held[who] += self.both(who, lambda queue: queue.take(count, size))
+    @rule(sender=SENDERS, count=SOME, size=st.sampled_from([1, 1000, 1_000_000]))
+    def take(self, sender: int, count: int, size: int) -> None:
+        """Take jobs within these bounds."""
+        self.held[sender] += self.both(sender, lambda queue: queue.take(count, size))
 
-    @rule(who=SENDERS, count=SOME)
-    def complete(self, who: int, count: int) -> None:
-        """Ours or not; a sender completes what it could read."""
-        self.held[who] = [taken for taken in self.held[who] if taken.job]
-        done, self.held[who] = self.held[who][:count], self.held[who][count:]
-        self.both(who, lambda queue: queue.complete(done))
+    @rule(sender=SENDERS, count=SOME)
+    def complete(self, sender: int, count: int) -> None:
+        """Complete readable jobs, whether the sender still owns them or not."""
+        self.held[sender] = [taken for taken in self.held[sender] if taken.job]
+        done, self.held[sender] = self.held[sender][:count], self.held[sender][count:]
+        self.both(sender, lambda queue: queue.complete(done))
 
-    @rule(who=SENDERS)
-    def fail(self, who: int) -> None:
-        """Ours or not."""
-        if self.held[who]:
-            taken = self.held[who].pop()
-            self.both(who, lambda queue: queue.fail(taken, "no"))
+    @rule(sender=SENDERS)
+    def fail(self, sender: int) -> None:
+        """Fail a job, whether the sender still owns it or not."""
+        if self.held[sender]:
+            taken = self.held[sender].pop()
+            self.both(sender, lambda queue: queue.fail(taken, "no"))
 
-    @rule(who=SENDERS, what=st.sampled_from(["retry_later", "renew"]))
-    def hold(self, who: int, what: str) -> None:
-        """For longer."""
-        self.both(who, lambda queue: getattr(queue, what)(self.held[who]))
+    @rule(sender=SENDERS, what=st.sampled_from(["retry_later", "renew"]))
+    def hold(self, sender: int, what: str) -> None:
+        """Renew the locks, or count an attempt."""
+        self.both(sender, lambda queue: getattr(queue, what)(self.held[sender]))
 
-    @rule(who=SENDERS)
-    def put_back(self, who: int) -> None:
-        """All."""
-        self.both(who, lambda queue: queue.put_back(self.held[who]))
-        self.held[who] = []
+    @rule(sender=SENDERS)
+    def put_back(self, sender: int) -> None:
+        """Put all jobs of the sender back."""
+        self.both(sender, lambda queue: queue.put_back(self.held[sender]))
+        self.held[sender] = []
 
-    @rule(who=SENDERS, what=st.sampled_from(["recover", "sweep", "promote", "counts"]))
-    def upkeep(self, who: int, what: str) -> None:
-        """Whoever does it."""
-        self.both(who, lambda queue: getattr(queue, what)())
+    @rule(sender=SENDERS, what=st.sampled_from(["recover", "sweep", "promote", "counts"]))
+    def upkeep(self, sender: int, what: str) -> None:
+        """Make one of the calls that need no job."""
+        self.both(sender, lambda queue: getattr(queue, what)())
 
     @rule()
     def count_the_ring(self) -> None:
-        """With its positions."""
+        """Compare the counts of the ring, without its offsets."""
         self.both(0, lambda queue: msgspec.structs.replace(queue.counts(EPOCH), offsets={}))
 
     @rule(number=st.integers(0, 99))
     def lapse(self, number: int) -> None:
-        """One lock."""
+        """Let one lock lapse."""
         if names := sorted(self.real.locks()):
-            for queue_server in self.stands:
+            for queue_server in self.servers:
                 queue_server.lapse(names[number % len(names)])
 
     @rule(what=st.sampled_from(["interval_passes", "pause", "resume"]))
     def meanwhile(self, what: str) -> None:
-        """Time, and people."""
+        """Let the sweep's interval pass, or pause or resume the queue."""
         if what != "pause" or not self.queues[0][0].counts().paused:
-            for queue_server in self.stands:
+            for queue_server in self.servers:
                 getattr(queue_server, what)()
 
     @rule(how=st.sampled_from(["job", "no job", "no hash", "delayed"]))
     def foreign_add(self, how: str) -> None:
-        """By somebody else."""
+        """Add a job of another program."""
         self.foreign += 1
         name, fields = f"n{self.foreign}", {"data": data_of(0, 0), "opts": "{}"}
-        for queue_server in self.stands:
+        for queue_server in self.servers:
             if how == "no hash":
                 queue_server.put_no_hash(name)
             elif how == "delayed":
@@ -127,29 +127,29 @@ class QueueModel(RuleBasedStateMachine):
 
     @rule()
     def half_a_second_passes(self) -> None:
-        """Less than a lock's time in all, as Redis has a clock of its own."""
-        for queue_server in self.stands:
+        """Move the clock. The sum stays below a lock's lifetime, because Redis has its own clock."""
+        for queue_server in self.servers:
             queue_server.clock.now_s += 0.5
 
     @rule(number=st.integers(0, 99))
     def bull_retries(self, number: int) -> None:
-        """One that failed."""
+        """Retry a failed job as Bull does."""
         if names := self.real.view().failed:
-            for queue_server in self.stands:
+            for queue_server in self.servers:
                 queue_server.retry(names[number % len(names)])
 
     @invariant()
     def they_are_the_same(self) -> None:
-        """Every job's state, order, lock and attempts."""
-        real, model = (queue_server.view() for queue_server in self.stands)
+        """Compare every job's state, order, lock and attempts."""
+        real, model = (queue_server.view() for queue_server in self.servers)
         assert real == model
         for name in [*real.line, *real.active, *real.failed]:
-            fields = [queue_server.fields(name) if _is_job(queue_server, name) else {} for queue_server in self.stands]
+            fields = [queue_server.fields(name) if _is_job(queue_server, name) else {} for queue_server in self.servers]
             for field in ("attemptsMade", "stalledCounter", "failedReason", "data"):
                 assert fields[0].get(field) == fields[1].get(field)
 
     def teardown(self) -> None:
-        """The connections."""
+        """Close the connections."""
         self.real.close()
 
 
@@ -168,12 +168,12 @@ def _server() -> Iterator[RedisServer]:
 
 @pytest.mark.timeout(400)
 def test_the_queue_in_memory_does_what_redis_does(server: RedisServer) -> None:
-    """After any sequence of calls by two senders, a flusher, people and time."""
+    """Two senders, a flusher, other programs and time make random sequences of calls."""
 
-    class Here(QueueModel):
-        """On this server."""
+    class OnThisServer(QueueModel):
+        """The machine with this server."""
 
-    Here.server = server
+    OnThisServer.server = server
     run_state_machine_as_test(
-        Here, settings=settings(derandomize=True, max_examples=50, stateful_step_count=30, deadline=None)
+        OnThisServer, settings=settings(derandomize=True, max_examples=50, stateful_step_count=30, deadline=None)
     )

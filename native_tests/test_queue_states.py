@@ -1,4 +1,4 @@
-"""Whatever happens to the queue, in whatever order: every job is in one state, and every event is accounted for."""
+"""Random calls on the queue in any order. Every job is in one state, and every event is accounted for."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ SETS = ("delayed", "failed", "completed")
 EVENTS = ("queued", "delivered", "failed", "removed", "elsewhere")
 
 
-class Look(msgspec.Struct):
-    """What is in Redis at one moment."""
+class Snapshot(msgspec.Struct):
+    """What Redis holds at one moment."""
 
     keys: set[str]
     states: dict[str, list[str]]
     accounts: list[dict[str, str]]
-    """Of all rings, and of the one there is."""
+    """The account of all rings, and that of the one ring."""
     counted: dict[str, str]
 
     def every_job_is_in_one_state(self) -> None:
-        """And a hash without a state there is none."""
+        """Check that no job is in two states, and that no hash is without a state."""
         names = Counter(name for names in self.states.values() for name in names)
         assert set(names.values()) <= {1}, self.states
         assert {key for key in self.keys if key.removeprefix("n").isdigit()} <= set(names)
 
     def only_active_jobs_are_locked(self) -> None:
-        """A lock elsewhere would keep people from a retry, and its holder in the belief that the job is its own."""
+        """Check the locks. Another lock would keep an operator from a retry, and deceive its holder."""
         locked = {key.removesuffix(":lock") for key in self.keys if key.endswith(":lock")}
         assert locked <= set(self.states["active"])
 
     def jobs_wait_in_one_list(self) -> None:
-        """In ``paused`` while the queue is paused, else in ``wait``."""
+        """Check that jobs wait in ``paused`` while the queue is paused, and else in ``wait``."""
         assert not self.states["wait" if "meta-paused" in self.keys else "paused"]
 
     def every_event_is_accounted_for(self, added: int, delivered: int) -> None:
-        """Over all rings and in the ring; delivered are those that a sender completed, failed those of known jobs."""
+        """Check the sums. Delivered are the events that a sender completed, failed those of known jobs."""
         for account in self.accounts:
             assert sum(int(account.get(name, 0)) for name in EVENTS) == added
             assert int(account.get("delivered", 0)) == delivered
@@ -67,7 +67,7 @@ class Look(msgspec.Struct):
 
 
 class QueueStates(RuleBasedStateMachine):
-    """A flusher, two senders, a Node SDK's worker, people with Bull's tools, and time."""
+    """A machine of a flusher, two senders, a worker of the Node SDK, operators with Bull's tools, and time."""
 
     server: ClassVar[RedisServer]
 
@@ -77,128 +77,128 @@ class QueueStates(RuleBasedStateMachine):
         self.redis: Any = self.queue_server.client
         self.queues: list[Queue] = [self.queue_server.queue(keep_completed=keep) for keep in (0, 2)]
         self.held: list[list[ActiveJob]] = [[], []]
-        """What each sender believes to hold."""
+        """The jobs that each sender believes to hold."""
         self.added = self.delivered = self.foreign = 0
-        """Events that we added, events that our senders were told to have completed, and jobs of others."""
+        """The numbers of events that we added, of events that our senders completed, and of foreign jobs."""
 
-    # Ours.
+    # What our processes do.
 
     @rule(count=SOME)
     def add(self, count: int) -> None:
-        """A flusher adds jobs."""
+        """Add jobs as a flusher."""
         add(self.queues[0], count, self.added // 2)
         self.added += 2 * count
 
     @rule(count=SOME)
     def add_again(self, count: int) -> None:
-        """A flusher whose answer was lost, or one that another has followed."""
+        """Add known jobs, as a flusher does whose answer was lost or that has a successor."""
         if self.added:
             with pytest.raises(QueueBehind):
                 add(self.queues[1], count, self.added // 2 - 1)
 
-    @rule(who=SENDERS, count=SOME)
-    def take(self, who: int, count: int) -> None:
-        """Jobs that wait."""
-        self.held[who] += self.queues[who].take(count, 1_000_000)
+    @rule(sender=SENDERS, count=SOME)
+    def take(self, sender: int, count: int) -> None:
+        """Take waiting jobs."""
+        self.held[sender] += self.queues[sender].take(count, 1_000_000)
 
-    @rule(who=SENDERS, count=SOME)
-    def complete(self, who: int, count: int) -> None:
-        """What a sender holds, or believes to."""
-        self._complete(who, count)
+    @rule(sender=SENDERS, count=SOME)
+    def complete(self, sender: int, count: int) -> None:
+        """Complete jobs that the sender holds, or believes to hold."""
+        self._complete(sender, count)
 
-    @rule(who=SENDERS, count=SOME)
-    def complete_and_take(self, who: int, count: int) -> None:
-        """In one round trip."""
-        done, self.held[who] = self.held[who][:count], self.held[who][count:]
+    @rule(sender=SENDERS, count=SOME)
+    def complete_and_take(self, sender: int, count: int) -> None:
+        """Complete and take in one round trip."""
+        done, self.held[sender] = self.held[sender][:count], self.held[sender][count:]
         with self._delivering(done):
-            _, taken = self.queues[who].complete_and_take(done, count, 1_000_000)
-        self.held[who] += taken
+            _, taken = self.queues[sender].complete_and_take(done, count, 1_000_000)
+        self.held[sender] += taken
 
-    def _complete(self, who: int, count: int) -> None:
-        done, self.held[who] = self.held[who][:count], self.held[who][count:]
+    def _complete(self, sender: int, count: int) -> None:
+        done, self.held[sender] = self.held[sender][:count], self.held[sender][count:]
         with self._delivering(done):
-            self.queues[who].complete(done)
+            self.queues[sender].complete(done)
 
     def _delivering(self, done: list[ActiveJob]) -> Any:
         return _Delivering(self, done)
 
-    @rule(who=SENDERS)
-    def fail(self, who: int) -> None:
-        """The next one is refused."""
-        if self.held[who]:
-            self.queues[who].fail(self.held[who].pop(0), "refused")
+    @rule(sender=SENDERS)
+    def fail(self, sender: int) -> None:
+        """Fail the next job, which was refused."""
+        if self.held[sender]:
+            self.queues[sender].fail(self.held[sender].pop(0), "refused")
 
-    @rule(who=SENDERS)
-    def retry_later(self, who: int) -> None:
-        """An attempt came to nothing; who has lost a job lets go of all."""
-        if len(self.queues[who].retry_later(self.held[who])) < len(self.held[who]):
-            self.held[who] = []
+    @rule(sender=SENDERS)
+    def retry_later(self, sender: int) -> None:
+        """Count a failed attempt. A sender that has lost a job gives up all of them."""
+        if len(self.queues[sender].retry_later(self.held[sender])) < len(self.held[sender]):
+            self.held[sender] = []
 
-    @rule(who=SENDERS)
-    def renew(self, who: int) -> None:
-        """It takes long."""
-        self.queues[who].renew(self.held[who])
+    @rule(sender=SENDERS)
+    def renew(self, sender: int) -> None:
+        """Renew the locks during a long delivery."""
+        self.queues[sender].renew(self.held[sender])
 
-    @rule(who=SENDERS)
-    def put_back(self, who: int) -> None:
-        """It stops."""
-        self.queues[who].put_back(self.held[who])
-        self.held[who] = []
+    @rule(sender=SENDERS)
+    def put_back(self, sender: int) -> None:
+        """Put all jobs back, as a sender does that stops."""
+        self.queues[sender].put_back(self.held[sender])
+        self.held[sender] = []
 
-    @rule(who=SENDERS)
-    def dies(self, who: int) -> None:
-        """Its jobs are active, with locks."""
-        self.held[who] = []
+    @rule(sender=SENDERS)
+    def dies(self, sender: int) -> None:
+        """Forget the sender's jobs, which stay active and locked."""
+        self.held[sender] = []
 
-    @rule(who=SENDERS)
-    def recover(self, who: int) -> None:
-        """It takes itself for the only one."""
-        self.queues[who].recover()
+    @rule(sender=SENDERS)
+    def recover(self, sender: int) -> None:
+        """Recover, as a sender does that believes to be the only one."""
+        self.queues[sender].recover()
 
-    @rule(who=SENDERS)
-    def sweep(self, who: int) -> None:
-        """It may be too soon."""
-        self.queues[who].sweep()
+    @rule(sender=SENDERS)
+    def sweep(self, sender: int) -> None:
+        """Sweep, perhaps too soon."""
+        self.queues[sender].sweep()
 
-    @rule(who=SENDERS)
-    def promote(self, who: int) -> None:
-        """What is due."""
-        self.queues[who].promote()
+    @rule(sender=SENDERS)
+    def promote(self, sender: int) -> None:
+        """Promote the delayed jobs that are due."""
+        self.queues[sender].promote()
 
     @rule(epoch=st.sampled_from([None, EPOCH]))
     def count(self, epoch: int | None) -> None:
-        """Somebody looks: what nobody has left is elsewhere."""
+        """Count, by which queued events that are gone become elsewhere."""
         self.queues[0].counts(epoch)
 
-    # People, with our tools.
+    # What operators do with our tools.
 
     @rule(first=st.booleans(), count=SOME)
     def retry_failed(self, first: bool, count: int) -> None:
-        """Some of the failed jobs."""
+        """Retry some of the failed jobs."""
         failed = FailedJobs(self.queues[0])
         failed.retry(list(failed)[:count], first=first)
 
     @rule(pick=PICK)
     def remove_failed(self, pick: int) -> None:
-        """Any id, wherever that job is."""
+        """Remove an id, in whichever state its job is."""
         FailedJobs(self.queues[0]).remove([str(pick % 12)])
 
     @rule(keep=st.integers(0, 3))
     def trim(self, keep: int) -> None:
-        """The bound of the failed set."""
+        """Apply the bound of the failed set."""
         FailedJobs(self.queues[0]).trim(keep, None)
 
     # Time.
 
     @rule(pick=PICK)
     def lapse(self, pick: int) -> None:
-        """A lock."""
+        """Let a lock lapse."""
         if names := sorted(self.queue_server.locks()):
             self.queue_server.lapse(names[pick % len(names)])
 
     @rule()
     def interval_passes(self) -> None:
-        """The next sweep sweeps."""
+        """Let the sweep's interval pass, so that the next sweep works."""
         self.queue_server.interval_passes()
         self.queue_server.clock.now_s += 30
 
@@ -206,18 +206,18 @@ class QueueStates(RuleBasedStateMachine):
 
     @rule()
     def pause(self) -> None:
-        """Twice is as once."""
+        """Pause the queue, unless it is paused."""
         if not self.redis.exists(f"{P}meta-paused"):
             self.queue_server.pause()
 
     @rule()
     def resume(self) -> None:
-        """Also when it is not paused."""
+        """Resume the queue, also if it is not paused."""
         self.queue_server.resume()
 
     @rule(how=st.sampled_from(["first", "last", "delayed", "no hash"]))
     def foreign_add(self, how: str) -> None:
-        """By a Node SDK, to either end or for later, or by somebody who made no job."""
+        """Add a job of the Node SDK to either end or delayed, or an id without a job."""
         self.foreign += 1
         name = f"n{self.foreign}"
         fields = {"name": "__default__", "data": data_of(0, 0), "opts": "{}", "timestamp": "1", "delay": "0"}
@@ -231,7 +231,7 @@ class QueueStates(RuleBasedStateMachine):
 
     @rule(locked=st.booleans())
     def node_takes(self, locked: bool) -> None:
-        """Two steps: it may die between them."""
+        """Take a job in the Node SDK's two steps. Its worker may die between them."""
         name = self.redis.rpoplpush(f"{P}wait", f"{P}active")
         if name and locked:
             self.redis.srem(f"{P}stalled", name)
@@ -240,7 +240,7 @@ class QueueStates(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["completed", "failed"]))
     def node_finishes(self, state: str) -> None:
-        """Only what it has the lock of."""
+        """Finish a job under the worker's own lock."""
         for name in [name for name, token in self.queue_server.locks().items() if token == NODE][:1]:
             self.redis.delete(f"{P}{name}:lock")
             self.redis.srem(f"{P}stalled", name)
@@ -250,23 +250,26 @@ class QueueStates(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def bull_retries(self, pick: int) -> None:
-        """Of the failed jobs those that nobody has locked."""
+        """Retry a failed job that has no lock."""
         names = [name for name in self.redis.zrange(f"{P}failed", 0, -1) if name not in self.queue_server.locks()]
         if names:
             self.queue_server.retry(names[pick % len(names)])
 
     @rule(pick=PICK)
     def bull_removes(self, pick: int) -> None:
-        """Any job that nobody has locked."""
+        """Remove a job that has no lock."""
         names = sorted(
-            name for names in self._look().states.values() for name in names if name not in self.queue_server.locks()
+            name
+            for names in self._snapshot().states.values()
+            for name in names
+            if name not in self.queue_server.locks()
         )
         if names:
             self.queue_server.delete(names[pick % len(names)])
 
     # What always holds.
 
-    def _look(self) -> Look:
+    def _snapshot(self) -> Snapshot:
         with self.redis.pipeline() as pipe:
             pipe.keys("*")
             for key in LISTS:
@@ -277,19 +280,19 @@ class QueueStates(RuleBasedStateMachine):
                 pipe.hgetall(key)
             keys, *states, account, ring, counted = pipe.execute()
         keys = {key.removeprefix(P) for key in keys}
-        return Look(keys, dict(zip(LISTS + SETS, states, strict=True)), [account, ring], counted)
+        return Snapshot(keys, dict(zip(LISTS + SETS, states, strict=True)), [account, ring], counted)
 
     @invariant()
     def all_holds(self) -> None:
-        """The promises below, at one moment."""
-        look = self._look()
-        look.every_job_is_in_one_state()
-        look.only_active_jobs_are_locked()
-        look.jobs_wait_in_one_list()
-        look.every_event_is_accounted_for(self.added, self.delivered)
+        """Check all promises at one moment."""
+        snapshot = self._snapshot()
+        snapshot.every_job_is_in_one_state()
+        snapshot.only_active_jobs_are_locked()
+        snapshot.jobs_wait_in_one_list()
+        snapshot.every_event_is_accounted_for(self.added, self.delivered)
 
     def teardown(self) -> None:
-        """In the end one sender can deliver all that is not failed, and no event is queued any more."""
+        """Let one sender deliver every job that has not failed, and check that no event is queued."""
         try:
             self.queue_server.resume()
             self.queue_server.clock.now_s += 1000
@@ -306,7 +309,7 @@ class QueueStates(RuleBasedStateMachine):
 
 
 class _Delivering:
-    """Around a completion: which of the jobs it really completed, as Redis shows it."""
+    """The frame of a completion, which finds out by Redis which jobs were really completed."""
 
     def __init__(self, machine: QueueStates, done: list[ActiveJob]) -> None:
         self._machine = machine
@@ -331,14 +334,14 @@ def _server() -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.mark.timeout(400)  # to find the shortest sequence that breaks a promise takes longer than to break it
-def test_every_job_is_in_one_state_and_every_event_accounted_for(server: RedisServer) -> None:
-    """After any transitions, ours and foreign, in any order."""
+@pytest.mark.timeout(400)  # after a failure, the search for the shortest sequence takes long
+def test_every_job_is_in_one_state_and_every_event_is_accounted_for(server: RedisServer) -> None:
+    """Our transitions and foreign ones run in any order."""
 
-    class Here(QueueStates):
-        """On this server."""
+    class OnThisServer(QueueStates):
+        """The machine with this server."""
 
-    Here.server = server
+    OnThisServer.server = server
     run_state_machine_as_test(
-        Here, settings=settings(derandomize=True, max_examples=80, stateful_step_count=40, deadline=None)
+        OnThisServer, settings=settings(derandomize=True, max_examples=80, stateful_step_count=40, deadline=None)
     )

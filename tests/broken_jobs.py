@@ -1,4 +1,4 @@
-"""Jobs broken in every way that a careless or hostile program may think of, and what is JSON all the same."""
+"""Random damage to a job's data, as a careless or hostile program might do it. Some results are still JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = [b"batch", b"request", b"data", b"auth", b"username", b"KEY", b"attempts
 
 
 def mutated(data: bytes, dice: random.Random) -> bytes:
-    """One to four changes at random places, most of them such as a careless program makes."""
+    """Change the data at one to four random places, mostly as a careless program would."""
     for _ in range(dice.choice((1, 1, 1, 2, 4))):
         at, end = sorted(dice.randrange(len(data) + 1) for _ in range(2))
         end = min(end, at + dice.choice((1, 3, 30, 3000)))
@@ -45,7 +45,7 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
         elif kind == 6:
             word = dice.choice(WORDS)
             data = data.replace(word, dice.choice((dice.choice(WORDS), dice.choice(TOKENS))), dice.choice((1, -1)))
-        else:  # where the value of a field begins
+        else:  # kind 7 changes the beginning of a field's value
             places = [place for place in range(len(data) - 3) if data[place : place + 3] in (b'":{', b'":[', b'":"')]
             if places:
                 place = dice.choice(places) + 2
@@ -54,7 +54,7 @@ def mutated(data: bytes, dice: random.Random) -> bytes:
 
 
 def is_json(body: bytes) -> bool:
-    """Whether it is JSON, of any depth and with numbers of any size."""
+    """Return True for JSON of any depth, with numbers of any size."""
 
     def refuse(name: str) -> None:
         raise ValueError(name)

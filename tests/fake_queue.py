@@ -1,4 +1,4 @@
-"""A queue in memory that keeps the same promises as the one in Redis: ``queue_contract`` runs over both."""
+"""A queue in memory that keeps the promises of the one in Redis. ``queue_contract`` runs over both."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ STALLED = "job stalled more than allowable limit"
 
 
 class FakeStore:
-    """What Redis would hold: several queues may share it, each with its own token."""
+    """What Redis would hold. Several queues may share it, each with its own token."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.away = False
-        """Every call of every queue fails."""
+        """True makes every call of every queue fail."""
         self.last_id = 0
         self.jobs: dict[str, dict[str, str]] = {}
         self.no_hashes: set[str] = set()
-        """Ids whose key is something else."""
+        """The ids whose key has another type."""
         self.line: list[str] = []
-        """Waiting, the next one first; the same list whether paused or not."""
+        """The ids of waiting jobs, the next one first. A paused queue uses this list too."""
         self.paused = False
         self.active: list[str] = []
-        """Oldest first."""
+        """The ids of active jobs, the oldest one first."""
         self.delayed: dict[str, int] = {}
         self.failed: dict[str, int] = {}
         self.completed: dict[str, int] = {}
         self.delivered: list[str] = []
-        """Whatever was completed, kept or not."""
+        """The ids of all completed jobs, whether they are kept or not."""
         self.suspects: set[str] = set()
         self.account: Counter[str] = Counter()
         self.plane = ""
-        """The data plane that the jobs are for."""
+        """The data plane to which the jobs belong."""
         self.rings: dict[int, Counter[str]] = {}
         self.counted: dict[str, tuple[int, int]] = {}
         self._locks: dict[str, tuple[str, int]] = {}
@@ -53,12 +53,12 @@ class FakeStore:
         self._last_lease = ""
 
     def leaseholder(self) -> str:
-        """The lease that has not lapsed; empty when there is none."""
+        """Return the lease that has not lapsed, or an empty text."""
         value, until_ms = self._lease
         return value if until_ms > self.clock.time_ms() else ""
 
     def take_lease(self, mine: str, fresh: str, lease_ms: int, dead: str, above: int) -> list[Any]:
-        """As the script of that name."""
+        """Do what the script of that name does."""
         held = self.leaseholder()
         known, _, holder = self._last_lease.partition(" ")
         ours = holder in (mine, fresh)
@@ -71,35 +71,38 @@ class FakeStore:
         return [1, self._last_lease.encode(), lease_ms, int(holder == mine)]
 
     def hold_lease(self, value: str, lease_ms: int) -> None:
-        """From now on."""
+        """Store the lease, with its lifetime from now on."""
         self._lease = (value, self.clock.time_ms() + lease_ms)
 
     def put(self, name: str, fields: dict[str, str] | None) -> None:
-        """A foreign writer's job at the end of the line; None: only its id."""
+        """Append a foreign writer's job to the line, or only its id if there are no fields."""
         if fields is not None:
             self.jobs[name] = dict(fields)
         self.line.append(name)
 
     def holder(self, name: str) -> str | None:
-        """Whose lock it is, unless that has lapsed."""
+        """Return the token in the job's lock, or None if the lock has lapsed."""
         token, until_ms = self._locks.get(name, (None, 0))
         return token if until_ms > self.clock.time_ms() else None
 
     def lock(self, name: str, token: str) -> None:
-        """For ``LOCK_MS`` from now."""
+        """Lock the job for ``LOCK_MS`` from now on."""
         self._locks[name] = (token, LOCK_MS + self.clock.time_ms())
 
     def unlock(self, name: str) -> None:
-        """Whoever held it."""
+        """Delete the job's lock, whichever token it holds."""
         self._locks.pop(name, None)
 
     def is_own(self, name: str, token: str) -> bool:
-        """The lock is its own, or lapsed while nobody took the job away."""
+        """Return True if the lock is this sender's, or if it lapsed and the job is still active."""
         holder = self.holder(name)
         return holder == token if holder else name in self.active
 
     def leave_active(self, name: str, token: str) -> bool:
-        """No more active and not locked, unless another has the lock or it is not active."""
+        """Remove the job from the active ones and unlock it.
+
+        Return False if another sender has it or it is not active.
+        """
         if self.holder(name) not in (None, token) or name not in self.active:
             return False
         self.active.remove(name)
@@ -108,19 +111,19 @@ class FakeStore:
         return True
 
     def delete(self, name: str) -> None:
-        """Its hash or whatever its key is."""
+        """Delete the job's hash, or the key of another type."""
         self.jobs.pop(name, None)
         self.no_hashes.discard(name)
 
     def move_events(self, epoch: int, from_: str, to: str, events: int) -> None:
-        """In the account, and in the ring's while it is kept."""
+        """Move events in the account of all rings, and in that of the ring while it is kept."""
         for account in (self.account, self.rings.get(epoch)):
             if account is not None:
                 account[from_] -= events
                 account[to] += events
 
     def forget_failure(self, name: str, to: str) -> int:
-        """A job has left the failed ones: its events, if they were counted as failed, are what ``to`` says."""
+        """Move the events of a job that is no longer failed, if they were counted as failed."""
         if name not in self.counted:
             return 0
         epoch, events = self.counted.pop(name)
@@ -128,7 +131,7 @@ class FakeStore:
         return events
 
     def sweep_begins(self, every_ms: int) -> bool:
-        """False while the last one is younger than the interval."""
+        """Return False while the last sweep is younger than the interval."""
         now_ms = self.clock.time_ms()
         if now_ms < self._swept_until_ms:
             return False
@@ -136,24 +139,24 @@ class FakeStore:
         return True
 
     def interval_passes(self) -> None:
-        """The next sweep is not too soon."""
+        """Allow the next sweep at once."""
         self._swept_until_ms = 0
 
 
 def changes(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A call whose late execution would do harm: its answer can be lost, and it can be held up."""
+    """Wrap a call whose late execution would do harm, so that its answer can be lost and it can be held up."""
 
     @wraps(method)
     def called(self: FakeQueue, *arguments: Any, **named: Any) -> Any:
         name = method.__name__
         if name in self.holds:
             self.holds.remove(name)
-            then = copy(self)  # with the fence and the token of now
+            then = copy(self)  # keeps the present fencing token and token
             self._late.append(lambda: method(then, *arguments, **named))
             self.unsure = True
             raise QueueUnavailable("here", "no answer in time")
         try:
-            answer = method(self, *arguments, **named)
+            result = method(self, *arguments, **named)
         except QueueUnavailable as error:
             self.unsure = self.unsure or not error.answered
             raise
@@ -161,13 +164,13 @@ def changes(method: Callable[..., Any]) -> Callable[..., Any]:
             self.loses.remove(name)
             self.unsure = True
             raise QueueUnavailable("here", "no answer in time")
-        return answer
+        return result
 
     return called
 
 
 class FakeQueue:
-    """One sender's or flusher's view of a store; ``away`` makes every call fail."""
+    """A queue object of one sender or flusher over a store. ``away`` makes each of its calls fail."""
 
     def __init__(
         self, store: FakeStore, keep_completed: int = 0, lease_ms: int = 10_000, data_plane_id: str = ""
@@ -181,9 +184,9 @@ class FakeQueue:
         self.fencing_token = ""
         self.unsure = False
         self.loses: list[str] = []
-        """Calls of these names are executed, and their answers are lost; each once."""
+        """The names of calls that are executed but whose answer is lost, each once."""
         self.holds: list[str] = []
-        """Calls of these names are held up, each once: ``let_go`` executes them."""
+        """The names of calls that are held up, each once, until ``let_go`` executes them."""
         self._late: list[Callable[[], object]] = []
         self.keys = Keys("rudder", "rudderEventsQueue")
         self.plane = data_plane_id
@@ -201,7 +204,7 @@ class FakeQueue:
         self.store.hold_lease("", 0)
 
     def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
-        """Scripts that are called by their names."""
+        """Run a script that is called by its name."""
         self.ping()
         if name == "take_lease":
             return self.store.take_lease(*arguments)
@@ -217,12 +220,12 @@ class FakeQueue:
             raise LeaseLost
 
     def put(self, name: str, data: bytes | None = None) -> None:
-        """A job of one event of the user ``name`` at the end of the line, or of that data."""
+        """Append a job to the line, with this data or with one event of the user ``name``."""
         text = data.decode() if data else jobs.build(b'{"userId":"%b"}' % name.encode(), "KEY", "t", 7)
         self.store.put(name, {"data": text, "opts": "{}"})
 
     def reasons(self) -> dict[str, str]:
-        """Why each failed job did."""
+        """Return the reason of each failed job."""
         return {name: self.store.jobs[name]["failedReason"] for name in self.store.failed}
 
     def eviction(self) -> str:
@@ -234,7 +237,7 @@ class FakeQueue:
             raise QueueUnavailable("here", "away")
 
     def let_go(self) -> None:
-        """Redis gets the calls that were held up."""
+        """Execute the calls that were held up, as Redis does when it gets them late."""
         late, self._late = self._late, []
         for call in late:
             with suppress(QueueUnavailable, LeaseLost):
@@ -314,13 +317,13 @@ class FakeQueue:
         if store.line and not store.paused:
             self.check_owner(is_empty=False)
             store.plane = self.plane or store.plane
-        answer: list[tuple[bytes, list[bytes] | None]] = []
+        found: list[tuple[bytes, list[bytes] | None]] = []
         size = 0
-        while store.line and not store.paused and len(answer) < max_jobs:
+        while store.line and not store.paused and len(found) < max_jobs:
             name = store.line[0]
             fields = store.jobs.get(name)
             size += len((fields or {}).get("data", "").encode())
-            if fields is not None and answer and size > max_bytes:
+            if fields is not None and found and size > max_bytes:
                 break
             if name in store.active:
                 store.active.remove(name)
@@ -331,11 +334,11 @@ class FakeQueue:
             flat = (
                 None if name in store.no_hashes else [text.encode() for pair in (fields or {}).items() for text in pair]
             )
-            answer.append((name.encode(), flat))
+            found.append((name.encode(), flat))
             if fields is not None:
                 fields["processedOn"] = str(self.clock.time_ms())
                 fields.setdefault("opts", "{}")
-        return active_jobs(answer)
+        return active_jobs(found)
 
     @changes
     def complete(self, done: Sequence[ActiveJob]) -> int:
@@ -533,7 +536,7 @@ class FakeQueue:
 
 
 def _by_time(times: dict[str, int]) -> list[str]:
-    """As a sorted set of Redis has them: by score, then by name."""
+    """Return the names as a sorted set of Redis orders them, by score and then by name."""
     return sorted(times, key=lambda name: (times[name], name))
 
 

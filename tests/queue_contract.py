@@ -1,4 +1,4 @@
-"""What a queue promises to senders and flushers, whatever keeps it: a subclass brings a ``queue_server`` for it."""
+"""What a queue promises to senders and flushers. A subclass brings the ``queue_server`` that holds the queue."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ ALL = (1000, 10_000_000)
 
 
 class View(msgspec.Struct):
-    """Where each job is."""
+    """The state of each job."""
 
     line: list[str] = []
-    """Waiting, the next one first."""
+    """The ids of waiting jobs, the next one first."""
     active: list[str] = []
-    """Oldest first."""
+    """The ids of active jobs, the oldest one first."""
     delayed: list[str] = []
     failed: list[str] = []
     completed: list[str] = []
     locks: dict[str, str] = {}
-    """Of jobs: whose."""
+    """The token in the lock of each job."""
 
 
 class QueueServer(Protocol):
-    """A queue's keeper: opens queues on it, shows it, and does to it what time and foreign tools do."""
+    """The store of a queue. It opens queues, shows the state, and does what time and foreign tools do."""
 
     clock: FakeClock
 
@@ -56,29 +56,29 @@ class QueueServer(Protocol):
 
 
 def data_of(number: int, epoch: int = EPOCH) -> str:
-    """A job of two events."""
+    """Return the data of a job of two events."""
     return job.build(b'{"userId":"a%d"},{"userId":"b%d"}' % (number, number), "KEY", "t", epoch)
 
 
 def add(queue: Queue, count: int, start: int = 0, term: int = 0, epoch: int = EPOCH) -> None:
-    """Jobs of two events each, read from block 1."""
+    """Add jobs of two events each, read from block 1."""
     batches = [(data_of(number, epoch), 2) for number in range(start, start + count)]
     queue.add(epoch, batches, {1: (start * 2, (start + count) * 2)}, [], term)
 
 
 def ids(taken: Sequence[ActiveJob]) -> list[str]:
-    """Of jobs."""
+    """Return the ids of these jobs."""
     return [found.id for found in taken]
 
 
 def users(taken: ActiveJob) -> list[str]:
-    """Whose events a job holds."""
+    """Return the user of each event of a job."""
     assert taken.job is not None
     return [msgspec.json.decode(event)["userId"] for event in taken.job.events]
 
 
 def lease_of(queue: Queue, dead: str = "nobody") -> Lease:
-    """A process's, who takes another for dead that says so."""
+    """Return the lease of a process that believes the holder ``dead`` to be dead."""
     return Lease(queue, 10_000, "alive", lambda holder: holder == dead)
 
 
@@ -94,14 +94,14 @@ CHANGES: dict[str, Callable[[Queue, ActiveJob], object]] = {
     "recover": lambda queue, _: queue.recover(),
     "promote": lambda queue, _: queue.promote(),
 }
-"""Whatever a sender does to the queue."""
+"""Every call by which a sender changes the queue."""
 
 
 class QueueContract:
-    """Each test is one promise."""
+    """The promises of a queue, one a test."""
 
     def test_jobs_wait_in_the_order_in_which_they_were_added(self, queue_server: QueueServer) -> None:
-        """Of one call and of several; their events are queued, and the ring's positions known."""
+        """One call may add several jobs. Their events count as queued, and the queue stores the ring's offsets."""
         queue = queue_server.queue()
         add(queue, 2)
         add(queue, 1, 2)
@@ -112,7 +112,7 @@ class QueueContract:
         assert users(queue.take(*ALL)[2]) == ["a2", "b2"]
 
     def test_events_are_added_once(self, queue_server: QueueServer) -> None:
-        """A repetition, or another cut that overlaps, adds nothing and says how far the queue is."""
+        """A repeated call, or one whose batch overlaps, adds nothing and reports the offsets of the queue."""
         queue = queue_server.queue()
         add(queue, 5)
 
@@ -125,16 +125,16 @@ class QueueContract:
         assert ids(queue.take(*ALL)) == ["1", "2", "3", "4", "5", "6"]
         assert queue.counts(EPOCH).offsets == {1: 12}
 
-    def test_rings_have_positions_of_their_own(self, queue_server: QueueServer) -> None:
-        """The same block of two rings; both are counted in the account of all."""
+    def test_each_ring_has_its_own_offsets(self, queue_server: QueueServer) -> None:
+        """Two rings may use the same block number. The account of all rings counts both."""
         queue = queue_server.queue()
         add(queue, 1)
         add(queue, 2, epoch=OTHER_EPOCH)
 
         assert [queue.counts(epoch).events_queued for epoch in (EPOCH, OTHER_EPOCH, None)] == [2, 4, 6]
 
-    def test_a_freed_block_begins_anew(self, queue_server: QueueServer) -> None:
-        """Its position is forgotten with the call that says so."""
+    def test_the_offset_of_a_freed_block_is_forgotten(self, queue_server: QueueServer) -> None:
+        """The next tenure of the block begins at 0 again."""
         queue = queue_server.queue()
         add(queue, 1)
         queue.add(EPOCH, [(data_of(7), 2)], {2: (0, 2)}, [1])
@@ -145,7 +145,7 @@ class QueueContract:
         assert queue.counts(EPOCH).offsets == {1: 2, 2: 2}
 
     def test_a_dead_flushers_late_call_adds_nothing(self, queue_server: QueueServer) -> None:
-        """The term of its successor stands, also when positions do not tell."""
+        """The term of its successor refuses the call, also where the offsets would allow it."""
         queue = queue_server.queue()
         add(queue, 1, term=2)
 
@@ -157,7 +157,7 @@ class QueueContract:
         assert queue_server.view().line == ["1", "2"]
 
     def test_a_take_keeps_to_its_bounds(self, queue_server: QueueServer) -> None:
-        """In number, in bytes of data, and one at the least."""
+        """A take is bounded in jobs and in bytes of data, but takes at least one job."""
         queue = queue_server.queue()
         add(queue, 9)
         size = len(data_of(0))
@@ -169,8 +169,8 @@ class QueueContract:
         assert ids(queue.take(*ALL)) == ["8", "9"]
         assert queue.take(*ALL) == []
 
-    def test_what_is_taken_is_active_and_locked_by_the_taker(self, queue_server: QueueServer) -> None:
-        """Whoever else takes gets the next ones."""
+    def test_a_taken_job_is_active_and_locked_by_its_sender(self, queue_server: QueueServer) -> None:
+        """Another sender gets the next jobs."""
         one, other = queue_server.queue(), queue_server.queue()
         add(one, 3)
 
@@ -182,7 +182,7 @@ class QueueContract:
         )
 
     def test_a_paused_queue_gives_no_job_and_keeps_its_order(self, queue_server: QueueServer) -> None:
-        """What is added, put back, recovered or due meanwhile stands where it would; after the pause it is taken."""
+        """Jobs that come, are put back, are recovered or fall due during the pause keep their places for the resume."""
         queue = queue_server.queue()
         add(queue, 3)
         first, second = queue.take(2, 1_000_000)
@@ -200,8 +200,8 @@ class QueueContract:
         assert not queue.counts().paused
         assert ids(queue.take(*ALL)) == [first.id, second.id, "3", "4", "d"]
 
-    def test_a_completed_job_is_gone_and_its_events_are_delivered(self, queue_server: QueueServer) -> None:
-        """Once, however often it is said."""
+    def test_a_completed_job_is_deleted_and_its_events_count_as_delivered(self, queue_server: QueueServer) -> None:
+        """A repeated call must not count the events again."""
         queue = queue_server.queue()
         add(queue, 2)
         first, second = queue.take(*ALL)
@@ -215,8 +215,8 @@ class QueueContract:
             counts = queue.counts(epoch)
             assert (counts.events_queued, counts.events_delivered) == (0, 4)
 
-    def test_the_newest_completed_jobs_are_kept_when_asked_to(self, queue_server: QueueServer) -> None:
-        """As many as the setting says, with their data."""
+    def test_the_newest_completed_jobs_are_kept_if_so_configured(self, queue_server: QueueServer) -> None:
+        """``keep_completed`` bounds their number, and their data stays."""
         queue = queue_server.queue(keep_completed=2)
         add(queue, 3)
         for taken in queue.take(*ALL):
@@ -228,8 +228,8 @@ class QueueContract:
         assert queue_server.fields("1") == {}
         assert queue_server.fields("3")["finishedOn"] == str(queue_server.clock.time_ms())
 
-    def test_completing_and_taking_is_one_and_then_the_other(self, queue_server: QueueServer) -> None:
-        """How many were ours, and what is next."""
+    def test_complete_and_take_returns_both_results(self, queue_server: QueueServer) -> None:
+        """The sender learns how many of the completed jobs were its own, and which jobs come next."""
         queue = queue_server.queue()
         add(queue, 3)
         taken = queue.take(1, 1000)
@@ -240,8 +240,11 @@ class QueueContract:
         assert queue.complete_and_take(taken, 1, 1000)[0] == 0
         assert queue_server.view().active == ["2", "3"]
 
-    def test_a_failed_job_keeps_its_data_its_reason_and_its_time(self, queue_server: QueueServer) -> None:
-        """Its events are failed; retried by a tool of Bull's and taken they are queued again, at the first attempt."""
+    def test_a_failed_job_keeps_its_data_and_gets_a_reason_and_a_time(self, queue_server: QueueServer) -> None:
+        """Its events count as failed.
+
+        After a retry by a tool of Bull they count as queued, and the attempts begin at 0.
+        """
         queue = queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
@@ -261,8 +264,8 @@ class QueueContract:
         counts = queue.counts(EPOCH)
         assert (counts.events_queued, counts.events_failed) == (2, 0)
 
-    def test_attempts_in_a_node_sdks_data_are_forgotten_when_it_fails(self, queue_server: QueueServer) -> None:
-        """Else a retry by any tool would fail at once."""
+    def test_a_failure_resets_the_attempts_in_a_node_sdks_data(self, queue_server: QueueServer) -> None:
+        """Otherwise a retry by any tool would fail at once."""
         queue = queue_server.queue()
         data = data_of(0).replace('\\"attempts\\":0', '\\"attempts\\":9')
         queue_server.put("node", {"data": data, "opts": "{}"})
@@ -274,7 +277,7 @@ class QueueContract:
         assert '\\"attempts\\":0' in queue_server.fields("node")["data"]
 
     def test_an_attempt_is_counted_and_the_job_stays_locked(self, queue_server: QueueServer) -> None:
-        """Also when the lock had lapsed, and nobody took it."""
+        """This holds also if the lock had lapsed and no other sender took the job."""
         queue = queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
@@ -286,8 +289,8 @@ class QueueContract:
         assert queue_server.view() == View(active=["1"], locks={"1": queue.token})
         assert queue_server.fields("1")["attemptsMade"] == "2"
 
-    def test_no_attempt_is_counted_of_a_job_that_is_gone(self, queue_server: QueueServer) -> None:
-        """A tool of Bull's has deleted it; nothing is made of it."""
+    def test_no_attempt_is_counted_for_a_deleted_job(self, queue_server: QueueServer) -> None:
+        """A tool of Bull deleted the job, so the count must not create its hash again."""
         queue = queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
@@ -296,8 +299,8 @@ class QueueContract:
         assert queue.retry_later([taken]) == []
         assert queue_server.fields("1") == {}
 
-    def test_a_lock_that_lapsed_is_taken_again_by_its_holder(self, queue_server: QueueServer) -> None:
-        """So nobody else's sweep takes the job away."""
+    def test_a_renewal_takes_a_lapsed_lock_again(self, queue_server: QueueServer) -> None:
+        """Otherwise another sender's sweep would take the job away."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 1)
         taken = queue.take(*ALL)
@@ -307,14 +310,16 @@ class QueueContract:
         assert queue.renew(taken) == taken
 
         queue_server.interval_passes()
-        queue_server.lapse("1")  # and it is no suspect any more: a lapse begins to count again
+        queue_server.lapse("1")  # the renewal cleared the stall mark, so this lapse is a first one again
         assert other.sweep() == 0
         assert queue_server.view().active == ["1"]
 
     @pytest.mark.parametrize("held", ["renew", "retry_later"])
     @pytest.mark.parametrize("where", ["line", "failed", "gone"])
-    def test_what_is_no_more_active_is_not_locked_again(self, queue_server: QueueServer, where: str, held: str) -> None:
-        """A slow sender whose jobs were swept meanwhile is told so; its lock would keep people from a retry."""
+    def test_a_job_that_is_no_longer_active_is_not_locked_again(
+        self, queue_server: QueueServer, where: str, held: str
+    ) -> None:
+        """A slow sender learns that its job was swept. A new lock would keep an operator from a retry."""
         slow, other = queue_server.queue(), queue_server.queue()
         add(slow, 1)
         taken = slow.take(*ALL)
@@ -334,7 +339,7 @@ class QueueContract:
         assert queue_server.fields("1").get("attemptsMade", "0") == "0"
 
     def test_jobs_that_are_put_back_are_first_in_line_in_their_order(self, queue_server: QueueServer) -> None:
-        """Nothing overtakes it, its attempts stay, and nobody holds it."""
+        """No later job overtakes them, their attempts stay counted, and no lock is left."""
         queue = queue_server.queue()
         add(queue, 4)
         taken = queue.take(3, 1_000_000)
@@ -347,7 +352,7 @@ class QueueContract:
         assert [found.attempts for found in queue.take(*ALL)] == [1, 0, 0, 0]
 
     def test_jobs_of_a_dead_sender_are_first_in_line_oldest_first(self, queue_server: QueueServer) -> None:
-        """Without waiting for its locks, attempts at 0; a second time there is nothing."""
+        """The recovery waits for no lock and resets the attempts. A second recovery finds no job."""
         queue, dead = queue_server.queue(), queue_server.queue()
         add(queue, 4)
         dead.retry_later(dead.take(2, 1_000_000))
@@ -359,8 +364,8 @@ class QueueContract:
         assert queue_server.view() == View(line=["1", "2", "3", "4"])
         assert {taken.attempts for taken in queue.take(*ALL)} == {0}
 
-    def test_what_a_sender_keeps_is_not_recovered(self, queue_server: QueueServer) -> None:
-        """Of the others those without a lock or under its own, with their attempts; another's lock stands."""
+    def test_a_recovery_skips_the_jobs_that_the_sender_keeps(self, queue_server: QueueServer) -> None:
+        """``free`` takes the jobs without a lock and those under the sender's own lock. Another sender's lock stays."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 6)
         kept, lapsed, ours = queue.take(3, 1_000_000)
@@ -378,8 +383,8 @@ class QueueContract:
         assert queue.recover([kept]) == (1, 1)
         assert queue_server.view().line == ["4", "2", "3", "5", "6"]
 
-    def test_one_of_several_senders_puts_back_what_its_own_token_has_locked(self, queue_server: QueueServer) -> None:
-        """And nothing that has lapsed: that may be another's, whose sweep sees to it."""
+    def test_one_of_several_senders_recovers_only_jobs_under_its_own_lock(self, queue_server: QueueServer) -> None:
+        """A job without a lock may be another sender's, and the sweep finds it."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 3)
         queue.take(2, 1_000_000)
@@ -390,8 +395,8 @@ class QueueContract:
 
         assert queue_server.view() == View(line=["2"], active=["1", "3"], locks={"3": other.token})
 
-    def test_what_is_active_without_a_lock_is_seen(self, queue_server: QueueServer) -> None:
-        """Until a sender has locked it."""
+    def test_active_jobs_without_a_lock_count_as_stranded(self, queue_server: QueueServer) -> None:
+        """A renewal locks a job again, so that it no longer counts."""
         queue = queue_server.queue()
         add(queue, 3)
         taken = queue.take(2, 1_000_000)
@@ -403,8 +408,8 @@ class QueueContract:
         queue.renew(taken[:1])
         assert queue.stranded() == 1
 
-    def test_those_that_are_still_ours_are_named(self, queue_server: QueueServer) -> None:
-        """In their order, whether one was deleted or another has its lock."""
+    def test_a_renewal_returns_the_jobs_that_still_belong_to_the_sender(self, queue_server: QueueServer) -> None:
+        """A tool may have deleted a job, and another sender may have locked one. The order stays."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 4)
         taken = queue.take(*ALL)
@@ -415,8 +420,8 @@ class QueueContract:
         assert ids(queue.renew(taken)) == ["2", "4"]
         assert ids(queue.retry_later(taken)) == ["2", "4"]
 
-    def test_another_senders_lock_is_never_touched(self, queue_server: QueueServer) -> None:
-        """Complete, fail, renew, count and put back leave the job alone and say so."""
+    def test_a_job_under_another_senders_lock_is_left_alone(self, queue_server: QueueServer) -> None:
+        """Each call also reports that it did not change the job."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 1)
         taken = queue.take(*ALL)
@@ -432,8 +437,8 @@ class QueueContract:
         assert queue.complete(taken) == 1
 
     @pytest.mark.parametrize("committed", ["complete", "fail", "put_back"])
-    def test_a_lock_that_merely_lapsed_is_no_obstacle(self, queue_server: QueueServer, committed: str) -> None:
-        """Its sender knows best what came of the job."""
+    def test_a_sender_can_finish_a_job_whose_lock_lapsed(self, queue_server: QueueServer, committed: str) -> None:
+        """No other sender took the job, so its sender knows best what became of it."""
         queue = queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
@@ -447,8 +452,8 @@ class QueueContract:
         assert queue_server.view().active == []
         assert queue_server.view().locks == {}
 
-    def test_a_job_that_another_has_taken_over_is_settled_by_that_one(self, queue_server: QueueServer) -> None:
-        """Its events are counted once."""
+    def test_a_job_that_another_sender_took_over_is_settled_by_that_sender(self, queue_server: QueueServer) -> None:
+        """The events must be counted once."""
         slow, other = queue_server.queue(), queue_server.queue()
         add(slow, 1)
         taken = slow.take(*ALL)
@@ -466,7 +471,7 @@ class QueueContract:
         assert slow.counts().events_delivered == 2
 
     def test_a_job_stalls_between_two_sweeps(self, queue_server: QueueServer) -> None:
-        """It is next in line then, unless it is locked or settled; within one interval nothing is swept."""
+        """Then it is next in line, unless it is locked or settled. A second sweep within the interval does nothing."""
         queue = queue_server.queue()
         add(queue, 4)
         taken = queue.take(3, 1_000_000)
@@ -480,8 +485,8 @@ class QueueContract:
 
         assert queue_server.view() == View(line=["1", "4"], active=["3"], locks={"3": queue.token})
 
-    def test_a_job_that_stalls_twice_is_failed(self, queue_server: QueueServer) -> None:
-        """Its events are counted as failed, and as queued again once it is retried."""
+    def test_a_job_that_stalls_twice_fails(self, queue_server: QueueServer) -> None:
+        """Its events count as failed, and as queued again after a retry."""
         queue = queue_server.queue()
         add(queue, 1)
         for _ in range(2):
@@ -500,7 +505,7 @@ class QueueContract:
         assert queue.counts().events_delivered == 2
 
     def test_delayed_jobs_that_are_due_wait_at_the_end_of_the_line(self, queue_server: QueueServer) -> None:
-        """In the order in which they are due; the answer is when the next one is."""
+        """They come in the order of their times. The call returns the time of the next one."""
         queue = queue_server.queue()
         add(queue, 1)
         now_ms = queue_server.clock.time_ms()
@@ -520,10 +525,10 @@ class QueueContract:
     @pytest.mark.parametrize(
         "broken", [None, {"opts": "{}"}, {"data": "nonsense"}, {"data": '{"version":9,"eventData":""}'}]
     )
-    def test_foreign_content_is_taken_with_its_trouble_and_can_be_failed(
+    def test_a_broken_job_is_taken_with_a_reason_and_can_be_failed(
         self, queue_server: QueueServer, broken: dict[str, str] | None
     ) -> None:
-        """An id without a hash, a hash without data, data of nobody's form: taken with a reason, kept."""
+        """The jobs are an id without a hash, a hash without data, and data in an unknown form. The data is kept."""
         queue = queue_server.queue()
         queue_server.put("x", broken)
         add(queue, 1)
@@ -539,8 +544,8 @@ class QueueContract:
         assert queue_server.fields("x")["data"] == (broken or {}).get("data", "{}")
         assert set(queue_server.fields("x")) >= {"name", "data", "opts", "timestamp", "delay", "priority"}
 
-    def test_an_id_whose_key_is_no_job_fails_under_a_number_of_its_own(self, queue_server: QueueServer) -> None:
-        """What stands there is nobody's to change."""
+    def test_an_id_whose_key_is_not_a_job_fails_under_a_new_number(self, queue_server: QueueServer) -> None:
+        """The key belongs to another program and must not change."""
         queue = queue_server.queue()
         queue_server.put_no_hash("odd")
         (taken,) = queue.take(*ALL)
@@ -552,8 +557,8 @@ class QueueContract:
         assert queue_server.view() == View(failed=["1"])
         assert queue_server.fields("1")["failedReason"] == taken.trouble
 
-    def test_a_job_whose_key_turns_into_something_else_can_be_failed(self, queue_server: QueueServer) -> None:
-        """While it is active, under a number of its own."""
+    def test_a_job_whose_key_changes_its_type_fails_under_a_new_number(self, queue_server: QueueServer) -> None:
+        """The key changes while the job is active."""
         queue = queue_server.queue()
         add(queue, 2)
         taken, _ = queue.take(*ALL)
@@ -566,7 +571,7 @@ class QueueContract:
         assert queue_server.fields("3")["failedReason"] == "no"
 
     def test_an_id_that_waits_twice_is_active_once(self, queue_server: QueueServer) -> None:
-        """A tool's mistake: it is settled once."""
+        """A tool may add an id twice by mistake. The job is settled once."""
         queue = queue_server.queue()
         queue_server.put("x", {"data": data_of(1), "opts": "{}"})
         queue_server.put("x", {"data": data_of(1), "opts": "{}"})
@@ -577,8 +582,8 @@ class QueueContract:
         assert queue.complete(taken[:1]) == 1
         assert queue_server.view() == View()
 
-    def test_events_that_somebody_else_saw_to_are_elsewhere(self, queue_server: QueueServer) -> None:
-        """When nothing waits, is active or delayed, none is queued, and all of them are accounted for."""
+    def test_events_that_another_program_removed_count_as_elsewhere(self, queue_server: QueueServer) -> None:
+        """When no job waits, is active or is delayed, no event is queued, and the counts still add up."""
         queue = queue_server.queue()
         add(queue, 3)
         first, second, _ = queue.take(*ALL)
@@ -592,8 +597,8 @@ class QueueContract:
         assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 2, 2)
         assert counts.events_elsewhere == 2
 
-    def test_a_rings_account_goes_with_the_last_of_its_jobs(self, queue_server: QueueServer) -> None:
-        """Whether the flusher or the sender is done first; failed ones keep it."""
+    def test_a_rings_account_is_deleted_with_the_last_of_its_jobs(self, queue_server: QueueServer) -> None:
+        """The flusher or the sender may end first. Failed jobs keep the account."""
         queue = queue_server.queue()
         add(queue, 2)
         assert not queue.end_ring(EPOCH)
@@ -612,8 +617,8 @@ class QueueContract:
         assert queue.counts(OTHER_EPOCH).events_delivered == 0
 
     @pytest.mark.parametrize("ended_first", [True, False])
-    def test_nothing_is_added_for_a_ring_that_has_ended(self, queue_server: QueueServer, ended_first: bool) -> None:
-        """A call that arrives that late would add its events again, as the positions are forgotten."""
+    def test_no_job_is_added_for_a_ring_that_has_ended(self, queue_server: QueueServer, ended_first: bool) -> None:
+        """The offsets are forgotten by then, so a late call would add its events a second time."""
         queue = queue_server.queue()
         add(queue, 2, term=3)
         if ended_first:
@@ -630,8 +635,11 @@ class QueueContract:
         assert queue_server.view() == View()
 
     @pytest.mark.parametrize("known", [0, 4, 6])
-    def test_what_redis_has_lost_is_accounted_for_once(self, queue_server: QueueServer, known: int) -> None:
-        """What is known to be delivered is; the rest is queued while jobs are there, and lost when none is."""
+    def test_events_that_redis_lost_are_accounted_for_once(self, queue_server: QueueServer, known: int) -> None:
+        """Known deliveries count as delivered.
+
+        The rest counts as queued while there are jobs, and as lost afterwards.
+        """
         queue = queue_server.queue()
         add(queue, 2)  # of 7 jobs the first 5 are gone with Redis
 
@@ -649,11 +657,14 @@ class QueueContract:
             assert (counts.events_lost, counts.events_elsewhere) == (10 - known, 0)
         assert queue.restore(EPOCH, 14, known + 4, 0) == 0
 
-    def test_what_was_not_lost_after_all_makes_nothing_else_lost(self, queue_server: QueueServer) -> None:
-        """The jobs of the missing events were there: what another SDK's worker sees to later is elsewhere."""
+    def test_a_mistaken_loss_does_not_make_later_events_lost(self, queue_server: QueueServer) -> None:
+        """The jobs of the missing events were there.
+
+        An event that another program removes later counts as elsewhere.
+        """
         queue = queue_server.queue()
         add(queue, 1)
-        for number in range(2, 7):  # whose account Redis has lost
+        for number in range(2, 7):  # Redis has lost the counts of these jobs
             queue_server.put(f"a{number}", {"data": data_of(number)})
         assert queue.restore(EPOCH, 12, 0, 0) == 10
         assert queue.complete(queue.take(*ALL)) == 6
@@ -669,8 +680,10 @@ class QueueContract:
             assert (counts.events_elsewhere, counts.events_lost) == (2, 0)
 
     @pytest.mark.parametrize("since", [4, 2, 0])
-    def test_what_was_delivered_since_is_not_what_was_known_to_be(self, queue_server: QueueServer, since: int) -> None:
-        """Of the 4 events that Redis knows of, so many were handed over after 6 were known to be delivered."""
+    def test_deliveries_after_the_known_ones_are_counted_in_addition(
+        self, queue_server: QueueServer, since: int
+    ) -> None:
+        """Redis knows of 4 events, and ``since`` of them were handed over after 6 were known to be delivered."""
         queue = queue_server.queue()
         add(queue, 2)
         queue.complete(queue.take(*ALL))
@@ -680,8 +693,8 @@ class QueueContract:
         counts = queue.counts(EPOCH)
         assert (counts.events_delivered, counts.events_lost) == (6 + since, 8 - since)
 
-    def test_an_account_that_is_wrong_is_not_taken_for_a_loss(self, queue_server: QueueServer) -> None:
-        """Redis has all that it was given, and another program has changed a number."""
+    def test_a_wrong_count_is_not_taken_for_a_loss(self, queue_server: QueueServer) -> None:
+        """Redis has everything that it was given, but another program changed a count."""
         queue = queue_server.queue()
         add(queue, 5)
         (taken, *_) = queue.take(*ALL)
@@ -690,8 +703,8 @@ class QueueContract:
         assert queue.restore(EPOCH, 10, 0, 0) == 0
         assert queue.counts(EPOCH).events_lost == 0
 
-    def test_what_is_there_takes_room_and_what_is_gone_does_not(self, queue_server: QueueServer) -> None:
-        """The size is that of the jobs in every state."""
+    def test_the_size_is_that_of_the_jobs_in_every_state(self, queue_server: QueueServer) -> None:
+        """A failed job takes room, and a completed one does not."""
         queue = queue_server.queue()
         assert queue.size_bytes() == 0
         add(queue, 2)
@@ -706,7 +719,7 @@ class QueueContract:
         assert 0 < queue.size_bytes() < size
 
     def test_a_queue_belongs_to_the_data_plane_that_added_to_it(self, queue_server: QueueServer) -> None:
-        """Another one can neither add nor take, and changes nothing; when it is the same again, both go on."""
+        """Another data plane can neither add nor take, and changes nothing. The first data plane can go on."""
         ours, theirs = queue_server.queue(data_plane_id="https://a"), queue_server.queue(data_plane_id="https://b")
         add(ours, 2)
         before = queue_server.view()
@@ -725,8 +738,10 @@ class QueueContract:
         assert ids(ours.take(*ALL)) == ["1", "2"]
 
     @pytest.mark.parametrize("state", ["waiting", "paused", "active", "delayed", "failed", "empty"])
-    def test_only_an_empty_queue_changes_hands_by_itself(self, queue_server: QueueServer, state: str) -> None:
-        """No job is left in it, wherever one may be."""
+    def test_only_an_empty_queue_changes_its_data_plane_without_an_adoption(
+        self, queue_server: QueueServer, state: str
+    ) -> None:
+        """A job in any state keeps the queue with its data plane."""
         ours, theirs = queue_server.queue(data_plane_id="https://a"), queue_server.queue(data_plane_id="https://b")
         add(ours, 1)
         if state == "paused":
@@ -742,7 +757,7 @@ class QueueContract:
 
         if state == "empty":
             theirs.check_owner()
-            assert theirs.take(*ALL) == []  # looking changes nothing
+            assert theirs.take(*ALL) == []  # an empty take changes nothing
             add(theirs, 1, epoch=OTHER_EPOCH)
             with pytest.raises(AnotherDataPlane):
                 add(ours, 1, 1)
@@ -754,8 +769,10 @@ class QueueContract:
             theirs.adopt()
             add(theirs, 1, epoch=OTHER_EPOCH)
 
-    def test_jobs_of_a_version_that_does_not_say_go_to_who_takes_first(self, queue_server: QueueServer) -> None:
-        """The queue is the taker's from then on; an old process goes on adding and taking."""
+    def test_a_queue_without_a_data_plane_belongs_to_the_first_sender_that_takes(
+        self, queue_server: QueueServer
+    ) -> None:
+        """A process that sets no ``data_plane_id`` can still add and take."""
         old, ours, theirs = (
             queue_server.queue(),
             queue_server.queue(data_plane_id="https://a"),
@@ -769,8 +786,8 @@ class QueueContract:
         add(old, 1, 3)
         assert ids(old.take(1, 1)) == ["2"]
 
-    def test_one_process_has_the_lease(self, queue_server: QueueServer) -> None:
-        """The others know who, and for how long yet."""
+    def test_only_one_sender_has_the_lease(self, queue_server: QueueServer) -> None:
+        """Each other sender sees the holder, and the time until the lease lapses."""
         first, second = lease_of(queue_server.queue()), lease_of(queue_server.queue())
 
         assert first.take()
@@ -782,8 +799,8 @@ class QueueContract:
         assert first.take()
         assert first.number == 1
 
-    def test_a_lease_goes_on_when_nobody_has_had_it_since(self, queue_server: QueueServer) -> None:
-        """With its number; one that another has had does not."""
+    def test_a_lapsed_lease_keeps_its_number_if_no_other_sender_had_it(self, queue_server: QueueServer) -> None:
+        """A lease that another sender had in between gets a new number."""
         first, second = lease_of(queue_server.queue()), lease_of(queue_server.queue())
         first.take()
         queue_server.lapse_lease()
@@ -799,8 +816,8 @@ class QueueContract:
         assert first.take()
         assert first.number == 3
 
-    def test_a_lease_is_kept_under_a_higher_number(self, queue_server: QueueServer) -> None:
-        """What was under way with the old one changes nothing any more; no other has had it in between."""
+    def test_a_lease_can_be_taken_again_under_a_higher_number(self, queue_server: QueueServer) -> None:
+        """Calls with the old fencing token then change nothing. ``kept`` says that no other sender had the lease."""
         queue = queue_server.queue()
         lease = lease_of(queue)
         lease.take()
@@ -819,10 +836,10 @@ class QueueContract:
 
     @pytest.mark.parametrize("between", [False, True])
     @pytest.mark.parametrize("lapsed", [False, True])
-    def test_a_lost_answer_does_not_hide_who_had_the_lease(
+    def test_a_lost_answer_does_not_hide_another_holder_of_the_lease(
         self, queue_server: QueueServer, between: bool, lapsed: bool
     ) -> None:
-        """Another one's tenure in between is seen, however many questions got no answer."""
+        """The sender sees that another one had the lease in between, also after calls without an answer."""
         queue = queue_server.queue()
         lease = lease_of(queue)
         lease.take()
@@ -843,8 +860,8 @@ class QueueContract:
         assert lease.kept is not between
         assert lease.number == 2 + between
 
-    def test_a_released_lease_is_free_and_only_ones_own_is_released(self, queue_server: QueueServer) -> None:
-        """At once; of a lease that was lost nothing is released."""
+    def test_a_sender_can_release_only_its_own_lease(self, queue_server: QueueServer) -> None:
+        """A released lease is free at once. A sender that lost its lease releases nothing."""
         first, second = lease_of(queue_server.queue()), lease_of(queue_server.queue())
         first.take()
         queue_server.lapse_lease()
@@ -855,8 +872,8 @@ class QueueContract:
         second.release()
         assert lease_of(queue_server.queue()).take()
 
-    def test_a_dead_process_is_followed_at_once(self, queue_server: QueueServer) -> None:
-        """When it is known to be dead, and only then."""
+    def test_the_lease_of_a_dead_process_can_be_taken_at_once(self, queue_server: QueueServer) -> None:
+        """The holder must be known to be dead."""
         first = lease_of(queue_server.queue())
         first.take()
 
@@ -866,7 +883,7 @@ class QueueContract:
         assert second.number == 2
 
     def test_a_lease_whose_answer_was_lost_is_found_again(self, queue_server: QueueServer) -> None:
-        """By the process that has it, without waiting for it to lapse."""
+        """Its holder takes it again without waiting until it lapses."""
         queue = queue_server.queue()
         lease_of(queue).take()
         queue.fencing_token = ""
@@ -875,8 +892,8 @@ class QueueContract:
         assert again.take()
         assert again.number == 1
 
-    def test_a_lease_that_is_renewed_is_seen_to_live(self, queue_server: QueueServer) -> None:
-        """By one who stands by."""
+    def test_a_standby_sees_that_the_lease_is_renewed(self, queue_server: QueueServer) -> None:
+        """A standby must tell a living holder from a lease that will lapse."""
         queue = queue_server.queue()
         first, second = lease_of(queue), lease_of(queue_server.queue())
         first.take()
@@ -894,10 +911,10 @@ class QueueContract:
 
     @pytest.mark.parametrize("change", CHANGES)
     @pytest.mark.parametrize("successor", [False, True])
-    def test_without_its_lease_a_sender_changes_nothing(
+    def test_a_sender_without_its_lease_changes_nothing(
         self, queue_server: QueueServer, change: str, successor: bool
     ) -> None:
-        """Whether it has lapsed or another has it; the lock would still have been its own."""
+        """The lease has lapsed, or another sender has it. The locks of the jobs would still be the sender's own."""
         queue = queue_server.queue()
         lease_of(queue).take()
         add(queue, 3)
@@ -914,8 +931,8 @@ class QueueContract:
         assert (queue_server.view(), queue_server.fields(taken.id), queue.counts()) == before
 
     @pytest.mark.parametrize("change", CHANGES)
-    def test_with_its_lease_a_sender_changes_what_it_likes(self, queue_server: QueueServer, change: str) -> None:
-        """And a sender that has none, because there may be several, is not asked for one."""
+    def test_a_sender_with_its_lease_can_change_the_queue(self, queue_server: QueueServer, change: str) -> None:
+        """Where several senders share a queue, a sender has no lease and needs none."""
         for fenced in (True, False):
             queue = queue_server.queue()
             if fenced:
@@ -927,8 +944,8 @@ class QueueContract:
 
             queue_server.delete("x")
 
-    def test_a_split_job_is_two_in_the_order_of_its_events(self, queue_server: QueueServer) -> None:
-        """Both active and locked, next to one another; each is settled as itself, and no event is in both."""
+    def test_a_split_makes_two_active_jobs_in_the_order_of_the_events(self, queue_server: QueueServer) -> None:
+        """Both are locked and stand next to each other. Each is settled by itself, and no event is in both."""
         queue = queue_server.queue()
         lease_of(queue).take()
         add(queue, 3)
@@ -948,10 +965,8 @@ class QueueContract:
         counts = queue.counts(EPOCH)
         assert (counts.events_queued, counts.events_failed, counts.events_delivered) == (4, 1, 1)
 
-    def test_a_job_that_was_split_is_not_split_again_by_who_has_not_heard_of_it(
-        self, queue_server: QueueServer
-    ) -> None:
-        """Nor one whose data is not what the caller has read."""
+    def test_a_repeated_split_does_not_split_the_job_again(self, queue_server: QueueServer) -> None:
+        """The first answer may have been lost. The job's data is no longer what the sender read."""
         queue = queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)
@@ -963,7 +978,7 @@ class QueueContract:
         assert (queue_server.view(), queue_server.fields("1"), queue_server.fields("2")) == before
 
     def test_the_halves_of_a_job_are_recovered_in_their_order(self, queue_server: QueueServer) -> None:
-        """As what stands in Redis says, not what the sender that split it knew."""
+        """The recovering sender knows only what Redis holds, and not the split."""
         queue = queue_server.queue()
         add(queue, 2)
         first, _ = queue.take(*ALL)
@@ -975,7 +990,7 @@ class QueueContract:
         assert [users(taken) for taken in other.take(*ALL)] == [["a0"], ["b0"], ["a1", "b1"]]
 
     def test_another_senders_job_is_not_split(self, queue_server: QueueServer) -> None:
-        """Nor one that is gone."""
+        """A job that is gone is not split either."""
         queue, other = queue_server.queue(), queue_server.queue()
         add(queue, 1)
         (taken,) = queue.take(*ALL)

@@ -1,4 +1,4 @@
-"""The queue in memory keeps the queue's contract, so what other tests see over it is true of Redis."""
+"""The queue in memory keeps the queue's contract, so that results of tests over it are true of Redis too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.queue_contract import ALL, QueueContract, View, add
 
 
 class FakeQueueServer:
-    """A store in memory."""
+    """The contract's ``QueueServer`` over a store in memory."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -84,11 +84,11 @@ def _queue_server() -> FakeQueueServer:
 
 
 class TestFakeQueue(QueueContract):
-    """All of it."""
+    """The contract over the queue in memory."""
 
 
 def test_a_lock_lapses_with_the_clock(queue_server: FakeQueueServer) -> None:
-    """After ``LOCK_MS``, and not before."""
+    """A test moves the clock, and the lock must last exactly ``LOCK_MS``."""
     queue, other = queue_server.queue(), queue_server.queue()
     add(queue, 1)
     taken = queue.take(*ALL)
@@ -100,8 +100,8 @@ def test_a_lock_lapses_with_the_clock(queue_server: FakeQueueServer) -> None:
     assert queue.complete(taken) == 0
 
 
-def test_a_queue_that_is_away_says_so_and_changes_nothing(queue_server: FakeQueueServer) -> None:
-    """For one queue's connection, and for the store."""
+def test_an_unreachable_queue_raises_and_changes_nothing(queue_server: FakeQueueServer) -> None:
+    """``away`` of a queue concerns one connection, and ``away`` of the store concerns all of them."""
     queue, other = FakeQueue(queue_server.store), FakeQueue(queue_server.store)
     queue.put("a")
     queue.away = True
