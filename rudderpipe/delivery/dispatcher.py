@@ -100,9 +100,10 @@ class Dispatcher:
         self._refusal: Outcome | None = None
         """The outcome that made the suspects suspicious."""
         self._too_large: Outcome | None = None
+        """The outcome of the last request that was too large; None before the first."""
         self._too_large_bytes = 0
-        """The smallest size that was too large in the last minute."""
-        self._too_large_until_s = float("-inf")
+        """The smallest size that was too large, until the moment ``_too_large_until_s``."""
+        self._too_large_until_s = 0.0
 
     def forget(self) -> None:
         """Forget the suspects, because the next attempt has other batches."""
@@ -200,7 +201,7 @@ class Dispatcher:
         return None
 
     def _is_bounded(self) -> bool:
-        return self._clock.monotonic_s() < self._too_large_until_s
+        return self._too_large is not None and self._clock.monotonic_s() < self._too_large_until_s
 
     def _group(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return the first batches that may share a request: same write key and timeout, few and small enough."""
