@@ -1,4 +1,4 @@
-"""The house has one direction: a package imports only packages of the lines above its own."""
+"""Imports point one way: a package imports only packages that stand above its own."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parent.parent / "rudderpipe"
-LINES = [
+PACKAGE = Path(__file__).parent.parent / "rudderpipe"
+LAYERS = [
     ("_version", "log_text"),
     ("errors", "encoder", "types"),
     ("settings",),
@@ -33,13 +33,13 @@ ONLY = {
     "psutil": {"process.identity", "cli.demo"},
     "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender"},
 }
-"""Which modules, or packages, import what nobody else may: the client's process loads none of it before it must."""
+"""The only modules or packages that may import these, so that the application's process loads them late or never."""
 ROOT_MODULES_AT_MOST = 8
-LINES_AT_MOST = 450
+LINES_OF_A_MODULE_AT_MOST = 450
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every module imported anywhere in a file, inside functions too."""
+    """Yield every module that a file imports, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -51,34 +51,34 @@ def imports(path: Path) -> Iterator[str]:
 
 
 def name_of(path: Path) -> str:
-    """The module's name below rudderpipe."""
-    parts = path.relative_to(HOUSE).with_suffix("").parts
+    """Return the module's name below rudderpipe."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-MODULES = {name_of(path): path for path in sorted(HOUSE.rglob("*.py"))}
+MODULES = {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def own_imports(module: str) -> set[str]:
-    """The modules of ours that a module imports."""
+    """Return the modules of rudderpipe that a module imports."""
     found = (target.removeprefix("rudderpipe.") for target in imports(MODULES[module]) if target != "rudderpipe")
     return {target for target in found if target in MODULES and target != module}
 
 
-def line_of(module: str) -> int:
-    """The number of the line that a module's package stands in."""
+def layer_of(module: str) -> int:
+    """Return the number of the layer that a module's package stands in."""
     package = module.split(".")[0]
-    (number,) = (number for number, line in enumerate(LINES) if package in line)
+    (number,) = (number for number, layer in enumerate(LAYERS) if package in layer)
     return number
 
 
 def problems() -> Iterator[str]:
-    """What breaks the house's rules."""
+    """Yield a text for each import that breaks the rules."""
     for module, path in MODULES.items():
         package = module.split(".")[0]
         for target in own_imports(module):
             other = target.split(".")[0]
-            if other != package and line_of(target) >= line_of(module):
+            if other != package and layer_of(target) >= layer_of(module):
                 yield f"{module} imports {target}, which does not stand above it"
         for target in imports(path):
             for guarded, allowed in ONLY.items():
@@ -86,22 +86,24 @@ def problems() -> Iterator[str]:
                     yield f"{module} imports {target}"
 
 
-def test_every_import_points_up_the_lines() -> None:
-    """Imports point one way, and stations meet only at resting places."""
+def test_every_import_points_to_a_layer_above() -> None:
+    """Processes that move events therefore meet only where events rest."""
     assert list(problems()) == []
 
 
 def test_no_modules_import_each_other() -> None:
-    """Not in a circle of any length."""
+    """A circle of any length is found."""
     try:
         TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
     except CycleError as error:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-def test_the_house_is_seen_at_the_door() -> None:
-    """Few modules at the root, and none too long to be read at once."""
-    assert len([module for module in MODULES if "." not in module and MODULES[module].parent == HOUSE]) <= (
+def test_modules_at_the_root_are_few_and_modules_are_short() -> None:
+    """A reader finds the way from the root, and reads a module at once."""
+    assert len([module for module in MODULES if "." not in module and MODULES[module].parent == PACKAGE]) <= (
         ROOT_MODULES_AT_MOST
     )
-    assert [module for module, path in MODULES.items() if len(path.read_text().splitlines()) > LINES_AT_MOST] == []
+    assert [
+        module for module, path in MODULES.items() if len(path.read_text().splitlines()) > LINES_OF_A_MODULE_AT_MOST
+    ] == []

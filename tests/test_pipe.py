@@ -1,4 +1,4 @@
-"""What a call answers when the ring does not take its event, and what is said and counted then."""
+"""What a call returns when the ring does not take its event, and how that is counted and logged."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CAP = 10
 
 @pytest.fixture(name="pipes")
 def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
-    """Makes pipes of one name and of different settings."""
+    """Yield a function that makes pipes of one name with different settings."""
     base = settings_of(tmp_path)
 
     def make(**settings: Any) -> Pipe:
@@ -49,19 +49,19 @@ def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
 
 
 def put(pipe: Pipe, data: bytes = b'"x"') -> bool:
-    """As a client does."""
+    """Append an event as a client does; return what the call returns."""
     reason = pipe.producer.append(data)
     return reason is None or pipe.refused(reason, data)
 
 
 def ring_of(pipe: Pipe) -> Ring:
-    """Its ring, which is open by now."""
+    """Return the pipe's ring, which is open by now."""
     assert pipe.producer.ring is not None
     return pipe.producer.ring
 
 
-def test_drop_answers_false_and_counts(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """One line in the log for however many within a second; the account has them all."""
+def test_when_full_drop_returns_false_and_counts(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """The log has one line for all refusals within a second, and the counter has each of them."""
     pipe = pipes()
 
     assert [put(pipe) for _ in range(CAP + 5)] == [True] * CAP + [False] * 5
@@ -70,8 +70,8 @@ def test_drop_answers_false_and_counts(pipes: Any, caplog: pytest.LogCaptureFixt
     assert caplog.messages == ["events refused reason=full count=1"]
 
 
-def test_raise_tells_the_reason(pipes: Any) -> None:
-    """``RingFull`` where that was asked for, and counted just the same."""
+def test_when_full_raise_raises_ring_full(pipes: Any) -> None:
+    """The refusal is counted too."""
     pipe = pipes(when_full="raise")
     for _ in range(CAP):
         assert put(pipe)
@@ -82,8 +82,8 @@ def test_raise_tells_the_reason(pipes: Any) -> None:
     assert counters.read(ring_of(pipe)).refused == {"full": 1}
 
 
-def test_block_waits_for_its_time_and_no_longer(pipes: Any, clock: FakeClock) -> None:
-    """``block_timeout_ms`` bounds the wait; then the event is refused and counted once."""
+def test_when_full_block_waits_for_block_timeout_ms(pipes: Any, clock: FakeClock) -> None:
+    """After that time the event is refused, and counted once."""
     pipe = pipes(when_full="block", block_timeout_ms=500)
     for _ in range(CAP):
         assert put(pipe)
@@ -95,8 +95,10 @@ def test_block_waits_for_its_time_and_no_longer(pipes: Any, clock: FakeClock) ->
     assert counters.read(ring_of(pipe)).refused == {"full": 1}
 
 
-def test_block_goes_on_when_room_comes(pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The event is accepted as soon as the flusher has taken one."""
+def test_when_full_block_accepts_the_event_when_there_is_room(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is accepted as soon as the flusher has taken another one."""
     pipe = pipes(when_full="block", block_timeout_ms=10_000)
     for _ in range(CAP):
         put(pipe)
@@ -114,10 +116,9 @@ def test_block_goes_on_when_room_comes(pipes: Any, clock: FakeClock, monkeypatch
     assert counters.read(ring_of(pipe)).refused == {}
 
 
-def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
-    pipes: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    """4,000,000 bytes pass; one more is ``EventTooLarge`` with both sizes, counted, and without the payload."""
+def test_an_event_up_to_the_limit_passes_and_a_larger_one_raises(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """4,000,000 bytes pass. One more byte raises ``EventTooLarge`` with both sizes and without the payload, and is
+    counted."""
     pipe = pipes(when_full="raise")
 
     assert put(pipe, b'"%b"' % (b"s" * (at.EVENT_MAX_BYTES - 2)))
@@ -130,10 +131,8 @@ def test_an_event_up_to_the_limit_passes_and_one_above_is_an_error(
     assert [len(text) for text in drain(Consumer(ring_of(pipe)))] == [4_000_000]
 
 
-def test_a_large_event_is_warned_of_once_a_second(
-    pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Above 32 KiB, as in the Node SDK; not at 32 KiB."""
+def test_a_large_event_is_logged_once_a_second(pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """As in the Node SDK, an event of more than 32 KiB is large, and one of exactly 32 KiB is not."""
     pipe = pipes()
 
     for _ in range(3):
@@ -150,8 +149,8 @@ def test_a_large_event_is_warned_of_once_a_second(
     ]
 
 
-def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: Any, clock: FakeClock) -> None:
-    """They wait in the process; a call says why, and the ring is tried again after a second."""
+def test_refusals_without_a_ring_are_counted_in_the_next_ring(pipes: Any, clock: FakeClock) -> None:
+    """The refusals wait in the process. Each call says why, and the ring is tried again after a second."""
     pipe = pipes(when_full="raise")
     opened = pipe.producer.slot.open_ring
 
@@ -171,29 +170,29 @@ def test_refusals_before_there_is_a_ring_are_counted_when_there_is_one(pipes: An
     assert counters.read(ring_of(pipe)).refused == {"ring": 4}
 
 
-def test_a_call_from_within_a_claim_does_not_block(
+def test_a_nested_call_within_a_claim_does_not_block(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The outer call holds the claim lock, for which other processes would wait as long."""
+    """The outer call holds the claim lock, so other processes would wait as long."""
     pipe = pipes(when_full="block")
     assert put(pipe)
     take_credits = claims.take_credits
-    answers: list[tuple[bool, float]] = []
+    results: list[tuple[bool, float]] = []
 
     def interrupted(ring: Ring, slot: int, wanted: int) -> int:
         before_s = clock.now_s
-        answers.append((put(pipe), clock.now_s - before_s))
+        results.append((put(pipe), clock.now_s - before_s))
         return take_credits(ring, slot, wanted)
 
     monkeypatch.setattr(claims, "take_credits", interrupted)
     assert put(pipe)
 
-    assert answers == [(False, 0.0)]
+    assert results == [(False, 0.0)]
     assert not pipe.producer.is_in_a_call
 
 
-def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock: FakeClock) -> None:
-    """All slots are taken: refused as ``no_slot``, in the header's counters, and let in when one is free."""
+def test_a_producer_without_a_slot_counts_in_the_header(pipes: Any, clock: FakeClock) -> None:
+    """All slots are taken, so events are refused as ``no_slot``. They are accepted when a slot is free."""
     first, second = pipes(), pipes()
     assert put(first)
     ring = ring_of(first)
@@ -216,7 +215,8 @@ def test_a_producer_without_a_slot_counts_under_the_claim_lock(pipes: Any, clock
 def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its holder may be stopped: events are refused as ``busy``, the first after a bounded wait, the next at once."""
+    """Its holder may be stopped. The first event is refused as ``busy`` after a bounded wait, and the next ones at
+    once."""
     pipe = pipes(max_internal_queue_size=1000)
     assert put(pipe)
     waits: list[float] = []
@@ -226,17 +226,17 @@ def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
         return False
 
     monkeypatch.setattr(ring_of(pipe).locks, "lock", held)
-    answers = [put(pipe) for _ in range(5)]
+    results = [put(pipe) for _ in range(5)]
     clock.now_s += 1.5
-    answers.append(put(pipe))
+    results.append(put(pipe))
 
-    assert answers == [False] * 6
+    assert results == [False] * 6
     assert waits == [CLAIM_TIMEOUT_S, 0.0, 0.0, 0.0, 0.0, CLAIM_TIMEOUT_S]
     assert counters.read(ring_of(pipe)).refused == {"busy": 6}
 
 
 def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No record lock to be had: ``ring``, counted when there is one again; nothing is raised into the call."""
+    """Without record locks an event is refused as ``ring``. The refusal is counted when there are locks again."""
     pipe = pipes(max_internal_queue_size=1000)
     assert put(pipe)
 
@@ -253,10 +253,10 @@ def test_a_system_without_locks_refuses_and_does_not_raise(pipes: Any, monkeypat
     assert counters.read(ring_of(pipe)).refused == {"ring": 3}
 
 
-def test_seeing_after_the_flusher_never_raises(
+def test_a_failed_start_of_the_flusher_raises_nothing_into_the_call(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever is wrong with starting one, the event was accepted; another start may be tried a second later."""
+    """The event was accepted, whatever is wrong with the start. Another start may be tried a second later."""
     pipe = pipes(autostart=True)
 
     def fails(*_arguments: Any, **_options: Any) -> None:
@@ -274,7 +274,7 @@ def test_seeing_after_the_flusher_never_raises(
 def test_a_start_that_the_system_refuses_is_tried_once_a_second(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often a flush looks whether there is a flusher, and whichever process tries."""
+    """The limit holds however often a flush looks for a flusher, and whichever process tries."""
     pipe = pipes(autostart=True)
     tries: list[float] = []
 
@@ -295,10 +295,10 @@ def test_a_start_that_the_system_refuses_is_tried_once_a_second(
     assert flusher_lock.may_start(ring_of(pipe), clock)
 
 
-def test_while_a_flusher_starts_no_other_one_is_started(
+def test_only_one_flusher_is_started_at_a_time(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The process that starts holds a lock until it serves or ends, for as long as that takes; the end is told."""
+    """The starting process holds a lock until it serves or ends, however long that takes. Its end is logged."""
     held: list[int] = []
 
     def starts(*_arguments: Any, keep: tuple[int, ...], **_options: Any) -> None:
@@ -325,8 +325,8 @@ def test_while_a_flusher_starts_no_other_one_is_started(
     os.close(held.pop())
 
 
-def test_a_lock_of_a_start_that_nothing_gives_back_counts_for_a_minute(tmp_path: Path) -> None:
-    """A worker that was forked in the middle of a start may hold it as long as it lives."""
+def test_an_abandoned_start_lock_counts_for_a_minute(tmp_path: Path) -> None:
+    """A worker that was forked in the middle of a start may hold the lock for as long as it lives."""
     path = tmp_path / "pipe.start"
     held = start_lock.take(path)
     assert held is not None
@@ -352,15 +352,15 @@ ALARM = "no flusher has drained the ring"
 
 
 def later(pipe: Pipe, clock: FakeClock, seconds: float) -> None:
-    """Time passes, and then there is an event, at which the pipe looks around."""
+    """Let the time pass, and then append an event, at which the pipe looks for trouble."""
     clock.now_s += seconds
     assert put(pipe)
 
 
-def test_events_that_wait_for_half_a_minute_are_told_once(
+def test_events_that_wait_for_half_a_minute_are_logged_once(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And once more after some have left, and the next ones wait as long."""
+    """The alarm is logged again after some events have left and the next ones have waited as long."""
     pipe = pipes(max_internal_queue_size=100)
     consumer = Consumer(ring_of(pipe)) if put(pipe) else None
     assert consumer is not None
@@ -378,8 +378,9 @@ def test_events_that_wait_for_half_a_minute_are_told_once(
     assert caplog.text.count(ALARM) == 2
 
 
-def test_a_ring_that_is_drained_gives_no_alarm(pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
-    """Though its flusher's heart does not beat, as it waits for an answer; nor does a ring that was empty."""
+def test_a_drained_ring_gives_no_alarm(pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture) -> None:
+    """The flusher's heartbeat does not matter, because the flusher may wait for its sink. A ring that was empty gives
+    no alarm either."""
     pipe = pipes(max_internal_queue_size=100)
     consumer = Consumer(ring_of(pipe)) if put(pipe) else None
     assert consumer is not None
@@ -394,10 +395,11 @@ def test_a_ring_that_is_drained_gives_no_alarm(pipes: Any, clock: FakeClock, cap
     assert ALARM not in caplog.text
 
 
-def test_a_forked_worker_has_seen_and_told_nothing(
+def test_a_forked_worker_has_an_alarm_of_its_own(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the master saw half a minute ago is no alarm of the worker's, and what the master told silences none."""
+    """What the parent saw half a minute ago is no alarm of the worker, and the parent's alarm does not silence the
+    worker's."""
     pipe = pipes(max_internal_queue_size=100)
     assert put(pipe)
     later(pipe, clock, 20)
@@ -413,10 +415,11 @@ def test_a_forked_worker_has_seen_and_told_nothing(
     assert caplog.text.count(ALARM) == 2
 
 
-def test_a_flusher_with_other_settings_is_noticed(
+def test_a_flusher_with_other_settings_is_logged_once(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One warning names what differs, and no value; settings that each process has of its own do not count."""
+    """One warning names the settings that differ, without values. Settings that each process has for itself do not
+    count."""
     pipe = pipes(write_key="s3cret", data_plane_url="http://d/", max_internal_queue_size=100)
     assert put(pipe)
     ring = ring_of(pipe)
@@ -446,7 +449,7 @@ def test_a_flusher_with_other_settings_is_noticed(
 def test_settings_of_another_version_are_not_compared(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Their digests stand for other names; nor are those that are being written."""
+    """Another version's digests stand for other names. Digests that are being written are not compared either."""
     pipe = pipes()
     assert put(pipe)
     ring = ring_of(pipe)
@@ -462,7 +465,7 @@ def test_settings_of_another_version_are_not_compared(
 
 
 def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
-    """A program may make one for each request; what it put in is drained without it."""
+    """A program may make a client for each request. The client's events are drained without it."""
     keeps = pipes()
     assert put(keeps)
     ring = ring_of(keeps)
@@ -481,7 +484,7 @@ def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
 
 
 def test_a_forked_child_counts_its_own_events(pipes: Any) -> None:
-    """From its first call on, whichever it is."""
+    """The counts are the child's from its first call on."""
     pipe = pipes()
     assert put(pipe)
     assert not pipe.refuse("invalid", None)
@@ -493,7 +496,7 @@ def test_a_forked_child_counts_its_own_events(pipes: Any) -> None:
 
 
 def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
-    """A child that drops the client, or ends, says nothing about the parent."""
+    """A child that drops the client, or ends, must not give the parent's slot up."""
     pipe = pipes()
     assert put(pipe)
     ring = ring_of(pipe)
@@ -506,8 +509,9 @@ def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
     fork.renew()
 
 
-def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
-    """Neither one before there was a ring, though no event came since, nor one in between: a flush waits again."""
+def test_an_error_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
+    """One error comes before there is a ring, the other one later. After each of them a flush waits for events
+    again."""
     pipe = pipes()
     opened = pipe.producer.slot.open_ring
 
@@ -527,8 +531,9 @@ def test_a_trouble_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClo
     assert (result.pending, result.reason, result.complete) == (1, "", False)
 
 
-def test_the_lock_of_a_start_is_no_standard_descriptor(tmp_path: Path) -> None:
-    """An application that closed those gets their numbers for its next files, and its child has its own ones there."""
+def test_the_start_lock_is_no_standard_descriptor(tmp_path: Path) -> None:
+    """An application that closed its standard descriptors gets their numbers for its next files, but its child uses
+    them for input and output."""
     kept = os.dup(0)
     os.close(0)
     try:
@@ -544,8 +549,8 @@ def test_the_lock_of_a_start_is_no_standard_descriptor(tmp_path: Path) -> None:
     os.close(fd)
 
 
-def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
-    """``shutdown`` gives slot and ring up; what is refused later is counted in the process."""
+def test_calls_after_a_shutdown_are_refused_and_counted(pipes: Any) -> None:
+    """``shutdown`` gives slot and ring up, so later refusals are counted in the process."""
     pipe = pipes()
     put(pipe)
     pipe.shut()
@@ -555,10 +560,9 @@ def test_after_the_end_calls_are_refused_and_counted(pipes: Any) -> None:
     assert pipe.counts() == {"accepted": 1, "closed": 1}
 
 
-def test_a_shutdown_within_a_shutdown_leaves_the_other_clients_pipe_open(
-    pipes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As by a signal handler while the first one waits: a client gives its share of the pipe up once."""
+def test_a_nested_shutdown_leaves_the_other_clients_pipe_open(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may shut a client down while its first shutdown waits. The client gives its share of the pipe up
+    once."""
     chosen = msgspec.structs.asdict(pipes().settings)
     given = {name: chosen[name] for name in ("pipe", "runtime_dir", "ring_bytes", "autostart")}
     first, second = (Client("WRITE_KEY", "http://127.0.0.1:9", **given) for _ in range(2))
@@ -577,8 +581,8 @@ def test_a_shutdown_within_a_shutdown_leaves_the_other_clients_pipe_open(
     second.shutdown(0)
 
 
-def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
-    """By slot, with what its earlier producers did taken off; the total is of all."""
+def test_each_producer_of_a_slot_has_its_own_counts(pipes: Any) -> None:
+    """The counts of earlier producers of the slot are subtracted. The total contains all of them."""
     first = pipes()
     for _ in range(CAP + 2):
         put(first)
@@ -598,8 +602,8 @@ def test_each_producers_account_is_its_own_and_outlives_it(pipes: Any) -> None:
     assert (found.accepted, found.refused) == (CAP + 3, {"full": 2})
 
 
-def test_a_warning_names_no_payload(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever is refused or warned of, the event itself is in no line."""
+def test_no_log_line_holds_the_payload(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Lines about refused and large events say nothing of their contents."""
     caplog.set_level(logging.DEBUG)
     pipe = pipes()
     for _ in range(CAP + 2):

@@ -1,4 +1,4 @@
-"""Which program can run our processes, where Python is an application or a part of one."""
+"""Which program runs the flusher, also where Python is an application or a part of one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ from rudderpipe.process import spawn
         *("pypy3.10", "pypy3-c", "python3-intel64", "graalpy"),
     ],
 )
-def test_a_python_runs_our_processes(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Whatever it is and wherever it stands."""
+def test_sys_executable_runs_the_flusher_if_it_is_a_python(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The kind of Python and its folder do not matter."""
     monkeypatch.setattr(sys, "executable", f"/somewhere/{name}")
 
     assert spawn.interpreter() == f"/somewhere/{name}"
 
 
 @pytest.mark.parametrize("name", ["python-ingest", "pythonista", "uwsgi", "httpd", "python3.11-app", "", None])
-def test_a_program_that_embeds_python_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: Any) -> None:
-    """The Python of its prefix does, of the same version if there are several; none at all is an error."""
+def test_a_program_that_embeds_python_does_not_run_the_flusher(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: Any
+) -> None:
+    """The Python in its prefix does, preferably of the same version. Without any Python there, an error is raised."""
     monkeypatch.setattr(sys, "executable", name and f"/somewhere/{name}")
     for prefix in ("prefix", "exec_prefix", "base_prefix"):
         monkeypatch.setattr(sys, prefix, str(tmp_path))
@@ -44,8 +46,8 @@ def test_a_program_that_embeds_python_does_not(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("sign", ["frozen", "oxidized", "compiled"])
-def test_a_frozen_application_starts_nothing_before_it_allows_that(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
-    """PyInstaller, cx_Freeze and py2app, PyOxidizer, Nuitka: the error says what can be done."""
+def test_a_frozen_application_starts_nothing_without_freeze_support(monkeypatch: pytest.MonkeyPatch, sign: str) -> None:
+    """PyInstaller, cx_Freeze, py2app, PyOxidizer and Nuitka freeze applications. The error says what to call."""
     if sign == "compiled":
         main = ModuleType("__main__")
         main.__compiled__ = SimpleNamespace(standalone=True)  # type: ignore[attr-defined]  # as Nuitka puts it there
@@ -58,8 +60,8 @@ def test_a_frozen_application_starts_nothing_before_it_allows_that(monkeypatch: 
         spawn.start("rudderpipe.flusher", b"{}")
 
 
-def test_modules_that_nuitka_compiled_for_a_python_are_no_frozen_application(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``sys.executable`` is a Python there, which finds what is installed."""
+def test_modules_compiled_by_nuitka_are_no_frozen_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without ``standalone``, ``sys.executable`` is a Python that finds the installed packages."""
     main = ModuleType("__main__")
     main.__compiled__ = SimpleNamespace(standalone=False)  # type: ignore[attr-defined]  # as Nuitka puts it there
     monkeypatch.setitem(sys.modules, "__main__", main)
@@ -67,10 +69,10 @@ def test_modules_that_nuitka_compiled_for_a_python_are_no_frozen_application(mon
     assert not spawn.is_frozen()
 
 
-def test_folders_are_few_and_hold_packages_not_the_applications_modules(
+def test_folders_hold_packages_and_no_modules_of_the_application(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """A module of the application, or a folder of files, is not taken for the package of the same name."""
+    """A module of the application, or a plain folder, may have the name of a package that the flusher needs."""
     (tmp_path / "redis.py").touch()
     (tmp_path / "urllib3").mkdir()
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,4 +1,4 @@
-"""A picture of what users depend on: names, signatures, and the command line. A change of it is a decision.
+"""A picture of what users depend on: names, signatures and the command line. A change of it is a decision.
 
 ``python -m tests.test_public_api`` writes the picture anew.
 """
@@ -16,12 +16,12 @@ from rudderpipe.cli import main
 from rudderpipe.compat import rudderstack, segment
 
 IMPORTED = ("Any", "annotations")
-"""What the drop-in module imports for itself."""
+"""The names that the drop-in module imports for itself."""
 PICTURE = Path(__file__).with_name("golden") / "public_api.txt"
 
 
 def _shown(found: Callable[..., object]) -> str:
-    """Return names, kinds and defaults; annotations may say the same in other words."""
+    """Return names, kinds and defaults, without annotations, which may say the same in other words."""
     signature = inspect.signature(found)
     bare = [each.replace(annotation=inspect.Parameter.empty) for each in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
@@ -51,8 +51,8 @@ def _of_module(module: ModuleType, names: list[str]) -> Iterator[str]:
 
 
 def _of_command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
-    for action in parser._actions:  # argparse has no public list of them
-        if isinstance(action, argparse._SubParsersAction):  # nor a public name for this
+    for action in parser._actions:  # argparse has no public list of its actions
+        if isinstance(action, argparse._SubParsersAction):  # argparse has no public name for this class
             for command, below in action.choices.items():
                 yield from _of_command(f"{name} {command}", below)
         else:
@@ -71,8 +71,8 @@ def picture() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_what_users_depend_on_is_as_it_was() -> None:
-    """A name that is gone, or an argument that moved, breaks somebody's program."""
+def test_the_public_api_is_as_its_picture() -> None:
+    """A name that is gone, or an argument that moved, breaks a user's program."""
     assert picture().splitlines() == PICTURE.read_text().splitlines()
 
 

@@ -1,4 +1,5 @@
-"""What the ring tells an application that waits: failures, how far the queue has come, and receipts made of both."""
+"""What the ring shows to an application that waits: failures, the state of the queue, and flush results made of
+both."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ from tests.fakes import FakeClock, FakeSink, producer_of
 SETTINGS = Settings(flush_at=10, flush_interval_ms=1000, linger_s=5.0)
 
 
-def test_failures_are_told_from_where_one_left_off(ring: Ring) -> None:
-    """In order; and when the first ones were overwritten meanwhile, that is said."""
+def test_failures_are_read_on_from_an_earlier_position(ring: Ring) -> None:
+    """Failures come in order. The reader learns when the first ones were overwritten meanwhile."""
     start = failures.oldest(ring)
     for number in range(3):
         failures.record(ring, Failure(number, number, number + 1))
@@ -39,26 +40,26 @@ def test_failures_are_told_from_where_one_left_off(ring: Ring) -> None:
     assert failures.since(ring, failures.oldest(ring))[2]
 
 
-def test_what_fails_is_noted_before_it_is_gone(ring: Ring, clock: FakeClock) -> None:
-    """As ranges of the slot, over the end of a block; what is delivered is not."""
+def test_failures_are_recorded_as_ranges_of_the_slot(ring: Ring, clock: FakeClock) -> None:
+    """A range may go over the end of a block. Delivered events are in no range."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     for number in range(30):
-        producer.append(b"%d" % number * 3000)  # some 20 in a block
+        producer.append(b"%d" % number * 3000)  # about 20 in a block
     consumer.refresh()
-    cuts = [cut for _ in range(3) if (cut := consumer.next_batch(10, 1 << 20))]
+    batches = [batch for _ in range(3) if (batch := consumer.next_batch(10, 1 << 20))]
 
-    consumer.release(cuts[:1], at.H_DELIVERED)
+    consumer.release(batches[:1], at.H_DELIVERED)
     assert failures.since(ring, 0)[0] == []
-    consumer.release(cuts[1:2], at.H_FAILED)
-    consumer.release(cuts[2:], at.H_CORRUPT)
+    consumer.release(batches[1:2], at.H_FAILED)
+    consumer.release(batches[2:], at.H_CORRUPT)
 
     found = failures.since(ring, 0)[0]
     assert {failure.slot for failure in found} == {0}
     assert sorted(n for failure in found for n in range(failure.first, failure.end)) == list(range(10, 30))
 
 
-def test_the_queue_is_looked_at_only_while_somebody_waits(ring: Ring, clock: FakeClock) -> None:
-    """Every 20 ms, until the moment that the producer asked for is over."""
+def test_the_flusher_asks_the_queue_only_while_a_producer_waits(ring: Ring, clock: FakeClock) -> None:
+    """It asks every 20 ms, until the moment up to which the producer asked for it."""
     sink = FakeSink()
     sink.seen = (5, 1)
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
@@ -74,90 +75,93 @@ def test_the_queue_is_looked_at_only_while_somebody_waits(ring: Ring, clock: Fak
     clock.now_s += 0.05
     flusher.work()
     assert ring.words[at.H_ACKED_TIMES] == 2
-    clock.stepped_ms = -3_600_000  # a step of the clock does not make it look longer
+    clock.stepped_ms = -3_600_000  # a step of the clock does not prolong the asking
     clock.now_s += 1.0
     flusher.work()
     assert ring.words[at.H_ACKED_TIMES] == 2
 
 
-def begun(ring: Ring, producer: Producer, clock: FakeClock, since: Since, until: Until, *, queue: bool) -> RingFlush:
-    """A flush of that ring."""
+def flush_of(ring: Ring, producer: Producer, clock: FakeClock, since: Since, until: Until, *, queue: bool) -> RingFlush:
+    """Return a flush of that ring."""
     return RingFlush(since, producer, lambda _ring: None, until, queue=queue)
 
 
 @pytest.mark.parametrize("until", ["queued", "delivered"])
-def test_a_receipt_of_direct_mode(ring: Ring, clock: FakeClock, until: Until) -> None:
-    """What was settled since the last one, before the flush began and after; pending is of what was there then."""
+def test_a_flush_result_of_direct_mode(ring: Ring, clock: FakeClock, until: Until) -> None:
+    """The result counts events since the last complete result, settled before the flush or after. Only events from
+    before the flush are pending."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     since = Since(ring)
     for number in range(20):
         producer.append(b"%d" % number)
     consumer.refresh()
-    cuts = [cut for _ in range(4) if (cut := consumer.next_batch(5, 1000))]
-    consumer.release(cuts[:1], at.H_FAILED)
-    flush = begun(ring, producer, clock, since, until, queue=False)
+    batches = [batch for _ in range(4) if (batch := consumer.next_batch(5, 1000))]
+    consumer.release(batches[:1], at.H_FAILED)
+    flush = flush_of(ring, producer, clock, since, until, queue=False)
     producer.append(b"later")
 
     assert flush.poll() == FlushResult(failed=5, pending=15, complete=False)
-    consumer.release(cuts[1:3], at.H_DELIVERED)
+    consumer.release(batches[1:3], at.H_DELIVERED)
     assert flush.poll() == FlushResult(delivered=10, failed=5, pending=5, complete=False)
-    consumer.release(cuts[3:], at.H_DELIVERED)
+    consumer.release(batches[3:], at.H_DELIVERED)
     assert flush.poll() == FlushResult(delivered=15, failed=5)
     assert flush.poll() == FlushResult()
 
 
-def test_a_receipt_of_the_queue(ring: Ring, clock: FakeClock) -> None:
-    """Queued as soon as Redis has all; delivered once the sender has seen off all that Redis had by then."""
+def test_a_flush_result_of_the_queue(ring: Ring, clock: FakeClock) -> None:
+    """Events are queued as soon as Redis has all. They are delivered once the sender has acknowledged all that Redis
+    had by then."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     since = Since(ring)
     for number in range(10):
         producer.append(b"%d" % number)
     consumer.refresh()
-    cut = consumer.next_batch(10, 1000)
-    assert cut is not None
-    consumer.release([cut], at.H_QUEUED)
+    batch = consumer.next_batch(10, 1000)
+    assert batch is not None
+    consumer.release([batch], at.H_QUEUED)
 
-    assert begun(ring, producer, clock, since, "queued", queue=True).poll() == FlushResult(queued=10)
-    flush = begun(ring, producer, clock, since, "delivered", queue=True)
-    assert not flush.poll().complete  # nobody has looked since it was asked for
+    assert flush_of(ring, producer, clock, since, "queued", queue=True).poll() == FlushResult(queued=10)
+    flush = flush_of(ring, producer, clock, since, "delivered", queue=True)
+    assert not flush.poll().complete  # the flusher has not asked the queue since then
     for seen, failed, result in (
         (0, 0, FlushResult(queued=10, complete=False)),
         (6, 2, FlushResult(queued=4, delivered=4, failed=2, complete=False)),
-        (10, 1, FlushResult(delivered=9, failed=1)),  # one was retried, and is no more among the failed
+        (10, 1, FlushResult(delivered=9, failed=1)),  # one was retried, and does not count as failed any more
     ):
         ring.words[at.H_ACKED], ring.words[at.H_ACKED_FAILED] = seen, failed
         at.bump(ring.words, at.H_ACKED_TIMES)
         assert flush.poll() == result
 
 
-def test_what_others_had_in_the_queue_before_is_nobodys_receipt(ring: Ring, clock: FakeClock) -> None:
+def test_earlier_events_of_other_processes_are_in_no_flush_result(ring: Ring, clock: FakeClock) -> None:
     """A process that comes later counts from what it sees first."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     producer.append(b"of another")
     consumer.refresh()
-    cut = consumer.next_batch(10, 1000)
-    assert cut is not None
-    consumer.release([cut], at.H_QUEUED)
+    batch = consumer.next_batch(10, 1000)
+    assert batch is not None
+    consumer.release([batch], at.H_QUEUED)
     ring.words[at.H_ACKED], ring.words[at.H_ACKED_FAILED] = 1, 1
 
-    flush = begun(ring, producer, clock, Since(ring), "delivered", queue=True)
+    flush = flush_of(ring, producer, clock, Since(ring), "delivered", queue=True)
     at.bump(ring.words, at.H_ACKED_TIMES)
 
     assert flush.poll() == FlushResult()
 
 
 @pytest.mark.parametrize("until", ["queued", "delivered"])
-def test_a_receipt_is_not_given_before_what_left_is_counted(
+def test_a_flush_is_not_complete_in_the_middle_of_a_commit(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    """The flusher has moved DRAINED, and not its counter yet: nothing seems to be in the ring, or in the queue."""
+    """The flusher has moved DRAINED and not yet its counter, so the event seems to be neither in the ring nor in the
+    queue."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     producer.append(b"1")
-    flush = begun(ring, producer, clock, Since(ring), until, queue=True)
+    flush = flush_of(ring, producer, clock, Since(ring), until, queue=True)
     at.bump(ring.words, at.H_ACKED_TIMES)
     consumer.refresh()
-    cut = consumer.next_batch(1, 1000)
-    assert cut is not None
+    batch = consumer.next_batch(1, 1000)
+    assert batch is not None
     found: list[FlushResult] = []
     real = commit.finish
 
@@ -166,7 +170,7 @@ def test_a_receipt_is_not_given_before_what_left_is_counted(
         real(ring)
 
     monkeypatch.setattr(commit, "finish", polled)
-    consumer.release([cut], at.H_QUEUED)
+    consumer.release([batch], at.H_QUEUED)
     found.append(flush.poll())
 
     assert found == [
@@ -175,17 +179,17 @@ def test_a_receipt_is_not_given_before_what_left_is_counted(
     ]
 
 
-def test_events_that_failed_are_never_taken_for_delivered(
+def test_failed_events_never_count_as_delivered(
     clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A flush that is polled between the stores that say how far the queue has come."""
+    """The flush is polled between the stores that say how many events the queue has acknowledged."""
     with simulation_of(tmp_path, clock) as simulation:
         process, sink = simulation.process(), FakeSink()
         sink.seen = (5, 5)
         producer, flusher = producer_of(simulation.ring, clock), Flusher(process.ring, sink, SETTINGS, clock)
         producer.append(b"1")
         simulation.ring.words[at.H_QUEUED] = 5
-        flush = begun(simulation.ring, producer, clock, Since(simulation.ring), "delivered", queue=True)
+        flush = flush_of(simulation.ring, producer, clock, Since(simulation.ring), "delivered", queue=True)
         monkeypatch.setattr(flush, "_targets", {})
         flush._since.seen = (0, 0)
         at.bump(simulation.ring.words, at.H_ACKED_TIMES)

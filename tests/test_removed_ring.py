@@ -1,4 +1,4 @@
-"""A ring that somebody removed while no flusher had it mapped: what was accepted goes on in the next one."""
+"""A ring that was removed while no flusher had it mapped: accepted events go on in the next ring."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Host:
         self.looked: list[Ring] = []
 
     def opened(self) -> Ring:
-        """The pipe's ring of now."""
+        """Open the pipe's present ring."""
         return open_ring(self.settings, self.clock)
 
     def producer(self) -> Producer:
-        """One more."""
+        """Return another producer."""
         return Producer(self.opened, self.looked.append, self.clock)
 
     def remove(self) -> Ring:
-        """Unlink the segment; the ring that is gone."""
+        """Unlink the segment, and return the removed ring."""
         ring = self.opened()
         memory.remove(ring.segment.name)
         return ring
 
     def found(self) -> list[str]:
-        """What a flusher of the pipe's ring drains."""
+        """Return the events that a flusher drains from the pipe's present ring."""
         return drain(Consumer(self.opened()))
 
 
@@ -52,12 +52,12 @@ def _host(tmp_path: Path, clock: FakeClock) -> Iterator[Host]:
 
 
 def put(producer: Producer, *texts: str) -> None:
-    """Append these, all of which are accepted."""
+    """Append these texts, and check that all are accepted."""
     assert [producer.append(text.encode()) for text in texts] == [None] * len(texts)
 
 
-def test_what_was_accepted_comes_before_the_next_event(host: Host, clock: FakeClock) -> None:
-    """Seen at the next look, at most a second later; the flusher of the new ring is looked for at once."""
+def test_accepted_events_move_before_the_next_event(host: Host, clock: FakeClock) -> None:
+    """The producer notices at its next look, at most a second later. It looks for the new ring's flusher at once."""
     producer = host.producer()
     put(producer, "1", "2")
     old = host.remove()
@@ -70,8 +70,8 @@ def test_what_was_accepted_comes_before_the_next_event(host: Host, clock: FakeCl
     assert host.looked[-1].segment.epoch == host.opened().segment.epoch
 
 
-def test_a_claim_notices(host: Host) -> None:
-    """No time passes: the next block is taken in the new ring."""
+def test_a_claim_notices_that_the_ring_was_removed(host: Host) -> None:
+    """No time passes, and the next block is claimed in the new ring."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -80,8 +80,8 @@ def test_a_claim_notices(host: Host) -> None:
     assert [text[0] for text in host.found()] == ["1", "2", "3"]
 
 
-def test_a_flush_notices(host: Host) -> None:
-    """It is asked of the ring that holds the events."""
+def test_a_flush_notices_that_the_ring_was_removed(host: Host) -> None:
+    """The flush must be requested of the ring that holds the events."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -92,8 +92,8 @@ def test_a_flush_notices(host: Host) -> None:
     assert host.found() == ["1"]
 
 
-def test_a_shutdown_notices(host: Host) -> None:
-    """The slot in the new ring is given up again, and somebody is looked for who drains it."""
+def test_a_shutdown_notices_that_the_ring_was_removed(host: Host) -> None:
+    """The producer gives its slot in the new ring up again, and looks for a flusher that drains the ring."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -103,8 +103,8 @@ def test_a_shutdown_notices(host: Host) -> None:
     assert host.looked[-1].segment.epoch == host.opened().segment.epoch
 
 
-def test_a_look_at_the_end_notices(host: Host) -> None:
-    """A process that ends without a shutdown."""
+def test_a_look_at_the_end_notices_that_the_ring_was_removed(host: Host) -> None:
+    """A process may end without a shutdown."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -113,8 +113,8 @@ def test_a_look_at_the_end_notices(host: Host) -> None:
     assert host.found() == ["1"]
 
 
-def test_a_shutdown_makes_no_ring_for_nothing(host: Host) -> None:
-    """All had been drained when it was removed."""
+def test_a_shutdown_makes_no_ring_for_a_drained_one(host: Host) -> None:
+    """All events had been drained when the ring was removed."""
     producer = host.producer()
     put(producer, "1")
     assert host.found() == ["1"]
@@ -124,8 +124,8 @@ def test_a_shutdown_makes_no_ring_for_nothing(host: Host) -> None:
     assert old.segment.name not in memory.names()
 
 
-def test_events_of_calls_from_within_calls_are_moved_too(host: Host) -> None:
-    """They lie in a slot and a block of their own."""
+def test_events_of_nested_calls_are_moved_too(host: Host) -> None:
+    """Nested calls use a slot and a block of their own."""
     producer = host.producer()
     put(producer, "1")
     producer.fence = lambda: put(producer, "inner")
@@ -137,15 +137,15 @@ def test_events_of_calls_from_within_calls_are_moved_too(host: Host) -> None:
     assert sorted(host.found()) == ["1", "2", "inner"]
 
 
-def test_what_another_process_appends_later_is_moved_later(host: Host, clock: FakeClock) -> None:
-    """It has not noticed yet, and may never append again: whoever moved on looks again."""
+def test_later_events_of_another_process_are_moved_later(host: Host, clock: FakeClock) -> None:
+    """The other process has not noticed yet, and may never append again. The process that moved on looks again."""
     first, second = host.producer(), host.producer()
     put(first, "1")
     put(second, "a")
     host.remove()
     clock.now_s += 2
     put(first, "2")
-    second._look_at_s = clock.now_s + 1  # it has just looked
+    second._look_at_s = clock.now_s + 1  # this producer has just looked
     put(second, "b")
     clock.now_s += 2
     put(first, "3")
@@ -155,20 +155,20 @@ def test_what_another_process_appends_later_is_moved_later(host: Host, clock: Fa
     assert [text for text in found if text.isalpha()] == ["a", "b"]
 
 
-def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients of one key with different settings, in two threads: no record lock keeps those apart."""
+def test_two_clients_of_one_process_move_a_ring_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads have clients of one key with different settings. Record locks do not keep threads apart."""
     first, second = host.producer(), host.producer()
     put(first, "1", "2")
     put(second, "a")
     old = host.remove()
     real = Consumer.release
 
-    def interrupted(consumer: Consumer, cuts: Sequence[Batch]) -> int:
+    def interrupted(consumer: Consumer, batches: Sequence[Batch]) -> int:
         monkeypatch.undo()
         second.look()
         assert flusher_lock.is_kept(old, host.clock, sure=True)
         assert not removed.is_stranded(old)
-        return real(consumer, cuts)
+        return real(consumer, batches)
 
     monkeypatch.setattr(Consumer, "release", interrupted)
     first.look()
@@ -178,8 +178,8 @@ def test_a_ring_is_moved_once_by_two_users_in_one_process(host: Host, monkeypatc
     assert not flusher_lock.is_kept(old, host.clock, sure=True)
 
 
-def test_a_forked_child_moves_what_its_parent_left(host: Host) -> None:
-    """Its first event finds the parent's ring removed."""
+def test_a_forked_child_moves_its_parents_removed_ring(host: Host) -> None:
+    """The child's first event finds the parent's ring removed."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -189,10 +189,11 @@ def test_a_forked_child_moves_what_its_parent_left(host: Host) -> None:
     assert host.found() == ["1", "2"]
 
 
-def test_what_finds_no_room_in_the_new_ring_stays_first(host: Host, clock: FakeClock) -> None:
-    """The events of others fill it: ours are refused until all that was accepted before them has been moved."""
+def test_moved_events_without_room_stay_first(host: Host, clock: FakeClock) -> None:
+    """Events of another producer fill the new ring. New events are refused until all events of the removed ring have
+    been moved."""
     producer, other = host.producer(), host.producer()
-    put(producer, *(str(number) for number in range(64)))  # the grant is used up
+    put(producer, *(str(number) for number in range(64)))  # the credits are used up
     host.remove()
     put(other, *("x" for _ in range(70)))
     clock.now_s += 2
@@ -204,10 +205,10 @@ def test_what_finds_no_room_in_the_new_ring_stays_first(host: Host, clock: FakeC
     assert [text for text in found if text != "x"] == [*(str(number) for number in range(64)), "last"]
 
 
-def test_a_new_ring_that_cannot_be_made_at_once_gets_them_first(
+def test_moved_events_come_first_in_a_ring_that_is_made_late(
     host: Host, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Events are refused until it can, and what was accepted before them still comes first."""
+    """New events are refused until the ring can be made."""
     producer = host.producer()
     put(producer, "1")
     host.remove()
@@ -219,17 +220,17 @@ def test_a_new_ring_that_cannot_be_made_at_once_gets_them_first(
     with monkeypatch.context() as patch:
         patch.setattr(producer.slot, "open_ring", fails)
         assert producer.append(b"refused") == "ring"
-    producer._look_at_s = clock.now_s + 100  # no look comes between
+    producer._look_at_s = clock.now_s + 100  # the producer does not look before that
     clock.now_s += 2
     put(producer, "2")
 
     assert host.found() == ["1", "2"]
 
 
-def test_a_ring_whose_flusher_lives_is_left_to_it(
+def test_a_removed_ring_with_a_living_flusher_is_left_alone(
     host: Host, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It drains what it has mapped."""
+    """The flusher drains the ring that it has mapped."""
     producer = host.producer()
     put(producer, "1")
     old = host.remove()

@@ -19,21 +19,21 @@ from rudderpipe.ring.slot import CREDITS_MAX
 from tests.fakes import FakeClock, drain, producer_of, settings_of, texts
 
 GONE = (1 << 22) + 1
-"""No process has such a number (PID_MAX_LIMIT)."""
+"""A pid that no process has (PID_MAX_LIMIT)."""
 
 
 def numbers(start: int, end: int) -> list[str]:
-    """What was put in for events start to end."""
+    """Return the texts of the events from start to end."""
     return [str(number) for number in range(start, end)]
 
 
 def put(producer: Producer, start: int, end: int) -> int:
-    """Append numbered events; how many were accepted."""
+    """Append the events from start to end; return the number of accepted ones."""
     return sum(producer.append(text.encode()) is None for text in numbers(start, end))
 
 
-def test_events_come_out_as_they_went_in(ring: Ring, clock: FakeClock) -> None:
-    """In order, whole, once."""
+def test_events_leave_once_whole_and_in_order(ring: Ring, clock: FakeClock) -> None:
+    """Batches of seven events each do not change the order."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
 
     put(producer, 0, 500)
@@ -43,21 +43,21 @@ def test_events_come_out_as_they_went_in(ring: Ring, clock: FakeClock) -> None:
 
 
 def test_a_batch_is_bounded_in_events_and_in_bytes(ring: Ring, clock: FakeClock) -> None:
-    """The limit in bytes counts what travels; one event travels however large it is."""
+    """The limit in bytes counts the commas too. A single event travels however large it is."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     for size in (10, 10, 10, 30, 5):
         producer.append(b"x" * size)
     consumer.refresh()
 
     sizes = []
-    while cut := consumer.next_batch(20, 21):
-        sizes.append((cut.count, len(cut.data)))
+    while batch := consumer.next_batch(20, 21):
+        sizes.append((batch.count, len(batch.data)))
 
     assert sizes == [(2, 21), (1, 10), (1, 30), (1, 5)]
 
 
 def test_one_producer_gets_exactly_the_cap(ring: Ring, clock: FakeClock) -> None:
-    """Not one more, not one less; after draining, all of the room is back."""
+    """The cap is exact. After a drain, all of the room is free again."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
 
     assert put(producer, 0, 3000) == 1000
@@ -66,9 +66,9 @@ def test_one_producer_gets_exactly_the_cap(ring: Ring, clock: FakeClock) -> None
     assert put(producer, 0, 3000) == 1000
 
 
-def test_a_larger_cap_counts_at_once_in_a_ring_that_lives(tmp_path: Path, clock: FakeClock) -> None:
-    """An application that is restarted with more room, while the ring is full and nothing is drained, has it: so have
-    those that were refused before. A smaller one changes nothing."""
+def test_a_larger_cap_counts_at_once_in_a_living_ring(tmp_path: Path, clock: FakeClock) -> None:
+    """An application is restarted with a larger cap while the ring is full. Producers that were refused before get the
+    new room too. A smaller cap changes nothing."""
     pipe = settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=100)
     first = Producer(lambda: open_ring(pipe, clock), lambda _ring: None, clock)
     try:
@@ -84,7 +84,7 @@ def test_a_larger_cap_counts_at_once_in_a_ring_that_lives(tmp_path: Path, clock:
 
 
 def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) -> None:
-    """The cap is global, and nobody sits on room that another one could use for long."""
+    """The cap holds for all producers together, and no producer keeps unused credits for long."""
     producers = [producer_of(ring, clock) for _ in range(5)]
 
     accepted = 0
@@ -95,8 +95,8 @@ def test_several_producers_get_the_cap_together(ring: Ring, clock: FakeClock) ->
     assert counters.read(ring).accepted == counters.read(ring).in_ring == 1000
 
 
-def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring, clock: FakeClock) -> None:
-    """Being full costs no lock: it is asked for again only after the flusher has taken something."""
+def test_a_refused_producer_asks_again_only_after_a_drain(ring: Ring, clock: FakeClock) -> None:
+    """A full ring costs a producer no lock until the flusher has taken something."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 1001)
     asked: list[int] = []
@@ -106,29 +106,29 @@ def test_a_refused_producer_does_not_ask_again_until_something_moved(ring: Ring,
     put(producer, 0, 50)
     assert asked == []
     consumer.refresh()
-    cut = consumer.next_batch(1, 100)
-    assert cut is not None
-    consumer.release([cut])
+    batch = consumer.next_batch(1, 100)
+    assert batch is not None
+    consumer.release([batch])
     assert put(producer, 0, 50) == 1
     assert asked
 
 
-def test_a_smaller_event_does_not_overtake_one_that_does_not_fit(ring: Ring, clock: FakeClock) -> None:
-    """When the bytes of a batch are used up in one block, the next block has to wait for its turn."""
+def test_a_smaller_event_does_not_overtake_a_larger_one(ring: Ring, clock: FakeClock) -> None:
+    """When an event of one block does not fit into a batch, the next block must wait for its turn."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     for letter, size in (("a", 30_000), ("b", 30_000), ("c", 6_000)):
         producer.append(letter.encode() * size)
     consumer.refresh()
 
     found = []
-    while cut := consumer.next_batch(20, 40_000):
-        found.append([text[0] for text in texts(cut)])
+    while batch := consumer.next_batch(20, 40_000):
+        found.append([text[0] for text in texts(batch)])
 
     assert found == [["a"], ["b", "c"]]
 
 
-def test_an_event_larger_than_a_block_takes_several(ring: Ring, clock: FakeClock) -> None:
-    """And smaller ones before and after it stay in order."""
+def test_an_event_larger_than_a_block_takes_several_blocks(ring: Ring, clock: FakeClock) -> None:
+    """Smaller events before and after it stay in order."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     big = "x" * 200_000
 
@@ -139,13 +139,13 @@ def test_an_event_larger_than_a_block_takes_several(ring: Ring, clock: FakeClock
     assert counters.read(ring).blocks_in_use == 4  # the last run, which still has room
 
 
-def test_an_event_that_no_request_could_carry_is_refused(ring: Ring, clock: FakeClock) -> None:
-    """The limit is 4,000,000 bytes."""
+def test_an_event_above_the_limit_is_refused(ring: Ring, clock: FakeClock) -> None:
+    """The limit is 4,000,000 bytes, because no request could carry more."""
     assert producer_of(ring, clock).append(b"x" * 4_000_001) == "too_large"
 
 
-def test_a_full_ring_refuses_and_takes_again(ring: Ring, clock: FakeClock) -> None:
-    """When blocks run out before the cap, the reason says so; drained blocks are used again."""
+def test_a_ring_without_blocks_refuses_until_it_is_drained(ring: Ring, clock: FakeClock) -> None:
+    """The blocks run out before the cap is reached, and the reason says so."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     large = b"x" * 60_000
 
@@ -158,8 +158,8 @@ def test_a_full_ring_refuses_and_takes_again(ring: Ring, clock: FakeClock) -> No
         assert len(drain(consumer)) == accepted
 
 
-def test_what_was_not_released_is_handed_out_again(ring: Ring, clock: FakeClock) -> None:
-    """After a failure the same events come again; after a restart as well."""
+def test_events_that_were_not_released_come_again(ring: Ring, clock: FakeClock) -> None:
+    """The same events come again after a failure, and after a restart."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 100)
     consumer.refresh()
@@ -175,7 +175,7 @@ def test_what_was_not_released_is_handed_out_again(ring: Ring, clock: FakeClock)
 
 
 def test_a_new_flusher_counts_no_unread_block_as_drained(ring: Ring, clock: FakeClock) -> None:
-    """A flusher that starts over several unread blocks leaves the account as it is."""
+    """A flusher that starts over several unread blocks leaves the counters as they are."""
     producer = producer_of(ring, clock)
     for _ in range(900):
         producer.append(b"x" * 450)
@@ -185,8 +185,8 @@ def test_a_new_flusher_counts_no_unread_block_as_drained(ring: Ring, clock: Fake
     assert counters.read(ring).in_ring == 900
 
 
-def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeClock) -> None:
-    """Positions from Redis that are ahead of ours win; those behind are ignored."""
+def test_events_that_the_sink_has_do_not_come_again(ring: Ring, clock: FakeClock) -> None:
+    """Offsets from Redis that are ahead of the ring's offsets win. Offsets that are behind are ignored."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 100)
     consumer.refresh()
@@ -201,7 +201,7 @@ def test_what_the_sink_had_already_is_not_handed_out(ring: Ring, clock: FakeCloc
 
 
 def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring, clock: FakeClock) -> None:
-    """Slot, block and unused grant are free again; nothing that was accepted is lost."""
+    """The slot, the block and the unused credits become free, and no accepted event is lost."""
     producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
     put(producer, 0, 70)
     dead = ring.layout.slot(producer.slot.number)
@@ -215,8 +215,9 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
     assert put(producer_of(ring, clock), 0, 2000) == 1000
 
 
-def test_grants_of_dead_producers_come_back_while_the_sink_is_away(ring: Ring, clock: FakeClock) -> None:
-    """Nothing is drained: what the dead were granted and did not use is room for others, to exactly the cap."""
+def test_credits_of_dead_producers_come_back_without_a_drain(ring: Ring, clock: FakeClock) -> None:
+    """While the sink is away nothing is drained. Other producers get the unused credits of the dead ones, up to exactly
+    the cap."""
     accepted = 0
     reclaimer = Reclaimer(ring)
     for _ in range(4):
@@ -230,8 +231,8 @@ def test_grants_of_dead_producers_come_back_while_the_sink_is_away(ring: Ring, c
     assert len(drain(Consumer(ring))) == 1000
 
 
-def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) -> None:
-    """With no flusher there, and with the dead producer's events still in the ring: they stay, and come first."""
+def test_a_producer_without_a_slot_takes_over_a_dead_producers_slot(ring: Ring, clock: FakeClock) -> None:
+    """There is no flusher, and the dead producer's events are still in the ring. They stay there and come first."""
     words, layout = ring.words, ring.layout
     for slot in range(layout.slots):
         words[layout.slot(slot) + at.S_PID] = GONE
@@ -240,15 +241,15 @@ def test_who_finds_no_slot_takes_over_a_dead_ones(ring: Ring, clock: FakeClock) 
     for number in range(10):
         producer = producer_of(ring, clock)
         put(producer, number, number + 1)
-        words[layout.slot(producer.slot.number) + at.S_START] = 1  # it dies, too
+        words[layout.slot(producer.slot.number) + at.S_START] = 1  # this producer dies too
 
     assert len(ring.slots_in_use()) == layout.slots
     assert counters.read(ring).accepted == 10
     assert drain(Consumer(ring)) == numbers(0, 10)
 
 
-def test_a_slot_that_is_taken_over_begins_after_what_is_still_in_the_ring(ring: Ring, clock: FakeClock) -> None:
-    """Two producers of one slot, the first dead and undrained: its events and the second's are told apart."""
+def test_a_slot_taken_over_counts_on_from_its_dead_producer(ring: Ring, clock: FakeClock) -> None:
+    """The dead producer's events are still in the ring. Both producers have counts of their own."""
     first = producer_of(ring, clock)
     put(first, 0, 70)
     ring.words[ring.layout.slot(first.slot.number) + at.S_START] = 1
@@ -263,8 +264,8 @@ def test_a_slot_that_is_taken_over_begins_after_what_is_still_in_the_ring(ring: 
     assert counters.read(ring).in_ring == 0
 
 
-def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring, clock: FakeClock) -> None:
-    """Its pid may be that of a living process here, which says nothing: its lock is free, so it is dead."""
+def test_in_another_pid_namespace_a_free_lock_means_a_dead_producer(ring: Ring, clock: FakeClock) -> None:
+    """Another process here may have the producer's pid, so the pid says nothing."""
     producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
     put(producer, 0, 10)
     ring.words[ring.layout.slot(producer.slot.number) + at.S_NAMESPACE] += 1
@@ -275,7 +276,7 @@ def test_of_a_producer_in_another_pid_namespace_the_lock_alone_tells(ring: Ring,
 
 
 def test_a_living_producer_is_left_alone(ring: Ring, clock: FakeClock) -> None:
-    """Its lock may look free for a moment; its pid and start time say that it lives."""
+    """The producer's lock may look free for a moment. Its pid and its start say that it lives."""
     producer, reclaimer = producer_of(ring, clock), Reclaimer(ring)
     put(producer, 0, 10)
 
@@ -285,7 +286,7 @@ def test_a_living_producer_is_left_alone(ring: Ring, clock: FakeClock) -> None:
 
 
 def test_a_producer_that_leaves_is_drained_and_refuses(ring: Ring, clock: FakeClock) -> None:
-    """After ``leave`` the slot is given back, and later events are refused."""
+    """``leave`` gives the slot back. Later events are refused."""
     producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
     put(producer, 0, 10)
 
@@ -299,7 +300,7 @@ def test_a_producer_that_leaves_is_drained_and_refuses(ring: Ring, clock: FakeCl
 
 
 def test_a_ring_with_a_producer_does_not_close(ring: Ring, clock: FakeClock) -> None:
-    """The flusher cannot take the ring away from somebody who may still append."""
+    """The flusher must not remove a ring into which a producer may still append."""
     put(producer_of(ring, clock), 0, 1)
     drain(Consumer(ring))
 
@@ -307,7 +308,7 @@ def test_a_ring_with_a_producer_does_not_close(ring: Ring, clock: FakeClock) -> 
 
 
 def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) -> None:
-    """The child never touches the slot or the block of its parent."""
+    """The child never touches its parent's slot or block."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 10)
     slot, block = producer.slot.number, producer.slot.block
@@ -320,8 +321,9 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
     assert drain(consumer) == numbers(0, 20)
 
 
-def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler or a destructor may track in the middle of a track: its event waits for nothing."""
+def test_the_event_of_a_nested_call_is_in_the_ring_at_once(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler or a destructor may track in the middle of a track. Its event does not wait for the outer
+    call."""
     producer = producer_of(ring, clock)
     put(producer, 0, 3)
     seen: list[object] = []
@@ -340,41 +342,41 @@ def test_a_call_from_within_a_call_is_in_the_ring_when_it_returns(ring: Ring, cl
     assert [producer.within for producer in counters.read(ring).producers] == [False, True]
 
 
-def test_a_call_from_within_a_call_from_within_a_call_is_busy(ring: Ring, clock: FakeClock) -> None:
-    """There is a second producer, and no third."""
+def test_a_call_nested_twice_is_busy(ring: Ring, clock: FakeClock) -> None:
+    """There is a second producer for nested calls, and no third one."""
     producer = producer_of(ring, clock)
     inner = producer.inner
     assert inner is not None
-    answers: list[str | None] = []
+    results: list[str | None] = []
     put(producer, 0, 3)
-    inner.fence = lambda: answers.append(producer.append(b'"third"'))
-    producer.fence = lambda: answers.append(producer.append(b'"second"'))
+    inner.fence = lambda: results.append(producer.append(b'"third"'))
+    producer.fence = lambda: results.append(producer.append(b'"second"'))
     put(producer, 3, 4)
 
-    assert answers == ["busy", None]
+    assert results == ["busy", None]
     assert sorted(drain(Consumer(ring))) == ['"second"', "0", "1", "2", "3"]
 
 
-def test_a_call_from_within_a_claim_is_busy(ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could wait for no lock: the one that it needs is its own thread's."""
+def test_a_nested_call_within_a_claim_is_busy(ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs the claim lock, which its own thread holds, so waiting for it would never end."""
     producer = producer_of(ring, clock)
-    answers: list[str | None] = []
+    results: list[str | None] = []
     take_credits = claims.take_credits
 
     def interrupted(ring: Ring, slot: int, wanted: int) -> int:
-        answers.append(producer.append(b'"inner"'))
+        results.append(producer.append(b'"inner"'))
         return take_credits(ring, slot, wanted)
 
     put(producer, 0, 3)
     monkeypatch.setattr(claims, "take_credits", interrupted)
     put(producer, 3, 4)
 
-    assert answers == ["busy"]
+    assert results == ["busy"]
     assert drain(Consumer(ring)) == numbers(0, 4)
 
 
-def test_who_leaves_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
-    """Those of its calls, and of its calls from within calls."""
+def test_a_leaving_producer_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
+    """One slot is for ordinary calls, the other one for nested calls."""
     producer = producer_of(ring, clock)
     put(producer, 0, 1)
     producer.fence = lambda: producer.append(b"2")
@@ -387,10 +389,10 @@ def test_who_leaves_gives_both_slots_up(ring: Ring, clock: FakeClock) -> None:
     assert producer.append(b"1") == "closed"
 
 
-def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(
+def test_an_exception_within_an_append_costs_at_most_its_event(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A handler that raises in the middle of an append costs at most the event it fell upon."""
+    """A signal handler raises in the middle of an append. The producer goes on afterwards."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
 
     def interrupted(*_arguments: object) -> int:
@@ -407,8 +409,9 @@ def test_an_exception_in_the_middle_of_a_call_leaves_the_producer_usable(
     assert drain(consumer) == ["0", "1", "2", "4", "5"]
 
 
-def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None:
-    """A grant that lasted a second is followed by one of 1, so that a slow producer looks around for a flusher."""
+def test_a_slow_producer_gets_few_credits(ring: Ring, clock: FakeClock) -> None:
+    """A producer whose credits lasted a second gets credit for one event, so that it looks for a flusher at the next
+    one."""
     looked: list[Ring] = []
     producer = Producer(lambda: ring, looked.append, clock)
 
@@ -417,16 +420,16 @@ def test_a_slow_producer_is_granted_little(ring: Ring, clock: FakeClock) -> None
         clock.now_s += 5
 
     assert len(looked) == 10
-    granted = ring.words[ring.layout.granted + producer.slot.number]
-    assert granted == 10
-    assert granted < CREDITS_MAX
+    credits_of_the_slot = ring.words[ring.layout.granted + producer.slot.number]
+    assert credits_of_the_slot == 10
+    assert credits_of_the_slot < CREDITS_MAX
 
 
-def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
+def test_an_exception_within_a_claim_loses_nothing(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it falls before or after the blocks are taken: what was accepted comes out once, what is accepted later
-    too, and no block is left behind."""
+    """The exception comes before or after the blocks are taken. Accepted events leave once, later ones too, and no
+    block stays behind."""
     for after in (False, True):
         producer, consumer, reclaimer = producer_of(ring, clock), Consumer(ring), Reclaimer(ring)
         real = claims.claim_blocks
@@ -449,17 +452,18 @@ def test_an_exception_in_the_middle_of_a_claim_loses_nothing(
             accepted += producer.append(text.encode()) is None
 
         assert len(drain(consumer)) == accepted
-        assert len(ring.blocks_in_use()) == 1  # the one that was taken and not adopted is free again
+        assert len(ring.blocks_in_use()) == 1  # the block that was taken and never used is free again
         producer.leave()
         assert reclaimer.work() == 1
         drain(consumer)
         assert ring.blocks_in_use() == []
 
 
-def test_a_segment_that_was_removed_is_drained_and_followed_by_another(
+def test_a_removed_segment_is_drained_and_replaced(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The producer goes on in a new ring with locks of its own; the old one's flusher drains it, and it can end."""
+    """The producer goes on in a new ring with locks of its own. The old ring's flusher drains the old ring, which can
+    then end."""
     pipe = settings_of(tmp_path)
 
     def opened() -> Ring:
@@ -489,8 +493,8 @@ def test_a_segment_that_was_removed_is_drained_and_followed_by_another(
         memory.remove(new.segment.name)
 
 
-def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clock: FakeClock) -> None:
-    """Pid and start time are the same; the random number of the program is not."""
+def test_a_program_replaced_by_exec_gives_its_slot_back(ring: Ring, clock: FakeClock) -> None:
+    """After an exec, pid and start are the same. Only the random number of the program differs."""
     put(producer_of(ring, clock), 0, 10)
     claims._image.forget()
     put(producer_of(ring, clock), 10, 20)
@@ -501,8 +505,8 @@ def test_a_program_that_was_replaced_by_exec_gives_its_slot_back(ring: Ring, clo
     assert reclaimer.living() == 1
 
 
-def test_the_memory_that_is_touched_is_what_was_in_use_at_once(ring: Ring, clock: FakeClock) -> None:
-    """Blocks are used again before new ones are: a ring that is drained in time never grows."""
+def test_a_ring_touches_only_the_memory_in_use_at_once(ring: Ring, clock: FakeClock) -> None:
+    """Used blocks are taken again before new ones, so a ring that is drained in time never grows."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     for _ in range(200):
         put(producer, 0, 100)
@@ -514,8 +518,9 @@ def test_the_memory_that_is_touched_is_what_was_in_use_at_once(ring: Ring, clock
     assert touched <= 3
 
 
-def test_a_claim_that_is_seen_half_way_is_seen_whole_later(ring: Ring, clock: FakeClock) -> None:
-    """NEXT has moved and the block is not there yet: it is found when it is, at the latest by a whole look."""
+def test_a_whole_refresh_sees_a_claim_that_was_half_done(ring: Ring, clock: FakeClock) -> None:
+    """NEXT has moved and the block is not there yet, as the flusher may see it. A whole refresh finds the block in any
+    case."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 5)
     sequence = ring.words[ring.layout.sequence]
@@ -529,10 +534,8 @@ def test_a_claim_that_is_seen_half_way_is_seen_whole_later(ring: Ring, clock: Fa
     assert texts(consumer.next_batch(10, 1000)) == numbers(0, 5)
 
 
-def test_a_program_gives_back_the_slot_of_before_an_exec_though_an_earlier_one_is_free(
-    ring: Ring, clock: FakeClock
-) -> None:
-    """It would have a producer for as long as the process lives."""
+def test_the_slot_from_before_an_exec_comes_back_behind_a_free_one(ring: Ring, clock: FakeClock) -> None:
+    """Otherwise the slot would keep a producer for as long as the process lives."""
     leaver, producer = producer_of(ring, clock), producer_of(ring, clock)
     put(leaver, 0, 1)
     put(producer, 1, 2)
@@ -546,14 +549,15 @@ def test_a_program_gives_back_the_slot_of_before_an_exec_though_an_earlier_one_i
     assert ring.slots_in_use() == [0]
 
 
-def test_a_slot_that_is_being_given_up_is_not_taken_before_its_lock_is_free(
+def test_a_slot_is_not_taken_before_its_lock_is_free(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread takes it a moment too early: it would be without a lock when the first gives that back."""
+    """If another thread took the slot a moment earlier, the first thread's unlock would free the new producer's
+    lock."""
     first, second = producer_of(ring, clock), producer_of(ring, clock)
     put(first, 0, 1)
     me = identity.me()
-    for slot in range(1, at.SLOTS):  # all others have living producers
+    for slot in range(1, at.SLOTS):  # all other slots have living producers
         mine = ring.layout.slot(slot)
         ring.words[mine + at.S_PID], ring.words[mine + at.S_NAMESPACE] = 1, me.namespace
     ring.see_slot(at.SLOTS - 1)
@@ -572,10 +576,10 @@ def test_a_slot_that_is_being_given_up_is_not_taken_before_its_lock_is_free(
     assert second.enter() is ring
 
 
-def test_a_look_for_the_dead_leaves_a_living_slot_of_this_process_its_lock(
+def test_a_reclaim_keeps_the_locks_of_this_process(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In another pid namespace the lock alone tells that the producer lives."""
+    """In another pid namespace only the lock says that the producer lives."""
     put(producer_of(ring, clock), 0, 1)
     given_back: list[int] = []
     monkeypatch.setattr(ring.locks, "unlock", given_back.append)
@@ -584,8 +588,8 @@ def test_a_look_for_the_dead_leaves_a_living_slot_of_this_process_its_lock(
     assert not given_back
 
 
-def test_a_look_for_the_dead_from_within_a_claim_leaves_that_its_lock(ring: Ring) -> None:
-    """A signal handler in the middle of a claim, which moves on for another client of the process."""
+def test_a_reclaim_within_a_claim_keeps_the_claim_lock(ring: Ring) -> None:
+    """A signal handler in the middle of a claim may reclaim for another client of the process."""
     try:
         assert ring.locks.lock(at.LOCK_CLAIM, 1)
         assert Reclaimer(ring).work() == 0

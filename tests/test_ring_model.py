@@ -1,4 +1,4 @@
-"""The ring against a plain list: whatever is done to it, and whoever is killed in the middle of what."""
+"""The ring against a plain list, whatever is done to it and whichever process is killed in the middle of it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ STEPS = st.integers(1, 30)
 
 
 class Interrupted(BaseException):
-    """What a signal handler raises."""
+    """The exception that a signal handler raises."""
 
 
 class RingModel(RuleBasedStateMachine):
-    """Three producers and a flusher, each in a process of its own; some of them die and are followed by others."""
+    """Three producers and a flusher, each in a process of its own. A process that dies is replaced by another one."""
 
     @initialize()
     def open(self) -> None:
@@ -44,14 +44,14 @@ class RingModel(RuleBasedStateMachine):
         self.held: list[Batch] = []
         self.found: list[str] = []
         self.inner: list[str] = []
-        """Accepted in calls from within calls; named by a number that none of them had before."""
+        """The events that nested calls were promised, each with a number of its own."""
         self.names = itertools.count()
 
     # Producers.
 
     @rule(who=PRODUCERS, count=st.integers(1, 90), size=SIZES)
     def append(self, who: int, count: int, size: int) -> None:
-        """Until one is refused."""
+        """Append until an event is refused."""
         for _ in range(count):
             reason = self.writers[who].write(size)
             if reason is not None:
@@ -59,8 +59,8 @@ class RingModel(RuleBasedStateMachine):
                 break
 
     @rule(who=PRODUCERS, size=SIZES, step=STEPS)
-    def append_in_an_append(self, who: int, size: int, step: int) -> None:
-        """A signal handler tracks in the middle of it, or of what is left of it."""
+    def nested_append(self, who: int, size: int, step: int) -> None:
+        """Append in a signal handler in the middle of an append, or right after it."""
         writer, text = self.writers[who], f"inner:{next(self.names)}:"
         done: list[str | None] = []
 
@@ -77,8 +77,8 @@ class RingModel(RuleBasedStateMachine):
             self.inner.append(text)
 
     @rule(who=PRODUCERS, size=SIZES, step=STEPS)
-    def append_interrupted(self, who: int, size: int, step: int) -> None:
-        """A signal handler raises in the middle of it: it may be in the ring or not."""
+    def interrupted_append(self, who: int, size: int, step: int) -> None:
+        """Raise in a signal handler in the middle of an append, whose event is then in the ring or not."""
         writer = self.writers[who]
 
         def interrupt() -> None:
@@ -96,14 +96,14 @@ class RingModel(RuleBasedStateMachine):
 
     @rule(who=PRODUCERS)
     def fork(self, who: int) -> None:
-        """The child goes on in place of the next producer, which dies."""
+        """Fork a producer; the child replaces the next producer, which dies."""
         following = (who + 1) % 3
         child = self.writers[who].fork()
         self.replace(following, child)
 
     @rule(who=PRODUCERS, size=SIZES, step=STEPS, leaves=st.booleans())
     def kill_producer(self, who: int, size: int, step: int, leaves: bool) -> None:
-        """At some store of its next append, or of leaving."""
+        """Kill a producer at some store of its next append, or of leaving."""
         writer = self.writers[who]
         if leaves:
             writer.process.run(writer.producer.leave, step)
@@ -114,22 +114,22 @@ class RingModel(RuleBasedStateMachine):
 
     @rule(who=PRODUCERS)
     def leave(self, who: int) -> None:
-        """For good; another one comes."""
+        """Make a producer leave, and replace it."""
         self.writers[who].producer.leave()
         self.replace(who)
 
     @rule(seconds=st.sampled_from([0.1, 0.9, 5.0]))
     def wait(self, seconds: float) -> None:
-        """Grants depend on how long the last one lasted."""
+        """Let time pass, because credits depend on how long the last ones lasted."""
         self.clock.now_s += seconds
 
     def replace(self, who: int, by: Writer | None = None) -> None:
-        """Have another producer in place of this one, whose process ends."""
-        self.writers[who].process.die()  # with it goes a slot whose taking was interrupted
+        """Replace this producer by another one, and end its process."""
+        self.writers[who].process.die()  # this also frees a slot whose taking was interrupted
         self.writers[who] = by or self.simulation.writer()
 
     def decide(self, writer: Writer) -> None:
-        """The one in flight is in the ring, or is not."""
+        """Find out whether the event in flight is in the ring."""
         there = counters.read(self.simulation.ring).accepted - self.accepted()
         assert there in ((0, 1) if writer.in_flight else (0,))
         if there:
@@ -139,38 +139,38 @@ class RingModel(RuleBasedStateMachine):
     # The flusher.
 
     @rule(count=st.integers(1, 90))
-    def cut(self, count: int) -> None:
-        """Hand some out."""
+    def take_batch(self, count: int) -> None:
+        """Take a batch."""
         self.drainer.consumer.refresh()
-        cut = self.drainer.consumer.next_batch(count, 100_000)
-        if cut is not None:
-            assert cut.count == len(texts(cut))
-            self.held.append(cut)
+        batch = self.drainer.consumer.next_batch(count, 100_000)
+        if batch is not None:
+            assert batch.count == len(texts(batch))
+            self.held.append(batch)
 
     @precondition(lambda self: self.held)
     @rule(count=st.integers(1, 3))
     def release(self, count: int) -> None:
-        """The sink has the first of them."""
-        for cut in self.held[:count]:
-            self.found += texts(cut)
-        assert self.drainer.consumer.release(self.held[:count]) == sum(cut.count for cut in self.held[:count])
+        """Release the first batches, as when the sink has them."""
+        for batch in self.held[:count]:
+            self.found += texts(batch)
+        assert self.drainer.consumer.release(self.held[:count]) == sum(batch.count for batch in self.held[:count])
         self.held = self.held[count:]
 
     @rule()
     def rewind(self) -> None:
-        """The sink has none of them."""
+        """Go back to the first batch, as when the sink has none of them."""
         self.drainer.consumer.rewind()
         self.held = []
 
     @rule()
     def keep_house(self) -> None:
-        """Free blocks, and bury the dead."""
+        """Free blocks, and reclaim the slots of dead producers."""
         self.drainer.keep_house()
 
     @rule(what=st.sampled_from(["release", "house", "start"]), step=STEPS)
     def kill_flusher(self, what: str, step: int) -> None:
-        """At some store of what it does; another one goes on from what stands in the ring."""
-        released = [text for cut in self.held for text in texts(cut)] if what == "release" else []
+        """Kill the flusher at some store; another one goes on from what stands in the ring."""
+        released = [text for batch in self.held for text in texts(batch)] if what == "release" else []
         process = self.drainer.process
         operation: Callable[[], Any] = self.drainer.keep_house
         if what == "release":
@@ -182,8 +182,8 @@ class RingModel(RuleBasedStateMachine):
         process.run(operation, step)
         process.die()
         self.drainer = self.simulation.drainer()
-        books = counters.read(self.simulation.ring)
-        moved = books.accepted - books.in_ring - len(self.found)
+        counts = counters.read(self.simulation.ring)
+        moved = counts.accepted - counts.in_ring - len(self.found)
         # A release goes block by block, whatever the order of the batches was.
         there = set(texts(self.drainer.consumer.next_batch(10 * CAP, 1 << 30)))
         self.drainer.consumer.rewind()
@@ -195,20 +195,20 @@ class RingModel(RuleBasedStateMachine):
     # What holds at every moment.
 
     def accepted(self) -> int:
-        """Events that were accepted."""
+        """Return the number of accepted events."""
         return sum(len(writer.accepted) for writer in self.simulation.writers) + len(self.inner)
 
     @invariant()
-    def the_account_is_exact(self) -> None:
-        """And the cap is never exceeded."""
-        books = counters.read(self.simulation.ring)
-        assert books.accepted == self.accepted()
-        assert books.in_ring == books.accepted - len(self.found) <= CAP
-        assert books.corrupt == 0
-        assert books.queued == books.left
+    def the_counters_are_exact(self) -> None:
+        """Check the counters against the list, and that the cap is never exceeded."""
+        counts = counters.read(self.simulation.ring)
+        assert counts.accepted == self.accepted()
+        assert counts.in_ring == counts.accepted - len(self.found) <= CAP
+        assert counts.corrupt == 0
+        assert counts.queued == counts.left
 
     def teardown(self) -> None:
-        """Everybody dies: all that was accepted comes out, and all of the room is free."""
+        """Kill all processes, and check that all accepted events leave and that all of the room is free."""
         with self.stack:
             for writer in self.writers:
                 writer.process.die()
@@ -217,7 +217,7 @@ class RingModel(RuleBasedStateMachine):
             for _ in range(3):
                 self.drainer.keep_house()
                 self.found += self.drainer.drain(7)
-            self.the_account_is_exact()
+            self.the_counters_are_exact()
             for writer in self.simulation.writers:
                 assert writer.own(self.found) == writer.accepted
             assert sorted(text for text in self.found if text.startswith("inner")) == sorted(self.inner)

@@ -1,4 +1,4 @@
-"""What ``rudderpipe rings`` makes of rings, whole and otherwise."""
+"""The rows of ``rudderpipe rings``, for whole and for damaged rings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.fakes import FakeClock, producer_of, ring_of, settings_of
 
 
 def rows(directory: Path, pipe: str) -> list[HostRing]:
-    """Those of one pipe."""
+    """Return the rows of one pipe."""
     return [row for row in host_rings.of_this_user(str(directory)) if row.pipe == pipe]
 
 
@@ -32,7 +32,7 @@ def _where(tmp_path: Path) -> Iterator[RingLocation]:
 
 
 def fill(where: RingLocation, words: dict[int, int], size_bytes: int = 1 << 20) -> None:
-    """Put a segment there that holds these words."""
+    """Make a segment there that holds these words."""
     data = memoryview(bytearray(size_bytes)).cast("Q")
     for index, value in words.items():
         data[index] = value
@@ -42,7 +42,7 @@ def fill(where: RingLocation, words: dict[int, int], size_bytes: int = 1 << 20) 
 
 
 def test_a_ring_with_events_and_no_flusher_is_stuck(tmp_path: Path, clock: FakeClock) -> None:
-    """Looking changes nothing: no file is made, and the ring is not entered."""
+    """The command changes nothing: it makes no file, and takes no slot in the ring."""
     with ring_of(tmp_path, clock) as ring:
         pipe = ring.locks.path.stem.removesuffix(f"-v{at.VERSION}")
         (row,) = rows(tmp_path, pipe)
@@ -59,8 +59,8 @@ def test_a_ring_with_events_and_no_flusher_is_stuck(tmp_path: Path, clock: FakeC
         assert f"rudderpipe drain {pipe}" in "\n".join(rings.table([row]))
 
 
-def test_a_ring_whose_lock_file_is_elsewhere_says_so(tmp_path: Path, clock: FakeClock) -> None:
-    """The line that tells how to drain it asks for the directory."""
+def test_a_ring_with_its_lock_file_elsewhere_asks_for_the_directory(tmp_path: Path, clock: FakeClock) -> None:
+    """The line that says how to drain the ring must name the directory, which the command cannot know."""
     with ring_of(tmp_path, clock) as ring:
         producer_of(ring, clock).append(b"1")
         pipe = ring.locks.path.stem.removesuffix(f"-v{at.VERSION}")
@@ -82,10 +82,10 @@ def test_a_ring_whose_lock_file_is_elsewhere_says_so(tmp_path: Path, clock: Fake
         ({at.H_MAGIC: at.MAGIC, at.H_VERSION: at.VERSION, at.H_BLOCKS: 1 << 23}, "has a damaged header"),
     ],
 )
-def test_what_cannot_be_read_is_a_row_with_the_reason(
+def test_a_segment_that_cannot_be_read_is_a_row_with_the_reason(
     tmp_path: Path, where: RingLocation, words: dict[int, int], trouble: str
 ) -> None:
-    """It may hold events, so it counts as stuck."""
+    """The segment may hold events, so it counts as stuck."""
     fill(where, words)
 
     (row,) = rows(tmp_path, where.pipe)
@@ -95,8 +95,8 @@ def test_what_cannot_be_read_is_a_row_with_the_reason(
     assert where.segment in memory.names()
 
 
-def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingLocation) -> None:
-    """It is neither listed nor removed: its maker may be at work."""
+def test_a_segment_that_is_being_made_is_no_row(tmp_path: Path, where: RingLocation) -> None:
+    """The segment is not removed either, because its maker may still be at work."""
     fill(where, {})
 
     assert rows(tmp_path, where.pipe) == []
@@ -106,7 +106,7 @@ def test_what_is_being_made_is_no_ring_yet(tmp_path: Path, where: RingLocation) 
 def test_rings_of_several_interpreters_are_rows_of_one_pipe(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each with its number."""
+    """Each row has the number of its interpreter."""
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     try:
         for number in (0, 2):

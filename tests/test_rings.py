@@ -1,4 +1,4 @@
-"""One flusher process and the rings it serves: all of its pipe, also when one of them is removed."""
+"""One flusher process and the rings that it serves: all rings of its pipe, also when one of them is removed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.fakes import FakeClock, FakeSink, settings_of
 
 
 class Pipe:
-    """A pipe with its flusher, and producers that open its ring as they would."""
+    """A pipe with its flusher, and with producers that open its ring as a client does."""
 
     def __init__(self, settings: Settings, clock: FakeClock, *, stays: bool) -> None:
         self.settings = settings
@@ -37,7 +37,7 @@ class Pipe:
         return Producer(lambda: open_ring(self.settings, self.clock), lambda _ring: None, self.clock)
 
     def cycles(self, count: int = 20) -> bool:
-        """Some of them, a tenth of a second apart; whether the duty is finished."""
+        """Run some cycles, a tenth of a second apart; return True once the flusher is finished."""
         for _ in range(count):
             self.clock.now_s += 0.1
             self.rings.work()
@@ -47,7 +47,7 @@ class Pipe:
 
     @property
     def events(self) -> list[str]:
-        """What the sink has."""
+        """Return the events that the sink has."""
         return [event for batch in self.sink.batches for event in batch]
 
 
@@ -60,7 +60,7 @@ def _settings(tmp_path: Path) -> Iterator[Settings]:
 
 
 def producer_of_interpreter(number: int, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Producer:
-    """A producer that has entered the ring of that interpreter, and put one event into it."""
+    """Return a producer that has entered the ring of that interpreter and appended one event."""
     with monkeypatch.context() as patch:
         patch.setattr(interpreter, "current", lambda: number)
         producer = pipe.producer()
@@ -70,11 +70,11 @@ def producer_of_interpreter(number: int, pipe: Pipe, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("stays", [True, False])
 @pytest.mark.parametrize("what", ["segment", "lock file"])
-def test_a_flusher_serves_the_removed_ring_and_the_next(
+def test_a_flusher_serves_the_removed_ring_and_the_next_one(
     settings: Settings, clock: FakeClock, what: str, *, stays: bool
 ) -> None:
-    """An idle producer stays in the old ring, a busy one is in the new: both are drained, and the old one ends when its
-    last producer has left it."""
+    """An idle producer stays in the old ring, and a busy one moves to the new ring. Both are drained, and the old ring
+    ends when its last producer has left."""
     pipe = Pipe(settings, clock, stays=stays)
     idle, busy = pipe.producer(), pipe.producer()
     idle.append(b"1")
@@ -102,7 +102,7 @@ def test_a_flusher_serves_the_removed_ring_and_the_next(
 def test_a_ring_that_cannot_be_made_is_tried_again(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the old one is still served; with nothing left to serve it is an error."""
+    """The flusher still serves the old ring meanwhile. Without any ring to serve it raises the error."""
     pipe = Pipe(settings, clock, stays=True)
     producer = pipe.producer()
     producer.append(b"1")
@@ -125,8 +125,8 @@ def test_a_ring_that_cannot_be_made_is_tried_again(
 def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Record locks do not exclude threads of one process. Rings that come later are found; an empty ring of another
-    interpreter than the main one is removed once its last producer has left."""
+    """Record locks do not keep threads of one process apart. Later rings are found too, and the empty ring of a
+    subinterpreter is removed once its last producer has left."""
     pipe = Pipe(settings, clock, stays=True)
     assert pipe.rings.enter()
     producers = [producer_of_interpreter(number, pipe, monkeypatch) for number in range(3)]
@@ -146,10 +146,10 @@ def test_every_interpreter_has_a_ring_and_one_flusher_serves_them_all(
     ]
 
 
-def test_an_autostarted_flusher_serves_a_ring_that_is_not_the_main_interpreters(
+def test_an_autostarted_flusher_serves_the_ring_of_a_subinterpreter(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It makes no ring that is not used, and ends with the last one."""
+    """The flusher makes no ring that no producer uses, and ends with the last one."""
     pipe = Pipe(settings, clock, stays=False)
     producer = producer_of_interpreter(2, pipe, monkeypatch)
 
@@ -166,7 +166,7 @@ def test_an_autostarted_flusher_serves_a_ring_that_is_not_the_main_interpreters(
 
 
 def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clock: FakeClock) -> None:
-    """Earlier versions named the pipe by the settings as they were given."""
+    """Earlier versions derived the pipe's name from the settings as they were given."""
     given = settings_of(
         tmp_path, pipe=None, write_key="k", data_plane_url="HTTP://D:80/", ring_bytes=1 << 20, linger_s=1.0
     )
@@ -200,15 +200,15 @@ def test_a_ring_under_a_name_of_an_earlier_version_is_served(tmp_path: Path, clo
 def test_a_rings_name_says_pipe_layout_and_interpreter(
     tmp_path: Path, stem: str, readings: list[tuple[str, int, int]]
 ) -> None:
-    """Up to layout 3 a ring was called like its pipe, which may be called anything."""
+    """Up to layout 3 a ring was named like its pipe, and a pipe may have any name."""
     found = list(location.readings(tmp_path, stem))
 
     assert [(where.pipe, where.layout, where.interpreter) for where in found] == readings
     assert {where.stem for where in found} == {stem}
 
 
-def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A longer one is hashed, and is another one for each ring."""
+def test_a_segments_name_has_at_most_30_characters_on_macos(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A longer name is hashed, and each ring still has a name of its own."""
     monkeypatch.setattr("sys.platform", "darwin")
     monkeypatch.setattr("os.getuid", lambda: 501)
     short = location.RingLocation(tmp_path, "0123456789ab")
@@ -223,7 +223,7 @@ def test_names_fit_where_the_system_takes_30_characters(monkeypatch: pytest.Monk
 def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a segment of no use nor a lock file."""
+    """Neither a segment nor a lock file stays."""
     monkeypatch.setattr(memory.Segment, "reserve", lambda *_: False)
 
     with pytest.raises(RingUnavailable, match="no room"):
@@ -233,8 +233,8 @@ def test_a_ring_that_cannot_be_made_leaves_nothing_behind(
     assert list(Path(str(settings.runtime_dir)).iterdir()) == []
 
 
-def test_a_rings_lock_file_says_what_it_is(settings: Settings, clock: FakeClock) -> None:
-    """On every system, also where segments cannot be listed and their names are hashed."""
+def test_a_lock_file_names_its_ring(settings: Settings, clock: FakeClock) -> None:
+    """Some systems cannot list segments, and hash their names."""
     ring = open_ring(settings, clock)
 
     assert msgspec.json.decode(ring.locks.path.read_bytes()) == {
@@ -247,10 +247,10 @@ def test_a_rings_lock_file_says_what_it_is(settings: Settings, clock: FakeClock)
 
 
 @pytest.mark.parametrize("is_removed", [False, True])
-def test_a_claim_lock_that_is_held_does_not_hold_up_other_rings(
+def test_a_held_claim_lock_does_not_stop_other_rings(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, *, is_removed: bool
 ) -> None:
-    """Its holder was stopped while it opened the ring: that ring can neither end nor be followed by another."""
+    """Its holder was stopped while it opened the ring. That ring can neither end nor be replaced."""
     pipe = Pipe(settings, clock, stays=is_removed)
     leaver = pipe.producer()
     assert leaver.append(b"0") is None

@@ -1,4 +1,4 @@
-"""A mapping's descriptors: one, above the standard ones, and its own until it is given back."""
+"""The descriptor of a mapping: there is one, above the standard ones, until the mapping is closed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def _name() -> Iterator[str]:
 
 
 def made(name: str) -> Shared:
-    """A segment that was not there."""
+    """Return a new segment."""
     fd = open_fd(name, makes=True)
     os.ftruncate(fd, SIZE_BYTES)
     return Shared(fd, SIZE_BYTES)
 
 
 def descriptors_of() -> set[str]:
-    """The numbers of this process's open files."""
+    """Return the numbers of this process's open files."""
     return {path.name for path in Path("/dev/fd").iterdir() if path.exists()}
 
 
 def test_a_mapping_has_one_descriptor(name: str) -> None:
-    """And none once it is closed."""
+    """A closed mapping has none."""
     before = descriptors_of()
 
     shared = made(name)
@@ -48,8 +48,9 @@ def test_a_mapping_has_one_descriptor(name: str) -> None:
     assert descriptors_of() == before
 
 
-def test_another_thread_may_open_a_file_meanwhile(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its descriptor may have the number that was expected for the mapping's: it is not taken for that."""
+def test_another_threads_file_is_not_taken_for_the_mappings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other thread opens a file while the mapping is made, and may get the descriptor that was expected for the
+    mapping."""
     before, others, real = descriptors_of(), [], mmap.mmap
 
     def opened_between(*arguments: Any, **options: Any) -> mmap.mmap:
@@ -68,7 +69,7 @@ def test_another_thread_may_open_a_file_meanwhile(name: str, monkeypatch: pytest
 
 
 def test_a_mapping_that_fails_leaves_nothing_open(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under a limit of the address space."""
+    """A limit of the address space makes a mapping fail."""
 
     def fails(*_arguments: Any, **_options: Any) -> None:
         raise OSError(12, "Cannot allocate memory")
@@ -82,7 +83,7 @@ def test_a_mapping_that_fails_leaves_nothing_open(name: str, monkeypatch: pytest
 
 
 def test_a_descriptor_is_moved_above_the_standard_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where standard error was closed, what is printed would go into our file."""
+    """If standard error is closed, printed text would otherwise go into the ring's file."""
     before = descriptors_of()
     fd = os.open("/dev/null", os.O_RDONLY)
     monkeypatch.setattr(descriptors, "STANDARD_ERROR", fd)

@@ -1,4 +1,4 @@
-"""One word for each thing: identifiers that the house has given up do not come back."""
+"""One word for each thing: identifiers that were given up do not come back."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ MODULES = frozenset(
     ("whole", "place", "parts", "maker", "reach", "moments", "put", "duty", "keeper", "facts", "ledger")
 )
 ALLOWED = {
-    "verdict": ("native_tests/storm", "native_tests/test_storm.py", "bench/storm.py"),  # of the storm, on the product
+    "verdict": ("native_tests/storm", "native_tests/test_storm.py", "bench/storm.py"),  # the storm's, on the product
     "Verdict": ("native_tests/storm", "bench/storm.py"),
 }
-"""Where a word means another thing."""
+"""The files in which a word means another thing."""
 FILES = sorted(
     path
     for folder in ("rudderpipe", "tests", "native_tests", "bench")
@@ -48,14 +48,14 @@ FILES = sorted(
 
 
 def identifiers(path: Path) -> set[str]:
-    """Every name in a file."""
+    """Return every name in a file."""
     tokens = tokenize.generate_tokens(io.StringIO(path.read_text()).readline)
     return {token.string for token in tokens if token.type == tokenize.NAME}
 
 
 @pytest.mark.parametrize("word", GIVEN_UP)
 def test_a_thing_has_one_word(word: str) -> None:
-    """The names that were given up for it are used nowhere."""
+    """No file uses a name that was given up."""
     found = [
         f"{where}: {name}"
         for path, where in ((path, path.relative_to(ROOT).as_posix()) for path in FILES)
@@ -66,5 +66,5 @@ def test_a_thing_has_one_word(word: str) -> None:
 
 
 def test_a_module_is_named_by_what_it_holds() -> None:
-    """Not by a word that says nothing."""
+    """The names in the list say nothing."""
     assert [path.name for path in FILES if path.stem in MODULES] == []
