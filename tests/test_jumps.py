@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import rudderpipe
+from rudderpipe.client import Client
 from rudderpipe.delivery import connection
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
@@ -27,6 +28,7 @@ from rudderpipe.queue import job
 from rudderpipe.queue.connection import Connection
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
+from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
@@ -168,3 +170,33 @@ def test_a_cycle_of_the_flusher_in_direct_mode(ring: Ring, settings: Settings, p
 
     assert moved == [settings.flush_at] * 2
     assert found.total() <= 80, found
+
+
+@pytest.fixture(name="client")
+def _client(tmp_path: Path) -> Iterator[Client]:
+    """A client whose ring nobody drains."""
+    settings = settings_of(tmp_path, write_key="KEY", data_plane_url="http://127.0.0.1:9", autostart=False)
+    yield Client(settings=settings)
+    memory.remove(location.own(settings).segment)
+
+
+def test_the_first_events_of_a_client(client: Client) -> None:
+    """The first event makes the ring and takes a slot; the second one takes credits for more; the third one nothing."""
+    accepted: list[bool] = []
+
+    first, second, third = (jumps(lambda: accepted.append(client.track("u", "e", {"a": 1}))) for _ in range(3))
+
+    assert accepted == [True] * 3
+    assert first.total() <= 107, first
+    assert second.total() <= 11, second
+    assert third.total() <= 2, third
+
+
+def test_a_message_that_is_not_on_the_fast_path(client: Client) -> None:
+    """Its arguments become fields, which are checked, completed and encoded."""
+    for _ in range(2):
+        assert client.track("u", "e")
+
+    found = jumps(lambda: client.page("u", "category", "name", {"a": 1}))
+
+    assert found.total() <= 9, found

@@ -92,11 +92,13 @@ def plain(value: Any, path: str, default: Default | None = None, *, depth: int =
 
 def shallow(value: Any, path: str) -> dict[str, Any]:
     """Return a dict of a mapping's unchanged values by their keys as text; raise ``EventError``."""
-    copier = _Copier(None)
     try:
-        own = value.copy() if type(value) is dict else copier.converted(value)
+        own = value.copy() if type(value) is dict else _Copier(None).converted(value)
         if type(own) is dict:
-            return {key if type(key) is str and key.isascii() else copier.key(key): child for key, child in own.items()}
+            return {
+                key if type(key) is str and key.isascii() else _Copier(None).key(key): child
+                for key, child in own.items()
+            }
     except NoForm as error:
         raise EventError(path, error.reason) from None
     raise EventError(path, f"must be a mapping, not {type(value).__name__}")

@@ -78,11 +78,11 @@ def fields(arguments: dict[str, Any]) -> tuple[dict[str, Any], Names]:
     An argument that is None, an empty category and an empty name count as missing.
     """
     first = next(iter(arguments.values()))
+    given = {name: value for name, value in arguments.items() if value is not None}
     if type(first) is not str and isinstance(first, Mapping):
-        if sum(value is not None for value in arguments.values()) > 1:
+        if len(given) > 1:
             raise EventError("message", "is a whole message, so no other argument may be given")
         return fields_of_whole(first), _SAME_NAMES
-    given = {name: value for name, value in arguments.items() if value is not None}
     for name in _OPTIONAL_TEXTS:
         if type(value := given.get(name)) is str and not value:
             del given[name]

@@ -34,12 +34,12 @@ logger = log_text.logger()
 
 
 class _Still:
-    """A ring with waiting events from which no event has left since ``since_s``."""
+    """A ring with waiting events from which no event has left since ``since_ms``."""
 
-    def __init__(self, mark: tuple[int, int], since_s: float) -> None:
+    def __init__(self, mark: tuple[int, int], since_ms: int) -> None:
         """Store ``mark``, which changes when an event leaves the ring or another ring takes its place."""
         self.mark = mark
-        self.since_s = since_s
+        self.since_ms = since_ms
         self.told = False
 
 
@@ -84,8 +84,8 @@ class Pipe:
         except Exception:  # noqa: BLE001, S110  # the interpreter is ending, or the constructor failed
             pass
 
-    def _since_last(self, ring: Ring) -> Since:
-        own = self._own.value
+    @staticmethod
+    def _since_last(own: _Own, ring: Ring) -> Since:
         if own.since is None or own.since.ring is not ring:
             own.since = Since(ring)
         return own.since
@@ -191,9 +191,10 @@ class Pipe:
     def _look_around(self, ring: Ring, *, sure: bool = False) -> None:
         """Check that a flusher runs, and start one if this process may. Never raises, because it runs within a call."""
         try:
-            self._since_last(ring)
+            own = self._own.value
+            self._since_last(own, ring)
             self._autostart.value.look(ring, sure=sure)
-            self._tell_undrained(ring)
+            self._tell_undrained(own, ring)
             self._compare_settings(ring)
         except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
             self._log.warning("start", f"cannot check whether a flusher runs: {error}")
@@ -203,19 +204,22 @@ class Pipe:
             "large", f"an event has {size_bytes:,} bytes, more than {at.LARGE_BYTES:,}; keep events small"
         )
 
-    def _tell_undrained(self, ring: Ring) -> None:
+    def _tell_undrained(self, own: _Own, ring: Ring) -> None:
         """Log once that no event has left the ring for ``UNDRAINED_S`` while events waited in it."""
-        age_ms = self._clock.monotonic_ms() - ring.words[at.H_HEARTBEAT_MS]
+        now_ms = self._clock.monotonic_ms()
+        age_ms = now_ms - ring.words[at.H_HEARTBEAT_MS]
         is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap test
-        own = self._own.value
-        if is_fresh or not (waiting := counters.read(ring).in_ring):
+        drained = ring.drained()
+        # Order: drained before accepted, so that the difference is never too low. Not counters.read, because this runs
+        # within the first event of every process.
+        if is_fresh or not (waiting := sum(counters.accepted_by_slot(ring).values()) - drained):
             own.still = None
             return
         # Only events that leave the ring decide, because a busy flusher may drain without a recent heartbeat.
-        now_s, mark = self._clock.monotonic_s(), (ring.segment.epoch, ring.drained())
+        mark = ring.segment.epoch, drained
         if own.still is None or own.still.mark != mark:
-            own.still = _Still(mark, now_s)
-        still_s = now_s - own.still.since_s
+            own.still = _Still(mark, now_ms)
+        still_s = (now_ms - own.still.since_ms) / 1000
         if still_s < UNDRAINED_S or own.still.told:
             return
         own.still.told = True
@@ -229,8 +233,8 @@ class Pipe:
 
     def _compare_settings(self, ring: Ring) -> None:
         """Log once which settings differ from the flusher's, which the process that started the flusher was given."""
-        flusher = ring.segment.epoch, ring.words[at.H_STARTS]
-        if flusher == self._compared:
+        starts = ring.words[at.H_STARTS]
+        if not starts or (flusher := (ring.segment.epoch, starts)) == self._compared:
             return
         differing = served_settings.differing(ring, self.settings)
         if differing is None:
@@ -276,7 +280,7 @@ class Pipe:
             self._log.warning("flush", f"cannot flush: {prevented}")
             return Stuck(prevented)
         queue = self.settings.redis is not None
-        return RingFlush(self._since_last(asked), self.producer, self._look_around, until, queue=queue)
+        return RingFlush(self._since_last(self._own.value, asked), self.producer, self._look_around, until, queue=queue)
 
     def shut(self) -> None:
         """Release the slot; later events are refused, and the flusher drains the ring without this process."""
