@@ -261,7 +261,9 @@ def test_flush_says_what_was_delivered_and_what_failed(processes: Processes) -> 
     for number in range(3):
         client.track("u", f"f{number}")
 
-    assert client.flush(10, until="delivered") == FlushResult(failed=3)
+    assert client.flush(10, until="delivered") == FlushResult(
+        failed=3, reason="status 401: simulated failure (after 1 attempt)"
+    )
     assert client.flush(10) == FlushResult()
 
 
@@ -282,7 +284,9 @@ def test_flush_until_delivered_waits_for_the_queue(queued: Processes) -> None:
     queued.plane.misbehaviour = Misbehaviour(status=401)
     for number in range(7):
         client.track("u", f"f{number}")
-    assert client.flush(20, until="delivered") == FlushResult(failed=7)
+    assert client.flush(20, until="delivered") == FlushResult(
+        failed=7, reason="status 401: simulated failure (after 1 attempt)"
+    )
 
 
 def test_flush_counts_what_is_late(processes: Processes) -> None:
@@ -590,7 +594,7 @@ def test_a_wrong_key_does_not_hold_up_another(queued: Processes) -> None:
             assert right.track("u", f"r{number}")
 
         assert right.flush(20, until="delivered") == FlushResult(delivered=5)
-        assert wrong.flush(20, until="delivered") == FlushResult(failed=5)
+        assert wrong.flush(20, until="delivered") == FlushResult(failed=5, reason="status 401: ok (after 1 attempt)")
 
 
 def _key(request: Any) -> str:

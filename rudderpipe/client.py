@@ -23,7 +23,7 @@ from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports import flush as flushes
 from rudderpipe.transports.callbacks import Callback, callbacks
-from rudderpipe.transports.flush import FlushResult, Until
+from rudderpipe.transports.flush import FlushCallback, FlushResult, Until
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
 from rudderpipe.types import (
     AliasMessage,
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
     from rudderpipe.settings.arguments import QueueArguments, SettingsArguments
 
-FlushCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
-QueueCallback = Callable[[Exception | None], Any]
+QueueCallback = Callable[[], Any] | Callable[[Exception | None], Any]
 
 _context_of_request = current.get
 _clients: WeakSet[Client] = WeakSet()
@@ -398,9 +397,9 @@ class Client:
             return
         timeout_s = self.settings.shutdown_timeout_s if timeout_s is None else timeout_s
         deadline_s = self._clock.monotonic_s() + timeout_s
-        self.flush(timeout_s)
+        result = self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
-        self._intake.shut()
+        self._intake.shut(result.pending)
 
     def __enter__(self) -> Client:
         return self

@@ -130,11 +130,15 @@ class ProcessNotStarted(RudderpipeError):
 
 
 class DeliveryError(RudderpipeError):
-    """An event will not be delivered; ``reason`` says why, if this process knows it."""
+    """Events will not be delivered; ``reason`` says why, if this process knows it.
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
+    ``status`` is that of the data plane's response, 0 if there was none.
+    """
+
+    def __init__(self, reason: str, status: int = 0) -> None:
+        super().__init__(reason, status)
         self.reason = one_line(reason)
+        self.status = status
 
     def __str__(self) -> str:
         return f"the event was not delivered: {self.reason}"

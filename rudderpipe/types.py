@@ -15,7 +15,9 @@ UserId = Id | None
 Moment = datetime | date | str | int | float
 """A point in time: text is ISO 8601, a number is milliseconds since 1970."""
 Message = Mapping[str, Any]
-EventCallback = Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
+EventCallback = (
+    Callable[[], Any] | Callable[[Exception | None], Any] | Callable[[Exception | None, dict[str, Any]], Any]
+)
 """Called with the error or None, and with the message if it takes two arguments."""
 
 

@@ -46,6 +46,8 @@ class FakeStore:
         self.plane = ""
         """The data plane to which the jobs belong."""
         self.rings: dict[int, Counter[str]] = {}
+        self.failures: dict[int, dict[str, str]] = {}
+        """The fields of a ring's account that say why its events failed last."""
         self.counted: dict[str, tuple[int, int]] = {}
         self._locks: dict[str, tuple[str, int]] = {}
         self._swept_until_ms = 0
@@ -373,7 +375,7 @@ class FakeQueue:
         return self.complete(done), self.take(max_jobs, max_bytes)
 
     @changes
-    def fail(self, taken: ActiveJob, reason: str) -> bool:
+    def fail(self, taken: ActiveJob, reason: str, status: int = 0) -> bool:
         self._check()
         store = self.store
         name, now = taken.id, str(self.clock.time_ms())
@@ -393,6 +395,8 @@ class FakeQueue:
         if taken.epoch:
             epoch = int(taken.epoch, 16)
             store.counted[name] = (epoch, taken.events)
+            if epoch in store.rings:
+                store.failures[epoch] = {"failedReason": reason, "failedStatus": str(status), "failedAt": now}
             store.move_events(epoch, "queued", "failed", taken.events)
         return True
 
@@ -507,7 +511,9 @@ class FakeQueue:
                 counted["elsewhere"] += counted["queued"] - unsure
                 counted["queued"] = 0
         sizes = [len(jobs_) for jobs_ in (store.line, store.active, store.delayed, store.failed, store.completed)]
-        return QueueCounts.of(sizes, store.paused, [text for pair in account.items() for text in _bytes(*pair)])
+        texts = {} if epoch is None else store.failures.get(epoch, {})
+        fields: list[tuple[str, object]] = [*account.items(), *texts.items()]
+        return QueueCounts.of(sizes, store.paused, [text for pair in fields for text in _bytes(*pair)])
 
     def size_bytes(self) -> int:
         self.ping()
@@ -532,6 +538,7 @@ class FakeQueue:
         over = bool(ring["ended"]) and ring["queued"] <= 0 and ring["failed"] <= 0
         if over:
             self.store.rings[epoch] = Counter(term=ring["term"], ended=1)
+            self.store.failures.pop(epoch, None)
         return over
 
 
@@ -540,5 +547,5 @@ def _by_time(times: dict[str, int]) -> list[str]:
     return sorted(times, key=lambda name: (times[name], name))
 
 
-def _bytes(name: str, number: int) -> tuple[bytes, bytes]:
+def _bytes(name: str, number: object) -> tuple[bytes, bytes]:
     return name.encode(), str(number).encode()

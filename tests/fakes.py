@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rudderpipe.flusher.queue_sink import CommitResult
+from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location
@@ -94,7 +94,7 @@ class FakeSink:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.trouble: Exception | None = None
-        self.seen: tuple[int, int] | None = None
+        self.seen: Acknowledged | None = None
         self.ends = 0
 
     def known(self) -> dict[int, int]:
@@ -106,7 +106,7 @@ class FakeSink:
         self.batches += [texts(batch) for batch in batches]
         return CommitResult([at.H_DELIVERED] * len(batches))
 
-    def acknowledged(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> Acknowledged | None:
         return self.seen
 
     def ended(self, ring: Ring) -> None:

@@ -332,7 +332,7 @@ class TakingTransport(LocalTransport):
         self.events: list[bytes] = []
         self._is_short = is_short
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
         """Take it."""
         self.events.append(data)
         return True

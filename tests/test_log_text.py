@@ -69,7 +69,7 @@ def test_an_event_cannot_forge_a_line(log: io.StringIO) -> None:
     odd = type("Odd" + EVIL[:20], (), {})
 
     for properties in ({EVIL: object()}, {"a": odd()}, {"a": {EVIL: [odd()]}}, {"a": {odd(): 1}}):
-        client._intake._transport._log._last_s.clear()  # type: ignore[attr-defined]  # ends the limit of one line a second
+        client._intake._transport._log._lines.value.clear()  # type: ignore[attr-defined]  # ends the limit of one line a second
         assert client.track("u", "e", properties) is False
 
     entries = log.getvalue().splitlines()

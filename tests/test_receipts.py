@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.queue_sink import Acknowledged
 from rudderpipe.ring import commit, failures
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
@@ -61,7 +62,7 @@ def test_failures_are_recorded_as_ranges_of_the_slot(ring: Ring, clock: FakeCloc
 def test_the_flusher_asks_the_queue_only_while_a_producer_waits(ring: Ring, clock: FakeClock) -> None:
     """It asks every 20 ms, until the moment up to which the producer asked for it."""
     sink = FakeSink()
-    sink.seen = (5, 1)
+    sink.seen = Acknowledged(5, 1)
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     flusher.work()
@@ -185,7 +186,7 @@ def test_failed_events_never_count_as_delivered(
     """The flush is polled between the stores that say how many events the queue has acknowledged."""
     with simulation_of(tmp_path, clock) as simulation:
         process, sink = simulation.process(), FakeSink()
-        sink.seen = (5, 5)
+        sink.seen = Acknowledged(5, 5)
         producer, flusher = producer_of(simulation.ring, clock), Flusher(process.ring, sink, SETTINGS, clock)
         producer.append(b"1")
         simulation.ring.words[at.H_QUEUED] = 5

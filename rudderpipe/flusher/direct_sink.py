@@ -9,11 +9,12 @@ from rudderpipe.delivery import dispatcher
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
 from rudderpipe.flusher.dead_letters import DeadLetters, record_of
-from rudderpipe.flusher.queue_sink import CommitResult, Damaged, events_of
+from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged, events_of
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch
+from rudderpipe.ring.reasons import Reason
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
@@ -106,7 +107,8 @@ class DirectSink:
         else:
             failed = "a batch failed and is not sent again, see rudderpipe failed"
         logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
-        return self._committed(at.H_FAILED, 1)
+        reason = Reason(batch.count, decision.outcome.status, now_ms, decision.reason)
+        return self._committed(at.H_FAILED, 1, reason)
 
     def split(self, decision: Decision) -> CommitResult:
         """Ask for the halves of the first batch."""
@@ -123,10 +125,10 @@ class DirectSink:
         logger.warning(said, decision.count, decision.outcome.reason)
         return CommitResult()
 
-    def _committed(self, counter: int, count: int) -> CommitResult:
+    def _committed(self, counter: int, count: int, reason: Reason | None = None) -> CommitResult:
         for batch in self._offered[:count]:
             self._attempts.pop(_place(batch), None)
-        return CommitResult([counter] * count)
+        return CommitResult([counter] * count, reason=reason)
 
     def _batches_of(self, batches: Sequence[Batch]) -> list[dispatcher.Batch]:
         """Return the first of these batches, as many as one request may hold, up to one that cannot be read."""
@@ -151,7 +153,7 @@ class DirectSink:
         """Halve a batch that is not JSON, so that in the end only its damaged events are skipped."""
         return CommitResult(halve=True) if batch.count > 1 else CommitResult([self._damaged.pass_over(batch)])
 
-    def acknowledged(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> Acknowledged | None:
         """Return None, because a batch that is committed here has been delivered or has failed."""
         return None
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 
+import msgspec
+
 from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.flusher.heartbeat import Heartbeat
@@ -13,7 +15,7 @@ from rudderpipe.flusher.queue_sink import Sink
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory, served_settings
+from rudderpipe.ring import memory, reasons, served_settings
 from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.reclaim import Reclaimer
@@ -187,9 +189,12 @@ class Flusher:
             self._log.warning("queue", said)
             return
         if seen is not None:
-            words[at.H_ACKED_FAILED] = seen[1]
+            more = seen.failed - words[at.H_ACKED_FAILED]
+            if more > 0 and seen.reason is not None:
+                reasons.record(self._ring, msgspec.structs.replace(seen.reason, count=more))
+            words[at.H_ACKED_FAILED] = seen.failed
             fence()  # Order: the failed ones first, so that none of them counts as delivered
-            words[at.H_ACKED] = seen[0]
+            words[at.H_ACKED] = seen.events
             fence()
             at.bump(words, at.H_ACKED_TIMES)
 
@@ -273,6 +278,8 @@ class Flusher:
         self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
         moved = 0
+        if answer.reason is not None:
+            reasons.record(self._ring, answer.reason)  # Order: before the events leave, because readers look then
         for counter, group in groupby(zip(answer.committed, self._held, strict=False), itemgetter(0)):
             moved += self._consumer.release([batch for _, batch in group], counter)
         self._held = self._held[len(answer.committed) :]

@@ -14,6 +14,7 @@ from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, OffsetRange
+from rudderpipe.ring.reasons import Reason
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
@@ -28,8 +29,18 @@ class CommitResult(msgspec.Struct, frozen=True):
     """For each of the first jobs, the ring's counter under which its events now belong."""
     halve: bool = False
     """True if the first batch must be offered as two halves; only when it holds two events or more."""
+    reason: Reason | None = None
+    """Why events failed, if some of these did."""
     wait_s: float = 0.0
     """Seconds in which nothing must be offered. A flusher that is stopped meanwhile does not wait for the end."""
+
+
+class Acknowledged(msgspec.Struct, frozen=True):
+    """The events that came to their end in the queue: all of them, those that failed, and why the last of these did."""
+
+    events: int
+    failed: int
+    reason: Reason | None = None
 
 
 class Sink(Protocol):
@@ -47,7 +58,7 @@ class Sink(Protocol):
         Raises ``QueueUnavailable``, or ``QueueBehind`` when the sink already holds events that the flusher offers.
         """
 
-    def acknowledged(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> Acknowledged | None:
         """Return how many events that left the ring are acknowledged, and how many of those failed.
 
         None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``.
@@ -166,7 +177,7 @@ class QueueSink:
                 logger.warning("redis %s must be set", trouble)
             self._has_seen_redis = True
 
-    def acknowledged(self) -> tuple[int, int] | None:
+    def acknowledged(self) -> Acknowledged | None:
         """Return what Redis has counted. What another SDK's worker delivered is known once no job waits."""
         words = self._ring.words
         # The smaller of the two, because they are equal unless one is damaged.
@@ -187,7 +198,12 @@ class QueueSink:
                 "redis has lost its data and queued events, check its AOF and maxmemory-policy events=%d",
                 self._lost - lost,
             )
-        return counts.events_gone - counts.events_queued, counts.events_failed + counts.events_lost
+        reason = counts.last_failure
+        return Acknowledged(
+            events=counts.events_gone - counts.events_queued,
+            failed=counts.events_failed + counts.events_lost,
+            reason=None if reason is None else Reason(0, reason.status, reason.at_ms, reason.text),
+        )
 
     def ended(self, ring: Ring) -> None:
         """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""

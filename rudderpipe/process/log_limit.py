@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+from typing import NamedTuple
+from weakref import WeakSet
 
+from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 
 PERIOD_S = 1.0
@@ -13,15 +17,27 @@ REASONS = 100
 """How many reasons are remembered. Some contain text of a server or the system, so new ones may always come."""
 
 
+class _Line(NamedTuple):
+    """The latest line of a reason, the time of the last line that was logged, and how many were not logged since."""
+
+    level: int
+    message: str
+    logged_at_s: float
+    unsaid: int
+
+
 class ThrottledLog:
-    """A logger with that limit. Not exact under threads: a line more or less does no harm."""
+    """A logger with that limit. Not exact under threads: a line more or less does no harm.
+
+    What was not logged when the process ends is logged then, so that the counts of a reason's lines add up.
+    """
 
     def __init__(self, logger: logging.Logger, clock: Clock, period_s: float = PERIOD_S) -> None:
         self._logger = logger
         self._clock = clock
         self._period_s = period_s
-        self._last_s: dict[str, float] = {}
-        self._since: dict[str, int] = {}
+        self._lines: fork.Local[dict[str, _Line]] = fork.Local(dict)
+        _all.add(self)
 
     def warning(self, reason: str, message: str, count: int = 1) -> None:
         """Log ``message`` unless one with the same ``reason`` was logged within the period."""
@@ -32,14 +48,35 @@ class ThrottledLog:
         self._say(logging.ERROR, reason, message, count)
 
     def _say(self, level: int, reason: str, message: str, count: int) -> None:
-        total = self._since.get(reason, 0) + count
-        now_s = self._clock.monotonic_s()
-        if now_s - self._last_s.get(reason, float("-inf")) < self._period_s:
-            self._since[reason] = total
-            return
-        if len(self._last_s) >= REASONS and reason not in self._last_s:
-            self._last_s.clear()
-            self._since.clear()
-        self._last_s[reason] = now_s
-        self._since[reason] = 0
-        self._logger.log(level, "%s reason=%s count=%d", message, reason, total)
+        lines, now_s = self._lines.value, self._clock.monotonic_s()
+        known = lines.get(reason)
+        if known is not None:
+            count += known.unsaid
+            if now_s - known.logged_at_s < self._period_s:
+                lines[reason] = _Line(level, message, known.logged_at_s, count)
+                return
+        elif len(lines) >= REASONS:
+            self.say_rest()
+            lines.clear()
+        lines[reason] = _Line(level, message, now_s, 0)
+        self._write(level, reason, message, count)
+
+    def say_rest(self) -> None:
+        """Log what was not logged since the last line of each reason."""
+        lines = self._lines.value
+        for reason, line in list(lines.items()):
+            if line.unsaid:
+                lines[reason] = line._replace(unsaid=0)
+                self._write(line.level, reason, line.message, line.unsaid)
+
+    def _write(self, level: int, reason: str, message: str, count: int) -> None:
+        self._logger.log(level, "%s reason=%s count=%d", message, reason, count)
+
+
+_all: WeakSet[ThrottledLog] = WeakSet()
+
+
+@atexit.register
+def _say_rest() -> None:
+    for log in list(_all):
+        log.say_rest()

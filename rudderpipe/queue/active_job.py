@@ -15,7 +15,9 @@ MAX_DIGITS = 10
 FIELDS = frozenset(
     ("queued", "delivered", "failed", "removed", "elsewhere", "lost", "unsure", "added", "term", "ended")
 )
-"""The fields of an account, except the offsets."""
+"""The fields of an account that hold a number, except the offsets."""
+_FAILURE = (b"failedReason", b"failedStatus", b"failedAt")
+"""The fields of a ring's account that say why its events failed last."""
 _INTEGER = re.compile(rb"-?\d{1,19}")
 
 
@@ -49,6 +51,17 @@ class ActiveJob(msgspec.Struct, frozen=True):
         return f"{self.job.epoch:016x}" if self.job and self.job.epoch else ""
 
 
+class LastFailure(msgspec.Struct, frozen=True):
+    """Why events of a ring failed last.
+
+    ``status`` is that of the data plane's response, 0 without one. ``at_ms`` is in milliseconds since 1970.
+    """
+
+    text: str
+    status: int
+    at_ms: int
+
+
 class QueueCounts(msgspec.Struct, frozen=True):
     """Jobs by state, and the events of one account (of one ring, or of all rings)."""
 
@@ -74,6 +87,8 @@ class QueueCounts(msgspec.Struct, frozen=True):
     """Fields of the account that another program added, or set to a value that is not a number; they count as 0."""
     offsets: dict[int, int]
     """The number of events added from each tenure of a block (its offset); of one ring only."""
+    last_failure: LastFailure | None = None
+    """Of one ring only; None if no event of it failed."""
 
     @property
     def events_gone(self) -> int:
@@ -118,9 +133,10 @@ class QueueCounts(msgspec.Struct, frozen=True):
         events = {
             name.decode(errors="replace"): int(number)
             for name, number in zip(fields[::2], fields[1::2], strict=True)
-            if _INTEGER.fullmatch(number)
+            if _INTEGER.fullmatch(number) and name not in _FAILURE
         }
         waiting, active, delayed, failed, completed = numbers
+        texts = dict(zip(fields[::2], fields[1::2], strict=True))
         return cls(
             waiting=waiting,
             active=active,
@@ -135,9 +151,17 @@ class QueueCounts(msgspec.Struct, frozen=True):
             events_elsewhere=events.get("elsewhere", 0),
             events_lost=events.get("lost", 0),
             events_added=events.get("added", 0),
-            odd_fields=len(fields) // 2 - sum(name in FIELDS or _is_offset(name) for name in events),
+            odd_fields=len(texts.keys() - _FAILURE) - sum(name in FIELDS or _is_offset(name) for name in events),
             offsets={int(name): number for name, number in events.items() if _is_offset(name)},
+            last_failure=_last_failure(texts),
         )
+
+
+def _last_failure(texts: dict[bytes, bytes]) -> LastFailure | None:
+    text, status, at = (texts.get(name, b"") for name in _FAILURE)
+    if not (text and _INTEGER.fullmatch(status) and _INTEGER.fullmatch(at)):
+        return None
+    return LastFailure(text.decode(errors="replace"), int(status), int(at))
 
 
 def _is_offset(name: str) -> bool:

@@ -305,8 +305,11 @@ class Queue:
             *(keys.base, self.token, self.clock.time_ms(), self._keep_completed, jobs_),
         )
 
-    def fail(self, taken: ActiveJob, reason: str) -> bool:
-        """Put a job into the failed set; return False if it was not ours any more."""
+    def fail(self, taken: ActiveJob, reason: str, status: int = 0) -> bool:
+        """Put a job into the failed set; return False if it was not ours any more.
+
+        ``status`` is that of the data plane's response, 0 without one.
+        """
         keys = self.keys
         inner = taken.job is not None and taken.job.attempts
         reason = reason.encode(errors="replace").decode()
@@ -322,6 +325,7 @@ class Queue:
             taken.epoch,
             taken.events,
             int(taken.displaced),
+            status,
         )
         return bool(answer)
 

@@ -9,12 +9,17 @@ from collections.abc import Iterable
 
 import msgspec
 
-from rudderpipe.ring import block_header, commit, failures
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import block_header, commit, failures, reasons
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.layout import END_BITS
+from rudderpipe.ring.reasons import Reason
 from rudderpipe.ring.ring import Ring
+
+DAMAGED = "damaged in shared memory"
+"""The reason of corrupt events."""
 
 
 class OffsetRange(msgspec.Struct, frozen=True):
@@ -304,6 +309,8 @@ class Consumer:
 
     def _commit(self, counter: int, offsets: dict[int, int]) -> None:
         """Let the events of these tenures up to these offsets leave the ring."""
+        if counter == at.H_CORRUPT and offsets:
+            reasons.record(self.ring, Reason(0, 0, Clock().time_ms(), DAMAGED))
         commit.begin(self.ring, counter)
         for sequence, end in offsets.items():
             block = self._blocks.get(sequence)

@@ -33,9 +33,11 @@ The segment, in order (all words are u64, host order, aligned)::
      55  asleep         56  interpreter                                         reserved
      64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
+     65  reasons: the number of the latest of those below     1024..2047  the last 16 reasons, of 64 words each: number
+         (0 while it is written), events, status, ms, number of the first failure that it explains, bytes, text
     512  the start (54) of the flusher that uses these settings: 513 a digest of their names, 514..639 digests of
          their values
-    640..1023   reserved            1024..2047  reserved for the reasons of the last 16 failures, 64 words each
+    640..1023   reserved
 
     SLOT, 32 words                              BLOCK HEADER, 16 words (two cache lines)
       0  pid (0 = free)   1  start                0  count    events published; written last, read first
@@ -99,8 +101,8 @@ grow     complement of the cap | fence | cap. Killed in between: the smaller of 
 drain    (sink has it) drained before, settled before | settling | fence | READ | DRAINED | counter | fence |
          settling = 0 | ROOM. A flush is confirmed once nothing is pending and, loaded after that, settling is 0.
          Killed in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
-fail     a failure's three words | fence | failures, before the events are drained, so that a reader that sees the
-         events gone also sees why.
+fail     number = 0 | fence | the reason | fence | number, reasons; a failure's three words | fence | failures; then
+         the events are drained, so that a reader that sees the events gone also sees that they failed, and why.
 release  RELEASED = SEQUENCE, a run's first block before the others. Killed in between: the others are orphans of a
          tenure that ended. READ needs no reset, because it names its tenure.
 """
@@ -154,6 +156,8 @@ H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS = range(51, 55)
 H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
+H_REASONS = 65
+REASONS_AT, REASONS, REASON_WORDS = 1024, 16, 64
 FIXED_WORDS = 512
 """Words of the header that are the same in every layout."""
 

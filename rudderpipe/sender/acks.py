@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
@@ -11,6 +12,14 @@ from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 
 logger = log_text.logger("rudderpipe.sender")
+
+
+class FailedJob(NamedTuple):
+    """A job that is not sent again, and why; ``status`` is that of the data plane's response, 0 without one."""
+
+    job: ActiveJob
+    reason: str
+    status: int
 
 
 class PendingAcks:
@@ -23,7 +32,7 @@ class PendingAcks:
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self.delivered: list[ActiveJob] = []
-        self.failed: list[tuple[ActiveJob, str]] = []
+        self.failed: list[FailedJob] = []
         """The failed jobs, each with the reason."""
         self._repeats = False
         """True if Redis may have executed the last call, so jobs that are no longer this sender's are expected."""
@@ -45,9 +54,9 @@ class PendingAcks:
                 kept = self._queue.complete(self.delivered)
             self._completed(kept)
         while self.failed:
-            taken, reason = self.failed[0]
+            taken, reason, status = self.failed[0]
             with self._asking():
-                kept = self._queue.fail(taken, reason)
+                kept = self._queue.fail(taken, reason, status)
             if not kept and not self._repeats:
                 logger.warning("a job failed but is no longer this sender's, its new holder decides job=%s", taken.id)
             self._repeats = False

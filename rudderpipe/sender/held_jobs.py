@@ -13,7 +13,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.acks import PendingAcks
+from rudderpipe.sender.acks import FailedJob, PendingAcks
 from rudderpipe.sender.state import SenderState
 
 logger = log_text.logger("rudderpipe.sender")
@@ -102,7 +102,7 @@ class HeldJobs:
     def failed(self, decision: Decision) -> None:
         """Note the first job as failed; the next write or take tells Redis."""
         self._moved()
-        self._give_up(self.jobs.pop(0), decision.reason)
+        self._give_up(self.jobs.pop(0), decision.reason, decision.outcome.status)
 
     def split(self, decision: Decision) -> None:
         """Split the first job in Redis, and hold both halves in its place."""
@@ -115,7 +115,7 @@ class HeldJobs:
         except JobUnreadable as error:  # raised for any job whose data cannot be rewritten
             del self.jobs[0]
             self._dispatcher.forget()
-            self._give_up(job, f"{reason}; {error.reason}")
+            self._give_up(job, f"{reason}; {error.reason}", decision.outcome.status)
         except QueueUnavailable:
             if self._queue.unsure:  # only Redis knows which jobs exist now, so all are taken again, in order
                 self.drop()
@@ -162,10 +162,10 @@ class HeldJobs:
         self._dispatcher.forget()
         self._on_loss()
 
-    def _give_up(self, job: ActiveJob, reason: str) -> None:
+    def _give_up(self, job: ActiveJob, reason: str, status: int = 0) -> None:
         said = "a job failed and is not sent again, see rudderpipe failed job=%s events=%d reason=%s"
         logger.error(said, job.id, job.events, reason)
-        self.acks.failed.append((job, reason))
+        self.acks.failed.append(FailedJob(job, reason, status))
 
 
 def _batch_of(taken: ActiveJob) -> Batch:

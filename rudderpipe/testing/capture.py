@@ -102,7 +102,7 @@ class CapturedEvents(Sequence[dict[str, Any]]):
 
     # The methods of a transport, which a client calls.
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:  # noqa: ARG002  # no event fails here
         """Store the message, and call its callback on the callback thread, as for a persisted event."""
         message = msgspec.json.decode(data)
         self._messages.append(message)

@@ -25,8 +25,12 @@ FastPath = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]
 class Transport(Protocol):
     """The destination of a client's encoded events."""
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
-        """Take an event; return False if it is refused. Raises only if the settings ask for that."""
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
+        """Take an event; return False if it is refused. Raises only if the settings ask for that.
+
+        ``callback(error, message)`` is called when the event is done with, and ``on_error(error, messages)`` if it
+        failed, once for all events that failed together.
+        """
 
     def fast_path(self) -> FastPath | None:
         """Return the functions with which a plain call skips the slow path; None if there is no fast path."""
@@ -85,7 +89,7 @@ class LocalTransport:
 class NullTransport(LocalTransport):
     """The transport for ``enable=False``: every event is checked and counted, and none is sent."""
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:  # noqa: ARG002  # no event fails here
         """Count the event, and call its callback as for an event that has arrived."""
         self._counts["accepted"] += 1
         if callback is not None:

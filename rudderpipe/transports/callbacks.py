@@ -12,7 +12,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 
 Callback = Callable[..., Any]
-"""Called once with ``(error, more)``, or with ``(error)`` if it takes one argument. ``error`` is None on success."""
+"""Called once with as many of ``(error, more)`` as it takes. ``error`` is None on success."""
 STEP_S = 0.005
 THREAD_NAME = "rudderpipe-callbacks"
 
@@ -70,18 +70,22 @@ class Callbacks:
         import queue
 
         watched: list[Callable[[], bool]] = []
-        ends: list[_End] = []
+        ends: list[Checkpoint] = []
         while True:
             try:
                 tasks = [inbox.get(timeout=STEP_S if watched or ends else None)]
             except queue.Empty:
                 tasks = []
-            ends += [task for task in tasks if isinstance(task, _End)]
-            watched = [task for task in watched + tasks if not isinstance(task, _End) and not self._is_over(task)]
+            checkpoints = [task for task in tasks if isinstance(task, Checkpoint)]
+            ends += [checkpoint for checkpoint in checkpoints if checkpoint.is_end]
+            watched = [task for task in watched + tasks if not isinstance(task, Checkpoint) and not self._is_over(task)]
             tasks = []  # because the last task must not keep a ring in memory while this thread waits
+            for checkpoint in checkpoints:
+                if not checkpoint.is_end:
+                    inbox.put(checkpoint.set)  # behind the callbacks that this round has found
             if ends and not watched and inbox.empty():
                 for end in ends:
-                    end.reached = True
+                    end.set()
                 ends = []
 
     def _is_over(self, task: Callable[[], bool]) -> bool:
@@ -93,7 +97,7 @@ class Callbacks:
 
     def _run(self, callback: Callback, error: Exception | None, more: tuple[Any, ...]) -> bool:
         try:
-            callback(error, *more[: accepted(callback) - 1])
+            callback(*(error, *more)[: accepted(callback)])
         except BaseException as raised:  # noqa: BLE001  # not even sys.exit may stop the other callbacks
             name = getattr(callback, "__qualname__", type(callback).__name__)
             self._log.error("callback", f"the callback {name} raised {type(raised).__name__}")
@@ -104,25 +108,52 @@ class Callbacks:
         worker = self._worker.value
         if worker is None:
             return True
-        import threading
-
-        if worker.thread is threading.current_thread():
+        if self.is_within():
             return False
-        end, deadline_s = _End(), time.monotonic() + timeout_s
+        end, deadline_s = Checkpoint(is_end=True), time.monotonic() + timeout_s
         worker.inbox.put(end)
         while not end.reached and time.monotonic() < deadline_s:
             time.sleep(STEP_S)
         return end.reached
 
+    def checkpoint(self) -> Checkpoint:
+        """Put a checkpoint into the queue, and return it."""
+        checkpoint, worker = Checkpoint(), self._worker.value
+        if worker is None:
+            checkpoint.set()
+        else:
+            worker.inbox.put(checkpoint)
+        return checkpoint
 
-class _End:
-    """A mark in the queue; ``reached`` becomes True once no callback is left to run and nothing is left to poll."""
+    def is_within(self) -> bool:
+        """Return whether the caller is a callback, which must not wait for callbacks."""
+        worker = self._worker.value
+        if worker is None:
+            return False
+        import threading
 
-    reached = False
+        return worker.thread is threading.current_thread()
+
+
+class Checkpoint:
+    """A point in the queue of callbacks, to wait for.
+
+    ``reached`` becomes True once the callbacks of all events have run that had left the ring when it was put there.
+    With ``is_end`` it becomes True once no callback is left to run, and nothing is left to poll.
+    """
+
+    def __init__(self, *, is_end: bool = False) -> None:
+        self.is_end = is_end
+        self.reached = False
+
+    def set(self) -> bool:
+        """Note that it is reached; return True, as a task that is over."""
+        self.reached = True
+        return True
 
 
 def accepted(callback: Callback) -> int:
-    """Return how many positional arguments a callback takes, 1 or 2; as in JavaScript, it may take fewer than given."""
+    """Return how many positional arguments a callback takes, at most 2; as in JavaScript, it may take fewer."""
     import inspect
 
     try:
@@ -132,7 +163,7 @@ def accepted(callback: Callback) -> int:
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
         return 2
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return max(1, min(2, sum(parameter.kind in by_position for parameter in parameters)))
+    return min(2, sum(parameter.kind in by_position for parameter in parameters))
 
 
 callbacks = Callbacks()

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import msgspec
 
 from rudderpipe.errors import DeliveryError
-from rudderpipe.ring import failures
+from rudderpipe.ring import failures, reasons
 from rudderpipe.ring.failures import Failure
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 from rudderpipe.transports.callbacks import Callback, callbacks
 
-FAILED = "the data plane refused it, or all attempts failed; `rudderpipe failed` shows it and the reason"
+UNKNOWN = "the data plane refused it, or all attempts failed; `rudderpipe failed` shows it and the reason"
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -28,8 +28,17 @@ class Place(msgspec.Struct, frozen=True):
 
 class _Waiting(msgspec.Struct, gc=False):
     place: Place
-    callback: Callback
+    callback: Callback | None
+    on_error: Callback | None
     message: Callable[[], object]
+
+
+class _Failed(msgspec.Struct):
+    """The events that failed for one reason, for one ``on_error``."""
+
+    on_error: Callback
+    error: DeliveryError
+    messages: list[object]
 
 
 class Watch:
@@ -39,13 +48,16 @@ class Watch:
         self._ring = ring
         self._slot = slot
         self._read = failures.oldest(ring)
-        self._failures: list[Failure] = []
+        self._failures: dict[int, Failure] = {}
+        """The failures of the slot by their numbers, as long as an event that they concern may wait."""
         self._waiting: deque[_Waiting] = deque()
         self._polled = False
 
-    def add(self, place: Place, callback: Callback, message: Callable[[], object]) -> None:
-        """Call ``callback`` once the event at this place has left the ring."""
-        self._waiting.append(_Waiting(place, callback, message))
+    def add(
+        self, place: Place, callback: Callback | None, on_error: Callback | None, message: Callable[[], object]
+    ) -> None:
+        """Call ``callback`` once the event at this place has left the ring, and ``on_error`` if it has failed."""
+        self._waiting.append(_Waiting(place, callback, on_error, message))
         if not self._polled:
             self._polled = True
             callbacks.watch(self._poll)  # two threads may both do this at one moment, which is harmless
@@ -56,12 +68,23 @@ class Watch:
         drained = ring.words[ring.layout.drained + self._slot]
         fence()  # Order: read DRAINED, then the failures, because the flusher records failures before it moves DRAINED
         found, self._read, whole = failures.since(ring, self._read)
-        self._failures += [failure for failure in found if failure.slot == self._slot]
+        first = self._read - len(found)
+        self._failures |= {first + n: failure for n, failure in enumerate(found) if failure.slot == self._slot}
+        errors: dict[int | None, DeliveryError] = {}
+        failed: dict[tuple[int, int | None], _Failed] = {}
         while waiting and waiting[0].place.after <= drained:
             one = waiting.popleft()
-            error = None if whole and not self._has_failed(one.place) else DeliveryError(FAILED)
-            callbacks.call(one.callback, error, one.message())
-        self._failures = [failure for failure in self._failures if failure.end > drained]
+            number, error = self._failure_of(one.place), None
+            if number is not None or not whole:  # if failures were overwritten, this may have been one of them
+                error = errors.setdefault(number, self._error(number))
+                if one.on_error is not None:
+                    group = failed.setdefault((id(one.on_error), number), _Failed(one.on_error, error, []))
+                    group.messages.append(one.message())
+            if one.callback is not None:
+                callbacks.call(one.callback, error, one.message())
+        for each in failed.values():
+            callbacks.call(each.on_error, each.error, each.messages)
+        self._failures = {number: failure for number, failure in self._failures.items() if failure.end > drained}
         if not waiting:
             self._polled = False
             if not waiting:  # Order: checked again after _polled is False, because an add in between saw it still True
@@ -69,5 +92,13 @@ class Watch:
             self._polled = True
         return False
 
-    def _has_failed(self, place: Place) -> bool:
-        return any(failure.first < place.after and place.before < failure.end for failure in self._failures)
+    def _failure_of(self, place: Place) -> int | None:
+        """Return the number of the failure of the event at this place; None if the event has not failed."""
+        for number, failure in self._failures.items():
+            if failure.first < place.after and place.before < failure.end:
+                return number
+        return None
+
+    def _error(self, number: int | None) -> DeliveryError:
+        reason = None if number is None else reasons.of(self._ring, number)
+        return DeliveryError(UNKNOWN) if reason is None else DeliveryError(reason.text, reason.status)

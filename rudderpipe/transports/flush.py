@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from rudderpipe.errors import FlushTimeout, RudderpipeError
+from rudderpipe.errors import DeliveryError, FlushTimeout, RudderpipeError
 from rudderpipe.process.clock import Clock
-from rudderpipe.transports.callbacks import Callback, callbacks
+from rudderpipe.transports.callbacks import Callback, Checkpoint, callbacks
 
 Until = Literal["queued", "delivered"]
 STEP_S = 0.005
@@ -18,13 +18,13 @@ STEP_S = 0.005
 class FlushResult(msgspec.Struct, frozen=True):
     """Counts of the pipe's events since the last complete flush, or since this process's first event.
 
-    Events of other processes on this host are included. The result is true if the flush was complete: every event that
-    was in the ring when the flush began reached its destination within the time.
+    Events of other processes on this host are included. The result is true if all is well: every event that was in the
+    ring when the flush began reached its destination within the time, and none has failed.
 
     ``queued`` events are in Redis; with ``until="delivered"`` only those that are not delivered yet count. ``failed``
     events are not tried again automatically; ``rudderpipe failed`` shows them. ``pending`` events were in the ring when
-    the flush began and are still there. ``reason`` says why the ring could not be flushed at all; it is empty if it
-    could.
+    the flush began and are still there. ``complete`` is False while some are. ``reason`` says why events failed last,
+    or why the ring could not be flushed at all; it is empty otherwise.
     """
 
     queued: int = 0
@@ -35,7 +35,10 @@ class FlushResult(msgspec.Struct, frozen=True):
     reason: str = ""
 
     def __bool__(self) -> bool:
-        return self.complete
+        return self.complete and not self.failed
+
+
+FlushCallback = Callable[[], Any] | Callable[[Exception | None], Any] | Callable[[Exception | None, FlushResult], Any]
 
 
 class Flush(Protocol):
@@ -70,40 +73,68 @@ class Stuck:
         return FlushResult(complete=False, reason=str(self.trouble))
 
 
+class Wait:
+    """The wait for a flush and for the callbacks of what was flushed, of at most ``timeout_s``."""
+
+    def __init__(self, flush: Flush, timeout_s: float, clock: Clock, *, callbacks_too: bool = True) -> None:
+        self._flush = flush
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._deadline_s = clock.monotonic_s() + timeout_s
+        self._callbacks_too = callbacks_too
+        self._checkpoint: Checkpoint | None = None
+        self.result = FlushResult(complete=False)
+
+    def is_over(self) -> bool:
+        """Return whether the wait is over; ``result`` has the counts then."""
+        if self._checkpoint is None:
+            self.result = self._flush.poll()
+            if self._flush.trouble is not None:
+                return True
+            if self.result.complete:
+                if not self._callbacks_too:
+                    return True
+                self._checkpoint = callbacks.checkpoint()
+        if self._checkpoint is not None and self._checkpoint.reached:
+            return True
+        return self._clock.monotonic_s() >= self._deadline_s
+
+    def error(self) -> RudderpipeError | None:
+        """Return the error of a wait that is over; None if all events arrived."""
+        result = self.result
+        if self._flush.trouble is not None:
+            return self._flush.trouble
+        if not result.complete:
+            return FlushTimeout(self._timeout_s, result.pending + result.queued)
+        return DeliveryError(f"{result.failed:,} events failed: {result.reason}") if result.failed else None
+
+
 def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], None]) -> FlushResult:
     """Return the complete result, or after ``timeout_s`` the result at that moment; do not wait for a stuck flush."""
-    deadline_s = clock.monotonic_s() + timeout_s
-    while not (result := flush.poll()).complete and flush.trouble is None:
-        left_s = deadline_s - clock.monotonic_s()
-        if left_s <= 0:
-            break
-        sleep(min(STEP_S, left_s))
-    return result
+    waiting = Wait(flush, timeout_s, clock, callbacks_too=not callbacks.is_within())
+    while not waiting.is_over():
+        sleep(STEP_S)
+    return waiting.result
 
 
 async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushResult:
     """Wait as ``wait`` does, for asyncio."""
     import asyncio
 
-    deadline_s = clock.monotonic_s() + timeout_s
-    while not (result := flush.poll()).complete and flush.trouble is None and clock.monotonic_s() < deadline_s:
+    waiting = Wait(flush, timeout_s, clock)
+    while not waiting.is_over():
         await asyncio.sleep(STEP_S)
-    return result
+    return waiting.result
 
 
 def teller(flush: Flush, timeout_s: float, clock: Clock, callback: Callback) -> Callable[[], bool]:
     """Return the function that the callback thread polls, and that calls ``callback`` with ``(error, result)``."""
-    deadline_s = clock.monotonic_s() + timeout_s
+    waiting = Wait(flush, timeout_s, clock)
 
     def poll() -> bool:
-        result = flush.poll()
-        late = not result.complete and clock.monotonic_s() >= deadline_s
-        error = flush.trouble
-        if error is None and late:
-            error = FlushTimeout(timeout_s, result.pending + result.queued)
-        over = result.complete or error is not None
-        if over:
-            callbacks.call(callback, error, result)
-        return over
+        is_over = waiting.is_over()
+        if is_over:
+            callbacks.call(callback, waiting.error(), waiting.result)
+        return is_over
 
     return poll

@@ -6,17 +6,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
-import msgspec
-
 from rudderpipe import log_text
-from rudderpipe.errors import DeliveryError, EventError, EventRefused, EventTooLarge, RingUnavailable, SettingsError
+from rudderpipe.errors import EventError, EventRefused, EventTooLarge, RingUnavailable, SettingsError
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import EVENT_LIMIT_BYTES, LOG_LEVELS, Settings
 from rudderpipe.transports.base import NullTransport, Transport
-from rudderpipe.transports.callbacks import Callback, accepted, callbacks
+from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import Flush, Stuck, Until
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
@@ -127,10 +125,8 @@ class Intake:
             if shaped is None:
                 return self._refuse_silently("dropped", EventRefused("dropped"), callback)
             data = shaped
-        if self._on_error is not None:
-            callback = _both(callback, self._on_error, data)
         try:
-            return self._transport.put(data, callback)
+            return self._transport.put(data, callback, self._on_error)
         except HOST_ERRORS as error:
             return self.cannot_take(error, callback)
 
@@ -217,11 +213,14 @@ class Intake:
         """Release the transport, because the client will use another one."""
         self._own.shut()
 
-    def shut(self) -> None:
-        """Refuse all later events and release the transport."""
+    def shut(self, pending: int = 0) -> None:
+        """Refuse all later events and release the transport; log that ``pending`` events stay in the ring."""
         if self.is_shut:  # because a second release would be counted as that of another client of the pipe
             return
         self.is_shut, self.is_fast = True, False
+        if pending:
+            said = "shut down before all events had left the ring, they stay in the ring for the flusher events=%d"
+            logger.warning(said, pending)
         try:
             self._own.shut()
         except HOST_ERRORS as error:
@@ -247,18 +246,6 @@ def _taken_callback(arguments: dict[str, Any]) -> Callback | None:
 def _check_callback(callback: object) -> None:
     if callback is not None and not callable(callback):
         raise EventError("callback", f"must be callable, not {type(callback).__name__}")
-
-
-def _both(callback: Callback | None, on_error: Callable[..., Any], data: bytes) -> Callback:
-    def told(error: Exception | None, message: Any) -> None:
-        try:
-            if callback is not None:
-                callback(error, *[message][: accepted(callback) - 1])
-        finally:
-            if isinstance(error, DeliveryError):
-                on_error(error, *[[msgspec.json.decode(data)]][: accepted(on_error) - 1])
-
-    return told
 
 
 def divert(transport: Transport | None) -> None:

@@ -24,6 +24,7 @@ from rudderpipe.transports.autostart import Autostart
 from rudderpipe.transports.base import Encoded, FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.confirms import Place, Watch
+from rudderpipe.transports.failure_log import FailureLog
 from rudderpipe.transports.flush import Done, Flush, Stuck, Until
 from rudderpipe.transports.ring_flush import RingFlush, Since
 
@@ -67,6 +68,7 @@ class Pipe:
         log = self._log
         self._autostart = fork.Local(lambda: Autostart(settings, clock, log))
         self._own = fork.Local(_Own)
+        self._failures = FailureLog(self._log)
         self._compared: tuple[int, int] | None = None
         self._differing: list[str] = []
         """The differing settings that were logged; a forked child keeps them, so that it does not log them again."""
@@ -97,20 +99,29 @@ class Pipe:
         """Return the functions that append to the ring directly."""
         return self.producer.append, self.refused
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
         """Append an event; ``callback`` is called when it has left the ring for good, or with the error if refused."""
-        if callback is None:
+        if callback is None and on_error is None:
             reason = self.producer.append(data)
             return reason is None or self.refused(reason, data)
         reason, before, after = self.producer.append_placed(data)
         error = None if reason is None else self._refusal(reason, data)
         if error is None:
-            self._watch(before, after if reason is None else self.producer.slot.position(), callback, data)
+            after = after if reason is None else self.producer.slot.position()
+            self._watch(before, after, callback, on_error, data)
             return True
-        callbacks.call(callback, error, msgspec.json.decode(data))
+        if callback is not None:
+            callbacks.call(callback, error, msgspec.json.decode(data))
         return self._raised(error)
 
-    def _watch(self, before: Position | None, after: Position | None, callback: Callback, data: bytes) -> None:
+    def _watch(
+        self,
+        before: Position | None,
+        after: Position | None,
+        callback: Callback | None,
+        on_error: Callback | None,
+        data: bytes,
+    ) -> None:
         assert after is not None
         ring, slot, end = after.ring, after.slot, after.end
         is_same = before is not None and before.ring is ring and before.slot == slot
@@ -122,7 +133,7 @@ class Pipe:
             if len(watches) > 1:  # one slot is for calls, one for calls from within calls; others are outdated
                 watches.clear()
             watch = watches[key] = Watch(ring, slot)
-        watch.add(Place(ring, slot, start, end), callback, lambda: msgspec.json.decode(data))
+        watch.add(Place(ring, slot, start, end), callback, on_error, lambda: msgspec.json.decode(data))
 
     def counts(self) -> Mapping[str, int]:
         """Return the number of this process's events: accepted since it took its slots, and refused by reason.
@@ -196,6 +207,7 @@ class Pipe:
             self._autostart.value.look(ring, sure=sure)
             self._tell_undrained(own, ring)
             self._compare_settings(ring)
+            self._failures.look(ring)
         except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
             self._log.warning("start", f"cannot check whether a flusher runs: {error}")
 
@@ -282,12 +294,20 @@ class Pipe:
         queue = self.settings.redis is not None
         return RingFlush(self._since_last(self._own.value, asked), self.producer, self._look_around, until, queue=queue)
 
+    def look_once_more(self) -> None:
+        """Move the events of a removed ring, and log the events that have failed."""
+        self.producer.look()
+        ring = self.producer.ring
+        if ring is not None:
+            self._failures.look(ring)
+
     def shut(self) -> None:
         """Release the slot; later events are refused, and the flusher drains the ring without this process."""
         if self._release():
             own = self._own.value
             own.accepted_before += self._accepted()
             self.producer.leave()
+            self._log.say_rest()
             # Each of these keeps the ring and its descriptors.
             own.since = None
             own.watches.clear()
@@ -299,9 +319,9 @@ _all: WeakSet[Pipe] = WeakSet()
 
 @atexit.register
 def _look_once_more() -> None:
-    """Move the events of a removed ring into a new one when the process ends."""
+    """Do at the end of the process what a look at the ring would do in a moment."""
     for pipe in list(_all):
-        pipe.producer.look()
+        pipe.look_once_more()
 
 
 logger = log_text.logger()

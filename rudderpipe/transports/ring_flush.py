@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rudderpipe.ring import counters
+import msgspec
+
+from rudderpipe.ring import counters, reasons
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
@@ -62,7 +64,6 @@ class RingFlush:
 
     def poll(self) -> FlushResult:
         """Return the counts at this moment; the result is complete once the flush is."""
-        self._look_around(self._ring)
         if self._sees_off:
             self._producer.await_queue()
         drained = counters.drained_by_slot(self._ring)
@@ -71,7 +72,12 @@ class RingFlush:
         counted = self._ring.words[at.H_COMMIT_INTENT] not in at.COUNTERS
         fence()
         over = counted and not pending
-        return self._seen_off(pending, over=over) if self._sees_off else self._settled(pending, over=over)
+        result = self._seen_off(pending, over=over) if self._sees_off else self._settled(pending, over=over)
+        self._look_around(self._ring)
+        if not result.failed:
+            return result
+        reason = reasons.latest(self._ring)
+        return msgspec.structs.replace(result, reason="" if reason is None else reason.text)
 
     def _settled(self, pending: int, *, over: bool) -> FlushResult:
         since, words = self._since, self._ring.words

@@ -56,7 +56,7 @@ class SyncTransport(LocalTransport):
             if plane is not None:
                 plane.close()
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
         """Return True if the event was delivered.
 
         Raises ``DeliveryError`` and ``EventTooLarge`` when ``strict``, and the latter if ``when_full`` is "raise".
@@ -72,7 +72,10 @@ class SyncTransport(LocalTransport):
             finally:
                 self._busy = nested
         if reason is not None:
-            return self._failed("failed", DeliveryError(reason), callback)
+            error = DeliveryError(reason)
+            if on_error is not None:
+                callbacks.call(on_error, error, [msgspec.json.decode(data)])
+            return self._failed("failed", error, callback)
         self._counts["accepted"] += 1
         if callback is not None:
             callbacks.call(callback, None, msgspec.json.decode(data))

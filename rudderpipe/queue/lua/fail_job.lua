@@ -20,7 +20,8 @@
   ARGV[7] epoch     string  the ring's epoch in hexadecimal, "" when another SDK made the job
   ARGV[8] events    integer how many events the job holds
   ARGV[9] displaced integer 1 when the id's key does not belong to a job and must not be written to
-  ARGV[10] fence     string  the caller's lease, as its fencing token; "" where several senders work
+  ARGV[10] status    integer the status of the data plane's response, 0 without one
+  ARGV[11] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
   Returns   1, or 0 when another sender has its lock or it is not active: nothing is changed then
   Promises  a failed job keeps its data and has all six fields of a job, and a retry by any tool of Bull really tries
@@ -30,8 +31,8 @@
 ]]
 local active, failed, stalled, account, counted, last_id, lease =
   KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7]
-local prefix, token, now_ms, id, reason, data, epoch, events, displaced, fence =
-  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10]
+local prefix, token, now_ms, id, reason, data, epoch, events, displaced, status, fence =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
 -- include: count
 -- include: move_events
 -- include: holder_of
@@ -68,7 +69,12 @@ if data ~= "" then
 end
 -- Order: the job leaves `active` last, so an earlier call that was cut may have counted it already.
 if epoch ~= "" and not redis.call("HGET", counted, id) then
-  move_events(account, account .. ":" .. epoch, "queued", "failed", events)
+  local ring = account .. ":" .. epoch
+  if redis.call("TYPE", ring).ok == "hash" then
+    -- Order: before the events count as failed, because the flusher passes the reason on when it sees the count.
+    redis.call("HSET", ring, "failedReason", reason, "failedStatus", status, "failedAt", now_ms)
+  end
+  move_events(account, ring, "queued", "failed", events)
   redis.call("HSET", counted, id, epoch .. ":" .. events)
 end
 redis.call("ZADD", failed, now_ms, id)
