@@ -26,7 +26,7 @@ import psutil
 
 from rudderpipe import settings as settings_module
 from rudderpipe.cli.progress import Progress
-from rudderpipe.errors import SettingsError
+from rudderpipe.errors import RudderpipeError
 from rudderpipe.observe import account
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring import memory
@@ -102,7 +102,7 @@ class _Ended(BaseException):
 def demo(seconds: float) -> int:
     """Run the demonstration; return exit code 0 only when no event was lost."""
     if importlib.util.find_spec("gunicorn") is None:
-        raise SettingsError("demo", "needs gunicorn: pip install 'rudderpipe[demo]'")
+        raise RudderpipeError("the demo needs gunicorn: pip install 'rudderpipe[demo]'")
     try:
         with ExitStack() as stack:
             stack.enter_context(_signals())
@@ -201,7 +201,7 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
             return master
         except OSError:
             if master.poll() is not None:
-                raise SettingsError("demo", f"gunicorn ended with exit code {master.returncode}") from None
+                raise RudderpipeError(f"gunicorn ended with exit code {master.returncode}") from None
             time.sleep(0.05)
 
 
