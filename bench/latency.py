@@ -13,7 +13,7 @@ from bench import report
 from bench.call import start_plane
 from bench.crowd import at_once
 from bench.peers import PROPERTIES
-from rudderpipe.messages import build as messages
+from rudderpipe.messages import build
 
 CALLS = 20_000
 BURST = 1_000
@@ -27,7 +27,7 @@ def timed(client: rudderpipe.Client, calls: int, in_a_row: int) -> tuple[list[in
     And, in turn with them, of making the message alone, which touches no other process: what the machine does to any
     few microseconds of Python.
     """
-    track, clock, make, nothing = client.track, time.perf_counter_ns, messages.track, [None] * 5
+    track, clock, make, nothing = client.track, time.perf_counter_ns, build.track, [None] * 5
     track("123456", "Item Viewed", PROPERTIES)
     taken, alone = [], []
     for _ in range(calls // in_a_row):

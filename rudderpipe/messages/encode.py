@@ -128,7 +128,7 @@ def _replace(own: Any, left: int) -> int:
     is_dict = type(own) is dict
     for key, child in own.items() if is_dict else enumerate(own):
         kind = type(child)
-        if is_dict and type(key) is not str:
+        if type(key) is not str and is_dict:
             raise _Unusual
         if kind in SCALARS or (kind is int and INT_FROM <= child <= INT_TO):
             continue
