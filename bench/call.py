@@ -74,6 +74,13 @@ def with_extras(url: str, directory: str, plain: rudderpipe.Client) -> dict[str,
             lambda: plain.flush(60),
         ),
         "identify": (lambda: plain.identify("123456", peers.PROPERTIES), lambda: plain.flush(60)),
+        "page": (lambda: plain.page("123456", "Docs", "Queue", peers.PROPERTIES), lambda: plain.flush(60)),
+        "group": (lambda: plain.group("123456", "acme", peers.PROPERTIES), lambda: plain.flush(60)),
+        "alias": (lambda: plain.alias("anonymous-1", "123456"), lambda: plain.flush(60)),
+        "a whole message": (
+            lambda: plain.track({"userId": "123456", "event": "Item Viewed", "properties": peers.PROPERTIES}),
+            lambda: plain.flush(60),
+        ),
         "in a request context": (in_request, lambda: plain.flush(60)),
         "with a callback": (
             lambda: plain.track("123456", "Item Viewed", peers.PROPERTIES, callback=lambda _error: None),
