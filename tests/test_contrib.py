@@ -1,4 +1,4 @@
-"""The context of a request, by each kind of framework."""
+"""The request context that each kind of framework gives to events."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ EXPECTED = {
         ("a, b", -1, "remote"),
     ],
 )
-def test_whose_address_it_is(forwarded: str | None, proxies: int, ip: str) -> None:
-    """Only what our own proxies have written counts."""
+def test_the_clients_ip_comes_from_trusted_proxies_only(forwarded: str | None, proxies: int, ip: str) -> None:
+    """A client can forge ``X-Forwarded-For``, so only the entries of the application's own proxies count."""
     assert context.client_ip("remote", forwarded, proxies) == ip
 
 
-def test_wsgi() -> None:
-    """While the application is called, and not afterwards; also when it raises."""
+def test_wsgi_has_the_request_context_during_the_call() -> None:
+    """The context ends with the call, also when the application raises."""
     seen: list[Any] = []
 
     def application(_environ: Any, _start: Any) -> list[bytes]:
         seen.append(ambient.current.get())
         raise ValueError
 
-    with pytest.raises(ValueError):  # noqa: PT011  # its own
+    with pytest.raises(ValueError):  # noqa: PT011  # the application's own
         wsgi.RequestContext(application, proxies=1)(ENVIRON, print)
 
     assert seen == [EXPECTED]
@@ -71,8 +71,8 @@ def test_wsgi() -> None:
     assert wsgi.context_of({}) == {}
 
 
-def test_asgi() -> None:
-    """HTTP and websockets have one, the lifespan has none."""
+def test_asgi_has_a_request_context_for_http_and_websockets() -> None:
+    """The lifespan belongs to no request, so it has no context."""
     seen: list[Any] = []
 
     async def application(_scope: Any, _receive: Any, _send: Any) -> None:
@@ -90,7 +90,7 @@ def test_asgi() -> None:
     async def main() -> None:
         middleware = asgi.RequestContext(application, proxies=1)
         for kind in ("http", "websocket", "lifespan"):
-            await middleware({"type": kind, **scope}, None, None)  # type: ignore[arg-type]  # the application asks neither
+            await middleware({"type": kind, **scope}, None, None)  # type: ignore[arg-type]  # the application uses neither
 
     asyncio.run(main())
 
@@ -98,8 +98,8 @@ def test_asgi() -> None:
     assert asgi.context_of({"type": "http", "client": None}) == {}
 
 
-def test_django_in_both_kinds_of_views() -> None:
-    """A sync one and a coroutine."""
+def test_django_has_a_request_context_in_sync_and_async_views() -> None:
+    """Django runs both kinds of views, and the middleware serves each in its own kind."""
     if not django_settings.configured:
         django_settings.configure(RUDDERPIPE={"proxies": 1})
     request = HttpRequest()
@@ -120,8 +120,9 @@ def test_django_in_both_kinds_of_views() -> None:
     assert seen == [EXPECTED, EXPECTED]
 
 
-def test_one_mapping_of_all_settings() -> None:
-    """Both kinds of names, and what is no setting."""
+def test_client_of_takes_one_mapping_of_all_settings() -> None:
+    """A framework's configuration may use both forms of names, and may hold arguments of ``Client`` that are no
+    settings."""
     made = client_of(
         {"write_key": "KEY", "dataPlaneUrl": "http://127.0.0.1:9", "flushAt": 5, "enable": False, "default": str}
     )
@@ -133,29 +134,29 @@ def test_one_mapping_of_all_settings() -> None:
         client_of({"write_key": "KEY", "flushAtt": 5})
 
 
-def test_the_node_sdks_names_without_capitals() -> None:
-    """``host``, ``timeout`` and a path without its slash are understood beside its others and alone."""
+def test_client_of_takes_the_node_sdks_lower_case_names() -> None:
+    """``host``, ``timeout`` and a path without its slash look like settings, but belong to the Node SDK."""
     given = {"write_key": "KEY", "host": "http://127.0.0.1:9", "timeout": "3s", "path": "v2/batch", "enable": False}
     settings = client_of(given).settings
     assert (settings.data_plane_url, settings.timeout_s, settings.path) == ("http://127.0.0.1:9", 3.0, "/v2/batch")
 
 
 @pytest.mark.parametrize("wrong", ["1", None, -1])
-def test_a_wrong_number_of_proxies_breaks_the_start_and_no_request(wrong: Any) -> None:
-    """A variable's text, say, is refused when the application is made."""
+def test_a_wrong_number_of_proxies_fails_at_the_start(wrong: Any) -> None:
+    """A mistake such as the text of a variable must not fail at a request."""
     for middleware in (asgi.RequestContext, wsgi.RequestContext):
         with pytest.raises(SettingsError, match="proxies"):
-            middleware(None, wrong)  # type: ignore[arg-type]  # it is not called
+            middleware(None, wrong)  # type: ignore[arg-type]  # the application is not called
 
 
-def test_a_proxy_may_add_a_header_of_its_own() -> None:
-    """Two lines of ``X-Forwarded-For`` are one list."""
+def test_two_forwarded_headers_are_one_list() -> None:
+    """A proxy may add a second line of ``X-Forwarded-For`` instead of extending the first one."""
     headers = [(b"x-forwarded-for", b"6.6.6.6, 10.0.0.1"), (b"X-Forwarded-For", b"10.0.0.2")]
     assert asgi.context_of({"type": "http", "headers": headers}, 2) == {"ip": "10.0.0.1"}
 
 
-def test_a_lifespan_ends_in_order_whatever_becomes_of_its_client(caplog: pytest.LogCaptureFixture) -> None:
-    """It waits too when the application's own part raises, and a failed wait is a line in the log."""
+def test_a_lifespan_flushes_also_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    """The application's own part raises. A failed flush is only a line in the log."""
 
     class Broken(Client):
         async def aflush(self, *_arguments: Any, **_more: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What is put into a message, and which calls are refused."""
+"""The contents of a message, and calls that are refused."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def made(kind: str, **arguments: Any) -> bytes:
     return wire.from_arguments(kind, arguments)
 
 
-OURS_ALONE = {"_metadata", "sentAt", "messageId", "originalTimestamp"}  # the Node SDK's own, ids and times
+NOT_COMPARED = {"_metadata", "sentAt", "messageId", "originalTimestamp"}  # what only the Node SDK sends, ids and times
 
 
 def comparable(message: dict[str, Any]) -> dict[str, Any]:
-    """A message less what differs between two SDKs and two moments."""
-    kept = {key: value for key, value in message.items() if key not in OURS_ALONE}
+    """Return a message without the parts that differ between two SDKs and between two moments."""
+    kept = {key: value for key, value in message.items() if key not in NOT_COMPARED}
     kept["context"] = {**message["context"], "library": sorted(message["context"]["library"])}
     return kept
 
 
 @pytest.mark.parametrize("name", [*CALLS, "identify-context-traits-replaced"])
 @pytest.mark.parametrize("form", ["arguments", "mapping"])
-def test_message_is_the_node_sdks(golden: Path, name: str, form: str) -> None:
-    """For the same call, the wire has what the real Node SDK put there."""
+def test_a_message_is_the_same_as_the_node_sdks(golden: Path, name: str, form: str) -> None:
+    """The expected message is what the real Node SDK sent for the same call."""
     recorded = json.loads((golden / f"{name}.json").read_text())
     kind = name.split("-")[0]
     expected = recorded["request"]["body"]["batch"][0]
@@ -65,14 +65,14 @@ def test_message_is_the_node_sdks(golden: Path, name: str, form: str) -> None:
 
 
 def test_a_call_takes_a_whole_message() -> None:
-    """``track({...})`` in wire names is the same as keyword arguments; unknown keys travel along."""
+    """``track({...})`` with the names of the wire is the same as keyword arguments. Unknown keys travel too."""
     message = json.loads(build.track({"userId": 42, "event": "x", "extra": 1, "type": "zzz"}, *[None] * 7))
 
     assert (message["userId"], message["event"], message["extra"], message["type"]) == ("42", "x", 1, "track")
 
 
-def test_what_the_caller_gave_is_kept() -> None:
-    """Message id, times, integrations and context go through; only the library is ours."""
+def test_a_message_keeps_the_callers_id_times_and_context() -> None:
+    """Only the library in the context is replaced."""
     moment = datetime(2024, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
     context = {"ip": "14.5.67.21", "library": {"name": "mine"}}
 
@@ -87,8 +87,8 @@ def test_what_the_caller_gave_is_kept() -> None:
     assert context == {"ip": "14.5.67.21", "library": {"name": "mine"}}
 
 
-def test_nothing_given_is_nothing_sent() -> None:
-    """No properties, traits, integrations or timestamp appear unless they were given."""
+def test_a_message_has_no_parts_that_were_not_given() -> None:
+    """Properties, traits, integrations and timestamp appear only if the caller gives them."""
     assert set(json.loads(build.track("u", "e", *[None] * 6))) == {
         "type",
         "userId",
@@ -101,8 +101,8 @@ def test_nothing_given_is_nothing_sent() -> None:
 
 
 @pytest.mark.parametrize("user_id", [None, "", " ", "\t\n", "\u200b", "\u00a0"])
-def test_a_blank_id_is_missing(user_id: str | None) -> None:
-    """The server trims ids and refuses the whole batch, so a blank one is refused here."""
+def test_a_blank_id_is_refused(user_id: str | None) -> None:
+    """The server trims ids, and refuses the whole batch if one is empty."""
     with pytest.raises(EventError) as caught:
         build.track(user_id, "e", None, None, None, None, None, None)
 
@@ -110,8 +110,8 @@ def test_a_blank_id_is_missing(user_id: str | None) -> None:
 
 
 @pytest.mark.parametrize("user_id", ["é", "\u00a0x", "日本", " x"])
-def test_an_unusual_id_is_kept_as_it_is(user_id: str) -> None:
-    """Only blankness is refused; an id is never changed."""
+def test_an_unusual_id_is_not_changed(user_id: str) -> None:
+    """Only a blank id is refused."""
     assert json.loads(build.track(user_id, "e", *[None] * 6))["userId"] == user_id
 
 
@@ -137,8 +137,8 @@ def test_an_unusual_id_is_kept_as_it_is(user_id: str) -> None:
         ("message", lambda: build.track({"userId": "u"}, None, None, None, None, None, None, "id")),
     ],
 )
-def test_a_wrong_call_names_the_field(field: str, call: Any) -> None:
-    """``EventError`` says which argument is wrong."""
+def test_the_error_of_a_wrong_call_names_the_field(field: str, call: Any) -> None:
+    """The caller must see which argument is wrong."""
     with pytest.raises(EventError) as caught:
         call()
 
@@ -149,8 +149,8 @@ class Unknown:
     pass
 
 
-def test_a_value_that_json_cannot_hold_is_named_by_its_path() -> None:
-    """The error names where the value is, never the value."""
+def test_the_error_of_a_value_that_json_cannot_hold_names_its_path() -> None:
+    """The error must not show the value itself."""
     cyclic: list[Any] = []
     cyclic.append(cyclic)
     for properties, path in (
@@ -164,8 +164,8 @@ def test_a_value_that_json_cannot_hold_is_named_by_its_path() -> None:
         assert "Unknown object" not in str(caught.value)
 
 
-def test_ordinary_values_are_encoded() -> None:
-    """Dates, UUIDs, decimals, sets and infinities arrive as JSON that the server takes."""
+def test_dates_uuids_decimals_sets_and_nan_are_encoded() -> None:
+    """The server must be able to read each of them."""
     properties = {
         "when": datetime(2024, 1, 2, tzinfo=timezone.utc),
         "id": uuid.UUID(int=7),
@@ -185,8 +185,8 @@ def test_ordinary_values_are_encoded() -> None:
     }
 
 
-def test_message_ids_are_unique_over_renewals() -> None:
-    """Ids come in families of 4,096; none repeats, and a forked child starts a family of its own."""
+def test_message_ids_never_repeat() -> None:
+    """Ids come in families of 4,096. A forked child starts a family of its own."""
     ids = MessageIds()
     first = [ids.new() for _ in range(10_000)]
     ids.forget()
@@ -198,7 +198,7 @@ def test_message_ids_are_unique_over_renewals() -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_first_id_of_a_forked_child_is_its_own(golden: Path, name: str) -> None:
-    """A child asks whether it was forked before it makes an id, not only before it appends."""
+    """A child must learn that it was forked before it makes an id, not only before it appends."""
     recorded = json.loads((golden / f"{name}.json").read_text())["input"]
     parent = json.loads(CALLS[name](recorded))["messageId"]
 

@@ -1,4 +1,5 @@
-"""Which values are ids and moments, in every call, wire form and drop-in; anything else is refused by its name."""
+"""Values that are ids and moments, in every call, wire form and drop-in. Other values are refused, and the field is
+named."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ STRICT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, strict=Tru
 
 
 def shown(value: object) -> str:
-    """Name a case by its value, in each run alike."""
+    """Return a test id for a value that is the same in each run."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
@@ -45,7 +46,7 @@ class Text(str):
 
 
 class NoOffset(tzinfo):
-    """A zone that does not know."""
+    """A zone that knows no offset."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         return None
@@ -99,8 +100,8 @@ IDS: dict[str, Callable[[Any], tuple[str, bytes | bytearray]]] = {
     ],
     ids=shown,
 )
-def test_an_id_is_text(field: str, value: Any, expected: str) -> None:
-    """A number is written as the Node SDK writes it, whichever argument or key it is."""
+def test_an_id_becomes_text(field: str, value: Any, expected: str) -> None:
+    """Numbers are written as the Node SDK writes them, in every argument and key."""
     wire_name, data = IDS[field](value)
 
     assert json.loads(data)[wire_name] == expected
@@ -126,8 +127,8 @@ def test_an_id_is_text(field: str, value: Any, expected: str) -> None:
     ],
     ids=shown,
 )
-def test_what_is_no_id_is_refused(field: str, value: Any) -> None:
-    """The rows of a data frame that have no id would otherwise become one user, "nan"."""
+def test_a_value_that_is_no_id_is_refused(field: str, value: Any) -> None:
+    """Rows of a data frame without an id would otherwise become one user "nan"."""
     with pytest.raises(EventError) as caught:
         IDS[field](value)
 
@@ -135,8 +136,8 @@ def test_what_is_no_id_is_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [pd.NA, pd.NaT, None, " ", "\u200b"], ids=shown)
-def test_a_missing_id_is_missing(value: Any) -> None:
-    """Another id may stand for it."""
+def test_a_missing_value_is_no_id(value: Any) -> None:
+    """The event may have another id instead."""
     assert "userId" not in json.loads(build.track(value, "e", None, None, None, "a", None, None))
 
 
@@ -177,8 +178,8 @@ WRITTEN = "2024-01-02T03:04:05Z"
     ],
     ids=shown,
 )
-def test_a_moment_is_one_that_the_server_reads(field: str, value: Any, expected: str) -> None:
-    """ISO 8601 text goes as it is."""
+def test_a_moment_is_written_so_that_the_server_reads_it(field: str, value: Any, expected: str) -> None:
+    """ISO 8601 text stays as it is."""
     wire_name, data = MOMENTS[field](value)
 
     assert json.loads(data)[wire_name] == expected
@@ -202,8 +203,8 @@ def test_a_moment_is_one_that_the_server_reads(field: str, value: Any, expected:
     ],
     ids=shown,
 )
-def test_what_is_no_moment_is_refused(field: str, value: Any) -> None:
-    """The server would date the event by its receipt, and nobody would know."""
+def test_a_value_that_is_no_moment_is_refused(field: str, value: Any) -> None:
+    """The server would silently date the event by its receipt."""
     with pytest.raises(EventError) as caught:
         MOMENTS[field](value)
 
@@ -217,8 +218,8 @@ def test_what_is_no_moment_is_refused(field: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [None, "", 0, False], ids=shown)
-def test_in_a_whole_message_what_javascript_takes_for_none_is_none(value: Any) -> None:
-    """As in the Node SDK."""
+def test_falsy_times_and_ids_of_a_whole_message_are_left_out(value: Any) -> None:
+    """The Node SDK does the same."""
     given = {"userId": "u", "event": "e", "timestamp": value, "originalTimestamp": value, "messageId": value}
     message = json.loads(build.track(given, *[None] * 7))
 
@@ -230,12 +231,13 @@ def test_in_a_whole_message_what_javascript_takes_for_none_is_none(value: Any) -
 
 
 @pytest.mark.parametrize("sdk", [rudderstack, segment])
-def test_the_drop_ins_refuse_what_would_be_another_user(sdk: Any) -> None:
-    """``(False, message)`` instead of the user "nan"; numbers are spelt as the original spells them."""
+def test_the_drop_ins_refuse_values_that_are_no_ids_or_moments(sdk: Any) -> None:
+    """The user "nan" would be a wrong one, so a drop-in returns ``(False, message)``. Numbers are spelt as the original
+    SDK spells them."""
     client = sdk.Client("KEY", "http://127.0.0.1:9", send=False)
     nan = math.nan
     with capture(strict=False) as captured:
-        answers = [
+        results = [
             client.track(nan, "e"),
             client.track(True, "e"),
             client.track("u", "e", anonymous_id=Decimal("NaN")),
@@ -246,7 +248,7 @@ def test_the_drop_ins_refuse_what_would_be_another_user(sdk: Any) -> None:
             client.track(5.0, "e", timestamp=EARLY.replace(tzinfo=NoOffset())),
         ]
 
-    assert [answer for answer, _ in answers] == [False] * 7 + [True]
+    assert [accepted for accepted, _ in results] == [False] * 7 + [True]
     assert (captured[0]["userId"], captured[0]["timestamp"]) == ("5.0", "2024-01-02T03:04:05+00:00")
 
 
@@ -254,8 +256,8 @@ def test_the_drop_ins_refuse_what_would_be_another_user(sdk: Any) -> None:
     ("changed", "field"),
     [({"timestamp": "yesterday"}, "timestamp"), ({"userId": math.nan}, "userId"), ({"messageId": ""}, "messageId")],
 )
-def test_before_send_may_not_put_in_what_a_call_may_not(changed: dict[str, Any], field: str) -> None:
-    """What the server could not read is refused wherever it comes from."""
+def test_before_send_cannot_set_wrong_ids_or_moments(changed: dict[str, Any], field: str) -> None:
+    """The server could not read such a message, wherever the value comes from."""
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda m: {**m, **changed})
     with capture() as captured:
         with pytest.raises(EventError) as caught:
@@ -265,8 +267,8 @@ def test_before_send_may_not_put_in_what_a_call_may_not(changed: dict[str, Any],
     assert caught.value.field == field
 
 
-def test_before_send_may_put_in_what_a_call_may() -> None:
-    """Numbers become text, and the time of sending is the sender's own."""
+def test_before_send_can_set_ids_and_moments_as_a_call_can() -> None:
+    """Numbers become text. ``sentAt`` is removed, because only the sender sets it."""
     changed = {"userId": 5.0, "timestamp": EARLY, "sentAt": "x"}
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda m: {**m, **changed})
     with capture() as captured:
@@ -277,8 +279,8 @@ def test_before_send_may_put_in_what_a_call_may() -> None:
     assert "sentAt" not in captured[0]
 
 
-def test_a_default_leaves_ids_and_moments_alone() -> None:
-    """``default`` is asked for what nothing else knows, and only for parts of the message."""
+def test_default_does_not_see_ids_and_moments() -> None:
+    """``default`` serves only values of unknown types in parts of the message."""
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=repr)
     with capture() as captured:
         client.track({"userId": Decimal(5), "event": "e", "timestamp": EARLY, "properties": {"a": 1j}})
