@@ -1,4 +1,4 @@
-"""What is accepted is JSON that says what the caller said, whichever way it was encoded."""
+"""Accepted events are JSON that means what the caller's values mean, on the fast path and on the slow one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from rudderpipe.transports.base import Encoded, FastPath, LocalTransport
 from rudderpipe.transports.callbacks import Callback
 
 UTC = timezone.utc
-# A busy machine makes the generation of values slow: HealthCheck.too_slow is no fault of a test.
+# HealthCheck.too_slow is switched off, because a busy machine generates values slowly.
 INDIA = timezone(timedelta(hours=5, minutes=30))
 SURROGATES = "".join(map(chr, range(0xD800, 0xE000)))
 
@@ -47,7 +47,7 @@ class Colour(enum.Enum):
     PRICE = Decimal("19.95")
     NUMBER = 7
     NONE = None
-    MOMENT = datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001  # without a zone: it is UTC
+    MOMENT = datetime(2024, 1, 2, 3, 4, 5)  # noqa: DTZ001  # without a zone, it is UTC
 
 
 class Level(enum.IntEnum):
@@ -55,7 +55,7 @@ class Level(enum.IntEnum):
 
 
 class Kind(str, enum.Enum):
-    """A text that is not what its member stands for."""
+    """A member whose text differs from its value."""
 
     A = "a"
 
@@ -77,7 +77,7 @@ class Whole(int):
         return 99
 
 
-class Items(list):  # type: ignore[type-arg]  # of anything
+class Items(list):  # type: ignore[type-arg]  # any items
     def __iter__(self) -> Iterator[Any]:
         return iter(("others",))
 
@@ -85,7 +85,7 @@ class Items(list):  # type: ignore[type-arg]  # of anything
         return 0
 
 
-class Pairs(dict):  # type: ignore[type-arg]  # of anything
+class Pairs(dict):  # type: ignore[type-arg]  # any items
     def __iter__(self) -> Iterator[Any]:
         return iter(("other",))
 
@@ -131,31 +131,31 @@ class Model(pydantic.BaseModel):
     x: Any
 
 
-# The model: what a caller says with a value. Each pair is a value and what a strict reader finds.
+# The model: each pair is a value of the caller and its meaning, which is what a strict reader must find.
 
-Said = tuple[Any, Any]
+Pair = tuple[Any, Any]
 
 
 def _mended(text: str) -> str:
     return "".join("\ufffd" if character in SURROGATES else character for character in text)
 
 
-def _number(value: float) -> Said:
+def _number(value: float) -> Pair:
     return value, value if math.isfinite(value) else None
 
 
-def _decimal(value: Decimal) -> Said:
+def _decimal(value: Decimal) -> Pair:
     return value, value if value.is_finite() else None
 
 
 def _zoned(value: datetime) -> str:
-    """As RFC 3339 has it."""
+    """Return the moment as RFC 3339 writes it."""
     spelt = (value if value.utcoffset() is not None else value.replace(tzinfo=UTC)).isoformat()
     return spelt.replace("+00:00", "Z")
 
 
 TEXTS = st.text(st.characters(codec=None), max_size=8).map(lambda text: (text, _mended(text)))
-TELLING = st.sampled_from(["NaN", "Infinity", "-Infinity", "T12:00:00", '"', "\n\x1b\x00", "\u202e"]).map(
+MISLEADING = st.sampled_from(["NaN", "Infinity", "-Infinity", "T12:00:00", '"', "\n\x1b\x00", "\u202e"]).map(
     lambda text: (text, text)
 )
 MOMENTS = st.datetimes(
@@ -163,13 +163,13 @@ MOMENTS = st.datetimes(
     datetime(9999, 12, 30),  # noqa: DTZ001  # the same
     timezones=st.sampled_from([UTC, INDIA, None, NoOffset()]),
 ).map(lambda moment: (moment, _zoned(moment)))
-SCALARS: st.SearchStrategy[Said] = st.one_of(
+SCALARS: st.SearchStrategy[Pair] = st.one_of(
     st.sampled_from([None, True, False]).map(lambda value: (value, value)),
     st.integers().map(lambda value: (value, value)),
     st.integers(-(10**40), 10**40).map(lambda value: (value, value)),
     st.floats().map(_number),
     TEXTS,
-    TELLING,
+    MISLEADING,
     st.decimals(allow_nan=True, allow_infinity=True).map(_decimal),
     MOMENTS,
     st.dates().map(lambda value: (value, value.isoformat())),
@@ -206,17 +206,20 @@ SCALARS: st.SearchStrategy[Said] = st.one_of(
 )
 
 
-def _key_of(said: Any) -> str:
-    """A key that is no text is its JSON text."""
-    if isinstance(said, str):
-        return said
-    if isinstance(said, (Decimal, int)) and not isinstance(said, bool):
-        return str(said)
-    return msgspec.json.encode(said).decode()
+def _key_of(meaning: Any) -> str:
+    """Return the key in JSON: a key that is no text becomes its JSON text."""
+    if isinstance(meaning, str):
+        return meaning
+    if isinstance(meaning, (Decimal, int)) and not isinstance(meaning, bool):
+        return str(meaning)
+    return msgspec.json.encode(meaning).decode()
 
 
 def _is_key(value: Any) -> bool:
-    """numpy's moments and pandas' NA are none: to compare them with others warns or raises, wherever hashes meet."""
+    """Return False for a value that cannot be a key.
+
+    Moments of numpy and NA of pandas are no keys here, because comparing them with other values warns or raises.
+    """
     if isinstance(value, (np.datetime64, np.timedelta64)) or value is pd.NA:
         return False
     try:
@@ -229,38 +232,38 @@ def _is_key(value: Any) -> bool:
 KEYS = SCALARS.filter(lambda pair: _is_key(pair[0])).map(lambda pair: (pair[0], _key_of(pair[1])))
 
 
-def _dict_of(pairs: list[tuple[Said, Said]]) -> Said:
-    """Of keys that Python takes for one, and of keys that become one, the last value counts."""
+def _dict_of(pairs: list[tuple[Pair, Pair]]) -> Pair:
+    """Return a dict and its meaning: of equal keys, and of keys with one text, the last value counts."""
     given: dict[Any, Any] = {}
     for (key, _), (value, _) in pairs:
         given[key] = value
     names = {id(key): name for (key, name), _ in pairs}
-    said_of = {id(value): said for _, (value, said) in pairs}
-    return given, {names[id(key)]: said_of[id(value)] for key, value in given.items()}
+    meaning_of = {id(value): meaning for _, (value, meaning) in pairs}
+    return given, {names[id(key)]: meaning_of[id(value)] for key, value in given.items()}
 
 
-def _containers(inner: st.SearchStrategy[Said]) -> st.SearchStrategy[Said]:
+def _containers(inner: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
     items = st.lists(inner, max_size=3)
     pairs = st.lists(st.tuples(KEYS, inner), max_size=3, unique_by=lambda pair: pair[0][1])
     dicts = pairs.map(_dict_of)
 
-    def of(make: Callable[[list[Any]], Any]) -> Callable[[list[Said]], Said]:
-        return lambda said: (make([value for value, _ in said]), [each for _, each in said])
+    def of(make: Callable[[list[Any]], Any]) -> Callable[[list[Pair]], Pair]:
+        return lambda pairs: (make([value for value, _ in pairs]), [meaning for _, meaning in pairs])
 
-    def named(make: Callable[[Any], Any], name: str) -> Callable[[Said], Said]:
-        return lambda said: (make(said[0]), {name: said[1]})
+    def named(make: Callable[[Any], Any], name: str) -> Callable[[Pair], Pair]:
+        return lambda pair: (make(pair[0]), {name: pair[1]})
 
     return st.one_of(
         *(items.map(of(make)) for make in (list, tuple, Items, collections.deque)),
         dicts,
-        dicts.map(lambda said: (Pairs(said[0]), said[1])),
-        dicts.map(lambda said: (collections.OrderedDict(said[0]), said[1])),
-        dicts.map(lambda said: (types.MappingProxyType(said[0]), said[1])),
+        dicts.map(lambda pair: (Pairs(pair[0]), pair[1])),
+        dicts.map(lambda pair: (collections.OrderedDict(pair[0]), pair[1])),
+        dicts.map(lambda pair: (types.MappingProxyType(pair[0]), pair[1])),
         *(inner.map(named(make, "x")) for make in (Point, Plain)),
         SCALARS.map(named(lambda x: Model(x=x), "x")),  # pydantic dumps what is further in by itself
         inner.map(named(Item, "price")),
-        inner.map(lambda said: (Odd(said[0]), ["odd", said[1]])),
-        inner.map(lambda said: (Short(said[0]), {} if said[0] is None else {"firstName": said[1]})),
+        inner.map(lambda pair: (Odd(pair[0]), ["odd", pair[1]])),
+        inner.map(lambda pair: (Short(pair[0]), {} if pair[0] is None else {"firstName": pair[1]})),
         st.integers().map(lambda number: ({number}, [number])),
     )
 
@@ -270,7 +273,7 @@ NAMES = st.text(st.characters(codec=None), max_size=6)
 
 
 def strictly(data: bytes | bytearray) -> Any:
-    """What a strict reader finds: RFC 8259, UTF-8, no key twice, numbers to the last digit."""
+    """Return what a strict reader finds: RFC 8259, UTF-8, no key twice, numbers to the last digit."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -283,17 +286,21 @@ def strictly(data: bytes | bytearray) -> Any:
     return json.loads(bytes(data).decode("utf-8"), object_pairs_hook=once, parse_constant=refuse, parse_float=Decimal)
 
 
-def same(said: Any, found: Any) -> bool:
-    """Whether the reader found what was said; a float is found as its shortest text."""
-    if isinstance(said, float):
-        return isinstance(found, (int, Decimal)) and float(found) == said
-    if isinstance(said, bool) or said is None or isinstance(said, str):
-        return type(said) is type(found) and bool(said == found)
-    if isinstance(said, (int, Decimal)):
-        return not isinstance(found, (bool, str, list, dict)) and found is not None and bool(said == found)
-    if isinstance(said, list):
-        return isinstance(found, list) and len(said) == len(found) and all(map(same, said, found))
-    return isinstance(found, dict) and said.keys() == found.keys() and all(same(said[key], found[key]) for key in said)
+def same(meaning: Any, found: Any) -> bool:
+    """Return True if the reader found the meaning; a float is found as its shortest text."""
+    if isinstance(meaning, float):
+        return isinstance(found, (int, Decimal)) and float(found) == meaning
+    if isinstance(meaning, bool) or meaning is None or isinstance(meaning, str):
+        return type(meaning) is type(found) and bool(meaning == found)
+    if isinstance(meaning, (int, Decimal)):
+        return not isinstance(found, (bool, str, list, dict)) and found is not None and bool(meaning == found)
+    if isinstance(meaning, list):
+        return isinstance(found, list) and len(meaning) == len(found) and all(map(same, meaning, found))
+    return (
+        isinstance(found, dict)
+        and meaning.keys() == found.keys()
+        and all(same(meaning[key], found[key]) for key in meaning)
+    )
 
 
 @pytest.mark.slow
@@ -306,16 +313,16 @@ def same(said: Any, found: Any) -> bool:
 @example({"a": (msgspec.Raw(b'{"a": 1.10, "a": [2e3]}'), {"a": [Decimal(2000)]})})
 @example({"a": (Point(1), {"x": 1}), "b": ("Infinity", "Infinity")})
 @example({"a": (dict(zip(("\ud800", "\ufffd"), (1, 2), strict=True)), {"\ufffd": 2})})
-def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> None:
-    """By a reader that forgives nothing, and by the short way as by the long one."""
+def test_a_sent_event_means_what_the_caller_gave(properties: dict[str, Pair]) -> None:
+    """The reader forgives nothing. The fast path, the slow path and a whole message must agree."""
     given = {name: value for name, (value, _) in properties.items()}
 
     data = build.track("u", "e", given, *[None] * 5)
 
     found = strictly(data)["properties"]
     expected: dict[str, Any] = {}
-    for name, (_, said) in properties.items():
-        expected[_mended(name)] = said
+    for name, (_, meaning) in properties.items():
+        expected[_mended(name)] = meaning
     assert same(expected, found), (given, found)
     assert data.endswith(b'"properties":' + encode(values.plain(given, "")) + b"}")
     slow_path = build.track("u", "e", given, {"a": 1}, *[None] * 4)
@@ -325,21 +332,21 @@ def test_what_is_sent_says_what_the_caller_said(properties: dict[str, Said]) -> 
 
 
 class TakingTransport(LocalTransport):
-    """Takes what is accepted, by the short way too."""
+    """A transport that keeps accepted events, on request with a fast path."""
 
-    def __init__(self, *, is_short: bool) -> None:
+    def __init__(self, *, has_fast_path: bool) -> None:
         super().__init__()
         self.events: list[bytes] = []
-        self._is_short = is_short
+        self._has_fast_path = has_fast_path
 
     def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
-        """Take it."""
+        """Keep the event."""
         self.events.append(data)
         return True
 
     def fast_path(self) -> FastPath | None:
-        """As the ring."""
-        return (self._append, lambda reason, data: False) if self._is_short else None
+        """Return the functions of the fast path, as the ring's transport does."""
+        return (self._append, lambda reason, data: False) if self._has_fast_path else None
 
     def _append(self, data: Encoded) -> str | None:
         self.events.append(bytes(data))
@@ -347,9 +354,9 @@ class TakingTransport(LocalTransport):
 
 
 @contextmanager
-def taken(*, is_short: bool) -> Iterator[TakingTransport]:
-    """What all clients send."""
-    transport = TakingTransport(is_short=is_short)
+def taken(*, has_fast_path: bool) -> Iterator[TakingTransport]:
+    """Yield the transport to which all clients send meanwhile."""
+    transport = TakingTransport(has_fast_path=has_fast_path)
     intake.divert(transport)
     try:
         yield transport
@@ -358,9 +365,9 @@ def taken(*, is_short: bool) -> Iterator[TakingTransport]:
 
 
 class Hostile:
-    """Raises at whatever is asked of it, its class included."""
+    """An object that raises at every access, even to its class."""
 
-    @property  # type: ignore[misc]  # that it can be asked, and not set, is the point
+    @property  # type: ignore[misc]  # a class that can be read and not set
     def __class__(self) -> Any:
         raise ValueError("s3cret")
 
@@ -377,14 +384,14 @@ class Hostile:
         raise ValueError("s3cret")
 
     def __repr__(self) -> str:
-        return "Hostile()"  # as hypothesis prints it
+        return "Hostile()"  # for the output of hypothesis
 
     def __call__(self, *arguments: Any) -> Any:
         raise ValueError("s3cret")
 
 
-class Dodger(Mapping[str, Any]):
-    """A mapping that has nothing to give."""
+class BrokenMapping(Mapping[str, Any]):
+    """A mapping that raises when a value is read, and has a negative length."""
 
     def __getitem__(self, key: str) -> Any:
         raise RuntimeError("s3cret")
@@ -397,20 +404,20 @@ class Dodger(Mapping[str, Any]):
 
 
 def cyclic() -> Any:
-    """A dict within itself."""
+    """Return a dict that contains itself."""
     value: dict[str, Any] = {}
     value["me"] = [value]
     return value
 
 
 ANYTHING: st.SearchStrategy[Any] = st.one_of(
-    VALUES.map(lambda said: said[0]),
+    VALUES.map(lambda pair: pair[0]),
     st.builds(Hostile),
-    st.builds(Dodger),
+    st.builds(BrokenMapping),
     st.builds(object),
     st.builds(cyclic),
     st.sampled_from([len, Hostile, 1j, msgspec.Raw(b"{"), msgspec.Raw(b'"\xff"'), msgspec.UNSET, {(1,): 2}]),
-    st.dictionaries(NAMES, VALUES.map(lambda said: said[0]), max_size=2),
+    st.dictionaries(NAMES, VALUES.map(lambda pair: pair[0]), max_size=2),
     st.just("u"),
     st.builds(lambda: 10**5000),
 )
@@ -426,11 +433,11 @@ def made(make: Callable[[], bytes | bytearray]) -> bytes | None:
 
 
 def usually(*values: Any) -> st.SearchStrategy[Any]:
-    """One of these values, or once in a while anything."""
+    """Return a strategy for one of these values, and once in a while for anything."""
     return st.integers(0, 11).flatmap(lambda number: st.sampled_from(values) if number else ANYTHING)
 
 
-PARTS = st.one_of(st.none(), st.dictionaries(NAMES, VALUES.map(lambda said: said[0]), max_size=3), usually({}))
+PARTS = st.one_of(st.none(), st.dictionaries(NAMES, VALUES.map(lambda pair: pair[0]), max_size=3), usually({}))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -438,7 +445,7 @@ PARTS = st.one_of(st.none(), st.dictionaries(NAMES, VALUES.map(lambda said: said
     usually("u", "u", " u", " ", "\u200b", "\u00e9", "u\ud800", "u" * 3000, "", None, 5),
     usually("e", "e", "\ud800", "e" * 3000, ""),
     PARTS,
-    st.tuples(PARTS, usually(None, "2024-01-02", datetime(2024, 1, 2)), usually(None, "a", 5, " "), PARTS),  # noqa: DTZ001  # without a zone: it is UTC
+    st.tuples(PARTS, usually(None, "2024-01-02", datetime(2024, 1, 2)), usually(None, "a", 5, " "), PARTS),  # noqa: DTZ001  # without a zone, it is UTC
     st.sampled_from([None, "m", "m\ud800", ""]),
 )
 @example("u", "e", {"a": 1, "b": [1.5, None, {"c": True}]}, (None,) * 4, None)
@@ -490,17 +497,17 @@ OTHERS = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=re
 )
 @example("track", [Hostile(), len], {}, True, CLIENT)
 @example("track", [Hostile(), Hostile()], {"callback": Hostile()}, False, CLIENT)
-@example("identify", [Dodger(), len], {}, True, CLIENT)
-def test_no_call_raises_whatever_it_is_given(
-    kind: str, arguments: list[Any], named: dict[str, Any], is_short: bool, client: rudderpipe.Client
+@example("identify", [BrokenMapping(), len], {}, True, CLIENT)
+def test_no_call_raises_for_any_arguments(
+    kind: str, arguments: list[Any], named: dict[str, Any], has_fast_path: bool, client: rudderpipe.Client
 ) -> None:
-    """It says True or False; what was accepted is one strict JSON object with an id, and no secret is in a reason."""
+    """Each call returns True or False. An accepted event is one strict JSON object with an id."""
     positional = arguments[:2]
-    with taken(is_short=is_short) as transport:
-        answer = getattr(client, kind)(*positional, **named)
+    with taken(has_fast_path=has_fast_path) as transport:
+        accepted = getattr(client, kind)(*positional, **named)
 
-    assert answer is True or answer is False
-    assert len(transport.events) == (answer is True)
+    assert accepted is True or accepted is False
+    assert len(transport.events) == (accepted is True)
     for data in transport.events:
         message = strictly(data)
         assert message["type"] == kind
@@ -510,31 +517,31 @@ def test_no_call_raises_whatever_it_is_given(
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(CALLS), st.dictionaries(st.sampled_from(WIRE), ANYTHING))
-def test_no_whole_message_raises_whatever_is_in_it(kind: str, message: dict[str, Any]) -> None:
-    """The same for messages in wire names."""
-    with taken(is_short=True) as transport:
-        answer = getattr(CLIENT, kind)(message)
+def test_no_call_raises_for_any_whole_message(kind: str, message: dict[str, Any]) -> None:
+    """Whole messages have the names of the wire."""
+    with taken(has_fast_path=True) as transport:
+        accepted = getattr(CLIENT, kind)(message)
 
-    assert answer is True or answer is False
+    assert accepted is True or accepted is False
     for data in transport.events:
         assert strictly(data)["type"] == kind
 
 
-def test_a_misspelt_keyword_is_the_programs_mistake() -> None:
-    """As with any function: ``TypeError``, at the first try."""
+def test_a_misspelt_keyword_raises_type_error() -> None:
+    """It is a mistake of the program, as with any function."""
     with pytest.raises(TypeError, match="propertys"):
-        CLIENT.track("u", "e", propertys={})  # type: ignore[call-overload]  # that is the mistake
+        CLIENT.track("u", "e", propertys={})  # type: ignore[call-overload]  # the mistake
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b"[1,]", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"[-Infinity]"])
-def test_a_raw_that_is_no_json_is_refused(raw: bytes) -> None:
+def test_a_raw_value_that_is_no_json_is_refused(raw: bytes) -> None:
     """It would damage the event, and with it the job."""
     with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is not JSON"):
         build.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
 
 
-def test_days_and_times_of_arrays() -> None:
-    """numpy gives nanoseconds as bare numbers, unless it is asked in another way."""
+def test_moments_and_durations_in_arrays_keep_their_unit() -> None:
+    """numpy converts nanoseconds to bare numbers unless it is asked for another form."""
     when = np.array(["2024-01-02T03:04:05", "NaT"], dtype="datetime64[ns]")
     data = build.track("u", "e", {"a": when, "b": when - when}, *[None] * 5)
 
@@ -544,7 +551,7 @@ def test_days_and_times_of_arrays() -> None:
 
 
 def test_a_zone_with_seconds_keeps_the_moment() -> None:
-    """ISO 8601 has no seconds in an offset: local mean time, as some zones had it, becomes UTC."""
+    """An offset in ISO 8601 has no seconds. A moment in local mean time is therefore sent in UTC."""
     zone = timezone(timedelta(minutes=19, seconds=32))
     data = build.track(
         "u", "e", {"a": datetime(1930, 1, 1, tzinfo=zone), "b": time(1), "c": date(1930, 1, 1)}, *[None] * 5
@@ -554,7 +561,7 @@ def test_a_zone_with_seconds_keeps_the_moment() -> None:
 
 
 def test_before_send_loses_no_digit() -> None:
-    """What an application's own step does not touch travels as if there were no step."""
+    """A message that ``before_send`` does not change must be the same as without it."""
     given = {
         "a": Decimal("0.12345678901234567890123"),
         "b": 10**30,
@@ -563,7 +570,7 @@ def test_before_send_loses_no_digit() -> None:
         "e": uuid.UUID(int=1),
     }
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
-    with taken(is_short=False) as transport:
+    with taken(has_fast_path=False) as transport:
         client.track("u", "e", given)
         CLIENT.track("u", "e", given)
 

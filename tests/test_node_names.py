@@ -1,4 +1,4 @@
-"""The Node SDK's option names: what each becomes, and what is said of those that cannot be."""
+"""The Node SDK's option names: the setting of each, and the error for options without one."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ URL = "http://127.0.0.1:9"
     ],
 )
 def test_an_option_becomes_a_setting(options: dict[str, Any], settings: dict[str, Any]) -> None:
-    """With the Node SDK's own leniency, and our names beside."""
+    """Values are converted as leniently as in the Node SDK. Names of rudderpipe's settings may stand beside its
+    options."""
     assert node_names.settings_of(options) == settings
 
 
@@ -78,15 +79,15 @@ def test_an_option_becomes_a_setting(options: dict[str, Any], settings: dict[str
         ({"axiosConfig": {"proxy": {"port": 1}}}, "setting axiosConfig.proxy: must have host"),
     ],
 )
-def test_an_option_that_means_nothing_is_named(options: dict[str, Any], text: str) -> None:
-    """By the name that the caller wrote."""
+def test_an_option_without_meaning_is_an_error_that_names_it(options: dict[str, Any], text: str) -> None:
+    """The error has the name that the caller wrote."""
     with pytest.raises(SettingsError) as caught:
         node_names.settings_of(options)
     assert str(caught.value).startswith(text)
 
 
-def test_the_queues_options() -> None:
-    """As ``createPersistenceQueue`` has them, defaults included."""
+def test_the_options_of_the_queue_become_settings() -> None:
+    """The defaults are those of ``createPersistenceQueue``."""
     redis = {"host": "h", "port": 6380, "db": 1, "password": "p"}
     assert node_names.queue_settings_of({"redisOpts": redis}) == {
         "redis": redis,
@@ -111,8 +112,8 @@ def test_the_queues_options() -> None:
             node_names.queue_settings_of(options)
 
 
-def test_a_client_takes_them_in_either_place() -> None:
-    """After the url, as in Python; or in its place, as in Node. Arguments by name win."""
+def test_a_client_takes_the_options_as_second_or_third_argument() -> None:
+    """The second argument is the place in Node, and the third one is the place in Python. Arguments by name win."""
     options = {"flushAt": 5, "flushInterval": 1000, "enable": False}
     for ours in (
         Client("KEY", URL, options),

@@ -1,4 +1,4 @@
-"""Proxies that the environment names."""
+"""Proxies that environment variables name."""
 
 from __future__ import annotations
 
@@ -34,8 +34,9 @@ HTTP, HTTPS = "http://plane.example.com:8080", "https://plane.example.com"
         ("http://[", {"HTTP_PROXY": "http://p:1"}, None),
     ],
 )
-def test_the_variables_count_as_in_requests(url: str, environment: dict[str, str], proxy: str | None) -> None:
-    """By scheme, lower case first, empty is none; what a CGI request can set does not count."""
+def test_proxy_variables_mean_the_same_as_in_requests(url: str, environment: dict[str, str], proxy: str | None) -> None:
+    """A lower-case name wins, and an empty value means no proxy. A CGI request can set ``HTTP_PROXY``, so that one does
+    not count there."""
     assert from_environment(environment, url) == proxy
 
 
@@ -69,14 +70,14 @@ def test_the_variables_count_as_in_requests(url: str, environment: dict[str, str
 )
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
 def test_no_proxy_excepts_hosts_domains_ports_and_networks(name: str, no_proxy: str, url: str, excepted: bool) -> None:
-    """A domain ends at a dot: another one that merely ends alike is not meant."""
+    """A domain matches only whole labels, so ``xample.com`` does not match ``example.com``."""
     found = from_environment({"HTTP_PROXY": "http://p:1", "HTTPS_PROXY": "http://p:1", name: no_proxy}, url)
     assert found == (None if excepted else "http://p:1")
 
 
 @pytest.mark.parametrize("text", ["socks5://user:pass@p:1", "http://", "http://p:port", "http://p q", "ftp://p"])
 def test_a_proxy_of_another_kind_is_ignored_with_a_warning(caplog: pytest.LogCaptureFixture, text: str) -> None:
-    """No client fails for a variable that was not meant for it; the warning does not show the value."""
+    """A client must not fail because of a variable for other programs. The warning does not show the value."""
     loaded = settings.load({"data_plane_url": HTTPS}, environment={"ALL_PROXY": text})
     assert loaded.proxy_url is None
     (line,) = caplog.messages
@@ -95,9 +96,9 @@ def test_a_proxy_of_another_kind_is_ignored_with_a_warning(caplog: pytest.LogCap
         ({}, {"RUDDERPIPE_PROXY_URL": "http://own:1"}, "http://own:1"),
     ],
 )
-def test_a_proxy_url_of_ones_own_counts_before_the_environments(
+def test_proxy_url_wins_over_the_proxy_variables(
     explicit: dict[str, Any], variables: dict[str, str], proxy: str
 ) -> None:
-    """Also the empty one, which means none."""
+    """The empty ``proxy_url`` wins too, and means no proxy."""
     environment = {"HTTPS_PROXY": "http://environment:1", **variables}
     assert settings.load({"data_plane_url": HTTPS, **explicit}, environment=environment).proxy_url == proxy

@@ -1,4 +1,4 @@
-"""What refused requests cost: those that search for the cause, and those that learn a size."""
+"""The number of requests that refusals cost: in the search for a bad event, and in learning a limit of size."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from rudderpipe.settings import Settings
 from tests.fakes import FakeClock
 
 
-class Strict:
-    """A data plane that refuses a request which holds one of the guilty, or has more bytes than ``limit_bytes``."""
+class StrictPlane:
+    """A data plane that refuses a request with a bad event, or with more than ``limit_bytes``."""
 
     def __init__(
-        self, guilty: set[int], limit_bytes: int = 1 << 30, status: int = 400, moods: random.Random | None = None
+        self, bad: set[int], limit_bytes: int = 1 << 30, status: int = 400, busy: random.Random | None = None
     ) -> None:
-        self.guilty = guilty
+        self.bad = bad
         self.limit_bytes = limit_bytes
         self.status = status
-        self.moods = moods
-        """With these, every fifth request is answered with 503."""
+        self.busy = busy
+        """If set, about every fifth request gets the status 503."""
         self.requests: list[list[int]] = []
         self.accepted: list[int] = []
         self.too_large = 0
 
     def post(self, body: bytes, _write_key: str, _timeout_s: float | None = None) -> Outcome:
         numbers = [event["n"] for event in msgspec.json.decode(body)["batch"]]
-        if self.moods is not None and self.moods.random() < 0.2:
+        if self.busy is not None and self.busy.random() < 0.2:
             return outcome.of_answer(503, b"busy")
         self.requests.append(numbers)
         if len(body) > self.limit_bytes:
             self.too_large += 1
             return outcome.of_answer(413, b"too large")
-        if self.guilty & set(numbers):
+        if self.bad & set(numbers):
             return outcome.of_answer(self.status, b"bad")
         self.accepted += numbers
         return outcome.of_answer(200, b"ok")
 
 
 class Backlog:
-    """Batches in order, and what a dispatcher's store must do with them."""
+    """Batches in order, and a store that does what the dispatcher decides."""
 
     def __init__(
-        self, sizes: list[int], plane: Strict, clock: Clock, *, event_bytes: int = 20, events_a_key: int = 1 << 30
+        self, sizes: list[int], plane: StrictPlane, clock: Clock, *, event_bytes: int = 20, events_a_key: int = 1 << 30
     ) -> None:
         numbers = iter(range(sum(sizes)))
         self.batches = [[self._event(next(numbers), event_bytes) for _ in range(size)] for size in sizes]
         self.failures: list[int] = []
         self.attempts = 0
-        """Of the first batch."""
+        """The counted attempts of the first batch."""
         self.pauses: list[float] = []
         self._events_a_key = events_a_key
         self._dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
@@ -67,12 +67,12 @@ class Backlog:
         return b'{"n":%d,"x":"%b"}' % (number, b"x" * size_bytes)
 
     def run(self) -> None:
-        """Until every batch is settled."""
+        """Attempt until every batch is settled."""
         while self.batches:
             self.attempt()
 
     def attempt(self) -> None:
-        """Once."""
+        """Make one attempt."""
         offered = [Batch(batch, sum(map(len, batch)), self._key_of(batch)) for batch in self.batches[:50]]
         offered[0] = msgspec.structs.replace(offered[0], attempts=self.attempts)
         self._dispatcher.run(offered, self)
@@ -105,71 +105,72 @@ class Backlog:
     stopped = blocked
 
     def _key_of(self, batch: list[bytes]) -> str:
-        """One source's events, then another's."""
+        """Return the write key of a batch: the first events are of one source, the next ones of another."""
         return f"KEY{msgspec.json.decode(batch[0])['n'] // self._events_a_key}"
 
 
-@pytest.mark.parametrize("place", [0, 1, 17, 24, 25, 48, 49])
-def test_one_bad_batch_of_fifty_costs_a_logarithm(clock: FakeClock, place: int) -> None:
-    """The others keep their order."""
-    plane = Strict({place})
-    line = Backlog([1] * 50, plane, clock)
+@pytest.mark.parametrize("bad_number", [0, 1, 17, 24, 25, 48, 49])
+def test_one_bad_batch_of_fifty_costs_a_logarithm_of_requests(clock: FakeClock, bad_number: int) -> None:
+    """The dispatcher halves the request to find the batch. The other batches keep their order."""
+    plane = StrictPlane({bad_number})
+    backlog = Backlog([1] * 50, plane, clock)
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == [place]
-    assert plane.accepted == [number for number in range(50) if number != place]
+    assert backlog.failures == [bad_number]
+    assert plane.accepted == [number for number in range(50) if number != bad_number]
     assert len(plane.requests) <= 2 + math.ceil(math.log2(50)) + 3
 
 
 @pytest.mark.parametrize("busy", [False, True])
 @pytest.mark.parametrize("events_a_key", [1 << 30, 150])
 @pytest.mark.parametrize("seed", range(30))
-def test_bad_events_anywhere_cost_a_logarithm_each_and_nothing_else(
+def test_each_bad_event_costs_a_logarithm_of_requests(
     clock: FakeClock, seed: int, events_a_key: int, busy: bool
 ) -> None:
-    """Only they fail, order is kept, and no event is accepted twice; answers of 503 in between change nothing."""
+    """Only bad events fail, the order is kept, and no event is accepted twice. Statuses of 503 in between change
+    nothing."""
     random_ = random.Random(seed)
     sizes = [random_.choice((1, 2, 7, 20)) for _ in range(random_.randrange(1, 120))]
     count = sum(sizes)
-    guilty = set(random_.sample(range(count), min(count, random_.choice((1, 2, 5)))))
-    plane = Strict(guilty, status=random_.choice((400, 422)), moods=random_ if busy else None)
-    line = Backlog(sizes, plane, clock, events_a_key=events_a_key)
+    bad = set(random_.sample(range(count), min(count, random_.choice((1, 2, 5)))))
+    plane = StrictPlane(bad, status=random_.choice((400, 422)), busy=random_ if busy else None)
+    backlog = Backlog(sizes, plane, clock, events_a_key=events_a_key)
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == sorted(guilty)
-    assert plane.accepted == [number for number in range(count) if number not in guilty]
+    assert backlog.failures == sorted(bad)
+    assert plane.accepted == [number for number in range(count) if number not in bad]
     good = math.ceil(len(sizes) / 50) + count // events_a_key
-    assert len(plane.requests) <= good + len(guilty) * (2 * math.log2(50 * 20) + 4)
+    assert len(plane.requests) <= good + len(bad) * (2 * math.log2(50 * 20) + 4)
 
 
-def test_what_is_refused_whatever_it_holds_is_soon_sent_batch_by_batch(clock: FakeClock) -> None:
-    """A wrong write key: a search for a cause in each batch would cost a logarithm each."""
-    plane = Strict(set(range(200)), status=401)
-    line = Backlog([1] * 200, plane, clock)
+def test_with_a_wrong_write_key_batches_soon_travel_alone(clock: FakeClock) -> None:
+    """Every request is refused. A search in each of them would cost a logarithm of requests for each batch."""
+    plane = StrictPlane(set(range(200)), status=401)
+    backlog = Backlog([1] * 200, plane, clock)
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == list(range(200))
+    assert backlog.failures == list(range(200))
     assert len(plane.requests) <= 200 + 40
 
 
-def test_a_limit_of_size_is_learnt_from_its_refusals(clock: FakeClock) -> None:
-    """Behind 5 kB, 120 batches of twice that: a handful of refusals, not one for each batch."""
-    plane = Strict(set(), limit_bytes=5_000)
-    line = Backlog([20] * 120, plane, clock, event_bytes=400)
+def test_a_limit_of_size_is_learnt_from_few_refusals(clock: FakeClock) -> None:
+    """The limit is 5 kB, and each of the 120 batches has about twice that."""
+    plane = StrictPlane(set(), limit_bytes=5_000)
+    backlog = Backlog([20] * 120, plane, clock, event_bytes=400)
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == []
+    assert backlog.failures == []
     assert plane.accepted == list(range(2400))
     assert plane.too_large <= 10
 
 
-def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock) -> None:
-    """The limit may be gone; until then requests stay below half of it."""
-    plane = Strict(set(), limit_bytes=5_000)
+def test_a_refused_size_is_tried_again_after_a_minute(clock: FakeClock) -> None:
+    """The limit may be gone. Until then, requests stay below half of the refused size."""
+    plane = StrictPlane(set(), limit_bytes=5_000)
     first, second, third = (Backlog([1] * 50, plane, clock, event_bytes=400) for _ in range(3))
     dispatcher = first._dispatcher
     second._dispatcher = third._dispatcher = dispatcher
@@ -185,42 +186,42 @@ def test_a_size_that_was_refused_is_tried_again_after_a_minute(clock: FakeClock)
     assert len(plane.requests) == 1
 
 
-def test_one_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
-    """Its size bounds nothing that is smaller."""
-    plane = Strict(set(), limit_bytes=50_000)
-    line = Backlog([1] * 3, plane, clock)
-    line.batches[1] = [Backlog._event(1, 60_000)]
+def test_an_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
+    """Its refusal does not bound smaller requests."""
+    plane = StrictPlane(set(), limit_bytes=50_000)
+    backlog = Backlog([1] * 3, plane, clock)
+    backlog.batches[1] = [Backlog._event(1, 60_000)]
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == [1]
+    assert backlog.failures == [1]
     assert plane.accepted == [0, 2]
 
 
-def test_an_event_that_is_refused_for_its_size_alone_bounds_nothing(clock: FakeClock) -> None:
-    """However small it is: a batch behind it is not taken apart for it."""
-    plane = Strict(set(), limit_bytes=10)
-    line = Backlog([1, 20, 20], plane, clock)
-    behind, line.batches[1:] = line.batches[1:], []
-    line.attempt()
-    assert line.failures == [0]
-    line.batches = behind
+def test_the_refused_size_of_a_single_event_bounds_nothing(clock: FakeClock) -> None:
+    """The event is small. Later batches are not split because of its refusal."""
+    plane = StrictPlane(set(), limit_bytes=10)
+    backlog = Backlog([1, 20, 20], plane, clock)
+    behind, backlog.batches[1:] = backlog.batches[1:], []
+    backlog.attempt()
+    assert backlog.failures == [0]
+    backlog.batches = behind
     plane.limit_bytes = 1 << 30
 
-    line.run()
+    backlog.run()
 
     assert len(plane.requests) == 2
 
 
-def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None:
-    """A minute after the first one the full size is tried again."""
-    plane = Strict(set(), limit_bytes=5_000)
+def test_later_refusals_do_not_prolong_a_bound_of_size(clock: FakeClock) -> None:
+    """The full size is tried again a minute after the first refusal."""
+    plane = StrictPlane(set(), limit_bytes=5_000)
     dispatcher = Dispatcher(cast(DataPlane, plane), Settings(), clock)
 
     def send() -> None:
-        line = Backlog([1] * 50, plane, clock, event_bytes=400)
-        line._dispatcher = dispatcher
-        line.run()
+        backlog = Backlog([1] * 50, plane, clock, event_bytes=400)
+        backlog._dispatcher = dispatcher
+        backlog.run()
 
     send()
     clock.now_s += 40
@@ -234,10 +235,11 @@ def test_refusals_that_go_on_do_not_keep_a_bound_alive(clock: FakeClock) -> None
 
 
 @pytest.mark.parametrize("why", ["no memory", "another error", "an obstacle", "a stop"])
-def test_what_this_host_prevents_or_cuts_off_is_no_attempt(clock: FakeClock, why: str) -> None:
-    """The same events are tried again after a pause, as often as it takes, and then have all their attempts."""
+def test_an_attempt_that_this_host_prevents_is_not_counted(clock: FakeClock, why: str) -> None:
+    """The same events are tried again after a pause, without a limit. A stop in the middle of an attempt is the
+    same."""
 
-    class Prevented(Strict):
+    class PreventedPlane(StrictPlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             if why == "no memory":
                 raise MemoryError
@@ -245,44 +247,44 @@ def test_what_this_host_prevents_or_cuts_off_is_no_attempt(clock: FakeClock, why
                 raise RuntimeError
             return outcome.of_obstacle("no descriptor") if why == "an obstacle" else outcome.STOPPED
 
-    line = Backlog([1] * 2, Prevented(set()), clock)
+    backlog = Backlog([1] * 2, PreventedPlane(set()), clock)
     for _ in range(20):
-        line.attempt()
+        backlog.attempt()
 
-    assert len(line.pauses) == 20
-    assert min(line.pauses) > 0
-    assert (len(line.batches), line.failures) == (2, [])
+    assert len(backlog.pauses) == 20
+    assert min(backlog.pauses) > 0
+    assert (len(backlog.batches), backlog.failures) == (2, [])
 
 
-def test_an_attempt_without_success_is_counted_until_there_are_too_many(clock: FakeClock) -> None:
-    """Then the first batch alone fails, although the two shared their requests."""
+def test_the_first_batch_fails_after_ten_attempts(clock: FakeClock) -> None:
+    """Two batches shared the requests, but only the first one fails."""
 
-    class Down(Strict):
+    class DownPlane(StrictPlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             return outcome.of_failure("no connection")
 
-    line = Backlog([1] * 2, Down(set()), clock)
+    backlog = Backlog([1] * 2, DownPlane(set()), clock)
     counted = []
-    while not line.failures:
-        line.attempt()
-        counted.append(line.attempts)
+    while not backlog.failures:
+        backlog.attempt()
+        counted.append(backlog.attempts)
 
     assert counted == [*range(1, 10), 0]
-    assert (len(line.batches), line.failures) == (1, [0])
+    assert (len(backlog.batches), backlog.failures) == (1, [0])
 
 
-def test_a_search_that_turns_out_wrong_fails_nothing(clock: FakeClock) -> None:
-    """A refusal that is not repeated: every event arrives, none fails without having been refused alone."""
+def test_a_refusal_that_is_not_repeated_fails_no_event(clock: FakeClock) -> None:
+    """An event fails only if it was refused alone."""
 
-    class Moody(Strict):
+    class OnceRefusingPlane(StrictPlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            self.guilty = {3} if not self.requests else set()
+            self.bad = {3} if not self.requests else set()
             return super().post(body, write_key, timeout_s)
 
-    plane = Moody(set())
-    line = Backlog([4] * 10, plane, clock)
+    plane = OnceRefusingPlane(set())
+    backlog = Backlog([4] * 10, plane, clock)
 
-    line.run()
+    backlog.run()
 
-    assert line.failures == []
+    assert backlog.failures == []
     assert plane.accepted == list(range(40))
