@@ -236,8 +236,7 @@ def test_later_refusals_do_not_prolong_a_bound_of_size(clock: FakeClock) -> None
 
 @pytest.mark.parametrize("why", ["no memory", "another error", "an obstacle", "a stop"])
 def test_an_attempt_that_this_host_prevents_is_not_counted(clock: FakeClock, why: str) -> None:
-    """The same events are tried again after a pause, without a limit. A stop in the middle of an attempt is the
-    same."""
+    """The same events are tried again after a pause, without a limit. A stopped attempt is not counted either."""
 
     class PreventedPlane(StrictPlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:

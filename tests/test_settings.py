@@ -23,8 +23,8 @@ from rudderpipe.settings.redis_url import RedisAddress
 SECRET = "s3cr3t"
 
 
-def test_arguments_beat_the_environment_which_beats_the_file(tmp_path: Path) -> None:
-    """Each source is asked only for what those before it did not say."""
+def test_arguments_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+    """Each source counts only for settings that the sources before it do not give."""
     config = tmp_path / "rudderpipe.toml"
     config.write_text('flush_at = 1\nqueue_name = "file"\ngzip = false\n[redis]\nhost = "example"\nport = 7\n')
     environment = {"RUDDERPIPE_FLUSH_AT": "2", "RUDDERPIPE_QUEUE_NAME": "environment", "RUDDERPIPE_CONFIG": str(config)}
@@ -36,8 +36,8 @@ def test_arguments_beat_the_environment_which_beats_the_file(tmp_path: Path) -> 
     assert loaded.prefix == "rudder"
 
 
-def test_the_environment_holds_text_and_the_settings_hold_values() -> None:
-    """Numbers, switches and URLs are read from text."""
+def test_numbers_switches_and_urls_are_read_from_variables() -> None:
+    """Variables hold text, and settings hold typed values."""
     environment = {
         "RUDDERPIPE_GZIP": "false",
         "RUDDERPIPE_TIMEOUT_S": "2.5",
@@ -72,8 +72,8 @@ def test_the_environment_holds_text_and_the_settings_hold_values() -> None:
         ("prefix", {"prefix": "}x"}),
     ],
 )
-def test_a_wrong_setting_is_named_and_its_value_is_not_told(field: str, values: dict[str, Any]) -> None:
-    """``SettingsError`` names the setting; no secret is in its text."""
+def test_the_error_of_a_wrong_setting_names_it_and_hides_the_value(field: str, values: dict[str, Any]) -> None:
+    """The value may hold a secret."""
     with pytest.raises(SettingsError) as caught:
         settings.load(values, environment={})
 
@@ -86,8 +86,9 @@ TEXTS = [name for name, type_ in Settings.__annotations__.items() if "str" in ty
 
 @pytest.mark.parametrize("bad", ["\ud800" + SECRET, SECRET + "\0"])
 @pytest.mark.parametrize("name", [*TEXTS, "redis.password", "redis.host", "log_level", "when_full"])
-def test_text_that_no_file_or_process_can_be_given_is_refused(name: str, bad: str) -> None:
-    """What is not UTF-8, and NUL: said when it is loaded, from arguments and from the environment, and not shown."""
+def test_text_with_nul_or_without_utf8_is_refused(name: str, bad: str) -> None:
+    """No file name, variable or other process could take such text. The error comes at loading, and does not show the
+    text."""
     outer, _, inner = name.partition(".")
     given: Any = {inner: bad, **({"host": "h"} if inner != "host" else {})} if inner else bad
 
@@ -105,32 +106,32 @@ def test_text_that_no_file_or_process_can_be_given_is_refused(name: str, bad: st
 @pytest.mark.parametrize("value", [SECRET, f"redis://{SECRET}", 7.5, -1, [SECRET], {"password": SECRET}, b"s3cr3t"])
 @pytest.mark.parametrize("name", Settings.__struct_fields__)
 def test_no_error_of_a_setting_shows_the_value(name: str, value: Any) -> None:
-    """Whatever is wrong with it; a value that is allowed raises nothing."""
-    said = []
+    """The value is wrong for most settings, and right for some."""
+    errors = []
     for given, environment in (({name: value}, {}), ({}, {f"RUDDERPIPE_{name.upper()}": str(value)})):
         try:
             settings.load(given, environment=environment)
         except SettingsError as error:
-            said.append(str(error))
-    assert SECRET not in str(said)
+            errors.append(str(error))
+    assert SECRET not in str(errors)
 
 
-def test_what_may_be_chosen_is_listed() -> None:
-    """Where only some values are allowed."""
+def test_the_error_of_a_wrong_choice_lists_the_choices() -> None:
+    """Only some settings have a fixed list of values."""
     with pytest.raises(SettingsError, match="'drop', 'block', 'raise'"):
         settings.load({"when_full": SECRET}, environment={})
     with pytest.raises(SettingsError, match="'debug', 'info', 'warning', 'error', 'none'"):
         settings.load(environment={"RUDDERPIPE_LOG_LEVEL": SECRET})
 
 
-def test_a_file_name_that_is_none_is_named() -> None:
-    """``config`` with a NUL is a settings error, too."""
+def test_a_config_path_with_nul_is_a_settings_error() -> None:
+    """The operating system's own error would not name the setting."""
     with pytest.raises(SettingsError, match="NUL"):
         settings.load(environment={}, config="a\0b")
 
 
-def test_a_wrong_variable_or_file_is_named(tmp_path: Path) -> None:
-    """Text that is no number, a missing file and a broken one are settings errors."""
+def test_the_error_of_a_wrong_variable_or_file_names_it(tmp_path: Path) -> None:
+    """The text of a variable is no number. A file is missing, or broken."""
     broken = tmp_path / "broken.toml"
     broken.write_text("flush_at = ")
     for field, environment in (
@@ -143,8 +144,8 @@ def test_a_wrong_variable_or_file_is_named(tmp_path: Path) -> None:
         assert caught.value.field == field
 
 
-def test_no_secret_is_shown() -> None:
-    """Neither the representation nor the pipe's name nor the place of Redis tells key or password."""
+def test_settings_show_neither_key_nor_password() -> None:
+    """The representation, the pipe's name and the place of Redis appear in logs."""
     loaded = settings.load(
         {"write_key": SECRET, "redis": f"redis://:{SECRET}@h:1/2", "data_plane_url": "http://d"}, environment={}
     )
@@ -152,8 +153,8 @@ def test_no_secret_is_shown() -> None:
     assert SECRET not in f"{loaded!r} {loaded.pipe_name} {loaded.redis_place}"
 
 
-def test_a_pipe_is_named_by_where_its_events_go() -> None:
-    """Same write key, data plane and queue: same pipe, however Redis is written; else another."""
+def test_a_pipes_name_depends_on_key_data_plane_and_queue() -> None:
+    """Different forms of one Redis address give the same name."""
     base = {"write_key": "k", "data_plane_url": "http://d", "redis": "redis://:pw@h:1/2"}
 
     def name(**change: Any) -> str:
@@ -183,14 +184,14 @@ def test_a_pipe_is_named_by_where_its_events_go() -> None:
     ],
 )
 def test_a_data_plane_has_one_normal_form(url: str, path: str, endpoint: str) -> None:
-    """The endpoint is what is posted to, and what tells one data plane from another."""
+    """The endpoint is the address of requests, and tells one data plane from another."""
     loaded = settings.load({"data_plane_url": url, "path": path}, environment={})
 
     assert loaded.endpoint == loaded.plane_id == endpoint
 
 
 def test_a_data_plane_may_have_an_id_of_its_own() -> None:
-    """One data plane under an internal and an external name."""
+    """One data plane may have an internal and an external address."""
     loaded = settings.load({"data_plane_url": "http://d", "data_plane_id": "production"}, environment={})
 
     assert (loaded.plane_id, loaded.endpoint) == ("production", "http://d/v1/batch")
@@ -203,8 +204,9 @@ def test_a_data_plane_url_with_a_query_is_refused(url: str) -> None:
         settings.load({"data_plane_url": url}, environment={})
 
 
-def test_every_spelling_of_one_place_gives_one_pipe() -> None:
-    """Two rings for one source, because one process wrote ``localhost`` and another ``127.0.0.1``, mix up the order."""
+def test_every_spelling_of_an_address_gives_one_pipe() -> None:
+    """With two rings for one source, events would be out of order, only because one process wrote ``localhost`` and
+    another one ``127.0.0.1``."""
     spellings: list[list[dict[str, Any]]] = [
         [{"data_plane_url": url} for url in ("http://d.io", "HTTP://D.io/", "http://d.io:80", "http://d.io/v1/batch/")],
         [{"data_plane_url": "http://d/a"}, {"data_plane_url": "http://d", "path": "/a/v1/batch"}],
@@ -237,8 +239,8 @@ def test_every_spelling_of_one_place_gives_one_pipe() -> None:
     assert len({settings.load(one, environment={}).pipe_name for one in other_path}) == 2
 
 
-def test_what_earlier_versions_called_a_pipe_is_found() -> None:
-    """They hashed the settings as they were given; a ring that they left must be drained."""
+def test_pipe_names_of_earlier_versions_are_known() -> None:
+    """Earlier versions hashed the settings as they were given. A ring that they left must be drained."""
 
     def former(*parts: str) -> str:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
@@ -268,7 +270,7 @@ def test_a_socket_is_found_from_any_directory() -> None:
 
 
 def test_settings_travel_to_a_child_process() -> None:
-    """What is written to a child's standard input is what it reads."""
+    """The child reads the same settings from its standard input."""
     loaded = settings.load(
         {"write_key": "k", "redis": {"host": "h", "password": "p"}, "autostart": "flusher"}, environment={}
     )
@@ -276,21 +278,21 @@ def test_settings_travel_to_a_child_process() -> None:
     assert settings.from_json(msgspec.json.encode(loaded)) == loaded
 
 
-def test_what_is_missing_is_said() -> None:
-    """A setting without a default is asked for by name and by variable."""
+def test_the_error_of_a_missing_setting_names_its_variable() -> None:
+    """Some settings have no default."""
     with pytest.raises(SettingsError, match="RUDDERPIPE_WRITE_KEY"):
         Settings().require("write_key")
 
 
 def test_every_setting_is_documented() -> None:
-    """The page lists what there is."""
+    """docs/settings.md must have the name of each setting."""
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
 
     assert [name for name in Settings.__struct_fields__ if f"`{name}`" not in page] == []
 
 
 def _plain(name: str, type_: Any) -> set[Any]:
-    """The members of a type as a set, without bounds."""
+    """Return the members of a type as a set, without bounds."""
     if get_origin(type_) is Annotated:
         return _plain(name, get_args(type_)[0])
     if get_origin(type_) in (Union, UnionType):
@@ -299,7 +301,7 @@ def _plain(name: str, type_: Any) -> set[Any]:
 
 
 def test_the_typed_keyword_arguments_are_the_settings() -> None:
-    """A setting that is new or changed must be so for type checkers too; redis may also be a mapping."""
+    """Type checkers must know each new or changed setting. For them ``redis`` may also be a mapping."""
     types = get_type_hints(Settings, include_extras=True)
     own = {name: _plain(name, type_) for name, type_ in types.items()}
     typed = {name: _plain(name, type_) for name, type_ in get_type_hints(SettingsArguments).items()}
@@ -313,7 +315,8 @@ def test_the_typed_keyword_arguments_are_the_settings() -> None:
 
 @pytest.mark.parametrize("drop_in", [rudderstack.Client, segment.Client])
 def test_a_drop_in_takes_each_setting_once(drop_in: Any) -> None:
-    """As its own argument or by our name: one that it maps already would be a ``TypeError``."""
+    """A drop-in takes a setting as an argument of its own or by our name, because both together would raise
+    ``TypeError``."""
     for name in get_type_hints(SettingsArguments):
         value = {"redis": "redis://h", "pipe": "p", "when_full": "drop"}.get(name, msgspec.structs.asdict(READY)[name])
         try:
@@ -337,7 +340,7 @@ READY = Settings(
 
 @pytest.fixture(name="elsewhere")
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment and a file that say something else."""
+    """Set an environment and a file that say something else."""
     config = tmp_path / "rudderpipe.toml"
     config.write_text("flush_interval_ms = 1\n")
     for name, value in {
@@ -350,8 +353,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_ready_value_is_all_that_a_client_reads() -> None:
-    """Neither environment nor file nor proxies; a setting by name replaces the value's, and None replaces nothing."""
+def test_a_client_with_ready_settings_reads_no_other_source() -> None:
+    """An argument by name replaces a setting, and None replaces nothing."""
     assert Client(settings=READY).settings == READY
     changed = Client("OTHER", settings=READY, flush_at=3, pipe=None, options={"flushInterval": 5}).settings
     assert changed == msgspec.structs.replace(READY, write_key="OTHER", flush_at=3, flush_interval_ms=5)
@@ -359,14 +362,14 @@ def test_a_ready_value_is_all_that_a_client_reads() -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("more", [{}, {"flush_at": 3}])
-def test_a_client_of_a_ready_value_pickles(more: dict[str, Any]) -> None:
-    """With what was changed by name."""
+def test_a_client_with_ready_settings_pickles(more: dict[str, Any]) -> None:
+    """Settings that arguments replaced stay replaced."""
     again = pickle.loads(pickle.dumps(Client(settings=READY, **more)))
     assert again.settings == msgspec.structs.replace(READY, **more)
 
 
-def test_a_value_of_another_type_is_no_settings() -> None:
-    """The error names the argument and shows nothing of the value; a file would not be read, and a value is checked."""
+def test_wrong_ready_settings_are_refused() -> None:
+    """The error names the argument and does not show the value. A file together with ready settings is refused too."""
     wrong: Any = {"write_key": SECRET}
     with pytest.raises(SettingsError, match=r"^setting settings: must be a rudderpipe.Settings, not dict$"):
         Client(settings=wrong)

@@ -1,4 +1,4 @@
-"""What an application leaves out of its stream, changes in it, and adds to it."""
+"""What an application drops from its events, changes in them, and adds to them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rudderpipe.testing import CapturedEvents, capture
 
 
 def client(**options: Any) -> Client:
-    """One that can be asked for messages, and sends none."""
+    """Return a client that can preview messages and sends none."""
     return Client("KEY", "http://127.0.0.1:9", pipe="never", enable=False, **options)
 
 
-def test_before_send_changes_and_drops_in_turn() -> None:
-    """Each is given what the one before answered; None ends it, and is counted."""
+def test_before_send_steps_change_and_drop_messages_in_turn() -> None:
+    """Each step gets the result of the step before. None drops the message, which is counted."""
 
     def add(message: dict[str, Any]) -> dict[str, Any]:
         message["properties"]["added"] = True
@@ -48,7 +48,7 @@ def test_before_send_changes_and_drops_in_turn() -> None:
 
 
 def test_before_send_leaves_the_callers_values_alone() -> None:
-    """It is given a copy."""
+    """Each step gets a copy."""
     properties = {"items": [{"n": 1}]}
 
     def change(message: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_before_send_leaves_the_callers_values_alone() -> None:
     ],
 )
 def test_a_faulty_before_send_sends_nothing(step: Any, reason: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is raised; the log says whose fault it is. Sent as it was, it might hold what was to be taken out."""
+    """The unchanged message might hold what the step should remove. No error is raised, and the log names the step."""
     ours = client(before_send=step)
 
     assert ours.track("u", "e", {"secret": "s3cret"}) is False
@@ -85,7 +85,7 @@ def test_a_faulty_before_send_sends_nothing(step: Any, reason: str, caplog: pyte
 
 
 def test_a_sample_of_users_is_the_same_everywhere() -> None:
-    """By the id alone, whatever the event and the process; about as many as asked for."""
+    """It depends only on the id, and not on the event or the process. Its size is about the one asked for."""
     sampling = Sampling(users=0.3)
     kept = {
         number
@@ -97,11 +97,11 @@ def test_a_sample_of_users_is_the_same_everywhere() -> None:
     for number in range(200):
         page = {"type": "page", "anonymousId": str(number), "messageId": str(number)}
         assert sampling.keeps(page) == (number in kept)
-    assert sorted(kept)[:3] == [2, 6, 17]  # of this very hash: on every host, in every version
+    assert sorted(kept)[:3] == [2, 6, 17]  # this hash is the same on every host and in every version
 
 
 def test_a_sample_of_events_goes_by_name_then_by_type() -> None:
-    """0 is none, 1 is all, in between a part."""
+    """0 keeps no event, 1 keeps all, and a number in between keeps a part."""
     sampling = Sampling({"Item Viewed": 0.5, "page": 0.0, "Home": 1.0})
 
     def kept(**message: Any) -> int:
@@ -115,8 +115,8 @@ def test_a_sample_of_events_goes_by_name_then_by_type() -> None:
 
 
 @pytest.mark.parametrize("part", [-0.1, 1.1, "half", True])
-def test_a_part_is_between_none_and_all(part: Any) -> None:
-    """The error names whose part it is."""
+def test_a_sample_is_a_number_from_0_to_1(part: Any) -> None:
+    """The error names the setting."""
     with pytest.raises(SettingsError, match=r"sample_events\['e'\]"):
         client(sample_events={"e": part})
     with pytest.raises(SettingsError, match="sample_users"):
@@ -124,7 +124,7 @@ def test_a_part_is_between_none_and_all(part: Any) -> None:
 
 
 def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
-    """At any depth of properties, traits and context; ids and names of events stay."""
+    """It looks at any depth of properties, traits and context. Ids and names of events stay."""
     ours = client(scrubber=Scrubber(patterns=[EMAIL, CARD_NUMBER]))
     message: Any = ours.preview(
         "track",
@@ -150,8 +150,8 @@ def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
     assert traits["traits"] == traits["context"]["traits"] == {"email": gone, "ssn": gone}
 
 
-def test_the_scrubber_sees_what_before_send_put_in() -> None:
-    """It comes last."""
+def test_the_scrubber_runs_after_before_send() -> None:
+    """A step may add a value that must be scrubbed."""
     ours = client(scrubber=Scrubber(keys=["pin"]), before_send=lambda message: {**message, "traits": {"pin": 1}})
     message: Any = ours.preview("track", "u", "e", {"password": "kept: its key was not asked for"})
 
@@ -159,8 +159,8 @@ def test_the_scrubber_sees_what_before_send_put_in() -> None:
     assert message["properties"]["password"].startswith("kept")
 
 
-def test_context_and_integrations_are_defaults() -> None:
-    """The call's own take precedence key by key, then the request's, then the client's; the library is ours."""
+def test_the_clients_context_and_integrations_are_defaults() -> None:
+    """For each key the call's value wins, then the request's, then the client's. The library cannot be replaced."""
     ours = client(context={"app": {"name": "shop"}, "ip": "0", "locale": "de"}, integrations={"All": True, "X": False})
     with request_context({"ip": "1", "locale": "en"}), request_context({"locale": "fr"}):
         message: Any = ours.preview(
@@ -177,8 +177,8 @@ def test_context_and_integrations_are_defaults() -> None:
     assert after["context"]["ip"] == "0"
 
 
-def test_a_requests_context_is_its_threads_own() -> None:
-    """Another thread sees nothing of it; one popped elsewhere is no error."""
+def test_a_request_context_belongs_to_its_thread() -> None:
+    """Another thread sees nothing of it. Ending it in another thread is no error."""
     seen = []
     with request_context({"ip": "1"}):
         thread = threading.Thread(target=lambda: seen.append(context.current.get()))
@@ -191,12 +191,12 @@ def test_a_requests_context_is_its_threads_own() -> None:
 
     assert seen == [None]
     with pytest.raises(EventError, match="context: must be a mapping"):
-        context.push("text")  # type: ignore[arg-type]  # the point
+        context.push("text")  # type: ignore[arg-type]  # the mistake
 
 
 @pytest.mark.parametrize("name", ["context", "integrations"])
 def test_a_default_that_cannot_be_sent_is_a_settings_error(name: str) -> None:
-    """At once, not at each event."""
+    """The error comes when the client is made, not at each event."""
     with pytest.raises(SettingsError, match=f"{name}.x: is of type object"):
         client(**{name: {"x": object()}})
 
@@ -214,23 +214,23 @@ def test_a_default_that_cannot_be_sent_is_a_settings_error(name: str) -> None:
         ({"sample_users": "x"}, "setting sample_users: must be a number from 0 to 1"),
     ],
 )
-def test_what_is_no_setting_is_checked_too(wrong: dict[str, Any], text: str) -> None:
-    """At once, and by name; else each event would have to say so."""
+def test_arguments_that_are_no_settings_are_checked_too(wrong: dict[str, Any], text: str) -> None:
+    """Otherwise each event would have to fail."""
     with pytest.raises(SettingsError) as caught:
         client(**wrong)
     assert str(caught.value) == text
 
 
 def test_a_callback_must_be_callable(caplog: pytest.LogCaptureFixture) -> None:
-    """The event is refused: its application would wait for ever."""
+    """The event is refused, because the application would wait for its callback forever."""
     ours = client()
     wrong: Any = "no function"
     assert ours.track("u", "e", callback=wrong) is False
     assert "event refused: callback: must be callable, not str" in caplog.text
 
 
-def test_default_encodes_what_nobody_knows() -> None:
-    """In every part of a message."""
+def test_default_encodes_unknown_types() -> None:
+    """It is called in every part of a message."""
     ours = client(default=lambda value: f"<{type(value).__name__}>")
     message: Any = ours.preview("track", "u", "e", {"a": [object()]}, {"b": object()})
     whole: Any = ours.preview("track", {"userId": "u", "event": "e", "properties": {"a": object()}})
@@ -240,8 +240,9 @@ def test_default_encodes_what_nobody_knows() -> None:
     assert whole["properties"] == {"a": "<object>"}
 
 
-def test_a_preview_is_what_would_be_sent_and_sends_nothing(tmp_path: Path) -> None:
-    """All that a client adds and takes away; no ring, no count, no captured event, no callback, also after the end."""
+def test_a_preview_is_the_message_that_a_call_would_send(tmp_path: Path) -> None:
+    """The preview has no effect: no ring, no count, no captured event and no callback. It also works after a
+    shutdown."""
     ours = Client(
         "KEY",
         "http://127.0.0.1:9",
@@ -272,7 +273,7 @@ def test_a_preview_is_what_would_be_sent_and_sends_nothing(tmp_path: Path) -> No
 
 
 def test_a_preview_of_a_wrong_event_raises() -> None:
-    """Without ``strict`` too; nothing is counted."""
+    """A preview raises also without ``strict``. The error is not counted."""
     ours = client()
     large = {"text": "x" * 4_000_000}
     wrong: Any
@@ -298,8 +299,8 @@ def _captured() -> Any:
         yield captured
 
 
-def test_capture_keeps_what_clients_send(captured: CapturedEvents) -> None:
-    """Those made before and within; shaped; nothing of their pipe is touched."""
+def test_capture_keeps_the_messages_of_all_clients(captured: CapturedEvents) -> None:
+    """Clients from before and within the block are captured, after ``before_send``, and their pipe is not touched."""
     ours = Client("KEY", "http://127.0.0.1:9", before_send=lambda message: {**message, "shaped": True})
     ours.identify("u", {"plan": "pro"})
     ours.track("u", "Item Viewed", {"price": 19.95, "items": [1, 2]})
@@ -316,8 +317,8 @@ def test_capture_keeps_what_clients_send(captured: CapturedEvents) -> None:
     assert not captured
 
 
-def test_capture_says_what_is_missing(captured: CapturedEvents) -> None:
-    """The text names the difference of each event of that name, or the names that there are."""
+def test_a_failed_assertion_of_capture_shows_the_difference(captured: CapturedEvents) -> None:
+    """The text has the difference to each event of that name, or the names that were tracked."""
     ours = Client("KEY", "http://127.0.0.1:9")
     with pytest.raises(AssertionError, match="nothing was tracked"):
         captured.assert_tracked("Item Viewed")
@@ -336,8 +337,8 @@ def test_capture_says_what_is_missing(captured: CapturedEvents) -> None:
         captured.assert_not_tracked("Item Viewed")
 
 
-def test_capture_fails_a_test_that_calls_wrongly(captured: CapturedEvents) -> None:
-    """What production would log is raised."""
+def test_capture_raises_the_error_of_a_wrong_call(captured: CapturedEvents) -> None:
+    """In production the error would only be logged."""
     ours = Client("KEY", "http://127.0.0.1:9", before_send=lambda message: None)
     with pytest.raises(EventError):
         ours.track("", "e")
@@ -347,8 +348,8 @@ def test_capture_fails_a_test_that_calls_wrongly(captured: CapturedEvents) -> No
     assert ours.counts() == {"accepted": 0, "invalid": 1, "dropped": 1}
 
 
-def test_after_capture_clients_are_where_they_were() -> None:
-    """Also those made within."""
+def test_clients_are_as_before_after_a_capture() -> None:
+    """Clients that were made within the block are too."""
     with capture() as captured:
         ours = client()
     assert ours.track("u", "e")

@@ -1,4 +1,4 @@
-"""What values become on the wire, and where those are that cannot."""
+"""The JSON of each kind of value, and the path in the error of a value that has none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Level(enum.IntEnum):
 
 
 class Name(str):
-    """As Django's SafeString."""
+    """A text like Django's SafeString."""
 
     __slots__ = ()
 
@@ -83,7 +83,7 @@ class Model(pydantic.BaseModel):
 
 
 class Hostile:
-    """Raises at whatever is asked of it."""
+    """An object that raises at every access."""
 
     def __getattr__(self, name: str) -> Any:
         raise ValueError("s3cret")
@@ -92,8 +92,8 @@ class Hostile:
         raise ValueError("s3cret")
 
 
-class Broken(tzinfo):
-    """A zone that fails."""
+class BrokenZone(tzinfo):
+    """A zone that raises when it is asked for its offset."""
 
     def utcoffset(self, moment: datetime | None) -> timedelta | None:
         raise ZeroDivisionError
@@ -106,7 +106,7 @@ class Broken(tzinfo):
 
 
 def written(value: Any, **arguments: Any) -> Any:
-    """As the data plane reads it: at the top, and inside something that is."""
+    """Return the value as the data plane reads it, the same at the top and inside other containers."""
     data = build.track("u", "e", {"top": value, "in": [{"a": (value,)}]}, *[None] * 5, **arguments)
     properties = json.loads(data, parse_constant=_no_json)["properties"]
     assert [properties["top"]] == properties["in"][0]["a"]
@@ -181,20 +181,20 @@ def _no_json(constant: str) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_a_value_becomes(value: Any, expected: Any) -> None:
-    """At any depth; and always JSON."""
+def test_a_value_becomes_this_json(value: Any, expected: Any) -> None:
+    """The JSON is the same at any depth."""
     assert written(value) == expected
 
 
 def cyclic() -> list[Any]:
-    """A list within itself."""
+    """Return a list that contains itself."""
     value: list[Any] = [1]
     value.append({"again": value})
     return value
 
 
 def deep(depth: int) -> list[Any]:
-    """Lists within lists."""
+    """Return lists within lists."""
     value: list[Any] = []
     for _ in range(depth):
         value = [value]
@@ -213,8 +213,8 @@ def deep(depth: int) -> list[Any]:
         (Item(object()), "properties.v.price", "type object"),
         (Renamed("a", object()), "properties.v.at", "type object"),
         ((number for number in range(3)), "properties.v", "type generator"),
-        (datetime(2024, 1, 2, tzinfo=Broken()), "properties.v", "type datetime, and raises ZeroDivisionError"),
-        ([time(1, tzinfo=Broken())], "properties.v[0]", "type time, and raises ZeroDivisionError"),
+        (datetime(2024, 1, 2, tzinfo=BrokenZone()), "properties.v", "type datetime, and raises ZeroDivisionError"),
+        ([time(1, tzinfo=BrokenZone())], "properties.v[0]", "type time, and raises ZeroDivisionError"),
         (datetime(1, 1, 1, tzinfo=timezone(timedelta(seconds=5))), "properties.v", "and raises OverflowError"),
         (Hostile(), "properties.v", "type Hostile, and raises ValueError when it is read"),
         (pd.DataFrame({"a": [1]}), "properties.v", "type DataFrame"),
@@ -223,8 +223,8 @@ def deep(depth: int) -> list[Any]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_no_form_is_refused_by_its_path(value: Any, field: str, reason: str) -> None:
-    """Never left out in silence, and never shown."""
+def test_a_value_without_json_is_refused_by_its_path(value: Any, field: str, reason: str) -> None:
+    """It must neither be left out silently nor be shown."""
     with pytest.raises(EventError) as caught:
         build.track("u", "e", {"v": value}, *[None] * 5)
 
@@ -234,7 +234,7 @@ def test_what_has_no_form_is_refused_by_its_path(value: Any, field: str, reason:
 
 
 def nested_dicts(depth: int) -> dict[str, Any]:
-    """Dicts within dicts, as many as that in all."""
+    """Return this many dicts, each within the one before."""
     value: dict[str, Any] = {}
     for _ in range(depth - 1):
         value = {"a": value}
@@ -242,13 +242,13 @@ def nested_dicts(depth: int) -> dict[str, Any]:
 
 
 def called_from(frames: int, call: Callable[[], Any]) -> Any:
-    """Call from so many frames further down the stack."""
+    """Make the call this many frames further down the stack."""
     return called_from(frames - 1, call) if frames else call()
 
 
 @pytest.mark.parametrize("with_hint", [None, "NaN", ZONELESS, {1}], ids=["plain", "text", "datetime", "set"])
-def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
-    """200 containers within each other are sent, also from deep within an application; 201 are refused."""
+def test_the_limit_of_depth_does_not_depend_on_other_values(with_hint: Any) -> None:
+    """200 containers within each other are sent, also from deep within an application. 201 are refused."""
     deepest = {"a": nested_dicts(199), "b": with_hint}
 
     data = called_from(700, lambda: build.track("u", "e", deepest, *[None] * 5))
@@ -260,7 +260,8 @@ def test_the_depth_is_the_same_whatever_else_there_is(with_hint: Any) -> None:
 
 @pytest.mark.parametrize("length", [1, 5000])
 def test_traits_may_be_as_deep_as_properties(length: int) -> None:
-    """They are in the context too, one deeper: by whichever way, and after ``before_send``."""
+    """Traits stand in the context too, one level deeper. The limit is the same on both paths, and after
+    ``before_send``."""
     traits = {"a": nested_dicts(199), "b": "x" * length}
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
 
@@ -276,8 +277,8 @@ def test_traits_may_be_as_deep_as_properties(length: int) -> None:
     assert captured[0]["traits"] == traits
 
 
-def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:
-    """What was copied once is counted where it stands."""
+def test_a_container_in_two_places_counts_its_depth_in_each() -> None:
+    """The copy of the first place must not serve for a deeper place."""
     shared = nested_dicts(150)
     chain: Any = shared
     for _ in range(60):
@@ -287,8 +288,9 @@ def test_one_container_in_two_places_is_no_way_around_the_depth() -> None:
         build.track("u", "e", {"a": shared, "b": chain}, *[None] * 5)
 
 
-def test_default_is_asked_for_unknown_types_alone() -> None:
-    """As that of ``json.dumps``; what it answers is looked at again; a ``TypeError`` means that it does not know."""
+def test_default_is_called_only_for_unknown_types() -> None:
+    """It works as that of ``json.dumps``. Its result is encoded as any value, and ``TypeError`` means that it does not
+    know the type."""
     asked: list[Any] = []
 
     def default(value: Any) -> Any:
@@ -305,8 +307,8 @@ def test_default_is_asked_for_unknown_types_alone() -> None:
         values.plain({"a": object()}, "properties", default)
 
 
-def test_a_model_can_be_the_properties() -> None:
-    """Anything that becomes a mapping; a list does not."""
+def test_properties_may_be_a_model() -> None:
+    """Every value that becomes a mapping is allowed. A list is not."""
     for properties in (Point(1), Item(1), Model(when=ZONELESS), types.MappingProxyType({"a": 1})):
         assert isinstance(json.loads(build.track("u", "e", properties, *[None] * 5))["properties"], dict)
     with pytest.raises(EventError, match="properties: must be a mapping, not list"):
@@ -330,8 +332,8 @@ TREES = st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(st.
 
 @pytest.mark.slow
 @given(st.dictionaries(st.text(), TREES, max_size=4), st.text(min_size=1, max_size=60), st.booleans())
-def test_whatever_is_sent_is_json_with_zones(properties: dict[str, Any], user: str, with_context: bool) -> None:
-    """Random trees: the fast way and the careful one write the same, and every datetime has a zone."""
+def test_random_trees_become_json_with_zones(properties: dict[str, Any], user: str, with_context: bool) -> None:
+    """The fast path and the walk of values write the same, and every datetime has a zone."""
     context = {"seen": ZONELESS} if with_context else None
     try:
         data = build.track("u" + user, "T", properties, context, *[None] * 4)

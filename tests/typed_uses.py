@@ -1,4 +1,4 @@
-"""Uses of every public name as applications write them; mypy and pyright, both strict, have nothing to say of it.
+"""Uses of every public name as applications write them, which mypy and pyright must accept, both strict.
 
 Nothing here runs: the tests of types read it.
 """
@@ -34,18 +34,18 @@ from rudderpipe.testing import CapturedEvents, LocalDataPlane, capture
 from rudderpipe.types import AliasMessage, IdentifyMessage, TrackMessage
 
 
-def told(error: Exception | None, message: dict[str, Any]) -> None:
-    """A callback."""
+def callback(error: Exception | None, message: dict[str, Any]) -> None:
+    """Print the error and the message id, as a callback does."""
     print(error, message["messageId"])
 
 
 def before_send(message: dict[str, Any]) -> dict[str, Any] | None:
-    """Drops what is internal."""
+    """Drop internal messages."""
     return None if message.get("userId") == "internal" else message
 
 
 def clients() -> Iterator[Client]:
-    """The ways to make one."""
+    """Yield a client for each way to make one."""
     yield Client()
     yield Client("KEY", "https://plane.example.com", flush_at=20, redis="redis://localhost")
     yield Client("KEY", "https://plane.example.com", {"flushAt": 20, "logLevel": "debug"})
@@ -70,38 +70,40 @@ def clients() -> Iterator[Client]:
 
 
 def calls(client: Client) -> bool:
-    """All six, in both forms."""
+    """Make all six calls, in both forms."""
     now = datetime.now(timezone.utc)
     message: TrackMessage = {"userId": 42, "event": "Item Viewed", "properties": {"price": 19.95}, "timestamp": now}
     person: IdentifyMessage = {"anonymousId": "a", "traits": {"plan": "pro"}}
     both: AliasMessage = {"userId": "u", "previousId": "p"}
     accepted: bool = client.track("u", "Item Viewed", {"price": 19.95, "id": UUID(int=1)}, timestamp=now)
-    accepted &= client.track(message) and client.track(message, told)
+    accepted &= client.track(message) and client.track(message, callback)
     accepted &= client.track({"userId": "u", "event": "e", "own": 1}, lambda error: print(error))
-    accepted &= client.track({"userId": "u", "event": "e"}, callback=told) and client.page({"userId": "u"}, told)
-    accepted &= client.track("u", "e", {}, {"ip": "1.1.1.1"}, now, "a", {"All": True}, "mine", told)
-    accepted &= client.identify(person) and client.identify("u", {"plan": "pro"}, callback=told)
+    accepted &= client.track({"userId": "u", "event": "e"}, callback=callback) and client.page(
+        {"userId": "u"}, callback
+    )
+    accepted &= client.track("u", "e", {}, {"ip": "1.1.1.1"}, now, "a", {"All": True}, "mine", callback)
+    accepted &= client.identify(person) and client.identify("u", {"plan": "pro"}, callback=callback)
     accepted &= client.page("u", "Docs", "Queue", {"path": "/"}) and client.screen(anonymous_id=1, name="Home")
     accepted &= client.group("u", "acme", {"plan": "pro"}, context={"ip": "1.1.1.1"}, integrations={"All": False})
     return accepted and client.alias("p", "u", message_id="mine") and client.alias(both)
 
 
 def previews(client: Client) -> str:
-    """What a call would send."""
+    """Preview the message of a call."""
     message: dict[str, Any] | None = client.preview("track", "u", "e", {"price": 19.95}, timestamp=0)
     return "dropped" if message is None else str(message["messageId"])
 
 
 def queue(client: Client) -> None:
-    """The ways to have one."""
+    """Create the queue in each way."""
     client.create_persistence_queue("redis://localhost")
     client.create_persistence_queue({"host": "localhost", "port": 6380}, queue_name="mine", max_attempts=3)
     client.create_persistence_queue(RedisAddress(host="localhost"), lambda error: print(error))
     client.createPersistenceQueue({"redisOpts": {"host": "localhost"}, "jobOpts": {"maxAttempts": 3}}, print)
 
 
-async def receipts(client: Client) -> int:
-    """What is answered to a flush."""
+async def flushes(client: Client) -> int:
+    """Flush in each way, and use the results."""
     result: FlushResult = client.flush(5, until="delivered")
     client.flush(lambda error, result: print(error, result))
     later = await client.aflush(timeout_s=1.5)
@@ -113,13 +115,13 @@ async def receipts(client: Client) -> int:
 
 
 def contexts(client: Client) -> None:
-    """Within a request."""
+    """Track within a request context."""
     with request_context({"ip": "1.1.1.1"}):
         client.track("u", "e")
 
 
 def errors(client: Client) -> str:
-    """What can be caught."""
+    """Catch each error that a call may raise."""
     try:
         client.track("u", "e")
     except (EventError, SettingsError) as error:
@@ -132,7 +134,7 @@ def errors(client: Client) -> str:
 
 
 def drop_ins() -> tuple[bool, dict[str, Any]]:
-    """As with the SDKs that they stand for."""
+    """Use the drop-ins as the SDKs that they replace."""
     rudderstack.write_key = "KEY"
     rudderstack.track("u", "e", {"a": 1})
     ok, message = segment.Client("KEY", host="https://plane.example.com", gzip=True).track("u", "e")
@@ -144,7 +146,7 @@ def drop_ins() -> tuple[bool, dict[str, Any]]:
 
 @contextmanager
 def tests() -> Generator[CapturedEvents, None, None]:
-    """In an application's own tests."""
+    """Yield captured events, as an application's own tests use them."""
     with capture(strict=False) as captured, LocalDataPlane() as plane:
         plane.fail(503, times=2)
         found: dict[str, Any] = captured.assert_tracked("e", user_id=5, properties={"a": 1}, times=1)
