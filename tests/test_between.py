@@ -113,8 +113,8 @@ def test_a_call_within_a_flush_uses_the_second_producer(
 
 
 def test_nested_refusals_are_all_counted(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler within an append is refused. A second one is refused between the load and the store of the first
-    one's count."""
+    """A call of a signal handler is refused within an append. Another one is refused between the load and the store of
+    the first one's count."""
     producer = producer_of(ring, clock)
     producer.append(b"1")
     more = iter(["busy"])
@@ -145,7 +145,8 @@ def test_a_nested_call_refuses_an_oversized_event(ring: Ring, clock: FakeClock) 
 
 
 def test_handed_over_counts_events_of_a_flusher_that_died_uncounted(ring: Ring, clock: FakeClock) -> None:
-    """Redis has ten events and READ says so, but DRAINED does not. The ten events have been handed over."""
+    """Redis has ten events, and the flusher died after it stored READ and before DRAINED. The ten events count as
+    handed over."""
     producer = producer_of(ring, clock)
     for number in range(15):
         producer.append(str(number).encode())
@@ -157,8 +158,8 @@ def test_handed_over_counts_events_of_a_flusher_that_died_uncounted(ring: Ring, 
 
 
 def test_a_producer_follows_a_replaced_lock_file(tmp_path: Path, clock: FakeClock) -> None:
-    """The file is removed while no flusher runs. The producer leaves the ring at its next event and enters it again by
-    the new file."""
+    """The file is removed while no flusher runs. At the next event the producer leaves the ring, and enters it by the
+    new file."""
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     producer = Producer(lambda: open_ring(settings, clock), lambda _ring: None, clock)
     assert producer.append(b"1") is None

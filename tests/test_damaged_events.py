@@ -98,7 +98,7 @@ class DamagedRing:
 def test_a_damaged_event_costs_only_itself(
     ring: Ring, clock: FakeClock, tmp_path: Path, kind: str, queued: bool
 ) -> None:
-    """Its neighbours arrive in order, its bytes are a dead letter, and it is counted as corrupt."""
+    """The event's neighbours arrive in order. Its bytes are a dead letter, and the event is counted as corrupt."""
     damaged = DamagedRing(ring, clock, tmp_path, queued=queued)
     damaged_numbers = [0, 37, 38, 99]
     bytes_there = [damaged.damage(number, DAMAGE[kind]) for number in damaged_numbers]

@@ -228,7 +228,7 @@ def test_a_batch_is_full_by_bytes_too(ring: Ring, clock: FakeClock, sink: FakeSi
 
 
 def test_a_sink_that_is_away_loses_nothing(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """Events stay in the ring up to the cap. When the sink is back, each of them leaves once and in order."""
+    """Events stay in the ring up to the cap. When the sink is back, each event leaves once and in order."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     sink.trouble = QueueUnavailable("here", "away")
     accepted = 0
@@ -365,8 +365,8 @@ def test_a_host_without_room_ends_no_flusher_and_loses_no_event(
         flusher.work()
         assert not flusher.finished()
     assert calls >= begun
-    said = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [(record.exc_info, type(error).__name__ in record.getMessage()) for record in said] == [(None, True)]
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert [(record.exc_info, type(error).__name__ in record.getMessage()) for record in errors] == [(None, True)]
 
     mended = True
     for _ in range(30):

@@ -528,14 +528,14 @@ def test_no_call_raises_for_any_whole_message(kind: str, message: dict[str, Any]
 
 
 def test_a_misspelt_keyword_raises_type_error() -> None:
-    """It is a mistake of the program, as with any function."""
+    """A wrong keyword is a mistake of the program, as with any function."""
     with pytest.raises(TypeError, match="propertys"):
         CLIENT.track("u", "e", propertys={})  # type: ignore[call-overload]  # the mistake
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"NaN", b"[1,]", b'"\xff"', b"\xef\xbb\xbf1", b"1 2", b"[-Infinity]"])
 def test_a_raw_value_that_is_no_json_is_refused(raw: bytes) -> None:
-    """It would damage the event, and with it the job."""
+    """Such a value would damage the event, and with it the job."""
     with pytest.raises(EventError, match=r"properties\.a\[0\]: is a msgspec\.Raw that is not JSON"):
         build.track("u", "e", {"a": [msgspec.Raw(raw)]}, *[None] * 5)
 

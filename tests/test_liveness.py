@@ -47,7 +47,7 @@ def test_an_unknown_start_proves_nothing() -> None:
 
 
 def test_a_process_of_another_namespace_is_never_gone() -> None:
-    """Its pid may belong to another process here."""
+    """The pid may belong to another process in this namespace."""
     mine = identity.me()
 
     assert not Identity(NO_PID, 1, mine.namespace + 1).is_gone()

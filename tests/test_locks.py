@@ -42,7 +42,7 @@ def owner(lock_file: LockFile) -> int | None:
 
 
 def test_a_lock_is_not_taken_twice_by_one_thread(tmp_path: Path) -> None:
-    """A signal handler in the middle of a claim cannot take the lock, and its release does not free the lock."""
+    """A signal handler in the middle of a claim cannot take the lock. The handler's release does not free the lock."""
     lock_file = locks.shared(tmp_path / "x.lock")
 
     assert lock_file.lock(0, 1)

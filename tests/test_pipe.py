@@ -192,7 +192,7 @@ def test_a_nested_call_within_a_claim_does_not_block(
 
 
 def test_a_producer_without_a_slot_counts_in_the_header(pipes: Any, clock: FakeClock) -> None:
-    """All slots are taken, so events are refused as ``no_slot``. They are accepted when a slot is free."""
+    """All slots are taken, so events are refused as ``no_slot``. Events are accepted again when a slot is free."""
     first, second = pipes(), pipes()
     assert put(first)
     ring = ring_of(first)
@@ -215,7 +215,7 @@ def test_a_producer_without_a_slot_counts_in_the_header(pipes: Any, clock: FakeC
 def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its holder may be stopped. The first event is refused as ``busy`` after a bounded wait, and the next ones at
+    """The lock's holder may be stopped. The first event is refused as ``busy`` after a bounded wait, the next ones at
     once."""
     pipe = pipes(max_internal_queue_size=1000)
     assert put(pipe)
@@ -465,7 +465,7 @@ def test_settings_of_another_version_are_not_compared(
 
 
 def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
-    """A program may make a client for each request. The client's events are drained without it."""
+    """A program may make a client for each request. The events of a dropped client are drained all the same."""
     keeps = pipes()
     assert put(keeps)
     ring = ring_of(keeps)

@@ -60,7 +60,7 @@ def test_failures_are_recorded_as_ranges_of_the_slot(ring: Ring, clock: FakeCloc
 
 
 def test_the_flusher_asks_the_queue_only_while_a_producer_waits(ring: Ring, clock: FakeClock) -> None:
-    """It asks every 20 ms, until the moment up to which the producer asked for it."""
+    """The flusher asks every 20 ms, until the moment up to which the producer wants to wait."""
     sink = FakeSink()
     sink.seen = Acknowledged(5, 1)
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)

@@ -187,7 +187,7 @@ def test_a_refused_size_is_tried_again_after_a_minute(clock: FakeClock) -> None:
 
 
 def test_an_event_that_is_too_large_fails_alone(clock: FakeClock) -> None:
-    """Its refusal does not bound smaller requests."""
+    """The refusal of a large event does not bound smaller requests."""
     plane = StrictPlane(set(), limit_bytes=50_000)
     backlog = Backlog([1] * 3, plane, clock)
     backlog.batches[1] = [Backlog._event(1, 60_000)]

@@ -57,7 +57,7 @@ def put(producer: Producer, *texts: str) -> None:
 
 
 def test_accepted_events_move_before_the_next_event(host: Host, clock: FakeClock) -> None:
-    """The producer notices at its next look, at most a second later. It looks for the new ring's flusher at once."""
+    """The producer notices at most a second later. The producer then looks for the new ring's flusher at once."""
     producer = host.producer()
     put(producer, "1", "2")
     old = host.remove()

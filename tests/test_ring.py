@@ -322,7 +322,7 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
 
 
 def test_the_event_of_a_nested_call_is_in_the_ring_at_once(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler or a destructor may track in the middle of a track. Its event does not wait for the outer
+    """A signal handler or a destructor may track in the middle of a track. The nested event does not wait for the outer
     call."""
     producer = producer_of(ring, clock)
     put(producer, 0, 3)
@@ -358,7 +358,7 @@ def test_a_call_nested_twice_is_busy(ring: Ring, clock: FakeClock) -> None:
 
 
 def test_a_nested_call_within_a_claim_is_busy(ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It needs the claim lock, which its own thread holds, so waiting for it would never end."""
+    """The nested call needs the claim lock, which its own thread holds, so a wait would never end."""
     producer = producer_of(ring, clock)
     results: list[str | None] = []
     take_credits = claims.take_credits

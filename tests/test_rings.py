@@ -250,7 +250,7 @@ def test_a_lock_file_names_its_ring(settings: Settings, clock: FakeClock) -> Non
 def test_a_held_claim_lock_does_not_stop_other_rings(
     settings: Settings, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, *, is_removed: bool
 ) -> None:
-    """Its holder was stopped while it opened the ring. That ring can neither end nor be replaced."""
+    """The lock's holder was stopped while it opened the ring. That ring can neither end nor be replaced."""
     pipe = Pipe(settings, clock, stays=is_removed)
     leaver = pipe.producer()
     assert leaver.append(b"0") is None

@@ -117,7 +117,7 @@ def test_no_error_of_a_setting_shows_the_value(name: str, value: Any) -> None:
 
 
 def test_the_error_of_a_wrong_choice_lists_the_choices() -> None:
-    """Only some settings have a fixed list of values."""
+    """A user then need not look the choices up."""
     with pytest.raises(SettingsError, match="'drop', 'block', 'raise'"):
         settings.load({"when_full": SECRET}, environment={})
     with pytest.raises(SettingsError, match="'debug', 'info', 'warning', 'error', 'none'"):

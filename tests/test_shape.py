@@ -85,7 +85,7 @@ def test_a_faulty_before_send_sends_nothing(step: Any, reason: str, caplog: pyte
 
 
 def test_a_sample_of_users_is_the_same_everywhere() -> None:
-    """It depends only on the id, and not on the event or the process. Its size is about the one asked for."""
+    """The sample depends only on the id, and not on the event or the process. The size is about the one asked for."""
     sampling = Sampling(users=0.3)
     kept = {
         number
@@ -124,7 +124,7 @@ def test_a_sample_is_a_number_from_0_to_1(part: Any) -> None:
 
 
 def test_the_scrubber_replaces_by_key_and_by_pattern() -> None:
-    """It looks at any depth of properties, traits and context. Ids and names of events stay."""
+    """The scrubber looks at any depth of properties, traits and context. Ids and names of events stay."""
     ours = client(scrubber=Scrubber(patterns=[EMAIL, CARD_NUMBER]))
     message: Any = ours.preview(
         "track",
@@ -178,7 +178,7 @@ def test_the_clients_context_and_integrations_are_defaults() -> None:
 
 
 def test_a_request_context_belongs_to_its_thread() -> None:
-    """Another thread sees nothing of it. Ending it in another thread is no error."""
+    """Another thread does not see the context. Ending the context in another thread is no error."""
     seen = []
     with request_context({"ip": "1"}):
         thread = threading.Thread(target=lambda: seen.append(context.current.get()))
@@ -230,7 +230,7 @@ def test_a_callback_must_be_callable(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_default_encodes_unknown_types() -> None:
-    """It is called in every part of a message."""
+    """``default`` is called for values in every part of a message."""
     ours = client(default=lambda value: f"<{type(value).__name__}>")
     message: Any = ours.preview("track", "u", "e", {"a": [object()]}, {"b": object()})
     whole: Any = ours.preview("track", {"userId": "u", "event": "e", "properties": {"a": object()}})
@@ -349,7 +349,7 @@ def test_capture_raises_the_error_of_a_wrong_call(captured: CapturedEvents) -> N
 
 
 def test_clients_are_as_before_after_a_capture() -> None:
-    """Clients that were made within the block are too."""
+    """This holds also for clients that were made within the block."""
     with capture() as captured:
         ours = client()
     assert ours.track("u", "e")

@@ -181,8 +181,8 @@ def test_a_leaving_producer_stores_that_it_left_last(writer: Writer) -> None:
 
 
 def test_a_dead_producers_slot_is_freed_last(simulation: Simulation, writer: Writer) -> None:
-    """Its credits are given back and ROOM moves before its pid goes, under the claim lock. Its own lock is free
-    last."""
+    """The credits are given back and ROOM moves before the slot's pid goes, under the claim lock. The slot's own lock
+    is free last."""
     writer.write_all(5)
     writer.process.die()
     drainer = simulation.drainer()

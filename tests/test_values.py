@@ -224,7 +224,7 @@ def deep(depth: int) -> list[Any]:
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_without_json_is_refused_by_its_path(value: Any, field: str, reason: str) -> None:
-    """It must neither be left out silently nor be shown."""
+    """Such a value must be neither left out silently nor shown."""
     with pytest.raises(EventError) as caught:
         build.track("u", "e", {"v": value}, *[None] * 5)
 
@@ -289,8 +289,8 @@ def test_a_container_in_two_places_counts_its_depth_in_each() -> None:
 
 
 def test_default_is_called_only_for_unknown_types() -> None:
-    """It works as that of ``json.dumps``. Its result is encoded as any value, and ``TypeError`` means that it does not
-    know the type."""
+    """``default`` works as that of ``json.dumps``. The result is encoded as any value, and ``TypeError`` means that
+    ``default`` does not know the type."""
     asked: list[Any] = []
 
     def default(value: Any) -> Any:
