@@ -48,7 +48,7 @@ def test_a_mapping_has_one_descriptor(name: str) -> None:
     assert descriptors_of() == before
 
 
-def test_another_threads_file_is_not_taken_for_the_mappings(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_threads_file_is_not_taken_for_the_mapping(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other thread opens a file while the mapping is made, and may get the descriptor that was expected for the
     mapping."""
     before, others, real = descriptors_of(), [], mmap.mmap
