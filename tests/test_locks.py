@@ -70,6 +70,31 @@ def test_a_lock_is_not_taken_by_two_threads(tmp_path: Path) -> None:
     assert results == [False]
 
 
+def test_both_waits_for_a_lock_share_one_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One for the other threads of this process, one for other processes."""
+    lock_file, now_s = locks.shared(tmp_path / "x.lock"), [100.0]
+
+    class BusyMutex:
+        def acquire(self, *, blocking: bool = True, timeout: float = -1) -> bool:
+            now_s[0] += max(0.0, timeout - 0.25)
+            return blocking
+
+        def release(self) -> None:
+            pass
+
+    def nap(seconds: float) -> None:
+        now_s[0] += seconds
+
+    monkeypatch.setattr(lock_file, "_mutex", BusyMutex())
+    monkeypatch.setattr(lock_file, "try_lock", lambda _byte: False)
+    monkeypatch.setattr(locks, "_nap", nap)
+    monkeypatch.setattr("rudderpipe.process.locks.time.monotonic", lambda: now_s[0])
+
+    assert not lock_file.lock(0, 2.0)
+
+    assert now_s[0] == pytest.approx(102.0, abs=0.001)
+
+
 def test_an_exception_within_lock_leaves_no_lock_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler may raise anywhere inside ``lock`` and ``release``."""
     lock_file = locks.shared(tmp_path / "x.lock")

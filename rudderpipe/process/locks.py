@@ -162,8 +162,11 @@ class LockFile:
             return False
         mutex = self._mutex
         try:
-            if not (mutex.acquire(blocking=False) or mutex.acquire(timeout=timeout_s)):
-                return False
+            if not mutex.acquire(blocking=False):
+                deadline_s = time.monotonic() + timeout_s
+                if not mutex.acquire(timeout=timeout_s):
+                    return False
+                timeout_s = max(0.0, deadline_s - time.monotonic())
             if self._owner is None:  # otherwise another greenlet of this thread, which the mutex does not exclude
                 self._owner = me
                 if self.try_lock(byte) or self._wait(byte, timeout_s):
