@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.ring.ring import Ring
+from rudderpipe.transports.callbacks import callbacks
 from tests.fakes import FakeClock, ring_of
 
 pytest.register_assert_rewrite("tests.queue_contract")
@@ -35,6 +36,7 @@ def _hermetic() -> Iterator[None]:
     _armed = True
     yield
     _armed = False
+    callbacks._worker.forget()  # the next test must not wait for what this one has left to watch
 
 
 @pytest.fixture

@@ -581,6 +581,25 @@ def test_a_nested_shutdown_leaves_the_other_clients_pipe_open(pipes: Any, monkey
     second.shutdown(0)
 
 
+def test_a_client_that_was_dropped_does_not_share_the_pipe(pipes: Any) -> None:
+    """Otherwise the last shutdown of the others would not release the slot."""
+    chosen = msgspec.structs.asdict(pipes().settings)
+    given = {name: chosen[name] for name in ("pipe", "runtime_dir", "ring_bytes", "autostart")}
+    kept, dropped = (Client("WRITE_KEY", "http://127.0.0.1:9", **given) for _ in range(2))
+    assert kept.track("u", "e")
+    pipe = kept._intake._own
+    assert isinstance(pipe, Pipe)
+    ring = ring_of(pipe)
+    words, slot = ring.words, ring.layout.slot(0)
+
+    del dropped
+    gc.collect()
+    assert not words[slot + at.S_LEFT]
+    kept.shutdown(0)
+
+    assert words[slot + at.S_LEFT]
+
+
 def test_each_producer_of_a_slot_has_its_own_counts(pipes: Any) -> None:
     """The counts of earlier producers of the slot are subtracted. The total contains all of them."""
     first = pipes()

@@ -134,7 +134,7 @@ class CapturedEvents(Sequence[dict[str, Any]]):
         """Return a flush that is complete at once."""
         return Done()
 
-    def shut(self) -> None:
+    def shut(self, user: object = None) -> None:
         """Do nothing, because nothing has to be released."""
 
 

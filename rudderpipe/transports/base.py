@@ -47,8 +47,8 @@ class Transport(Protocol):
     def flush(self, until: Until = "queued") -> Flush:
         """Begin to flush."""
 
-    def shut(self) -> None:
-        """Release everything; later events are not taken."""
+    def shut(self, user: object = None) -> None:
+        """Release everything, unless another user than ``user`` shares it; later events are not taken then."""
 
 
 class LocalTransport:
@@ -82,7 +82,7 @@ class LocalTransport:
         """Return a complete flush, because no event is kept."""
         return Done()
 
-    def shut(self) -> None:
+    def shut(self, user: object = None) -> None:
         """Do nothing, because there is nothing to release."""
 
 

@@ -69,7 +69,7 @@ class Intake:
             from rudderpipe.transports import ring
         except (OSError, MemoryError) as error:  # no memory or descriptor is left to load a module
             raise self.prevented(error) from error
-        return ring.shared(settings.for_processes(), self._clock)
+        return ring.shared(settings.for_processes(), self._clock, self)
 
     def route(self) -> None:
         """Select the transport: the client's own, unless events are diverted."""
@@ -211,18 +211,18 @@ class Intake:
 
     def leave(self) -> None:
         """Release the transport, because the client will use another one."""
-        self._own.shut()
+        self._own.shut(self)
 
     def shut(self, pending: int = 0) -> None:
         """Refuse all later events and release the transport; log that ``pending`` events stay in the ring."""
-        if self.is_shut:  # because a second release would be counted as that of another client of the pipe
+        if self.is_shut:
             return
         self.is_shut, self.is_fast = True, False
         if pending:
             said = "shut down before all events had left the ring, they stay in the ring for the flusher events=%d"
             logger.warning(said, pending)
         try:
-            self._own.shut()
+            self._own.shut(self)
         except HOST_ERRORS as error:
             self.prevented(error)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
@@ -59,9 +59,9 @@ class _Own:
 class Pipe:
     """The producer's end of a pipe, which the settings name."""
 
-    def __init__(self, settings: Settings, clock: Clock, release: Callable[[], bool] = lambda: True) -> None:
-        """Take the settings; ``release`` returns True when the last user of the pipe has shut it."""
-        self._release = release
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.users: WeakSet[object] = WeakSet()
+        """Those who share the pipe, without those who were dropped."""
         self.settings = settings
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
@@ -301,17 +301,25 @@ class Pipe:
         if ring is not None:
             self._failures.look(ring)
 
-    def shut(self) -> None:
-        """Release the slot; later events are refused, and the flusher drains the ring without this process."""
-        if self._release():
-            own = self._own.value
-            own.accepted_before += self._accepted()
-            self.producer.leave()
-            self._log.say_rest()
-            # Each of these keeps the ring and its descriptors.
-            own.since = None
-            own.watches.clear()
-            self._autostart.forget()
+    def shut(self, user: object = None) -> None:
+        """Release the slot, unless another user than ``user`` shares the pipe.
+
+        Later events are refused, and the flusher drains the ring without this process.
+        """
+        if user is not None:
+            self.users.discard(user)
+        if self.users:
+            return
+        if _open.get(self.settings) is self:
+            del _open[self.settings]
+        own = self._own.value
+        own.accepted_before += self._accepted()
+        self.producer.leave()
+        self._log.say_rest()
+        # Each of these keeps the ring and its descriptors.
+        own.since = None
+        own.watches.clear()
+        self._autostart.forget()
 
 
 _all: WeakSet[Pipe] = WeakSet()
@@ -326,29 +334,19 @@ def _look_once_more() -> None:
 
 logger = log_text.logger()
 _open: WeakValueDictionary[Settings, Pipe] = WeakValueDictionary()
-_users: dict[Settings, int] = {}
 
 
-def shared(settings: Settings, clock: Clock) -> Pipe:
-    """Return the pipe of these settings; create it if needed. Each caller shuts it once; the last ``shut`` closes it.
+def shared(settings: Settings, clock: Clock, user: object) -> Pipe:
+    """Return the pipe of these settings; create it if needed. The ``shut`` of its last living user closes it.
 
     A second pipe with the same name but other settings of ring or flusher is logged, because both share one ring.
     """
     pipe = _open.get(settings)
     if pipe is None:
         _warn_of_another(settings)
-        pipe = _open[settings] = Pipe(settings, clock, lambda: _is_last(settings))
-        _users[settings] = 0
-    _users[settings] += 1
+        pipe = _open[settings] = Pipe(settings, clock)
+    pipe.users.add(user)
     return pipe
-
-
-def _is_last(settings: Settings) -> bool:
-    _users[settings] = _users.get(settings, 1) - 1
-    if _users[settings] > 0:
-        return False
-    _open.pop(settings, None)
-    return True
 
 
 def _warn_of_another(settings: Settings) -> None:

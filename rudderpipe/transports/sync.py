@@ -49,7 +49,7 @@ class SyncTransport(LocalTransport):
 
         return DataPlane(self._settings)
 
-    def shut(self) -> None:
+    def shut(self, user: object = None) -> None:  # noqa: ARG002  # it has one user
         """Close the connection; a later event would open another one."""
         with self._lock:
             plane, self._plane = self._plane, None
