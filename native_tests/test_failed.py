@@ -57,7 +57,7 @@ def test_failed_list_shows_each_failed_job_and_the_sum(failing: Processes, redis
     assert "WRITE_KEY" not in said
     assert "\x1b" not in said
 
-    assert command(failing, "list", "--reason", "TOO LARGE")[1].splitlines()[-1] == "1 failed jobs, 1 events"
+    assert command(failing, "list", "--reason", "TOO LARGE")[1].splitlines()[-1] == "1 failed job, 1 event"
     assert command(failing, "list", "--since", "1h", "--limit", "2")[1].splitlines()[-1] == (
         "5 failed jobs, 5 events, the first 2 shown"
     )
@@ -74,7 +74,7 @@ def test_a_job_whose_id_is_not_text_is_shown_and_left_alone(failing: Processes, 
     assert command(failing, "list", "--json")[0] == 0
     code, said, error = command(failing, "delete", "--all")
     assert (code, said) == (1, "5 failed jobs deleted, 5 events\n")
-    assert "1 jobs were not changed" in error
+    assert "1 job unchanged" in error
 
 
 def test_failed_show_prints_the_events_and_hides_the_write_key(failing: Processes, redis: Any) -> None:
@@ -96,8 +96,8 @@ def test_failed_retry_delivers_the_jobs_again_in_order(failing: Processes, redis
     assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
     assert redis.zcard(f"{P}failed") == 5
 
-    assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed jobs wait again, 1 events\n")
-    assert command(failing, "retry", "--all")[:2] == (0, "4 failed jobs wait again, 4 events\n")
+    assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed job in line again, 1 event\n")
+    assert command(failing, "retry", "--all")[:2] == (0, "4 failed jobs in line again, 4 events\n")
     assert redis.lrange(f"{P}wait", 0, -1) == ["5", "3", "2", "1", "4"]
     assert failing.status().events.queued == 5
 
@@ -139,7 +139,7 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
     assert code == 1
     assert said.splitlines() == [
         "wrote 4 events of 4 failed jobs",
-        "1 jobs were not written: their data is not a job of a RudderStack SDK",
+        "1 job not written: not in the form of a RudderStack SDK's job",
     ]
     assert path.stat().st_mode & 0o777 == 0o600
     exported = [json.loads(line) for line in path.read_text().splitlines()]

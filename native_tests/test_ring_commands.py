@@ -115,7 +115,7 @@ def test_what_cannot_be_drained_stays_and_the_reason_is_said(processes: Processe
 
         code, said, errors = run(processes, "drain", "--timeout", "1")
         assert code == 4
-        assert "10 events stay in the ring" in said
+        assert "10 events left in the ring" in said
         assert "503" in errors
 
         plane.then(answer())

@@ -7,7 +7,7 @@ every error can be pickled.
 
 from __future__ import annotations
 
-from rudderpipe.log_text import one_line
+from rudderpipe.log_text import counted, one_line
 
 
 class RudderpipeError(Exception):
@@ -153,7 +153,7 @@ class FlushTimeout(RudderpipeError):
         self.pending = pending
 
     def __str__(self) -> str:
-        return f"{self.pending:,} events were still under way after {self.timeout_s:g} s"
+        return f"{counted(self.pending, 'event')} still under way after {self.timeout_s:g} s"
 
 
 # The queue.

@@ -1,4 +1,4 @@
-"""Text from outside, made safe for one line of a log, for an error's reason, and for a terminal."""
+"""Text for people: text from outside, made safe for a log, an error or a terminal; and counts with their nouns."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def one_line(text: str, shown: int = SHOWN) -> str:
 def lines(text: str) -> str:
     """Return the text with each of its lines made safe."""
     return "\n".join(one_line(line, LOG_SHOWN) for line in text.split("\n"))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and its noun: ``1 event``, ``1,289 events``, ``2 batches``."""
+    return f"{number:,} {noun}{'' if number == 1 else 'es' if noun.endswith('ch') else 's'}"
 
 
 def logger(name: str = "rudderpipe") -> logging.Logger:

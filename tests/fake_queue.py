@@ -230,7 +230,7 @@ class FakeQueue:
         """Return the reason of each failed job."""
         return {name: self.store.jobs[name]["failedReason"] for name in self.store.failed}
 
-    def eviction(self) -> str:
+    def evicting_policy(self) -> str:
         self.ping()
         return ""
 

@@ -139,6 +139,12 @@ def test_a_foreign_response_is_one_safe_line() -> None:
     assert is_safe(connection._reason(OSError(EVIL)))
 
 
+def test_a_count_has_its_noun_in_the_right_number() -> None:
+    """Zero is plural."""
+    assert [log_text.counted(number, "event") for number in (0, 1, 1289)] == ["0 events", "1 event", "1,289 events"]
+    assert log_text.counted(2, "failed batch") == "2 failed batches"
+
+
 def test_a_setting_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """``status`` shows names as they were given."""
     settings = Settings(write_key="KEY", data_plane_url="http://127.0.0.1:9", pipe="p")

@@ -79,6 +79,6 @@ def _drain(settings: Settings, where: RingLocation, ring: Ring, clock: Clock, de
         "corrupt": after.corrupt - before.corrupt,
     }
     done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no events waited"
-    left = f"; {after.in_ring:,} events stay in the ring" if after.in_ring else ""
+    left = f"; {log_text.counted(after.in_ring, 'event')} left in the ring" if after.in_ring else ""
     print(log_text.lines(f"{where.stem}: {done}{left}"))
     return EXIT_UNAVAILABLE if after.in_ring else EXIT_OK

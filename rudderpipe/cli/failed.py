@@ -16,7 +16,7 @@ import msgspec
 from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.cli.progress import Progress
 from rudderpipe.flusher import dead_letters
-from rudderpipe.log_text import one_line
+from rudderpipe.log_text import counted, one_line
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
@@ -77,10 +77,12 @@ def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_jso
         if as_json:
             print(msgspec.json.encode(line).decode())
         else:
-            print(f"{line.id:>8}  {line.failed_at or '-':24}  {line.events:>6} events  {one_line(line.reason)}")
+            print(
+                f"{line.id:>8}  {line.failed_at or '-':24}  {counted(line.events, 'event'):12}  {one_line(line.reason)}"
+            )
     if not as_json:
         more = f", the first {limit:,} shown" if limit is not None and jobs > limit else ""
-        print(f"{jobs:,} failed jobs, {events:,} events{more}")
+        print(f"{counted(jobs, 'failed job')}, {counted(events, 'event')}{more}")
     return EXIT_OK
 
 
@@ -108,14 +110,14 @@ def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: boo
         events += sum(job.events for job in piece)
         if not dry_run:
             back += found.retry(piece[::-1] if first else piece, first=first)
-            progress.show(f"{back:,} jobs wait again")
+            progress.show(f"{counted(back, 'job')} in line again")
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
     if dry_run:
-        print(f"would retry {jobs:,} failed jobs, {events:,} events")
+        print(f"would retry {counted(jobs, 'failed job')}, {counted(events, 'event')}")
         return EXIT_OK
-    print(f"{back:,} failed jobs wait again, {events:,} events")
+    print(f"{counted(back, 'failed job')} in line again, {counted(events, 'event')}")
     return EXIT_OK if back == jobs else _left_alone(jobs - back)
 
 
@@ -127,14 +129,14 @@ def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
         events += sum(job.events for job in piece)
         if not dry_run:
             removed += found.remove([job.id for job in piece])[0]
-            progress.show(f"{removed:,} jobs deleted")
+            progress.show(f"{counted(removed, 'job')} deleted")
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
     if dry_run:
-        print(f"would delete {jobs:,} failed jobs, {events:,} events")
+        print(f"would delete {counted(jobs, 'failed job')}, {counted(events, 'event')}")
         return EXIT_OK
-    print(f"{removed:,} failed jobs deleted, {events:,} events")
+    print(f"{counted(removed, 'failed job')} deleted, {counted(events, 'event')}")
     return EXIT_OK if removed == jobs else _left_alone(jobs - removed)
 
 
@@ -155,14 +157,14 @@ def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool
             for event in job.job.events if job.job else []:
                 if file is not None:
                     file.write(_line(bytes(event)) + b"\n")
-            progress.show(f"{events:,} events written")
+            progress.show(f"{counted(events, 'event')} written")
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
     did = "would write" if dry_run else "wrote"
-    print(f"{did} {events:,} events of {jobs - unreadable:,} failed jobs", file=sys.stderr)
+    print(f"{did} {counted(events, 'event')} of {counted(jobs - unreadable, 'failed job')}", file=sys.stderr)
     if unreadable:
-        print(f"{unreadable:,} jobs were not written: their data is not a job of a RudderStack SDK", file=sys.stderr)
+        print(f"{counted(unreadable, 'job')} not written: not in the form of a RudderStack SDK's job", file=sys.stderr)
     return EXIT_FAILED if unreadable else EXIT_OK
 
 
@@ -207,7 +209,7 @@ def _none_of_that_id() -> int:
 
 def _left_alone(jobs: int) -> int:
     print(
-        f"rudderpipe: {jobs:,} jobs were not changed: another program has retried, deleted or locked them",
+        f"rudderpipe: {counted(jobs, 'job')} unchanged: retried, deleted or locked by another program",
         file=sys.stderr,
     )
     return EXIT_FAILED

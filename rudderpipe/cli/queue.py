@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from rudderpipe.log_text import lines, one_line
+from rudderpipe.log_text import counted, lines, one_line
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.queue import Queue
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
@@ -20,7 +20,7 @@ def queue(settings: Settings, *, adopt: bool) -> int:
     with closing(Queue(settings, Clock())) as found:
         before, counts = found.owner(), found.counts()
         jobs = (
-            f"{counts.waiting:,} jobs waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
+            f"{counted(counts.waiting, 'job')} waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
             f"{counts.failed:,} failed"
         )
         owner = one_line(before) or "unknown: no version that records the data plane has added or taken a job"

@@ -13,6 +13,7 @@ from rudderpipe.cli.backpressure import put
 from rudderpipe.cli.progress import Progress
 from rudderpipe.client import Client
 from rudderpipe.errors import EventError, RingUnavailable
+from rudderpipe.log_text import counted
 from rudderpipe.messages import encode, foreign, wire
 from rudderpipe.observe import account
 from rudderpipe.process import runtime_dir
@@ -158,12 +159,12 @@ def _reject(summary: Summary, number: int, reason: str) -> None:
 
 def _report(summary: Summary, left_over: int, *, as_json: bool) -> None:
     if left_over:
-        print(f"also delivered: {left_over:,} events of an earlier run", file=sys.stderr)
+        print(f"also delivered: {counted(left_over, 'event')} of an earlier run", file=sys.stderr)
     if as_json:
         print(msgspec.json.encode(summary).decode())
         return
     rate = summary.delivered / summary.seconds if summary.seconds else 0.0
     print(
         f"{summary.accepted:,} accepted, {summary.delivered:,} delivered, {summary.failed:,} failed, "
-        f"{summary.rejected:,} lines rejected; {summary.seconds:.1f} s, {rate:,.0f} events/s"
+        f"{counted(summary.rejected, 'line')} rejected; {summary.seconds:.1f} s, {rate:,.0f} events/s"
     )

@@ -65,8 +65,13 @@ def _jobs(queue: QueueState) -> dict[str, Any]:
         "max_bytes": queue.max_bytes,
         "odd_fields": queue.odd_fields,
         "other_plane": queue.other_plane,
-        "eviction": queue.eviction,
+        "eviction": _eviction(queue),
     }
+
+
+def _eviction(queue: QueueState) -> str:
+    policy = queue.evicting_policy
+    return f"maxmemory-policy is {policy}, which evicts queued events: noeviction" if policy else ""
 
 
 def _spool(letters: DeadLetterState) -> dict[str, Any]:
@@ -140,8 +145,8 @@ def _queue(queue: QueueState, place: str) -> list[str]:
     ]
     if queue.other_plane:
         lines.append(f"          its jobs are for the data plane {queue.other_plane}; see `rudderpipe queue`")
-    if queue.eviction:
-        lines.append(f"          {queue.eviction} must be set")
+    if queue.evicting_policy:
+        lines.append(f"          {_eviction(queue)} must be set")
     if queue.odd_fields:
         lines.append(f"          {queue.odd_fields:,} fields of the account are from another program and count as 0")
     return lines

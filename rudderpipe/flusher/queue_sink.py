@@ -173,8 +173,10 @@ class QueueSink:
     def _watch_eviction(self) -> None:
         """Log once if Redis may evict queued events."""
         if not self._has_seen_redis:
-            if trouble := self._queue.eviction():
-                logger.warning("redis %s must be set", trouble)
+            if policy := self._queue.evicting_policy():
+                logger.warning(
+                    "redis maxmemory-policy is %s, which evicts queued events: noeviction must be set", policy
+                )
             self._has_seen_redis = True
 
     def acknowledged(self) -> Acknowledged | None:

@@ -77,8 +77,8 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """Fields of the account that another program has written; they count as 0."""
     other_plane: str
     """Data plane that the queue's jobs are for, when it is not that of the settings."""
-    eviction: str
-    """Fault of Redis's ``maxmemory-policy``; empty without one."""
+    evicting_policy: str
+    """Redis's ``maxmemory-policy`` if it evicts queued events; empty otherwise."""
     oldest_job_age_s: float | None
     """Seconds since the next job, or the oldest active one, was made; by the clocks of both hosts. None without a job,
     and when this user of Redis may not read jobs."""
@@ -231,7 +231,7 @@ def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
         max_bytes=settings.max_queue_bytes,
         odd_fields=counts.odd_fields,
         other_plane=_other_plane(queue),
-        eviction=queue.eviction(),
+        evicting_policy=queue.evicting_policy(),
         oldest_job_age_s=oldest_job_age_s,
         oldest_failed_age_s=oldest_failed_age_s,
     )

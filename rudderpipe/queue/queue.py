@@ -209,19 +209,16 @@ class Queue:
 
         self.ask(fill)
 
-    def eviction(self) -> str:
-        """Return the problem with Redis's ``maxmemory-policy``; "" if there is none or we may not read it.
-
-        The text ends with the policy that must be set.
-        """
+    def evicting_policy(self) -> str:
+        """Return Redis's ``maxmemory-policy`` if it evicts queued events; "" if it does not, or if it is hidden."""
         try:
             (memory,) = self.ask(lambda pipe: pipe.info("memory"))
         except QueueUnavailable as error:
             if not error.answered:
                 raise
             return ""
-        policy = memory.get("maxmemory_policy", "noeviction")
-        return "" if policy == "noeviction" else f"maxmemory-policy is {policy}, which evicts queued events: noeviction"
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        return "" if policy == "noeviction" else policy
 
     def try_publish(self) -> str:
         """Return why Redis refuses to publish to Bull's listeners; "" if it publishes."""

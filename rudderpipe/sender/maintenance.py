@@ -44,5 +44,7 @@ class Upkeep:
                 logger.warning(said, jobs, events)
         if not self._has_seen_redis:
             self._has_seen_redis = True
-            if trouble := self._queue.eviction():
-                logger.warning("redis %s must be set", trouble)
+            if policy := self._queue.evicting_policy():
+                logger.warning(
+                    "redis maxmemory-policy is %s, which evicts queued events: noeviction must be set", policy
+                )
