@@ -21,8 +21,8 @@ class FailureLog:
         """Log how many events have failed since the last look, and why the last of them did."""
         words = ring.words
         failed = words[at.H_FAILED] + words[at.H_CORRUPT] + words[at.H_ACKED_FAILED]
-        if self._epoch != ring.segment.epoch:
-            self._epoch, self._told = ring.segment.epoch, failed
+        if self._epoch != words[at.H_EPOCH]:
+            self._epoch, self._told = words[at.H_EPOCH], failed
         more, self._told = failed - self._told, failed  # fewer when failed jobs were retried or deleted
         if more > 0:
             reason = reasons.latest(ring)

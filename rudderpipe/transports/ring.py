@@ -228,7 +228,7 @@ class Pipe:
             own.still = None
             return
         # Only events that leave the ring decide, because a busy flusher may drain without a recent heartbeat.
-        mark = ring.segment.epoch, drained
+        mark = ring.words[at.H_EPOCH], drained
         if own.still is None or own.still.mark != mark:
             own.still = _Still(mark, now_ms)
         still_s = (now_ms - own.still.since_ms) / 1000
