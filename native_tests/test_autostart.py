@@ -1,4 +1,4 @@
-"""Processes that start by themselves: how they end, what they need of the application, and what it is told."""
+"""Processes that start automatically: their exit codes, their logs, and the application's log of a failed start."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from native_tests.processes import Processes, wait_until
 from rudderpipe.process import spawn
 
 GUNICORN_23 = Path(sys.prefix) / "gunicorn-23"
-"""``make setup`` puts it there: the last ones of before 26.2 halt when process 1 meets an orphan that exits with 3."""
+"""The folder of a gunicorn before 26.2, from ``make setup``. It halts when an orphan of process 1 exits with 3."""
 
 APP = """
 import sys
@@ -32,7 +32,7 @@ def application(environ, start_response):
 
 
 def slow_python(directory: Path, seconds: float) -> Path:
-    """A Python that takes that long to start, and notes each start."""
+    """Return a Python that takes that long to start and notes each start."""
     path = directory / "python3"
     path.write_text(f'#!/bin/sh\necho >> {directory}/starts\nsleep {seconds}\nexec {sys.executable} "$@"\n')
     path.chmod(0o755)
@@ -40,8 +40,11 @@ def slow_python(directory: Path, seconds: float) -> Path:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or sys.platform != "linux", reason="makes a pid namespace, as root")
-def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(processes: Processes, directory: Path) -> None:
-    """The starts do not overlap, each request is answered, and the master halts for none of our processes."""
+def test_gunicorn_as_process_1_outlives_a_slow_flusher_start(processes: Processes, directory: Path) -> None:
+    """Only one flusher is started and each request gets its response.
+
+    The master does not halt for one of our processes.
+    """
     assert GUNICORN_23.is_dir(), "run make setup"
     (directory / "app.py").write_text(APP.format(executable=str(slow_python(directory, 4))))
     listening = directory / "app.sock"
@@ -64,10 +67,10 @@ def test_gunicorn_as_process_1_outlives_a_flusher_that_starts_slowly(processes: 
     assert responds(listening)
 
 
-def ended(
+def exit_code_of(
     processes: Processes, *arguments: str, settings: bytes | None = None, module: str = "rudderpipe.flusher"
 ) -> int:
-    """Start one of our processes as we do, and return its exit code."""
+    """Start one of our processes as autostart does, and return its exit code."""
     log = Path(processes.explicit["runtime_dir"]).parent / "ended.log"
     payload = msgspec.json.encode(processes.settings) if settings is None else settings
     child = spawn.start(module, payload, *arguments, log=log)
@@ -76,7 +79,7 @@ def ended(
 
 
 def log_of(processes: Processes) -> str:
-    """What the processes of ``ended`` wrote."""
+    """Return what the processes of ``exit_code_of`` wrote."""
     return (Path(processes.explicit["runtime_dir"]).parent / "ended.log").read_text()
 
 
@@ -90,42 +93,42 @@ def log_of(processes: Processes) -> str:
         ([], b'{"no_such_setting":1}', "option --stdin"),
     ],
 )
-def test_what_is_wrong_with_its_start_is_in_the_log_and_the_exit_code_is_0(
+def test_an_autostarted_process_logs_a_wrong_start_and_exits_with_0(
     processes: Processes, module: str, arguments: list[str], settings: bytes | None, reason: str
 ) -> None:
-    """A server that is process 1 may take a child that exits with another code for a worker that could not boot."""
-    assert ended(processes, *arguments, settings=settings, module=module) == 0
+    """A server that is process 1 may take a child with another exit code for a worker that could not boot."""
+    assert exit_code_of(processes, *arguments, settings=settings, module=module) == 0
     assert reason in log_of(processes)
 
 
-def test_a_flusher_that_finds_another_one_exits_with_0(processes: Processes) -> None:
-    """An operator's exits with 3 in the same place."""
+def test_an_autostarted_second_flusher_exits_with_0(processes: Processes) -> None:
+    """An operator's flusher exits with 3 in the same case."""
     processes.client().track("u", "e")
     processes.flusher()
 
-    assert ended(processes) == 0
+    assert exit_code_of(processes) == 0
     assert "another flusher serves this pipe already" in log_of(processes)
     assert processes.run("-m", "rudderpipe.flusher").returncode == 3
 
 
-def test_a_flusher_without_a_ring_exits_with_0(processes: Processes) -> None:
-    """An operator's exits with 4 in the same place."""
+def test_an_autostarted_flusher_without_a_ring_exits_with_0(processes: Processes) -> None:
+    """An operator's flusher exits with 4 in the same case."""
     runtime_dir = Path(processes.explicit["runtime_dir"])
     runtime_dir.write_text("a file where the directory should be")
 
-    assert ended(processes) == 0
+    assert exit_code_of(processes) == 0
     assert "runtime_dir must be a directory" in log_of(processes)
     assert processes.run("-m", "rudderpipe.flusher").returncode == 4
 
 
-def test_an_error_that_was_not_expected_is_in_the_log_and_the_exit_code_is_0(processes: Processes) -> None:
-    """A module that is not there stands for all of them; its traceback is in the log."""
-    assert ended(processes, module="rudderpipe.no_such_module") == 0
+def test_an_autostarted_process_logs_an_unexpected_error(processes: Processes) -> None:
+    """A missing module stands for any such error, whose traceback is in the log."""
+    assert exit_code_of(processes, module="rudderpipe.no_such_module") == 0
     assert "No module named" in log_of(processes)
 
 
-def test_leaving_at_once_exits_with_0(processes: Processes, directory: Path) -> None:
-    """A second signal ends it in the middle of a request; an operator's flusher exits with 5 then."""
+def test_an_autostarted_flusher_exits_with_0_after_a_second_signal(processes: Processes, directory: Path) -> None:
+    """The flusher ends in the middle of a request. An operator's flusher exits with 5 in the same case."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         processes.explicit |= {
@@ -167,15 +170,15 @@ USER = 54_321
 @pytest.mark.parametrize(
     ("limit", "said"),
     [
-        (1, "the flusher cannot be started: "),  # not even what is to become one
-        (2, "the flusher that was started has ended: BlockingIOError: "),  # nothing can leave the application
+        (1, "the flusher cannot be started: "),  # the application cannot start any process
+        (2, "the flusher that was started has ended: BlockingIOError: "),  # the process in between cannot start it
         (3, "the flusher that was started has ended: RuntimeError: can't start new thread"),
     ],
 )
-def test_a_start_that_fails_is_told_in_the_application(
+def test_the_application_logs_a_failed_start_of_the_flusher(
     processes: Processes, directory: Path, limit: int, said: str
 ) -> None:
-    """The last line of the flusher's own log is in the log that the application's operators see."""
+    """The last line of the flusher's log is in the log that the application's operators read."""
     directory.chmod(0o755)
     runtime_dir = Path(processes.explicit["runtime_dir"])
     runtime_dir.mkdir(0o700)

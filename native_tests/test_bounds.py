@@ -1,4 +1,4 @@
-"""What the queue keeps, and when it takes no more."""
+"""The bounds of the queue: which jobs it keeps, and when it accepts no more."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _redis(redis_server: RedisServer) -> Any:
     return redis_server.text_client()
 
 
-def test_the_last_completed_jobs_stay_when_asked(redis_server: RedisServer, redis: Any) -> None:
-    """The newest so many, as Bull leaves them; others go with all that was theirs."""
+def test_keep_completed_keeps_the_last_completed_jobs(redis_server: RedisServer, redis: Any) -> None:
+    """The kept jobs are as Bull leaves them. Older jobs go with all of their keys."""
     queue = queue_of(redis_server, keep_completed=3)
     add(queue, 5)
     redis.rpush(f"{P}1:logs", "a row")
@@ -44,7 +44,7 @@ def test_the_last_completed_jobs_stay_when_asked(redis_server: RedisServer, redi
 def test_failed_jobs_beyond_the_bounds_are_deleted_and_counted(
     redis_server: RedisServer, redis: Any, keep: int | None, keep_s: float | None, left: list[str]
 ) -> None:
-    """The oldest go first; their events are removed, not gone."""
+    """The oldest jobs go first. The account counts their events as removed."""
     queue = queue_of(redis_server)
     add(queue, 5)
     for taken in queue.take(*ALL):
@@ -64,14 +64,14 @@ def test_failed_jobs_beyond_the_bounds_are_deleted_and_counted(
 
 
 def test_a_job_retried_meanwhile_is_not_deleted(redis_server: RedisServer, redis: Any) -> None:
-    """Only what is in the failed set and not locked goes."""
+    """Only a job that is in the failed set and has no lock is deleted."""
     queue = queue_of(redis_server)
     add(queue, 3)
     for taken in queue.take(*ALL):
         queue.fail(taken, "no")
     redis.zrem(f"{P}failed", "1")
     redis.lpush(f"{P}wait", "1")
-    redis.set(f"{P}2:lock", "somebody")
+    redis.set(f"{P}2:lock", "another sender")
 
     assert FailedJobs(queue).remove(["1", "2", "3", "4"]) == (1, 2)
 
@@ -79,8 +79,8 @@ def test_a_job_retried_meanwhile_is_not_deleted(redis_server: RedisServer, redis
     queue.close()
 
 
-def test_many_failed_jobs_keep_their_order_when_they_are_retried(redis_server: RedisServer) -> None:
-    """Also in several pieces, behind or ahead of what waits."""
+def test_retried_jobs_keep_their_order(redis_server: RedisServer) -> None:
+    """A retry of many jobs takes several calls, and puts them before or behind the waiting jobs."""
     queue = queue_of(redis_server)
     failed = FailedJobs(queue)
     add(queue, 250)
@@ -98,8 +98,8 @@ def test_many_failed_jobs_keep_their_order_when_they_are_retried(redis_server: R
     queue.close()
 
 
-def test_the_size_is_that_of_all_jobs(redis_server: RedisServer, redis: Any) -> None:
-    """Whatever their state, exactly while there are few; close to it for thousands; nothing for an empty queue."""
+def test_the_queues_size_counts_jobs_of_every_state(redis_server: RedisServer, redis: Any) -> None:
+    """The size is exact for few jobs, close for thousands, and 0 for an empty queue."""
     queue = queue_of(redis_server, keep_completed=5)
     assert queue.size_bytes() == 0
     add(queue, 90)
@@ -116,8 +116,8 @@ def test_the_size_is_that_of_all_jobs(redis_server: RedisServer, redis: Any) -> 
     queue.close()
 
 
-def test_a_full_queue_takes_no_more_until_there_is_room(redis_server: RedisServer) -> None:
-    """What is there is measured again; an empty queue takes even what is larger than the budget."""
+def test_a_full_queue_refuses_jobs_until_there_is_room(redis_server: RedisServer) -> None:
+    """The size is measured again for each check. An empty queue accepts even a job above the limit."""
     queue = queue_of(redis_server)
     add(queue, 100)
     size = queue.size_bytes()
@@ -135,8 +135,11 @@ def test_a_full_queue_takes_no_more_until_there_is_room(redis_server: RedisServe
 
 
 def test_events_wait_in_the_ring_while_the_queue_is_full(processes: Processes, redis_server: RedisServer) -> None:
-    """The data plane is down: Redis keeps to the budget, the ring to its cap, what is refused is counted; and
-    when it is back everything accepted is delivered, in order."""
+    """The data plane is down.
+
+    Redis keeps to its limit and the ring to its cap, and refused events are counted. All accepted events arrive in
+    order later.
+    """
     processes.explicit |= {"redis": redis_server.url, "flush_at": 10, "max_queue_bytes": MIB, "max_attempts": 1_000_000}
     processes.plane.misbehaviour = Misbehaviour(503)
     processes.explicit["max_internal_queue_size"] = 5000
@@ -160,12 +163,12 @@ def test_events_wait_in_the_ring_while_the_queue_is_full(processes: Processes, r
 
 
 def _full(processes: Processes) -> bool:
-    """The flusher has said that it waits for room, and the ring is full too."""
+    """Return True if the flusher has logged that it waits for room, and the ring is full too."""
     return "max_queue_bytes" in processes.log() and processes.status().events.in_ring >= 5000
 
 
-def test_what_other_workers_took_is_elsewhere(redis_server: RedisServer, redis: Any) -> None:
-    """Once no job waits, is active or delayed, nothing is queued, and the account still balances."""
+def test_jobs_that_other_workers_took_count_as_elsewhere(redis_server: RedisServer, redis: Any) -> None:
+    """When no job waits, is active or delayed, no event is queued, and the account still balances."""
     queue = queue_of(redis_server)
     add(queue, 3)
     redis.delete(f"{P}wait", f"{P}1", f"{P}2", f"{P}3")
@@ -175,8 +178,8 @@ def test_what_other_workers_took_is_elsewhere(redis_server: RedisServer, redis: 
     queue.close()
 
 
-def test_numbers_that_begin_anew_are_not_taken_for_old_failures(redis_server: RedisServer, redis: Any) -> None:
-    """After Bull's obliterate the first job is number 1 again, and was never failed."""
+def test_a_reused_job_number_is_no_old_failure(redis_server: RedisServer, redis: Any) -> None:
+    """After Bull's obliterate the first job has the number 1 again, and it has never failed."""
     queue = queue_of(redis_server)
     add(queue, 1)
     (taken,) = queue.take(*ALL)
@@ -191,8 +194,11 @@ def test_numbers_that_begin_anew_are_not_taken_for_old_failures(redis_server: Re
     queue.close()
 
 
-def test_due_jobs_come_from_delayed_in_order(redis_server: RedisServer, redis: Any) -> None:
-    """Those of other tools: what is due waits, the next one's time is told, also while paused."""
+def test_due_jobs_leave_delayed_in_order(redis_server: RedisServer, redis: Any) -> None:
+    """Other tools add delayed jobs.
+
+    A due job waits, also in a paused queue, and the script returns the time of the next one.
+    """
     queue = queue_of(redis_server)
     now_ms = queue.clock.time_ms()
     for name, due_ms in (("b", now_ms - 5), ("a", now_ms - 9), ("later", now_ms + 60_000)):

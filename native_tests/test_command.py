@@ -1,4 +1,4 @@
-"""The command, as a user types it."""
+"""The command ``rudderpipe``, as a user types it."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ ODD = (
 
 
 def lines(count: int) -> bytes:
-    """Events of all kinds, one a line."""
+    """Return events of all kinds, one in each line."""
     kinds = list(KINDS.items())
     made = ({"type": kind, **message} for kind, message in (kinds[n % len(kinds)] for n in range(count)))
     return b"".join(json.dumps(message).encode() + b"\n" for message in made)
 
 
 @pytest.mark.parametrize("through_redis", [False, True])
-def test_send_delivers_a_file_and_says_what_became_of_it(
+def test_send_delivers_a_file_and_reports_the_result(
     processes: Processes, redis_server: RedisServer, directory: Path, *, through_redis: bool
 ) -> None:
-    """Bad lines are named with their numbers and do not stop the rest; the exit code tells."""
+    """Bad lines are named with their numbers and do not stop the others. The exit code says that there were some."""
     redis = redis_server.url if through_redis else "none"
     del processes.explicit["pipe"]
     path = directory / "events.ndjson"
@@ -83,8 +83,8 @@ def test_send_delivers_a_file_and_says_what_became_of_it(
     assert b'"properties":{"a":0.12345678901234567890123,"b":1E+400}' in bodies
 
 
-def test_send_waits_for_room_instead_of_losing(processes: Processes) -> None:
-    """More events than the ring may hold, and a slow data plane: all arrive."""
+def test_send_waits_for_room_in_the_ring(processes: Processes) -> None:
+    """There are more events than the ring may hold, and a slow data plane. All events arrive."""
     del processes.explicit["pipe"]
     processes.plane.misbehaviour = Misbehaviour(delay_ms=2)
 
@@ -95,8 +95,8 @@ def test_send_waits_for_room_instead_of_losing(processes: Processes) -> None:
     assert processes.plane.stats()["events"] == 600
 
 
-def test_send_reports_what_failed(processes: Processes) -> None:
-    """An answer of 401 makes the exit code 1 and is counted as failed."""
+def test_send_reports_failed_events(processes: Processes) -> None:
+    """A response of 401 makes the exit code 1, and the summary counts the failed events."""
     del processes.explicit["pipe"]
     processes.plane.misbehaviour = Misbehaviour(401, times=1)
 
@@ -118,8 +118,8 @@ def test_send_reports_what_failed(processes: Processes) -> None:
         (["send", "--redis", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(processes: Processes, arguments: list[str], word: str) -> None:
-    """Wrong settings, a missing file, an unreachable Redis: no traceback, a non-zero exit code."""
+def test_a_mistake_is_reported_in_one_line(processes: Processes, arguments: list[str], word: str) -> None:
+    """Wrong settings, a missing file and an unreachable Redis give no traceback, and an exit code that is not 0."""
     done = processes.run("-m", "rudderpipe", *arguments)
 
     assert done.returncode in (2, 4)
@@ -129,7 +129,7 @@ def test_a_mistake_is_told_in_one_line(processes: Processes, arguments: list[str
 
 
 def test_status_shows_ring_queue_and_account(processes: Processes, redis_server: RedisServer) -> None:
-    """Numbers for people, the same as JSON, and a balance."""
+    """The text and the JSON have the same numbers, and the account balances."""
     processes.explicit["redis"] = redis_server.url
     client = processes.client()
     processes.plane.misbehaviour = Misbehaviour(503)
@@ -163,8 +163,8 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
     }
 
 
-def test_status_of_a_pipe_without_a_ring(processes: Processes) -> None:
-    """Nobody is sending: it says so and makes nothing."""
+def test_status_of_a_pipe_without_a_ring_makes_nothing(processes: Processes) -> None:
+    """No process sends, and status says that there is no ring."""
     done = processes.run("-m", "rudderpipe", "status")
 
     assert done.returncode == 0
@@ -173,19 +173,19 @@ def test_status_of_a_pipe_without_a_ring(processes: Processes) -> None:
 
 
 def demonstration(processes: Processes, directory: Path, seconds: float) -> subprocess.Popen[bytes]:
-    """Start the demonstration, with its own directory in the test's."""
+    """Start the demonstration, whose directory is in the test's directory."""
     command = ["env", f"TMPDIR={directory}", sys.executable, "-m", "rudderpipe", "demo", "--seconds", str(seconds)]
     return processes.start_program(*command, stdout=-1, stderr=-1)
 
 
 def is_sender(process: psutil.Process, directory: Path) -> bool:
-    """Whether it is the demonstration's sender."""
+    """Return True if the process is the demonstration's sender."""
     command = command_of(process)
     return "rudderpipe.sender" in command and str(directory) in " ".join(command)
 
 
 def assert_nothing_is_left(process: subprocess.Popen[bytes], directory: Path) -> None:
-    """No process, no file, no shared memory."""
+    """Check that no process, no file and no shared memory is left."""
     place = str(directory / "rudderpipe-demo")
     assert [other for other in psutil.process_iter() if place in " ".join(command_of(other))] == []
     assert list(directory.glob("rudderpipe-demo*")) == []
@@ -194,7 +194,7 @@ def assert_nothing_is_left(process: subprocess.Popen[bytes], directory: Path) ->
 
 @pytest.mark.timeout(400)
 def test_the_demonstration_loses_nothing(processes: Processes, directory: Path) -> None:
-    """The main job on an embedded default: gunicorn, Redis, kills; exit code 0 only when nothing is lost."""
+    """The demonstration runs gunicorn and Redis and kills processes. Its exit code is 0 only when no event is lost."""
     process = demonstration(processes, directory, 3)
 
     output, errors = process.communicate(timeout=300)
@@ -210,10 +210,10 @@ def test_the_demonstration_loses_nothing(processes: Processes, directory: Path) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-def test_a_signal_ends_all_that_the_demonstration_started(
+def test_a_signal_ends_all_processes_of_the_demonstration(
     processes: Processes, directory: Path, number: signal.Signals
 ) -> None:
-    """As a terminal sends it: to the whole group, and once more while things end."""
+    """A terminal sends the signal to the whole group, and here again while processes end."""
     process = demonstration(processes, directory, 60)
     wait_until(lambda: [other for other in psutil.process_iter() if is_sender(other, directory)])
 
@@ -227,8 +227,8 @@ def test_a_signal_ends_all_that_the_demonstration_started(
     assert_nothing_is_left(process, directory)
 
 
-def test_an_error_half_way_ends_all_that_the_demonstration_started(processes: Processes, directory: Path) -> None:
-    """An application that does not start; Redis and the data plane had."""
+def test_an_error_ends_all_processes_of_the_demonstration(processes: Processes, directory: Path) -> None:
+    """The application does not start. Redis and the data plane have started before."""
     processes.explicit["flush_at"] = "none"
     process = demonstration(processes, directory, 60)
 
@@ -241,8 +241,8 @@ def test_an_error_half_way_ends_all_that_the_demonstration_started(processes: Pr
 
 
 @pytest.mark.parametrize("command", ["status", "rings"])
-def test_a_reader_that_has_read_enough_ends_a_command_without_a_word(processes: Processes, command: str) -> None:
-    """As ``head`` does: the exit code is the one that a shell reports for SIGPIPE."""
+def test_a_closed_output_ends_a_command_without_a_message(processes: Processes, command: str) -> None:
+    """``head`` closes its input early. The exit code is the one that a shell reports for SIGPIPE."""
     reading, writing = os.pipe()
     os.close(reading)
     process = processes.start("-m", "rudderpipe", command, stdout=writing, stderr=subprocess.PIPE)
@@ -253,8 +253,8 @@ def test_a_reader_that_has_read_enough_ends_a_command_without_a_word(processes: 
     assert (process.returncode, errors) == (141, b"")
 
 
-def test_the_data_plane_misbehaves_when_told_to(processes: Processes) -> None:
-    """Status, number of times and delay, from the command line; then it counts what it takes."""
+def test_the_data_plane_command_fails_as_its_options_say(processes: Processes) -> None:
+    """The options give status, number of times and delay. Afterwards the data plane counts what it accepts."""
     plane = processes.start("-m", "rudderpipe", "data-plane", "--port", "0", "--fail", "503", "--times", "2", stdout=-1)
     assert plane.stdout is not None
     line = plane.stdout.readline().decode()
@@ -277,8 +277,8 @@ def test_the_data_plane_misbehaves_when_told_to(processes: Processes) -> None:
 
 
 @pytest.mark.parametrize("program", ["flusher", "sender"])
-def test_a_program_without_settings_says_which(program: str) -> None:
-    """Exit code 2, one line, no traceback."""
+def test_a_program_without_settings_names_the_missing_one(program: str) -> None:
+    """The exit code is 2, with one line and no traceback."""
     done = subprocess.run(
         [sys.executable, "-m", f"rudderpipe.{program}"],
         env={"PATH": os.environ["PATH"]},

@@ -1,4 +1,4 @@
-"""The examples of the page of frameworks, run as they stand by the real servers, under requests and to their end."""
+"""The examples of docs/frameworks.md, run by the real servers, under requests and to the server's end."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
 BLOCK = re.compile(r"```(?:python|ini)\n[#;] (\S+)\n(.*?)```", re.DOTALL)
-REQUESTS = 45  # no multiple of flush_at: the last ones have to be asked for
+REQUESTS = 45  # no multiple of flush_at, so the last batch leaves only by a flush
 
-# Views that answer no request before two are in them.
+# Views that send no response before two requests are in them.
 MEETING = """
 import asyncio, threading
 import rudderpipe
@@ -58,12 +58,15 @@ def _port() -> int:
 
 @pytest.fixture(name="page")
 def _page(processes: Processes, directory: Path) -> Iterator[Processes]:
-    """The page's files in a directory; what they do not say comes from variables."""
+    """Yield a pipe with the files of the page in its directory.
+
+    Environment variables give the settings that the files do not give.
+    """
     for name, text in BLOCK.findall((DOCS / "frameworks.md").read_text()):
         (directory / name).write_text(text.replace("https://dataplane.example.com", processes.plane.url))
-    for name in ("write_key", "data_plane_url"):  # the examples give them
+    for name in ("write_key", "data_plane_url"):  # the examples give these settings
         del processes.explicit[name]
-    processes.explicit |= {"flush_interval_ms": 60_000, "linger_s": 60.0}  # what arrives at once was waited for
+    processes.explicit |= {"flush_interval_ms": 60_000, "linger_s": 60.0}  # so events arrive early only by a flush
     yield processes
     processes.explicit |= {"write_key": "WRITE_KEY", "data_plane_url": processes.plane.url}
 
@@ -74,7 +77,7 @@ def serve(processes: Processes, directory: Path, *command: str) -> subprocess.Po
 
 
 def ask(port: int, number: int, path: str = "items") -> None:
-    """One request, as from behind a proxy."""
+    """Send one request, as from behind a proxy."""
     connection = HTTPConnection("127.0.0.1", port, timeout=10)
     headers = {
         "X-Forwarded-For": f"6.6.6.6, 10.0.0.{number}",
@@ -90,7 +93,7 @@ def ask(port: int, number: int, path: str = "items") -> None:
 
 
 def ask_many(port: int, *paths: str) -> None:
-    """From four at once, each request with a number of its own."""
+    """Send all requests from four clients at once, each request with a number of its own."""
     wait_until(lambda: _listens(port))
     problems: list[BaseException] = []
 
@@ -118,13 +121,13 @@ def _listens(port: int) -> bool:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """As a service manager does."""
+    """Stop a server as a service manager does."""
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) in (0, -signal.SIGTERM)
 
 
 def events(processes: Processes) -> dict[int, dict[str, Any]]:
-    """What arrived, by number; each once."""
+    """Return the events that arrived, by number, and check that each arrived once."""
     found = [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
     by_number = {event["properties"]["number"]: event for event in found}
     assert len(found) == len(by_number)
@@ -132,7 +135,7 @@ def events(processes: Processes) -> dict[int, dict[str, Any]]:
 
 
 def assert_contexts(processes: Processes, path: str | None = "items") -> None:
-    """Each event has the context of its own request."""
+    """Check that each event has the context of its own request."""
     found = events(processes)
     assert sorted(found) == list(range(REQUESTS))
     for number, event in found.items():
@@ -147,8 +150,8 @@ def assert_contexts(processes: Processes, path: str | None = "items") -> None:
             assert context["page"]["path"] == f"/{path}/{number}"
 
 
-def test_django_under_gunicorn(page: Processes, directory: Path, port: int) -> None:
-    """Django: two preloaded workers; when the master has ended, everything has been delivered."""
+def test_gunicorn_delivers_all_events_of_django_at_its_end(page: Processes, directory: Path, port: int) -> None:
+    """Two preloaded workers serve, and everything is delivered when the master has ended."""
     page.plane.misbehaviour = Misbehaviour(status=503, times=1)
     settings = ("--env", "DJANGO_SETTINGS_MODULE=settings")
     server = serve(page, directory, "-m", "gunicorn", *settings, "-b", f"127.0.0.1:{port}", "django_app:application")
@@ -163,10 +166,12 @@ def test_django_under_gunicorn(page: Processes, directory: Path, port: int) -> N
 
 
 @pytest.mark.parametrize("view", ["coroutines", "threads"])
-def test_django_under_uvicorn(page: Processes, directory: Path, port: int, view: str) -> None:
-    """Two requests at once in one process, which wait for each other: each has its own context."""
+def test_each_request_of_django_under_uvicorn_has_its_own_context(
+    page: Processes, directory: Path, port: int, view: str
+) -> None:
+    """Two requests are in one process at once, and each waits for the other."""
     (directory / "django_app.py").write_text(MEETING)
-    page.explicit["flush_interval_ms"] = 200  # nobody waits at this server's end
+    page.explicit["flush_interval_ms"] = 200  # this server does not flush at its end
     app = ("--factory", "django.core.asgi:get_asgi_application", "--no-proxy-headers", "--log-level", "warning")
     command = [sys.executable, "-m", "uvicorn", "--port", str(port), *app]
     environment = {**page.environment, "DJANGO_SETTINGS_MODULE": "settings"}
@@ -188,8 +193,10 @@ def test_django_under_uvicorn(page: Processes, directory: Path, port: int, view:
         assert event["context"]["page"]["path"] == f"/{view}/{number}"
 
 
-def test_flask_under_gunicorn(page: Processes, directory: Path, port: int) -> None:
-    """The same of Flask, with a worker killed half way."""
+def test_gunicorn_delivers_all_events_of_flask_after_a_killed_worker(
+    page: Processes, directory: Path, port: int
+) -> None:
+    """The events of the killed worker are in the ring and need the worker no more."""
     server = serve(page, directory, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "flask_app:app")
     ask_many(port, "items")
     import psutil
@@ -201,8 +208,8 @@ def test_flask_under_gunicorn(page: Processes, directory: Path, port: int) -> No
     assert_contexts(page)
 
 
-def test_flask_under_uwsgi(page: Processes, directory: Path, port: int) -> None:
-    """The recipe: the flusher is attached, drains at the end, and nothing else was started."""
+def test_uwsgi_runs_the_flusher_of_the_example(page: Processes, directory: Path, port: int) -> None:
+    """uWSGI starts and ends the flusher itself, which drains at the end. Nothing else starts one."""
     page.explicit["autostart"] = False
     ini = (directory / "uwsgi.ini").read_text().replace("python -m", f"{sys.executable} -m")
     (directory / "uwsgi.ini").write_text(ini)
@@ -210,7 +217,7 @@ def test_flask_under_uwsgi(page: Processes, directory: Path, port: int) -> None:
     uwsgi = str(Path(sys.executable).with_name("uwsgi"))
     server = page.start_program(uwsgi, "--ini", "uwsgi.ini", "--http-socket", f"127.0.0.1:{port}", cwd=directory)
     ask_many(port, "items")
-    page.flusher()  # it may have taken longer to start than all the requests
+    page.flusher()  # its start may take longer than all the requests
 
     stop(server)
 
@@ -218,8 +225,8 @@ def test_flask_under_uwsgi(page: Processes, directory: Path, port: int) -> None:
     assert_contexts(page)
 
 
-def test_fastapi_under_uvicorn(page: Processes, directory: Path, port: int) -> None:
-    """Two workers, coroutines and threads at once; when they have ended, everything has been delivered."""
+def test_uvicorn_delivers_all_events_of_fastapi_at_its_end(page: Processes, directory: Path, port: int) -> None:
+    """Two workers run coroutines and threads at once. Everything is delivered when they have ended."""
     page.plane.misbehaviour = Misbehaviour(delay_ms=700)
     server = serve(
         page,
@@ -242,8 +249,10 @@ def test_fastapi_under_uvicorn(page: Processes, directory: Path, port: int) -> N
     assert {event["context"]["page"]["path"].split("/")[1] for event in events(page).values()} == {"items", "threads"}
 
 
-def test_celery(page: Processes, directory: Path, redis_server: RedisServer) -> None:
-    """A prefork worker whose processes are replaced after five tasks; a warm stop delivers all."""
+def test_celery_delivers_all_events_of_its_tasks_at_its_end(
+    page: Processes, directory: Path, redis_server: RedisServer
+) -> None:
+    """The worker replaces its processes after five tasks each, and a warm shutdown delivers everything."""
     environment = {**page.environment, "BROKER": f"redis+socket://{redis_server.socket}"}
     command = ["-m", "celery", "-A", "celery_app", "worker", "-c", "2", "--max-tasks-per-child", "5"]
     command += ["-l", "warning", "--without-gossip", "--without-mingle"]

@@ -1,4 +1,4 @@
-"""The main job with real processes: everything that was accepted arrives, whoever is killed."""
+"""The main job with real processes: every accepted event arrives, whichever process is killed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rudderpipe.testing.redis_server import RedisServer
 
 
 def send(client: Client, count: int, start: int = 0) -> int:
-    """Track numbered events; how many were accepted."""
+    """Track numbered events, and return how many were accepted."""
     return sum(client.track("u", "Item Viewed", {"n": number}) for number in range(start, start + count))
 
 
-def gone(process: psutil.Process) -> bool:
-    """Killed for good."""
+def is_gone(process: psutil.Process) -> bool:
+    """Return True if the process is dead, collected or not."""
     try:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -33,12 +33,12 @@ def gone(process: psutil.Process) -> bool:
 
 
 def sent(processes: Processes) -> list[int]:
-    """The numbers in the order in which the data plane got them."""
+    """Return the numbers of the events, in the order in which the data plane got them."""
     return [event["properties"]["n"] for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
 
 
 def assert_account(processes: Processes, accepted: int) -> None:
-    """Each accepted event was delivered once, and the account says so."""
+    """Check that each accepted event was delivered once, and that the account agrees."""
     stats = processes.plane.stats()
     events = wait_until(lambda: (now := processes.status().events).delivered == accepted and now)
     assert (stats["events"], stats["unique_message_ids"]) == (accepted, accepted)
@@ -48,13 +48,13 @@ def assert_account(processes: Processes, accepted: int) -> None:
 
 @pytest.fixture(name="queued")
 def _queued(processes: Processes, redis_server: RedisServer) -> Processes:
-    """The same pipe, through Redis."""
+    """Return the same pipe with a queue in Redis."""
     processes.explicit["redis"] = redis_server.url
     return processes
 
 
-def test_without_redis_events_go_straight_to_the_data_plane(processes: Processes) -> None:
-    """The first event starts the flusher, which delivers by itself, in order."""
+def test_direct_mode_delivers_events_in_order(processes: Processes) -> None:
+    """The first event starts the flusher, which delivers by itself."""
     client = processes.client()
 
     assert send(client, 500) == 500
@@ -65,8 +65,8 @@ def test_without_redis_events_go_straight_to_the_data_plane(processes: Processes
     assert "sentAt" in json.loads(processes.plane.last_events()[0])["batch"][0]
 
 
-def test_through_redis_events_arrive_in_order(queued: Processes) -> None:
-    """Ring, flusher, queue, sender, data plane; jobs are gone when they are delivered."""
+def test_events_arrive_through_redis_in_order(queued: Processes) -> None:
+    """The way is ring, flusher, queue, sender, data plane. Delivered jobs leave nothing in Redis."""
     client = queued.client(redis=None)
     client.create_persistence_queue(redis=queued.explicit["redis"])
 
@@ -81,8 +81,8 @@ def test_through_redis_events_arrive_in_order(queued: Processes) -> None:
     assert (jobs.waiting, jobs.active, jobs.failed) == (0, 0, 0)
 
 
-def test_nothing_is_left_behind(queued: Processes, redis_server: RedisServer) -> None:
-    """After shutdown: no process, segment, lock file or ring in Redis remains."""
+def test_a_pipe_leaves_nothing_behind(queued: Processes, redis_server: RedisServer) -> None:
+    """No process, segment, lock file or ring in Redis stays after shutdown."""
     client = queued.client()
     send(client, 100)
     client.shutdown()
@@ -108,14 +108,14 @@ def test_nothing_is_left_behind(queued: Processes, redis_server: RedisServer) ->
 
 
 def test_a_killed_sender_loses_nothing(queued: Processes) -> None:
-    """The flusher starts another, which goes on with what the dead one left active."""
+    """The flusher starts another sender, which goes on with the active jobs of the dead one."""
     client = queued.client()
     queued.plane.misbehaviour = Misbehaviour(delay_ms=20)
     send(client, 200)
     queued.delivered(60)
     dead = queued.sender()
     dead.kill()
-    wait_until(partial(gone, dead))
+    wait_until(partial(is_gone, dead))
     send(client, 200, 200)
 
     queued.delivered(400)
@@ -123,19 +123,19 @@ def test_a_killed_sender_loses_nothing(queued: Processes) -> None:
     wait_until(lambda: not queued.status().events.queued)
     stats = queued.plane.stats()
     assert stats["unique_message_ids"] == 400
-    assert stats["duplicates"] <= 20  # the one request whose answer nobody saw
+    assert stats["duplicates"] <= 20  # the one request whose response was lost
     assert list(dict.fromkeys(sent(queued))) == list(range(400))
     assert queued.sender().pid != dead.pid
 
 
 def test_a_killed_flusher_loses_nothing(queued: Processes) -> None:
-    """The next event starts another; ring to Redis is exactly once."""
+    """The next event starts another flusher, and no event comes into Redis twice."""
     client = queued.client()
     for round_number in range(5):
         send(client, 300, round_number * 300)
         flusher = queued.flusher()
         flusher.kill()
-        wait_until(partial(gone, flusher))
+        wait_until(partial(is_gone, flusher))
         wait_until(lambda: client.flush(0.5))
 
     queued.delivered(1500)
@@ -144,7 +144,7 @@ def test_a_killed_flusher_loses_nothing(queued: Processes) -> None:
 
 
 def test_a_killed_producers_events_arrive(queued: Processes) -> None:
-    """What a process had accepted before ``kill -9`` is delivered without it."""
+    """An accepted event must not depend on the process that tracked it."""
     code = (
         "import os, signal, rudderpipe\n"
         "client = rudderpipe.Client()\n"
@@ -161,8 +161,8 @@ def test_a_killed_producers_events_arrive(queued: Processes) -> None:
     assert queued.plane.stats()["events"] == 777
 
 
-def test_events_are_kept_while_redis_is_away(queued: Processes, redis_server: RedisServer) -> None:
-    """In the ring up to the cap, then refused and counted; all of it arrives when Redis is back."""
+def test_the_ring_keeps_events_while_redis_is_away(queued: Processes, redis_server: RedisServer) -> None:
+    """Events above the cap are refused and counted. All accepted events arrive when Redis is back."""
     client = queued.client(max_internal_queue_size=1000)
     send(client, 50)
     queued.delivered(50)
@@ -180,8 +180,8 @@ def test_events_are_kept_while_redis_is_away(queued: Processes, redis_server: Re
     assert "events stay in the ring" in queued.log()
 
 
-def test_jobs_are_kept_while_the_data_plane_fails(queued: Processes) -> None:
-    """Answers of 503 are tried again; the order stays."""
+def test_jobs_are_retried_in_order_while_the_data_plane_fails(queued: Processes) -> None:
+    """The data plane responds with 503 twice, and the first job must not be overtaken."""
     queued.plane.misbehaviour = Misbehaviour(503, times=2)
     client = queued.client()
     send(client, 100)
@@ -196,10 +196,13 @@ def test_jobs_are_kept_while_the_data_plane_fails(queued: Processes) -> None:
 
 
 @pytest.mark.parametrize("direct", [True, False])
-def test_what_the_data_plane_refuses_is_failed_with_its_reason(
+def test_a_refused_batch_fails_with_its_reason(
     processes: Processes, redis_server: RedisServer, *, direct: bool
 ) -> None:
-    """The rest goes on; the failed batch is kept in Redis' failed set, or in the spool, which can be sent again."""
+    """The other batches go on.
+
+    The failed batch is in the failed set of Redis or among the dead letters, and can be retried.
+    """
     if not direct:
         processes.explicit["redis"] = redis_server.url
     processes.plane.misbehaviour = Misbehaviour(401, times=1)
@@ -222,8 +225,8 @@ def test_what_the_data_plane_refuses_is_failed_with_its_reason(
         assert fields["attemptsMade"] == "0"
 
 
-def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: Processes, redis_server: RedisServer) -> None:
-    """``create_persistence_queue`` raises, or calls back; a later call succeeds, and events kept meanwhile arrive."""
+def test_an_unreachable_redis_at_start_raises_and_loses_nothing(queued: Processes, redis_server: RedisServer) -> None:
+    """``create_persistence_queue`` raises or calls back. A later call succeeds, and the events since then arrive."""
     redis_server.kill()
     client = queued.client(redis=None)
     url = queued.explicit["redis"]
@@ -243,8 +246,8 @@ def test_redis_unreachable_at_start_is_an_error_and_loses_nothing(queued: Proces
     assert_account(queued, 30)
 
 
-def test_a_wrong_password_is_said_and_not_shown(queued: Processes, redis_server: RedisServer) -> None:
-    """The error names Redis and the reason, never the password."""
+def test_the_error_of_a_wrong_redis_password_hides_the_password(queued: Processes, redis_server: RedisServer) -> None:
+    """The error names Redis and the reason."""
     redis_server.client().config_set("requirepass", "right")
     client = queued.client(redis=None)
 
@@ -255,14 +258,17 @@ def test_a_wrong_password_is_said_and_not_shown(queued: Processes, redis_server:
     assert str(redis_server.socket) in str(caught.value)
 
 
-def test_a_queue_needs_a_redis(processes: Processes) -> None:
-    """Without any word of where Redis is, the error names the setting."""
+def test_a_queue_without_a_redis_setting_raises(processes: Processes) -> None:
+    """The error names the missing setting."""
     with pytest.raises(SettingsError, match="redis"):
         processes.client().create_persistence_queue()
 
 
-def test_an_operator_runs_the_processes(queued: Processes, directory: Path) -> None:
-    """From variables, and from a TOML file; nothing starts by itself; TERM drains and exits 0."""
+def test_an_operators_processes_deliver_and_drain(queued: Processes, directory: Path) -> None:
+    """Their settings come from variables and a TOML file.
+
+    No process starts automatically. After SIGTERM they drain and exit with 0.
+    """
     queued.explicit |= {"autostart": False, "data_plane_id": "one"}
     config = directory / "rudderpipe.toml"
     config.write_text("\n".join(f"{name} = {json.dumps(value)}" for name, value in queued.explicit.items()))
@@ -290,8 +296,8 @@ def test_an_operator_runs_the_processes(queued: Processes, directory: Path) -> N
     assert_account(queued, 100)
 
 
-def test_no_secret_is_in_any_command_line(queued: Processes) -> None:
-    """Write key and Redis URL reach autostarted processes on standard input."""
+def test_no_command_line_shows_a_secret(queued: Processes) -> None:
+    """Autostarted processes get the write key and the URL of Redis on standard input."""
     client = queued.client(write_key="S3CR3T")
     queued.explicit["write_key"] = "S3CR3T"
     send(client, 10)
@@ -304,8 +310,11 @@ def test_no_secret_is_in_any_command_line(queued: Processes) -> None:
     assert "S3CR3T" not in queued.log()
 
 
-def test_a_child_that_was_forked_tracks_for_itself(processes: Processes) -> None:
-    """Client made before the fork and used by parent, children and grandchild: all arrive; the flusher is no child."""
+def test_a_forked_child_can_track_with_its_parents_client(processes: Processes) -> None:
+    """Parent, children and grandchild use a client that was made before the fork.
+
+    The flusher is no child of the application.
+    """
     code = (
         "import os, rudderpipe\n"
         "client = rudderpipe.Client()\n"
@@ -325,8 +334,8 @@ def test_a_child_that_was_forked_tracks_for_itself(processes: Processes) -> None
     assert processes.plane.stats()["events"] == 1001
 
 
-def test_a_preloaded_gunicorn_application_delivers_from_every_worker(processes: Processes, directory: Path) -> None:
-    """Made in the master before the fork; workers are recycled by ``max_requests`` while they serve."""
+def test_events_of_every_preloaded_gunicorn_worker_arrive(processes: Processes, directory: Path) -> None:
+    """The master makes the client before the fork. ``max_requests`` replaces workers while they serve."""
     app = directory / "app.py"
     app.write_text(
         "import itertools, os, rudderpipe\n"
@@ -348,7 +357,7 @@ def test_a_preloaded_gunicorn_application_delivers_from_every_worker(processes: 
             connection.request("GET", f"/{number}")
             accepted += int(connection.getresponse().read())
         except (OSError, http.client.HTTPException):
-            broken += 1  # a worker that was being recycled
+            broken += 1  # gunicorn was replacing the worker
         finally:
             connection.close()
 
@@ -359,8 +368,8 @@ def test_a_preloaded_gunicorn_application_delivers_from_every_worker(processes: 
     assert processes.plane.stats()["duplicates"] == 0
 
 
-def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: Processes) -> None:
-    """A short script's flusher may end before the sender it started has drawn breath."""
+def test_a_sender_delivers_after_the_end_of_its_flusher(queued: Processes) -> None:
+    """The flusher of a short script may end before the sender that it started is ready."""
     queued.explicit["autostart"] = "flusher"
     client = queued.client()
     send(client, 100)
@@ -375,8 +384,8 @@ def test_a_sender_that_starts_after_its_flusher_has_gone_still_delivers(queued: 
     assert sender.wait(10) == 0
 
 
-def test_an_application_gets_no_client_thread_socket_or_handler(processes: Processes) -> None:
-    """Importing and tracking load neither Redis nor HTTP, start no thread, open no socket, touch no signal or log."""
+def test_tracking_starts_no_thread_and_opens_no_socket(processes: Processes) -> None:
+    """A call loads neither the Redis client nor HTTP. It changes no signal handler and no logger of the application."""
     code = (
         "import logging, signal, sys, threading, os\n"
         "before = [signal.getsignal(n) for n in (1, 2, 15, 17)]\n"
@@ -399,8 +408,8 @@ def test_an_application_gets_no_client_thread_socket_or_handler(processes: Proce
     assert done.stderr == b""
 
 
-def test_the_import_is_light(processes: Processes) -> None:
-    """What every process of an application pays, whether it sends anything or not; and less than 12 MB of memory."""
+def test_the_import_loads_no_heavy_module(processes: Processes) -> None:
+    """Every process of an application pays for the import. It costs less than 12 MB of memory."""
     heavy = (
         "redis",
         "urllib3",

@@ -1,7 +1,7 @@
-"""Twenty thousand broken jobs and queue keys, thrown at a sender over a real Redis.
+"""Twenty thousand broken jobs and queue keys that a sender meets in a real Redis.
 
-It lives, healthy jobs arrive once and in order, what is broken is kept as it was, the account balances, and no alarm is
-false.
+The sender goes on, healthy jobs arrive once and in order, broken data is kept as it was, the account balances, and no
+alarm is false.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from tests.broken_jobs import is_json, mutated
 SEEDS = range(20)
 MUTATIONS = 1000
 HEALTHY, BROKEN = 0x1111_1111_1111_4111, 0x2222_2222_2222_4222
-"""The rings from which healthy jobs, and those that are broken afterwards, came."""
+"""The rings of the healthy jobs, and of the jobs that are broken afterwards."""
 OURS = "{rudder}:rudderpipe:rudderEventsQueue:"
 
 
 class Plane:
-    """Takes what is JSON, refuses what is guilty or has another key, and is not always well."""
+    """A data plane that accepts JSON, refuses guilty events and other keys, and fails at times."""
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
         self.delivered: Counter[str] = Counter()
         self.order: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
-        """Called once, in the middle of a request."""
+        """A function that is called once, in the middle of a request."""
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:  # noqa: ARG002  # as DataPlane
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
@@ -67,11 +67,11 @@ class Plane:
         return outcome.of_answer(200, b"ok")
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing, because there is nothing to close."""
 
 
 class Campaign:
-    """A sender over Redis, and what was put before it."""
+    """A sender over Redis, and the jobs that were put before it."""
 
     def __init__(self, queue_server: RedisQueueServer, seed: int) -> None:
         self.queue_server, self.clock = queue_server, queue_server.clock
@@ -83,17 +83,17 @@ class Campaign:
         lease = Lease(self.queue, settings.lease_ms, "me 1 0", lambda _: False)
         dispatcher = Dispatcher(cast(DataPlane, self.plane), settings, self.clock)
         state = SenderState(self.clock.monotonic_s(), settings.stall_timeout_s)
-        keeper_queue = queue_server.queue()
-        keeper_queue.token = self.queue.token
-        self.keeper = LockRenewer(keeper_queue, state, settings, self.clock)
+        renewer_queue = queue_server.queue()
+        renewer_queue.token = self.queue.token
+        self.renewer = LockRenewer(renewer_queue, state, settings, self.clock)
         self.sender = Sender(self.queue, dispatcher, lease, settings, self.clock, state=state)
         self.put: dict[str, bytes] = {}
-        """What each broken job's data was; of a job whose data was taken away nothing is asked."""
+        """The data of each broken job, except of jobs whose data was deleted."""
         self.healthy: list[str] = []
         self.broken_events = 0
 
     def add(self, count: int) -> None:
-        """Broken jobs of all kinds, healthy ones between them."""
+        """Add broken jobs of all kinds, with healthy ones between them."""
         for _ in range(count):
             self._add_healthy()
             self._add_broken()
@@ -134,18 +134,18 @@ class Campaign:
             self.raw.hset(P + name, "data", self.put[name])
 
     def step(self, count: int = 1) -> None:
-        """So many cycles of the sender, and the time they take."""
+        """Run so many cycles of the sender, and let time pass."""
         for _ in range(count):
             self.sender.work()
-            self.keeper.work()
+            self.renewer.work()
             self.clock.now_s += self.dice.choice((0.0, 0.0, 0.1, 1.0))
 
     def is_settled(self) -> bool:
-        """Nothing waits and nothing is active."""
+        """Return True if no job waits or is active."""
         return not any(self.raw.exists(f"{P}{name}") for name in ("wait", "active", "paused", "delayed"))
 
     def finish(self) -> None:
-        """Let the sender work until nothing is left; bounded, as a job that is stuck would never end."""
+        """Let the sender work until no job is left, within a bound, because a stuck job would never end."""
         for _ in range(20_000):
             if self.is_settled():
                 return
@@ -156,7 +156,7 @@ class Campaign:
 
 
 def dice_events(dice: random.Random) -> list[bytes]:
-    """One to five events."""
+    """Return one to five events."""
     return [
         b'{"userId":"u%d","type":"track","event":"e","properties":{"a":[1,2.5,true,null],"b":"\xc3\xa9 text"}}' % number
         for number in range(dice.randrange(1, 6))
@@ -164,7 +164,7 @@ def dice_events(dice: random.Random) -> list[bytes]:
 
 
 def displaced(campaign: Campaign, key: str) -> None:
-    """A tool has put something else in the place of one of the queue's keys, for a while."""
+    """Put something else in the place of one of the queue's keys for some cycles, as a tool might."""
     raw = campaign.raw
     there = bool(raw.exists(key))
     if there:
@@ -180,12 +180,12 @@ def displaced(campaign: Campaign, key: str) -> None:
 
 
 def odd_number(campaign: Campaign, key: str) -> None:
-    """A tool has written into our account."""
+    """Write an odd value into our account, as a tool might."""
     campaign.raw.hset(f"{OURS}{key}", campaign.dice.choice(("odd", "queued ")), campaign.dice.choice(("x", "", "1.5")))
 
 
 def odd_ids(campaign: Campaign) -> None:
-    """Ids that no job has, in every list and set."""
+    """Put ids without a job into every list and set."""
     for name in ("active", "wait"):
         campaign.raw.lpush(f"{P}{name}", campaign.dice.choice((b"", b"b\xfc", b"no such job", b"active", b"wait")))
     campaign.raw.sadd(f"{P}stalled", "no such job")
@@ -193,7 +193,7 @@ def odd_ids(campaign: Campaign) -> None:
 
 
 def ids_twice(campaign: Campaign) -> None:
-    """Healthy jobs stand in line twice, side by side and far from one another."""
+    """Put healthy jobs in line twice, side by side and far from one another."""
     waiting = campaign.raw.lrange(f"{P}wait", -20, -1)
     if waiting:
         campaign.raw.rpush(f"{P}wait", waiting[-1])
@@ -201,20 +201,20 @@ def ids_twice(campaign: Campaign) -> None:
 
 
 def foreign_locks(campaign: Campaign) -> None:
-    """Keys of another type where the locks of waiting jobs will be."""
+    """Put keys of another type where the locks of waiting jobs will be."""
     for name in campaign.raw.lrange(f"{P}wait", -4, -1):
         campaign.raw.rpush(P.encode() + name + b":lock", "odd")
 
 
 def paused(campaign: Campaign) -> None:
-    """By a tool, for a while."""
+    """Pause the queue for some cycles, as a tool might."""
     campaign.queue_server.pause()
     campaign.step(5)
     campaign.queue_server.resume()
 
 
 def meddled_in_flight(campaign: Campaign) -> None:
-    """While a request is under way, the keys of broken jobs that are active turn into something else."""
+    """Change the keys of active broken jobs while a request is under way."""
 
     def meddle() -> None:
         for name in campaign.raw.lrange(f"{P}active", 0, -1):
@@ -258,10 +258,8 @@ def _server() -> Iterator[RedisServer]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_that_is_broken_hurts_anything_else(
-    server: RedisServer, seed: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A thousand mutations of jobs and of the queue's keys, in rounds."""
+def test_broken_jobs_hurt_no_healthy_job(server: RedisServer, seed: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A thousand mutations of jobs and of the queue's keys happen in rounds."""
     queue_server = RedisQueueServer(server)
     campaign = Campaign(queue_server, seed)
     rounds = 25
@@ -274,30 +272,33 @@ def test_nothing_that_is_broken_hurts_anything_else(
 
     # Healthy jobs arrive once, in order; none of them failed.
     assert campaign.plane.order == campaign.healthy
-    books = campaign.queue.counts(HEALTHY)
-    assert (books.events_queued, books.events_failed) == (0, 0)
-    assert books.events_delivered == 2 * len(campaign.healthy)
-    # What is broken is as it was, unless it was delivered or taken apart.
-    said = [record.getMessage() for record in caplog.records]
-    halved = {line.split("job=")[1].split()[0] for line in said if "sending its halves" in line}
+    counts = campaign.queue.counts(HEALTHY)
+    assert (counts.events_queued, counts.events_failed) == (0, 0)
+    assert counts.events_delivered == 2 * len(campaign.healthy)
+    # A broken job is as it was, unless it was delivered or split.
+    logged = [record.getMessage() for record in caplog.records]
+    halved = {line.split("job=")[1].split()[0] for line in logged if "sending its halves" in line}
     failed = {name.decode(errors="replace") for name in campaign.raw.zrange(f"{P}failed", 0, -1)}
     kept = sorted(failed & campaign.put.keys() - halved)
     assert len(kept) > MUTATIONS // 4
     for name in kept:
         data = campaign.raw.hget(P + name, "data")
         assert data == campaign.put[name] or same_but_for_attempts(data, campaign.put[name]), name
-    # Nothing is anywhere else, and the log reports nothing that has not happened.
+    # No lock is left, no event is missing, and the log reports nothing that did not happen.
     assert campaign.raw.keys(f"{P}*:lock") == []
-    everything = campaign.queue.counts()
-    assert everything.events_gone == 2 * len(campaign.healthy) + campaign.broken_events
-    assert not [line for line in said if "no longer this sender's" in line or "lease lost" in line]
+    all_counts = campaign.queue.counts()
+    assert all_counts.events_gone == 2 * len(campaign.healthy) + campaign.broken_events
+    assert not [line for line in logged if "no longer this sender's" in line or "lease lost" in line]
     campaign.sender.close()
     campaign.raw.close()
     queue_server.close()
 
 
 def same_but_for_attempts(data: bytes, put: bytes) -> bool:
-    """Attempts that a Node SDK counts in the data begin anew, so that a retry really tries again."""
+    """Return True if both are equal except for attempts.
+
+    A retry sets the attempts that a Node SDK counts in the data to 0, so that all attempts are made again.
+    """
     try:
         found, before = (json.loads(json.loads(text)["eventData"]) for text in (data, put))
     except ValueError:

@@ -1,4 +1,7 @@
-"""Calls in the middle of calls: signal handlers, destructors, threads and greenlets lose nothing and all return."""
+"""Calls in the middle of calls.
+
+Signal handlers, destructors, threads and greenlets lose no event, and every call returns.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from native_tests.hosts import Hosts
 HOSTS = ("plain", "gevent", "eventlet")
 MOMENTS = ("before the import", "after the import", "after the client was made")
 
-# Patches the standard library at the moment that the second argument says, and makes ``client``.
+# Patches the standard library at the moment in the second argument, and makes ``client``.
 PATCHED = """
 import sys
 
@@ -48,7 +51,7 @@ def handler(*_):
 tally.track(client, 1, "first")
 signal.signal(signal.SIGALRM, handler)
 signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
-# On a busy machine the flusher falls behind, and the ring is full for a while.
+# On a busy machine the flusher falls behind, and the ring is full for a moment.
 while fired < 1500 or accepted <= 1000:
     tally.track(client, 100, "main")
 signal.setitimer(signal.ITIMER_REAL, 0)
@@ -64,7 +67,7 @@ def handler(*_):
     depth += 1
     tally.track(client, 1, "handler")
     if depth < 20:
-        os.write(ready, b".")  # the next signal may come now: in the middle of this very handler
+        os.write(ready, b".")  # the next signal may come now, in the middle of this handler
         tally.track(client, 1, "handler")
     else:
         owed.append(b".")
@@ -185,26 +188,26 @@ tally.track(client, 1, "last")
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_a_timer_interrupts_calls(hosts: Hosts, host: str) -> None:
-    """The handler of an interval timer tracks in the middle of ``track``."""
+def test_a_timers_handler_can_track_within_track(hosts: Hosts, host: str) -> None:
+    """The handler of an interval timer interrupts ``track`` at any line."""
     hosts.run(PATCHED + TIMER, host, MOMENTS[0])
 
     events = hosts.assert_all_arrived(refused=True, ordered=False)
     assert sum(event.where == "handler" for event in events) > 1000
 
 
-# Not eventlet: its own os.write and Popen, which the program needs here, may not be called in a handler of its hub.
+# Without eventlet, because its os.write and Popen must not be called in a signal handler of its hub.
 @pytest.mark.parametrize("host", HOSTS[:2])
-def test_signals_of_another_process_interrupt_calls_and_handlers(hosts: Hosts, host: str) -> None:
-    """The next signal comes as soon as a handler can be interrupted by it."""
+def test_a_signal_handler_can_track_within_another_handler(hosts: Hosts, host: str) -> None:
+    """The next signal comes as soon as it can interrupt the handler of the previous one."""
     hosts.run(PATCHED + SIGNALS, host, MOMENTS[0])
 
     events = hosts.assert_all_arrived(refused=True, ordered=False)
     assert sum(event.where == "handler" for event in events) > 3000
 
 
-def test_a_handler_that_tracks_much_waits_for_nothing(hosts: Hosts) -> None:
-    """Eleven hundred events from within one call: all are in the ring when the handler returns, or were refused."""
+def test_a_signal_handler_can_track_many_events_within_track(hosts: Hosts) -> None:
+    """A handler tracks 1,100 events within one call. All are in the ring when it returns, or were refused."""
     hosts.run(PATCHED + MANY_AT_ONCE, "plain", MOMENTS[0])
 
     events = hosts.assert_all_arrived(refused=True, ordered=False)
@@ -212,10 +215,10 @@ def test_a_handler_that_tracks_much_waits_for_nothing(hosts: Hosts) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_destructors_interrupt_calls(hosts: Hosts, host: str) -> None:
-    """Objects in garbage cycles track when they are collected, which is in the middle of ``track``.
+def test_a_destructor_can_track_within_track(hosts: Hosts, host: str) -> None:
+    """The garbage collector runs the destructors in the middle of ``track``.
 
-    So often that some fall into a claim, or into each other: those are refused, and counted.
+    So many destructors run that some interrupt a claim or each other. Their events are refused and counted.
     """
     hosts.run(PATCHED + DESTRUCTORS, host, MOMENTS[0])
 
@@ -226,8 +229,8 @@ def test_destructors_interrupt_calls(hosts: Hosts, host: str) -> None:
     assert set(hosts.processes.status().events.refused) == {"busy"}
 
 
-def test_sixteen_threads(hosts: Hosts) -> None:
-    """Each thread's events arrive, in the order of its calls."""
+def test_events_of_sixteen_threads_arrive_in_their_order(hosts: Hosts) -> None:
+    """Each thread's events arrive in the order of its calls."""
     hosts.run(PATCHED + THREADS, "plain", MOMENTS[0])
 
     assert len(hosts.assert_all_arrived()) == 16 * 500
@@ -235,8 +238,8 @@ def test_sixteen_threads(hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("host", HOSTS[1:])
-def test_greenlets(hosts: Hosts, host: str, moment: str) -> None:
-    """Two hundred greenlets that take turns, whenever the standard library was patched."""
+def test_events_of_two_hundred_greenlets_arrive(hosts: Hosts, host: str, moment: str) -> None:
+    """The greenlets take turns, and the standard library may be patched at any moment."""
     hosts.run(PATCHED + GREENLETS, host, moment)
 
     assert len(hosts.assert_all_arrived()) == 200 * 50
@@ -244,16 +247,18 @@ def test_greenlets(hosts: Hosts, host: str, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("host", HOSTS[1:])
-def test_greenlets_beside_native_threads(hosts: Hosts, host: str, moment: str) -> None:
-    """The threads of the host's own pool track at the same time."""
+def test_greenlets_and_native_threads_can_track_at_once(hosts: Hosts, host: str, moment: str) -> None:
+    """The native threads are those of the host's own pool."""
     hosts.run(PATCHED + NATIVE_THREADS, host, moment, "main")
 
     assert len(hosts.assert_all_arrived()) == 1 + 8 * 1000
 
 
-def test_the_first_event_comes_from_a_native_thread_of_gevent(hosts: Hosts) -> None:
-    """Gevent lets no thread but the main one start a process: the call answers all the same, and all arrives when the
-    main one looks around."""
+def test_a_native_thread_of_gevent_can_track_the_first_event(hosts: Hosts) -> None:
+    """gevent lets only its main thread start a process.
+
+    The call returns nevertheless, and the flusher starts when the main thread tracks.
+    """
     hosts.run(PATCHED + NATIVE_THREADS + AND_THEN_FROM_MAIN, "gevent", MOMENTS[0], "thread")
 
     assert len(hosts.assert_all_arrived()) > 8 * 1000
@@ -261,20 +266,20 @@ def test_the_first_event_comes_from_a_native_thread_of_gevent(hosts: Hosts) -> N
 
 CALLBACKS = """
 import os, time
-told = []
+calls = []
 
-def tell(error, message):
-    told.append((error, message["properties"]["n"]))
+def note(error, message):
+    calls.append((error, message["properties"]["n"]))
 
 for n in range(300):
-    assert client.track("u", "e", {"n": n}, callback=tell)
+    assert client.track("u", "e", {"n": n}, callback=note)
     os.write(tally.notes, b"%d %d %d\\n" % (os.getpid(), n, True))
 flushed = []
 client.flush(lambda error, result: flushed.append((error, result.failed)))
 deadline = time.monotonic() + 10
-while (len(told) < 300 or not flushed) and time.monotonic() < deadline:
+while (len(calls) < 300 or not flushed) and time.monotonic() < deadline:
     time.sleep(0.01)
-assert told == [(None, n) for n in range(300)], told[:3]
+assert calls == [(None, n) for n in range(300)], calls[:3]
 assert flushed == [(None, 0)], flushed
 client.shutdown()
 """
@@ -283,7 +288,7 @@ client.shutdown()
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_callbacks_are_called_in_any_host(hosts: Hosts, host: str, moment: str) -> None:
-    """By a thread, or by what stands for one; the host's own loop goes on meanwhile."""
+    """A thread calls them, or a greenlet in place of a thread. The program's main greenlet goes on meanwhile."""
     hosts.run(PATCHED + CALLBACKS, host, moment)
 
     hosts.processes.delivered(300)
