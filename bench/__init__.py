@@ -1,1 +1,1 @@
-"""Benchmarks: side by side in one run, medians and ratios, and the machine they ran on."""
+"""Benchmarks that measure candidates in turn in one run, and print medians, ratios and the machine."""

@@ -1,6 +1,6 @@
-"""How long an event takes from ``track()`` to the data plane when each is its own batch, and what idling costs.
+"""The time of an event from ``track()`` to the data plane when each event is its own batch, and the cost of idling.
 
-The first second is not counted: a sender that had nothing to do for long looks five times a second.
+The first second is not counted, because a sender that was idle for long looks only five times a second.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def switches(pid: int) -> int:
-    """How often it went to sleep."""
+    """Return how often the process went to sleep."""
     return int(psutil.Process(pid).num_ctx_switches().voluntary)
 
 

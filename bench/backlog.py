@@ -1,4 +1,4 @@
-"""A long backlog in Redis: how fast one sender drains it, with how much memory, and whether its length matters."""
+"""A long backlog in Redis: the rate at which one sender drains it, the sender's memory, and the effect of length."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SENT_AT = "2026-01-01T00:00:00.000Z"
 
 
 def fill(found: Servers, events: int) -> None:
-    """Jobs of ``PER_JOB`` events of about 450 bytes."""
+    """Add jobs of ``PER_JOB`` events of about 450 bytes."""
     queue = Queue(settings_module.load({"redis": found.server.url}, environment={}), Clock())
     properties = msgspec.json.encode(PROPERTIES)
     event = (

@@ -1,7 +1,8 @@
-"""What a call costs its caller: microseconds of one ``track()``, beside the peers, in one run.
+"""The cost of one ``track()`` for its caller, in microseconds, compared with other SDKs in one run.
 
-Each round makes so many calls with one SDK, its own machinery running (our flusher in its process, the peers' threads
-in ours), and then waits, untimed, until all is sent to a local data plane.
+Each round makes the same number of calls with each SDK while the SDK's own machinery runs. That is our flusher in its
+process, and the other SDKs' threads in the caller's process. Then the round waits, untimed, until all events are sent
+to a local data plane.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NESTED: dict[str, Any] = {
 
 
 def start_plane() -> tuple[subprocess.Popen[bytes], str]:
-    """A local data plane in a process of its own."""
+    """Start a local data plane in a process of its own, and return the process and its URL."""
     command = [sys.executable, "-m", "rudderpipe", "data-plane", "--port", "0"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -38,7 +39,7 @@ def start_plane() -> tuple[subprocess.Popen[bytes], str]:
 
 
 def microseconds(call: peers.Call, calls: int) -> float:
-    """Of one call, on average over so many."""
+    """Return the time of one call, on average over so many."""
     started = time.perf_counter()
     for _ in range(calls):
         call()
@@ -46,7 +47,7 @@ def microseconds(call: peers.Call, calls: int) -> float:
 
 
 def with_extras(url: str, directory: str, plain: rudderpipe.Client) -> dict[str, tuple[peers.Call, peers.Call]]:
-    """The same call by clients with more to do."""
+    """Return calls of clients that do more than a plain call, each with the function that waits for its events."""
 
     def shaped(**options: Any) -> tuple[peers.Call, peers.Call]:
         client = rudderpipe.Client(
@@ -99,7 +100,7 @@ def _drop_in(url: str, directory: str) -> peers.Call:
 
 
 def import_ms(module: str) -> float:
-    """In a process of its own."""
+    """Return the time of an import in a process of its own."""
     code = f"import time; started = time.perf_counter(); import {module}; print((time.perf_counter() - started) * 1e3)"
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
@@ -137,7 +138,7 @@ def main() -> None:
                 for name, (call, wait) in extras.items():
                     samples[name].append(microseconds(call, CALLS))
                     wait()
-            report.table("what more than the plain call costs", "us", samples, higher_is_better=False)
+            report.table("calls that do more than a plain one", "us", samples, higher_is_better=False)
             client.shutdown()
             modules = ["rudderpipe"] if arguments.alone else ["rudderpipe", *peers.MODULES]
             imports = {f"import {name}": [import_ms(name) for _ in range(arguments.rounds)] for name in modules}

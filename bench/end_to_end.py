@@ -1,9 +1,9 @@
-"""What the whole way of an event carries: events a second, and CPU by process, beside the peers.
+"""The rate and the CPU by process for the whole way of an event, compared with other SDKs.
 
-Two producers track 450-byte events as fast as there is room for them (``flush_at`` 20); through ring, flusher, Redis
-and sender they reach a local data plane. RudderStack's, Segment's and PostHog's Python SDKs post to the same data plane
-from two processes, RudderStack's Node SDK from one, with its Redis queue and without. Everything runs on this machine,
-Redis and data plane included.
+Two producers track 450-byte events as fast as there is room for them (``flush_at`` 20). The events go through ring,
+flusher, Redis and sender to a local data plane. RudderStack's, Segment's and PostHog's Python SDKs post to the same
+data plane from two processes. RudderStack's Node SDK posts from one process, with its Redis queue and without.
+Everything runs on this machine, Redis and data plane included.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ for _ in range(int(sys.argv[1])):
 flush()
 """
 Row = tuple[float, dict[str, float]]
-"""Events a second, and microseconds of CPU an event by process."""
+"""Events a second, and for each process microseconds of CPU for one event."""
 
 
 def ours(plane: Plane, events: int, jobs: int) -> Row:
-    """Through ring and Redis, with so many jobs in a request."""
+    """Measure the way through ring and Redis, with so many jobs in a request."""
     with servers(plane.url) as found:
         for name in ("flusher", "sender"):
             found.program(name, RUDDERPIPE_MAX_JOBS_PER_REQUEST=str(jobs))
@@ -59,7 +59,7 @@ def ours(plane: Plane, events: int, jobs: int) -> Row:
 
 
 def python_peer(plane: Plane, events: int, name: str) -> Row:
-    """Straight to the data plane."""
+    """Measure a Python SDK, which posts straight to the data plane."""
     with servers(plane.url) as found:
         for number in range(PRODUCERS):
             command = (sys.executable, "-c", PEER, str(events // PRODUCERS), name, plane.url)
@@ -68,7 +68,7 @@ def python_peer(plane: Plane, events: int, name: str) -> Row:
 
 
 def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
-    """One process."""
+    """Measure the Node SDK in one process."""
     with servers(plane.url) as found:
         script = str(Path(__file__).with_name("node_sdk.js"))
         socket = [str(found.server.socket)] if with_redis else []
@@ -78,7 +78,7 @@ def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
 
 
 def measured(plane: Plane, found: Servers, events: int, running: dict[str, int] | None = None) -> Row:
-    """From the first request to the last; of what ran already only what it does from now on."""
+    """Measure from the first request to the last; of ``running`` processes count only the CPU from now on."""
     running = running or {"data plane": plane.process.pid}
     pids = {**running, **found.known()}
     before = {name: cpu_s(pid) if name in running else 0.0 for name, pid in pids.items()}

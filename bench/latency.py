@@ -1,4 +1,4 @@
-"""How long single calls take: percentiles of ``track()`` with 1 and 4 producers, the flusher running; and 4 threads."""
+"""The time of single calls: percentiles of ``track()`` with 1 and 4 producers while the flusher runs, and 4 threads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 import rudderpipe
 from bench import report
 from bench.call import start_plane
-from bench.crowd import at_once
+from bench.forked import at_once
 from bench.peers import PROPERTIES
 from rudderpipe.messages import build
 
@@ -22,10 +22,11 @@ THREADS = 4
 
 
 def timed(client: rudderpipe.Client, calls: int, in_a_row: int) -> tuple[list[int], list[int]]:
-    """Nanoseconds of each call: so many in a row, then a wait for what all have put in, or a pause like a request's.
+    """Return the nanoseconds of each call, and of making the same message alone.
 
-    And, in turn with them, of making the message alone, which touches no other process: what the machine does to any
-    few microseconds of Python.
+    So many calls are in a row. Then follows a wait until the events of all producers have left, or a pause like that
+    between requests. Making a message touches no other process, so it shows what the machine does to any few
+    microseconds of Python.
     """
     track, clock, make, nothing = client.track, time.perf_counter_ns, build.track, [None] * 5
     track("123456", "Item Viewed", PROPERTIES)
@@ -46,14 +47,14 @@ def timed(client: rudderpipe.Client, calls: int, in_a_row: int) -> tuple[list[in
 
 
 def percentiles(figures: list[int]) -> str:
-    """The usual ones, in microseconds."""
+    """Return the usual percentiles in microseconds."""
     ordered = sorted(figures)
     shown = [(f"p{share * 100:g}", ordered[int(share * (len(ordered) - 1))]) for share in (0.5, 0.9, 0.99, 0.999, 1.0)]
     return "  ".join(f"{name} {figure / 1000:8.1f}" for name, figure in shown)
 
 
 def threads(client: rudderpipe.Client, count: int) -> float:
-    """Microseconds of a call when so many threads call at once: the time of all, by the number of calls."""
+    """Return the microseconds of a call while so many threads call: the time of all, divided by the number of calls."""
     gate = threading.Barrier(count + 1)
 
     def call() -> None:
@@ -89,9 +90,9 @@ def main() -> None:
             ):
                 print(f"\nsingle calls, the clock included, us; {title}")
                 for producers in (1, 4):
-                    answers = at_once(producers, lambda _: timed(client, calls, in_a_row))  # noqa: B023  # forked at once
+                    results = at_once(producers, lambda _: timed(client, calls, in_a_row))  # noqa: B023  # forked at once
                     for row, name in enumerate(("track()", "message alone")):
-                        figures = [figure for answer in answers for figure in answer[row]]
+                        figures = [figure for result in results for figure in result[row]]
                         print(f"{producers} producers, {name:14} {percentiles(figures)}")
             print("\nwall time of a call, threads of one process, us (medians)")
             for count in (1, THREADS):

@@ -1,4 +1,4 @@
-"""The peers: RudderStack's, Segment's and PostHog's Python SDKs, from their registries."""
+"""The SDKs for comparison: RudderStack's, Segment's and PostHog's Python SDKs, from their registries."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ PROPERTIES: dict[str, Any] = {
     "name": "Monopoly: 3rd Edition",
     "quantity": 1,
 }
-"""Nine properties: a message of about 450 bytes."""
+"""Nine properties, which make a message of about 450 bytes."""
 
 Call = Callable[[], Any]
 MODULES = ("rudderstack.analytics", "segment.analytics", "posthog")
 
 
 def rudder_sdk_python(url: str) -> tuple[Call, Call]:
-    """(one track, wait until all is sent)."""
+    """Return a call of track, and a function that waits until all is sent."""
     from rudderstack.analytics.client import Client
 
     client = Client("KEY", host=url, max_queue_size=1_000_000)
@@ -32,7 +32,7 @@ def rudder_sdk_python(url: str) -> tuple[Call, Call]:
 
 
 def segment_analytics_python(url: str) -> tuple[Call, Call]:
-    """(one track, wait until all is sent)."""
+    """Return a call of track, and a function that waits until all is sent."""
     from segment.analytics.client import Client
 
     client = Client("KEY", host=url, max_queue_size=1_000_000)
@@ -40,7 +40,7 @@ def segment_analytics_python(url: str) -> tuple[Call, Call]:
 
 
 def posthog(url: str) -> tuple[Call, Call]:
-    """(one capture, wait until all is sent)."""
+    """Return a call of capture, and a function that waits until all is sent."""
     from posthog import Posthog
 
     client = Posthog("KEY", host=url, max_queue_size=1_000_000)
@@ -48,5 +48,5 @@ def posthog(url: str) -> tuple[Call, Call]:
 
 
 def quiet() -> None:
-    """Peers log what a local data plane does not know; that is not what is measured."""
+    """Silence the other SDKs, which log what a local data plane does not know."""
     logging.disable(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""A data plane that costs as little as one can: unpacks, counts events, answers 200; in a process of its own."""
+"""A data plane at the least possible cost, in a process of its own: it unpacks, counts events and responds with 200."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ except ImportError:
 
 
 class Body(msgspec.Struct):
-    """What all SDKs send."""
+    """The part of a request that all SDKs send."""
 
     batch: list[Raw]
 
 
 class Stamped(msgspec.Struct):
-    """An event that says when it was made."""
+    """An event with the time of its call."""
 
     properties: dict[str, Any]
 
@@ -42,17 +42,17 @@ decode_stamped = msgspec.json.Decoder(Stamped).decode
 
 
 class Stats(msgspec.Struct):
-    """Since the start or the last ``reset``; moments are of the monotonic clock, which all processes share."""
+    """Counts since the start or the last ``reset``; times are of the monotonic clock, which all processes share."""
 
     requests: int = 0
     events: int = 0
     first_s: float = 0.0
     last_s: float = 0.0
     late_ms: list[float] = []
-    """How long each event took, of those with a property ``at_s``."""
+    """The time that each event with a property ``at_s`` took."""
 
     def add(self, events: list[Raw], stamped: bool) -> None:
-        """One request."""
+        """Count one request."""
         now_s = time.monotonic()
         self.requests += 1
         self.events += len(events)
@@ -64,7 +64,7 @@ class Stats(msgspec.Struct):
 
 
 class Server:
-    """One thread for each connection."""
+    """The server, with one thread for each connection."""
 
     def __init__(self, delay_ms: float, stamped: bool) -> None:
         self._delay_s = delay_ms / 1000
@@ -75,7 +75,7 @@ class Server:
         print(f"http://127.0.0.1:{self._listener.getsockname()[1]}", flush=True)
 
     def run(self) -> None:
-        """For ever."""
+        """Serve forever."""
         while True:
             sock, _ = self._listener.accept()
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -118,7 +118,7 @@ class Server:
 
 
 class Plane:
-    """The process; gone with its owner."""
+    """The process of the data plane, which ends with its owner."""
 
     def __init__(self, *options: str) -> None:
         command = [sys.executable, "-m", "bench.plane", *options]
@@ -127,7 +127,7 @@ class Plane:
         self.url = self.process.stdout.readline().decode().strip()
 
     def stats(self, *, reset: bool = False) -> Stats:
-        """What has come so far."""
+        """Return the counts so far."""
         with urllib.request.urlopen(f"{self.url}/{'reset' if reset else 'stats'}") as answer:
             return msgspec.json.decode(answer.read(), type=Stats)
 
@@ -140,7 +140,7 @@ class Plane:
 
 
 def wait_for(plane: Plane, events: int, timeout_s: float = 300.0) -> Iterator[Stats]:
-    """What has come, looked at twenty times a second until it is so many."""
+    """Yield the counts twenty times a second until there are so many events."""
     deadline_s = time.monotonic() + timeout_s
     while (stats := plane.stats()).events < events:
         if time.monotonic() > deadline_s:

@@ -1,4 +1,4 @@
-"""What every benchmark prints: the machine, medians, ratios."""
+"""The output of every benchmark: the machine, medians and ratios."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Python, system, processor and how busy it was."""
+    """Return Python, system, processor and load in one line."""
     model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -23,7 +23,7 @@ def machine() -> str:
 
 
 def table(title: str, unit: str, samples: Mapping[str, Sequence[float]], *, higher_is_better: bool) -> None:
-    """Minimum, median and maximum of each, and its median against the first one's."""
+    """Print minimum, median and maximum of each candidate, and the ratio of its median to the first one's."""
     first = statistics.median(next(iter(samples.values())))
     print(f"\n{title}")
     print(f"{'':34}{'min':>12}{'median':>12}{'max':>12}  {unit}")

@@ -1,7 +1,7 @@
-"""What it costs to hand 450 bytes to another process: our ring, beside what Python programs use for that.
+"""The cost of handing 450 bytes to another process: our ring, compared with what Python programs use for that.
 
-Each round puts so many in a burst that fits, from 1 and from 4 processes at once, while one other process takes them
-out; then it waits, untimed, until all are out. What each step of an append costs is measured afterwards, alone.
+Each round puts a burst that fits, from 1 and from 4 processes at once, while one other process takes the events out.
+Then it waits, untimed, until all are out. The cost of each step of an append is measured afterwards, alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench import report
-from bench.crowd import at_once
+from bench.forked import at_once
 from bench.peers import PROPERTIES
 from rudderpipe.messages import build
 from rudderpipe.process import fork
@@ -36,20 +36,20 @@ EVENT = b"x" * 450
 
 
 class Way(ABC):
-    """One way from a process to another; made before the fork."""
+    """One way of an event from a process to another, made before the fork."""
 
     taken = 0
 
     @abstractmethod
     def put(self) -> Callable[[bytes], object]:
-        """In a producer: the call that is timed."""
+        """Return the timed call, for a producer."""
 
     @abstractmethod
     def take(self) -> int:
-        """In the consumer: take what is there, waiting for a moment; how many."""
+        """Take what is there in the consumer, waiting for a moment, and return how many."""
 
     def run(self, producers: int, rounds: int) -> list[float]:
-        """Microseconds of one put, for each producer and round."""
+        """Return the microseconds of one put, for each producer and round."""
         done = multiprocessing.get_context("fork").Value("Q", 0)
         consumer = os.fork()
         if not consumer:
@@ -77,7 +77,7 @@ class Way(ABC):
 
 
 class OurRing(Way):
-    """An append; the consumer does what the flusher does, with a sink that takes everything at once."""
+    """An append. The consumer does what the flusher does, with a sink that takes everything at once."""
 
     def __init__(self, directory: Path) -> None:
         self.ring: Ring = open_ring(
@@ -87,7 +87,7 @@ class OurRing(Way):
         self.consumer: Consumer | None = None
 
     def producer(self) -> Producer:
-        """This process's."""
+        """Return this process's producer."""
         return Producer(lambda: self.ring, lambda _ring: None, Clock())
 
     def put(self) -> Callable[[bytes], object]:
@@ -99,8 +99,8 @@ class OurRing(Way):
         self.consumer.refresh(whole=True)
         self.consumer.tidy()
         taken = 0
-        while cut := self.consumer.next_batch(100, 460_800):
-            taken += self.consumer.release([cut])
+        while batch := self.consumer.next_batch(100, 460_800):
+            taken += self.consumer.release([batch])
         if not taken:
             self.reclaimer.work()
             time.sleep(0.001)
@@ -108,7 +108,7 @@ class OurRing(Way):
 
 
 class StandardQueue(Way):
-    """``multiprocessing.Queue``: a put only hands to a thread of the same process."""
+    """``multiprocessing.Queue``, whose put only hands the bytes to a thread of the same process."""
 
     def __init__(self) -> None:
         self.queue: multiprocessing.Queue[bytes] = multiprocessing.get_context("fork").Queue()
@@ -122,7 +122,7 @@ class StandardQueue(Way):
 
 
 class FasterFifo(Way):
-    """``faster-fifo``: a ring in shared memory too, in C++, under a mutex."""
+    """``faster-fifo``, also a ring in shared memory, in C++ and under a mutex."""
 
     def __init__(self) -> None:
         from faster_fifo import Queue
@@ -154,10 +154,13 @@ class Pipe(Way):
 
 
 def steps(ring: OurRing) -> dict[str, list[float]]:
-    """What each part of a call costs, in microseconds: each measured alone, so they add up only roughly."""
+    """Return the cost of each part of a call in microseconds.
+
+    The parts are measured alone, so they add up only roughly.
+    """
     producer = ring.producer()
     producer.append(EVENT)
-    lock, block = producer._lock, producer.slot.block  # noqa: SLF001  # its parts are what is measured
+    lock, block = producer._lock, producer.slot.block  # noqa: SLF001  # the benchmark measures these parts
     words, memory, entries = block.words, block.memory, block.entries
     start, entry, counter = block.at, block.entry - 1, at.H_CORRUPT
     end = start + len(EVENT)
@@ -184,8 +187,8 @@ def steps(ring: OurRing) -> dict[str, list[float]]:
 
     parts: dict[str, Callable[[], object]] = {
         "an empty call": lambda: None,
-        "was I forked? (promise 5)": lambda: fork.PAGE[0],
-        "... by getpid, for comparison": os.getpid,
+        "the check for a fork (promise 5)": lambda: fork.PAGE[0],
+        "the same check by getpid, for comparison": os.getpid,
         "mutual exclusion (6)": locked,
         "the fence before the count, where one is needed (1)": fence,
         "event, comma, end offset": stores,

@@ -1,4 +1,4 @@
-"""What the benchmarks of the whole way share: Redis, settings, processes and their CPU."""
+"""Redis, settings, processes and their CPU, for the benchmarks of the whole way."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Servers:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str, **variables: str) -> subprocess.Popen[bytes]:
-        """A process whose CPU is counted under that name."""
+        """Start a process whose CPU is counted under that name."""
         process = subprocess.Popen(command, env={**self.environment, **variables})
         self._processes[name] = process
         return process
 
     def program(self, name: str, **variables: str) -> subprocess.Popen[bytes]:
-        """One of ours: ``flusher`` or ``sender``."""
+        """Start our ``flusher`` or ``sender``."""
         return self.start(name, sys.executable, "-m", f"rudderpipe.{name}", **variables)
 
     def await_start(self) -> None:
-        """Wait until what was started has done its start: it has used no CPU to speak of for a third of a second."""
+        """Wait until the started processes have used almost no CPU for a third of a second."""
         before, now = -1.0, 0.0
         while now - before > 0.02:
             before = now
@@ -56,12 +56,12 @@ class Servers:
             now = sum(cpu_s(process.pid) for process in self._processes.values())
 
     def known(self) -> dict[str, int]:
-        """The pid of each, Redis included."""
+        """Return the pid of each process, Redis included."""
         assert self.server.process is not None
         return {"redis": self.server.process.pid, **{name: each.pid for name, each in self._processes.items()}}
 
     def end(self, *names: str) -> None:
-        """Let those go on to their end, and kill the others."""
+        """Wait for the named processes to end by themselves, and end the others."""
         for name, process in self._processes.items():
             if name in names:
                 process.wait()
@@ -77,7 +77,7 @@ class Servers:
 
 @contextlib.contextmanager
 def servers(url: str) -> Iterator[Servers]:
-    """All of it, gone afterwards."""
+    """Yield Redis, directory and settings, and remove all of it afterwards."""
     with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
         made = Servers(directory, server, url)
         try:
@@ -87,7 +87,7 @@ def servers(url: str) -> Iterator[Servers]:
 
 
 def cpu_s(pid: int) -> float:
-    """User and system time of a process so far; of one that has ended but was not collected too."""
+    """Return user and system time of a process so far, also of one that has ended and was not collected."""
     try:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:
@@ -96,5 +96,5 @@ def cpu_s(pid: int) -> float:
 
 
 def rss_mb(pid: int) -> float:
-    """Resident memory."""
+    """Return the resident memory of a process."""
     return float(psutil.Process(pid).memory_info().rss) / (1 << 20)

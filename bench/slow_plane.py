@@ -1,4 +1,4 @@
-"""A data plane that answers after 20 ms, one ordered connection: events a second, beside RudderStack's Python SDK."""
+"""The rate over one ordered connection to a data plane that responds after 20 ms, beside RudderStack's Python SDK."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.servers import Servers, servers
 
 
 def rate(plane: Plane, found: Servers, events: int, *command: str) -> float:
-    """Events a second of one producer, from the first answer to the last."""
+    """Return the events a second of one producer, from the first response to the last."""
     plane.stats(reset=True)
     found.start("producer", *command)
     stats = Stats()

@@ -1,7 +1,7 @@
 """The long storm: rounds of kills with real processes, each with a seed of its own; exit code 0 when nothing was wrong.
 
-A round's seed repeats the round's plan (which producers, what is done to which process, what the data plane does), not
-its timing.
+A seed repeats the plan of its round: the producers, the acts against processes, and the faults of the data plane. It
+does not repeat the timing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PROGRESS_S = 10.0
 
 
 def counts(counter: Counter[str]) -> str:
-    """What was counted, the most frequent first."""
+    """Return the counts in one line, the most frequent first."""
     return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "nothing"
 
 
 def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple[Storm, StormResult]:
-    """Run one storm in a directory of its own; what is wrong is in the result."""
+    """Run one storm in a directory of its own, and return it with its result."""
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rp-") as name:
         directory = Path(name)
@@ -59,15 +59,17 @@ def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="of storm; the calm after each round comes on top")
-    parser.add_argument("--modes", default=",".join(MODES), help=f"of {', '.join(MODES)}; all by default")
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000, help="of the first round")
-    parser.add_argument("--producers", type=int, default=1, help="at once in each pipe, besides those that they fork")
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="duration of the storm; the calm after each round is extra"
+    )
+    parser.add_argument("--modes", default=",".join(MODES), help=f"some of {', '.join(MODES)}; all by default")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000, help="seed of the first round")
+    parser.add_argument("--producers", type=int, default=1, help="producers at once in each pipe, without forked ones")
     parser.add_argument("--round", type=float, default=60.0, dest="seconds", help="seconds of a round")
-    parser.add_argument("--pause", type=float, default=0.4, help="seconds between two blows, on average")
+    parser.add_argument("--pause", type=float, default=0.4, help="seconds between two acts, on average")
     parser.add_argument("--faults", type=float, default=3.0, help="seconds between two faults of the data plane")
     parser.add_argument("--hold", type=float, default=30.0, help="seconds for which a call to Redis is held")
-    parser.add_argument("--keep", type=Path, help="directory for what is left of a round that went wrong")
+    parser.add_argument("--keep", type=Path, help="directory for the files of a round with problems")
     arguments = parser.parse_args()
     print(report.machine())
     deaths: Counter[str] = Counter()
@@ -82,7 +84,7 @@ def main() -> int:
         left_s -= arguments.seconds
         print(
             f"        {result.accepted:,} accepted, {result.refused:,} refused, {result.undecided} undecided "
-            f"({result.undecided_but_there} of them there), {result.delivered:,} delivered, "
+            f"({result.undecided_but_there} of them found), {result.delivered:,} delivered, "
             f"{result.failed:,} failed, {result.repeated:,} repeated, {result.threads} threads",
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""What an application is told: callbacks, receipts, counts; its switches; and clients that share a pipe."""
+"""What an application learns of its events through callbacks, flush results and counts; switches; shared pipes."""
 
 from __future__ import annotations
 
@@ -35,71 +35,71 @@ def _queued(processes: Processes, redis_server: RedisServer) -> Processes:
 
 
 def threads() -> list[str]:
-    """Ours, in this process."""
+    """Return the names of our threads in this process."""
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("rudderpipe")]
 
 
 # Callbacks.
 
 
-def test_a_callback_is_called_once_when_its_event_was_delivered(processes: Processes) -> None:
-    """Not before, in order, with no error and the message; also in the Node SDK's form of a call."""
+def test_a_callback_is_called_once_after_the_delivery(processes: Processes) -> None:
+    """Callbacks come in order, with no error and with the message, also in the form of the Node SDK's calls."""
     processes.plane.misbehaviour = Misbehaviour(delay_ms=50)
     client = processes.client(flush_at=5)
-    told: list[tuple[Any, str, int]] = []
+    received: list[tuple[Any, str, int]] = []
 
-    def tell(error: Exception | None, message: dict[str, Any]) -> None:
-        told.append((error, message["event"], processes.plane.stats()["events"]))
+    def receive(error: Exception | None, message: dict[str, Any]) -> None:
+        received.append((error, message["event"], processes.plane.stats()["events"]))
 
     for number in range(19):
-        assert client.track("u", f"e{number}", callback=tell)
-    assert client.track({"userId": "u", "event": "e19"}, tell)
-    assert told == []
+        assert client.track("u", f"e{number}", callback=receive)
+    assert client.track({"userId": "u", "event": "e19"}, receive)
+    assert received == []
 
     assert client.flush(10)
-    wait_until(lambda: len(told) == 20)
+    wait_until(lambda: len(received) == 20)
 
-    assert [(error, event) for error, event, _ in told] == [(None, f"e{number}") for number in range(20)]
-    assert all(seen > number for number, (_, _, seen) in enumerate(told))
+    assert [(error, event) for error, event, _ in received] == [(None, f"e{number}") for number in range(20)]
+    assert all(seen > number for number, (_, _, seen) in enumerate(received))
     client.shutdown()
-    assert len(told) == 20
+    assert len(received) == 20
 
 
 def test_a_callback_is_called_when_its_event_is_in_redis(queued: Processes) -> None:
-    """With a queue that is the moment from which the event needs this host no more."""
+    """With a queue, the event depends on this host no more from that moment."""
     queued.plane.misbehaviour = Misbehaviour(status=503)
     client = queued.client()
-    told: list[Any] = []
+    received: list[Any] = []
 
-    client.track("u", "e", callback=lambda error: told.append(error))
-    wait_until(lambda: told)
+    client.track("u", "e", callback=lambda error: received.append(error))
+    wait_until(lambda: received)
 
-    assert told == [None]
+    assert received == [None]
     status = queued.status()
     assert (status.events.queued, status.events.in_ring) == (1, 0)
 
 
-def test_the_error_goes_to_the_event_that_failed() -> None:
-    """One of eight is refused by the data plane: seven callbacks without an error, one with."""
+def test_only_the_failed_events_callback_gets_the_error() -> None:
+    """The data plane refuses one of eight events of a batch."""
     guilty = depends(lambda request: answer(400 if any(e["event"] == "e3" for e in request.events) else 200, b"bad"))
-    with FaultyPlane(guilty) as plane, _world_of(plane) as processes:
+    with FaultyPlane(guilty) as plane, _processes_for(plane) as processes:
         client = processes.client(flush_at=8, max_jobs_per_request=50)
-        told: dict[str, Any] = {}
+        received: dict[str, Any] = {}
         for number in range(8):
-            client.track("u", f"e{number}", callback=partial(_note, told, f"e{number}"))
+            client.track("u", f"e{number}", callback=partial(_note, received, f"e{number}"))
 
-        wait_until(lambda: len(told) == 8)
+        wait_until(lambda: len(received) == 8)
 
-        assert isinstance(told.pop("e3"), DeliveryError)
-        assert set(told.values()) == {None}
-
-
-def _note(told: dict[str, Any], name: str, error: Exception | None) -> None:
-    told[name] = error
+        assert isinstance(received.pop("e3"), DeliveryError)
+        assert set(received.values()) == {None}
 
 
-class _world_of:  # noqa: N801  # read as a function
-    """A world around another data plane."""
+def _note(received: dict[str, Any], name: str, error: Exception | None) -> None:
+    received[name] = error
+
+
+class _processes_for:  # noqa: N801  # used as a function
+    """The processes of a pipe to another data plane."""
 
     def __init__(self, plane: FaultyPlane) -> None:
         import tempfile
@@ -116,18 +116,18 @@ class _world_of:  # noqa: N801  # read as a function
 
 
 def test_callbacks_of_many_threads_are_called_once_each(processes: Processes) -> None:
-    """Four threads, 500 events each, while the ring drains."""
+    """Four threads track 500 events each while the flusher drains the ring."""
     client = processes.client()
-    told: dict[str, int] = {}
+    received: dict[str, int] = {}
     lock = threading.Lock()
 
-    def tell(_error: Exception | None, message: dict[str, Any]) -> None:
+    def receive(_error: Exception | None, message: dict[str, Any]) -> None:
         with lock:
-            told[message["event"]] = told.get(message["event"], 0) + 1
+            received[message["event"]] = received.get(message["event"], 0) + 1
 
     def work(thread: int) -> None:
         for number in range(500):
-            assert client.track("u", f"{thread}-{number}", callback=tell)
+            assert client.track("u", f"{thread}-{number}", callback=receive)
 
     workers = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for worker in workers:
@@ -135,65 +135,65 @@ def test_callbacks_of_many_threads_are_called_once_each(processes: Processes) ->
     for worker in workers:
         worker.join()
     assert client.flush(10)
-    wait_until(lambda: len(told) == 2000)
+    wait_until(lambda: len(received) == 2000)
 
-    assert set(told.values()) == {1}
+    assert set(received.values()) == {1}
 
 
-def test_a_refused_event_tells_its_callback_why(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    """A full ring, and a call that is wrong; neither raises."""
+def test_a_refused_events_callback_gets_the_reason(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """One event meets a full ring, and another call is wrong. Neither call raises."""
     client = processes.client(max_internal_queue_size=1, autostart=False)
-    told: list[Exception | None] = []
+    received: list[Exception | None] = []
 
     assert client.track("u", "first")
-    assert not client.track("u", "second", callback=lambda error: told.append(error))
-    assert not client.track("", "third", callback=lambda error: told.append(error))
-    wait_until(lambda: len(told) == 2)
+    assert not client.track("u", "second", callback=lambda error: received.append(error))
+    assert not client.track("", "third", callback=lambda error: received.append(error))
+    wait_until(lambda: len(received) == 2)
 
-    assert isinstance(told[0], RingFull)
-    assert isinstance(told[1], EventError)
+    assert isinstance(received[0], RingFull)
+    assert isinstance(received[1], EventError)
     assert client.counts() == {"accepted": 1, "full": 1, "invalid": 1}
     assert "user_id: is missing or blank" in caplog.text
 
 
-def test_a_callback_that_raises_is_contained(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    """The next one is called; the log names the callback and the error's type, not its text."""
+def test_an_exception_of_a_callback_is_logged(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """The next callback is called. The log names the callback and the error's type, and not the error's text."""
     client = processes.client(flush_at=1)
-    told: list[Any] = []
+    received: list[Any] = []
 
-    def clumsy(_error: Exception | None) -> None:
+    def broken(_error: Exception | None) -> None:
         raise RuntimeError("s3cret")
 
-    client.track("u", "a", callback=clumsy)
-    client.track("u", "b", callback=lambda *all_: told.append(all_[0]))
-    wait_until(lambda: told)
+    client.track("u", "a", callback=broken)
+    client.track("u", "b", callback=lambda *all_: received.append(all_[0]))
+    wait_until(lambda: received)
 
-    assert told == [None]
-    assert "clumsy raised RuntimeError" in caplog.text
+    assert received == [None]
+    assert "broken raised RuntimeError" in caplog.text
     assert "s3cret" not in caplog.text
 
 
-def test_a_callback_may_do_anything(processes: Processes) -> None:
-    """Send with a callback of its own, flush, exit, and shut the client down, which waits for no callback then."""
+def test_a_callback_may_track_flush_exit_and_shut_down(processes: Processes) -> None:
+    """A shutdown within a callback cannot wait for callbacks."""
     client = processes.client(flush_at=1)
-    told: list[str] = []
+    received: list[str] = []
 
     def last(_error: Exception | None) -> None:
-        told.append("last")
+        received.append("last")
         client.shutdown()
-        told.append("shut")
+        received.append("shut")
 
     def first(_error: Exception | None) -> None:
         client.flush(5)
         client.track("u", "b", callback=lambda _error: sys.exit(1))
         client.track("u", "c", callback=last)
-        told.append("first")
+        received.append("first")
 
     started_s = time.monotonic()
     client.track("u", "a", callback=first)
-    wait_until(lambda: "shut" in told)
+    wait_until(lambda: "shut" in received)
 
-    assert told == ["first", "last", "shut"]
+    assert received == ["first", "last", "shut"]
     assert time.monotonic() - started_s < 8  # shutdown_timeout_s is 10
     assert not client.track("u", "late")
     processes.delivered(3)
@@ -203,12 +203,12 @@ CHILD = """
 import os, sys, threading, rudderpipe
 client = rudderpipe.Client()
 assert [t.name for t in threading.enumerate()] == ["MainThread"]
-def tell(error, message):
+def receive(error, message):
     os.write(1, b"%d %s %s\\n" % (os.getpid(), message["event"].encode(), str(error).encode()))
-client.track("u", "parent", callback=tell)
+client.track("u", "parent", callback=receive)
 {between}
 if os.fork() == 0:
-    client.track("u", "child", callback=tell)
+    client.track("u", "child", callback=receive)
     client.shutdown()
     os._exit(0)
 os.wait()
@@ -217,8 +217,8 @@ client.shutdown()
 
 
 @pytest.mark.parametrize("between", ["", "client.flush(10)"])
-def test_a_forked_child_calls_its_own_callbacks_alone(processes: Processes, between: str) -> None:
-    """The parent's are called in the parent, once, though the fork happened while they waited."""
+def test_a_forked_child_calls_only_its_own_callbacks(processes: Processes, between: str) -> None:
+    """The parent calls its callbacks once, although the fork happened while they waited."""
     child = processes.run("-W", "ignore", "-c", CHILD.format(between=between))
 
     assert child.returncode == 0, child.stderr
@@ -227,32 +227,32 @@ def test_a_forked_child_calls_its_own_callbacks_alone(processes: Processes, betw
     assert len({pid for pid, _, _ in lines}) == 2
 
 
-def test_there_is_no_thread_without_a_callback(processes: Processes) -> None:
-    """And one with any number of them."""
+def test_only_a_callback_starts_a_thread(processes: Processes) -> None:
+    """One thread serves all callbacks."""
     program = """
 import threading, rudderpipe
 def names():
     return [thread.name for thread in threading.enumerate()]
 client = rudderpipe.Client()
 client.track("u", "e"); client.flush(5); client.flush(5, until="delivered")
-before, told = names(), []
+before, received = names(), []
 for _ in range(5):
-    client.track("u", "e", callback=told.append)
-    client.flush(told.append)
+    client.track("u", "e", callback=received.append)
+    client.flush(received.append)
 after = names()
 client.shutdown()
-print(before, after, told)
+print(before, after, received)
 """
     printed = processes.run("-c", program).stdout.decode()
 
     assert printed == f"['MainThread'] ['MainThread', '{THREAD_NAME}'] {[None] * 10}\n"
 
 
-# Receipts.
+# Flush results.
 
 
-def test_flush_says_what_was_delivered_and_what_failed(processes: Processes) -> None:
-    """In direct mode; a second flush has nothing to say."""
+def test_a_flush_result_counts_delivered_and_failed_events(processes: Processes) -> None:
+    """In direct mode the flusher knows both. A second flush counts nothing again."""
     client = processes.client(flush_at=100)
     for number in range(10):
         client.track("u", f"e{number}")
@@ -267,8 +267,8 @@ def test_flush_says_what_was_delivered_and_what_failed(processes: Processes) -> 
     assert client.flush(10) == FlushResult()
 
 
-def test_flush_until_delivered_waits_for_the_queue(queued: Processes) -> None:
-    """``queued`` is in Redis; ``delivered`` counts what the sender has seen off, and what failed."""
+def test_flush_until_delivered_waits_for_the_sender(queued: Processes) -> None:
+    """A flush without ``until`` ends when the events are in Redis."""
     queued.plane.misbehaviour = Misbehaviour(status=503, times=2)
     client = queued.client(flush_at=5)
     for number in range(20):
@@ -289,8 +289,8 @@ def test_flush_until_delivered_waits_for_the_queue(queued: Processes) -> None:
     )
 
 
-def test_flush_counts_what_is_late(processes: Processes) -> None:
-    """A data plane that is away: all of it is pending, and said so in time."""
+def test_an_incomplete_flush_counts_pending_events(processes: Processes) -> None:
+    """The data plane is away, so no event leaves the ring within the flush's time."""
     processes.plane.misbehaviour = Misbehaviour(status=503)
     client = processes.client()
     for number in range(5):
@@ -302,16 +302,16 @@ def test_flush_counts_what_is_late(processes: Processes) -> None:
     assert not result
     assert result == FlushResult(pending=5, complete=False)
     assert time.monotonic() - started_s < 5
-    told: list[Any] = []
-    client.flush(0.1, callback=lambda error, result: told.append((error, result)))
-    wait_until(lambda: told)
-    (error, result) = told[0]
+    received: list[Any] = []
+    client.flush(0.1, callback=lambda error, result: received.append((error, result)))
+    wait_until(lambda: received)
+    (error, result) = received[0]
     assert isinstance(error, FlushTimeout)
     assert (error.pending, result.pending) == (5, 5)
 
 
 def test_aflush_lets_other_tasks_run(processes: Processes) -> None:
-    """And answers the same as ``flush``."""
+    """The result is that of ``flush``."""
     processes.plane.misbehaviour = Misbehaviour(delay_ms=200)
     client = processes.client()
     client.track("u", "e")
@@ -334,8 +334,8 @@ def test_aflush_lets_other_tasks_run(processes: Processes) -> None:
     assert ticks >= 5
 
 
-def test_a_flush_without_events_makes_nothing(processes: Processes) -> None:
-    """No ring, no process."""
+def test_a_flush_without_events_makes_no_ring(processes: Processes) -> None:
+    """It starts no process either."""
     client = processes.client()
     assert client.flush(1) == FlushResult()
     client.shutdown()
@@ -365,14 +365,14 @@ EXITS = {
 
 
 @pytest.mark.parametrize("way", EXITS)
-def test_a_process_may_end_in_any_way(processes: Processes, way: str) -> None:
-    """What it had accepted arrives; it ends at once, and prints nothing."""
+def test_no_way_to_end_a_process_loses_an_accepted_event(processes: Processes, way: str) -> None:
+    """The process ends at once in each of these ways, and prints nothing."""
     program = (
         f"import rudderpipe; client = rudderpipe.Client()\nfor n in range(30): client.track('u', str(n))\n{EXITS[way]}"
     )
     child = processes.run("-c", program)
 
-    # Python 3.12 starts no thread while it ends; the event arrives, and the log says what does not.
+    # Python 3.12 starts no thread while it ends. The event arrives, and the log says that no callback will be called.
     assert child.stderr == b"" or (way == "atexit with a callback" and b"no callback will be called" in child.stderr)
     assert child.returncode == (-signal.SIGKILL if way == "a kill" else 0)
     processes.delivered(30)
@@ -382,23 +382,23 @@ def test_a_process_may_end_in_any_way(processes: Processes, way: str) -> None:
 # Switches.
 
 
-def test_disabled_checks_counts_and_calls_back(processes: Processes) -> None:
-    """Nothing is started; a wrong call is still told."""
+def test_a_disabled_client_checks_events_and_calls_back(processes: Processes) -> None:
+    """Nothing is started. A wrong call is still reported."""
     client = processes.client(enable=False)
-    told: list[Any] = []
+    received: list[Any] = []
 
-    assert client.track("u", "e", callback=lambda error, message: told.append((error, message["event"])))
+    assert client.track("u", "e", callback=lambda error, message: received.append((error, message["event"])))
     assert not client.track("u", "")
-    wait_until(lambda: told)
+    wait_until(lambda: received)
 
-    assert told == [(None, "e")]
+    assert received == [(None, "e")]
     assert client.counts() == {"accepted": 1, "invalid": 1}
     assert client.flush() == FlushResult()
     assert not Path(processes.explicit["runtime_dir"]).exists()
 
 
 def test_a_preview_is_the_message_that_arrives(processes: Processes) -> None:
-    """But for the ``sentAt`` of the sender; and it opens no ring."""
+    """Only the ``sentAt`` of the sender is not in it. The preview makes no ring."""
     client = processes.client(
         flush_at=1, before_send=lambda message: {**message, "extra": 1}, context={"app": {"v": 2}}
     )
@@ -417,8 +417,8 @@ def test_a_preview_is_the_message_that_arrives(processes: Processes) -> None:
     }
 
 
-def test_strict_raises_where_production_logs(processes: Processes) -> None:
-    """A wrong call, a value without a form, a full ring."""
+def test_strict_raises_for_a_refused_event(processes: Processes) -> None:
+    """A wrong call, a value that JSON cannot hold and a full ring raise."""
     client = processes.client(strict=True, max_internal_queue_size=1, autostart=False)
     with pytest.raises(EventError, match="user_id"):
         client.track("", "e")
@@ -429,18 +429,21 @@ def test_strict_raises_where_production_logs(processes: Processes) -> None:
         client.track("u", "e")
 
 
-def test_sync_mode_delivers_in_the_call() -> None:
-    """With the sender's retries; no process is started; failing answers False, or raises when strict."""
+def test_sync_mode_delivers_within_the_call() -> None:
+    """The call retries as the sender does, and starts no process.
+
+    A failed delivery returns False, or raises with ``strict``.
+    """
     with FaultyPlane(answer(503, retry_after="1"), answer()) as plane:
         client = Client("KEY", plane.url, sync_mode=True)
         assert client.track("u", "e")
         assert [len(request.events) for request in plane.requests] == [1, 1]
         assert len({request.ids[0] for request in plane.requests}) == 1
         plane.then(answer(401, b"no such source"))
-        told: list[Any] = []
-        assert not client.track("u", "e", callback=lambda error: told.append(error))
-        wait_until(lambda: told)
-        assert "401" in str(told[0])
+        received: list[Any] = []
+        assert not client.track("u", "e", callback=lambda error: received.append(error))
+        wait_until(lambda: received)
+        assert "401" in str(received[0])
         assert client.counts() == {"accepted": 1, "failed": 1}
         strict = Client("KEY", plane.url, sync_mode=True, strict=True)
         with pytest.raises(DeliveryError, match="401"):
@@ -449,8 +452,8 @@ def test_sync_mode_delivers_in_the_call() -> None:
             each.shutdown()
 
 
-def test_sync_mode_after_a_fork_uses_its_own_connection() -> None:
-    """Parent and child, in turn, over the connection that each opened."""
+def test_sync_mode_opens_a_connection_of_its_own_after_a_fork() -> None:
+    """Parent and child track in turn, and each uses the connection that it opened."""
     with FaultyPlane(answer()) as plane:
         program = f"""
 import os, rudderpipe
@@ -477,9 +480,12 @@ def _deep_stack() -> Iterator[None]:
     sys.setrecursionlimit(before)
 
 
-@pytest.mark.usefixtures("deep_stack")  # the data plane is here, and has to read it too
-def test_whatever_could_be_encoded_arrives(processes: Processes) -> None:
-    """Containers 200 deep, between neighbours, whether the stack is full or empty; 201 are refused."""
+@pytest.mark.usefixtures("deep_stack")  # the data plane in this process must read the events too
+def test_every_accepted_event_can_be_delivered_however_deep(processes: Processes) -> None:
+    """Values with 200 containers within each other are accepted and arrive, and values with 201 are refused.
+
+    The depth of the caller's stack makes no difference.
+    """
     program = """
 import rudderpipe
 client = rudderpipe.Client()
@@ -498,15 +504,15 @@ def deeper(frames):
 print(*map(track, range(190, 211)), *deeper(700))
 client.shutdown()
 """
-    answers = processes.run("-c", program).stdout.split()
+    results = processes.run("-c", program).stdout.split()
 
-    assert answers == [b"True"] * 11 + [b"False"] * 10 + [b"True", b"False"]
+    assert results == [b"True"] * 11 + [b"False"] * 10 + [b"True", b"False"]
     processes.delivered(12 + 23)
     assert processes.status().events.corrupt == 0
 
 
-def test_sync_mode_within_itself() -> None:
-    """A signal handler that sends while a request is under way: over a connection of its own, both are delivered."""
+def test_a_signal_handler_can_deliver_within_a_sync_call() -> None:
+    """The handler's request goes over a connection of its own while the outer request is under way."""
     with FaultyPlane() as plane:
         plane.hold()
         program = f"""
@@ -530,19 +536,19 @@ print(client.track("u", "after"), flush=True)
 
 
 def test_callbacks_keep_no_ring_in_memory(processes: Processes) -> None:
-    """Once they have been called and the client is gone."""
+    """The mapping of the ring goes when the callbacks have been called and the client is gone."""
     client = processes.client(flush_at=1)
-    told: list[Any] = []
+    received: list[Any] = []
 
-    def tell(error: Exception | None, *, _of: Client = client) -> None:
-        told.append(error)
+    def receive(error: Exception | None, *, _of: Client = client) -> None:
+        received.append(error)
 
-    client.track("u", "e", callback=tell)
-    wait_until(lambda: told)
-    client._intake.leave()  # noqa: SLF001  # shutdown() would ask the thread once more
+    client.track("u", "e", callback=receive)
+    wait_until(lambda: received)
+    client._intake.leave()  # noqa: SLF001  # shutdown() would wake the thread again
     name = location.own(client.settings).segment
-    processes._clients.clear()  # noqa: SLF001  # nobody else may hold it
-    del client, tell
+    processes._clients.clear()  # noqa: SLF001  # no other reference may keep the client
+    del client, receive
 
     wait_until(lambda: _unmapped(name), 5)
 
@@ -555,8 +561,8 @@ def _unmapped(name: str) -> bool:
 # Several clients.
 
 
-def test_clients_of_the_same_settings_share_a_pipe(processes: Processes) -> None:
-    """One slot of one ring; each is shut down by itself."""
+def test_clients_with_the_same_settings_share_a_pipe(processes: Processes) -> None:
+    """They use one slot of one ring, and each is shut down by itself."""
     first, second = processes.client(), processes.client()
     assert first.track("u", "a")
     assert second.track("u", "b")
@@ -572,18 +578,18 @@ def test_clients_of_the_same_settings_share_a_pipe(processes: Processes) -> None
     processes.delivered(3)
 
 
-def test_one_key_with_different_settings_is_warned_about(
+def test_different_settings_for_one_write_key_give_a_warning(
     processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, naming the settings that differ, and no secret."""
+    """The warning comes once and names the settings that differ, and no secret."""
     _first, _second = processes.client(flush_at=5), processes.client(flush_at=6, gzip=False)
 
     assert "differ in gzip, flush_at" in caplog.text
     assert "WRITE_KEY" not in caplog.text
 
 
-def test_a_wrong_key_does_not_hold_up_another(queued: Processes) -> None:
-    """Two keys, one queue: the refused one's events fail, the other's arrive."""
+def test_a_wrong_write_key_does_not_delay_another_one(queued: Processes) -> None:
+    """Two write keys share one queue. The events of the refused key fail, and the others arrive."""
     with FaultyPlane(depends(lambda request: answer(401 if _key(request) == "WRONG" else 200))) as plane:
         del queued.explicit["pipe"]
         queued.explicit |= {"data_plane_url": plane.url, "flush_at": 1}
@@ -603,21 +609,21 @@ def _key(request: Any) -> str:
     return base64.b64decode(request.headers["authorization"].removeprefix("Basic ")).decode().rstrip(":")
 
 
-def test_on_error_gets_what_failed(processes: Processes) -> None:
-    """The messages of this process, in direct mode."""
+def test_on_error_gets_the_failed_messages(processes: Processes) -> None:
+    """In direct mode a process gets its own failed messages."""
     processes.plane.misbehaviour = Misbehaviour(status=401)
-    told: list[Any] = []
-    client = processes.client(on_error=lambda error, messages: told.append((error, messages)))
+    received: list[Any] = []
+    client = processes.client(on_error=lambda error, messages: received.append((error, messages)))
     client.track("u", "e", {"n": 1})
 
-    wait_until(lambda: told)
+    wait_until(lambda: received)
 
-    assert isinstance(told[0][0], DeliveryError)
-    assert told[0][1][0]["properties"] == {"n": 1}
+    assert isinstance(received[0][0], DeliveryError)
+    assert received[0][1][0]["properties"] == {"n": 1}
 
 
-def test_the_request_context_reaches_the_events_of_its_thread_and_task(processes: Processes) -> None:
-    """Two tasks at a time, each with its own; nothing of it afterwards."""
+def test_a_request_context_belongs_to_its_task(processes: Processes) -> None:
+    """Several tasks run at once, each with a context of its own. Later events have none of it."""
     from rudderpipe import request_context
 
     client = processes.client(context={"app": {"name": "shop"}, "ip": "0.0.0.0"})
@@ -647,7 +653,7 @@ def test_the_request_context_reaches_the_events_of_its_thread_and_task(processes
 
 
 def test_sigkill_in_the_middle_of_callbacks_loses_no_event(processes: Processes) -> None:
-    """A callback is a promise of this process's life; an event is not."""
+    """A callback needs the process, and an accepted event does not."""
     program = """
 import os, signal, rudderpipe
 client = rudderpipe.Client()

@@ -1,4 +1,4 @@
-"""The drop-ins beside the real SDKs: the same calls, with random arguments, give the same message on the wire."""
+"""The drop-ins compared with the real SDKs: the same random calls give the same messages on the wire."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 
 
 class Colour(enum.Enum):
-    """A value of the kind that applications have."""
+    """An enum, as applications have in their values."""
 
     RED = "red"
     DEEP = Decimal("1.5")
@@ -71,7 +71,7 @@ MOMENTS = st.one_of(
 
 
 def mostly(right: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """Once in a while something of a type that no argument takes."""
+    """Return a strategy that sometimes gives a value of a type that no argument takes."""
     return st.integers(0, 11).flatmap(lambda number: right if number else WRONG)
 
 
@@ -96,7 +96,7 @@ NEEDED = {"track": {"user_id", "event"}, "group": {"user_id", "group_id"}, "alia
 
 @st.composite
 def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
-    """A call, with some of its arguments."""
+    """Return a call with some of its arguments."""
     name = draw(st.sampled_from(sorted(CALLS)))
     arguments = CALLS[name]
     given_ = draw(st.sets(st.sampled_from(sorted(arguments)))) | NEEDED.get(name, {"user_id"})
@@ -104,12 +104,12 @@ def calls(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
 
 
 def outcome(client: Any, call: tuple[str, dict[str, Any]], plane: DataPlaneServer) -> tuple[Any, Any]:
-    """What the call answered or raised, and what reached the data plane by it."""
+    """Return what the call returned or raised, and what the data plane got from it."""
     name, arguments = call
     before = plane.stats()["requests"]
     try:
         ok, _message = getattr(client, name)(**copy.deepcopy(arguments))
-    except (AssertionError, TypeError, ValueError):  # the last two by accident: context=5 has no items to assign to
+    except (AssertionError, TypeError, ValueError):  # TypeError and ValueError come by accident, as from context=5
         return "refused", None
     if plane.stats()["requests"] == before:
         return ok, None
@@ -118,20 +118,20 @@ def outcome(client: Any, call: tuple[str, dict[str, Any]], plane: DataPlaneServe
 
 
 def normalized(event: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Less what may differ: generated ids, the moment of the call, the library, and how a moment is spelt."""
+    """Return the event without generated ids, the time of the call and the library, and with times in one form."""
     event.pop("sentAt", None)
     assert event["context"].pop("library")["name"]
     if arguments.get("message_id") is None:
         assert event.pop("messageId")
-    spelt = datetime.fromisoformat(event.pop("timestamp").replace("Z", "+00:00"))
+    moment = datetime.fromisoformat(event.pop("timestamp").replace("Z", "+00:00"))
     if arguments.get("timestamp") is not None:
-        event["timestamp"] = spelt.replace(microsecond=spelt.microsecond // 1000 * 1000)
+        event["timestamp"] = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
     return event
 
 
 @pytest.mark.parametrize("sdk", ["rudderstack", "segment"])
-def test_our_messages_are_equal_to_those_of_the_node_sdk(sdk: str, plane: DataPlaneServer) -> None:
-    """400 random calls, wrong arguments among them: the same event, or the same kind of exception, from both."""
+def test_a_drop_in_makes_the_messages_of_the_real_sdk(sdk: str, plane: DataPlaneServer) -> None:
+    """For 400 random calls, with wrong arguments among them, both give the same event or the same kind of exception."""
     real_module = {"rudderstack": real_rudderstack, "segment": real_segment}[sdk]
     real = real_module.Client("KEY", host=plane.url, sync_mode=True, gzip=True)
     our_module: Any = {"rudderstack": rudderstack, "segment": segment}[sdk]
@@ -152,14 +152,14 @@ def test_our_messages_are_equal_to_those_of_the_node_sdk(sdk: str, plane: DataPl
         both()
     finally:
         ours.shutdown()
-        {"rudderstack": rudderstack_request, "segment": segment_request}[sdk]._session.close()  # noqa: SLF001  # its connection has no other end
+        {"rudderstack": rudderstack_request, "segment": segment_request}[sdk]._session.close()  # noqa: SLF001  # the SDK has no other way to close its connection
 
     assert sum(event is not None for _, event in compared) > 150
-    assert sum(answer == "refused" for answer, _ in compared) > 50
+    assert sum(result == "refused" for result, _ in compared) > 50
 
 
 def compat(processes: Processes, **arguments: Any) -> rudderstack.Client:
-    """The drop-in on this test's pipe."""
+    """Return the drop-in on this test's pipe."""
     own = {name: processes.explicit[name] for name in ("pipe", "runtime_dir", "linger_s")}
     given = {"write_key": "WRITE_KEY", "host": processes.plane.url, "upload_interval": 0.1, **arguments}
     client = rudderstack.Client(**given, **own)
@@ -168,7 +168,7 @@ def compat(processes: Processes, **arguments: Any) -> rudderstack.Client:
 
 
 def test_arguments_have_the_sdks_positions_and_defaults() -> None:
-    """By name, order and default, for the constructors and all six calls; ours may only have more at the end."""
+    """This holds for the constructors and all methods. A drop-in may only have more arguments at the end."""
     pairs = [(real_rudderstack.Client, rudderstack.Client), (real_segment.Client, segment.Client)]
     for real, ours in pairs:
         for method in (
@@ -196,8 +196,8 @@ def test_arguments_have_the_sdks_positions_and_defaults() -> None:
             assert got == expected, (real, method)
 
 
-def test_module_functions_and_settings(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configured module is all that an application has; ``dataPlaneUrl`` wins over ``host``."""
+def test_module_functions_use_the_modules_settings(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many applications use only a configured module. ``dataPlaneUrl`` wins over ``host``."""
     for name, value in processes.environment.items():
         if name in ("RUDDERPIPE_RUNTIME_DIR", "RUDDERPIPE_LINGER_S", "RUDDERPIPE_PIPE"):
             monkeypatch.setenv(name, value)
@@ -225,8 +225,8 @@ def test_module_functions_and_settings(processes: Processes, monkeypatch: pytest
     assert not ok
 
 
-def test_the_callers_dicts_are_left_alone(processes: Processes) -> None:
-    """The real SDK writes traits and library into the context that it is given."""
+def test_a_call_changes_no_dict_of_its_caller(processes: Processes) -> None:
+    """The real SDK writes traits and library into the context of the caller."""
     client = compat(processes)
     context, traits, properties = {"ip": "1.1.1.1"}, {"plan": "pro"}, {"items": [{"n": 1}]}
     before = copy.deepcopy((context, traits, properties))
@@ -239,8 +239,8 @@ def test_the_callers_dicts_are_left_alone(processes: Processes) -> None:
     assert (context, traits, properties) == before
 
 
-def test_too_large_is_said_without_the_event(processes: Processes) -> None:
-    """A ``RuntimeError``, as there, but of a few words."""
+def test_the_error_of_a_too_large_event_hides_the_event(processes: Processes) -> None:
+    """The error is a ``RuntimeError``, as in the real SDK."""
     with pytest.raises(RuntimeError) as caught:
         compat(processes).track("u", "e", {"secret": "s3cret" * 1_000_000})
 
@@ -249,8 +249,8 @@ def test_too_large_is_said_without_the_event(processes: Processes) -> None:
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_wrong_call_is_said_without_the_value() -> None:
-    """An ``AssertionError``, as there, and one of ours."""
+def test_the_error_of_a_wrong_call_hides_the_value() -> None:
+    """The error is an ``AssertionError``, as in the real SDK, and one of our errors."""
     client = rudderstack.Client("KEY", "http://127.0.0.1:9", send=False)
     with pytest.raises(AssertionError) as caught:
         client.track("u", ["s3cret"])  # type: ignore[arg-type]  # the point
@@ -259,10 +259,10 @@ def test_a_wrong_call_is_said_without_the_value() -> None:
     assert str(caught.value) == "event: must be a str, not list"
 
 
-def test_a_value_that_json_cannot_hold_is_answered_and_counted(
+def test_a_value_that_json_cannot_hold_is_refused_and_counted(
     processes: Processes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The real SDK drops the key; here the event is refused by its path, and nothing is raised."""
+    """The real SDK drops the key. The drop-in refuses the event, logs the value's path and raises nothing."""
     client = compat(processes)
     ok, _message = client.track("u", "e", {"items": [{"price": object()}]})
 
@@ -271,12 +271,12 @@ def test_a_value_that_json_cannot_hold_is_answered_and_counted(
     assert "properties.items[0].price: is of type object" in caplog.text
 
 
-def test_on_error_is_told_and_may_raise(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    """Each failed event comes to it; what it raises stops neither the next call of it nor a flush."""
-    told: list[tuple[Exception, list[dict[str, Any]]]] = []
+def test_on_error_gets_each_failed_event_and_may_raise(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception of ``on_error`` stops neither its next call nor a flush."""
+    received: list[tuple[Exception, list[dict[str, Any]]]] = []
 
     def on_error(error: Exception, batch: list[dict[str, Any]]) -> None:
-        told.append((error, batch))
+        received.append((error, batch))
         raise ValueError("of the application")
 
     processes.plane.misbehaviour = Misbehaviour(status=400)
@@ -285,14 +285,14 @@ def test_on_error_is_told_and_may_raise(processes: Processes, caplog: pytest.Log
         assert client.track("u", f"e{number}")[0]
     client.flush()
 
-    wait_until(lambda: len(told) == 3)
-    assert [batch[0]["event"] for _, batch in told] == ["e0", "e1", "e2"]
-    assert all(isinstance(error, DeliveryError) for error, _ in told)
+    wait_until(lambda: len(received) == 3)
+    assert [batch[0]["event"] for _, batch in received] == ["e0", "e1", "e2"]
+    assert all(isinstance(error, DeliveryError) for error, _ in received)
     wait_until(lambda: "raised ValueError" in caplog.text)
 
 
-def test_flush_ends_when_nothing_moves(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a data plane that is away, after a bounded time; the events stay in the ring."""
+def test_flush_ends_when_no_event_moves(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data plane is away. The events stay in the ring."""
     monkeypatch.setattr("rudderpipe.compat.client.STUCK_S", 1.0)
     processes.plane.misbehaviour = Misbehaviour(status=503)
     client = compat(processes)
@@ -305,8 +305,8 @@ def test_flush_ends_when_nothing_moves(processes: Processes, monkeypatch: pytest
     processes.delivered(1)
 
 
-def test_proxies_are_used() -> None:
-    """The proxy gets the request, by scheme, by host, or as one address without a scheme."""
+def test_requests_go_through_the_given_proxy() -> None:
+    """The proxy is given by scheme, by host, or as one address without a scheme."""
     for proxies in (
         lambda url: {"http": url},
         lambda url: {"http://plane.invalid": url, "http": "http://127.0.0.1:9"},
@@ -319,8 +319,8 @@ def test_proxies_are_used() -> None:
             assert proxy.requests[0].line.startswith("POST http://plane.invalid/v1/batch")
 
 
-def test_sync_mode_raises_what_could_not_be_delivered() -> None:
-    """After the retries of any sender; and ``shutdown`` works."""
+def test_sync_mode_raises_for_a_failed_delivery() -> None:
+    """The call retries as the sender does, and ``shutdown`` works afterwards."""
     with FaultyPlane(answer(401, b"no such key")) as plane:
         client = rudderstack.Client("KEY", plane.url, sync_mode=True)
         with pytest.raises(DeliveryError, match="401"):
@@ -330,7 +330,7 @@ def test_sync_mode_raises_what_could_not_be_delivered() -> None:
         client.shutdown()
 
 
-def test_send_false_answers_as_if_sent() -> None:
+def test_send_false_returns_as_if_sent() -> None:
     """Nothing is started or sent."""
     client = rudderstack.Client("KEY", "http://127.0.0.1:9", send=False)
     ok, message = client.track("u", "e", {"n": 1})

@@ -1,4 +1,4 @@
-"""Direct mode: the flusher delivers by itself, with the sender's rules, and keeps what fails in its spool."""
+"""Direct mode: the flusher delivers by itself with the sender's rules, and keeps failed batches as dead letters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends, raw
 from native_tests.processes import Processes, wait_until
 from native_tests.test_failed import command
-from rudderpipe.flusher import dead_letters as spool
+from rudderpipe.flusher import dead_letters as letters
 
 
 @pytest.fixture(name="faulty")
@@ -23,34 +23,34 @@ def _faulty(processes: Processes) -> Iterator[FaultyPlane]:
 
 
 def users(request: Request) -> list[str]:
-    """Of a request's events."""
+    """Return the users of a request's events."""
     return [event["userId"] for event in request.events]
 
 
 def refusing(guilty: str, status: int = 400) -> Step:
-    """Refuses every request that holds one of these users."""
+    """Return a step that refuses every request with one of these users."""
     return depends(lambda request: answer(status, b"bad") if set(guilty) & set(users(request)) else answer())
 
 
 def accepted_users(plane: FaultyPlane, guilty: str) -> list[str]:
-    """Those of the requests that were not refused, in order."""
+    """Return the users of the requests that were not refused, in order."""
     return [user for request in plane.requests if not set(guilty) & set(users(request)) for user in users(request)]
 
 
 def dead_letters(processes: Processes) -> list[Path]:
-    """The files, oldest first."""
-    letters = spool.of(processes.settings)
-    return [letters.path / name for name in letters.names()]
+    """Return the files, oldest first."""
+    directory = letters.of(processes.settings)
+    return [directory.path / name for name in directory.names()]
 
 
 def kept(processes: Processes) -> list[list[str]]:
-    """The users of each record."""
+    """Return the users of each dead letter."""
     records = [json.loads(path.read_bytes()) for path in dead_letters(processes)]
     return [[event["userId"] for event in record["events"]] for record in records]
 
 
 def send(processes: Processes, names: str) -> None:
-    """An event of each, all delivered or failed in the end; the account balances."""
+    """Track an event of each user, wait until all are delivered or failed, and check the account."""
     client = processes.client()
     for name in names:
         assert client.track(name, "e")
@@ -65,42 +65,48 @@ def send(processes: Processes, names: str) -> None:
 
 @pytest.mark.parametrize("status", [400, 413])
 @pytest.mark.parametrize("guilty", ["d", "ah", "cd", "abcdefghijklmnop"])
-def test_the_guilty_events_are_kept_and_the_others_arrive_in_order(
+def test_only_guilty_events_become_dead_letters(
     processes: Processes, faulty: FaultyPlane, guilty: str, status: int
 ) -> None:
-    """Of two batches that shared a request; each of them with the reason."""
+    """Two batches shared a refused request.
+
+    The other events arrive in order, and each guilty one is kept with the reason.
+    """
     faulty.then(refusing(guilty, status))
     send(processes, "abcdefghijklmnop")
 
     assert accepted_users(faulty, guilty) == [name for name in "abcdefghijklmnop" if name not in guilty]
     assert kept(processes) == [[name] for name in guilty]
     assert processes.status().events.failed == len(guilty)
-    code, said, _ = command(processes, "list")
+    code, listed, _ = command(processes, "list")
     assert code == 0
-    assert said.count(f"status {status}: bad (after 1 attempt)") == len(guilty)
+    assert listed.count(f"status {status}: bad (after 1 attempt)") == len(guilty)
     for path in dead_letters(processes):
         assert path.stat().st_mode & 0o777 == 0o600
         assert "WRITE_KEY" not in path.read_text()
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_fails_is_listed_shown_exported_and_retried(
+def test_dead_letters_can_be_listed_shown_exported_and_retried(
     processes: Processes, faulty: FaultyPlane, directory: Path
 ) -> None:
-    """As with a queue; a retry keeps the message ids and empties the spool, and the account balances all the while."""
+    """The commands are those for a queue.
+
+    A retry keeps the message ids and removes the dead letters, and the account stays balanced.
+    """
     faulty.then(refusing("abcd", 401))
     send(processes, "abcd")
     assert kept(processes) == [["a", "b", "c", "d"]]
     wanted = faulty.requests[0].ids
-    code, said, _ = command(processes, "list", "--json")
-    (job_id,) = [json.loads(line)["id"] for line in said.splitlines()]
+    code, listed, _ = command(processes, "list", "--json")
+    (job_id,) = [json.loads(line)["id"] for line in listed.splitlines()]
     assert "bad" in command(processes, "show", job_id)[1]
     assert command(processes, "export", str(directory / "out.ndjson"), "--all")[0] == 0
     assert [json.loads(line)["messageId"] for line in (directory / "out.ndjson").read_text().splitlines()] == wanted
 
     faulty.then(answer())
-    code, _, said = command(processes, "retry", "--id", job_id)
-    assert code == 0, said
+    code, _, printed = command(processes, "retry", "--id", job_id)
+    assert code == 0, printed
     processes.client().flush(0)
 
     faulty.wait_for(lambda: faulty.accepted == wanted)
@@ -109,8 +115,8 @@ def test_what_fails_is_listed_shown_exported_and_retried(
     assert command(processes, "list")[1].splitlines()[-1] == "0 failed jobs, 0 events"
 
 
-def test_what_fails_can_be_deleted(processes: Processes, faulty: FaultyPlane) -> None:
-    """By a part of the reason; what has another stays."""
+def test_dead_letters_can_be_deleted_by_reason(processes: Processes, faulty: FaultyPlane) -> None:
+    """A part of the reason selects the failed batches, and other batches stay."""
     faulty.then(answer(401, b"key"), answer(404, b"path"))
     send(processes, "a")
     send(processes, "b")
@@ -121,8 +127,8 @@ def test_what_fails_can_be_deleted(processes: Processes, faulty: FaultyPlane) ->
     assert kept(processes) == [["b"]]
 
 
-def test_a_retry_waits_as_the_server_asks_and_nothing_overtakes_it(processes: Processes, faulty: FaultyPlane) -> None:
-    """The events stay in the ring until they are delivered."""
+def test_no_event_overtakes_a_batch_that_waits_for_a_retry(processes: Processes, faulty: FaultyPlane) -> None:
+    """The data plane sets the wait by Retry-After. The events stay in the ring until they are delivered."""
     faulty.then(answer(503, b"down", retry_after="1"), raw(b""), answer())
     send(processes, "abcdefghij")
 
@@ -130,12 +136,10 @@ def test_a_retry_waits_as_the_server_asks_and_nothing_overtakes_it(processes: Pr
     assert faulty.accepted == [event_id for request in faulty.requests[-2:] for event_id in request.ids][-10:]
 
 
-@pytest.mark.parametrize("said", [answer(), answer(400, b"bad"), answer(503, b"down", retry_after="0")])
-def test_a_flusher_that_is_killed_in_a_request_loses_nothing(
-    processes: Processes, faulty: FaultyPlane, said: Step
-) -> None:
-    """The next one repeats what was not answered, and nothing else."""
-    faulty.then(answer(), said, answer())
+@pytest.mark.parametrize("response", [answer(), answer(400, b"bad"), answer(503, b"down", retry_after="0")])
+def test_a_flusher_killed_in_a_request_loses_nothing(processes: Processes, faulty: FaultyPlane, response: Step) -> None:
+    """The next flusher repeats only the request without a response."""
+    faulty.then(answer(), response, answer())
     send(processes, "ab")
     faulty.hold()
     client = processes.client()
@@ -158,7 +162,7 @@ def test_a_flusher_that_is_killed_in_a_request_loses_nothing(
     assert processes.status().events.balanced
 
 
-def test_a_stop_does_not_wait_for_a_backoff(processes: Processes, faulty: FaultyPlane) -> None:
+def test_a_flushers_stop_does_not_wait_for_a_backoff(processes: Processes, faulty: FaultyPlane) -> None:
     """The events stay in the ring for the next flusher."""
     faulty.then(answer(503, b"down", retry_after="300"), answer())
     processes.explicit |= {"autostart": False}
@@ -174,8 +178,8 @@ def test_a_stop_does_not_wait_for_a_backoff(processes: Processes, faulty: Faulty
     faulty.wait_for(lambda: len(faulty.accepted) == 1)
 
 
-def test_a_stop_is_bounded(processes: Processes, faulty: FaultyPlane) -> None:
-    """A data plane that does not answer holds it for ``shutdown_timeout_s``."""
+def test_shutdown_timeout_s_bounds_a_flushers_stop(processes: Processes, faulty: FaultyPlane) -> None:
+    """The data plane does not respond, and the event stays in the ring."""
     processes.explicit |= {"autostart": False, "shutdown_timeout_s": 0.5, "timeout_s": 600}
     faulty.hold()
     flusher = processes.start("-m", "rudderpipe.flusher")
@@ -190,8 +194,8 @@ def test_a_stop_is_bounded(processes: Processes, faulty: FaultyPlane) -> None:
     assert processes.status().events.in_ring == 1
 
 
-def test_a_spool_that_is_full_loses_events_and_says_so(processes: Processes, faulty: FaultyPlane) -> None:
-    """Nothing waits for it; they count as failed."""
+def test_dead_letters_without_room_are_lost_and_logged(processes: Processes, faulty: FaultyPlane) -> None:
+    """A failed batch without room must not stop the flusher. Its events count as failed."""
     processes.explicit |= {"max_spool_bytes": 0}
     faulty.then(answer(401, b"key"))
     send(processes, "ab")
@@ -204,10 +208,13 @@ def test_a_spool_that_is_full_loses_events_and_says_so(processes: Processes, fau
     )
 
 
-def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(
+def test_dead_letters_of_a_wrong_write_key_can_be_retried_with_the_right_one(
     processes: Processes, faulty: FaultyPlane
 ) -> None:
-    """The pipe's derived name holds the key: the old pipe is named, and can be retried with the settings of now."""
+    """The derived name of a pipe contains the write key.
+
+    The list names the old pipe, whose dead letters can be retried with the new settings.
+    """
     del processes.explicit["pipe"]
     processes.explicit["linger_s"] = 0.2
     faulty.then(answer(401, b"key"))
@@ -218,8 +225,8 @@ def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(
     processes.explicit["write_key"] = "RIGHT_KEY"
     faulty.then(answer())
 
-    code, said, hint = command(processes, "list")
-    assert (code, said) == (0, "0 failed jobs, 0 events\n")
+    code, listed, hint = command(processes, "list")
+    assert (code, listed) == (0, "0 failed jobs, 0 events\n")
     assert hint == f"1 more in pipe {wrong}; to list them: rudderpipe failed list --pipe {wrong}\n"
     assert command(processes, "retry", "--all", "--pipe", wrong)[0] == 0
 
@@ -229,7 +236,7 @@ def test_what_failed_for_a_wrong_write_key_is_sent_with_the_right_one(
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1/batch", "/v1/batch/"])
-def test_a_url_that_ends_in_the_path_holds_it_already(processes: Processes, faulty: FaultyPlane, end: str) -> None:
+def test_a_url_with_or_without_the_path_is_accepted(processes: Processes, faulty: FaultyPlane, end: str) -> None:
     """RudderStack's documentation gives the URL both ways."""
     processes.explicit["data_plane_url"] = faulty.url.replace("http", "HTTP") + end
     send(processes, "a")

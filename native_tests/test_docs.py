@@ -1,4 +1,4 @@
-"""The examples of the pages, run as they stand."""
+"""The examples of the documentation, which run as they stand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 def examples(page: str, processes: Processes, redis: RedisServer, block: int | None = None) -> str:
-    """A page's Python, or one block of it, with this test's data plane and Redis in it."""
+    """Return a page's Python, or one block of it, with this test's data plane and Redis in it."""
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
     code = "\n".join(blocks) if block is None else blocks[block]
     code = code.replace("https://dataplane.example.com", processes.plane.url)
@@ -26,8 +26,8 @@ def examples(page: str, processes: Processes, redis: RedisServer, block: int | N
 
 
 def run(processes: Processes, *arguments: str) -> str:
-    """What it prints; it must end well and say nothing on standard error."""
-    for name in ("pipe", "data_plane_url", "write_key"):  # the example gives them
+    """Run a program of a page and return its output; it must exit with 0 and print no error."""
+    for name in ("pipe", "data_plane_url", "write_key"):  # the example gives these settings
         processes.explicit.pop(name, None)
     done = processes.run(*arguments)
     assert done.returncode == 0, done.stderr.decode()
@@ -36,12 +36,12 @@ def run(processes: Processes, *arguments: str) -> str:
 
 
 def arrived(processes: Processes) -> list[dict[str, object]]:
-    """The events at the data plane."""
+    """Return the events that the data plane got."""
     return [event for body in processes.plane.last_events() for event in json.loads(body)["batch"]]
 
 
-def test_the_clients_page(processes: Processes, redis_server: RedisServer) -> None:
-    """Eight calls of the six kinds, two with callbacks, one through each of the other clients."""
+def test_the_examples_of_the_client_page_run(processes: Processes, redis_server: RedisServer) -> None:
+    """They make calls of all six kinds, two with callbacks, and one call through each of the other clients."""
     printed = run(processes, "-c", examples("client.md", processes, redis_server))
 
     assert printed.count("kept Item Viewed") == 2
@@ -55,8 +55,8 @@ def test_the_clients_page(processes: Processes, redis_server: RedisServer) -> No
     assert any(event["messageId"] == "order-17" for event in events)
 
 
-def test_the_node_sdks_documentation(processes: Processes, redis_server: RedisServer) -> None:
-    """Each call arrives, each callback is called."""
+def test_the_example_of_the_node_page_runs(processes: Processes, redis_server: RedisServer) -> None:
+    """Each call arrives, and each callback is called."""
     printed = run(processes, "-c", examples("node.md", processes, redis_server))
 
     assert sorted(printed.splitlines()) == ["event: kept", "flushed all", "queue: ready"]
@@ -72,18 +72,21 @@ def test_the_node_sdks_documentation(processes: Processes, redis_server: RedisSe
     ]
 
 
-def test_the_page_for_those_who_change_over(processes: Processes, redis_server: RedisServer) -> None:
-    """The drop-in, then the native client."""
+def test_the_examples_of_the_migration_page_run(processes: Processes, redis_server: RedisServer) -> None:
+    """The first block uses the drop-in and the second one the native client."""
     for block in range(2):
         assert run(processes, "-c", examples("migrating.md", processes, redis_server, block)) == ""
-        wait_until(lambda: not processes.own_processes())  # the drop-in's settings differ, and the flusher goes by them
+        wait_until(lambda: not processes.own_processes())  # the drop-in's settings differ, and its flusher uses them
 
     wait_until(lambda: len(arrived(processes)) == 3)
     assert [event["type"] for event in arrived(processes)] == ["identify", "track", "track"]
 
 
-def test_the_page_for_tests(processes: Processes, redis_server: RedisServer, directory: Path) -> None:
-    """A test file of an application, in its own pytest, with the plugin that comes by itself; and one that fails."""
+def test_the_example_of_the_testing_page_runs(processes: Processes, redis_server: RedisServer, directory: Path) -> None:
+    """An application's test file runs in a pytest of its own, which loads the plugin automatically.
+
+    A changed copy must fail.
+    """
     code = examples("testing.md", processes, redis_server)
     (directory / "test_shop.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(directory)]
@@ -98,8 +101,8 @@ def test_the_page_for_tests(processes: Processes, redis_server: RedisServer, dir
 
 
 @pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
-def test_links_lead_somewhere(page: str) -> None:
-    """To files, and to headings of theirs."""
+def test_links_lead_to_files_and_headings(page: str) -> None:
+    """A renamed page or heading must not leave broken links."""
     for target in re.findall(r"\]\(([^)]+)\)", (DOCS / page).read_text()):
         if target.startswith("http"):
             continue

@@ -1,4 +1,4 @@
-"""The same work in several forked processes at once, and what each of them answers."""
+"""The same work in several forked processes at once, with a result from each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def at_once(processes: int, work: Callable[[int], Result]) -> list[Result]:
-    """Call ``work(number)`` in so many children, which begin together; their answers, which must be JSON."""
+    """Call ``work(number)`` in so many children, which begin together, and return their results, which must be JSON."""
     gate, opens = os.pipe()
     pipes = []
     for number in range(processes):
@@ -21,9 +21,9 @@ def at_once(processes: int, work: Callable[[int], Result]) -> list[Result]:
         if not os.fork():
             os.close(opens)
             try:
-                os.read(gate, 1)  # the end of file, when all are there
+                os.read(gate, 1)  # returns at the end of file, when all children exist
                 os.write(writes, msgspec.json.encode(work(number)))
-            except Exception:  # noqa: BLE001  # whatever it is, the parent must not go on in this process
+            except Exception:  # noqa: BLE001  # the child must not go on as its parent
                 traceback.print_exc()
             finally:
                 os._exit(0)
@@ -31,10 +31,10 @@ def at_once(processes: int, work: Callable[[int], Result]) -> list[Result]:
         pipes.append(reads)
     os.close(gate)
     os.close(opens)
-    answers: list[Result] = []
+    results: list[Result] = []
     for reads in pipes:
         with os.fdopen(reads, "rb") as stream:
-            answers.append(msgspec.json.decode(stream.read()))
+            results.append(msgspec.json.decode(stream.read()))
     for _ in range(processes):
         os.wait()
-    return answers
+    return results
