@@ -190,7 +190,7 @@ class RawServer:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.connections = 0
         self.ended = threading.Event()
-        """A connection has been served to its end."""
+        """Set as soon as one connection has been served to its end."""
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property

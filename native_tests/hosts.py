@@ -89,7 +89,7 @@ class Hosts:
         try:
             code = process.wait(PATIENCE_S)
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGABRT)  # faulthandler says where
+            process.send_signal(signal.SIGABRT)  # faulthandler prints where the program hangs
             raise AssertionError(f"it hangs; exit code {process.wait()}") from None
         assert code == 0
 

@@ -57,8 +57,8 @@ def watch(plane: DataPlaneServer) -> list[Seen]:
     seen: list[Seen] = []
     usual: Any = plane.RequestHandlerClass
 
-    class Watching(usual):  # type: ignore[misc]  # the class is the server's, known at run time only
-        def do_POST(self) -> None:  # noqa: N802  # the server's word
+    class Watching(usual):  # type: ignore[misc]  # mypy does not know the server's class
+        def do_POST(self) -> None:  # noqa: N802  # http.server calls it by this name
             handler: BaseHTTPRequestHandler = self
             seen.append(Seen(handler.path, {name.lower(): value for name, value in handler.headers.items()}))
             super().do_POST()

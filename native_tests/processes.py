@@ -60,7 +60,7 @@ def free_port(*above: int) -> int:
         except (OSError, OverflowError):  # OverflowError: the number is too large for a port
             port = 0
         if port and sys.platform == "linux":
-            _held.extend(each.detach() for each in sockets)  # a detached socket is never closed, without a warning
+            _held.extend(each.detach() for each in sockets)  # detached sockets stay open, without a warning
         else:
             for each in sockets:
                 each.close()

@@ -67,7 +67,7 @@ class Pipeline:
 
     def __init__(self, mode: Mode, home: Path, plane_url: str, redis_url: str, server: RedisServer, seed: int) -> None:
         self.mode = mode
-        self.processes = Processes(home / mode.name, Address(plane_url))  # type: ignore[arg-type]  # only its url is asked for
+        self.processes = Processes(home / mode.name, Address(plane_url))  # type: ignore[arg-type]  # the code reads only its url
         self.processes.explicit |= {
             "write_key": f"KEY-{mode.name}",
             "lease_ms": LEASE_MS,
@@ -265,7 +265,7 @@ class Storm:
         left = jobs()
         while left:
             try:
-                wait_until(lambda before=left: jobs() < before, CALM_S)  # type: ignore[misc]  # a default's type
+                wait_until(lambda before=left: jobs() < before, CALM_S)  # type: ignore[misc]  # mypy knows no type for the default
             except AssertionError:
                 return False
             left = jobs()

@@ -1,4 +1,4 @@
-"""The processes of one pipe in a storm, which finds, kills, stops and resumes them, and counts each death."""
+"""The processes of one pipe in a storm, with methods that find, kill, stop and resume them and count each death."""
 
 from __future__ import annotations
 

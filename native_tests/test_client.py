@@ -105,7 +105,7 @@ class _processes_for:  # noqa: N801  # used as a function
         import tempfile
 
         self._directory = tempfile.TemporaryDirectory(prefix="rp-")
-        self._processes = Processes(Path(self._directory.name), plane)  # type: ignore[arg-type]  # only its url is asked for
+        self._processes = Processes(Path(self._directory.name), plane)  # type: ignore[arg-type]  # the code reads only its url
 
     def __enter__(self) -> Processes:
         return self._processes
@@ -343,7 +343,7 @@ def test_a_flush_without_events_makes_no_ring(processes: Processes) -> None:
     assert processes.status().ring is None
     assert processes.own_processes() == []
     with pytest.raises(SettingsError, match="until"):
-        client.flush(1, until="sent")  # type: ignore[arg-type]  # the point
+        client.flush(1, until="sent")  # type: ignore[arg-type]  # the wrong value of the test
 
 
 EXITS = {

@@ -144,7 +144,7 @@ def test_a_drop_in_makes_the_messages_of_the_real_sdk(sdk: str, plane: DataPlane
         expected = outcome(real, call, plane)
         got = outcome(ours, call, plane)
         if sdk == "segment" and got[1] is not None:
-            assert got[1].pop("channel") == "server"  # RudderStack's server tells its sources apart by it
+            assert got[1].pop("channel") == "server"  # RudderStack's server distinguishes its sources by the channel
         assert got == expected
         compared.append(got)
 
@@ -207,7 +207,7 @@ def test_module_functions_use_the_modules_settings(processes: Processes, monkeyp
     monkeypatch.setattr(rudderstack, "upload_size", 2)
     monkeypatch.setattr(rudderstack, "default_client", None)
 
-    assert rudderstack.identify("u1", {"plan": "pro"}) is None  # type: ignore[func-returns-value]  # as there
+    assert rudderstack.identify("u1", {"plan": "pro"}) is None  # type: ignore[func-returns-value]  # as in the real SDK
     rudderstack.track("u1", "Item Viewed", {"n": 1})
     rudderstack.page("u1", "Docs", "Queue")
     rudderstack.screen("u1", name="Home")
@@ -253,7 +253,7 @@ def test_the_error_of_a_wrong_call_hides_the_value() -> None:
     """The error is an ``AssertionError``, as in the real SDK, and one of our errors."""
     client = rudderstack.Client("KEY", "http://127.0.0.1:9", send=False)
     with pytest.raises(AssertionError) as caught:
-        client.track("u", ["s3cret"])  # type: ignore[arg-type]  # the point
+        client.track("u", ["s3cret"])  # type: ignore[arg-type]  # the wrong value of the test
 
     assert isinstance(caught.value, (WrongCall, rudderpipe.EventError))
     assert str(caught.value) == "event: must be a str, not list"

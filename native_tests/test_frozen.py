@@ -98,8 +98,8 @@ def test_autostart_never_runs_a_frozen_application_again(
 ) -> None:
     """The log says that autostart cannot work, and the event waits in the ring for an operator's flusher.
 
-    Another Python is not started either, because it has no rudderpipe. ``flush`` must return at once, since the test's
-    flush could wait for a minute.
+    Another Python is not started either, because it has no rudderpipe. ``flush`` returns at once and does not use the
+    minute that the application allows.
     """
     notes, logged = Frozen(processes, frozen, directory).run(name, supported=False)
 

@@ -226,7 +226,7 @@ def test_a_producer_of_another_pid_namespace_is_known_by_its_lock(processes: Pro
         print(number, file=guest.stdin, flush=True)
         assert guest.stdout.readline() == "1 True\n"
         processes.delivered(number + 1)  # the flusher has checked the slot meanwhile
-        assert [producer.pid for producer in processes.status().ring.producers] == [1]  # type: ignore[union-attr]  # there
+        assert [producer.pid for producer in processes.status().ring.producers] == [1]  # type: ignore[union-attr]  # it exists
 
     guest.kill()
     guest.wait()

@@ -48,7 +48,7 @@ class Plane:
         self.meanwhile: Callable[[], object] = lambda: None
         """A function that is called once, in the middle of a request."""
 
-    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:  # noqa: ARG002  # as DataPlane
+    def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:  # noqa: ARG002  # the signature of DataPlane
         meanwhile, self.meanwhile = self.meanwhile, lambda: None
         meanwhile()
         assert is_json(body)
@@ -270,7 +270,7 @@ def test_broken_jobs_hurt_no_healthy_job(server: RedisServer, seed: int, caplog:
         campaign.step(5)
     campaign.finish()
 
-    # Healthy jobs arrive once, in order; none of them failed.
+    # Healthy jobs arrive once and in order, and none of them fails.
     assert campaign.plane.order == campaign.healthy
     counts = campaign.queue.counts(HEALTHY)
     assert (counts.events_queued, counts.events_failed) == (0, 0)
