@@ -208,7 +208,7 @@ class Process:
 
 
 class Writer:
-    """A producer in a process of its own, with what it was promised. Each event holds its writer's name and a
+    """A producer in a process of its own, with what it was promised. Each event holds the writer's name and its
     number."""
 
     def __init__(self, simulation: Simulation, name: str) -> None:

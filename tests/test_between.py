@@ -74,8 +74,7 @@ def test_the_next_call_repairs_an_interrupted_claim(
 
 
 def test_the_next_append_shows_an_event_without_its_count(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler raises between the event and its count. The event is whole, so the next append publishes it in
-    its order."""
+    """A signal handler raises between the event and its count. The event is whole, so it must arrive."""
     producer = producer_of(ring, clock)
     assert producer.append(b"1") is None
 
@@ -145,8 +144,7 @@ def test_a_nested_call_refuses_an_oversized_event(ring: Ring, clock: FakeClock) 
 
 
 def test_handed_over_counts_events_of_a_flusher_that_died_uncounted(ring: Ring, clock: FakeClock) -> None:
-    """Redis has ten events, and the flusher died after it stored READ and before DRAINED. The ten events count as
-    handed over."""
+    """Redis has ten events. The flusher died after it stored READ and before it stored DRAINED."""
     producer = producer_of(ring, clock)
     for number in range(15):
         producer.append(str(number).encode())
@@ -158,8 +156,7 @@ def test_handed_over_counts_events_of_a_flusher_that_died_uncounted(ring: Ring, 
 
 
 def test_a_producer_follows_a_replaced_lock_file(tmp_path: Path, clock: FakeClock) -> None:
-    """The file is removed while no flusher runs. At the next event the producer leaves the ring, and enters it by the
-    new file."""
+    """The file is removed while no flusher runs. The producer enters the ring again by the new file."""
     settings = settings_of(tmp_path, ring_bytes=1 << 20)
     producer = Producer(lambda: open_ring(settings, clock), lambda _ring: None, clock)
     assert producer.append(b"1") is None

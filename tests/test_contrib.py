@@ -121,8 +121,7 @@ def test_django_has_a_request_context_in_sync_and_async_views() -> None:
 
 
 def test_client_of_takes_one_mapping_of_all_settings() -> None:
-    """A framework's configuration may use both forms of names, and may hold arguments of ``Client`` that are no
-    settings."""
+    """A framework's configuration may use both forms of names, and other arguments of ``Client`` too."""
     made = client_of(
         {"write_key": "KEY", "dataPlaneUrl": "http://127.0.0.1:9", "flushAt": 5, "enable": False, "default": str}
     )

@@ -117,8 +117,7 @@ def test_a_damaged_word_stops_no_process_and_voids_no_cap(simulation: Simulation
 
 
 def test_a_producer_restores_its_lost_credits(simulation: Simulation) -> None:
-    """The ring has forgotten the producer's credits. The next request for credits stores them again, so the cap
-    holds."""
+    """The ring has forgotten the producer's credits. The next request for credits stores them again."""
     writer = simulation.writer()
     writer.write_all(60)
     simulation.ring.words[simulation.ring.layout.granted] = 0
@@ -129,8 +128,7 @@ def test_a_producer_restores_its_lost_credits(simulation: Simulation) -> None:
 
 
 def test_a_damaged_drained_word_gives_others_no_room(simulation: Simulation) -> None:
-    """The word says that a slot drained more than it ever got. Another producer gets at most the cap, also before a
-    flusher looks."""
+    """The word says that a slot drained more than it ever got. Another producer still gets at most the cap."""
     first, second = simulation.writer(), simulation.writer()
     first.write_all(10)
     simulation.ring.words[simulation.ring.layout.drained + first.slot] = 1 << 63
@@ -140,8 +138,7 @@ def test_a_damaged_drained_word_gives_others_no_room(simulation: Simulation) -> 
 
 @pytest.mark.parametrize("value", [0, 1, 2**16, 2**31, 2**32 - 1])
 def test_a_damaged_end_offset_is_counted_and_passed_over(simulation: Simulation, value: int) -> None:
-    """Each end offset of the block is damaged in turn. Unreadable events are counted as corrupt, and later events are
-    read."""
+    """Each end offset of the block is damaged in turn. Later events are read all the same."""
     for number in range(10):
         simulation.reset()
         writer, drainer = simulation.writer(), simulation.drainer()

@@ -133,8 +133,7 @@ def check(image: Image, hurt: int | None, found: list[str], late: Writer) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3, 4])
 def test_a_damaged_word_hurts_no_other_producer(simulation: Simulation, seed: int) -> None:
-    """Other producers and a new one append after the damage, and a flusher drains. The events of all healthy blocks
-    arrive."""
+    """Other producers and a new one append after the damage. The events of all healthy blocks arrive."""
     chance, image, layout = random.Random(seed), Image(simulation), simulation.ring.layout
     choices = words_of(layout)
     for _ in range(ROUNDS):

@@ -134,8 +134,7 @@ def test_the_table_has_every_reason() -> None:
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.reason)
 def test_each_refusal_has_the_error_of_the_table(make: Callable[..., Client], row: Row, options: str) -> None:
-    """The callback always gets the error. The call raises it where the table says so. The refusal is counted under its
-    reason."""
+    """The callback always gets the error. The call raises it only where the table says so."""
     provoke, arguments = PROVOKED[row.reason]
     client = provoke(make, **OPTIONS[options])
     errors: list[Exception | None] = []

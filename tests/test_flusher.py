@@ -76,8 +76,7 @@ def test_a_requested_flush_does_not_wait(ring: Ring, clock: FakeClock, sink: Fak
 def test_a_flush_sees_the_block_of_a_slow_claim(
     ring: Ring, clock: FakeClock, sink: FakeSink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The producer pauses between the first and the last store of its claim. The flusher has looked for the block
-    before that."""
+    """The flusher looks for the block while the producer is between the first and the last store of its claim."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     flusher.work()
     real = block_header.write
@@ -131,8 +130,7 @@ def test_the_first_events_after_a_start_wait_for_their_batch(ring: Ring, clock: 
 
 
 def test_the_next_flusher_serves_a_requested_flush(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
-    """The first flusher ended while the sink was away. The second one takes the events of the request, and no later
-    ones."""
+    """The first flusher ended while the sink was away. The second one takes only the events of the request."""
     producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock)
     producer.append(b"1")
     producer.ask_flush()

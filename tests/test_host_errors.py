@@ -64,8 +64,7 @@ def test_a_call_returns_false_with_a_reason(
     name: str,
     error: Exception,
 ) -> None:
-    """The refusal is counted and logged in one line that holds nothing of the event. Only a client with ``strict``
-    raises."""
+    """The refusal is counted and logged, without anything of the event. Only a client with ``strict`` raises."""
     client, strict = make(), make(strict=True)
     for one in (client, strict):
         break_pipe(monkeypatch, one, error, "put")

@@ -1,5 +1,4 @@
-"""Values that are ids and moments, in every call, wire form and drop-in. Other values are refused, and the field is
-named."""
+"""Values that are ids and moments, in every call, wire form and drop-in. Errors name the field of any other value."""
 
 from __future__ import annotations
 

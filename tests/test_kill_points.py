@@ -95,8 +95,7 @@ def append_into_used_blocks(simulation: Simulation) -> Case:
 
 
 def append_after_an_interrupted_claim(simulation: Simulation) -> Case:
-    """Append after an exception interrupted the last claim, so that the producer must read from the ring where it
-    is."""
+    """Append after an exception interrupted the last claim, so that the producer must find its place in the ring."""
     writer = simulation.writer()
     writer.write_all(5, LARGE // 2)
 
@@ -119,8 +118,7 @@ def leave(simulation: Simulation) -> Case:
 
 
 def written(simulation: Simulation) -> tuple[Writer, Drainer]:
-    """Return a writer with events in several blocks, one of them a run, and a flusher that has released the first
-    few."""
+    """Return a writer with events in several blocks, one of them a run, and a flusher that released the first few."""
     writer, drainer = simulation.writer(), simulation.drainer()
     writer.write_all(4, LARGE)
     writer.write_all(1, BIG)
@@ -187,8 +185,7 @@ def restart(simulation: Simulation) -> Case:
 
 
 def orphans(simulation: Simulation) -> Case:
-    """Free the other blocks of a run whose first block was never claimed, because the producer was killed before
-    that."""
+    """Free the other blocks of a run whose producer was killed before it claimed the first block."""
     writer, drainer = simulation.writer(), simulation.drainer()
     writer.write_all(3)
     process = writer.process
@@ -392,8 +389,7 @@ def look(simulation: Simulation) -> None:
 def test_a_reader_between_any_two_stores_sees_whole_events(
     simulation: Simulation, case: Callable[[Simulation], Case]
 ) -> None:
-    """After every single store of another process, a reader sees the committed events whole and in order, and the right
-    counters."""
+    """After every store of another process, committed events are whole and in order, and the counters are right."""
     victim, operation = case(simulation)
 
     def hook() -> None:
@@ -511,8 +507,7 @@ def test_the_counters_are_exact_while_other_processes_work(simulation: Simulatio
 
 
 def test_the_flusher_frees_no_block_of_a_run_during_its_claim(simulation: Simulation) -> None:
-    """The flusher looks after every store of the claim. All blocks of the run stay taken, and no other producer gets
-    one."""
+    """The flusher looks after every store of the claim. No other producer gets a block of the run."""
     writer, another, drainer = simulation.writer(), simulation.writer(), simulation.drainer()
     writer.process.after_store = drainer.keep_house
     writer.write_all(1, BIG)
@@ -643,8 +638,7 @@ def test_a_nested_call_within_leave_is_refused_or_drained(simulation: Simulation
 
 
 def test_a_kill_during_the_move_of_a_removed_ring_loses_nothing(simulation: Simulation) -> None:
-    """The next process that moves the ring finds the other events in order. At most the event under way is moved
-    twice."""
+    """The next process moves the other events in order. At most the event under way is moved twice."""
     for number in itertools.count(1):
         simulation.reset()
         writer, victim = simulation.writer(), simulation.process()

@@ -44,8 +44,7 @@ def test_a_few_logs_of_ended_pipes_stay_for_a_while(tmp_path: Path) -> None:
 
 
 def test_lock_files_of_rings_that_are_gone_are_removed(tmp_path: Path, clock: FakeClock) -> None:
-    """A reboot empties shared memory but not a runtime directory on a disk, and a killed flusher leaves its lock
-    file."""
+    """A reboot empties shared memory but not a directory on a disk. A killed flusher leaves its lock file too."""
     with ring_of(tmp_path, clock) as ring:
         for name in ("ended-v4.lock", "ended-v4-i1.lock", "old.lock", "ended-v4.flusher", "own-v4.flusher"):
             (tmp_path / name).touch()

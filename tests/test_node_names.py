@@ -60,8 +60,7 @@ URL = "http://127.0.0.1:9"
     ],
 )
 def test_an_option_becomes_a_setting(options: dict[str, Any], settings: dict[str, Any]) -> None:
-    """Values are converted as leniently as in the Node SDK. Names of rudderpipe's settings may stand beside its
-    options."""
+    """Values are converted as leniently as in the Node SDK. Names of rudderpipe's settings are allowed too."""
     assert node_names.settings_of(options) == settings
 
 

@@ -117,8 +117,7 @@ def test_when_full_block_accepts_the_event_when_there_is_room(
 
 
 def test_an_event_up_to_the_limit_passes_and_a_larger_one_raises(pipes: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """4,000,000 bytes pass. One more byte raises ``EventTooLarge`` with both sizes and without the payload, and is
-    counted."""
+    """``EventTooLarge`` has both sizes and not the payload. The refusal is counted."""
     pipe = pipes(when_full="raise")
 
     assert put(pipe, b'"%b"' % (b"s" * (at.EVENT_MAX_BYTES - 2)))
@@ -215,8 +214,7 @@ def test_a_producer_without_a_slot_counts_in_the_header(pipes: Any, clock: FakeC
 def test_a_claim_lock_that_is_held_costs_one_wait_a_second(
     pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lock's holder may be stopped. The first event is refused as ``busy`` after a bounded wait, the next ones at
-    once."""
+    """The lock's holder may be stopped. Only the first event waits, and all are refused as ``busy``."""
     pipe = pipes(max_internal_queue_size=1000)
     assert put(pipe)
     waits: list[float] = []
@@ -398,8 +396,7 @@ def test_a_drained_ring_gives_no_alarm(pipes: Any, clock: FakeClock, caplog: pyt
 def test_a_forked_worker_has_an_alarm_of_its_own(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the parent saw half a minute ago is no alarm of the worker, and the parent's alarm does not silence the
-    worker's."""
+    """The parent's old events give no alarm in the worker, and the parent's alarm does not silence the worker's."""
     pipe = pipes(max_internal_queue_size=100)
     assert put(pipe)
     later(pipe, clock, 20)
@@ -418,8 +415,7 @@ def test_a_forked_worker_has_an_alarm_of_its_own(
 def test_a_flusher_with_other_settings_is_logged_once(
     pipes: Any, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One warning names the settings that differ, without values. Settings that each process has for itself do not
-    count."""
+    """The warning names the settings that differ, without values. Each process has some settings for itself."""
     pipe = pipes(write_key="s3cret", data_plane_url="http://d/", max_internal_queue_size=100)
     assert put(pipe)
     ring = ring_of(pipe)
@@ -510,8 +506,7 @@ def test_a_forked_child_leaves_its_parents_slot_alone(pipes: Any) -> None:
 
 
 def test_an_error_that_is_over_does_not_stop_a_flush(pipes: Any, clock: FakeClock) -> None:
-    """One error comes before there is a ring, the other one later. After each of them a flush waits for events
-    again."""
+    """One error comes before there is a ring, the other one later. A flush waits for events after each of them."""
     pipe = pipes()
     opened = pipe.producer.slot.open_ring
 
@@ -561,8 +556,7 @@ def test_calls_after_a_shutdown_are_refused_and_counted(pipes: Any) -> None:
 
 
 def test_a_nested_shutdown_leaves_the_other_clients_pipe_open(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler may shut a client down while its first shutdown waits. The client gives its share of the pipe up
-    once."""
+    """A signal handler shuts a client down while its first shutdown waits. Its share of the pipe ends once."""
     chosen = msgspec.structs.asdict(pipes().settings)
     given = {name: chosen[name] for name in ("pipe", "runtime_dir", "ring_bytes", "autostart")}
     first, second = (Client("WRITE_KEY", "http://127.0.0.1:9", **given) for _ in range(2))

@@ -1,5 +1,4 @@
-"""What the ring shows to an application that waits: failures, the state of the queue, and flush results made of
-both."""
+"""What the ring shows to an application that waits: failures, the state of the queue, and flush results."""
 
 from __future__ import annotations
 
@@ -154,8 +153,7 @@ def test_earlier_events_of_other_processes_are_in_no_flush_result(ring: Ring, cl
 def test_a_flush_is_not_complete_in_the_middle_of_a_commit(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:
-    """The flusher has moved DRAINED and not yet its counter, so the event seems to be neither in the ring nor in the
-    queue."""
+    """The flusher has moved DRAINED and not yet its counter, so the event seems to be nowhere."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     producer.append(b"1")
     flush = flush_of(ring, producer, clock, Since(ring), until, queue=True)

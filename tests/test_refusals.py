@@ -128,8 +128,7 @@ def test_one_bad_batch_of_fifty_costs_a_logarithm_of_requests(clock: FakeClock, 
 def test_each_bad_event_costs_a_logarithm_of_requests(
     clock: FakeClock, seed: int, events_a_key: int, busy: bool
 ) -> None:
-    """Only bad events fail, the order is kept, and no event is accepted twice. Statuses of 503 in between change
-    nothing."""
+    """Only bad events fail, in order, and no event is accepted twice. Statuses of 503 change nothing."""
     random_ = random.Random(seed)
     sizes = [random_.choice((1, 2, 7, 20)) for _ in range(random_.randrange(1, 120))]
     count = sum(sizes)

@@ -190,8 +190,7 @@ def test_a_forked_child_moves_its_parents_removed_ring(host: Host) -> None:
 
 
 def test_moved_events_without_room_stay_first(host: Host, clock: FakeClock) -> None:
-    """Events of another producer fill the new ring. New events are refused until all events of the removed ring have
-    been moved."""
+    """Events of another producer fill the new ring. New events are refused until all others have been moved."""
     producer, other = host.producer(), host.producer()
     put(producer, *(str(number) for number in range(64)))  # the credits are used up
     host.remove()

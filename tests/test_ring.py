@@ -216,8 +216,7 @@ def test_a_dead_producers_events_are_drained_and_its_room_comes_back(ring: Ring,
 
 
 def test_credits_of_dead_producers_come_back_without_a_drain(ring: Ring, clock: FakeClock) -> None:
-    """While the sink is away nothing is drained. Other producers get the unused credits of the dead ones, up to exactly
-    the cap."""
+    """The sink is away. Other producers get the unused credits of dead ones, up to exactly the cap."""
     accepted = 0
     reclaimer = Reclaimer(ring)
     for _ in range(4):
@@ -322,8 +321,7 @@ def test_a_forked_child_takes_a_slot_of_its_own(ring: Ring, clock: FakeClock) ->
 
 
 def test_the_event_of_a_nested_call_is_in_the_ring_at_once(ring: Ring, clock: FakeClock) -> None:
-    """A signal handler or a destructor may track in the middle of a track. The nested event does not wait for the outer
-    call."""
+    """A signal handler or a destructor may track in the middle of a track, and must not wait for the outer call."""
     producer = producer_of(ring, clock)
     put(producer, 0, 3)
     seen: list[object] = []
@@ -410,8 +408,7 @@ def test_an_exception_within_an_append_costs_at_most_its_event(
 
 
 def test_a_slow_producer_gets_few_credits(ring: Ring, clock: FakeClock) -> None:
-    """A producer whose credits lasted a second gets credit for one event, so that it looks for a flusher at the next
-    one."""
+    """After credits that lasted a second, a producer gets credit for one event, so that it looks for a flusher soon."""
     looked: list[Ring] = []
     producer = Producer(lambda: ring, looked.append, clock)
 
@@ -462,8 +459,7 @@ def test_an_exception_within_a_claim_loses_nothing(
 def test_a_removed_segment_is_drained_and_replaced(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The producer goes on in a new ring with locks of its own. The old ring's flusher drains the old ring, which can
-    then end."""
+    """The producer goes on in a new ring with locks of its own. The old ring's flusher drains the old ring."""
     pipe = settings_of(tmp_path)
 
     def opened() -> Ring:
@@ -519,8 +515,7 @@ def test_a_ring_touches_only_the_memory_in_use_at_once(ring: Ring, clock: FakeCl
 
 
 def test_a_whole_refresh_sees_a_claim_that_was_half_done(ring: Ring, clock: FakeClock) -> None:
-    """NEXT has moved and the block is not there yet, as the flusher may see it. A whole refresh finds the block in any
-    case."""
+    """The flusher may look when NEXT has moved and the block is not there yet. A whole refresh finds it later."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)
     put(producer, 0, 5)
     sequence = ring.words[ring.layout.sequence]
@@ -552,8 +547,7 @@ def test_the_slot_from_before_an_exec_comes_back_behind_a_free_one(ring: Ring, c
 def test_a_slot_is_not_taken_before_its_lock_is_free(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """If another thread took the slot a moment earlier, the first thread's unlock would free the new producer's
-    lock."""
+    """If another thread took the slot too early, the first thread's unlock would free the new producer's lock."""
     first, second = producer_of(ring, clock), producer_of(ring, clock)
     put(first, 0, 1)
     me = identity.me()

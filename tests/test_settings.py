@@ -87,8 +87,7 @@ TEXTS = [name for name, type_ in Settings.__annotations__.items() if "str" in ty
 @pytest.mark.parametrize("bad", ["\ud800" + SECRET, SECRET + "\0"])
 @pytest.mark.parametrize("name", [*TEXTS, "redis.password", "redis.host", "log_level", "when_full"])
 def test_text_with_nul_or_without_utf8_is_refused(name: str, bad: str) -> None:
-    """No file name, variable or other process could take such text. The error comes at loading, and does not show the
-    text."""
+    """No file name, variable or other process could take such text. The error does not show the text."""
     outer, _, inner = name.partition(".")
     given: Any = {inner: bad, **({"host": "h"} if inner != "host" else {})} if inner else bad
 
@@ -315,8 +314,7 @@ def test_the_typed_keyword_arguments_are_the_settings() -> None:
 
 @pytest.mark.parametrize("drop_in", [rudderstack.Client, segment.Client])
 def test_a_drop_in_takes_each_setting_once(drop_in: Any) -> None:
-    """A drop-in takes a setting as an argument of its own or by our name, because both together would raise
-    ``TypeError``."""
+    """A setting is an argument of the drop-in or has our name, because both together would raise ``TypeError``."""
     for name in get_type_hints(SettingsArguments):
         value = {"redis": "redis://h", "pipe": "p", "when_full": "drop"}.get(name, msgspec.structs.asdict(READY)[name])
         try:

@@ -241,8 +241,7 @@ def test_default_encodes_unknown_types() -> None:
 
 
 def test_a_preview_is_the_message_that_a_call_would_send(tmp_path: Path) -> None:
-    """The preview has no effect: no ring, no count, no captured event and no callback. It also works after a
-    shutdown."""
+    """The preview makes no ring, no count, no captured event and no callback, also after a shutdown."""
     ours = Client(
         "KEY",
         "http://127.0.0.1:9",

@@ -49,8 +49,7 @@ def test_a_mapping_has_one_descriptor(name: str) -> None:
 
 
 def test_another_threads_file_is_not_taken_for_the_mapping(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other thread opens a file while the mapping is made, and may get the descriptor that was expected for the
-    mapping."""
+    """The other thread's file may get the descriptor that was expected for the mapping."""
     before, others, real = descriptors_of(), [], mmap.mmap
 
     def opened_between(*arguments: Any, **options: Any) -> mmap.mmap:

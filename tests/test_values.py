@@ -260,8 +260,7 @@ def test_the_limit_of_depth_does_not_depend_on_other_values(with_hint: Any) -> N
 
 @pytest.mark.parametrize("length", [1, 5000])
 def test_traits_may_be_as_deep_as_properties(length: int) -> None:
-    """Traits stand in the context too, one level deeper. The limit is the same on both paths, and after
-    ``before_send``."""
+    """Traits stand in the context too, one level deeper. The limit is the same on both paths."""
     traits = {"a": nested_dicts(199), "b": "x" * length}
     client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, before_send=lambda message: message)
 
