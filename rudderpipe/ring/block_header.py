@@ -37,7 +37,7 @@ def read(words: memoryview, layout: Layout, block: int) -> BlockHeader:
     slot, base, run, head, _, _, _, total, *copies = words[first : first + _COPIES + _WORDS].tolist()
     slot2, base2, run2, head2 = copies
     if not (slot + slot2 == base + base2 == run + run2 == head + head2 == ALL_BITS):
-        others = [at.complement(copy) for copy in copies]
+        others = [copy ^ ALL_BITS for copy in copies]
         if sum(others) & ALL_BITS == total:
             return BlockHeader(*others)
     return BlockHeader(slot, base, run, head)
@@ -48,14 +48,15 @@ def blocks_of(words: memoryview, layout: Layout, slots: Collection[int]) -> set[
     wanted = frozenset(slots)
     found = {block for block, slot in enumerate(_column(words, layout, at.B_SLOT)) if slot in wanted}
     if layout.format.has_copies:
-        wanted = frozenset(map(at.complement, slots))
+        wanted = frozenset(slot ^ ALL_BITS for slot in slots)
         found |= {block for block, slot in enumerate(_column(words, layout, at.B_COPIES)) if slot in wanted}
     return found
 
 
 def _column(words: memoryview, layout: Layout, word: int) -> list[int]:
     """Return the same word of every block's header."""
-    found: list[int] = words[layout.block0 + word : layout.block(layout.blocks) : layout.block_words].tolist()
+    first, step = layout.block0 + word, layout.block_words
+    found: list[int] = words[first : first + layout.blocks * step : step].tolist()
     return found
 
 
@@ -68,7 +69,7 @@ def write(words: memoryview, layout: Layout, block: int, header: BlockHeader, se
         words[first + number + _COPIES] = value ^ ALL_BITS
     words[first + at.B_SUM] = sum(header) & ALL_BITS
     words[first + at.B_CLAIMED_MS] = now_ms
-    words[first + at.B_CHECK] = at.complement(sequence)
+    words[first + at.B_CHECK] = sequence ^ ALL_BITS
 
 
 def tenure(words: memoryview, layout: Layout, block: int) -> int:
@@ -81,7 +82,7 @@ def tenure(words: memoryview, layout: Layout, block: int) -> int:
     if layout.format.has_copies:
         header = layout.block(block)
         again: int = words[header + at.B_TENURE]
-        if again != sequence and words[header + at.B_CHECK] == (at.complement(again) if again else 0):
+        if again != sequence and words[header + at.B_CHECK] == (again ^ ALL_BITS if again else 0):
             return again
     return sequence
 

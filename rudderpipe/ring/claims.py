@@ -29,11 +29,12 @@ class Refused(Exception):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """The claimed blocks: ``run`` blocks in a row from ``first`` on, all with the same sequence."""
+    """The claimed block, or blocks in a row: their sequence, the bytes of the segment, and where their COUNT is."""
 
-    first: int
     sequence: int
-    run: int
+    start: int
+    end: int
+    count_at: int
 
 
 class _Image:
@@ -78,7 +79,7 @@ def take_slot(ring: Ring, me: Identity, *, is_inner: bool = False) -> int:
 def _find_slot(ring: Ring, me: Identity) -> int:
     """Return a free slot, or else one of a dead producer, with its lock held. Raises ``Refused`` without one."""
     words, layout = ring.words, ring.layout
-    pids = words[layout.slot(0) + at.S_PID : layout.slot(layout.slots) : at.SLOT_WORDS].tolist()
+    pids = words[layout.slot0 + at.S_PID : layout.sequence : at.SLOT_WORDS].tolist()
     for slot, pid in enumerate(pids):
         if pid == me.pid and ring.owner(slot) == me and words[layout.slot(slot) + at.S_IMAGE] != _image.number:
             words[layout.slot(slot) + at.S_LEFT] = 1  # it was ours before an exec, which keeps pid and start
@@ -158,21 +159,23 @@ def claim_blocks(ring: Ring, slot: int, base: int, need_bytes: int, now_ms: int)
     words, layout = ring.words, ring.layout
     run = -(-need_bytes // at.BLOCK_BYTES)
     first = _find_free(ring, run)
+    start, header_at = layout.start(first), layout.block(first)
     for block in range(first, first + run):
-        if not words[layout.sequence + block] and not ring.segment.reserve(layout.start(block), at.BLOCK_BYTES):
+        byte = start + (block - first) * at.BLOCK_BYTES
+        if not words[layout.sequence + block] and not ring.segment.reserve(byte, at.BLOCK_BYTES):
             raise Refused("no_block")
     sequence = _next_sequence(ring)
     # Order: first of all, so that a claim that is killed leaves only a number that no block has.
     words[at.H_NEXT] = sequence + 1
-    words[at.H_NEXT_CHECK] = at.complement(sequence + 1)
+    words[at.H_NEXT_CHECK] = (sequence + 1) ^ at.ALL_BITS
     for block in range(first + run - 1, first - 1, -1):  # Order: the first block last, because it shows the run
         is_first = block == first
         header = BlockHeader(slot, base, run if is_first else 0, 0 if is_first else first + 1)
         block_header.write(words, layout, block, header, sequence, now_ms)
         fence()  # Order: the header before SEQUENCE, which shows it
         words[layout.sequence + block] = sequence
-        words[layout.block(block) + at.B_TENURE] = sequence
-    return Claim(first, sequence, run)
+        words[header_at + (block - first) * layout.block_words + at.B_TENURE] = sequence
+    return Claim(sequence, start, start + run * at.BLOCK_BYTES, header_at + at.B_COUNT)
 
 
 def _next_sequence(ring: Ring) -> int:
@@ -182,7 +185,7 @@ def _next_sequence(ring: Ring) -> int:
     """
     words, layout = ring.words, ring.layout
     following: int = words[at.H_NEXT]
-    if words[at.H_NEXT_CHECK] == at.complement(following):
+    if words[at.H_NEXT_CHECK] == following ^ at.ALL_BITS:
         return following
     known = block_header.tenures(words, layout)
     return 1 + max((sequence for sequence in known if sequence < at.SEQUENCE_END), default=0)

@@ -120,6 +120,7 @@ VERSION = 4
 BLOCK_BYTES = 65_536
 WORD = 8
 ALL_BITS = (1 << 64) - 1
+"""A word XOR this is its complement, which stands beside it to show whether it is damaged."""
 END_BITS = (1 << 32) - 1
 """The part of an end offset's word that holds the offset."""
 READ_BITS = 24
@@ -184,11 +185,6 @@ LOCK_SLOT = 16  # + slot
 def bump(words: memoryview, index: int, by: int = 1) -> None:
     """Add to a counter of which the caller is the only writer; a damaged counter wraps around."""
     words[index] = (words[index] + by) % (1 << 64)
-
-
-def complement(value: int) -> int:
-    """Return the word that stands beside a word to show whether it is damaged."""
-    return value ^ ALL_BITS
 
 
 class Format(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 
@@ -37,7 +38,7 @@ SUFFIX = ".lock"
 _SUFFIXED = re.compile(r"(?P<pipe>.+)-v(?P<layout>\d{1,6})(?:-i(?P<interpreter>\d{1,19}))?")
 
 
-class RingLocation(msgspec.Struct, frozen=True):
+class RingLocation(msgspec.Struct, frozen=True, dict=True):
     """One ring's pipe, layout and interpreter, and the directory of its lock file."""
 
     directory: Path
@@ -52,12 +53,12 @@ class RingLocation(msgspec.Struct, frozen=True):
             return self.pipe
         return f"{self.pipe}-v{self.layout}" + (f"-i{self.interpreter}" if self.interpreter else "")
 
-    @property
+    @cached_property
     def segment(self) -> str:
         """The segment's name, for a ring of this user."""
         return memory.segment_name(self.stem)
 
-    @property
+    @cached_property
     def lock_file(self) -> Path:
         """The path of the lock file."""
         return self.directory / f"{self.stem}{SUFFIX}"

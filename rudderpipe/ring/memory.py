@@ -225,10 +225,10 @@ def create(name: str, size_bytes: int, cap: int, lock_inode: int, clock: Clock) 
         (at.H_CAP, cap),
         (at.H_CREATED_MS, clock.time_ms()),
         (at.H_LOCK_INODE, lock_inode),
-        (at.H_CAP_CHECK, at.complement(cap)),
-        (at.H_SLOTS_USED_CHECK, at.complement(0)),
+        (at.H_CAP_CHECK, cap ^ at.ALL_BITS),
+        (at.H_SLOTS_USED_CHECK, at.ALL_BITS),
         (at.H_NEXT, 1),
-        (at.H_NEXT_CHECK, at.complement(1)),
+        (at.H_NEXT_CHECK, 1 ^ at.ALL_BITS),
         (at.H_MAGIC, at.MAGIC),  # Order: last, so that a segment with magic is complete
     ):
         words[index] = value

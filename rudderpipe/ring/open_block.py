@@ -52,16 +52,13 @@ class OpenBlock:
         self.words = self.memory = self.entries = NOTHING
 
     def begin(self, ring: Ring, claim: Claim) -> None:
-        """Begin with the claimed blocks."""
-        layout = ring.layout
-        start = layout.start(claim.first)
-        end = start + claim.run * at.BLOCK_BYTES
+        """Begin with the claimed block."""
         self.words, self.memory, self.entries = ring.words, ring.segment.memory, ring.segment.entries
         self.sequence = claim.sequence
-        self.count_at = layout.block(claim.first) + at.B_COUNT
-        self.at = start
-        self.entry = end // at.ENTRY - 1
-        self.limit = end - at.ENTRY
+        self.count_at = claim.count_at
+        self.at = claim.start
+        self.entry = claim.end // at.ENTRY - 1
+        self.limit = claim.end - at.ENTRY
 
     @property
     def end(self) -> int:

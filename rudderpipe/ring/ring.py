@@ -111,7 +111,7 @@ class Ring(RingView):
         """Count a slot among those that ever had a producer. Only under the claim lock."""
         used = max(self.words[at.H_SLOTS_USED], slot + 1)
         # Order: a kill in between leaves a pair that does not fit, and then all slots are looked at.
-        self.words[at.H_SLOTS_USED_CHECK] = at.complement(used)
+        self.words[at.H_SLOTS_USED_CHECK] = used ^ at.ALL_BITS
         self.words[at.H_SLOTS_USED] = used
 
     def try_close(self, wait_s: float = OPEN_TIMEOUT_S) -> bool:

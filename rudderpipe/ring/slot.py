@@ -188,7 +188,7 @@ class Slot:
                 if self.block.count >= self.block.count_limit:
                     self._take_credits(ring, slot, now_s)
                 if not self.block.has_room(size):
-                    self._claim(ring, slot, size)
+                    self._claim(ring, slot, size, now_s)
             except Refused:
                 at.bump(ring.words, self._words_at + at.S_STARVED)
                 raise
@@ -228,22 +228,24 @@ class Slot:
         self._granted_at_s = now_s
         self.block.count_limit += granted
 
-    def _claim(self, ring: Ring, slot: int, size: int) -> None:
+    def _claim(self, ring: Ring, slot: int, size: int, now_s: float) -> None:
         """Claim a block with room for the event. Only under the claim lock. Raises ``Refused`` if none is free."""
         old = self.block
         self._is_claiming = True
         # Order: the count before the next block can be seen. An exception may have interrupted an append before its
         # count; if that were still missing, the next event would overtake this one (tests/test_store_order.py).
-        old.store_count()
-        new = OpenBlock(old.end, old.count_limit - old.count)
+        if old.sequence:
+            old.store_count()
+        new = OpenBlock(old.base + old.count, old.count_limit - old.count)
         try:
-            claim = claims.claim_blocks(ring, slot, new.base, size + 1 + at.ENTRY, self._clock.monotonic_ms())
+            claim = claims.claim_blocks(ring, slot, new.base, size + 1 + at.ENTRY, int(now_s * 1000))
         except Refused:
             self._is_claiming = False
             raise
         new.begin(ring, claim)
         self.block = new
-        old.seal()  # Order: when no append goes to it any more
+        if old.sequence:
+            old.seal()  # Order: when no append goes to it any more
         self._is_claiming = False
 
     def _find_out(self, ring: Ring, slot: int) -> None:

@@ -217,18 +217,16 @@ class Pipe:
         )
 
     def _tell_undrained(self, own: _Own, ring: Ring) -> None:
-        """Log once that no event has left the ring for ``UNDRAINED_S`` while events waited in it."""
+        """Log once that no event has left the ring for ``UNDRAINED_S`` while events of this process waited in it."""
         now_ms = self._clock.monotonic_ms()
         age_ms = now_ms - ring.words[at.H_HEARTBEAT_MS]
         is_fresh = 0 <= age_ms < flusher_lock.FRESH_MS  # the usual case, and the cheap test
-        drained = ring.drained()
-        # Order: drained before accepted, so that the difference is never too low. Not counters.read, because this runs
-        # within the first event of every process.
-        if is_fresh or not (waiting := sum(counters.accepted_by_slot(ring).values()) - drained):
+        position = self.producer.slot.position()
+        if is_fresh or position is None or ring.words[ring.layout.drained + position.slot] >= position.end:
             own.still = None
             return
         # Only events that leave the ring decide, because a busy flusher may drain without a recent heartbeat.
-        mark = ring.words[at.H_EPOCH], drained
+        mark = ring.words[at.H_EPOCH], ring.drained()
         if own.still is None or own.still.mark != mark:
             own.still = _Still(mark, now_ms)
         still_s = (now_ms - own.still.since_ms) / 1000
@@ -238,7 +236,7 @@ class Pipe:
         logger.error(
             "no flusher has drained the ring for %.0f s and events wait in it events=%d ring=%s autostart=%s",
             still_s,
-            waiting,
+            counters.read(ring).in_ring,
             ring.segment.name,
             self.settings.autostart,
         )
