@@ -66,7 +66,7 @@ def test_direct_mode_delivers_events_in_order(processes: Processes) -> None:
 
 
 def test_events_arrive_through_redis_in_order(queued: Processes) -> None:
-    """The way is ring, flusher, queue, sender, data plane. Delivered jobs leave nothing in Redis."""
+    """Each event goes through ring, flusher, queue, sender and data plane. Delivered jobs leave nothing in Redis."""
     client = queued.client(redis=None)
     client.create_persistence_queue(redis=queued.explicit["redis"])
 

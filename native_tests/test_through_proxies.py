@@ -203,7 +203,7 @@ def test_a_plain_proxy_that_refuses_the_password_fails_no_event(plane: FaultyPla
     assert (outcome.kind, "proxy_url" in outcome.reason) == ("blocked", True)
 
 
-def test_a_407_through_a_tunnel_is_the_data_planes(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
+def test_a_407_through_a_tunnel_comes_from_the_data_plane(proxy: Proxy, authority: trustme.CA, tmp_path: Path) -> None:
     """Only the data plane can send a response through a tunnel, so the proxy's password is not the reason."""
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with FaultyPlane(answer(407, b"?"), context=context_of(authority.issue_cert("127.0.0.1"))) as plane:

@@ -75,7 +75,7 @@ def test_requests_go_uncompressed_after_a_refusal_of_gzip(
     assert "without gzip" in line
 
 
-def test_a_request_refused_with_and_without_gzip_names_both(plane: FaultyPlane) -> None:
+def test_the_reason_names_a_refusal_with_and_without_gzip(plane: FaultyPlane) -> None:
     """Compression was not the reason, so the next request is compressed again."""
     plane.then(answer(415, b"never"))
     ours = data_plane(plane)
@@ -400,7 +400,7 @@ def test_a_redirects_target_is_escaped(plane: FaultyPlane) -> None:
     assert plane.requests[1].line == "POST /a%20b%0B%C3%A4 HTTP/1.1"
 
 
-def test_an_endless_redirect_ends_after_three(plane: FaultyPlane) -> None:
+def test_an_attempt_follows_at_most_three_redirects(plane: FaultyPlane) -> None:
     """The attempt makes four requests in all."""
     assert post(plane, answer(308, b"", location="/again")).kind == "refused"
     assert len(plane.requests) == 4
