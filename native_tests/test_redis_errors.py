@@ -1,4 +1,4 @@
-"""What Redis answers when it will not, and answers that do not come: nothing is lost, and nothing happens twice."""
+"""Errors that Redis returns, and answers that are lost. No event is lost, and no call takes effect twice."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ def _wire(redis_server: RedisServer) -> Iterator[Wire]:
 
 @pytest.fixture(name="queue")
 def _queue(wire: Wire) -> Iterator[Queue]:
-    """A queue at the other end of the wire."""
+    """Yield a queue that reaches Redis through the wire."""
     queue = queue_at({"host": "127.0.0.1", "port": wire.port})
     yield queue
     queue.close()
 
 
-def cut(wire: Wire, what: Callable[[], object], answer: int = 1) -> None:
-    """Call it, and let its answer get lost after Redis has done it."""
+def lose_answer(wire: Wire, call: Callable[[], object], answer: int = 1) -> None:
+    """Make a call that Redis executes but whose answer is lost."""
     wire.cut_answer(answer)
     with pytest.raises(QueueUnavailable):
-        what()
+        call()
     assert wire.cuts == 1
 
 
-def test_an_add_whose_answer_was_lost_does_not_happen_twice(wire: Wire, queue: Queue, redis: Any) -> None:
-    """Repeated, it adds nothing and says how far Redis is."""
+def test_an_add_whose_answer_was_lost_takes_effect_once(wire: Wire, queue: Queue, redis: Any) -> None:
+    """The repeated call adds nothing and reports the offsets that Redis has."""
     add(queue, 1)
-    cut(wire, lambda: add(queue, 3, 1))
+    lose_answer(wire, lambda: add(queue, 3, 1))
     assert redis.llen(f"{P}wait") == 4
 
     with pytest.raises(QueueBehind) as caught:
@@ -65,8 +65,8 @@ def test_an_add_whose_answer_was_lost_does_not_happen_twice(wire: Wire, queue: Q
     assert redis.llen(f"{P}wait") == 4
 
 
-def test_lost_answers_between_flusher_and_redis_cost_nothing(processes: Processes, wire: Wire) -> None:
-    """The whole way: every event is delivered, and none is in two jobs."""
+def test_lost_answers_to_the_flusher_lose_and_double_no_event(processes: Processes, wire: Wire) -> None:
+    """Ten answers are lost on the way of 101 events, and every event must be delivered once."""
     processes.explicit |= {"redis": f"redis://127.0.0.1:{wire.port}", "autostart": "flusher", "flush_at": 10}
     client = processes.client()
     assert client.track("u", "first")
@@ -87,27 +87,27 @@ def test_lost_answers_between_flusher_and_redis_cost_nothing(processes: Processe
 
 
 def test_jobs_of_a_take_whose_answer_was_lost_are_recovered(wire: Wire, queue: Queue) -> None:
-    """They are active and nobody works on them: the one sender of the queue puts them first."""
+    """The jobs are active, but no sender knows them. The recovery puts them first in line."""
     add(queue, 1)
     assert ids(queue.take(1, 1000)) == ["1"]
     add(queue, 3, 1)
-    cut(wire, lambda: queue.take(2, 1_000_000))
+    lose_answer(wire, lambda: queue.take(2, 1_000_000))
 
     assert queue.recover().jobs == 3
     assert ids(queue.take(*ALL)) == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("ending", ["complete", "fail"])
-def test_what_was_finished_though_its_answer_was_lost_counts_once(wire: Wire, queue: Queue, ending: str) -> None:
-    """Said again it changes nothing: the job is not there any more."""
+def test_a_job_whose_end_was_not_answered_counts_once(wire: Wire, queue: Queue, ending: str) -> None:
+    """The repeated call changes nothing, because the job is no longer there."""
     add(queue, 2)
     first, second = queue.take(*ALL)
 
     def finish(taken: ActiveJob) -> int:
         return queue.complete([taken]) if ending == "complete" else queue.fail(taken, "no")
 
-    assert finish(first) == 1  # the first use of a script takes two answers
-    cut(wire, lambda: finish(second))
+    assert finish(first) == 1  # the first call of a script gets two answers
+    lose_answer(wire, lambda: finish(second))
     assert finish(second) == 0
 
     counts = queue.counts(EPOCH)
@@ -116,7 +116,7 @@ def test_what_was_finished_though_its_answer_was_lost_counts_once(wire: Wire, qu
 
 
 def test_scripts_that_redis_has_forgotten_are_sent_again(queue: Queue, redis: Any) -> None:
-    """After SCRIPT FLUSH, alone and together with others."""
+    """SCRIPT FLUSH concerns a script that is called alone and scripts that are called together."""
     add(queue, 3)
     redis.script_flush()
     taken = queue.take(1, 1)
@@ -124,14 +124,15 @@ def test_scripts_that_redis_has_forgotten_are_sent_again(queue: Queue, redis: An
     assert queue.complete_and_take(taken, 1, 1)[0] == 1
 
 
-def test_a_server_that_still_loads_is_waited_for(directory: Path) -> None:
-    """It says LOADING; then it goes on with all it had."""
+def test_a_queue_works_again_once_redis_has_loaded_its_data(directory: Path) -> None:
+    """Redis returns LOADING meanwhile, and must lose none of its jobs."""
     server = RedisServer(directory)
     server.start()
     queue = queue_of(server)
     add(queue, 200)
     for number in range(10):
-        server.client().set(f"ballast{number}", os.urandom(1 << 20))  # it listens once every 2 MiB while it loads
+        # Redis accepts connections once every 2 MiB while it loads.
+        server.client().set(f"ballast{number}", os.urandom(1 << 20))
     server.client().save()
     server.kill()
     server.launch("--key-load-delay", "2000")
@@ -150,8 +151,8 @@ def test_a_server_that_still_loads_is_waited_for(directory: Path) -> None:
     server.kill()
 
 
-def test_a_replica_refuses_and_a_master_takes(redis_server: RedisServer, redis: Any) -> None:
-    """READONLY is told as it is."""
+def test_a_replica_refuses_an_add_with_a_clear_reason(redis_server: RedisServer, redis: Any) -> None:
+    """The same server takes the add once it is a master again."""
     queue = queue_of(redis_server)
     redis.config_set("min-replicas-to-write", 0)
     redis.replicaof("127.0.0.1", 1)
@@ -164,8 +165,8 @@ def test_a_replica_refuses_and_a_master_takes(redis_server: RedisServer, redis: 
     queue.close()
 
 
-def test_a_redis_without_memory_takes_nothing_more_and_still_drains(redis_server: RedisServer, redis: Any) -> None:
-    """Adding is refused; the lease, taking, completing, failing and putting back are not, so there is room again."""
+def test_a_redis_without_memory_refuses_adds_and_still_drains(redis_server: RedisServer, redis: Any) -> None:
+    """All other calls must work, so that there is room again."""
     queue = queue_of(redis_server)
     add(queue, 20)
     redis.config_set("maxmemory", 1)
@@ -192,8 +193,8 @@ def test_a_redis_without_memory_takes_nothing_more_and_still_drains(redis_server
     queue.close()
 
 
-def test_a_redis_without_memory_lets_go_of_what_is_in_the_way(redis_server: RedisServer, redis: Any) -> None:
-    """A refused job is halved, failed ones are deleted, delayed and stalled ones are in line: else it stayed full."""
+def test_a_redis_without_memory_can_split_remove_promote_and_sweep(redis_server: RedisServer, redis: Any) -> None:
+    """Without these calls a full Redis would stay full."""
     queue = queue_of(redis_server)
     add(queue, 5)
     refused, failing, delayed, stalled = queue.take(4, 1_000_000)
@@ -216,8 +217,8 @@ def test_a_redis_without_memory_lets_go_of_what_is_in_the_way(redis_server: Redi
     queue.close()
 
 
-def test_a_redis_that_is_busy_with_a_script_is_told(redis_server: RedisServer, redis: Any) -> None:
-    """BUSY is an answer like others: the next call is tried later."""
+def test_a_redis_that_is_busy_with_a_script_raises_queue_unavailable(redis_server: RedisServer, redis: Any) -> None:
+    """BUSY is an answer like others, so the next call is made later."""
     queue = queue_of(redis_server)
     add(queue, 1)
     redis.config_set("lua-time-limit", 1)
@@ -243,8 +244,8 @@ def test_a_redis_that_is_busy_with_a_script_is_told(redis_server: RedisServer, r
     queue.close()
 
 
-def test_what_redis_says_is_told_in_one_line(queue: Queue, redis: Any, directory: Path) -> None:
-    """Without the script's address, and without what we sent."""
+def test_an_error_of_redis_is_one_line_without_our_data(queue: Queue, redis: Any, directory: Path) -> None:
+    """The line names the key, but neither the script's address nor the values that we sent."""
     redis.set(f"{P}wait", "no list")
 
     with pytest.raises(QueueUnavailable) as caught:

@@ -1,4 +1,4 @@
-"""Redis as people run it: every way to reach it carries events, or says what is wrong."""
+"""Every way to reach Redis carries events, or fails with a clear reason."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rudderpipe.testing.redis_server import RedisServer
 
 
 def queue_at(redis: Any, **settings: Any) -> Queue:
-    """A queue that Redis's place, however it is written."""
+    """Return a queue at this address, which may be a URL or a mapping."""
     return Queue(settings_module.load({"redis": redis, **settings}, environment={}), Clock())
 
 
@@ -34,7 +34,7 @@ def documented_rights() -> list[str]:
 
 
 def carries(processes: Processes, redis: Any) -> None:
-    """Events go through a flusher and a sender of their own to the data plane, and the account balances."""
+    """Send events through a flusher and a sender to the data plane, and check that the counts balance."""
     processes.explicit["redis"] = redis
     client = processes.client()
     for number in range(50):
@@ -52,7 +52,7 @@ def _authority() -> trustme.CA:
 
 @pytest.fixture(name="secure")
 def _secure(redis_server: RedisServer, authority: trustme.CA, directory: Path) -> Iterator[dict[str, Any]]:
-    """Redis behind TLS that asks for a certificate; the settings that fit."""
+    """Yield the settings for a Redis behind TLS that asks for a client's certificate."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(context)
@@ -70,36 +70,40 @@ def _secure(redis_server: RedisServer, authority: trustme.CA, directory: Path) -
     wire.close()
 
 
-def test_a_socket_and_a_database_number(processes: Processes, redis_server: RedisServer) -> None:
-    """As URL and as mapping; nothing is written elsewhere."""
+def test_a_socket_with_a_database_number_carries_events(processes: Processes, redis_server: RedisServer) -> None:
+    """URL and mapping mean the same, and no key is written into another database."""
     carries(processes, f"{redis_server.url}?db=3")
 
     assert queue_at({"unix_socket_path": str(redis_server.socket), "db": 3}).counts().events_delivered == 50
     assert redis_server.text_client().info("keyspace").keys() == {"db3"}
 
 
-def test_a_user_with_a_password_and_few_rights(processes: Processes, redis_server: RedisServer) -> None:
-    """The rights that docs/settings.md lists are enough; a wrong password or a missing right is told, but no secret."""
+def test_a_redis_user_with_the_documented_rights_carries_events(
+    processes: Processes, redis_server: RedisServer
+) -> None:
+    """A wrong password or a missing right is reported without the secret."""
     redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "on", ">pa@ss/word", *documented_rights())
     wire = Wire(redis_server)
     carries(processes, f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}")
 
     redis_server.text_client().execute_command("ACL", "SETUSER", "pipe", "-evalsha")
-    for url, said in (
+    for url, reason in (
         (f"redis://pipe:wrong-secret@127.0.0.1:{wire.port}", "user or password is missing or was refused"),
         (f"redis://pipe:pa%40ss%2Fword@127.0.0.1:{wire.port}", "permission"),
     ):
         with pytest.raises(QueueUnavailable) as caught:
             queue_at(url).counts()
-        assert said in str(caught.value)
+        assert reason in str(caught.value)
         assert "secret" not in str(caught.value)
         assert "pa@ss" not in str(caught.value)
     wire.close()
 
 
-def test_tls_with_an_authority_and_a_certificate_of_ones_own(processes: Processes, secure: dict[str, Any]) -> None:
-    """As mapping and as URL."""
-    processes.explicit["data_plane_url"] += "/"  # a data plane's URL has nothing to do with it
+def test_tls_with_a_private_authority_and_a_client_certificate_carries_events(
+    processes: Processes, secure: dict[str, Any]
+) -> None:
+    """URL and mapping mean the same."""
+    processes.explicit["data_plane_url"] += "/"  # the settings of Redis must not depend on the data plane's URL
     query = "&".join(f"{name}={secure[name]}" for name in ("ssl_ca_file", "ssl_cert_file"))
     carries(processes, f"rediss://127.0.0.1:{secure['port']}/1?{query}")
 
@@ -107,7 +111,7 @@ def test_tls_with_an_authority_and_a_certificate_of_ones_own(processes: Processe
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [
         ({"ssl_ca_file": None}, "CERTIFICATE_VERIFY_FAILED"),
         ({"ssl_cert_file": None}, None),
@@ -115,17 +119,19 @@ def test_tls_with_an_authority_and_a_certificate_of_ones_own(processes: Processe
         ({"ssl": False, "ssl_ca_file": None, "ssl_cert_file": None}, None),
     ],
 )
-def test_tls_that_does_not_fit_is_refused(secure: dict[str, Any], changed: dict[str, Any], said: str | None) -> None:
-    """On either side; nothing hangs."""
+def test_wrong_tls_settings_raise_queue_unavailable(
+    secure: dict[str, Any], changed: dict[str, Any], reason: str | None
+) -> None:
+    """Either side may refuse the connection, and no call may hang."""
     queue = queue_at({**secure, **changed})
 
-    with pytest.raises(QueueUnavailable, match=said):
+    with pytest.raises(QueueUnavailable, match=reason):
         queue.counts()
     queue.close()
 
 
-def test_a_sentinel_names_the_master_and_its_successor(processes: Processes, directory: Path) -> None:
-    """Events go on when the master is killed: they wait in the ring until there is a new one, and none is lost."""
+def test_sentinels_name_the_master_and_its_successor(processes: Processes, directory: Path) -> None:
+    """The master is killed. Events wait in the ring until there is a new one, and none is lost."""
     with ending(Replicated(directory)) as redis:
         processes.explicit["redis"] = redis.url
         client = processes.client()
@@ -142,8 +148,8 @@ def test_a_sentinel_names_the_master_and_its_successor(processes: Processes, dir
         assert redis.servers[1].text_client().info("keyspace").keys() == {"db2"}
 
 
-def test_a_master_that_has_become_a_replica_is_left(directory: Path) -> None:
-    """It refuses writes: the next call asks the sentinels again."""
+def test_a_queue_leaves_a_master_that_has_become_a_replica(directory: Path) -> None:
+    """The old master refuses writes, so the next call asks the sentinels again."""
     with ending(Replicated(directory)) as redis:
         queue = queue_at(redis.url)
         add(queue, 1)
@@ -165,7 +171,7 @@ def test_a_master_that_has_become_a_replica_is_left(directory: Path) -> None:
 
 
 def test_a_cluster_keeps_the_queue_in_one_slot(processes: Processes, directory: Path) -> None:
-    """All keys, ours included, are on one node; the others have none."""
+    """All keys, ours included, are on one node, because a script may use keys of one slot only."""
     with ending(Cluster(directory)) as redis:
         carries(processes, redis.url)
 
@@ -178,8 +184,8 @@ def test_a_cluster_keeps_the_queue_in_one_slot(processes: Processes, directory: 
             add(other, 1)
 
 
-def test_a_slot_that_moves_is_followed(directory: Path) -> None:
-    """What was added stays, what comes goes to the new node; a call in between is refused, not lost."""
+def test_a_queue_follows_a_slot_that_moves(directory: Path) -> None:
+    """Jobs stay, and new jobs go to the new node. A call during the move is refused and can be repeated."""
     with ending(Cluster(directory)) as redis:
         queue = queue_at(redis.url)
         add(queue, 1)
@@ -196,17 +202,17 @@ def test_a_slot_that_moves_is_followed(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("redis+cluster://:secret@127.0.0.1:1,127.0.0.1:2", r"127\.0\.0\.1:1,127\.0\.0\.1:2"),
         ("redis+sentinel://:secret@127.0.0.1:1/main", "none of the sentinels that answer knows a master named main"),
     ],
 )
-def test_nodes_that_are_not_there_are_told(url: str, said: str) -> None:
-    """By name, and without a password."""
+def test_unreachable_nodes_are_named_without_a_password(url: str, reason: str) -> None:
+    """An operator must see which address is wrong."""
     queue = queue_at(url)
 
-    with pytest.raises(QueueUnavailable, match=said) as caught:
+    with pytest.raises(QueueUnavailable, match=reason) as caught:
         queue.counts()
 
     assert "secret" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Redis comes back without its data, or evicts it: what was delivered is, the rest is said to be lost, all goes on."""
+"""Redis loses or evicts its data. Delivered events stay delivered, the rest counts as lost, and new events go on."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def _redis(redis_server: RedisServer) -> Any:
     return redis_server.text_client()
 
 
-def test_an_account_goes_on_without_what_redis_lost(
+def test_the_account_counts_events_that_redis_lost_as_failed(
     processes: Processes, redis_server: RedisServer, redis: Any
 ) -> None:
-    """A flush that waits for delivery ends: what was delivered before is, what is lost counts as failed."""
+    """A flush that waits for the delivery must end. The lost events count as failed in it."""
     processes.explicit |= {"redis": redis_server.url, "flush_at": 10}
     client = processes.client()
     deliver_and_queue(processes, client)
@@ -42,10 +42,8 @@ def test_an_account_goes_on_without_what_redis_lost(
     assert client.flush(5, until="delivered")
 
 
-def test_a_rings_account_that_was_evicted_is_made_again(
-    processes: Processes, redis_server: RedisServer, redis: Any
-) -> None:
-    """Its jobs are still there and are delivered: nothing is lost."""
+def test_an_evicted_account_of_a_ring_is_restored(processes: Processes, redis_server: RedisServer, redis: Any) -> None:
+    """The jobs are still there and are delivered, so no event counts as lost."""
     processes.explicit |= {"redis": redis_server.url, "flush_at": 10}
     client = processes.client()
     deliver_and_queue(processes, client)
@@ -62,13 +60,13 @@ def test_a_rings_account_that_was_evicted_is_made_again(
 
 
 def track(client: Any, letter: str, count: int) -> None:
-    """An event of so many users."""
+    """Send one event for each of so many users."""
     for number in range(count):
         assert client.track(f"{letter}{number}", "e")
 
 
 def deliver_and_queue(processes: Processes, client: Any) -> None:
-    """Have 50 events delivered, and 30 wait for a data plane that is down."""
+    """Have 50 events delivered, and 30 events wait for a data plane that is down."""
     track(client, "u", 50)
     assert client.flush(20, until="delivered").complete
     processes.plane.misbehaviour = Misbehaviour(503)
@@ -77,13 +75,15 @@ def deliver_and_queue(processes: Processes, client: Any) -> None:
 
 
 def counts(processes: Processes, wanted: tuple[int, int, int, int]) -> bool:
-    """Whether so many are queued, delivered, failed and lost."""
+    """Return True if so many events are queued, delivered, failed and lost."""
     events = processes.status().events
     return (events.queued, events.delivered, events.failed, events.lost) == wanted
 
 
-def test_status_says_it_without_a_flusher(processes: Processes, redis_server: RedisServer, redis: Any) -> None:
-    """And changes nothing: only the flusher knows what the ring has handed on."""
+def test_status_shows_lost_events_without_changing_redis(
+    processes: Processes, redis_server: RedisServer, redis: Any
+) -> None:
+    """Only the flusher knows which events the ring has handed over, so only the flusher may restore the account."""
     processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
     client = processes.client()
     flusher = processes.start("-m", "rudderpipe.flusher")
@@ -99,10 +99,10 @@ def test_status_says_it_without_a_flusher(processes: Processes, redis_server: Re
     assert redis.keys() == []
 
 
-def test_another_programs_job_that_says_it_is_ours_does_not_balance(
+def test_a_foreign_job_with_our_epoch_is_reported_as_an_imbalance(
     processes: Processes, redis_server: RedisServer, redis: Any
 ) -> None:
-    """The account has fewer events than none elsewhere then."""
+    """The copied job is delivered, so the account has more deliveries than events."""
     processes.explicit |= {"redis": redis_server.url, "flush_at": 1, "autostart": "flusher"}
     client = processes.client()
     assert client.track("u", "e")
@@ -128,10 +128,10 @@ def test_another_programs_job_that_says_it_is_ours_does_not_balance(
 
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
-def test_a_redis_that_may_evict_is_warned_about(
+def test_flusher_sender_and_status_warn_of_an_eviction_policy(
     processes: Processes, redis_server: RedisServer, redis: Any, policy: str
 ) -> None:
-    """By flusher, sender and status; by none of them while nothing is wrong, or when they may not ask."""
+    """None of them may warn while the policy is right, or when the user may not ask for it."""
     redis.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-info")
     for address, bad in ((redis_server.url, False), (f"unix://app:pw@{redis_server.socket}", True)):
         redis.config_set("maxmemory-policy", policy if bad else "noeviction")
@@ -149,7 +149,7 @@ def test_a_redis_that_may_evict_is_warned_about(
     assert client.track("u", "e")
     assert client.flush(20, until="delivered")
 
-    said = f"maxmemory-policy is {policy}, which evicts queued events: noeviction must be set"
-    assert said in processes.run("-m", "rudderpipe", "status").stdout.decode()
+    warning = f"maxmemory-policy is {policy}, which evicts queued events: noeviction must be set"
+    assert warning in processes.run("-m", "rudderpipe", "status").stdout.decode()
     for name in ("flusher", "sender"):
-        assert f"rudderpipe.{name} WARNING redis {said}" in processes.log()
+        assert f"rudderpipe.{name} WARNING redis {warning}" in processes.log()

@@ -1,4 +1,4 @@
-"""What differs between the versions of Redis: each test runs on every one that is on this machine."""
+"""Behaviour that differs between versions of Redis. Each test runs on every version of this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _redis(server: RedisServer) -> Any:
 
 
 def work(queue: Queue) -> None:
-    """Let a job of each fate go through."""
+    """Let one job of each fate go through the queue."""
     add(queue, 4)
     first, second, third, fourth = queue.take(*ALL)
     assert len(queue.renew([first, second])) == 2
@@ -43,7 +43,7 @@ def work(queue: Queue) -> None:
 
 
 def test_the_documented_rights_are_enough(server: RedisServer, redis: Any) -> None:
-    """The line of docs/settings.md is one that this version takes, and every call works with it."""
+    """Each version must accept the line of docs/settings.md, and every call must work with it."""
     redis.execute_command("ACL", "SETUSER", "pipe", "reset", "on", ">pw", *documented_rights())
     queue = queue_of(server, redis=f"unix://pipe:pw@{server.socket}")
 
@@ -54,8 +54,8 @@ def test_the_documented_rights_are_enough(server: RedisServer, redis: Any) -> No
 
 
 @pytest.mark.parametrize("protocol", [2, 3])
-def test_both_protocols_say_the_same(server: RedisServer, redis: Any, protocol: int) -> None:
-    """``?protocol=3`` in a URL, and the same in a mapping."""
+def test_both_protocols_of_redis_work_alike(server: RedisServer, redis: Any, protocol: int) -> None:
+    """``protocol`` may stand in a URL or in a mapping."""
     for place in (f"{server.url}?protocol={protocol}", {"unix_socket_path": str(server.socket), "protocol": protocol}):
         redis.flushall()
         queue = queue_of(server, redis=place)
@@ -63,8 +63,8 @@ def test_both_protocols_say_the_same(server: RedisServer, redis: Any, protocol: 
         queue.close()
 
 
-def test_a_refusal_is_told_without_the_script(server: RedisServer, redis: Any) -> None:
-    """One line, neither the script's digest nor the place in it."""
+def test_a_refusal_of_redis_is_one_line_without_the_script(server: RedisServer, redis: Any) -> None:
+    """The digest of a script and the place in it mean nothing to an operator."""
     redis.execute_command("ACL", "SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-lpush")
     queue = queue_of(server, redis=f"unix://app:pw@{server.socket}")
     refusals = []
@@ -87,8 +87,10 @@ def test_a_refusal_is_told_without_the_script(server: RedisServer, redis: Any) -
     queue.close()
 
 
-def test_a_check_says_what_the_user_may_not_do(processes: Processes, server: RedisServer, redis: Any) -> None:
-    """Redis 7 gives a new user no channels: all works but Bull's listeners, and the check says so."""
+def test_the_check_warns_of_a_redis_user_without_channels(
+    processes: Processes, server: RedisServer, redis: Any
+) -> None:
+    """Redis 7 gives a new user no channels. Only Bull's listeners then miss something."""
     redis.execute_command("ACL", "SETUSER", "app", "reset", "resetchannels", "on", ">pw", "~{rudder}:*", "+@all")
     processes.explicit["redis"] = f"unix://app:pw@{server.socket}"
 

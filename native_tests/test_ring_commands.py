@@ -1,4 +1,4 @@
-"""What an operator sees of rings, and how one is emptied that no process serves: ``rings``, ``drain``, ``status``."""
+"""The commands ``rings``, ``drain`` and ``status``, and how an operator empties a ring that no process serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rudderpipe.ring.ring import find_all
 from rudderpipe.testing.redis_server import RedisServer
 
 ANOTHER_USER = 54_320
-"""A user id that no account has."""
+"""A user id without an account."""
 
 TRACKS = """
 import sys, time
@@ -39,19 +39,19 @@ sys.stdin.read()
 
 
 def run(processes: Processes, *arguments: str) -> tuple[int, str, str]:
-    """One command of this pipe: exit code, output, errors."""
+    """Run one command for this pipe; return its exit code, output and errors."""
     done = processes.run("-m", "rudderpipe", *arguments)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def rows(processes: Processes) -> list[dict[str, Any]]:
-    """What ``rings --json`` says of this pipe."""
+    """Return the rows of ``rings --json`` for this pipe."""
     found = msgspec.json.decode(run(processes, "rings", "--json")[1])
     return [row for row in found if row["pipe"] == processes.settings.pipe_name]
 
 
 def leave_events(processes: Processes) -> None:
-    """500 events in a ring whose application and flusher were killed together, as systemd's KillMode does."""
+    """Leave 500 events in a ring, by killing application and flusher together as systemd's KillMode does."""
     processes.explicit["flush_interval_ms"] = 600_000
     processes.explicit["flush_at"] = 10_000
     application = processes.start("-c", TRACKS, stdout=subprocess.PIPE)
@@ -65,29 +65,29 @@ def leave_events(processes: Processes) -> None:
     wait_until(lambda: not flusher.is_running())
 
 
-def test_what_was_killed_together_is_seen_and_drained(processes: Processes) -> None:
-    """Events stay in shared memory; ``rings`` shows that no process serves them, ``drain`` delivers each once."""
+def test_a_ring_whose_processes_were_all_killed_is_shown_and_drained(processes: Processes) -> None:
+    """The events stay in shared memory, and ``drain`` delivers each of them once."""
     leave_events(processes)
 
     (row,) = rows(processes)
     assert (row["events"], row["flusher"], row["interpreter"], row["layout"]) == (500, None, 0, 4)
     assert run(processes, "rings")[0] == 1
-    code, said, _ = run(processes, "status")
+    code, output, _ = run(processes, "status")
     assert code == 1
-    assert "no process serves the ring now; events wait in it" in said
+    assert "no process serves the ring now; events wait in it" in output
 
-    code, said, errors = run(processes, "drain", "--flush-at", "100", processes.settings.pipe_name)
+    code, output, errors = run(processes, "drain", "--flush-at", "100", processes.settings.pipe_name)
 
     assert (code, errors) == (0, "")
-    assert said == f"{row['ring']}: 500 delivered\n"
+    assert output == f"{row['ring']}: 500 delivered\n"
     stats = processes.plane.stats()
     assert (stats["unique_message_ids"], stats["duplicates"]) == (500, 0)
     assert rows(processes) == []
     assert find_all(processes.settings) == []
 
 
-def test_a_served_ring_says_by_which_process_and_since_when(processes: Processes) -> None:
-    """And is left to that process by ``drain``."""
+def test_rings_shows_the_flusher_of_a_ring_and_its_start(processes: Processes) -> None:
+    """``drain`` must leave such a ring to its flusher."""
     processes.explicit["linger_s"] = 60
     client = processes.client()
     assert client.track("u", "e")
@@ -98,12 +98,12 @@ def test_a_served_ring_says_by_which_process_and_since_when(processes: Processes
     assert row["flusher"] == flusher.pid
     assert row["since"].endswith("Z")
     assert row["runtime_dir"] == processes.explicit["runtime_dir"]
-    code, said, _ = run(processes, "drain")
-    assert (code, said) == (3, f"{row['ring']}: pid {flusher.pid} already serves the ring\n")
+    code, output, _ = run(processes, "drain")
+    assert (code, output) == (3, f"{row['ring']}: pid {flusher.pid} already serves the ring\n")
 
 
-def test_what_cannot_be_drained_stays_and_the_reason_is_said(processes: Processes) -> None:
-    """A data plane that is away: exit code 4; nothing is lost, and the next try delivers."""
+def test_a_failed_drain_keeps_the_events_and_says_why(processes: Processes) -> None:
+    """The data plane is down. The exit code is 4, and the next drain delivers the events."""
     processes.explicit["autostart"] = False
     with FaultyPlane() as plane:
         processes.explicit["data_plane_url"] = plane.url
@@ -113,9 +113,9 @@ def test_what_cannot_be_drained_stays_and_the_reason_is_said(processes: Processe
             assert client.track("u", "e")
         client.shutdown(0)
 
-        code, said, errors = run(processes, "drain", "--timeout", "1")
+        code, output, errors = run(processes, "drain", "--timeout", "1")
         assert code == 4
-        assert "10 events left in the ring" in said
+        assert "10 events left in the ring" in output
         assert "503" in errors
 
         plane.then(answer())
@@ -123,8 +123,8 @@ def test_what_cannot_be_drained_stays_and_the_reason_is_said(processes: Processe
         assert len(plane.accepted) == 10
 
 
-def test_one_ring_of_several_is_drained(processes: Processes) -> None:
-    """By its name; the others stay as they are."""
+def test_drain_can_empty_one_ring_of_several(processes: Processes) -> None:
+    """The other rings stay as they are."""
     processes.explicit["autostart"] = False
     other = processes.client(pipe=f"{processes.explicit['pipe']}-other")
     client = processes.client()
@@ -132,50 +132,51 @@ def test_one_ring_of_several_is_drained(processes: Processes) -> None:
     assert other.track("u", "e")
     name = location.own(other.settings).stem
 
-    code, said, _ = run(processes, "drain", "--ring", name)
+    code, output, _ = run(processes, "drain", "--ring", name)
 
-    assert (code, said) == (0, f"{name}: 1 delivered\n")
+    assert (code, output) == (0, f"{name}: 1 delivered\n")
     assert [row["events"] for row in rows(processes)] == [1]
 
 
-def test_what_waits_is_drained_into_the_queue(processes: Processes, redis_server: RedisServer) -> None:
-    """A sender delivers it from there; the account balances."""
+def test_drain_puts_events_into_the_queue(processes: Processes, redis_server: RedisServer) -> None:
+    """A sender delivers them from there, and the account balances."""
     processes.explicit |= {"autostart": False, "redis": redis_server.url, "flush_at": 5}
     client = processes.client()
     for _ in range(12):
         assert client.track("u", "e")
 
-    code, said, errors = run(processes, "drain")
+    code, output, errors = run(processes, "drain")
 
     assert (code, errors) == (0, "")
-    assert said == f"{location.own(processes.settings).stem}: 12 queued\n"
+    assert output == f"{location.own(processes.settings).stem}: 12 queued\n"
     status = processes.status()
     assert (status.events.queued, status.events.in_ring, status.events.balanced) == (12, 0, True)
 
 
 @pytest.mark.parametrize("command", ["status", "drain"])
-def test_a_pipe_that_is_not_there_lists_what_rings_there_are(processes: Processes, command: str) -> None:
-    """For a misspelt pipe, or one of other settings."""
+def test_status_and_drain_of_an_unknown_pipe_list_the_existing_rings(processes: Processes, command: str) -> None:
+    """The name may be misspelt, or the command may run with other settings."""
     processes.explicit["autostart"] = False
     assert processes.client().track("u", "e")
     there = location.own(processes.settings).stem
 
-    code, said, errors = run(processes, command, "--pipe", "misspelt")
+    code, output, errors = run(processes, command, "--pipe", "misspelt")
 
-    assert there in said + errors
+    assert there in output + errors
     assert code == (0 if command == "status" else 1)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, as root")
 def test_root_sees_the_rings_of_every_user(processes: Processes, directory: Path) -> None:
-    """Each looked at by a process that became that user, so that none of root's files is left among its own."""
+    """A process that became the user looks at each ring, so that no file of root is left among the user's."""
     pipe = f"{processes.explicit['pipe']}-of-another"
     processes.explicit["autostart"] = False
     assert processes.client().track("u", "e")
     processes.explicit.pop("runtime_dir")
     as_another = [
         *("setpriv", "--reuid", str(ANOTHER_USER), "--regid", str(ANOTHER_USER), "--clear-groups"),
-        *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
+        # These rights are needed if Python is installed in root's home.
+        *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),
         sys.executable,
     ]
     process = processes.start_program(

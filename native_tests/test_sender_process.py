@@ -1,4 +1,4 @@
-"""The sender as operators run it: asked how it is, under a service manager, as PID 1, beside uWSGI."""
+"""The sender as operators run it, with health checks, under a service manager, as PID 1, and beside uWSGI."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rudderpipe.testing.redis_server import RedisServer
 
 
 class Senders:
-    """Processes on one queue, each with a log of its own."""
+    """Processes on one queue, which write one log."""
 
     def __init__(self, server: RedisServer, plane: FaultyPlane, directory: Path) -> None:
         self.plane = plane
@@ -43,11 +43,11 @@ class Senders:
 
     @property
     def log(self) -> str:
-        """Of all."""
+        """Return the log of all processes."""
         return (self._directory / "log").read_text()
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[bytes]:
-        """A command in a session of its own."""
+        """Start a command in a session of its own."""
         with (self._directory / "log").open("ab") as log:
             self._started.append(
                 subprocess.Popen(
@@ -57,11 +57,11 @@ class Senders:
         return self._started[-1]
 
     def sender(self, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
-        """One of ours."""
+        """Start a sender."""
         return self.start(sys.executable, "-m", "rudderpipe.sender", "--verbose", *arguments, **variables)
 
     def add(self, *names: str) -> None:
-        """A job of one event for each message id."""
+        """Add a job of one event for each message id."""
         for name in names:
             event = b'{"userId":"u","messageId":"%b"}' % name.encode()
             self.queue.add(7, [(job.build(event, "KEY", "t", 7), 1)], {}, [])
@@ -83,7 +83,7 @@ def _senders(redis_server: RedisServer, directory: Path) -> Iterator[Senders]:
 
 
 def admin_of(senders: Senders) -> str:
-    """Where the first sender that has one listens."""
+    """Wait for an admin server, and return its URL."""
 
     def found() -> str:
         return next((line.split("address=")[1] for line in senders.log.splitlines() if "address=" in line), "")
@@ -92,17 +92,17 @@ def admin_of(senders: Senders) -> str:
 
 
 def asked(url: str) -> tuple[int, dict[str, Any]]:
-    """Status and JSON."""
+    """Get the URL; return the status and the JSON."""
     try:
-        with urllib.request.urlopen(url) as answer:
-            return answer.status, json.loads(answer.read())
+        with urllib.request.urlopen(url) as response:
+            return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:
             return error.code, json.loads(error.read())
 
 
-def test_a_sender_says_how_it_is(senders: Senders) -> None:
-    """Holding the lease, and standing by; other paths say which there are."""
+def test_a_sender_answers_health_checks(senders: Senders) -> None:
+    """Monitoring needs the state of the lease and the number of waiting jobs. Another path gets the list of paths."""
     senders.sender("--admin", "127.0.0.1:0")
     url = admin_of(senders)
     wait_until(lambda: asked(f"{url}/readyz")[0] == 200)
@@ -116,8 +116,8 @@ def test_a_sender_says_how_it_is(senders: Senders) -> None:
     assert urllib.request.urlopen(urllib.request.Request(f"{url}/healthz", method="HEAD")).read() == b""
 
 
-def test_a_redis_that_is_away_is_no_reason_to_start_again(senders: Senders, redis_server: RedisServer) -> None:
-    """Not ready, and alive."""
+def test_a_sender_without_redis_is_alive_but_not_ready(senders: Senders, redis_server: RedisServer) -> None:
+    """A restart of the sender would not bring Redis back."""
     senders.sender("--admin", "0", RUDDERPIPE_STALL_TIMEOUT_S="1")
     url = admin_of(senders)
     wait_until(lambda: asked(f"{url}/readyz")[0] == 200)
@@ -131,8 +131,8 @@ def test_a_redis_that_is_away_is_no_reason_to_start_again(senders: Senders, redi
     wait_until(lambda: asked(f"{url}/readyz")[0] == 200)
 
 
-def test_jobs_that_wait_while_nothing_moves_are_no_health(senders: Senders) -> None:
-    """The liveness fails, and the watchdog is not served; a backoff is not a stall."""
+def test_a_sender_that_makes_no_progress_is_not_alive(senders: Senders) -> None:
+    """The check of liveness fails while jobs wait and a request hangs, so that the sender is started again."""
     senders.plane.hold()
     senders.add("m")
     senders.sender("--admin", "127.0.0.1:0", RUDDERPIPE_STALL_TIMEOUT_S="1", RUDDERPIPE_TIMEOUT_S="600")
@@ -146,14 +146,14 @@ def test_jobs_that_wait_while_nothing_moves_are_no_health(senders: Senders) -> N
 
 
 @pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999", "::1:80", "256.256.256.256:1"])
-def test_an_address_that_is_none_is_named(senders: Senders, address: str) -> None:
-    """Exit code 2: starting again will not help."""
+def test_an_invalid_admin_address_ends_with_code_2(senders: Senders, address: str) -> None:
+    """The exit code tells a service manager that a restart will not help."""
     assert senders.sender("--admin", address).wait(30) == 2
     assert "option --admin: " in senders.log
 
 
-def test_an_address_that_is_taken_is_named(senders: Senders) -> None:
-    """With the address."""
+def test_an_admin_address_in_use_is_named(senders: Senders) -> None:
+    """The error must hold the address, because the settings may come from several places."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         assert senders.sender("--admin", where).wait(30) == 2
@@ -161,7 +161,7 @@ def test_an_address_that_is_taken_is_named(senders: Senders) -> None:
 
 
 class Manager:
-    """What systemd is to a service of ``Type=notify``."""
+    """The side of systemd in the protocol of ``Type=notify``."""
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "notify")
@@ -169,7 +169,7 @@ class Manager:
         self._socket.settimeout(30)
         self._socket.bind(self.path)
 
-    def hears(self, what: str) -> list[str]:
+    def receives(self, what: str) -> list[str]:
         """Wait for a message that has this line, and return all its lines."""
         while what not in (lines := self._socket.recv(4096).decode().split("\n")):
             pass
@@ -186,25 +186,25 @@ def _manager(directory: Path) -> Iterator[Manager]:
     manager.close()
 
 
-def test_a_service_manager_is_told(senders: Senders, manager: Manager) -> None:
-    """Ready, alive again and again, stopping."""
+def test_a_service_manager_gets_ready_watchdog_and_stopping(senders: Senders, manager: Manager) -> None:
+    """systemd starts the sender again if the watchdog messages stop."""
     sender = senders.sender(NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="500000")
 
-    (_, status) = manager.hears("READY=1")
+    (_, status) = manager.receives("READY=1")
     assert status.startswith("STATUS=serving ")
     for _ in range(3):
-        manager.hears("WATCHDOG=1")
+        manager.receives("WATCHDOG=1")
     senders.plane.hold()
     senders.add("m")
     senders.plane.wait_for(lambda: senders.plane.requests)
     sender.terminate()
-    manager.hears("STOPPING=1")
+    manager.receives("STOPPING=1")
     senders.plane.let_go()
     assert sender.wait(30) == 0
 
 
-def test_as_pid_1(senders: Senders) -> None:
-    """Of a container: it delivers, and a TERM from outside ends it with 0."""
+def test_a_sender_runs_as_pid_1_of_a_container(senders: Senders) -> None:
+    """PID 1 gets no default signal handlers, but SIGTERM must still end the sender with 0."""
     unshare = shutil.which("unshare")
     assert unshare, "unshare is missing: it is in util-linux"
     senders.add("m")
@@ -231,8 +231,8 @@ def test_as_pid_1(senders: Senders) -> None:
     ["trap '' TERM INT; exec", "exec 0<&- 1>&- 2>&-; exec", "exec nohup"],
     ids=["signals ignored", "no standard descriptors", "nohup"],
 )
-def test_however_it_was_started(senders: Senders, prefix: str) -> None:
-    """It delivers, and stops when it is told to."""
+def test_a_sender_works_with_inherited_signals_and_descriptors(senders: Senders, prefix: str) -> None:
+    """Shells and tools may start it with ignored signals or without standard descriptors."""
     senders.add("m")
     sender = senders.start("sh", "-c", f'{prefix} "{sys.executable}" -m rudderpipe.sender')
     senders.plane.wait_for(lambda: senders.plane.accepted == ["m"])
@@ -242,8 +242,8 @@ def test_however_it_was_started(senders: Senders, prefix: str) -> None:
     assert sender.wait(30) == 0
 
 
-def test_as_a_daemon_of_uwsgi(senders: Senders, directory: Path) -> None:
-    """``attach-daemon``: it delivers, and goes with uWSGI, its lease given back."""
+def test_a_sender_runs_as_a_daemon_of_uwsgi(senders: Senders, directory: Path) -> None:
+    """It ends together with uWSGI and releases its lease, so that another sender can start at once."""
     (directory / "app.py").write_text("def application(environ, start):\n    start('200 OK', [])\n    return [b'']\n")
     uwsgi = senders.start(
         str(Path(sys.executable).with_name("uwsgi")),

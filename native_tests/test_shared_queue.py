@@ -1,4 +1,4 @@
-"""Both sides at once on one queue: producers and workers of ours and of the Node SDK, failures and ``kill -9``."""
+"""One queue with producers and workers of ours and of the Node SDK, with failures and ``kill -9``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rudderpipe.testing.data_plane import Misbehaviour
 
 
 def assert_all_arrived(peers: Peers, count: int, *, duplicates: int = 0) -> None:
-    """So many events, each at least once; nothing waits, is active, stalled, locked or failed."""
+    """Check that so many events arrived, and that no job waits, is active, stalled, locked or failed."""
     peers.processes.delivered(count)
     wait_until(peers.settled)
     stats = peers.plane.stats()
@@ -27,8 +27,8 @@ def assert_all_arrived(peers: Peers, count: int, *, duplicates: int = 0) -> None
     assert (jobs.waiting, jobs.active, jobs.delayed, jobs.failed) == (0, 0, 0, 0)
 
 
-def test_both_sides_at_once_deliver_each_event_exactly_once(peers: Peers) -> None:
-    """Two producers, two kinds of workers, and a data plane that answers 500 for a while."""
+def test_both_sdks_on_one_queue_deliver_each_event_once(peers: Peers) -> None:
+    """There are two producers, two kinds of workers, and a data plane that fails three requests."""
     peers.processes.explicit |= {"flush_at": 100, "autostart": "flusher"}
     peers.plane.misbehaviour = Misbehaviour(500, times=3)
     sdk = peers.sdk(sdk={"flushAt": 500, "retryCount": 0})
@@ -47,13 +47,13 @@ def test_both_sides_at_once_deliver_each_event_exactly_once(peers: Peers) -> Non
 
 
 @pytest.mark.parametrize("victim", ["node", "ours"])
-def test_a_killed_workers_job_is_delivered_by_the_other_side(peers: Peers, victim: str) -> None:
-    """Its lock lapses, either side's stalled check finds it, nothing is lost and nothing stays active."""
+def test_a_killed_workers_job_is_delivered_by_the_other_sdk(peers: Peers, victim: str) -> None:
+    """Its lock lapses, and the stalled check of the other side finds the job."""
     calls = peers.node.start("calls")
     with paused(calls):
         producer = peers.sdk()
         producer.ask(track=3)
-        wait_until(lambda: len(peers.ids("paused")) == 2)  # its first event goes alone
+        wait_until(lambda: len(peers.ids("paused")) == 2)  # the first event makes a job by itself
         producer.kill()
         peers.add(3)
     peers.plane.misbehaviour = Misbehaviour(500)
@@ -80,7 +80,7 @@ def test_a_killed_workers_job_is_delivered_by_the_other_side(peers: Peers, victi
 
 
 def kill_while_it_holds_a_job(peers: Peers, worker: NodeProgram | subprocess.Popen[bytes]) -> str:
-    """The id of the job that the dead worker left active and locked."""
+    """Kill the worker while it holds a job, and return the id of that job."""
     wait_until(lambda: peers.ids("active") and peers.redis.keys(f"{P}*:lock"))
     process: Any = worker.process if isinstance(worker, NodeProgram) else worker
     process.kill()

@@ -17,7 +17,7 @@ from rudderpipe.testing.redis_server import RedisServer
 
 @pytest.fixture(name="other")
 def _other(directory: Path) -> Iterator[Processes]:
-    """Another pipe to another data plane."""
+    """Yield the processes of another pipe to another data plane."""
     with DataPlaneServer(0, Misbehaviour()) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -36,8 +36,8 @@ def _both(processes: Processes, other: Processes, redis_server: RedisServer) -> 
     return processes, other
 
 
-def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[Processes, Processes]) -> None:
-    """Held until the queue is empty, and delivered then; the log says so."""
+def test_no_event_goes_to_the_other_clients_data_plane(both: tuple[Processes, Processes]) -> None:
+    """The second client's events wait in its ring until the queue is empty, and the log says so."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
     first = ours.client()
@@ -61,8 +61,8 @@ def test_no_event_goes_to_the_other_ones_data_plane(both: tuple[Processes, Proce
     assert ours.plane.stats()["unique_message_ids"] == theirs.plane.stats()["unique_message_ids"] == 5
 
 
-def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[Processes, Processes]) -> None:
-    """By an error that says what to do, to the callback too; another name is all it takes."""
+def test_create_persistence_queue_refuses_the_queue_of_another_data_plane(both: tuple[Processes, Processes]) -> None:
+    """The error, which the callback gets too, tells the developer to choose another queue name."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
     assert ours.client().track("a", "e")
@@ -72,19 +72,19 @@ def test_a_queue_of_another_data_plane_is_refused_when_it_is_made(both: tuple[Pr
 
     with pytest.raises(AnotherDataPlane, match="another queue_name") as caught:
         client.create_persistence_queue(redis)
-    told: list[Any] = []
-    client.create_persistence_queue(redis, callback=told.append)
+    results: list[Any] = []
+    client.create_persistence_queue(redis, callback=results.append)
     client.create_persistence_queue(redis, queue_name="another")
     assert client.track("b", "e")
 
     assert caught.value.owner == ours.settings.plane_id
-    wait_until(lambda: told)
-    assert isinstance(told[0], AnotherDataPlane)
+    wait_until(lambda: results)
+    assert isinstance(results[0], AnotherDataPlane)
     assert theirs.delivered(1)
 
 
-def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[Processes, Processes]) -> None:
-    """The command shows whose the queue is, and makes it ours with all that is in it."""
+def test_the_adopt_command_gives_a_queue_to_a_moved_data_plane(both: tuple[Processes, Processes]) -> None:
+    """The command shows to which data plane the queue belongs. An adoption takes all its jobs too."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
     client = ours.client()
@@ -106,10 +106,10 @@ def test_a_data_plane_that_has_moved_adopts_its_queue(both: tuple[Processes, Pro
     assert theirs.delivered(1)
 
 
-def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_adopted(
+def test_the_old_sender_releases_its_job_when_the_queue_is_adopted(
     both: tuple[Processes, Processes],
 ) -> None:
-    """It lives and waits for its next attempt: the new one's sender delivers the job in its place."""
+    """The old sender lives and waits for its next attempt. The new data plane's sender must deliver the job."""
     ours, theirs = both
     ours.plane.misbehaviour = Misbehaviour(503)
     assert ours.client().track("a", "e")
@@ -122,8 +122,8 @@ def test_the_sender_of_the_data_plane_that_is_gone_lets_go_when_the_queue_is_ado
     assert b"0 failed jobs" in theirs.run("-m", "rudderpipe", "failed", "list").stdout
 
 
-def test_two_names_of_one_data_plane_are_one(both: tuple[Processes, Processes]) -> None:
-    """``data_plane_id`` says so: an internal URL and an external one share a queue."""
+def test_two_addresses_of_one_data_plane_can_share_a_queue(both: tuple[Processes, Processes]) -> None:
+    """``data_plane_id`` declares that an internal and an external URL mean the same server."""
     ours, theirs = both
     for processes in both:
         processes.explicit["data_plane_id"] = "main"

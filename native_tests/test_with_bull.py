@@ -1,4 +1,4 @@
-"""Bull 4's own methods, workers and listeners on our queue, with our flusher and sender working on beside them."""
+"""Bull 4's own methods, workers and listeners on our queue, beside our flusher and sender."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from native_tests.processes import wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 
 QUICK = {"lockDuration": 300, "stalledInterval": 100, "guardInterval": 100}
-"""Settings of Bull that make it notice a dead worker soon."""
+"""Settings of Bull that make it find a dead worker soon."""
 
 
 @pytest.fixture(name="calls")
 def _calls(peers: Peers) -> NodeProgram:
-    """Bull's Queue, to call its methods."""
+    """Start a program that calls the methods of Bull's Queue."""
     return peers.node.start("calls")
 
 
 def fail(peers: Peers, jobs: int) -> list[str]:
-    """So many jobs of ours that our sender has failed for an answer of 400."""
+    """Return the ids of so many jobs of ours, which our sender has failed because of a 401."""
     peers.plane.misbehaviour = Misbehaviour(401)
     ids = peers.add(jobs)
     peers.send_all()
@@ -32,12 +32,12 @@ def fail(peers: Peers, jobs: int) -> list[str]:
 
 
 def found(jobs: list[Any]) -> list[str]:
-    """The ids of jobs that Bull answered."""
+    """Return the ids of the jobs that Bull returned."""
     return [job["id"] for job in jobs]
 
 
 def test_a_plain_bull_worker_takes_our_jobs_in_order(peers: Peers) -> None:
-    """Name, data and attempts as Bull's handlers expect them; completed and failed like any other job."""
+    """Name, data and attempts must be what Bull's handlers expect, and the jobs complete like any others."""
     ids = peers.add(3)
     worker = peers.node.start("worker")
 
@@ -51,7 +51,7 @@ def test_a_plain_bull_worker_takes_our_jobs_in_order(peers: Peers) -> None:
 
 
 def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) -> None:
-    """Getters, counts, ``getJob`` and ``getState``; status says the same numbers."""
+    """Bull's getters, its counts and our status must show the same."""
     (failed,) = fail(peers, 1)
     active, *waiting = peers.add(3)
     peers.plane.misbehaviour = Misbehaviour(500)
@@ -80,8 +80,8 @@ def test_bull_finds_our_jobs_in_every_state(peers: Peers, calls: NodeProgram) ->
 
 
 @pytest.mark.parametrize("how", ["retry", "retryJobs"])
-def test_failed_jobs_that_bull_retries_are_sent_again(peers: Peers, calls: NodeProgram, how: str) -> None:
-    """One by one or all at once, in order; a request reaches the data plane for each, and the account balances."""
+def test_our_sender_delivers_failed_jobs_that_bull_retries(peers: Peers, calls: NodeProgram, how: str) -> None:
+    """Bull retries one job or all of them. Each causes one request, the order stays, and the account balances."""
     ids = fail(peers, 3)
     requests = len(peers.seen)
     events = peers.processes.status().events
@@ -101,8 +101,8 @@ def test_failed_jobs_that_bull_retries_are_sent_again(peers: Peers, calls: NodeP
     assert events.balanced
 
 
-def test_a_queue_that_bull_paused_fills_and_gives_nothing(peers: Peers, calls: NodeProgram) -> None:
-    """Our flusher adds to ``paused``, our sender takes nothing; after ``resume`` all arrives in order."""
+def test_a_queue_that_bull_paused_takes_jobs_and_gives_none(peers: Peers, calls: NodeProgram) -> None:
+    """Our flusher adds to ``paused``, and our sender takes nothing until ``resume``."""
     client = peers.processes.client()
     with paused(calls):
         assert all(client.track("u", "e", {"n": number}) for number in range(100))
@@ -123,8 +123,8 @@ def test_a_queue_that_bull_paused_fills_and_gives_nothing(peers: Peers, calls: N
     assert [event["properties"]["n"] for event in peers.sent()] == list(range(100))
 
 
-def test_removed_and_cleaned_jobs_are_gone_and_nothing_else(peers: Peers, calls: NodeProgram) -> None:
-    """``removeJobs``, ``job.remove`` and ``clean`` of waiting and failed jobs; a job under our lock is refused."""
+def test_bull_can_remove_and_clean_our_jobs_but_not_an_active_one(peers: Peers, calls: NodeProgram) -> None:
+    """``removeJobs``, ``job.remove`` and ``clean`` must delete no other job."""
     failed = fail(peers, 2)
     first, second, third, fourth = peers.add(4)
     peers.plane.misbehaviour = Misbehaviour(500, times=1)
@@ -147,8 +147,8 @@ def test_removed_and_cleaned_jobs_are_gone_and_nothing_else(peers: Peers, calls:
     assert fourth not in peers.ids("wait")
 
 
-def test_bull_leaves_a_job_alone_that_our_sender_has_just_taken(peers: Peers, calls: NodeProgram) -> None:
-    """It is locked from the first moment: not removed, not cleaned, not taken for stalled."""
+def test_bull_leaves_a_job_alone_that_our_sender_has_taken(peers: Peers, calls: NodeProgram) -> None:
+    """The job is locked from the first moment, so Bull neither removes nor cleans nor recovers it."""
     taken = peers.add(2)
     assert peers.take() == taken
 
@@ -163,8 +163,8 @@ def test_bull_leaves_a_job_alone_that_our_sender_has_just_taken(peers: Peers, ca
     assert peers.ids("wait") == []
 
 
-def test_a_job_that_somebody_adds_to_wait_of_a_paused_queue_is_not_sent(peers: Peers, calls: NodeProgram) -> None:
-    """A writer that does not know of pausing: our sender keeps to the pause all the same."""
+def test_our_sender_takes_no_job_from_wait_while_the_queue_is_paused(peers: Peers, calls: NodeProgram) -> None:
+    """A writer that ignores the pause adds to ``wait``."""
     calls.call("pause")
     (job_id,) = peers.add(1)
     peers.redis.rpoplpush(f"{P}paused", f"{P}wait")
@@ -176,8 +176,8 @@ def test_a_job_that_somebody_adds_to_wait_of_a_paused_queue_is_not_sent(peers: P
 
 
 @pytest.mark.parametrize("how", ["obliterate", "empty"])
-def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodeProgram, how: str) -> None:
-    """``obliterate`` and ``empty`` under a running flusher and sender; later events arrive, status answers sanely."""
+def test_a_queue_works_again_after_obliterate_and_empty(peers: Peers, calls: NodeProgram, how: str) -> None:
+    """A flusher and a sender run all the time. Later events must arrive, and no count may be negative."""
     client = peers.processes.client()
     assert client.track("u", "e", {"n": 0})
     peers.processes.delivered(1)
@@ -203,8 +203,8 @@ def test_after_the_queue_was_thrown_away_it_works_on(peers: Peers, calls: NodePr
     assert all(number >= 0 for number in (status.events.in_ring, status.events.queued, status.events.delivered))
 
 
-def test_bulls_listeners_hear_of_our_jobs(peers: Peers) -> None:
-    """waiting, active, completed, failed and stalled, live, with the arguments that Bull's own jobs have."""
+def test_bulls_listeners_get_messages_about_our_jobs(peers: Peers) -> None:
+    """They get the arguments that Bull's own jobs have."""
     listener = peers.node.start("listener")
     ours, refused = peers.add(2)
     peers.plane.misbehaviour = Misbehaviour(401, times=1)
@@ -225,8 +225,8 @@ def test_bulls_listeners_hear_of_our_jobs(peers: Peers) -> None:
     assert listener.events("trouble") == []
 
 
-def test_our_sweep_is_heard_by_bulls_listeners(peers: Peers) -> None:
-    """A job that another worker let stall: ``stalled`` once, ``failed`` with Bull's words the second time."""
+def test_bulls_listeners_get_messages_about_our_sweep(peers: Peers) -> None:
+    """The job of a dead worker stalls once, and fails with Bull's own reason the second time."""
     listener = peers.node.start("listener")
     (stalling,) = peers.add(1)
     for time in range(2):

@@ -1,4 +1,4 @@
-"""One queue shared with RudderStack's Node SDK: the same bytes, and either side delivers what the other added."""
+"""One queue shared with RudderStack's Node SDK. Both write the same bytes, and either delivers the other's jobs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ODD = {"text": 'ä€😀\u2028\x7f \b\f\u0001"\\/</script>', "lone": "\ud800", 
 
 
 def theirs_waiting(peers: Peers, count: int) -> list[str]:
-    """The ids of so many jobs of theirs that wait, oldest first, while the queue is paused."""
+    """Wait for so many jobs of the Node SDK in the paused queue, and return their ids, oldest first."""
     found: list[str] = wait_until(lambda: len(ids := peers.ids("paused")) >= count and ids)
     return found[::-1]
 
 
 def neutral(data: str, write_key: str) -> str:
-    """A job's data with what may differ replaced: its id, its times, and who made it; the md5 is checked here."""
+    """Check the md5 of a job's data, and return the data with its id, times and agent replaced."""
     envelope = json.loads(data)
     text: str = envelope["eventData"]
     content = json.loads(text)
@@ -39,8 +39,8 @@ def neutral(data: str, write_key: str) -> str:
     return json.dumps(envelope, ensure_ascii=False, separators=(",", ":"))
 
 
-def test_a_job_of_ours_is_written_as_the_node_sdk_writes_it(peers: Peers) -> None:
-    """The same batch makes the same six fields and the same bytes of data, but for ids, times and the agent."""
+def test_our_job_has_the_same_bytes_as_one_of_the_node_sdk(peers: Peers) -> None:
+    """Both get the same batch. Only ids, times and the agent may differ."""
     calls, sdk = peers.node.start("calls"), peers.sdk('A "KEY" ü')
     calls.call("pause")
     sdk.ask(events=[["track", {"userId": "u", "event": "Odd", "properties": ODD}]])
@@ -60,16 +60,16 @@ def test_a_job_of_ours_is_written_as_the_node_sdk_writes_it(peers: Peers) -> Non
     assert json.loads(text)["request"]["headers"].keys() == inner(ours)["request"]["headers"].keys()
     assert inner(ours)["request"]["headers"]["user-agent"] == USER_AGENT
     assert set(ours) == set(theirs) == {"name", "data", "opts", "timestamp", "delay", "priority"}
-    unlike = {"data", "timestamp", "opts"}
-    assert {name: ours[name] for name in ours if name not in unlike} == {
-        name: theirs[name] for name in theirs if name not in unlike
+    different = {"data", "timestamp", "opts"}
+    assert {name: ours[name] for name in ours if name not in different} == {
+        name: theirs[name] for name in theirs if name not in different
     }
     for fields in (ours, theirs):
         assert fields["opts"] == f'{{"attempts":1,"delay":0,"timestamp":{fields["timestamp"]}}}'
 
 
 def test_the_node_sdk_delivers_a_job_of_ours(peers: Peers) -> None:
-    """With our write key and our agent, unchanged but for the time of sending; the job is completed."""
+    """The request has our write key and agent, and only the time of sending is new. The job completes."""
     ids = peers.add(1, events=3)
     peers.sdk()
 
@@ -86,7 +86,7 @@ def test_the_node_sdk_delivers_a_job_of_ours(peers: Peers) -> None:
 
 
 def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
-    """Each with its own write key, in order, with a ``timeout`` in the request or without; a real process of ours."""
+    """Each client has its own write key, and one has a ``timeout`` in its requests. The order stays."""
     calls = peers.node.start("calls")
     with paused(calls):
         clients = [peers.sdk(key, sdk=extra) for key, extra in (("K1", {}), ("K2", {"timeout": "5s"}))]
@@ -109,17 +109,17 @@ def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
     assert sender.wait(10) == 0
 
 
-def test_our_sender_goes_on_with_the_node_sdks_attempts(peers: Peers) -> None:
-    """A LIFO re-add after a 500 runs before what waits, and its attempts count with ours; retried, it starts afresh."""
+def test_our_sender_adds_to_the_attempts_of_the_node_sdk(peers: Peers) -> None:
+    """The Node SDK adds a job again at the front after a 500. An operator's retry resets the attempts."""
     calls = peers.node.start("calls")
-    sdk = peers.sdk(sdk={"retryCount": 0})  # without axios' own three repetitions
+    sdk = peers.sdk(sdk={"retryCount": 0})  # turns off the three repetitions of axios
     peers.plane.misbehaviour = Misbehaviour(500, times=1)
     sdk.ask(track=1)
     wait_until(lambda: peers.ids("active"))
     calls.call("pause")
     sdk.ask(track=1, start=1)
     jobs = wait_until(lambda: len(ids := peers.ids("paused")) == 2 and peers.ids("completed") and ids)
-    again = jobs[-1]  # next to run, although the other one was there before
+    again = jobs[-1]  # it is next in line, although the other job is older
     assert inner(peers.hash(again))["attempts"] == 1
     assert json.loads(peers.hash(again)["opts"])["lifo"] is True
     sdk.kill()
@@ -138,8 +138,8 @@ def test_our_sender_goes_on_with_the_node_sdks_attempts(peers: Peers) -> None:
     assert [event["userId"] for event in peers.sent()] == ["u1", "u0"]
 
 
-def test_what_our_sender_failed_is_sent_again_by_the_node_sdk(peers: Peers) -> None:
-    """After Bull's ``retry``: with our attempts used up, and with jobs of theirs whose own attempts were used up."""
+def test_the_node_sdk_delivers_retried_jobs_that_our_sender_failed(peers: Peers) -> None:
+    """The attempts of our job, and of a job of the Node SDK, were used up before Bull's ``retry``."""
     calls = peers.node.start("calls")
     with paused(calls):
         theirs = peers.sdk(job_options={"maxAttempts": 3})
