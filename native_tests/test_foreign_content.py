@@ -148,7 +148,7 @@ def test_a_stalled_job_without_opts_is_not_lost_by_our_sweep(peers: Peers) -> No
 @pytest.mark.parametrize(
     "odd", [{"auth": {"username": 7}}, {"timeout": "soon"}, {"timeout": -1}, {"headers": {"user-agent": None}}]
 )
-def test_odd_fields_that_delivery_does_not_need_are_ignored(peers: Peers, odd: dict[str, Any]) -> None:
+def test_invalid_fields_that_delivery_does_not_need_are_ignored(peers: Peers, odd: dict[str, Any]) -> None:
     """The events are whole, so they are sent, and the data plane decides."""
     peers.add_data(job_data(**odd), name="another")
 

@@ -1,4 +1,4 @@
-"""Answers as they come from a socket, beside h11, which reads by the letter of RFC 9112."""
+"""Responses as they come from a socket, compared with those of h11, which follows RFC 9112 strictly."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ CODINGS = (*["chunked"] * 20, "Chunked", "identity", "gzip, chunked", "chunked, 
 
 
 def one_of(random_: random.Random) -> bytes:
-    """Return an answer, often a wrong one."""
+    """Return a random response, which is often a wrong one."""
     fields = [random_.choice(FIELDS) for _ in range(random_.choice((0, 0, 0, 0, 1, 2)))]
     kind = random_.random()
     if kind < 0.45:
@@ -81,7 +81,7 @@ def one_of(random_: random.Random) -> bytes:
 
 
 def ours(data: bytes) -> Response | None:
-    """Return what we make of it, None when it is no answer."""
+    """Return our reading of the bytes, or None if they are no response."""
     near, far = socket.socketpair()
     with near, far:
         far.sendall(data)
@@ -93,11 +93,11 @@ def ours(data: bytes) -> Response | None:
 
 
 def h11s(data: bytes) -> Response | None:
-    """Return what h11 makes of it."""
+    """Return h11's reading of the bytes, or None if they are no response."""
     connection = h11.Connection(h11.CLIENT)
     connection.send(h11.Request(method="POST", target="/", headers=[("host", "x"), ("content-length", "0")]))
     connection.send(h11.EndOfMessage())
-    answer, body = None, b""
+    response, body = None, b""
     connection.receive_data(data)
     ended = False
     try:
@@ -109,23 +109,23 @@ def h11s(data: bytes) -> Response | None:
                 connection.receive_data(b"")
                 ended = True
             elif isinstance(event, h11.Response):
-                answer = Response(event.status_code, {})
+                response = Response(event.status_code, {})
             elif isinstance(event, h11.Data):
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):
-                assert answer is not None
+                assert response is not None
                 break
             elif not isinstance(event, h11.InformationalResponse):
                 return None
     except h11.RemoteProtocolError:
         return None
-    answer.body = body[:KEPT_BYTES]
-    answer.reusable = connection.their_state is h11.DONE and not connection.trailing_data[0]
-    return answer
+    response.body = body[:KEPT_BYTES]
+    response.reusable = connection.their_state is h11.DONE and not connection.trailing_data[0]
+    return response
 
 
-def test_no_answer_is_taken_that_h11_refuses() -> None:
-    """Never another status or body, never a connection kept that h11 would not keep; and most are read alike."""
+def test_no_response_is_accepted_that_h11_refuses() -> None:
+    """Status and body must be equal, and no connection may be kept that h11 closes. Most responses must be read."""
     random_ = random.Random(20_260_101)
     alike = refused = kept = 0
     for _ in range(CORPUS):
@@ -136,7 +136,7 @@ def test_no_answer_is_taken_that_h11_refuses() -> None:
             refused += 1
         elif mine is not None:
             assert (mine.status, mine.body) == (reference.status, reference.body), data
-            # h11 keeps no connection of HTTP/1.0; one whose server says that it keeps it has a length like any other
+            # h11 keeps no connection of HTTP/1.0, but we keep one whose server announces it
             assert reference.reusable or not mine.reusable or b"HTTP/1.0" in data, data
             alike += 1
             kept += mine.reusable
@@ -157,11 +157,11 @@ def test_no_answer_is_taken_that_h11_refuses() -> None:
     ],
     ids=["long", "long chunk", "two lengths", "chunks in 1.0", "more than was said", "close among others"],
 )
-def test_a_connection_is_not_kept_when_the_end_of_its_answer_is_in_doubt(data: bytes) -> None:
-    """The status counts."""
-    answer = ours(data)
-    assert answer is not None
-    assert (answer.status, answer.reusable) == (200, False)
+def test_a_connection_is_not_kept_if_the_end_of_a_response_is_in_doubt(data: bytes) -> None:
+    """The rest of this response could be taken for the next one. The status still counts."""
+    response = ours(data)
+    assert response is not None
+    assert (response.status, response.reusable) == (200, False)
 
 
 @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ def test_a_connection_is_not_kept_when_the_end_of_its_answer_is_in_doubt(data: b
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"x: y\r\n" * 1000 + b"\r\n",
         b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2;" + b"y" * 20_000 + b"\r\nok\r\n0\r\n\r\n",
     ],
-    ids=["interim answers", "headers", "a long header", "trailers", "a chunk's extension"],
+    ids=["interim responses", "headers", "a long header", "trailers", "a chunk's extension"],
 )
-def test_a_flood_is_no_answer(data: bytes) -> None:
-    """A server decides neither how much memory nor how much time its answer costs."""
+def test_a_response_without_bounds_is_refused(data: bytes) -> None:
+    """A server must not decide how much memory and time its response takes."""
     assert ours(data) is None
 
 
-def test_folded_lines_go_on_with_the_header_before() -> None:
-    """Old servers fold; a first line that is folded belongs to nothing."""
-    answer = ours(b"HTTP/1.1 503 x\r\nretry-after:\r\n\t7\r\ncontent-length: 0\r\n\r\n")
-    assert answer is not None
-    assert answer.headers["retry-after"].strip() == "7"
+def test_a_folded_line_continues_the_header_before_it() -> None:
+    """Old servers fold headers. A first line that is folded continues no header, so it is refused."""
+    response = ours(b"HTTP/1.1 503 x\r\nretry-after:\r\n\t7\r\ncontent-length: 0\r\n\r\n")
+    assert response is not None
+    assert response.headers["retry-after"].strip() == "7"
     assert ours(b"HTTP/1.1 503 x\r\n retry-after: 7\r\ncontent-length: 0\r\n\r\n") is None

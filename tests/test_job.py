@@ -1,4 +1,4 @@
-"""Job data: what rudder-sdk-node 3 writes and reads."""
+"""A job's data, as rudder-sdk-node 3 writes and reads it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ EPOCH = 0x1234567890ABCDEF
 
 
 def recorded(golden: Path, name: str, job_id: str = "1") -> dict[str, Any]:
-    """A job's hash as the Node SDK left it in Redis."""
+    """Return a job's hash as the Node SDK left it in Redis."""
     dump = json.loads((golden / "persist" / f"{name}.json").read_text())
     value: dict[str, Any] = dump["redis"][f"{{rudder}}:rudderEventsQueue:{job_id}"]["value"]
     return value
 
 
-def test_our_data_is_the_node_sdks_for_the_same_batch(golden: Path) -> None:
-    """Same keys in the same order, same way of hashing; ids, agent and times are ours."""
+def test_our_job_is_equal_to_the_node_sdks_for_the_same_batch(golden: Path) -> None:
+    """Keys, their order and the hash must be the same. Only ids, agent and times differ."""
     theirs = json.loads(json.loads(recorded(golden, "track-1-waiting")["data"])["eventData"])
     events = ",".join(json.dumps(event, separators=(",", ":")) for event in theirs["request"]["data"]["batch"])
 
@@ -46,16 +46,16 @@ def test_our_data_is_the_node_sdks_for_the_same_batch(golden: Path) -> None:
     assert len(ours["jobId"]) == 36
 
 
-def test_the_same_hashing_gives_the_node_sdks_description(golden: Path) -> None:
-    """The md5 that stands in the real job is the one of its request's JSON."""
+def test_the_node_sdks_description_holds_the_md5_of_its_request(golden: Path) -> None:
+    """The recorded job shows which bytes the hash covers."""
     text = json.loads(recorded(golden, "track-1-waiting")["data"])["eventData"]
     request = text[text.index('"request":') + 10 : text.rindex(',"attempts"')]
 
     assert hashlib.md5(request.encode()).hexdigest() in json.loads(text)["description"]
 
 
-def test_a_job_of_ours_reads_back() -> None:
-    """Events byte for byte, write key, and the ring they came from."""
+def test_our_job_can_be_read_back() -> None:
+    """The events are the same byte for byte, and write key and ring are known."""
     built = job.build(b'{"a":"\\u00e9\\n\\"x"},{"b":[1]}', 'k"1', "2026-01-01T00:00:00.000Z", EPOCH)
 
     found = job.read(built.encode())
@@ -64,8 +64,8 @@ def test_a_job_of_ours_reads_back() -> None:
     assert (found.write_key, found.attempts, found.epoch, found.timeout_s) == ('k"1', 0, EPOCH, None)
 
 
-def test_a_job_of_the_node_sdk_reads() -> None:
-    """Attempts counted in the data, a timeout in milliseconds, and no ring of ours."""
+def test_a_job_of_the_node_sdk_can_be_read() -> None:
+    """It counts attempts in its data, may have a timeout in milliseconds, and comes from no ring."""
     inner = {
         "jobId": "841c7d7a-b51d-4fdf-9864-68814088f925",
         "request": {
@@ -82,8 +82,8 @@ def test_a_job_of_the_node_sdk_reads() -> None:
     assert (found.write_key, found.attempts, found.epoch, found.timeout_s) == ("K", 3, 0, 1.5)
 
 
-def test_recorded_jobs_read(golden: Path) -> None:
-    """Real dumps of the Node SDK are jobs to us, retried ones included."""
+def test_recorded_jobs_of_the_node_sdk_can_be_read(golden: Path) -> None:
+    """One of them is a job that the Node SDK retried."""
     for name, job_id, attempts in (("all-six-types-1-waiting", "1", 0), ("track-4-retry-after-500", "2", 1)):
         found = job.read(recorded(golden, name, job_id)["data"].encode())
         assert found.events
@@ -109,14 +109,14 @@ def test_recorded_jobs_read(golden: Path) -> None:
         (b'{"version":3,"eventData":"{\\"request\\":{}}"}', "eventData"),
     ],
 )
-def test_foreign_data_is_refused_with_a_reason(data: bytes, word: str) -> None:
-    """What cannot be read says why, in words for the failed set."""
+def test_unreadable_data_raises_with_a_reason(data: bytes, word: str) -> None:
+    """An operator reads the reason in the failed set."""
     with pytest.raises(JobUnreadable, match=word):
         job.read(data)
 
 
 def job_with(**request: Any) -> Job:
-    """What is read of a job of one event with these in its request."""
+    """Return the job that is read from data with these fields in its request."""
     inner = {"jobId": 7, "request": {"data": {"batch": [{"userId": "u"}]}, **request}, "attempts": "many"}
     return job.read(json.dumps({"version": 3, "eventData": json.dumps(inner)}).encode())
 
@@ -124,8 +124,8 @@ def job_with(**request: Any) -> Job:
 @pytest.mark.parametrize(
     ("timeout", "timeout_s"), [(5000, 5.0), (-5, None), (0, None), ("5s", None), (1e300, 600.0), (None, None)]
 )
-def test_odd_fields_that_delivery_does_not_need_are_ignored(timeout: Any, timeout_s: float | None) -> None:
-    """Attempts, headers and a timeout that make no sense, and no key: the data plane has the last word."""
+def test_invalid_fields_that_delivery_does_not_need_are_ignored(timeout: Any, timeout_s: float | None) -> None:
+    """The events are whole, so they are sent, and the data plane decides."""
     found = job_with(timeout=timeout, headers={"user-agent": None, "x": [1]}, auth=None)
 
     assert (found.attempts, found.epoch, found.write_key, found.timeout_s) == (0, 0, "", timeout_s)
@@ -142,8 +142,8 @@ def test_odd_fields_that_delivery_does_not_need_are_ignored(timeout: Any, timeou
         (r"\n\u00e9\ud83d\n", r"\n\u00e9\ufffd\n"),
     ],
 )
-def test_half_a_character_of_node_does_not_cost_its_batch(written: str, stored: str) -> None:
-    """JavaScript cuts texts inside an emoji, and its JSON says so; the server reads a replacement there."""
+def test_half_a_surrogate_pair_is_read_as_a_replacement_character(written: str, stored: str) -> None:
+    """JavaScript may cut a text within an emoji. The other events of the batch must not be lost."""
     inner = f'{{"request":{{"data":{{"batch":["{written}"]}}}}}}'
 
     found = job.read(json.dumps({"version": 3, "eventData": inner}).encode())
@@ -151,8 +151,8 @@ def test_half_a_character_of_node_does_not_cost_its_batch(written: str, stored: 
     assert bytes(found.events[0]).decode() == f'"{stored}"'
 
 
-def test_attempts_can_be_taken_out_of_the_data() -> None:
-    """A failed job's data says 0 attempts; everything else stays, in its order."""
+def test_without_attempts_sets_the_attempts_to_0() -> None:
+    """All other parts of the data stay, in their order."""
     request = {"x": 1, "data": {"batch": [{"a": 1}]}}
     data = json.dumps({"version": 3, "eventData": json.dumps({"jobId": "j", "request": request, "attempts": 9})})
 
@@ -162,15 +162,15 @@ def test_attempts_can_be_taken_out_of_the_data() -> None:
     assert job.without_attempts(b"nonsense") == b"nonsense"
 
 
-def test_the_agent_is_ours() -> None:
-    """Who reads the queue sees which SDK made a job."""
+def test_our_job_names_our_sdk_as_user_agent() -> None:
+    """The agent shows an operator which SDK made a job."""
     built = json.loads(job.build(b"{}", "k", "t", EPOCH))
 
     assert json.loads(built["eventData"])["request"]["headers"] == {"user-agent": USER_AGENT}
 
 
 def read_or_reason(data: bytes) -> Job | str:
-    """What is read, or why it cannot be."""
+    """Return the job, or the reason why it cannot be read."""
     try:
         return job.read(data)
     except JobUnreadable as error:
@@ -178,8 +178,8 @@ def read_or_reason(data: bytes) -> Job | str:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_reading_splitting_and_rewriting_agree_about_what_is_readable(seed: int) -> None:
-    """A thousand broken jobs: each is unreadable to all three, or the same to all three and a request of it is JSON."""
+def test_reading_splitting_and_rewriting_accept_the_same_jobs(seed: int) -> None:
+    """Of a thousand damaged jobs each is unreadable to all three functions, or equal for all and valid in a request."""
     dice = random.Random(seed)
     events = [b'{"userId":"u%d","sentAt":1,"p":{"a":[1,2.5,true,null],"b":"\xc3\xa9"}}' % number for number in range(4)]
     readable = 0

@@ -1,4 +1,4 @@
-"""A script's header is its contract: what it lists is what the body takes, by number and by name."""
+"""A script's header is its contract, so it lists the keys and arguments that the body takes, by number and name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LOCALS = re.compile(r"^local ([\w, ]+) =\s+((?:(?:KEYS|ARGV)\[\d+\](?:, )?)+)$",
 
 
 def test_the_loader_knows_every_script() -> None:
-    """A script that is in the folder and not in the list, or the other way round, is found here."""
+    """A script must not be in the folder but not in the list, or the other way round."""
     assert sorted(scripts.NAMES) == [path.stem for path in SCRIPTS]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_header_is_the_contract(path: Path) -> None:
-    """What the header lists is what the body takes, and every part of the form is there."""
+def test_a_header_lists_the_keys_and_arguments_of_its_script(path: Path) -> None:
+    """Every part of the header's form must be there, because the headers are the documentation of the queue."""
     text = path.read_text()
     header, body = text.split("]]\n", 1)
     listed = {f"{kind}[{number}]": name for kind, number, name, _ in LINE.findall(header)}
@@ -37,7 +37,7 @@ def test_header_is_the_contract(path: Path) -> None:
         taken |= dict(zip(slots.split(", "), names.split(", "), strict=True))
 
     assert listed == taken
-    assert not re.search(r"(KEYS|ARGV)\[", LOCALS.sub("", body))  # named once, never by number again
+    assert not re.search(r"(KEYS|ARGV)\[", LOCALS.sub("", body))  # the body uses a number only to name its value
     assert header.startswith(f"--[[\n  {path.stem}: ")
     assert "\n  One script, because " in header
     for word in ("Returns", "Promises", "Costs", "Same as"):
@@ -45,12 +45,12 @@ def test_header_is_the_contract(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_a_script_includes_what_it_uses_and_uses_what_it_includes(path: Path) -> None:
-    """Each include is there, stands once and before what needs it, and the script or a later include calls it."""
+def test_a_script_includes_exactly_the_functions_that_it_uses(path: Path) -> None:
+    """An include stands once, before the code that needs it, and the script or a later include calls it."""
     known = {include.stem: include.read_text() for include in INCLUDES}
     body = path.read_text().split("]]\n", 1)[1]
     included = INCLUDE.findall(body)
-    assert "-- include" not in INCLUDE.sub("", body)  # written as the loader reads it
+    assert "-- include" not in INCLUDE.sub("", body)  # the loader reads this form only
     assert len(set(included)) == len(included)
     own = INCLUDE.sub("", body)
 
@@ -67,8 +67,8 @@ def test_a_script_includes_what_it_uses_and_uses_what_it_includes(path: Path) ->
 
 
 @pytest.mark.parametrize("path", INCLUDES, ids=lambda path: path.stem)
-def test_an_include_is_one_function_that_gets_all_it_needs(path: Path) -> None:
-    """It says what it is for, some script includes it, and it takes no key by number."""
+def test_an_include_is_one_function_without_keys_by_number(path: Path) -> None:
+    """It has a comment that says its purpose, and some script includes it."""
     text = path.read_text()
 
     assert text.startswith("-- ")
@@ -79,7 +79,7 @@ def test_an_include_is_one_function_that_gets_all_it_needs(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *INCLUDES], ids=lambda path: path.stem)
 def test_every_loop_has_a_bound(path: Path) -> None:
-    """It goes over a list that is there or up to a number: none goes on until something happens."""
+    """A loop runs over a given list or up to a number, because a script that runs forever stops Redis."""
     body = path.read_text().split("]]\n", 1)[-1]
     code = re.sub(r"--.*", "", body)
 
@@ -89,10 +89,10 @@ def test_every_loop_has_a_bound(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_no_key_is_written_out(path: Path) -> None:
-    """Each comes in by name or begins with the prefix; a name of Bull's in the text would be another queue's."""
+def test_no_script_writes_out_a_key(path: Path) -> None:
+    """A literal key would belong to another queue. Each key is an argument or begins with the prefix."""
     code = re.sub(r"--.*", "", path.read_text().split("]]\n", 1)[1])
 
     assert "{rudder}" not in code
     assert not re.search(r"redis\.call\(\"\w+\", \"(?!USAGE)", code)  # the first argument of a command
-    assert 'redis.call("TIME"' not in code  # nor does a script look at the clock
+    assert 'redis.call("TIME"' not in code  # the time is an argument too

@@ -1,4 +1,4 @@
-"""Two senders of one queue, for two data planes: each delivers its own events, and none of the other's."""
+"""Two senders of one queue for two data planes. Each delivers its own events, and none of the other's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.test_sender import DOWN, FakePlane, run, sender_of, wired
 
 
 def add(queue: FakeQueue, number: int, epoch: int = EPOCH) -> None:
-    """As a flusher of that data plane."""
+    """Add a job as a flusher of this queue's data plane does."""
     queue.add(epoch, [(data_of(number, epoch), 2)], {number + 1: (0, 2)}, [])
 
 
@@ -20,12 +20,12 @@ def add(queue: FakeQueue, number: int, epoch: int = EPOCH) -> None:
 def test_each_sender_delivers_the_jobs_of_its_own_data_plane(
     clock: FakeClock, caplog: pytest.LogCaptureFixture, is_multi_processor: bool
 ) -> None:
-    """The one whose queue it is not stands aside, without the lease; a queue that is empty changes hands."""
+    """The other sender waits without the lease. An empty queue can go to the other data plane."""
     store = FakeStore(clock)
     ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
     plane_a, plane_b = FakePlane(), FakePlane()
     b = sender_of(theirs, plane_b, clock, is_multi_processor=is_multi_processor)
-    run(b, clock, 1)  # the queue is empty: it may have the lease
+    run(b, clock, 1)  # the queue is empty, so this sender may have the lease
     a = sender_of(ours, plane_a, clock, is_multi_processor=is_multi_processor)
     for number in range(3):
         add(ours, number)
@@ -47,8 +47,8 @@ def test_each_sender_delivers_the_jobs_of_its_own_data_plane(
     assert not store.failed
 
 
-def test_a_sender_that_stands_aside_touches_nothing(clock: FakeClock) -> None:
-    """Not even delayed jobs, those of a dead sender, or old failed ones."""
+def test_a_sender_of_another_data_plane_changes_nothing(clock: FakeClock) -> None:
+    """It leaves delayed jobs, jobs of a dead sender and old failed jobs alone."""
     store = FakeStore(clock)
     ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
     add(ours, 0)
@@ -63,27 +63,27 @@ def test_a_sender_that_stands_aside_touches_nothing(clock: FakeClock) -> None:
 
 
 @pytest.mark.parametrize("is_multi_processor", [False, True])
-def test_a_sender_that_stands_aside_stops_at_once(
+def test_a_sender_of_another_data_plane_stops_at_once(
     clock: FakeClock, caplog: pytest.LogCaptureFixture, is_multi_processor: bool
 ) -> None:
-    """Also one that had the queue before: nothing in it is its own to put back."""
+    """The sender had the queue before, but no job in it is its own to put back."""
     store = FakeStore(clock)
     ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
     b = sender_of(theirs, FakePlane(), clock, is_multi_processor=is_multi_processor)
     run(b, clock, 1)
     add(ours, 0)
     run(b, clock, 1)
-    told_s = clock.monotonic_s()
+    asked_s = clock.monotonic_s()
 
-    b.drain(told_s + 10)
+    b.drain(asked_s + 10)
 
-    assert clock.monotonic_s() == told_s
+    assert clock.monotonic_s() == asked_s
     assert "cannot put back" not in caplog.text
     assert store.line == ["1"]
 
 
-def test_a_sender_that_stands_aside_ends_when_nobody_needs_it(clock: FakeClock) -> None:
-    """There is nothing in the queue for its data plane."""
+def test_a_sender_of_another_data_plane_ends_when_it_is_abandoned(clock: FakeClock) -> None:
+    """The queue holds no job for its data plane."""
     store = FakeStore(clock)
     ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
     add(ours, 0)
@@ -97,10 +97,10 @@ def test_a_sender_that_stands_aside_ends_when_nobody_needs_it(clock: FakeClock) 
     assert b.finished()
 
 
-def test_a_sender_lets_go_of_its_job_when_another_data_plane_adopts_the_queue(
+def test_a_sender_releases_its_job_when_another_data_plane_adopts_the_queue(
     clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It makes no attempt more at the data plane that is gone, and the job has not failed."""
+    """It makes no further attempt at the old data plane, and the job does not fail."""
     store = FakeStore(clock)
     ours, theirs = FakeQueue(store, data_plane_id="https://a"), FakeQueue(store, data_plane_id="https://b")
     plane_a, plane_b = FakePlane(*[DOWN] * 20), FakePlane()
@@ -113,7 +113,7 @@ def test_a_sender_lets_go_of_its_job_when_another_data_plane_adopts_the_queue(
     run(b, clock, 1)
 
     theirs.adopt()
-    run(a, clock, 40)  # the next attempt was due in the meantime
+    run(a, clock, 40)  # the next attempt falls due in this time
     assert len(plane_a.requests) == attempts
     assert "lease lost" in caplog.text
     run(b, clock, 10)

@@ -1,4 +1,4 @@
-"""Where Redis is: URLs and mappings, and what is wrong with them, without a secret in what is said."""
+"""The address of Redis as a URL or a mapping, and errors in it, which never show a secret."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from rudderpipe.settings.redis_url import RedisAddress, from_url
         ("rediss+cluster://a:1,b:2", RedisAddress(cluster_nodes=("a:1", "b:2"), ssl=True)),
     ],
 )
-def test_a_url_says_where(url: str, address: RedisAddress) -> None:
-    """Every form; what is shown and what names the pipe holds no user and no password."""
+def test_every_form_of_url_gives_an_address(url: str, address: RedisAddress) -> None:
+    """The address is shown and names the pipe, so it must hold neither user nor password."""
     found = from_url(url)
 
     assert found == address
@@ -46,7 +46,7 @@ def test_a_url_says_where(url: str, address: RedisAddress) -> None:
 
 
 @pytest.mark.parametrize(
-    ("redis", "said"),
+    ("redis", "reason"),
     [
         ("http://:secret@h", "must start with redis://"),
         ("redis+magic://:secret@h", "must start with redis://"),
@@ -69,17 +69,17 @@ def test_a_url_says_where(url: str, address: RedisAddress) -> None:
         ({"password": "secret", "hots": "h"}, "hots"),
     ],
 )
-def test_what_is_wrong_is_named_without_its_secrets(redis: Any, said: str) -> None:
-    """The setting, and why."""
-    with pytest.raises(SettingsError, match=said) as caught:
+def test_an_error_in_the_address_names_the_setting_and_no_secret(redis: Any, reason: str) -> None:
+    """An operator must see what is wrong."""
+    with pytest.raises(SettingsError, match=reason) as caught:
         settings_module.load({"redis": redis}, environment={})
 
     assert "redis" in caught.value.field
     assert "secret" not in str(caught.value)
 
 
-def test_files_of_a_mapping_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that start by themselves run elsewhere."""
+def test_a_relative_file_of_a_mapping_becomes_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An autostarted process runs in another directory."""
     monkeypatch.chdir(tmp_path)
 
     settings = settings_module.load({"redis": {"ssl": True, "ssl_ca_file": "ca.pem"}}, environment={})
@@ -88,6 +88,6 @@ def test_files_of_a_mapping_are_found_from_anywhere(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(("prefix", "base"), [("x", "{x}:q:"), ("{x}", "{x}:q:"), ("a{b}c", "{a{b}c}:q:")])
-def test_a_prefix_is_wrapped_once(prefix: str, base: str) -> None:
-    """As the Node SDK does, but for a prefix that has its braces already."""
+def test_a_prefix_is_wrapped_in_braces_once(prefix: str, base: str) -> None:
+    """The Node SDK wraps every prefix. A prefix that already stands in braces keeps them."""
     assert Keys(prefix, "q").base == base
