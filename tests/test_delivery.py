@@ -1,4 +1,4 @@
-"""Requests, and what their answers mean."""
+"""Requests to the data plane, and the meaning of its responses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rudderpipe.settings import Settings
 NOW = "2026-11-23T10:00:00.000Z"
 
 
-def test_the_body_is_the_node_sdks_with_a_fresh_sent_at() -> None:
-    """Keys in the Node SDK's order; each event is sent now, whatever it said."""
+def test_a_body_has_the_node_sdks_form_and_a_new_sent_at() -> None:
+    """Each event is sent now, whichever ``sentAt`` it had."""
     text = request.body([b'{"a":1}', b'{"sentAt":"old","b":{"sentAt":"kept"}}', b'{"c":{"sentAt":"kept"}}'], NOW)
 
     body = json.loads(text)
@@ -31,8 +31,8 @@ def test_the_body_is_the_node_sdks_with_a_fresh_sent_at() -> None:
     ]
 
 
-def test_a_packed_body_unpacks() -> None:
-    """What ``Content-Encoding: gzip`` promises."""
+def test_a_compressed_body_can_be_decompressed() -> None:
+    """The server expects what ``Content-Encoding: gzip`` promises."""
     assert gzip.decompress(request.gzip(b"x" * 10_000)) == b"x" * 10_000
 
 
@@ -54,13 +54,13 @@ def test_a_packed_body_unpacks() -> None:
         (600, "refused"),
     ],
 )
-def test_what_an_answer_means(status: int, kind: str) -> None:
-    """2xx is delivered, 5xx and 429 may succeed later, all else never will."""
+def test_a_status_is_delivered_retry_or_refused(status: int, kind: str) -> None:
+    """2xx is delivered. 5xx and 429 may succeed later, and any other status never will."""
     assert outcome.of_answer(status, b"").kind == kind
 
 
 def test_a_reason_is_bounded_and_on_one_line() -> None:
-    """A page of HTML from a proxy does not flood the failed set."""
+    """A page of HTML from a proxy must not flood the failed set."""
     reason = outcome.of_answer(502, b"<html>\n<body>" + b"\xff" * 100_000).reason
 
     assert reason.startswith("status 502: <html> <body>")
@@ -69,13 +69,13 @@ def test_a_reason_is_bounded_and_on_one_line() -> None:
 
 
 def test_a_reason_holds_no_control_character() -> None:
-    """It stands in a log and on a terminal."""
+    """The reason is shown in a log and on a terminal."""
     reason = outcome.of_answer(500, b"\x1b[2Jgone\x00\x85").reason
     assert reason == "status 500: \\x1b[2Jgone\\x00\ufffd"
 
 
-def test_the_backoff_doubles_up_to_half_a_minute() -> None:
-    """min(30 s, 2^n s) before retry n."""
+def test_the_backoff_doubles_up_to_30_seconds() -> None:
+    """The wait before retry n is min(30 s, 2^n s)."""
     assert [before_retry_s(n) for n in (1, 2, 3, 4, 5, 6, 1000)] == [2, 4, 8, 16, 30, 30, 30]
 
 
@@ -94,8 +94,8 @@ def test_the_backoff_doubles_up_to_half_a_minute() -> None:
         ("https://a.example/v1/batch", "https://a.example:port/", ""),
     ],
 )
-def test_the_write_key_stays_with_its_host_and_its_secrecy(url: str, location: str, there: str) -> None:
-    """A redirect leads elsewhere on the same host, never from https to http."""
+def test_a_redirect_stays_on_its_host_and_never_leaves_https(url: str, location: str, there: str) -> None:
+    """The write key goes with the request, and must not reach another host or an open connection."""
     found, why_not = data_plane.follow(url, location)
     assert found == there
     assert bool(why_not) == (not there)
@@ -142,7 +142,7 @@ def test_a_url_is_written_in_ascii(url: str, written: str) -> None:
     ],
 )
 def test_retry_after_is_seconds_or_a_date(monkeypatch: pytest.MonkeyPatch, text: str, seconds: float | None) -> None:
-    """Nonsense says nothing, a moment that has passed means now, and the host's own zone means nothing."""
+    """An invalid value is ignored, a time in the past means now, and the host's own time zone does not matter."""
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -153,18 +153,18 @@ def test_retry_after_is_seconds_or_a_date(monkeypatch: pytest.MonkeyPatch, text:
 
 
 @pytest.mark.parametrize(("asked_s", "wait_s"), [(None, 8.0), (0.0, 8.0), (5.0, 8.0), (60.0, 60.0), (1e9, 300.0)])
-def test_the_longer_of_our_delay_and_the_servers_counts(asked_s: float | None, wait_s: float) -> None:
-    """A shorter one would use up the attempts at once; five minutes are the most."""
+def test_a_sender_waits_for_the_longer_of_its_own_delay_and_the_servers(asked_s: float | None, wait_s: float) -> None:
+    """A shorter delay would use up the attempts at once. The limit is five minutes."""
     assert before_retry_s(3, asked_s) == wait_s
 
 
 class WithoutGzip(DataPlane):
-    """A data plane whose server refuses gzip; remembers whether each request was packed, and its moment of the end."""
+    """A data plane whose server refuses gzip. It records whether each request is packed, and its deadline."""
 
     def __init__(self, *plain: Response | NoResponse) -> None:
         super().__init__(Settings(data_plane_url="http://d"))
         self.plain = list(plain)
-        """What comes of each request without gzip."""
+        """The result of each request without gzip."""
         self.requests: list[tuple[bool, float]] = []
 
     def _exchange(
@@ -179,8 +179,8 @@ class WithoutGzip(DataPlane):
         return found
 
 
-def test_a_request_without_gzip_has_what_is_left_of_the_time() -> None:
-    """An attempt with both requests takes no longer than another one."""
+def test_a_request_without_gzip_has_the_rest_of_the_time() -> None:
+    """An attempt with both requests must take no longer than another one."""
     plane = WithoutGzip(Response(200, {}))
 
     assert plane.post(b"{}", "KEY").kind == "delivered"
@@ -189,10 +189,10 @@ def test_a_request_without_gzip_has_what_is_left_of_the_time() -> None:
     assert first_until_s == second_until_s
 
 
-def test_where_no_time_is_left_for_a_request_without_gzip_the_next_attempt_begins_with_it(
+def test_an_attempt_begins_without_gzip_if_the_last_one_had_no_time_for_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Or a server that is slow to refuse gzip would never get the events."""
+    """Otherwise a server that is slow to refuse gzip would never get the events."""
     plane = WithoutGzip(NoResponse("no whole response in time", begun=True), Response(200, {}))
 
     assert [plane.post(b"{}", "KEY").kind for _ in range(2)] == ["retry", "delivered"]

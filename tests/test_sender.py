@@ -1,4 +1,4 @@
-"""The sender's duty cycle over a small queue and a data plane that says what it is told to."""
+"""The sender's cycle over a queue in memory and a data plane whose outcomes the test chooses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLOCKED = outcome.of_obstacle("ca_file cannot be read: Permission denied")
 
 
 class FakePlane:
-    """Answers what is in ``answers``, then OK; remembers the users in each request."""
+    """A data plane that returns the outcomes in ``answers``, and then OK. It records the users in each request."""
 
     def __init__(self, *answers: Outcome) -> None:
         self.answers = list(answers)
@@ -49,12 +49,12 @@ def _queue(clock: FakeClock) -> FakeQueue:
 
 
 def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: Any) -> Sender:
-    """A sender of those."""
+    """Return a sender of this queue and this data plane."""
     return wired(queue, plane, clock, Settings(**{"max_jobs_per_request": 1, **settings}))
 
 
 def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settings, **others: Any) -> Sender:
-    """As the program does it."""
+    """Return a sender that is composed as in the program."""
     real = cast(Queue, queue)
     lease = None if settings.is_multi_processor else Lease(real, settings.lease_ms, "me 1 0", lambda _: False)
     dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
@@ -62,14 +62,14 @@ def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settin
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:
-    """So much of its life, in steps of a tenth of a second."""
+    """Let the sender work for so many seconds of the clock, in steps of a tenth of a second."""
     for _ in range(int(seconds * 10)):
         sender.work()
         clock.now_s += 0.1
 
 
 def test_jobs_are_delivered_in_order_and_completed(queue: FakeQueue, clock: FakeClock) -> None:
-    """One request a job, in the order of the queue."""
+    """Each job is one request here, so that the order shows."""
     plane = FakePlane()
     for name in "abc":
         queue.put(name)
@@ -80,8 +80,8 @@ def test_jobs_are_delivered_in_order_and_completed(queue: FakeQueue, clock: Fake
     assert queue.store.delivered == ["a", "b", "c"]
 
 
-def test_nothing_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeClock) -> None:
-    """It is tried again after 2, 4, ... seconds, and the others wait."""
+def test_no_job_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeClock) -> None:
+    """The job is tried again after 2, 4, ... seconds, and the others wait."""
     plane = FakePlane(DOWN, DOWN)
     queue.put("a")
     queue.put("b")
@@ -97,8 +97,8 @@ def test_nothing_overtakes_a_job_that_is_retried(queue: FakeQueue, clock: FakeCl
     assert queue.store.delivered == ["a", "b"]
 
 
-def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, clock: FakeClock) -> None:
-    """``max_attempts`` counts attempts; then the next job goes."""
+def test_a_job_fails_with_its_reason_after_max_attempts(queue: FakeQueue, clock: FakeClock) -> None:
+    """The next job must be delivered then."""
     plane = FakePlane(DOWN, DOWN, DOWN)
     queue.put("a")
     queue.put("b")
@@ -111,18 +111,18 @@ def test_after_max_attempts_a_job_is_failed_with_its_reason(queue: FakeQueue, cl
     assert queue.store.delivered == ["b"]
 
 
-def test_what_this_host_prevents_fails_no_job_however_long_it_lasts(
+def test_an_attempt_that_this_host_prevents_is_not_counted(
     queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No attempt is counted; the log says it once a minute; once it is mended everything is delivered in order."""
+    """The log says it once a minute. After the repair every job is delivered in order."""
     plane = FakePlane(*[BLOCKED] * 300)
     for name in "abc":
         queue.put(name)
     sender = sender_of(queue, plane, clock, max_attempts=2, max_jobs_per_request=2)
 
     run(sender, clock, 170)
-    said = [record for record in caplog.records if "ca_file cannot be read" in record.getMessage()]
-    assert len(said) == 3
+    warnings = [record for record in caplog.records if "ca_file cannot be read" in record.getMessage()]
+    assert len(warnings) == 3
     assert len(plane.requests) <= 90
     assert not queue.store.failed
     plane.answers = [DOWN]
@@ -132,8 +132,8 @@ def test_what_this_host_prevents_fails_no_job_however_long_it_lasts(
     assert not queue.store.failed
 
 
-def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -> None:
-    """A 400 is not tried again."""
+def test_a_refused_job_fails_at_once(queue: FakeQueue, clock: FakeClock) -> None:
+    """A 400 would not become a success by another attempt."""
     plane = FakePlane(BAD)
     queue.put("a")
     queue.put("b")
@@ -145,7 +145,7 @@ def test_what_is_refused_is_failed_at_once(queue: FakeQueue, clock: FakeClock) -
 
 
 def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clock: FakeClock) -> None:
-    """It is failed with a reason, and the next one goes."""
+    """The job fails with a reason, and the next one is delivered."""
     plane = FakePlane()
     queue.put("x", b"nonsense")
     queue.put("b")
@@ -156,8 +156,8 @@ def test_a_job_that_cannot_be_read_does_not_stop_the_queue(queue: FakeQueue, clo
     assert queue.store.delivered == ["b"]
 
 
-def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
-    """Up to ``max_jobs_per_request``, in order; a refusal is found by halving, and requests grow again afterwards."""
+def test_jobs_can_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
+    """A refusal is found by halving, and the requests grow again afterwards."""
     plane = FakePlane(BAD, BAD, OK, BAD, OK)
     for name in "abcde":
         queue.put(name)
@@ -169,8 +169,8 @@ def test_jobs_may_share_a_request(queue: FakeQueue, clock: FakeClock) -> None:
     assert list(queue.reasons()) == ["b"]
 
 
-def test_what_a_dead_sender_left_active_is_first_in_line(queue: FakeQueue, clock: FakeClock) -> None:
-    """At start, before anything is taken; not when several senders may work."""
+def test_a_single_sender_recovers_the_jobs_of_a_dead_one_first(queue: FakeQueue, clock: FakeClock) -> None:
+    """One of several senders must not do this, because another living sender may hold the jobs."""
     for name in "ab":
         queue.put(name)
     queue.take(1, 1000)
@@ -185,16 +185,16 @@ def test_what_a_dead_sender_left_active_is_first_in_line(queue: FakeQueue, clock
     assert queue.store.active == ["c"]
 
 
-def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: FakeQueue, clock: FakeClock) -> None:
-    """What was delivered is completed when Redis is back, without another request."""
+def test_an_outage_of_redis_after_a_delivery_causes_no_second_delivery(queue: FakeQueue, clock: FakeClock) -> None:
+    """The sender completes the job when Redis is back, without another request."""
     queue.put("a")
 
-    class Cutting(FakePlane):
+    class DisconnectingPlane(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             queue.away = True
             return super().post(body, write_key, timeout_s)
 
-    plane = Cutting()
+    plane = DisconnectingPlane()
     sender = sender_of(queue, plane, clock)
     run(sender, clock, 3)
     queue.away = False
@@ -204,32 +204,28 @@ def test_a_queue_that_goes_away_after_a_delivery_causes_no_second_one(queue: Fak
     assert queue.store.delivered == ["a"]
 
 
-def test_a_queue_that_goes_away_with_the_data_plane_does_not_use_up_the_attempts(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """The backoff stands; and nothing is sent until Redis says whether the job is still ours."""
+def test_an_outage_of_redis_and_the_data_plane_does_not_use_up_the_attempts(queue: FakeQueue, clock: FakeClock) -> None:
+    """The backoff stays, and no request is made until Redis says whether the job is still the sender's."""
     queue.put("a")
 
-    class Cutting(FakePlane):
+    class DisconnectingPlane(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             queue.away = True
             super().post(body, write_key, timeout_s)
             return DOWN
 
-    plane = Cutting()
+    plane = DisconnectingPlane()
     sender = sender_of(queue, plane, clock, lease_ms=10_000)
     run(sender, clock, 13)
-    assert len(plane.requests) == 1  # the answer about the attempt was lost
+    assert len(plane.requests) == 1  # the answer to the count of the attempt was lost
 
     queue.away = False
     run(sender, clock, 3)
     assert len(plane.requests) == 2
 
 
-def test_an_abandoned_sender_ends_when_the_queue_is_empty_not_when_it_is_away(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """It has looked at least once; a Redis that does not come back holds it for ten minutes."""
+def test_an_abandoned_sender_ends_if_the_queue_is_empty_not_if_it_is_away(queue: FakeQueue, clock: FakeClock) -> None:
+    """It must see the queue at least once. A Redis that does not come back holds it for ten minutes."""
     for away, seconds in ((False, 5), (True, 600)):
         queue.away = away
         settings = Settings(linger_s=5)
@@ -241,8 +237,8 @@ def test_an_abandoned_sender_ends_when_the_queue_is_empty_not_when_it_is_away(
         assert sender.finished()
 
 
-def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, clock: FakeClock) -> None:
-    """First in line again, in order."""
+def test_a_stopping_sender_puts_back_its_unfinished_jobs(queue: FakeQueue, clock: FakeClock) -> None:
+    """The jobs are first in line again, in their order."""
     plane = FakePlane(DOWN)
     for name in "abc":
         queue.put(name)
@@ -256,12 +252,12 @@ def test_a_stopping_sender_puts_back_what_it_has_not_finished(queue: FakeQueue, 
 
 
 def job_of(*users: str) -> bytes:
-    """Data of a job with an event of each of these."""
+    """Return the data of a job with one event of each of these users."""
     return job.build(b",".join(b'{"userId":"%b"}' % user.encode() for user in users), "KEY", "t", 7).encode()
 
 
 class Picky(FakePlane):
-    """Refuses every request that holds an event of one of these users."""
+    """A data plane that refuses every request with an event of one of these users."""
 
     def __init__(self, *guilty: str, status: int = 400) -> None:
         super().__init__()
@@ -273,17 +269,17 @@ class Picky(FakePlane):
         return outcome.of_answer(self.status, b"bad") if self.guilty & set(self.requests[-1]) else OK
 
     def accepted(self) -> list[str]:
-        """The users of the events that were taken, in order."""
+        """Return the users of the accepted events, in order."""
         return [user for users in self.requests if not self.guilty & set(users) for user in users]
 
 
 @pytest.mark.parametrize("status", [400, 413])
 @pytest.mark.parametrize("guilty", ["c", "a", "h", "cd", "ae", "abcdefgh"])
 @pytest.mark.parametrize("shared", [1, 50])
-def test_of_a_refused_job_the_guilty_events_fail_and_the_others_arrive_in_order(
+def test_only_the_bad_events_of_a_refused_job_fail(
     queue: FakeQueue, clock: FakeClock, status: int, guilty: str, shared: int
 ) -> None:
-    """Each as a job of its own with the reason; the jobs before and behind are not touched."""
+    """Each becomes a job of its own in the failed set. All other events arrive in order."""
     plane = Picky(*guilty, status=status)
     queue.put("first")
     queue.put("many", job_of(*"abcdefgh"))
@@ -299,13 +295,13 @@ def test_of_a_refused_job_the_guilty_events_fail_and_the_others_arrive_in_order(
 
 
 def events_of(queue: FakeQueue, name: str) -> list[str]:
-    """The users of a job's events."""
+    """Return the users of a job's events."""
     found = job.read(queue.store.jobs[name]["data"].encode())
     return [msgspec.json.decode(event)["userId"] for event in found.events]
 
 
-def test_another_refusal_fails_the_job_whole(queue: FakeQueue, clock: FakeClock) -> None:
-    """A wrong key is no event's fault: one request, one failed job."""
+def test_a_refusal_that_no_event_causes_fails_the_whole_job(queue: FakeQueue, clock: FakeClock) -> None:
+    """A wrong write key is the fault of no event, so the job is not split."""
     plane = Picky("b", status=401)
     queue.put("many", job_of("a", "b", "c"))
 
@@ -316,10 +312,8 @@ def test_another_refusal_fails_the_job_whole(queue: FakeQueue, clock: FakeClock)
     assert list(queue.store.failed) == ["many"]
 
 
-def test_a_job_that_used_up_its_attempts_says_nothing_about_those_it_was_refused_with(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """It may have held the cause: the others are not split before they were refused themselves."""
+def test_a_job_is_not_split_for_a_refusal_that_another_job_may_have_caused(queue: FakeQueue, clock: FakeClock) -> None:
+    """The first job uses up its attempts and may have been the cause. The second job was not refused by itself."""
     plane = FakePlane(BAD, DOWN, DOWN)
     queue.put("first", job_of("a", "b"))
     queue.put("second", job_of("c", "d"))
@@ -331,10 +325,8 @@ def test_a_job_that_used_up_its_attempts_says_nothing_about_those_it_was_refused
     assert queue.store.delivered == ["second"]
 
 
-def test_a_sender_that_dies_between_halves_loses_and_repeats_nothing_that_was_answered(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """The halves stand in the queue: the next sender goes on where they are."""
+def test_a_sender_that_dies_between_two_halves_repeats_no_answered_request(queue: FakeQueue, clock: FakeClock) -> None:
+    """The halves are jobs in the queue, so the next sender goes on from there."""
     plane = Picky("d")
     queue.put("many", job_of(*"abcd"))
     dying = sender_of(queue, plane, clock)
@@ -347,8 +339,8 @@ def test_a_sender_that_dies_between_halves_loses_and_repeats_nothing_that_was_an
     assert list(queue.reasons().values()) == ["status 400: bad (after 1 attempt)"]
 
 
-def test_the_server_says_how_long_to_wait(queue: FakeQueue, clock: FakeClock) -> None:
-    """Longer than we would; a shorter time does not count."""
+def test_a_sender_waits_as_long_as_the_server_asks(queue: FakeQueue, clock: FakeClock) -> None:
+    """A time shorter than the sender's own backoff does not count."""
     plane = FakePlane(Outcome("retry", 503, "status 503", 0.0), Outcome("retry", 429, "status 429", 60.0))
     queue.put("a")
     sender = sender_of(queue, plane, clock)
@@ -363,8 +355,8 @@ def test_the_server_says_how_long_to_wait(queue: FakeQueue, clock: FakeClock) ->
     assert len(plane.requests) == 3
 
 
-def test_one_sender_works_and_the_other_stands_by(queue: FakeQueue, clock: FakeClock) -> None:
-    """At once after a clean stop, with what was put back first in line."""
+def test_a_standby_works_after_the_other_sender_stops(queue: FakeQueue, clock: FakeClock) -> None:
+    """It begins at once after a clean stop, with the jobs that were put back."""
     plane, other_plane = FakePlane(DOWN), FakePlane()
     for name in "ab":
         queue.put(name)
@@ -380,21 +372,21 @@ def test_one_sender_works_and_the_other_stands_by(queue: FakeQueue, clock: FakeC
     assert other_plane.requests == [["a"], ["b"]]
 
 
-def test_a_silent_sender_is_followed_and_then_changes_nothing(queue: FakeQueue, clock: FakeClock) -> None:
-    """Stopped in a request for longer than its lease: the next one repeats it, its own answer comes too late."""
+def test_a_sender_that_lost_its_lease_in_a_request_changes_nothing(queue: FakeQueue, clock: FakeClock) -> None:
+    """The request takes longer than the lease, so the standby repeats it, and the first outcome comes too late."""
     state = SenderState(clock.monotonic_s(), 120)
     queue.put("a")
     queue.put("b")
     other_plane = FakePlane()
     second = sender_of(FakeQueue(queue.store), other_plane, clock)
 
-    class Stopped(FakePlane):
+    class SlowPlane(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             if not self.requests:
                 run(second, clock, 15)
             return super().post(body, write_key, timeout_s)
 
-    plane = Stopped()
+    plane = SlowPlane()
     first = wired(queue, plane, clock, Settings(max_jobs_per_request=1), state=state)
     run(first, clock, 3)
 
@@ -405,8 +397,8 @@ def test_a_silent_sender_is_followed_and_then_changes_nothing(queue: FakeQueue, 
     assert state.held == ()
 
 
-def test_a_sender_that_was_silent_looks_before_it_sends(queue: FakeQueue, clock: FakeClock) -> None:
-    """Stopped in a backoff for longer than its lease, and another has come and gone: nothing is sent a second time."""
+def test_a_sender_checks_its_lease_before_it_sends_after_a_long_stop(queue: FakeQueue, clock: FakeClock) -> None:
+    """It stood still in a backoff for longer than its lease, while another sender worked and stopped."""
     queue.put("a")
     plane, other_plane = FakePlane(DOWN), FakePlane()
     first = sender_of(queue, plane, clock)
@@ -421,16 +413,16 @@ def test_a_sender_that_was_silent_looks_before_it_sends(queue: FakeQueue, clock:
     assert (plane.requests, other_plane.requests) == ([["a"]], [["a"]])
 
 
-def test_a_lease_that_lapsed_while_redis_was_away_costs_nothing(queue: FakeQueue, clock: FakeClock) -> None:
-    """Nobody else has had it: what was delivered is written down, not sent again."""
+def test_a_lease_that_lapsed_during_an_outage_causes_no_second_delivery(queue: FakeQueue, clock: FakeClock) -> None:
+    """No other sender had the lease, so the delivery is stored and not repeated."""
     queue.put("a")
 
-    class Cutting(FakePlane):
+    class DisconnectingPlane(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             queue.away = True
             return super().post(body, write_key, timeout_s)
 
-    plane = Cutting()
+    plane = DisconnectingPlane()
     sender = sender_of(queue, plane, clock)
     run(sender, clock, 60)
     queue.away = False
@@ -440,8 +432,8 @@ def test_a_lease_that_lapsed_while_redis_was_away_costs_nothing(queue: FakeQueue
     assert queue.store.delivered == ["a"]
 
 
-def test_a_lease_that_the_keeper_saw_lost_is_not_used(queue: FakeQueue, clock: FakeClock) -> None:
-    """The sender looks who has it before it does anything else."""
+def test_a_sender_does_not_use_a_lease_that_its_renewer_lost(queue: FakeQueue, clock: FakeClock) -> None:
+    """It reads who holds the lease before it does anything else."""
     state = SenderState(clock.monotonic_s(), 120)
     sender = wired(queue, FakePlane(), clock, Settings(), state=state)
     sender.work()
@@ -453,22 +445,22 @@ def test_a_lease_that_the_keeper_saw_lost_is_not_used(queue: FakeQueue, clock: F
     assert state.state == "standby"
 
 
-def test_the_keeper_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQueue, clock: FakeClock) -> None:
-    """Three times in the shorter of both; and sees what waits."""
+def test_the_renewer_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQueue, clock: FakeClock) -> None:
+    """A request may take longer than lease and locks last. The renewer also counts the waiting jobs."""
     state = SenderState(clock.monotonic_s(), 120)
     queue.put("a")
     queue.put("b")
     own = FakeQueue(queue.store)
     own.token = queue.token
     settings = Settings(max_jobs_per_request=1)
-    keeper = LockRenewer(cast(Queue, own), state, settings, clock)
+    renewer = LockRenewer(cast(Queue, own), state, settings, clock)
     plane = FakePlane(DOWN)
     sender = wired(queue, plane, clock, settings, state=state)
     sender.work()
 
     for _ in range(100):
         clock.now_s += 1
-        keeper.work()
+        renewer.work()
 
     assert queue.store.holder("a") == queue.token
     assert queue.store.leaseholder() == state.fencing_token != ""
@@ -476,12 +468,12 @@ def test_the_keeper_renews_lease_and_locks_while_the_sender_is_busy(queue: FakeQ
     assert (state.redis_seen_at_s or 0) > clock.now_s - 5
     queue.store.hold_lease("9 another", 10_000)
     clock.now_s += 5
-    keeper.work()
+    renewer.work()
     assert state.lost == state.fencing_token
 
 
 def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, clock: FakeClock) -> None:
-    """And takes over from one that does not renew its lease."""
+    """It takes over from a sender that does not renew its lease."""
     other = FakeQueue(queue.store)
     Lease(cast(Queue, other), 10_000, "you 2 0", lambda _: False).take()
     sender = wired(queue, FakePlane(), clock, Settings(linger_s=1), abandoned=lambda: True)
@@ -501,16 +493,16 @@ def test_an_abandoned_standby_ends_while_another_sender_lives(queue: FakeQueue, 
     assert sender.finished()
 
 
-def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: FakeClock) -> None:
-    """The job is put back with the attempts it had."""
+def test_an_attempt_that_the_stop_interrupted_is_not_counted(queue: FakeQueue, clock: FakeClock) -> None:
+    """The job is put back with the attempts that it had."""
 
-    class Cutting(FakePlane):
+    class InterruptedPlane(FakePlane):
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
             super().post(body, write_key, timeout_s)
             return outcome.STOPPED
 
     queue.put("a")
-    sender = wired(queue, Cutting(), clock, Settings(max_attempts=1))
+    sender = wired(queue, InterruptedPlane(), clock, Settings(max_attempts=1))
     sender.work()
     sender.drain(clock.monotonic_s() + 1)
 
@@ -519,8 +511,8 @@ def test_an_attempt_that_our_own_stop_cut_off_is_none(queue: FakeQueue, clock: F
     assert queue.store.leaseholder() == ""
 
 
-def test_a_sender_that_comes_back_recovers_what_its_successor_left(queue: FakeQueue, clock: FakeClock) -> None:
-    """As one that starts does: the lease was another's meanwhile."""
+def test_a_sender_that_gets_its_lease_back_recovers_its_successors_jobs(queue: FakeQueue, clock: FakeClock) -> None:
+    """It does the same as a starting sender, because another sender had the lease meanwhile."""
     queue.put("a")
     plane = FakePlane(DOWN)
     first = sender_of(queue, FakePlane(), clock)

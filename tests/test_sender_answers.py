@@ -1,4 +1,4 @@
-"""What a sender makes of lost answers and late calls, and when it is called ill."""
+"""Lost answers and late calls of a sender, and when its health check fails."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def _queue(clock: FakeClock) -> FakeQueue:
     return FakeQueue(FakeStore(clock))
 
 
-# Answers that are lost, and calls that arrive late.
+# Lost answers, and calls that arrive late.
 
 
 class DownAtFirst(Picky):
-    """Takes the first request for one too many."""
+    """A data plane that returns 503 for the first request."""
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-        answer = super().post(body, write_key, timeout_s)
-        return answer if len(self.requests) > 1 else DOWN
+        result = super().post(body, write_key, timeout_s)
+        return result if len(self.requests) > 1 else DOWN
 
     def accepted(self) -> list[str]:
         del self.requests[0]
@@ -48,10 +48,10 @@ CALLS = ["take", "complete_and_take", "complete", "fail", "split", "retry_later"
 @BOTH
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("late", [None, 0.0, 3.0, 20.0], ids=["executed", "late at once", "late", "very late"])
-def test_a_lost_answer_loses_doubles_and_strands_nothing(
+def test_a_lost_answer_loses_doubles_and_strands_no_event(
     queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, call: str, late: float | None, several: bool
 ) -> None:
-    """Whether the call was executed at once, or reaches Redis when everything has gone on without it."""
+    """Redis executes the call at once, or only after the sender has gone on without it."""
     plane = DownAtFirst("guilty")
     names = ["a", "b", "c", "d", "e", "f"]
     for name in names[:3]:
@@ -80,12 +80,12 @@ def test_a_lost_answer_loses_doubles_and_strands_nothing(
     ordered = [name for name in accepted if name in names]
     assert ordered == names if not several else sorted(ordered) == names
     assert len(queue.store.failed) == 1
-    said = [record.getMessage() for record in caplog.records]
-    assert not [line for line in said if "no longer this sender's" in line or "lease lost" in line]
+    lines = [record.getMessage() for record in caplog.records]
+    assert not [line for line in lines if "no longer this sender's" in line or "lease lost" in line]
 
 
-class Cutting(FakePlane):
-    """Redis goes away as soon as 50 jobs are delivered."""
+class DisconnectingPlane(FakePlane):
+    """A data plane during whose first request Redis becomes unreachable."""
 
     def __init__(self, queue: FakeQueue) -> None:
         super().__init__()
@@ -98,14 +98,17 @@ class Cutting(FakePlane):
 
 @BOTH
 @pytest.mark.parametrize("away_s", [1, 5, 25])
-def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
+def test_jobs_delivered_during_an_outage_of_redis_are_not_sent_again(
     queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, several: bool, away_s: float
 ) -> None:
-    """Fifty jobs at once, the lease lapsed or not; no other has had it, so the log does not say so."""
+    """The first request holds fifty jobs.
+
+    The lease may lapse, but no other sender has it, so the log reports no loss.
+    """
     names = [str(number) for number in range(100, 200)]
     for name in names:
         queue.put(name)
-    plane = Cutting(queue)
+    plane = DisconnectingPlane(queue)
     sender = sender_of(queue, plane, clock, max_jobs_per_request=50, is_multi_processor=several)
 
     run(sender, clock, away_s)
@@ -114,17 +117,15 @@ def test_what_was_delivered_while_redis_was_cut_off_is_not_sent_again(
 
     assert [name for request in plane.requests for name in request] == names
     assert queue.store.delivered == names
-    said = [record.getMessage() for record in caplog.records]
-    assert not [line for line in said if "lease lost" in line or "no longer this sender's" in line]
+    lines = [record.getMessage() for record in caplog.records]
+    assert not [line for line in lines if "lease lost" in line or "no longer this sender's" in line]
 
 
-def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivered(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """No other has had the lease: the next sender must not send it again."""
+def test_a_sender_that_stops_after_its_lease_lapsed_stores_its_deliveries(queue: FakeQueue, clock: FakeClock) -> None:
+    """No other sender had the lease, and the next sender must not deliver the job again."""
     queue.put("a")
     queue.put("b")
-    plane = Cutting(queue)
+    plane = DisconnectingPlane(queue)
     sender = sender_of(queue, plane, clock, max_jobs_per_request=1)
     run(sender, clock, 20)
     queue.away = False
@@ -136,8 +137,8 @@ def test_a_sender_that_stops_after_its_lease_lapsed_writes_down_what_it_delivere
     assert queue.store.leaseholder() == ""
 
 
-def test_a_sender_that_stops_after_a_long_silence_puts_back_what_it_holds(queue: FakeQueue, clock: FakeClock) -> None:
-    """Its lease has lapsed, and no other has had it since."""
+def test_a_sender_that_stops_after_a_long_stop_puts_its_jobs_back(queue: FakeQueue, clock: FakeClock) -> None:
+    """Its lease has lapsed, and no other sender has had it since."""
     queue.put("a")
     sender = sender_of(queue, FakePlane(DOWN), clock)
     sender.work()
@@ -148,10 +149,10 @@ def test_a_sender_that_stops_after_a_long_silence_puts_back_what_it_holds(queue:
     assert (queue.store.line, queue.store.active) == (["a"], [])
 
 
-def test_what_was_taken_when_the_completion_before_it_was_refused_is_not_stranded(
+def test_a_job_that_is_taken_along_with_a_refused_completion_is_not_stranded(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both go over one round trip, and one of them may be refused."""
+    """Both calls go over one round trip, and Redis may refuse only one of them."""
     for name in "abc":
         queue.put(name)
     usual = queue.complete_and_take
@@ -170,9 +171,9 @@ def test_what_was_taken_when_the_completion_before_it_was_refused_is_not_strande
     assert queue.store.delivered == ["a", "b", "c"]
 
 
-def test_the_keeper_knows_the_new_token(queue: FakeQueue, clock: FakeClock) -> None:
-    """Of one of several senders that has lost an answer."""
-    state, keeper = facts_of(queue, clock)
+def test_the_renewer_uses_the_senders_new_token(queue: FakeQueue, clock: FakeClock) -> None:
+    """One of several senders takes a new token after a lost answer."""
+    state, renewer = state_of(queue, clock)
     queue.put("a")
     settings = Settings(is_multi_processor=True)
     sender = wired(queue, FakePlane(*[DOWN] * 9), clock, settings, state=state)
@@ -183,13 +184,13 @@ def test_the_keeper_knows_the_new_token(queue: FakeQueue, clock: FakeClock) -> N
 
     for _ in range(10):
         clock.now_s += 5
-        keeper.work()
+        renewer.work()
 
     assert queue.store.holder("a") == queue.token
 
 
-def test_a_split_that_got_no_answer_is_looked_at_anew(queue: FakeQueue, clock: FakeClock) -> None:
-    """Redis knows which jobs there are now; no half is lost or sent twice, and the order stays."""
+def test_a_split_without_an_answer_is_read_again_from_redis(queue: FakeQueue, clock: FakeClock) -> None:
+    """Only Redis knows which jobs there are then. No half may be lost or sent twice, and the order stays."""
     plane = Picky("c")
     queue.put("many", job.build(b'{"userId":"a"},{"userId":"b"},{"userId":"c"},{"userId":"d"}', "KEY", "t", 7).encode())
     queue.put("last")
@@ -201,22 +202,20 @@ def test_a_split_that_got_no_answer_is_looked_at_anew(queue: FakeQueue, clock: F
     assert len(queue.store.failed) == 1
 
 
-# Health.
+# The health check.
 
 
-def facts_of(queue: FakeQueue, clock: FakeClock) -> tuple[SenderState, LockRenewer]:
-    """With a keeper that looks at the queue."""
+def state_of(queue: FakeQueue, clock: FakeClock) -> tuple[SenderState, LockRenewer]:
+    """Return the state of a sender, and its renewer."""
     state = SenderState(clock.monotonic_s(), 30)
     own = FakeQueue(queue.store)
     own.token = queue.token
     return state, LockRenewer(cast(Queue, own), state, Settings(), clock)
 
 
-def test_a_job_that_is_active_and_held_by_no_sender_is_no_health_and_does_not_stay_so(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """A take that finds nothing is no progress while it is there; the sender takes it up by itself."""
-    state, keeper = facts_of(queue, clock)
+def test_a_stranded_job_fails_the_health_check_until_the_sender_recovers_it(queue: FakeQueue, clock: FakeClock) -> None:
+    """An empty take is no progress while there is such a job."""
+    state, renewer = state_of(queue, clock)
     plane = FakePlane()
     sender = wired(queue, plane, clock, Settings(max_jobs_per_request=1), state=state)
     run(sender, clock, 1)
@@ -226,22 +225,22 @@ def test_a_job_that_is_active_and_held_by_no_sender_is_no_health_and_does_not_st
 
     for _ in range(400):
         clock.now_s += 0.1
-        keeper.work()
+        renewer.work()
     assert health.healthz(state.health(clock.now_s)).status == 503
     sender.work()
     run(sender, clock, 1)
     clock.now_s += 5
-    keeper.work()
+    renewer.work()
 
     assert plane.requests == [["a"]]
     assert health.healthz(state.health(clock.now_s)).status == 200
 
 
-def test_a_take_that_finds_nothing_is_no_progress(
+def test_an_empty_take_is_no_progress_while_a_job_is_stranded(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While a job is active that no sender holds, and that cannot be recovered."""
-    state, keeper = facts_of(queue, clock)
+    """This job cannot be recovered, so the health check must fail."""
+    state, renewer = state_of(queue, clock)
     sender = wired(queue, FakePlane(), clock, Settings(), state=state)
     run(sender, clock, 1)
     monkeypatch.setattr(queue, "recover", lambda *_: Recovered(0, 0))
@@ -250,15 +249,15 @@ def test_a_take_that_finds_nothing_is_no_progress(
     for _ in range(400):
         clock.now_s += 0.1
         sender.work()
-        keeper.work()
+        renewer.work()
 
     assert health.healthz(state.health(clock.now_s)).status == 503
 
 
 @pytest.mark.parametrize("why", ["paused", "backoff", "redis", "empty", "another's"])
-def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why: str) -> None:
-    """For as long as it lasts."""
-    state, keeper = facts_of(queue, clock)
+def test_the_health_check_passes_while_jobs_must_wait(queue: FakeQueue, clock: FakeClock, why: str) -> None:
+    """A restart would not help any of these causes, however long they last."""
+    state, renewer = state_of(queue, clock)
     sender = wired(queue, FakePlane(Outcome("retry", 503, "", 300.0)), clock, Settings(), state=state)
     sender.work()
     if why != "empty":
@@ -274,13 +273,13 @@ def test_what_cannot_move_is_no_illness(queue: FakeQueue, clock: FakeClock, why:
         if why == "another's":
             queue.store.lock("a", "another")
         sender.work()
-        keeper.work()
+        renewer.work()
         assert health.healthz(state.health(clock.now_s)).status == 200
 
 
-def test_the_keeper_knows_what_the_first_request_holds(queue: FakeQueue, clock: FakeClock) -> None:
-    """A request may take longer than a lock holds; and so may a Redis that does not take down what was delivered."""
-    state, keeper = facts_of(queue, clock)
+def test_the_renewer_knows_the_jobs_of_the_first_request(queue: FakeQueue, clock: FakeClock) -> None:
+    """A request may take longer than a lock lasts, and so may the completion in Redis."""
+    state, renewer = state_of(queue, clock)
     seen: list[tuple[ActiveJob, ...]] = []
 
     class Slow(FakePlane):
@@ -288,7 +287,7 @@ def test_the_keeper_knows_what_the_first_request_holds(queue: FakeQueue, clock: 
             seen.append(state.held)
             for _ in range(10):
                 clock.now_s += 5
-                keeper.work()
+                renewer.work()
             return super().post(body, write_key, timeout_s)
 
     queue.put("a")

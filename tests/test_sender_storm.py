@@ -1,4 +1,4 @@
-"""Any sequence of lost answers, late calls, outages, pauses and rivals: what the senders promise holds at the end."""
+"""Random lost answers, late calls, outages, pauses and rival senders. The senders' promises hold at the end."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ CALLS = ["take", "complete_and_take", "complete", "fail", "split", "retry_later"
 STEPS = 400
 
 
-class Moody(FakePlane):
-    """Down now and then, and refuses what is guilty."""
+class UnreliablePlane(FakePlane):
+    """A data plane that is down at random, and refuses events of guilty users."""
 
     def __init__(self, dice: random.Random) -> None:
         super().__init__()
@@ -44,17 +44,17 @@ class Moody(FakePlane):
 
 
 class Process:
-    """A sender with its keeper."""
+    """A sender with its lock renewer."""
 
     def __init__(self, store: FakeStore, plane: FakePlane, clock: FakeClock, settings: Settings) -> None:
-        self.queue, keeper_queue = FakeQueue(store), FakeQueue(store)
-        keeper_queue.token = self.queue.token
+        self.queue, renewer_queue = FakeQueue(store), FakeQueue(store)
+        renewer_queue.token = self.queue.token
         state = SenderState(clock.monotonic_s(), 120)
-        self.keeper = LockRenewer(cast(Queue, keeper_queue), state, settings, clock)
+        self.renewer = LockRenewer(cast(Queue, renewer_queue), state, settings, clock)
         self.sender: Sender = wired(self.queue, plane, clock, settings, state=state)
 
     def work(self, dice: random.Random) -> None:
-        """A cycle, after something may have happened to its calls."""
+        """Do one cycle, perhaps after an answer is lost or a call is held up."""
         queue, chance = self.queue, dice.random()
         if chance < 0.04:
             queue.loses = [dice.choice(CALLS)]
@@ -63,21 +63,21 @@ class Process:
         elif chance < 0.14:
             queue.let_go()
         self.sender.work()
-        self.keeper.work()
+        self.renewer.work()
 
     def calm_down(self) -> None:
-        """Nothing happens any more; what was held up arrives."""
+        """End all trouble, and let the calls that were held up arrive."""
         self.queue.loses, self.queue.holds = [], []
         self.queue.let_go()
 
 
 class Storm:
-    """Jobs, senders, and what happens to them."""
+    """A queue, its senders, and the random trouble that they get."""
 
     def __init__(self, clock: FakeClock, seed: int, *, several: bool, rivals: bool) -> None:
         self.clock, self.dice = clock, random.Random(seed)
         self.store = FakeStore(clock)
-        self.plane = Moody(self.dice)
+        self.plane = UnreliablePlane(self.dice)
         self.settings = Settings(
             is_multi_processor=several, max_jobs_per_request=self.dice.choice((1, 3, 10)), max_attempts=1000
         )
@@ -90,7 +90,7 @@ class Storm:
         return Process(self.store, self.plane, self.clock, self.settings)
 
     def put(self) -> None:
-        """A job of one to four events, one of which may be guilty."""
+        """Add a job of one to four events, some of which may be guilty."""
         users = []
         for _ in range(self.dice.randrange(1, 5)):
             if self.dice.random() < 0.05:
@@ -104,7 +104,7 @@ class Storm:
         self.producer.put(name, job_of(*users))
 
     def step(self) -> None:
-        """Something happens, or nothing; then each sender works."""
+        """Let one random thing happen, or none, and then let each sender work."""
         dice, store = self.dice, self.store
         chance = dice.random()
         if chance < 0.4:
@@ -117,15 +117,15 @@ class Storm:
             self.clock.now_s += dice.choice((5.0, 12.0, 40.0))
         elif chance < 0.48 and len(self.processes) > 1:
             place = dice.randrange(len(self.processes))
-            if dice.random() < 0.5:  # a clean stop; else it is killed
+            if dice.random() < 0.5:  # a clean stop, otherwise the sender is killed
                 self.processes[place].sender.drain(self.clock.monotonic_s())
             self.processes[place] = self._process()
         self.clock.now_s += dice.choice((0.0, 0.1, 0.5))
         for process in self.processes:
             process.work(dice)
 
-    def commit(self) -> None:
-        """Everything is well again, for as long as locks, leases, sweeps and retries may take."""
+    def settle(self) -> None:
+        """Work without trouble until the queue is empty, or for as long as locks, leases and retries may take."""
         self.store.away = self.store.paused = False
         for _ in range(4000):
             for process in self.processes:
@@ -136,7 +136,7 @@ class Storm:
                 return
 
     def failed(self, *, stalled: bool) -> list[str]:
-        """The users of the events of failed jobs, of those that had stalled or of the others."""
+        """Return the users of the events in the failed jobs that stalled, or in the other failed jobs."""
         reasons = self.producer.reasons()
         names = [name for name in self.store.failed if ("stalled" in reasons[name]) is stalled]
         found = [job.read(self.store.jobs[name]["data"].encode()).events for name in names]
@@ -144,34 +144,37 @@ class Storm:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_one_sender_delivers_everything_once_and_in_order(
+def test_one_sender_delivers_every_event_once_and_in_order(
     clock: FakeClock, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever happens to its calls: each answer of the data plane was seen. No alarm is false."""
+    """Each response of the data plane reaches the sender, so no event may come twice.
+
+    No warning in the log is false.
+    """
     storm = Storm(clock, seed, several=False, rivals=False)
     for _ in range(STEPS):
         storm.step()
-    storm.commit()
+    storm.settle()
 
     assert storm.plane.accepted == storm.names
     assert storm.failed(stalled=False) == sorted(f"guilty{number}" for number in range(1, storm.guilty + 1))
     assert (storm.store.line, storm.store.active) == ([], [])
-    said = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records]
     alarms = ("lease lost", "no longer this sender's", "taken over")
-    assert not [line for line in said if any(text in line for text in alarms)]
+    assert not [line for line in lines if any(text in line for text in alarms)]
 
 
 @pytest.mark.parametrize("several", [False, True], ids=["a standby", "several senders"])
 @pytest.mark.parametrize("seed", range(40))
-def test_senders_that_die_and_follow_one_another_lose_nothing(clock: FakeClock, seed: int, several: bool) -> None:
-    """Events may come twice then; none is missing, none is stranded, and only guilty ones have failed.
+def test_senders_that_die_and_take_over_lose_no_event(clock: FakeClock, seed: int, several: bool) -> None:
+    """Events may come twice then, but none is missing or stranded, and only guilty ones have failed.
 
-    Except those of jobs that have stalled more than once: of several senders, as with Bull, they are in the failed set.
+    With several senders, as with Bull, a job that stalled more than once is in the failed set too.
     """
     storm = Storm(clock, seed, several=several, rivals=True)
     for _ in range(STEPS):
         storm.step()
-    storm.commit()
+    storm.settle()
 
     stalled = storm.failed(stalled=True)
     assert several or not stalled

@@ -1,4 +1,4 @@
-"""What a job, the queue, an answer or the host does to a sender: it lives, and loses, doubles and strands nothing."""
+"""Trouble from a job, the queue, a response or the host. The sender goes on, and loses or doubles no event."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def _queue(clock: FakeClock) -> FakeQueue:
 
 
 def node_data(batch: str, **others: Any) -> bytes:
-    """A job's data as a Node SDK writes it, around a batch in JSON."""
+    """Return a job's data as the Node SDK writes it, around a batch in JSON."""
     request = {"auth": {"username": "KEY"}, "headers": {}, "data": {"batch": "@"}}
     inner = json.dumps({"jobId": "x", "request": request, "attempts": 0, **others}).replace('"@"', batch)
     return json.dumps({"version": 3, "eventData": inner}).encode()
 
 
 class AnyPlane(FakePlane):
-    """Keeps each body, which must be JSON, and refuses those that hold a text."""
+    """A data plane that records each batch, and refuses bodies that hold a given text. A body must be JSON."""
 
     def __init__(self, status: int = 200, guilty: str = "") -> None:
         super().__init__()
@@ -55,10 +55,8 @@ class AnyPlane(FakePlane):
 
 
 @pytest.mark.parametrize("status", [400, 413])
-def test_a_refused_job_with_half_a_character_is_halved_like_any_other(
-    queue: FakeQueue, clock: FakeClock, status: int
-) -> None:
-    """What can be read can be rewritten; the server reads a replacement, and the next job goes."""
+def test_a_refused_job_with_half_a_surrogate_pair_is_split(queue: FakeQueue, clock: FakeClock, status: int) -> None:
+    """A readable job can be written again. The server gets a replacement character, and the next job is delivered."""
     queue.put("half", node_data('[{"userId":"a","t":"half \\ud83d"},{"userId":"guilty"},{"userId":"c"}]'))
     queue.put("next")
     plane = AnyPlane(status, "guilty")
@@ -72,8 +70,8 @@ def test_a_refused_job_with_half_a_character_is_halved_like_any_other(
 
 
 @pytest.mark.parametrize("event", ["{}", "{ }", "7", '"x"', '""', "null", "[]", '["a"]', "true", '{"a":1} '])
-def test_an_event_of_any_kind_leaves_its_request_json(queue: FakeQueue, clock: FakeClock, event: str) -> None:
-    """One that cannot take a ``sentAt`` goes as it is; its neighbours have theirs."""
+def test_an_event_of_any_type_keeps_its_request_valid(queue: FakeQueue, clock: FakeClock, event: str) -> None:
+    """An event that cannot hold a ``sentAt`` is sent as it is, and the other events have theirs."""
     queue.put("odd", node_data(f'[{{"userId":"a"}},{event},{{"userId":"b"}}]'))
     plane = AnyPlane()
 
@@ -92,10 +90,10 @@ def test_an_event_of_any_kind_leaves_its_request_json(queue: FakeQueue, clock: F
 @pytest.mark.parametrize(
     "timeout", [10**400, 1e308, -1, True, 0.001, "5s"], ids=["huge", "large", "negative", "true", "tiny", "text"]
 )
-def test_odd_numbers_in_a_job_end_nothing(
+def test_invalid_numbers_in_a_job_do_not_stop_the_sender(
     queue: FakeQueue, clock: FakeClock, others: dict[str, Any], timeout: Any
 ) -> None:
-    """The job is halved like any other, and the one behind it is delivered."""
+    """The job is split like any other, and the next one is delivered."""
     data = json.loads(node_data('[{"userId":"a"},{"userId":"guilty"}]', **others))
     inner = json.loads(data["eventData"])
     inner["request"]["timeout"] = timeout
@@ -111,19 +109,19 @@ def test_odd_numbers_in_a_job_end_nothing(
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file"), MemoryError(), RuntimeError("?")], ids=repr)
-def test_what_the_host_raises_fails_no_job(
+def test_an_exception_of_the_host_fails_no_job(
     queue: FakeQueue, clock: FakeClock, caplog: pytest.LogCaptureFixture, error: Exception
 ) -> None:
-    """A thousand jobs wait until it is mended; then all are delivered, in order."""
+    """A thousand jobs wait until the repair, and then all are delivered in order."""
     names = [str(number) for number in range(1000, 2000)]
     for name in names:
         queue.put(name)
 
     class Broken(FakePlane):
-        mended = False
+        repaired = False
 
         def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
-            if not self.mended:
+            if not self.repaired:
                 raise error
             return super().post(body, write_key, timeout_s)
 
@@ -133,7 +131,7 @@ def test_what_the_host_raises_fails_no_job(
     assert not queue.store.failed
     assert 2 <= len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 3
 
-    plane.mended = True
+    plane.repaired = True
     run(sender, clock, 10)
 
     assert queue.store.delivered == names
@@ -142,10 +140,10 @@ def test_what_the_host_raises_fails_no_job(
 
 
 @BOTH
-def test_a_lack_of_memory_while_jobs_are_taken_costs_nothing(
+def test_a_lack_of_memory_during_a_take_loses_no_job(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch, several: bool
 ) -> None:
-    """They are put back, and taken one by one until it works again."""
+    """The jobs are put back and taken one by one, until a take works again."""
     for name in "abc":
         queue.put(name)
     room = 1
@@ -176,13 +174,13 @@ def test_a_lack_of_memory_while_jobs_are_taken_costs_nothing(
     assert (queue.store.delivered, queue.store.active) == (["a", "b", "c"], [])
 
 
-def test_trouble_with_other_jobs_does_not_hold_up_those_that_wait(queue: FakeQueue, clock: FakeClock) -> None:
-    """A ``delayed`` of another type than Bull's, for example."""
+def test_a_failed_promotion_does_not_hold_up_waiting_jobs(queue: FakeQueue, clock: FakeClock) -> None:
+    """``delayed`` may have another type than Bull's."""
 
     def refuse() -> int:
         raise QueueUnavailable("here", "WRONGTYPE", answered=True)
 
-    queue.promote = refuse  # type: ignore[method-assign]  # as Redis does it
+    queue.promote = refuse  # type: ignore[method-assign]  # raises as Redis would
     queue.put("a")
     plane = FakePlane()
 
@@ -191,45 +189,45 @@ def test_trouble_with_other_jobs_does_not_hold_up_those_that_wait(queue: FakeQue
     assert plane.requests == [["a"]]
 
 
-# What is no longer ours.
+# Jobs that no longer belong to the sender.
 
 
 def after_an_outage(
     queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], settings: Settings, kept: bool
 ) -> FakePlane:
-    """Jobs a to e, a 503 for longer than anything is taken for granted, and something that happens in it."""
+    """Run a sender through a 503 that outlasts its checks, while ``meanwhile`` changes the store."""
     plane = FakePlane(DOWN, DOWN, DOWN)
     for name in "abcde":
         queue.put(name)
     state = SenderState(clock.monotonic_s(), 120)
-    keeper_queue = FakeQueue(queue.store)
-    keeper_queue.token = queue.token
-    keeper = LockRenewer(cast(Queue, keeper_queue), state, settings, clock)
+    renewer_queue = FakeQueue(queue.store)
+    renewer_queue.token = queue.token
+    renewer = LockRenewer(cast(Queue, renewer_queue), state, settings, clock)
     sender = wired(queue, plane, clock, settings, state=state)
     run(sender, clock, 1)
     meanwhile(queue.store)
     for _ in range(600):
         sender.work()
         if kept:
-            keeper.work()
+            renewer.work()
         clock.now_s += 0.1
     return plane
 
 
 def delete_b(store: FakeStore) -> None:
-    """As a tool does."""
+    """Delete job b as a tool does."""
     store.active.remove("b")
     store.delete("b")
     store.unlock("b")
 
 
 def lock_b(store: FakeStore) -> None:
-    """As another worker does, which is not heard of again."""
+    """Lock job b as another worker does that dies afterwards."""
     store.lock("b", "another")
 
 
 def restore(store: FakeStore) -> None:
-    """To a snapshot in which the last three were active under another's lock, and the first was not there yet."""
+    """Restore a snapshot in which c, d and e were active without locks, and a and b did not exist."""
     store.line, store.active = [], ["c", "d", "e"]
     for name in "ab":
         store.delete(name)
@@ -246,7 +244,7 @@ def restore(store: FakeStore) -> None:
         (lock_b, True, "acdeb"),
     ],
 )
-def test_what_is_no_longer_ours_costs_the_others_nothing(
+def test_a_lost_job_does_not_harm_the_senders_other_jobs(
     queue: FakeQueue,
     clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
@@ -254,31 +252,29 @@ def test_what_is_no_longer_ours_costs_the_others_nothing(
     kept: bool,
     delivered: str,
 ) -> None:
-    """A tool deletes one job, another worker locks one and dies, Redis comes back as it was before."""
+    """A tool deletes a job, another worker locks a job and dies, or Redis comes back with an old snapshot."""
     after_an_outage(queue, clock, meanwhile, Settings(max_jobs_per_request=3), kept)
 
     assert queue.store.delivered == list(delivered)
     assert (queue.store.active, queue.store.line) == ([], [])
     recovered = 0 if meanwhile is delete_b else 2 if meanwhile is restore else 1
-    said = [record.getMessage() for record in caplog.records if "recovered" in record.getMessage()]
-    assert [line for line in said if f"jobs={recovered} " not in line] == []
-    assert bool(said) is bool(recovered)
+    lines = [record.getMessage() for record in caplog.records if "recovered" in record.getMessage()]
+    assert [line for line in lines if f"jobs={recovered} " not in line] == []
+    assert bool(lines) is bool(recovered)
 
 
-def test_jobs_of_ours_that_are_gone_make_the_sender_look_for_those_that_no_sender_holds(
-    queue: FakeQueue, clock: FakeClock
-) -> None:
-    """Also without a heartbeat that sees them, while the lease holds all the time."""
+def test_a_sender_that_lost_its_jobs_recovers_stranded_ones(queue: FakeQueue, clock: FakeClock) -> None:
+    """No heartbeat sees them here, and the lease holds all the time."""
     settings = Settings(max_jobs_per_request=3, lease_ms=300_000)
     after_an_outage(queue, clock, restore, settings, kept=False)
 
     assert queue.store.delivered == list("cde")
 
 
-def test_a_redis_that_refuses_to_count_attempts_changes_neither_their_number_nor_their_pauses(
+def test_a_redis_that_refuses_to_count_attempts_does_not_change_the_retries(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are counted here first, or the same job would be sent many times a second, forever."""
+    """The sender counts for itself first. Otherwise it would send the same job many times a second, forever."""
 
     def refuse(_tried: object) -> list[ActiveJob]:
         raise QueueUnavailable("here", "OOM", answered=True)
@@ -295,10 +291,10 @@ def test_a_redis_that_refuses_to_count_attempts_changes_neither_their_number_nor
 
 
 @pytest.mark.parametrize(("meanwhile", "delivered"), [(delete_b, "acde"), (lock_b, "acdeb")], ids=["a", "b"])
-def test_so_it_is_with_several_senders(
+def test_a_lost_job_does_not_harm_other_jobs_with_several_senders(
     queue: FakeQueue, clock: FakeClock, meanwhile: Callable[[FakeStore], object], delivered: str
 ) -> None:
-    """What another had locked and left is found by the sweep."""
+    """The sweep finds the job that another worker locked and left."""
     after_an_outage(queue, clock, meanwhile, Settings(max_jobs_per_request=3, is_multi_processor=True), kept=True)
     sender = sender_of(queue, FakePlane(), clock, is_multi_processor=True)
     run(sender, clock, 90)
@@ -307,10 +303,10 @@ def test_so_it_is_with_several_senders(
     assert (queue.store.active, queue.store.line) == ([], [])
 
 
-def test_a_bad_event_of_a_job_that_cannot_be_rewritten_costs_that_job_alone(
+def test_a_refused_job_that_cannot_be_rewritten_fails_alone(
     queue: FakeQueue, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a rewriting raises: the job fails with both reasons, and no job behind it is taken for the cause."""
+    """The job fails with both reasons, and no later job is taken for the cause."""
 
     def broken(_inner: Any) -> Any:
         raise RecursionError
