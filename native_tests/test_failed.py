@@ -49,13 +49,13 @@ def test_failed_list_shows_each_failed_job_and_the_sum(failing: Processes, redis
     """The options select jobs. The output must hold no write key, no payload and no control character."""
     redis.hset(f"{P}2", "failedReason", "status 413\x1b[2J: too large")
 
-    code, said, _ = command(failing, "list")
+    code, output, _ = command(failing, "list")
     assert code == 0
-    assert [line.split()[0] for line in said.splitlines()] == ["1", "2", "3", "4", "5", "5"]
-    assert said.splitlines()[-1] == "5 failed jobs, 5 events"
-    assert "401" in said
-    assert "WRITE_KEY" not in said
-    assert "\x1b" not in said
+    assert [line.split()[0] for line in output.splitlines()] == ["1", "2", "3", "4", "5", "5"]
+    assert output.splitlines()[-1] == "5 failed jobs, 5 events"
+    assert "401" in output
+    assert "WRITE_KEY" not in output
+    assert "\x1b" not in output
 
     assert command(failing, "list", "--reason", "TOO LARGE")[1].splitlines()[-1] == "1 failed job, 1 event"
     assert command(failing, "list", "--since", "1h", "--limit", "2")[1].splitlines()[-1] == (
@@ -72,8 +72,8 @@ def test_a_job_whose_id_is_not_text_is_shown_and_left_alone(failing: Processes, 
 
     assert command(failing, "list", "--limit", "1")[1].splitlines()[0].split()[0] == "\\udcff"
     assert command(failing, "list", "--json")[0] == 0
-    code, said, error = command(failing, "delete", "--all")
-    assert (code, said) == (1, "5 failed jobs deleted, 5 events\n")
+    code, output, error = command(failing, "delete", "--all")
+    assert (code, output) == (1, "5 failed jobs deleted, 5 events\n")
     assert "1 job unchanged" in error
 
 
@@ -81,10 +81,10 @@ def test_failed_show_prints_the_events_and_hides_the_write_key(failing: Processe
     """The command shows a job of any SDK, and the beginning of data that it cannot read."""
     redis.hset(f"{P}5", "data", "\x1b[31mgarbage")
 
-    code, said, _ = command(failing, "show", "1")
+    code, output, _ = command(failing, "show", "1")
     assert code == 0
-    assert json.loads(said.splitlines()[-1])["userId"] == "u0"
-    assert "WRITE_KEY" not in said
+    assert json.loads(output.splitlines()[-1])["userId"] == "u0"
+    assert "WRITE_KEY" not in output
     assert "garbage" in command(failing, "show", "5")[1]
     assert "\x1b" not in command(failing, "show", "5")[1]
     assert command(failing, "show", "77")[::2] == (1, "rudderpipe: no failed job has this id\n")
@@ -92,8 +92,8 @@ def test_failed_show_prints_the_events_and_hides_the_write_key(failing: Processe
 
 def test_failed_retry_delivers_the_jobs_again_in_order(failing: Processes, redis: Any) -> None:
     """A dry run changes nothing. A real run puts the jobs into the queue again, with no attempt counted."""
-    code, said, _ = command(failing, "retry", "--all", "--dry-run")
-    assert (code, said) == (0, "would retry 5 failed jobs, 5 events\n")
+    code, output, _ = command(failing, "retry", "--all", "--dry-run")
+    assert (code, output) == (0, "would retry 5 failed jobs, 5 events\n")
     assert redis.zcard(f"{P}failed") == 5
 
     assert command(failing, "retry", "--id", "4")[:2] == (0, "1 failed job in line again, 1 event\n")
@@ -135,9 +135,9 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
     redis.hset(f"{P}5", "data", "garbage")
     path = directory / "failed.ndjson"
 
-    code, _, said = command(failing, "export", str(path))
+    code, _, errors = command(failing, "export", str(path))
     assert code == 1
-    assert said.splitlines() == [
+    assert errors.splitlines() == [
         "wrote 4 events of 4 failed jobs",
         "1 job not written: not in the form of a RudderStack SDK's job",
     ]
@@ -159,7 +159,7 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (["retry"], "choose the failed jobs with --all, or with --id, --since or --reason"),
         (["delete", "--all", "--id", "1"], "--all cannot be combined with --id, --since or --reason"),
@@ -167,7 +167,7 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_a_message(
-    processes: Processes, redis_server: RedisServer, arguments: list[str], said: str
+    processes: Processes, redis_server: RedisServer, arguments: list[str], reason: str
 ) -> None:
     """An operator must see which option is wrong."""
     processes.explicit["redis"] = redis_server.url
@@ -175,4 +175,4 @@ def test_wrong_arguments_end_with_code_2_and_a_message(
     code, _, error = command(processes, *arguments)
 
     assert code == 2
-    assert said in error
+    assert reason in error

@@ -134,7 +134,7 @@ def test_a_flusher_takes_a_later_term_than_the_one_in_redis(
 
 def test_an_unreachable_redis_does_not_raise_the_term(processes: Processes, directory: Path) -> None:
     """No call was sent, so no call can arrive late."""
-    processes.explicit |= {"redis": f"unix://{directory}/nobody", "autostart": False, "flush_at": 1}
+    processes.explicit |= {"redis": f"unix://{directory}/absent", "autostart": False, "flush_at": 1}
     client = processes.client()
     track(client, 0)
     log = directory / "flusher.log"

@@ -77,7 +77,7 @@ def users(taken: ActiveJob) -> list[str]:
     return [msgspec.json.decode(event)["userId"] for event in taken.job.events]
 
 
-def lease_of(queue: Queue, dead: str = "nobody") -> Lease:
+def lease_of(queue: Queue, dead: str = "unknown") -> Lease:
     """Return the lease of a process that believes the holder ``dead`` to be dead."""
     return Lease(queue, 10_000, "alive", lambda holder: holder == dead)
 

@@ -155,7 +155,7 @@ def test_no_response_is_accepted_that_h11_refuses() -> None:
         b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n",
         b"HTTP/1.1 200 OK\r\nconnection: close\r\nconnection: keep-alive\r\ncontent-length: 2\r\n\r\nok",
     ],
-    ids=["long", "long chunk", "two lengths", "chunks in 1.0", "more than was said", "close among others"],
+    ids=["long", "long chunk", "two lengths", "chunks in 1.0", "more than announced", "close among others"],
 )
 def test_a_connection_is_not_kept_if_the_end_of_a_response_is_in_doubt(data: bytes) -> None:
     """The rest of this response could be taken for the next one. The status still counts."""

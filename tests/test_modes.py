@@ -99,7 +99,7 @@ def test_a_stop_that_cuts_a_request_off_ends_the_drain_and_keeps_the_event(
     mode.duty.drain(clock.monotonic_s() + 60)
 
     assert len(mode.plane.requests) == 1
-    mode.plane.answers = []
+    mode.plane.outcomes = []
     assert mode.run(5) == "delivered"
 
 

@@ -28,19 +28,19 @@ BLOCKED = outcome.of_obstacle("ca_file cannot be read: Permission denied")
 
 
 class FakePlane:
-    """A data plane that returns the outcomes in ``answers``, and then OK. It records the users in each request."""
+    """A data plane that returns each of ``outcomes``, and then OK. It records the users in each request."""
 
-    def __init__(self, *answers: Outcome) -> None:
-        self.answers = list(answers)
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
         self.requests: list[list[str]] = []
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
         assert write_key == "KEY"
         self.requests.append([event["userId"] for event in msgspec.json.decode(body)["batch"]])
-        return self.answers.pop(0) if self.answers else OK
+        return self.outcomes.pop(0) if self.outcomes else OK
 
     def close(self) -> None:
-        self.answers = []
+        self.outcomes = []
 
 
 @pytest.fixture(name="queue")
@@ -125,7 +125,7 @@ def test_an_attempt_that_this_host_prevents_is_not_counted(
     assert len(warnings) == 3
     assert len(plane.requests) <= 90
     assert not queue.store.failed
-    plane.answers = [DOWN]
+    plane.outcomes = [DOWN]
     run(sender, clock, 5)
 
     assert queue.store.delivered == ["a", "b", "c"]
