@@ -124,7 +124,7 @@ class Storm:
         for process in self.processes:
             process.work(dice)
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Work without trouble until the queue is empty, or for as long as locks, leases and retries may take."""
         self.store.away = self.store.paused = False
         for _ in range(4000):
@@ -154,7 +154,7 @@ def test_one_sender_delivers_every_event_once_and_in_order(
     storm = Storm(clock, seed, several=False, rivals=False)
     for _ in range(STEPS):
         storm.step()
-    storm.settle()
+    storm.finish()
 
     assert storm.plane.accepted == storm.names
     assert storm.failed(stalled=False) == sorted(f"guilty{number}" for number in range(1, storm.guilty + 1))
@@ -174,7 +174,7 @@ def test_senders_that_die_and_take_over_lose_no_event(clock: FakeClock, seed: in
     storm = Storm(clock, seed, several=several, rivals=True)
     for _ in range(STEPS):
         storm.step()
-    storm.settle()
+    storm.finish()
 
     stalled = storm.failed(stalled=True)
     assert several or not stalled
