@@ -23,7 +23,7 @@ from rudderpipe.messages import build
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory as segment
+from rudderpipe.ring import memory
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
@@ -230,7 +230,7 @@ def main() -> None:
             for name, figure in parts.items():
                 print(f"{name:48}{(figure - empty) * 1000:8,.0f}")
         finally:
-            segment.remove(ours.ring.segment.name)
+            memory.remove(ours.ring.segment.name)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depends, raw
 from native_tests.processes import Processes, wait_until
 from native_tests.test_failed import command
-from rudderpipe.flusher import dead_letters as letters
+from rudderpipe.flusher import dead_letters
 
 
 @pytest.fixture(name="faulty")
@@ -37,15 +37,15 @@ def accepted_users(plane: FaultyPlane, guilty: str) -> list[str]:
     return [user for request in plane.requests if not set(guilty) & set(users(request)) for user in users(request)]
 
 
-def dead_letters(processes: Processes) -> list[Path]:
+def letter_files(processes: Processes) -> list[Path]:
     """Return the files, oldest first."""
-    directory = letters.of(processes.settings)
+    directory = dead_letters.of(processes.settings)
     return [directory.path / name for name in directory.names()]
 
 
 def kept(processes: Processes) -> list[list[str]]:
     """Return the users of each dead letter."""
-    records = [json.loads(path.read_bytes()) for path in dead_letters(processes)]
+    records = [json.loads(path.read_bytes()) for path in letter_files(processes)]
     return [[event["userId"] for event in record["events"]] for record in records]
 
 
@@ -81,7 +81,7 @@ def test_only_guilty_events_become_dead_letters(
     code, listed, _ = command(processes, "list")
     assert code == 0
     assert listed.count(f"status {status}: bad (after 1 attempt)") == len(guilty)
-    for path in dead_letters(processes):
+    for path in letter_files(processes):
         assert path.stat().st_mode & 0o777 == 0o600
         assert "WRITE_KEY" not in path.read_text()
     assert path.parent.stat().st_mode & 0o777 == 0o700

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
-from rudderpipe.process import fork as forks
+from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.locks import LockFile
 from rudderpipe.ring import layout as at
@@ -251,12 +251,12 @@ class Writer:
         child.producer.slot = copy(self.producer.slot)
         child.producer.slot.open_ring = lambda: child.process.ring
         child.producer.slot.ring = child.process.ring
-        forgetters, forks._forgetters = forks._forgetters, WeakSet([child.producer])
+        forgetters, fork._forgetters = fork._forgetters, WeakSet([child.producer])
         try:
-            forks.PAGE[0] = 0  # what a child finds
+            fork.PAGE[0] = 0  # what a child finds
             child.producer.ask_flush()
         finally:
-            forks._forgetters = forgetters
+            fork._forgetters = forgetters
         return child
 
     def own(self, texts: list[str]) -> list[str]:

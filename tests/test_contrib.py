@@ -15,7 +15,7 @@ from rudderpipe.contrib import asgi, context, wsgi
 from rudderpipe.contrib.django.middleware import request_context_middleware
 from rudderpipe.contrib.options import client_of
 from rudderpipe.errors import SettingsError
-from rudderpipe.messages import context as ambient
+from rudderpipe.messages.context import current
 
 ENVIRON = {
     "REMOTE_ADDR": "127.0.0.1",
@@ -60,14 +60,14 @@ def test_wsgi_has_the_request_context_during_the_call() -> None:
     seen: list[Any] = []
 
     def application(_environ: Any, _start: Any) -> list[bytes]:
-        seen.append(ambient.current.get())
+        seen.append(current.get())
         raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011  # the application's own
         wsgi.RequestContext(application, proxies=1)(ENVIRON, print)
 
     assert seen == [EXPECTED]
-    assert ambient.current.get() is None
+    assert current.get() is None
     assert wsgi.context_of({}) == {}
 
 
@@ -77,7 +77,7 @@ def test_asgi_has_a_request_context_for_http_and_websockets() -> None:
 
     async def application(_scope: Any, _receive: Any, _send: Any) -> None:
         await asyncio.sleep(0)
-        seen.append(ambient.current.get())
+        seen.append(current.get())
 
     headers = [
         (b"User-Agent", b"agent"),
@@ -107,7 +107,7 @@ def test_django_has_a_request_context_in_sync_and_async_views() -> None:
     seen: list[Any] = []
 
     def sync(_request: Any) -> HttpResponse:
-        seen.append(ambient.current.get())
+        seen.append(current.get())
         return HttpResponse()
 
     async def later(_request: Any) -> HttpResponse:

@@ -31,7 +31,7 @@ import rudderpipe
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
 from rudderpipe.messages import build, wire
-from rudderpipe.messages import encode as values
+from rudderpipe.messages.encode import plain
 from rudderpipe.transports import intake
 from rudderpipe.transports.base import Encoded, FastPath, LocalTransport
 from rudderpipe.transports.callbacks import Callback
@@ -324,7 +324,7 @@ def test_a_sent_event_means_what_the_caller_gave(properties: dict[str, Pair]) ->
     for name, (_, meaning) in properties.items():
         expected[_mended(name)] = meaning
     assert same(expected, found), (given, found)
-    assert data.endswith(b'"properties":' + encode(values.plain(given, "")) + b"}")
+    assert data.endswith(b'"properties":' + encode(plain(given, "")) + b"}")
     slow_path = build.track("u", "e", given, {"a": 1}, *[None] * 4)
     assert strictly(slow_path)["properties"] == found
     in_whole = build.track({"userId": "u", "event": "e", "properties": given, "more": given}, *[None] * 7)

@@ -9,12 +9,11 @@ import msgspec
 import pytest
 
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.flusher import ring_set as rings_module
+from rudderpipe.flusher import ring_set
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
-from rudderpipe.ring import location as interpreter
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
@@ -62,7 +61,7 @@ def _settings(tmp_path: Path) -> Iterator[Settings]:
 def producer_of_interpreter(number: int, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> Producer:
     """Return a producer that has entered the ring of that interpreter and appended one event."""
     with monkeypatch.context() as patch:
-        patch.setattr(interpreter, "current", lambda: number)
+        patch.setattr(location, "current", lambda: number)
         producer = pipe.producer()
         assert producer.append(b"%d" % number) is None
     return producer
@@ -113,7 +112,7 @@ def test_a_ring_that_cannot_be_made_is_tried_again(
     def fails(*_: object, **__: object) -> Ring:
         raise RingUnavailable("name", "there is no /dev/shm")
 
-    monkeypatch.setattr(rings_module, "open_ring", fails)
+    monkeypatch.setattr(ring_set, "open_ring", fails)
 
     pipe.cycles()
     assert pipe.events == ["1"]

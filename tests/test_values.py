@@ -29,7 +29,7 @@ import rudderpipe
 from rudderpipe.encoder import encode
 from rudderpipe.errors import EventError
 from rudderpipe.messages import build, wire
-from rudderpipe.messages import encode as values
+from rudderpipe.messages.encode import plain
 from rudderpipe.testing import capture
 
 INDIA = timezone(timedelta(hours=5, minutes=30))
@@ -298,12 +298,12 @@ def test_default_is_called_only_for_unknown_types() -> None:
             return {"re": value.real, "at": ZONELESS}
         raise TypeError
 
-    plain = values.plain({"a": 1j, "b": Decimal(1), "c": [Name("x")], "d": ZONELESS}, "properties", default)
+    made = plain({"a": 1j, "b": Decimal(1), "c": [Name("x")], "d": ZONELESS}, "properties", default)
 
-    assert json.loads(encode(plain)) == {"a": {"re": 0.0, "at": WRITTEN}, "b": 1, "c": ["x"], "d": WRITTEN}
+    assert json.loads(encode(made)) == {"a": {"re": 0.0, "at": WRITTEN}, "b": 1, "c": ["x"], "d": WRITTEN}
     assert asked == [1j, "x"]
     with pytest.raises(EventError, match=r"properties\.a: is of type object"):
-        values.plain({"a": object()}, "properties", default)
+        plain({"a": object()}, "properties", default)
 
 
 def test_properties_may_be_a_model() -> None:
@@ -340,6 +340,6 @@ def test_random_trees_become_json_with_zones(properties: dict[str, Any], user: s
         return
     message = json.loads(data, parse_constant=_no_json)
 
-    assert message["properties"] == json.loads(encode(values.plain(properties, "properties")))
+    assert message["properties"] == json.loads(encode(plain(properties, "properties")))
     if with_context:
         assert message["context"]["seen"] == WRITTEN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import tokenize
 from pathlib import Path
@@ -68,3 +69,40 @@ def test_a_thing_has_one_word(word: str) -> None:
 def test_a_module_is_named_by_what_it_holds() -> None:
     """The names in the list say nothing."""
     assert [path.name for path in FILES if path.stem in MODULES] == []
+
+
+ALIASES = {"layout": "at", "settings": "settings_module", "job": "jobs"}
+"""Modules whose words stand in nearly every line, or whose name every caller needs for a value of that kind."""
+OTHER_ALIASES = {
+    ("rudderpipe/client.py", "flush"),  # a method of the client has the module's name
+    ("rudderpipe/compat/client.py", "client"),
+    ("rudderpipe/compat/segment.py", "client"),
+    ("rudderpipe/ring/ring.py", "memory"),
+}
+
+
+def renamed_modules(path: Path) -> set[tuple[str, str]]:
+    """Return the modules of rudderpipe that a file imports under another name, with that name."""
+    return {
+        (alias.name, alias.asname)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rudderpipe"
+        for alias in node.names
+        if alias.asname and _is_module((node.module or "").split("."), alias.name)
+    }
+
+
+def _is_module(package: list[str], name: str) -> bool:
+    found = ROOT.joinpath(*package, name)
+    return found.is_dir() or found.with_suffix(".py").exists()
+
+
+def test_a_module_keeps_its_name() -> None:
+    """A reader finds a module by the name that its callers use."""
+    found = [
+        (where, name, alias)
+        for path, where in ((path, path.relative_to(ROOT).as_posix()) for path in FILES)
+        for name, alias in renamed_modules(path)
+        if ALIASES.get(name) != alias and (where, name) not in OTHER_ALIASES
+    ]
+    assert found == []
