@@ -16,7 +16,7 @@ from rudderpipe.messages import encode, node_names, wire
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
-from rudderpipe.messages.processors import BeforeSend, shaper_of, steps_of
+from rudderpipe.messages.processors import BeforeSend, check_callable, shaper_of, steps_of
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
@@ -107,8 +107,8 @@ class Client:
         self._base, self._config = settings, config
         self._hosted = options is not None
         steps = steps_of(before_send)
-        _check_callable("default", default)
-        _check_callable("on_error", on_error)
+        check_callable("default", default)
+        check_callable("on_error", on_error)
         self._more = {
             "before_send": steps,
             "sample_events": sample_events,
@@ -182,8 +182,16 @@ class Client:
             raise error
 
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
-        """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``."""
-        self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
+        """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``.
+
+        With ``callback``, a ``SettingsError`` is passed to ``callback`` too.
+        """
+        try:
+            self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
+        except SettingsError as error:
+            if callback is None:
+                raise
+            callbacks.call(callback, error)
 
     @or_message(IdentifyMessage)
     def identify(
@@ -317,14 +325,16 @@ class Client:
         timestamp: Moment | None = None,
         integrations: Message | None = None,
         message_id: str | None = None,
+        traits: Message | None = None,
+        anonymous_id: UserId = None,
         callback: EventCallback | None = None,
     ) -> bool:
         """Record that two ids belong to one user: ``client.alias("anonymous-1", "123456")``.
 
-        The other arguments and the result are those of ``track``.
+        Both ids must be given. ``traits`` describe the user; the other arguments and the result are those of ``track``.
         """
-        own = {"previousId": previous_id, "userId": user_id}
-        return self._intake.call("alias", callback, own, None, context, timestamp, integrations, message_id)
+        own = {"previousId": previous_id, "userId": user_id, "traits": traits}
+        return self._intake.call("alias", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
     def preview(self, kind: Kind, *arguments: Any, **named: Any) -> dict[str, Any] | None:
         """Return the message that a call would send: ``client.preview("track", "123456", "Item Viewed")``.
@@ -408,11 +418,6 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
-
-
-def _check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise SettingsError(name, f"must be callable, not {type(value).__name__}")
 
 
 def _remade(explicit: dict[str, Any], settings: Settings | None, config: str | None, more: dict[str, Any]) -> Client:

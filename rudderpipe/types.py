@@ -21,14 +21,17 @@ EventCallback = (
 """Called with the error or None, and with the message if it takes two arguments."""
 
 
-class _Common(TypedDict, total=False):
-    userId: Id
+class _Shared(TypedDict, total=False):
     anonymousId: Id
     context: Mapping[str, Any]
     timestamp: Moment
     originalTimestamp: Moment
     integrations: Mapping[str, Any]
     messageId: str
+
+
+class _Common(_Shared, total=False):
+    userId: Id
 
 
 class _Event(TypedDict):
@@ -70,14 +73,10 @@ class GroupMessage(_Group, _Common, total=False):
     traits: Mapping[str, Any]
 
 
-class AliasMessage(_Alias, total=False):
-    """The message of ``alias``; both ids must be given."""
+class AliasMessage(_Alias, _Shared, total=False):
+    """The message of ``alias``; both ids must be given, and its traits describe the user."""
 
-    context: Mapping[str, Any]
-    timestamp: Moment
-    originalTimestamp: Moment
-    integrations: Mapping[str, Any]
-    messageId: str
+    traits: Mapping[str, Any]
 
 
 # Both decorators return the function itself; only type checkers see a difference.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import rudderpipe
 from rudderpipe.errors import EventError
 from rudderpipe.messages import build, wire
 from rudderpipe.messages.ids import MessageIds
@@ -98,6 +99,18 @@ def test_a_message_has_no_parts_that_were_not_given() -> None:
         "messageId",
         "event",
     }
+
+
+def test_alias_has_every_field_of_the_api() -> None:
+    """RudderStack's documentation lists traits and an anonymous id for alias too."""
+    client = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
+
+    message = client.preview("alias", "old", "new", traits={"plan": "pro"}, anonymous_id=7)
+
+    assert message is not None
+    wanted = {"previousId": "old", "userId": "new", "traits": {"plan": "pro"}, "anonymousId": "7"}
+    assert {name: message.get(name) for name in wanted} == wanted
+    assert "traits" not in message["context"]
 
 
 @pytest.mark.parametrize("user_id", [None, "", " ", "\t\n", "\u200b", "\u00a0"])

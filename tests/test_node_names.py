@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import queue
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from rudderpipe import Client
 from rudderpipe.errors import SettingsError
 from rudderpipe.messages import node_names
+from rudderpipe.queue.keys import Keys
+from rudderpipe.settings import Settings
 
 URL = "http://127.0.0.1:9"
 
@@ -97,7 +100,7 @@ def test_the_options_of_the_queue_become_settings() -> None:
         {
             "redisOpts": redis,
             "queueName": "q",
-            "prefix": "{mine}",
+            "prefix": "mine",
             "isMultiProcessor": True,
             "jobOpts": {"maxAttempts": 3},
         }
@@ -106,9 +109,64 @@ def test_the_options_of_the_queue_become_settings() -> None:
         ({}, "redisOpts"),
         ({"redisOpts": redis, "name": "q"}, "name"),
         ({"redisOpts": redis, "jobOpts": {"attempts": 3}}, "jobOpts.attempts"),
+        ({"redisOpts": redis, "JobOpts": {"attempts": 3}}, "JobOpts.attempts"),
+        (None, "redisOpts"),
     ):
         with pytest.raises(SettingsError, match=f"setting {name}: is"):
             node_names.queue_settings_of(options)
+    no_mapping: Any
+    for no_mapping, name in (("redis://localhost", "queueOpts"), ({"redisOpts": redis, "jobOpts": 10}, "jobOpts")):
+        with pytest.raises(SettingsError, match=f"setting {name}: must be a mapping"):
+            node_names.queue_settings_of(no_mapping)
+
+
+def test_empty_redis_options_mean_the_local_redis() -> None:
+    """The Node SDK passes them to Bull, which then uses the usual host and port."""
+    client = Client("KEY", URL, enable=False)
+
+    client.createPersistenceQueue({"redisOpts": {}})
+
+    assert client.settings.redis_address.place == "localhost:6379/0"
+
+
+@pytest.mark.parametrize("prefix", [None, "", "rudder", "mine", "{mine}", "{mine", "mine}", "{a}b", "a{b}"])
+def test_a_prefix_means_the_keys_that_it_means_in_node(prefix: str | None) -> None:
+    """The Node SDK puts braces around every prefix, also around one that has braces."""
+    chosen = node_names.queue_settings_of({"redisOpts": {}, "prefix": prefix}).get("prefix", Settings().prefix)
+
+    assert Keys(chosen, "q").id == f"{{{prefix or 'rudder'}}}:q:id"
+
+
+def test_the_attempts_may_be_named_as_in_rudderstacks_documentation() -> None:
+    """Its tables have ``JobOpts``, and the Node SDK's code has ``jobOpts``, which takes precedence."""
+    small, capital = {"maxAttempts": 3}, {"maxAttempts": 4}
+    for options, attempts in (
+        ({"JobOpts": capital}, 4),
+        ({"jobOpts": small, "JobOpts": capital}, 3),
+        ({"jobOpts": None, "JobOpts": capital}, 4),
+        ({"JobOpts": None}, 10),
+    ):
+        assert node_names.queue_settings_of({"redisOpts": {}, **options})["max_attempts"] == attempts
+
+
+@pytest.mark.parametrize("options", [None, {}, {"redisOpts": {}, "name": "q"}, {"redisOpts": {"port": "x"}}, 7])
+def test_wrong_queue_options_reach_the_callback(options: Any) -> None:
+    """Without a callback the call raises, because the application must hear of the error."""
+    client = Client("KEY", URL, enable=False)
+    said: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    client.createPersistenceQueue(options, said.put)
+
+    assert isinstance(said.get(timeout=30), SettingsError)
+    with pytest.raises(SettingsError):
+        client.createPersistenceQueue(options)
+
+
+@pytest.mark.parametrize("name", ["redisOpts", "queueName", "isMultiProcessor", "jobOpts", "JobOpts"])
+def test_an_option_of_the_queue_is_no_option_of_the_client(name: str) -> None:
+    """RudderStack's documentation has them in one table, so the error says where each belongs."""
+    with pytest.raises(SettingsError, match=f"{name}: is an option of createPersistenceQueue"):
+        Client("KEY", URL, {name: {}})
 
 
 def test_a_client_takes_the_options_as_second_or_third_argument() -> None:

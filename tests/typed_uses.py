@@ -74,7 +74,7 @@ def calls(client: Client) -> bool:
     now = datetime.now(timezone.utc)
     message: TrackMessage = {"userId": 42, "event": "Item Viewed", "properties": {"price": 19.95}, "timestamp": now}
     person: IdentifyMessage = {"anonymousId": "a", "traits": {"plan": "pro"}}
-    both: AliasMessage = {"userId": "u", "previousId": "p"}
+    both: AliasMessage = {"userId": "u", "previousId": "p", "anonymousId": "a", "traits": {"plan": "pro"}}
     accepted: bool = client.track("u", "Item Viewed", {"price": 19.95, "id": UUID(int=1)}, timestamp=now)
     accepted &= client.track(message) and client.track(message, callback)
     accepted &= client.track({"userId": "u", "event": "e", "own": 1}, lambda error: print(error))
@@ -85,6 +85,7 @@ def calls(client: Client) -> bool:
     accepted &= client.identify(person) and client.identify("u", {"plan": "pro"}, callback=callback)
     accepted &= client.page("u", "Docs", "Queue", {"path": "/"}) and client.screen(anonymous_id=1, name="Home")
     accepted &= client.group("u", "acme", {"plan": "pro"}, context={"ip": "1.1.1.1"}, integrations={"All": False})
+    accepted &= client.alias("p", "u", traits={"plan": "pro"}, anonymous_id="a", callback=callback)
     return accepted and client.alias("p", "u", message_id="mine") and client.alias(both)
 
 

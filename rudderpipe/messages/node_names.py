@@ -15,6 +15,8 @@ _INSTEAD = {
     "axiosInstance": "give proxy_url, ca_file or timeout_s instead",
     "axiosRetryConfig": "give max_attempts instead; the waits between attempts are fixed",
 }
+_QUEUE_OPTIONS = frozenset(("redisOpts", "queueName", "prefix", "isMultiProcessor", "jobOpts", "JobOpts"))
+"""The options of the queue; RudderStack's documentation has ``JobOpts``, and the Node SDK reads ``jobOpts``."""
 
 
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +35,8 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None:
                 ours, convert = _OPTIONS[name]
                 settings[ours] = convert(name, value)
+        elif name in _QUEUE_OPTIONS and name != "prefix":
+            raise SettingsError(name, "is an option of createPersistenceQueue")
         elif re.search("[A-Z]", name):
             raise SettingsError(name, f"is unknown; the Node SDK has {', '.join(sorted([*_OPTIONS, 'axiosConfig']))}")
         else:
@@ -42,27 +46,43 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value is not None}
 
 
-def queue_settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
+def queue_settings_of(options: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the settings in the first argument of ``createPersistenceQueue``. Raises ``SettingsError``."""
-    redis = options.get("redisOpts")
-    if not redis:
-        raise SettingsError("redisOpts", "is missing; give the address of the Redis server for the queue")
-    job = options.get("jobOpts") or {}
-    known = {"redisOpts", "queueName", "prefix", "isMultiProcessor", "jobOpts"}
+    options = _mapping("queueOpts", options)
     for name in options:
-        if name not in known:
-            raise SettingsError(name, f"is unknown; the Node SDK has {', '.join(sorted(known))}")
+        if name not in _QUEUE_OPTIONS:
+            raise SettingsError(name, f"is unknown; the Node SDK has {', '.join(sorted(_QUEUE_OPTIONS))}")
+    redis = options.get("redisOpts")
+    if not redis and not isinstance(redis, Mapping):  # Same as the Node SDK: {} is localhost:6379
+        raise SettingsError("redisOpts", "is missing; give the address of the Redis server for the queue")
+    job_name = "JobOpts" if options.get("jobOpts") is None and "JobOpts" in options else "jobOpts"
+    job = _mapping(job_name, options.get(job_name))
     for name in job:
         if name != "maxAttempts":
-            raise SettingsError(f"jobOpts.{name}", "is unknown; the Node SDK has maxAttempts")
+            raise SettingsError(f"{job_name}.{name}", "is unknown; the Node SDK has maxAttempts")
     settings = {
         "redis": dict(redis) if isinstance(redis, Mapping) else redis,
         "queue_name": options.get("queueName") or None,
-        "prefix": (options.get("prefix") or "").strip("{}") or None,
+        "prefix": _prefix(options.get("prefix")),
         "is_multi_processor": bool(options.get("isMultiProcessor")),
-        "max_attempts": _count("jobOpts.maxAttempts", job.get("maxAttempts") or 10, 1),
+        "max_attempts": _count(f"{job_name}.maxAttempts", job.get("maxAttempts") or 10, 1),
     }
     return {name: value for name, value in settings.items() if value is not None}
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SettingsError(name, f"must be a mapping, not {type(value).__name__}")
+    return value
+
+
+def _prefix(value: Any) -> Any:
+    """Return the prefix for the same keys as in Node, where braces are put around every prefix."""
+    if isinstance(value, str) and value.startswith("{") and value.endswith("}"):
+        return f"{{{value}}}"  # because rudderpipe puts none around a prefix that has both
+    return value or None
 
 
 def _number(name: str, value: Any) -> float:

@@ -89,6 +89,12 @@ def steps_of(before_send: BeforeSend | Iterable[BeforeSend]) -> tuple[BeforeSend
     return steps
 
 
+def check_callable(name: str, value: object) -> None:
+    """Raise ``SettingsError`` for an argument of ``Client`` that is neither None nor a function."""
+    if value is not None and not callable(value):
+        raise SettingsError(name, f"must be callable, not {type(value).__name__}")
+
+
 def shaper_of(
     sample_events: Mapping[str, float] | None,
     sample_users: float,
