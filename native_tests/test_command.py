@@ -234,7 +234,7 @@ def test_an_error_ends_all_processes_of_the_demonstration(processes: Processes, 
 
     output, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 2, (output, errors)
+    assert process.returncode == 4, (output, errors)
     assert b"gunicorn ended with exit code" in errors
     del processes.explicit["flush_at"]
     assert_nothing_is_left(process, directory)
