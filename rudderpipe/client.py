@@ -21,9 +21,8 @@ from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
-from rudderpipe.transports import flush as flushes
 from rudderpipe.transports.callbacks import Callback, callbacks
-from rudderpipe.transports.flush import FlushCallback, FlushResult, Until
+from rudderpipe.transports.flush import FlushCallback, FlushResult, Until, report_to, wait_for, wait_in_turn
 from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
 from rudderpipe.types import (
     AliasMessage,
@@ -370,13 +369,13 @@ class Client:
             callback, timeout_s = timeout_s, 10.0
         flush = self._intake.begin_flush(until)
         if callback is None:
-            return flushes.wait(flush, timeout_s, self._clock, time.sleep)
-        callbacks.watch(flushes.teller(flush, timeout_s, self._clock, callback))
+            return wait_for(flush, timeout_s, self._clock, time.sleep)
+        callbacks.watch(report_to(flush, timeout_s, self._clock, callback))
         return flush.poll()
 
     async def aflush(self, timeout_s: float = 10.0, until: Until = "queued") -> FlushResult:
         """Flush as ``flush`` does, for asyncio: other tasks run during the wait."""
-        return await flushes.wait_in_turn(self._intake.begin_flush(until), timeout_s, self._clock)
+        return await wait_in_turn(self._intake.begin_flush(until), timeout_s, self._clock)
 
     def warm_up(self) -> None:
         """Claim a slot and start the flusher now, so that the first event does not pay for it."""

@@ -1,4 +1,4 @@
-"""How often the main paths go from one file of the product to another, as a reader must who follows them."""
+"""The number of times that a reader of the main paths must go from one file of the package to another."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
 from tests.fakes import producer_of, settings_of
 
-HOUSE = str(Path(rudderpipe.__file__).parent) + os.sep
+PACKAGE = str(Path(rudderpipe.__file__).parent) + os.sep
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 def jumps(call: Callable[[], object]) -> Counter[str]:
-    """The calls from one file of the product into another that ``call`` makes in this thread, as ``from > to``."""
+    """Count the calls from one file of the package into another that ``call`` makes in this thread, by their names."""
     found: Counter[str] = Counter()
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
@@ -47,8 +47,9 @@ def jumps(call: Callable[[], object]) -> Counter[str]:
         if event != "call" or caller is None:
             return
         there, here = frame.f_code, caller.f_code
-        if there.co_filename != here.co_filename and all(code.co_filename.startswith(HOUSE) for code in (there, here)):
-            place, target = (f"{code.co_filename.removeprefix(HOUSE)}:{code.co_name}" for code in (here, there))
+        is_ours = all(code.co_filename.startswith(PACKAGE) for code in (there, here))
+        if there.co_filename != here.co_filename and is_ours:
+            place, target = (f"{code.co_filename.removeprefix(PACKAGE)}:{code.co_name}" for code in (here, there))
             found[f"{place} > {target}"] += 1
 
     before = sys.getprofile()
@@ -71,7 +72,7 @@ class ScriptedRedis:
         return False
 
     def send_packed_command(self, _command: list[bytes]) -> None:
-        """Take it."""
+        """Ignore the command, because the answers are scripted."""
 
     def read_response(self) -> Any:
         return self.answers.pop(0)
@@ -97,7 +98,7 @@ class ScriptedRedis:
         return [empty[name] for name in self._asked]
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because nothing is open."""
 
 
 @pytest.fixture(name="settings")
@@ -108,7 +109,7 @@ def _settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(name="plane")
 def _plane(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[DataPlane]:
-    """The real one, with a server at the other end of a pair of sockets."""
+    """Yield a real data plane's client, with a server at the other end of a pair of sockets."""
     threads: list[threading.Thread] = []
 
     def dial(*_arguments: object) -> socket.socket:
@@ -126,20 +127,22 @@ def _plane(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> Iterator[Data
 
 
 def respond(server: socket.socket) -> None:
-    """To each request, which comes in one piece, until the connection is closed."""
+    """Respond to each request, which comes in one piece, until the connection is closed."""
     with server:
         while server.recv(1 << 16):
             server.sendall(RESPONSE)
 
 
 def taken(name: bytes) -> list[Any]:
-    """What ``take_jobs`` answers: one job of two events."""
+    """Return what ``take_jobs`` returns for one job of two events."""
     data = job.build(b'{"userId":"a"},{"userId":"b"}', "KEY", "t", 7).encode()
     return [[name, [b"data", data, b"attemptsMade", b"0"]]]
 
 
-def test_a_cycle_of_the_sender(monkeypatch: pytest.MonkeyPatch, settings: Settings, plane: DataPlane) -> None:
-    """One job is completed, and the next one is taken and delivered."""
+def test_a_cycle_of_the_sender_stays_in_few_files(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, plane: DataPlane
+) -> None:
+    """The cycle completes one job, and takes and delivers the next one."""
     lease, recovered, promoted = [1, b"1 me", 10_000, 0], [0, 0], [0, -1]
     redis = ScriptedRedis(lease, recovered, promoted, taken(b"1"), [1], taken(b"2"), [1], [])
     monkeypatch.setattr(Connection, "_find", lambda _self: redis)
@@ -156,8 +159,10 @@ def test_a_cycle_of_the_sender(monkeypatch: pytest.MonkeyPatch, settings: Settin
     assert found.total() <= 40, found
 
 
-def test_a_cycle_of_the_flusher_in_direct_mode(ring: Ring, settings: Settings, plane: DataPlane) -> None:
-    """One batch is delivered."""
+def test_a_cycle_of_the_flusher_in_direct_mode_stays_in_few_files(
+    ring: Ring, settings: Settings, plane: DataPlane
+) -> None:
+    """The cycle delivers one batch."""
     clock = Clock()
     producer = producer_of(ring, clock)
     sink = DirectSink(settings, ring.segment.epoch, plane, dead_letters.of(settings), clock)
@@ -174,13 +179,13 @@ def test_a_cycle_of_the_flusher_in_direct_mode(ring: Ring, settings: Settings, p
 
 @pytest.fixture(name="client")
 def _client(tmp_path: Path) -> Iterator[Client]:
-    """A client whose ring nobody drains."""
+    """Yield a client whose ring has no flusher."""
     settings = settings_of(tmp_path, write_key="KEY", data_plane_url="http://127.0.0.1:9", autostart=False)
     yield Client(settings=settings)
     memory.remove(location.own(settings).segment)
 
 
-def test_the_first_events_of_a_client(client: Client) -> None:
+def test_the_first_events_of_a_client_stay_in_few_files(client: Client) -> None:
     """The first event makes the ring and takes a slot; the second one takes credits for more; the third one nothing."""
     accepted: list[bool] = []
 
@@ -192,7 +197,7 @@ def test_the_first_events_of_a_client(client: Client) -> None:
     assert third.total() <= 2, third
 
 
-def test_a_message_that_is_not_on_the_fast_path(client: Client) -> None:
+def test_a_message_on_the_slow_path_stays_in_few_files(client: Client) -> None:
     """Its arguments become fields, which are checked, completed and encoded."""
     for _ in range(2):
         assert client.track("u", "e")

@@ -74,10 +74,8 @@ def test_a_module_is_named_by_what_it_holds() -> None:
 ALIASES = {"layout": "at", "settings": "settings_module", "job": "jobs"}
 """Modules whose words stand in nearly every line, or whose name every caller needs for a value of that kind."""
 OTHER_ALIASES = {
-    ("rudderpipe/client.py", "flush"),  # a method of the client has the module's name
     ("rudderpipe/compat/client.py", "client"),
     ("rudderpipe/compat/segment.py", "client"),
-    ("rudderpipe/ring/ring.py", "memory"),
 }
 
 

@@ -137,7 +137,7 @@ def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
     log = runtime_dir.log_file(settings)
     while (
-        not flush.wait(pipe.flush(), 1.0, Clock(), time.sleep)
+        not flush.wait_for(pipe.flush(), 1.0, Clock(), time.sleep)
         or (found := account.read(settings)).queued
         or found.in_ring
     ):

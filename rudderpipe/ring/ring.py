@@ -11,9 +11,8 @@ from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.identity import Identity
 from rudderpipe.process.locks import LockFile
-from rudderpipe.ring import block_header, location
+from rudderpipe.ring import block_header, location, memory
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import memory as segment
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.memory import Segment
@@ -25,10 +24,10 @@ OPEN_TIMEOUT_S = 5.0
 class RingView:
     """What can be read from a ring's memory without its locks."""
 
-    def __init__(self, memory: Segment) -> None:
-        self.segment = memory
-        self.layout = memory.layout
-        self.words = memory.words
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.layout = segment.layout
+        self.words = segment.words
 
     @property
     def slots_used(self) -> int:
@@ -95,8 +94,8 @@ class RingView:
 class Ring(RingView):
     """A ring with its locks, which producer, consumer and observers share."""
 
-    def __init__(self, memory: Segment, lock_file: LockFile) -> None:
-        super().__init__(memory)
+    def __init__(self, segment: Segment, lock_file: LockFile) -> None:
+        super().__init__(segment)
         self.locks = lock_file
 
     @property
@@ -128,7 +127,7 @@ class Ring(RingView):
             # Order: closed first, because a process that takes a slot after us sees it and opens another ring.
             self.words[at.H_CLOSED] = 1
             if self.segment.is_linked():
-                segment.remove(self.segment.name)
+                memory.remove(self.segment.name)
             if self.locks.is_current():
                 self.locks.remove()
             return True
@@ -168,7 +167,7 @@ def find_all(settings: Settings) -> list[Ring]:
 
 def find_at(where: RingLocation, wait_s: float = OPEN_TIMEOUT_S) -> Ring | None:
     """Return the ring at a place, or None if there is none. Raises ``RingUnavailable``."""
-    if where.segment not in segment.names() and not where.lock_file.exists():
+    if where.segment not in memory.names() and not where.lock_file.exists():
         return None
     with _claimed(where.lock_file, wait_s) as lock_file:
         ring = _attached(where, lock_file)
@@ -191,14 +190,14 @@ def open_ring(settings: Settings, clock: Clock, *, wait_s: float = OPEN_TIMEOUT_
                 ring.segment.raise_cap(settings.max_internal_queue_size)
                 return ring
             if lock_file.is_fresh():
-                memory = segment.create(
+                segment = memory.create(
                     where.segment, settings.ring_bytes, settings.max_internal_queue_size, lock_file.inode, clock
                 )
-                ring = Ring(memory, lock_file)
+                ring = Ring(segment, lock_file)
                 try:
                     _mark(ring, where)
                 except RingUnavailable:
-                    segment.remove(where.segment)
+                    memory.remove(where.segment)
                     raise
                 return ring
             # The users of a ring whose segment was removed still hold locks of this file, so the new ring gets another.
@@ -211,15 +210,15 @@ def _attached(where: RingLocation, lock_file: LockFile) -> Ring | None:
     A ring whose flusher died while closing it is removed. Otherwise every process would forever open it, find it closed
     and open it again.
     """
-    memory = segment.attach(where.segment)
-    if memory is None:
+    segment = memory.attach(where.segment)
+    if segment is None:
         return None
-    ring = Ring(memory, lock_file)
+    ring = Ring(segment, lock_file)
     if ring.layout.format.version != where.layout:
         raise RingUnavailable(where.segment, f"is not a ring of layout {where.layout}: choose another pipe")
     if ring.words[at.H_CLOSED]:
         if not (ring.slots_in_use() or ring.blocks_in_use()):
-            segment.remove(where.segment)
+            memory.remove(where.segment)
             return None
         ring.words[at.H_CLOSED] = 0  # a damaged word, because a closed ring is empty
     return _adopted(ring, where, lock_file)

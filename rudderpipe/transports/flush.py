@@ -109,7 +109,7 @@ class Wait:
         return DeliveryError(f"{result.failed:,} events failed: {result.reason}") if result.failed else None
 
 
-def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], None]) -> FlushResult:
+def wait_for(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], None]) -> FlushResult:
     """Return the complete result, or after ``timeout_s`` the result at that moment; do not wait for a stuck flush."""
     waiting = Wait(flush, timeout_s, clock, callbacks_too=not callbacks.is_within())
     while not waiting.is_over():
@@ -118,7 +118,7 @@ def wait(flush: Flush, timeout_s: float, clock: Clock, sleep: Callable[[float], 
 
 
 async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushResult:
-    """Wait as ``wait`` does, for asyncio."""
+    """Wait as ``wait_for`` does, for asyncio."""
     import asyncio
 
     waiting = Wait(flush, timeout_s, clock)
@@ -127,7 +127,7 @@ async def wait_in_turn(flush: Flush, timeout_s: float, clock: Clock) -> FlushRes
     return waiting.result
 
 
-def teller(flush: Flush, timeout_s: float, clock: Clock, callback: Callback) -> Callable[[], bool]:
+def report_to(flush: Flush, timeout_s: float, clock: Clock, callback: Callback) -> Callable[[], bool]:
     """Return the function that the callback thread polls, and that calls ``callback`` with ``(error, result)``."""
     waiting = Wait(flush, timeout_s, clock)
 
