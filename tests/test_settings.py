@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -377,3 +378,101 @@ def test_wrong_ready_settings_are_refused() -> None:
         Client(settings=msgspec.structs.replace(READY, flush_at=0))
     with pytest.raises(SettingsError, match="setting data_plane_url: is missing"):
         Client(settings=Settings(write_key="KEY"))
+
+
+def reason_of(explicit: Mapping[str, Any] | None = None, **environment: str) -> str:
+    """Return the text of the error that these settings raise."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load(explicit, environment={f"RUDDERPIPE_{name}": text for name, text in environment.items()})
+    return str(caught.value)
+
+
+def test_an_unknown_setting_names_the_nearest_one(tmp_path: Path) -> None:
+    """Forty names do not help to find a slip of the finger. It may be in an argument, a file or the table of Redis."""
+    assert reason_of({"flsh_at": 1}) == "setting flsh_at: is unknown; did you mean flush_at?"
+    assert reason_of({"flushAt": 1}) == "setting flushAt: is unknown; did you mean flush_at?"
+    assert reason_of({"befor_send": None, "before_sent": 1}) == (
+        "setting before_sent: is unknown; did you mean before_send?"
+    )
+    assert reason_of({"quux": 1}) == "setting quux: is unknown; docs/settings.md lists all settings"
+    assert reason_of({"redis": {"hots": "h"}}) == "setting redis: has an unknown key hots; did you mean host?"
+    config = tmp_path / "rudderpipe.toml"
+    config.write_text("data_plan_url = 'x'\n")
+    assert reason_of(CONFIG=str(config)) == "setting data_plan_url: is unknown; did you mean data_plane_url?"
+
+
+def test_a_clients_arguments_are_among_the_names_that_are_suggested() -> None:
+    """The arguments that are no settings can be misspelt too."""
+    others = set(signature(Client).parameters) - {"options", "settings", "config", "more"}
+
+    assert set(settings.OBJECTS) == others - set(Settings.__struct_fields__)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (word, value)
+        for pair in ("true false", "yes no", "on off", "1 0", "Yes NO")
+        for word, value in zip(pair.split(), (True, False), strict=True)
+    ],
+)
+def test_a_switch_is_understood_in_the_words_that_people_use(text: str, value: bool) -> None:
+    """``RUDDERPIPE_ENABLE=no`` in a test environment is what a person writes."""
+    loaded = settings.load(environment={"RUDDERPIPE_ENABLE": text, "RUDDERPIPE_AUTOSTART": f" {text} "})
+
+    assert (loaded.enable, loaded.autostart) == (value, value)
+
+
+def test_a_wrong_value_is_answered_with_what_the_value_must_be() -> None:
+    """The words are those of a person, not of a type checker, and the value is not repeated."""
+    assert reason_of(ENABLE="nope") == "setting enable: must be true or false (also yes or no, on or off, 1 or 0)"
+    assert reason_of({"gzip": "no"}) == "setting gzip: must be true or false, not text"
+    assert reason_of({"flush_at": "20"}) == "setting flush_at: must be a whole number from 1 to 10000, not text"
+    assert reason_of({"flush_at": 2.5}).endswith("from 1 to 10000, not a number with a fraction")
+    assert reason_of(FLUSH_AT="9" * 30) == "setting flush_at: must be a whole number from 1 to 10000"
+    assert reason_of(TIMEOUT_S="nan") == "setting timeout_s: must be a number above 0, at most 600"
+    assert reason_of(MAX_QUEUE_BYTES="1") == "setting max_queue_bytes: must be a whole number of at least 1048576"
+    assert reason_of(AUTOSTART="x") == 'setting autostart: must be true, false or "flusher"'
+    assert reason_of({"autostart": 2.5}).startswith('setting autostart: must be true, false or "flusher"')
+    assert reason_of(PIPE="a/b").startswith("setting pipe: must be text of 1 to 64 letters, digits")
+    assert reason_of({"redis": 5}) == "setting redis: must be a URL or a mapping, not a number"
+    assert reason_of({"redis": {"port": 0}}) == "setting redis.port: must be a whole number from 1 to 65535"
+    assert reason_of({"redis": {"sentinels": [5]}}) == (
+        "setting redis.sentinels: must be a list of texts, not a number"
+    )
+
+
+@pytest.mark.parametrize("name", Settings.__struct_fields__)
+def test_no_reason_has_the_words_of_a_type_checker(name: str) -> None:
+    """``Expected `int | null`, got `str``` tells a person nothing."""
+    errors: list[SettingsError] = []
+    for given, variables in (({name: b"x"}, {}), ({name: -1.5}, {}), ({name: [[]]}, {}), ({}, {name.upper(): " "})):
+        try:
+            settings.load(given, environment={f"RUDDERPIPE_{key}": text for key, text in variables.items()})
+        except SettingsError as error:
+            errors.append(error)
+
+    assert errors
+    for refusal in errors:
+        assert refusal.field == name
+        assert "must " in refusal.reason
+        assert not {"Expected", "int", "str", "bool", "float", "null"} & set(re.findall(r"\w+", refusal.reason))
+        assert "`" not in refusal.reason
+
+
+def test_a_misspelt_variable_is_warned_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is ignored, and without the warning nobody would learn why. The value may be a secret and is not shown."""
+    monkeypatch.setenv("RUDDERPIPE_WRIT_KEY", SECRET)
+    monkeypatch.setenv("RUDDERPIPE_QUUX", SECRET)
+    monkeypatch.setattr("rudderpipe.settings.mistakes._warned", set())
+
+    for _ in range(2):
+        Client("k", "http://127.0.0.1:9", autostart=False)
+
+    assert sorted(caplog.messages) == [
+        "the variable RUDDERPIPE_QUUX is ignored, because no setting has this name",
+        "the variable RUDDERPIPE_WRIT_KEY is ignored, because no setting has this name; "
+        "did you mean RUDDERPIPE_WRITE_KEY?",
+    ]

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from rudderpipe.errors import SettingsError
-from rudderpipe.settings import names, proxies
+from rudderpipe.settings import mistakes, names, proxies
 from rudderpipe.settings.redis_url import PATHS, RedisAddress, from_url
 
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
@@ -20,12 +20,20 @@ EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes 
 
 CLIENTS = ("enable", "sync_mode", "strict")
 """Settings that only a client uses, not its flusher or sender."""
+OBJECTS = ("before_send", "sample_events", "sample_users", "scrubber", "context", "integrations", "default", "on_error")
+"""Arguments of a client that are no settings, because most of them are Python objects."""
 LOG_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "none": 100}
 
 Bytes = Annotated[int, Meta(ge=1024, le=EVENT_LIMIT_BYTES)]
 Milliseconds = Annotated[int, Meta(ge=0, le=86_400_000)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+
+# What a value must be, in words, where its type does not say it.
+PATH_WORDS = "text that begins with / and has at most 1000 printable ASCII characters, without blanks"
+ID_WORDS = "text of 1 to 200 printable ASCII characters, without blanks"
+PIPE_WORDS = "text of 1 to 64 letters, digits, dots, underscores and hyphens"
+AUTOSTART_WORDS = 'true, false or "flusher"'
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -38,8 +46,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     # where events go
     write_key: str = ""
     data_plane_url: str = ""
-    path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000)] = names.USUAL_PATH
-    data_plane_id: Annotated[str, Meta(pattern="^[!-~]{1,200}$")] | None = None
+    path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000, description=PATH_WORDS)] = names.USUAL_PATH
+    data_plane_id: Annotated[str, Meta(pattern="^[!-~]{1,200}$", description=ID_WORDS)] | None = None
     gzip: bool = True
     connect_timeout_s: Annotated[float, Meta(gt=0, le=600)] = 5.0
     timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
@@ -56,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     max_internal_queue_size: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000
     max_batch_bytes: Bytes = 460_800
     # the queue
-    redis: str | RedisAddress | None = None
+    redis: Annotated[str | RedisAddress | None, Meta(description="a URL or a mapping")] = None
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
     is_multi_processor: bool = False
@@ -70,10 +78,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     keep_failed: Annotated[int, Meta(ge=0, le=100_000_000)] | None = None
     keep_failed_s: Annotated[float, Meta(ge=0, le=10 * 366 * 86_400)] | None = None
     # the ring and the processes
-    pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$", description=PIPE_WORDS)] | None = None
     runtime_dir: str | None = None
     ring_bytes: Annotated[int, Meta(ge=1 << 20, le=(1 << 32) - 65_536)] = 32 << 20
-    autostart: bool | str = True
+    autostart: Annotated[bool | str, Meta(description=AUTOSTART_WORDS)] = True
     when_full: Literal["drop", "block", "raise"] = "drop"
     block_timeout_ms: Milliseconds = 1_000
     max_spool_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 64 << 20
@@ -86,7 +94,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     def __post_init__(self) -> None:
         if self.autostart not in (True, False, "flusher"):
-            raise SettingsError("autostart", 'must be true, false or "flusher"')
+            raise SettingsError("autostart", f"must be {AUTOSTART_WORDS}")
         if self.data_plane_url:
             _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
             if "@" in self.data_plane_url.partition("//")[2].partition("/")[0]:
@@ -238,41 +246,32 @@ def from_json(text: bytes) -> Settings:
 def _convert(values: dict[str, Any]) -> Settings:
     for name in values:
         if name not in Settings.__struct_fields__:
-            known = ", ".join(sorted(Settings.__struct_fields__))
-            raise SettingsError(name, f"is unknown; the known settings are {known}")
+            raise mistakes.unknown(name, (*Settings.__struct_fields__, *OBJECTS))
     try:
         return msgspec.convert(values, Settings)
     except msgspec.ValidationError as error:
-        reason, _, path = str(error).partition(" - at `$")
-        name = path.strip("`.[]") or "?"
-        raise SettingsError(name, _without_value(name, reason)) from None
-
-
-def _without_value(name: str, reason: str) -> str:
-    """Return msgspec's reason without the given value, which msgspec shows if only certain values are allowed."""
-    if not reason.startswith("Invalid enum value"):
-        return reason
-    known: str = Settings.__annotations__[name]  # the source's text: Literal["drop", "block", "raise"]
-    return f"must be one of {known.removesuffix(' | None').removeprefix('Literal[').removesuffix(']')}"
+        raise mistakes.of_conversion(error, Settings, RedisAddress) from None
 
 
 def from_text(name: str, text: str) -> Any:
     """Return a setting's value from the text of a variable or a command's option. Raises ``SettingsError``."""
     _check_text(name, text)
+    text = text.strip()
     type_: Any = next(field.type for field in msgspec.structs.fields(Settings) if field.name == name)
-    if name == "autostart" and text.lower() in ("true", "1", "false", "0"):
-        type_ = bool  # with the union of bool and str the value would remain text
+    if type_ is bool or (name == "autostart" and text.lower() in mistakes.SWITCH_WORDS):
+        return mistakes.switch_of(name, text)
     if name == "redis":
         type_ = str  # a URL, because only arguments and files can give a mapping
     try:
-        return msgspec.convert(text.strip(), type_, strict=False)
-    except msgspec.ValidationError as error:
-        raise SettingsError(name, _without_value(name, str(error))) from None
+        return msgspec.convert(text, type_, strict=False)
+    except msgspec.ValidationError:
+        raise SettingsError(name, mistakes.must_be(Settings, name)) from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in Settings.__struct_fields__}
-    return {name: from_text(name, environment[key]) for name, key in variables.items() if key in environment}
+    variables = {ENVIRONMENT_PREFIX + name.upper(): name for name in Settings.__struct_fields__}
+    mistakes.warn_of_variables(environment, ENVIRONMENT_PREFIX, (*variables, CONFIG_VARIABLE))
+    return {name: from_text(name, environment[key]) for key, name in variables.items() if key in environment}
 
 
 def _from_file(path: str) -> dict[str, Any]:
