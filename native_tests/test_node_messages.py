@@ -24,7 +24,8 @@ VALUES = st.recursive(
 MAPPINGS = st.dictionaries(TEXT, VALUES, max_size=4)
 IDS = st.sampled_from(["u1", "ü 2", 42, 1.5, "", None])  # not 0, which is an id to us and none to the Node SDK
 WRONG = st.sampled_from([["list"], True, {"an": "object"}])
-NAMES = st.sampled_from(["Item Viewed", "ü", "", None, 7])
+NAMES = st.sampled_from(["Item Viewed", "ü", "", None, False, 0, 7])
+FALSY = st.sampled_from([None, False, 0, ""])
 PARTS: dict[str, st.SearchStrategy[Any]] = {
     "userId": IDS | WRONG,
     "anonymousId": IDS,
@@ -33,10 +34,10 @@ PARTS: dict[str, st.SearchStrategy[Any]] = {
     "category": NAMES,
     "groupId": st.sampled_from(["g", "", None]),
     "previousId": st.sampled_from(["p", "", None]),
-    "properties": MAPPINGS,
-    "traits": MAPPINGS,
-    "context": MAPPINGS | st.just([1]),
-    "integrations": MAPPINGS | st.just("text"),
+    "properties": VALUES,
+    "traits": VALUES,
+    "context": MAPPINGS | FALSY | st.just([1]),
+    "integrations": MAPPINGS | FALSY | st.just("text"),
     "timestamp": st.sampled_from([{"$date": "2026-01-02T03:04:05.678Z"}, None]),
     "messageId": st.sampled_from(["mine", "", None]),
     "own": VALUES,

@@ -39,7 +39,7 @@ class Defaults:
         """Return the JSON of a call; ``arguments`` is as for ``wire.fields``. Raise ``EventError``."""
         if self._default is not None:
             arguments = self._convert_first(arguments)
-        given, names = wire.fields(arguments)
+        given, form = wire.fields(arguments)
         if self._default is not None:
             for name, value in given.items():
                 if name not in _NOT_CONVERTED:
@@ -47,10 +47,10 @@ class Defaults:
         in_request = current.get()
         context = {**self._context, **in_request} if in_request else self._context
         if context:
-            given["context"] = _merged("context", context, given)
+            given["context"] = _merged("context", context, given, form)
         if self._integrations:
-            given["integrations"] = _merged("integrations", self._integrations, given)
-        return wire.from_fields(kind, given, names)
+            given["integrations"] = _merged("integrations", self._integrations, given, form)
+        return wire.from_fields(kind, given, form)
 
     def _convert_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Convert the first argument if it is of unknown type, because it may be an id or a whole message."""
@@ -60,10 +60,11 @@ class Defaults:
         return {**arguments, name: encode.plain(first, wire.ARGUMENT_NAMES[name], self._default)}
 
 
-def _merged(name: str, default: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _merged(name: str, default: Mapping[str, Any], given: Mapping[str, Any], form: wire.Form) -> dict[str, Any]:
     """Return the default with the given keys, which take precedence."""
     own = given.get(name)
-    return {**default} if own is None else {**default, **validate.mapping(name, own)}
+    is_missing = validate.is_falsy(own) if form is wire.WHOLE else own is None
+    return {**default} if is_missing else {**default, **validate.mapping(name, own)}
 
 
 def _part(name: str, value: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Raw, UnsetType
 
-from rudderpipe.errors import EventError
+from rudderpipe.errors import EventError, EventTooLarge
 from rudderpipe.messages import encode
 
 SHORT = 1000
@@ -80,6 +80,30 @@ def text(name: str, value: Any) -> str:
     return own
 
 
+def falsy_or_text(name: str, value: Any) -> Any:
+    """Return a field of a whole message that has a string or no value. Same as the Node SDK: a falsy value is sent."""
+    return _missing(value) if is_falsy(value) else text(name, value)
+
+
+def falsy_or_mapping(name: str, value: Any) -> Any:
+    """Return a field of a whole message that has a mapping or no value. Same as the Node SDK: a falsy value is sent."""
+    return _missing(value) if is_falsy(value) else mapping(name, value)
+
+
+def anything(name: str, value: Any) -> Any:
+    """Return the plain copy of any value. Same as the Node SDK: properties and traits need not be a mapping."""
+    return UNSET if value is UNSET else encode.plain(value, name)
+
+
+def is_falsy(value: Any) -> bool:
+    """Return True if JavaScript treats the value as missing."""
+    return value is None or (type(value) in (str, int, float, bool) and (not value or value != value))
+
+
+def _missing(value: Any) -> Any:
+    return None if value != value else value  # NaN has no JSON
+
+
 def mapping(name: str, value: Any) -> Any:
     """Return a mapping, or a model that becomes one, as a dict of plain values."""
     if value is UNSET:
@@ -122,6 +146,24 @@ def _is_iso(value: str) -> bool:
         return match is not None and bool(date.fromisoformat(match[1]))
     except ValueError:  # no such day
         return False
+
+
+def id_or_text(name: str, value: Any) -> str | UnsetType:
+    """Return an id in a whole message that is not the user's; the server does not require it, so it may be blank."""
+    return text(name, value) if isinstance(value, str) else one_id(name, value)
+
+
+def usable_message_id(name: str, value: Any) -> str | UnsetType:
+    """Return the message id in a whole message, or ``UNSET`` for a value that the server would replace.
+
+    The server's own id would be another one at each attempt to deliver the event.
+    """
+    try:
+        return id_or_text(name, value)
+    except EventTooLarge:
+        raise
+    except EventError:
+        return UNSET
 
 
 def message_id(name: str, value: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import UNSET, Raw, UnsetType
 
@@ -38,32 +38,55 @@ ARGUMENT_NAMES: Names = {
 """The names of Python's arguments."""
 WIRE_NAMES = {argument: name for name, argument in ARGUMENT_NAMES.items()}
 """The names on the wire of Python's arguments, where they differ."""
-_SAME_NAMES: Names = {}
 
 _now = datetime.now
 _utc = timezone.utc
 _Checks = Mapping[str, Callable[[str, Any], Any]]
-_CHECKS: _Checks = {
-    **dict.fromkeys(("type", "channel", "event", "category", "name"), validate.text),
-    **dict.fromkeys(("userId", "anonymousId"), validate.one_id),
-    "messageId": validate.text,
-    **dict.fromkeys(("timestamp", "originalTimestamp"), validate.moment),
-    **dict.fromkeys(("properties", "traits", "context", "integrations"), validate.mapping),
+_TEXTS = ("event", "category", "name")
+_IDS = ("userId", "anonymousId")
+_MOMENTS = ("timestamp", "originalTimestamp")
+_STRINGS = frozenset(("type", "channel", "messageId", *_TEXTS, *_IDS))
+_MAPPINGS = frozenset(("properties", "traits", "context", "integrations"))
+_OF_ARGUMENTS: _Checks = {
+    **dict.fromkeys(_TEXTS, validate.text),
+    **dict.fromkeys(_IDS, validate.one_id),
+    "messageId": validate.message_id,
+    **dict.fromkeys(_MOMENTS, validate.moment),
+    **dict.fromkeys(_MAPPINGS, validate.mapping),
 }
 """The check of each known field, which returns the field's plain copy, or ``UNSET`` for a field without a value."""
-_CALL: _Checks = {**_CHECKS, "messageId": validate.message_id}
-_CALLS: dict[str, tuple[_Checks, tuple[str, ...]]] = {
-    **dict.fromkeys(("identify", "page", "screen"), (_CALL, ())),
-    "track": (_CALL, ("event",)),
-    "group": ({**_CALL, "groupId": validate.one_id}, ("groupId",)),
-    "alias": ({**_CALL, "previousId": validate.one_id}, ("userId", "previousId")),
+_OF_WHOLE: _Checks = {
+    **_OF_ARGUMENTS,
+    **dict.fromkeys(_TEXTS, validate.falsy_or_text),
+    "messageId": validate.usable_message_id,
+    **dict.fromkeys(("context", "integrations"), validate.falsy_or_mapping),
+    **dict.fromkeys(("properties", "traits"), validate.anything),
 }
-"""For each call its checks, and the fields that it must have besides the id of a user."""
-_STRINGS = frozenset(name for name, check in _CHECKS.items() if check not in (validate.mapping, validate.moment))
-_MAPPINGS = frozenset(name for name, check in _CHECKS.items() if check is validate.mapping)
+_OF_COMPLETE: _Checks = {**_OF_WHOLE, **dict.fromkeys(("type", "channel", "messageId"), validate.text)}
+_REQUIRED = {"track": ("event",), "group": ("groupId",), "alias": ("userId", "previousId")}
+"""The fields that the message of a call must have besides the id of a user."""
 _OPTIONAL_TEXTS = ("category", "name")
 _SET_BY_US = ("type", "channel", "sentAt")
-_FALSY_IS_MISSING = ("messageId", "timestamp", "originalTimestamp")
+
+
+class Form(NamedTuple):
+    """A form in which callers give the fields of a message: their names of the fields, and the checks of each call."""
+
+    names: Names
+    checks: Mapping[str, _Checks]
+
+
+def _by_call(checks: _Checks, other_id: Callable[[str, Any], Any]) -> Mapping[str, _Checks]:
+    return {
+        **dict.fromkeys(("identify", "track", "page", "screen"), checks),
+        "group": {**checks, "groupId": other_id},
+        "alias": {**checks, "previousId": other_id},
+    }
+
+
+ARGUMENTS = Form(ARGUMENT_NAMES, _by_call(_OF_ARGUMENTS, validate.one_id))
+WHOLE = Form({}, _by_call(_OF_WHOLE, validate.id_or_text))
+"""The form of a whole message. Same as the Node SDK: less is checked than in arguments."""
 
 
 def from_arguments(kind: str, arguments: dict[str, Any]) -> bytes:
@@ -71,8 +94,8 @@ def from_arguments(kind: str, arguments: dict[str, Any]) -> bytes:
     return from_fields(kind, *fields(arguments))
 
 
-def fields(arguments: dict[str, Any]) -> tuple[dict[str, Any], Names]:
-    """Return the given fields of a message by their names on the wire, and the caller's names for errors.
+def fields(arguments: dict[str, Any]) -> tuple[dict[str, Any], Form]:
+    """Return the given fields of a message by their names on the wire, and the form in which they were given.
 
     ``arguments`` has the names of the wire, in the order of the call. Its first value may be a whole message instead.
     An argument that is None, an empty category and an empty name count as missing.
@@ -82,31 +105,34 @@ def fields(arguments: dict[str, Any]) -> tuple[dict[str, Any], Names]:
     if type(first) is not str and isinstance(first, Mapping):
         if len(given) > 1:
             raise EventError("message", "is a whole message, so no other argument may be given")
-        return fields_of_whole(first), _SAME_NAMES
+        return fields_of_whole(first), WHOLE
     for name in _OPTIONAL_TEXTS:
         if type(value := given.get(name)) is str and not value:
             del given[name]
-    return given, ARGUMENT_NAMES
+    return given, ARGUMENTS
 
 
 def fields_of_whole(message: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a caller's whole message, less those that only rudderpipe sets.
 
-    Same as the Node SDK: a falsy message id or time counts as missing, and null stays null in other fields.
+    Same as the Node SDK: a falsy message id or time counts as missing, and an id of a user that is null or false.
     """
     given = encode.shallow(message, "message")
     for name in _SET_BY_US:
         given.pop(name, None)
-    for name in _FALSY_IS_MISSING:
-        if name in given and _is_falsy(given[name]):
-            del given[name]
-    for name in ("userId", "anonymousId"):
-        if given.get(name, UNSET) is None:
-            del given[name]
+    if validate.is_falsy(given.get("messageId")):
+        given.pop("messageId", None)
+    for name in _MOMENTS:
+        value = given.get(name)
+        if validate.is_falsy(value) and value == value:  # NaN is the time of an event that has none, so it is refused
+            given.pop(name, None)
+    for name in _IDS:
+        if given.get(name) is None or given[name] is False:
+            given.pop(name, None)
     return given
 
 
-def from_fields(kind: str, given: dict[str, Any], names: Names = _SAME_NAMES) -> bytes:
+def from_fields(kind: str, given: dict[str, Any], form: Form = WHOLE) -> bytes:
     """Return the JSON of a call's message, completed by what every message has; unknown fields are kept.
 
     ``type``, ``channel`` and ``context.library`` are always set here. ``messageId`` and ``originalTimestamp`` are set
@@ -120,32 +146,33 @@ def from_fields(kind: str, given: dict[str, Any], names: Names = _SAME_NAMES) ->
         "originalTimestamp": None,
         "messageId": None,
     }
-    checks, required = _CALLS[kind]
-    _normalise(given, message, checks, names)
-    _require(required, message, names)
+    _normalise(given, message, form.checks[kind], form.names)
+    _require(_REQUIRED.get(kind, ()), message, form.names)
     traits = message.get("traits") if kind == "identify" else None
+    if traits is not None and validate.is_falsy(traits):
+        traits = None
     message["context"] = completed_context(message["context"], traits)
     if message["originalTimestamp"] is None:
         message["originalTimestamp"] = _now(_utc)
-    if message["messageId"] is None:
+    if not message["messageId"]:
         message["messageId"] = message_ids.new()
     return encode.encode_message(message)
 
 
-def completed_context(given: dict[str, Any] | UnsetType | None, traits: dict[str, Any] | None = None) -> Any:
+def completed_context(given: dict[str, Any] | UnsetType | None, traits: Any = None) -> Any:
     """Return the context with rudderpipe as its library, and with an identify's traits; both are plain copies."""
     if traits is not None:
         return {**(given or {}), "traits": traits, "library": LIBRARY_PART}
     return {**given, "library": LIBRARY_PART} if given else CONTEXT
 
 
-def encoded(complete: dict[str, Any], names: Names = _SAME_NAMES, required: Iterable[str] = ()) -> bytes:
+def encoded(complete: dict[str, Any], names: Names = WHOLE.names, required: Iterable[str] = ()) -> bytes:
     """Return the JSON of a message that has all its parts already; nothing is added to it.
 
     Raises ``EventError`` with the caller's name of a field that cannot be sent, or that is required and missing.
     """
     message: dict[str, Any] = {}
-    _normalise(complete, message, _CHECKS, names, depth=0)
+    _normalise(complete, message, _OF_COMPLETE, names, depth=0)
     _require(required, message, names)
     return encode.encode_message(message)
 
@@ -183,8 +210,3 @@ def _require(required: Iterable[str], message: Mapping[str, Any], names: Names) 
     for name in required:
         if not message.get(name):
             raise EventError(names.get(name, name), "is missing or blank")
-
-
-def _is_falsy(value: Any) -> bool:
-    """Return True if JavaScript treats the value as missing."""
-    return value is None or (type(value) in (str, int, float, bool) and not value)
