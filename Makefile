@@ -58,7 +58,7 @@ wheel-test: $(BIN)/python
 	@.ci/install $(WHEEL)/bin/python "$$(echo $(WHEEL)/dist/*.whl)[test]"
 	@# The tests run in a folder of their own, so that they import the installed package and not this checkout.
 	@# Some tests read the sources beside them: the link leads those to the installed ones.
-	@mkdir $(WHEEL)/run && cp -R tests docs pyproject.toml $(WHEEL)/run
+	@mkdir $(WHEEL)/run && cp -R tests docs README.md pyproject.toml $(WHEEL)/run
 	@cd $(WHEEL)/run && installed=$$(../bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	  && ln -s "$$installed/rudderpipe" rudderpipe \
 	  && export PYTHONPATH="$$installed:$$PWD" \

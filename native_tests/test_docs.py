@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from native_tests.pages import DOCS, REPOSITORY
 from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
-
-DOCS = Path(__file__).parent.parent / "docs"
 
 
 def examples(page: str, processes: Processes, redis: RedisServer, block: int | None = None) -> str:
@@ -100,15 +99,45 @@ def test_the_example_of_the_testing_page_runs(processes: Processes, redis_server
     assert "tracked, but with properties.price=19.95 instead of 2" in done.stdout
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in DOCS.glob("*.md")))
+WITH_LINKS = [
+    path.relative_to(REPOSITORY).as_posix()
+    for pattern in ("*.md", "docs/*.md", ".github/*.md")
+    for path in sorted(REPOSITORY.glob(pattern))
+]
+HERE = re.compile(r"https://github\.com/OWNER/rudderpipe/(?:blob|tree)/main/")
+
+
+@pytest.mark.parametrize("page", WITH_LINKS)
 def test_links_lead_to_files_and_headings(page: str) -> None:
-    """A renamed page or heading must not leave broken links."""
-    for target in re.findall(r"\]\(([^)]+)\)", (DOCS / page).read_text()):
-        if target.startswith("http"):
+    """A renamed page or heading must not leave broken links, relative or absolute."""
+    for target in re.findall(r"\]\(([^)]+)\)", (REPOSITORY / page).read_text()):
+        name, _, anchor = HERE.sub("/", target).partition("#")
+        if name.startswith("http"):
             continue
-        name, _, anchor = target.partition("#")
-        path = DOCS / name if name else DOCS / page
+        path = REPOSITORY / page
+        if name:
+            path = REPOSITORY / name[1:] if name.startswith("/") else path.parent / name
         assert path.exists(), target
         if anchor:
             headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
-            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], target
+
+
+def test_the_index_has_every_page() -> None:
+    """A reader finds a page from docs/README.md, and docs/README.md from README.md."""
+    index = (DOCS / "README.md").read_text()
+
+    assert [path.name for path in DOCS.glob("*.md") if f"({path.name})" not in index] == ["README.md"]
+    assert "/docs/README.md)" in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_documentation_names_only_tests_that_exist() -> None:
+    """A page names the test that proves a promise."""
+    tests = "\n".join(
+        path.read_text() for folder in ("tests", "native_tests") for path in (REPOSITORY / folder).glob("*.py")
+    )
+    known = {path.stem for folder in ("tests", "native_tests") for path in (REPOSITORY / folder).glob("*.py")}
+    known |= set(re.findall(r"def (test_\w+)", tests))
+    pages = "\n".join((REPOSITORY / page).read_text() for page in WITH_LINKS)
+
+    assert set(re.findall(r"\b(test_\w+)(?=[`.])", pages)) - known == {"test_shop"}  # the reader's own

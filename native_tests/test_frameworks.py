@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from native_tests.pages import DOCS
 from native_tests.processes import Processes, free_port, wait_until
-from native_tests.test_docs import DOCS
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 

@@ -144,7 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Respond to ``/stats``, ``/message_ids``, ``/events`` (the bodies of the last requests) and ``/health``."""
         if self.path == "/stats":
-            self._answer(200, msgspec.json.encode(self.server.stats()), "application/json")
+            self._answer(200, msgspec.json.encode(self.server.stats()) + b"\n", "application/json")
         elif self.path == "/message_ids":
             self._answer(200, msgspec.json.encode(self.server.message_ids()), "application/json")
         elif self.path == "/events":
