@@ -21,9 +21,8 @@ MOUNTS = 'mount -t tmpfs tmpfs /mnt && mount -t tmpfs -o mode=1777 tmpfs /dev/sh
 DOCUMENTED = {
     "track_or_raise": {"RingUnavailable", "EventRefused"},
     "track_strictly": {"RingUnavailable", "EventRefused"},
-    "create_persistence_queue": {"QueueUnavailable"},
 }
-"""The exceptions that a call may raise on a host, where the application asked for them or there is no Redis."""
+"""The exceptions that a call may raise on a host, because the application asked for them."""
 ALWAYS = {
     "a_client_that_is_made_there": True,
     "a_wrong_event": False,

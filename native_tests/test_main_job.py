@@ -225,23 +225,27 @@ def test_a_refused_batch_fails_with_its_reason(
         assert fields["attemptsMade"] == "0"
 
 
-def test_an_unreachable_redis_at_start_raises_and_loses_nothing(queued: Processes, redis_server: RedisServer) -> None:
-    """``create_persistence_queue`` raises or calls back. A later call succeeds, and the events since then arrive."""
+def test_an_application_starts_while_redis_is_away(
+    queued: Processes, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning says so, a callback gets the error, and the events arrive once Redis is back. With ``strict`` the
+    error is raised."""
     redis_server.kill()
-    client = queued.client(redis=None)
     url = queued.explicit["redis"]
     with pytest.raises(QueueUnavailable):
-        client.create_persistence_queue(redis=url)
+        queued.client(redis=None, strict=True).create_persistence_queue(redis=url)
+    client = queued.client(redis=None)
+
+    client.create_persistence_queue(redis=url)
+
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("the queue cannot be used now, events wait in the ring until it can: redis at /")
     errors: list[Exception | None] = []
     client.create_persistence_queue(redis=url, callback=errors.append)
     wait_until(lambda: errors)
     assert isinstance(errors.pop(), QueueUnavailable)
     assert send(client, 30) == 30
-
     redis_server.start()
-    client.create_persistence_queue(redis=url, callback=errors.append)
-
-    wait_until(lambda: errors == [None])
     queued.delivered(30)
     assert_account(queued, 30)
 
@@ -249,7 +253,7 @@ def test_an_unreachable_redis_at_start_raises_and_loses_nothing(queued: Processe
 def test_the_error_of_a_wrong_redis_password_hides_the_password(queued: Processes, redis_server: RedisServer) -> None:
     """The error names Redis and the reason."""
     redis_server.client().config_set("requirepass", "right")
-    client = queued.client(redis=None)
+    client = queued.client(redis=None, strict=True)
 
     with pytest.raises(QueueUnavailable) as caught:
         client.create_persistence_queue(redis={"unix_socket_path": str(redis_server.socket), "password": "wr0ng"})

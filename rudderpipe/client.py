@@ -11,7 +11,7 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import settings as settings_module
-from rudderpipe.errors import EventError, SettingsError
+from rudderpipe.errors import AnotherDataPlane, EventError, SettingsError
 from rudderpipe.messages import encode, node_names, wire
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
@@ -156,9 +156,9 @@ class Client:
         such as ``queue_name``, ``prefix``, ``is_multi_processor`` and ``max_attempts``. Call this method before the
         first event.
 
-        Raises ``QueueUnavailable`` when Redis cannot be reached. With ``callback``, that error is passed to
-        ``callback`` instead, or None on success. Events go to the queue even after that error, because they stay in
-        the ring until Redis is available.
+        A Redis that cannot be used is a warning in the log, because events wait in the ring until Redis is available.
+        Raises ``QueueUnavailable`` for it only when ``strict``, and ``AnotherDataPlane`` when the queue belongs to
+        another data plane. With ``callback``, either error is passed to ``callback`` instead, or None on success.
         """
         explicit = {**self._explicit, **settings}
         if redis is not None:
@@ -177,7 +177,7 @@ class Client:
             error = queue_check.trouble(chosen)
         if callback is not None:
             callbacks.call(callback, error)
-        elif error is not None:
+        elif error is not None and (chosen.strict or isinstance(error, AnotherDataPlane)):
             raise error
 
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names

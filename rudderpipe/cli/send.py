@@ -47,7 +47,7 @@ def send(settings: Settings, path: str, *, as_json: bool) -> int:
     settings.require("write_key", "data_plane_url")
     clock = Clock()
     if settings.redis is not None:
-        Client(settings=settings).create_persistence_queue()  # raises when Redis cannot be used
+        Client(settings=settings, strict=True).create_persistence_queue()  # raises when Redis cannot be used
     settings, _kept = _own_pipe(settings, clock)
     pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
     before = account.read(settings)

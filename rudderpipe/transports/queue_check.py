@@ -6,15 +6,27 @@ import subprocess
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.process import spawn
 from rudderpipe.settings import Settings
 
 TIMEOUT_S = 20.0
+logger = log_text.logger()
 
 
 def trouble(settings: Settings) -> QueueUnavailable | None:
-    """Return the error if Redis cannot be used, else None. Takes as long as a Python process needs to start."""
+    """Return the error if the queue cannot be used, else None; log it, unless ``strict`` has it raised.
+
+    Takes as long as a Python process needs to start.
+    """
+    error = _check(settings)
+    if error is not None and not settings.strict:
+        logger.warning("the queue cannot be used now, events wait in the ring until it can: %s", error)
+    return error
+
+
+def _check(settings: Settings) -> QueueUnavailable | None:
     payload = msgspec.json.encode(settings)
     try:
         child = spawn.start("rudderpipe.flusher", payload, "--check", output=subprocess.PIPE)
