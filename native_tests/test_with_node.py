@@ -6,6 +6,8 @@ import hashlib
 import json
 import re
 
+import pytest
+
 from native_tests.peers import EPOCH, Peers, inner, paused
 from native_tests.processes import wait_until
 from rudderpipe._version import USER_AGENT
@@ -161,3 +163,21 @@ def test_the_node_sdk_delivers_retried_jobs_that_our_sender_failed(peers: Peers)
     wait_until(peers.settled)
     assert [seen.by_node for seen in peers.seen] == [False] * refused + [True, True]
     assert peers.ids("failed") == []
+
+
+@pytest.mark.parametrize("prefix", ["mine", "{mine}", "{mine"])
+def test_a_prefix_means_the_same_keys_as_in_the_node_sdk(peers: Peers, prefix: str) -> None:
+    """With braces around it too, the jobs of both are in one queue."""
+    counter = f"{{{prefix}}}:rudderEventsQueue:id"
+    sdk = peers.sdk(own_prefix=prefix)
+    sdk.ask(track=1)
+    wait_until(lambda: peers.redis.get(counter) == "1")
+    client = peers.processes.client(redis=None)
+
+    client.createPersistenceQueue(
+        {"redisOpts": {"unix_socket_path": str(peers.server.socket)}, "prefix": prefix, "isMultiProcessor": True}
+    )
+    client.track("u", "e")
+
+    wait_until(lambda: peers.redis.get(counter) == "2")
+    peers.processes.delivered(2)

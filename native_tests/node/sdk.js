@@ -15,7 +15,7 @@ client.createPersistenceQueue(
   {
     redisOpts: { path: settings.socket },
     queueName: settings.queue,
-    prefix: settings.prefix.replace(/[{}]/g, ''),
+    prefix: settings.own_prefix || settings.prefix.replace(/[{}]/g, ''),
     isMultiProcessor: true,
     jobOpts: settings.job_options || {},
   },
