@@ -23,7 +23,7 @@ from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import FlushCallback, FlushResult, Until, report_to, wait_for, wait_in_turn
-from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake
+from rudderpipe.transports.intake import HOST_ERRORS, ErrorHandler, Intake, logger
 from rudderpipe.types import (
     AliasMessage,
     EventCallback,
@@ -183,13 +183,14 @@ class Client:
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
         """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``.
 
-        With ``callback``, a ``SettingsError`` is passed to ``callback`` too.
+        With ``callback``, a ``SettingsError`` is logged and passed to ``callback`` too.
         """
         try:
             self.create_persistence_queue(callback=callback, **node_names.queue_settings_of(queueOpts))
         except SettingsError as error:
             if callback is None:
                 raise
+            logger.error("no queue was created, because its options are wrong: %s", error)
             callbacks.call(callback, error)
 
     @or_message(IdentifyMessage)

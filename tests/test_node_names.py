@@ -150,14 +150,18 @@ def test_the_attempts_may_be_named_as_in_rudderstacks_documentation() -> None:
 
 
 @pytest.mark.parametrize("options", [None, {}, {"redisOpts": {}, "name": "q"}, {"redisOpts": {"port": "x"}}, 7])
-def test_wrong_queue_options_reach_the_callback(options: Any) -> None:
-    """Without a callback the call raises, because the application must hear of the error."""
+def test_wrong_queue_options_reach_the_callback_and_the_log(options: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """Events go on without the queue. Without a callback the call raises, because the application must hear of it."""
     client = Client("KEY", URL, enable=False)
     said: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     client.createPersistenceQueue(options, said.put)
 
-    assert isinstance(said.get(timeout=30), SettingsError)
+    error = said.get(timeout=30)
+    assert isinstance(error, SettingsError)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no queue was created, because its options are wrong: {error}"
+    ]
     with pytest.raises(SettingsError):
         client.createPersistenceQueue(options)
 
