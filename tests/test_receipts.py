@@ -8,7 +8,7 @@ import pytest
 
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import Acknowledged
-from rudderpipe.ring import commit, failures
+from rudderpipe.ring import commit, failures, flusher_lock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.failures import Failure
@@ -83,7 +83,7 @@ def test_the_flusher_asks_the_queue_only_while_a_producer_waits(ring: Ring, cloc
 
 def flush_of(ring: Ring, producer: Producer, clock: FakeClock, since: Since, until: Until, *, queue: bool) -> RingFlush:
     """Return a flush of that ring."""
-    return RingFlush(since, producer, lambda _ring: None, until, queue=queue)
+    return RingFlush(since, producer, lambda _ring: None, until, clock, queue=queue)
 
 
 @pytest.mark.parametrize("until", ["queued", "delivered"])
@@ -106,6 +106,30 @@ def test_a_flush_result_of_direct_mode(ring: Ring, clock: FakeClock, until: Unti
     consumer.release(batches[3:], at.H_DELIVERED)
     assert flush.poll() == FlushResult(delivered=15, failed=5)
     assert flush.poll() == FlushResult()
+
+
+@pytest.mark.parametrize(
+    ("beats", "down", "queue", "reason"),
+    [
+        (False, False, False, "no flusher serves the ring"),
+        (True, False, False, ""),
+        (True, True, False, "the flusher cannot reach the data plane, and its log has the reason"),
+        (True, True, True, "the flusher cannot add to the queue, and its log has the reason"),
+    ],
+)
+def test_an_incomplete_flush_says_why_events_stay_in_the_ring(
+    ring: Ring, clock: FakeClock, *, beats: bool, down: bool, queue: bool, reason: str
+) -> None:
+    """Who gets False from ``flush()`` must not have to guess."""
+    producer = producer_of(ring, clock)
+    producer.append(b"1")
+    if beats:
+        flusher_lock.beat(ring, clock)
+    ring.words[at.H_DOWN_MS] = int(down)
+
+    result = flush_of(ring, producer, clock, Since(ring), "delivered", queue=queue).poll()
+
+    assert (result.pending, result.reason) == (1, reason)
 
 
 def test_a_flush_result_of_the_queue(ring: Ring, clock: FakeClock) -> None:

@@ -24,7 +24,7 @@ class FlushResult(msgspec.Struct, frozen=True):
     ``queued`` events are in Redis; with ``until="delivered"`` only those that are not delivered yet count. ``failed``
     events are not tried again automatically; ``rudderpipe failed`` shows them. ``pending`` events were in the ring when
     the flush began and are still there. ``complete`` is False while some are. ``reason`` says why events failed last,
-    or why the ring could not be flushed at all; it is empty otherwise.
+    why events stay in the ring, or why the ring could not be flushed at all; it is empty otherwise.
     """
 
     queued: int = 0

@@ -290,7 +290,8 @@ class Pipe:
             self._log.warning("flush", f"cannot flush: {prevented}")
             return Stuck(prevented)
         queue = self.settings.redis is not None
-        return RingFlush(self._since_last(self._own.value, asked), self.producer, self._look_around, until, queue=queue)
+        since = self._since_last(self._own.value, asked)
+        return RingFlush(since, self.producer, self._look_around, until, self._clock, queue=queue)
 
     def look_once_more(self) -> None:
         """Move the events of a removed ring, and log the events that have failed."""

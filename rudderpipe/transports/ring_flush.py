@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import msgspec
 
-from rudderpipe.ring import counters, reasons
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring import counters, flusher_lock, reasons
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.producer import Producer
@@ -49,9 +50,11 @@ class RingFlush:
         producer: Producer,
         look_around: Callable[[Ring], None],
         until: Until,
+        clock: Clock,
         *,
         queue: bool,
     ) -> None:
+        self._clock = clock
         self._since = since
         self._ring = since.ring
         self._producer = producer
@@ -74,10 +77,20 @@ class RingFlush:
         over = counted and not pending
         result = self._seen_off(pending, over=over) if self._sees_off else self._settled(pending, over=over)
         self._look_around(self._ring)
-        if not result.failed:
-            return result
-        reason = reasons.latest(self._ring)
-        return msgspec.structs.replace(result, reason="" if reason is None else reason.text)
+        if result.failed:
+            latest = reasons.latest(self._ring)
+            return msgspec.structs.replace(result, reason="" if latest is None else latest.text)
+        return msgspec.structs.replace(result, reason=self._obstacle()) if result.pending else result
+
+    def _obstacle(self) -> str:
+        """Return why events stay in the ring, as far as the ring's words show it; empty if they move."""
+        words = self._ring.words
+        if words[at.H_DOWN_MS]:
+            cannot = "add to the queue" if self._queue else "reach the data plane"
+            return f"the flusher cannot {cannot}, and its log has the reason"
+        if not flusher_lock.is_kept(self._ring, self._clock):
+            return "no flusher serves the ring"
+        return ""
 
     def _settled(self, pending: int, *, over: bool) -> FlushResult:
         since, words = self._since, self._ring.words
