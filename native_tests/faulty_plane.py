@@ -257,7 +257,7 @@ def _read(sock: socket.socket, number: int) -> Request | None:
         head += data
     head, _, body = head.partition(b"\r\n\r\n")
     line, *lines = head.decode().split("\r\n")
-    headers = dict(entry.split(": ", 1) for entry in lines)
+    headers = {name.lower(): value for name, value in (entry.split(": ", 1) for entry in lines)}
     while len(body) < int(headers.get("content-length", "0")):
         body += sock.recv(65_536)
     plain = zlib.decompress(body, 31) if headers.get("content-encoding") == "gzip" else body

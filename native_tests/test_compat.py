@@ -6,8 +6,12 @@ import copy
 import enum
 import inspect
 import json
+import pickle
+import threading
+import time
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +24,11 @@ from hypothesis import strategies as st
 
 import rudderpipe
 from native_tests.faulty_plane import FaultyPlane, answer
-from native_tests.processes import Processes, wait_until
+from native_tests.processes import PATIENCE_S, Processes, wait_until
 from rudderpipe.compat import rudderstack, segment
-from rudderpipe.compat.messages import MessageTooLarge, WrongCall
+from rudderpipe.compat.errors import APIError, MessageTooLarge, WrongCall
 from rudderpipe.errors import DeliveryError
+from rudderpipe.observe import snapshot
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 
 
@@ -158,17 +163,17 @@ def test_a_drop_in_makes_the_messages_of_the_real_sdk(sdk: str, plane: DataPlane
     assert sum(result == "refused" for result, _ in compared) > 50
 
 
-def compat(processes: Processes, **arguments: Any) -> rudderstack.Client:
+def compat(processes: Processes, module: Any = rudderstack, **arguments: Any) -> Any:
     """Return the drop-in on this test's pipe."""
     own = {name: processes.explicit[name] for name in ("pipe", "runtime_dir", "linger_s")}
     given = {"write_key": "WRITE_KEY", "host": processes.plane.url, "upload_interval": 0.1, **arguments}
-    client = rudderstack.Client(**given, **own)
+    client = module.Client(**given, **own)
     processes.adopt(client.client)
     return client
 
 
 def test_arguments_have_the_sdks_positions_and_defaults() -> None:
-    """This holds for the constructors and all methods. A drop-in may only have more arguments at the end."""
+    """This holds for the constructors and all methods. A drop-in has others by keyword alone."""
     pairs = [(real_rudderstack.Client, rudderstack.Client), (real_segment.Client, segment.Client)]
     for real, ours in pairs:
         for method in (
@@ -186,12 +191,11 @@ def test_arguments_have_the_sdks_positions_and_defaults() -> None:
             expected = [
                 (each.name, None if each.name == "host" else each.default)
                 for each in inspect.signature(getattr(real, method)).parameters.values()
-                if not each.name.startswith(("oauth_", "max_total", "max_rate"))
             ]
             got = [
                 (each.name, each.default)
                 for each in inspect.signature(getattr(ours, method)).parameters.values()
-                if each.kind is not each.VAR_KEYWORD
+                if each.kind is each.POSITIONAL_OR_KEYWORD
             ]
             assert got == expected, (real, method)
 
@@ -271,24 +275,113 @@ def test_a_value_that_json_cannot_hold_is_refused_and_counted(
     assert "properties.items[0].price: is of type object" in caplog.text
 
 
-def test_on_error_gets_each_failed_event_and_may_raise(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    """An exception of ``on_error`` stops neither its next call nor a flush."""
-    received: list[tuple[Exception, list[dict[str, Any]]]] = []
+REFUSED = b'{"code": "invalid_write_key", "message": "Invalid write key"}'
+
+
+@pytest.mark.parametrize("sdk", ["rudderstack", "segment"])
+def test_on_error_is_called_once_for_a_batch_and_may_raise(sdk: str, processes: Processes) -> None:
+    """The error has the attributes of the original's. An exception stops neither the next call nor a flush."""
+    received: list[tuple[Any, list[dict[str, Any]]]] = []
 
     def on_error(error: Exception, batch: list[dict[str, Any]]) -> None:
         received.append((error, batch))
         raise ValueError("of the application")
 
-    processes.plane.misbehaviour = Misbehaviour(status=400)
-    client = compat(processes, on_error=on_error, upload_size=1)
-    for number in range(3):
-        assert client.track("u", f"e{number}")[0]
+    module: Any = {"rudderstack": rudderstack, "segment": segment}[sdk]
+    request = {"rudderstack": rudderstack_request, "segment": segment_request}[sdk]
+    real = request.APIError(401, "invalid_write_key", "Invalid write key")
+    with FaultyPlane(answer(401, REFUSED)) as plane:
+        client = compat(processes, module, host=plane.url, on_error=on_error, upload_size=3, upload_interval=60)
+        for number in range(6):
+            assert client.track("u", f"e{number}")[0]
+        client.flush()
+
+    assert [[event["event"] for event in batch] for _, batch in received] == [["e0", "e1", "e2"], ["e3", "e4", "e5"]]
+    for error, _ in received:
+        assert issubclass(module.APIError, DeliveryError)
+        assert type(error) is module.APIError
+        assert (error.status, error.code, error.message) == (real.status, real.code, real.message)
+        assert str(error) == str(real)
+        assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+def test_flush_waits_for_on_error(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without that ``flush(); sys.exit(bool(failed))`` would report success."""
+    monkeypatch.setattr("rudderpipe.compat.client.LOOK_S", 0.05)
+    waits, received = threading.Event(), []
+    pause = time.sleep
+
+    def sleep(seconds: float) -> None:
+        waits.set()
+        pause(seconds)
+
+    def on_error(_error: Exception, batch: list[dict[str, Any]]) -> None:
+        waits.wait(PATIENCE_S)
+        received.extend(batch)
+
+    processes.plane.misbehaviour = Misbehaviour(status=401)
+    client = compat(processes, on_error=on_error)
+    assert client.track("u", "e")[0]
+    processes.flusher()
+    monkeypatch.setattr("rudderpipe.compat.client.time", SimpleNamespace(sleep=sleep, monotonic=time.monotonic))
+    try:
+        client.flush()
+        assert [event["event"] for event in received] == ["e"]
+    finally:
+        waits.set()
+
+
+def test_flush_ends_if_on_error_does_not_return(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The original waits forever."""
+    monkeypatch.setattr("rudderpipe.compat.client.LOOK_S", 0.05)
+    monkeypatch.setattr("rudderpipe.compat.client.STUCK_S", 0.5)
+    ends = threading.Event()
+    processes.plane.misbehaviour = Misbehaviour(status=401)
+    client = compat(processes, on_error=lambda _error, _batch: ends.wait(PATIENCE_S))
+    assert client.track("u", "e")[0]
+    processes.flusher()
+    wait_until(lambda: processes.plane.stats()["refused"])
+    try:
+        client.flush()
+        client.shutdown()
+    finally:
+        ends.set()
+
+    assert "on_error has not returned" in caplog.text
+
+
+def test_on_error_may_flush(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """The flush does not wait for the ``on_error`` that it is called from. The original's would do so forever."""
+    flushed: list[str] = []
+
+    def on_error(_error: Exception, batch: list[dict[str, Any]]) -> None:
+        client.flush()
+        flushed.append(batch[0]["event"])
+
+    processes.plane.misbehaviour = Misbehaviour(status=401)
+    client = compat(processes, on_error=on_error)
+    assert client.track("u", "e")[0]
     client.flush()
 
-    wait_until(lambda: len(received) == 3)
-    assert [batch[0]["event"] for _, batch in received] == ["e0", "e1", "e2"]
-    assert all(isinstance(error, DeliveryError) for error, _ in received)
-    wait_until(lambda: "raised ValueError" in caplog.text)
+    assert flushed == ["e"]
+    assert "has not returned" not in caplog.text
+
+
+def test_flush_join_and_shutdown_end_without_redis(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis is away. The events stay in the ring for the flusher, which goes on waiting for Redis."""
+    monkeypatch.setattr("rudderpipe.compat.client.STUCK_S", 0.5)
+    client = compat(processes, redis=f"unix://{processes.explicit['runtime_dir']}/no.sock")
+    assert client.track("u", "e")[0]
+
+    client.flush()
+    assert client.queue.qsize() == 1
+    client.join()
+    client.shutdown()
+
+    assert not client.track("u", "too late")[0]
+    assert snapshot.take(client.client.settings).events.in_ring == 1
 
 
 def test_flush_ends_when_no_event_moves(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,11 +413,13 @@ def test_requests_go_through_the_given_proxy() -> None:
 
 
 def test_sync_mode_raises_for_a_failed_delivery() -> None:
-    """The call retries as the sender does, and ``shutdown`` works afterwards."""
-    with FaultyPlane(answer(401, b"no such key")) as plane:
+    """The call retries as the sender does, raises the original's error, and ``shutdown`` works afterwards."""
+    with FaultyPlane(answer(401, REFUSED)) as plane:
         client = rudderstack.Client("KEY", plane.url, sync_mode=True)
-        with pytest.raises(DeliveryError, match="401"):
+        with pytest.raises(APIError) as caught:
             client.track("u", "e")
+        error = caught.value
+        assert (error.status, error.code, error.message) == (401, "invalid_write_key", "Invalid write key")
         plane.then(answer())
         assert client.track("u", "e")[0]
         client.shutdown()

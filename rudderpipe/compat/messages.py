@@ -9,19 +9,12 @@ from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
-from rudderpipe.errors import EventError, EventTooLarge
+from rudderpipe.compat.errors import WrongCall
+from rudderpipe.errors import EventError
 from rudderpipe.messages import foreign, wire
 
 _JUST_NOW = timedelta(seconds=5)
 _UNCHANGED = frozenset((str, int, float, bool, type(None)))
-
-
-class WrongCall(EventError, AssertionError):
-    """A call for which rudder-sdk-python raises ``AssertionError``; unlike there, the text holds no value."""
-
-
-class MessageTooLarge(EventTooLarge, RuntimeError):
-    """An event for which rudder-sdk-python raises ``RuntimeError``; unlike there, the text does not hold the event."""
 
 
 def require(name: str, value: Any, kind: type | tuple[type, ...]) -> None:
@@ -36,8 +29,13 @@ def require_id(name: str, value: Any) -> None:
     require(name, value, (str, numbers.Number))
 
 
-def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the message in its wire form; the caller's mappings are copied, never changed."""
+def completed(
+    message: dict[str, Any], all_integrations: Mapping[str, Any], library: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return the message in its wire form; the caller's mappings are copied, never changed.
+
+    ``library`` is what the context says of the SDK.
+    """
     timestamp = message["timestamp"]
     integrations = message["integrations"] or all_integrations
     require("integrations", integrations, dict)
@@ -47,7 +45,7 @@ def completed(message: dict[str, Any], all_integrations: Mapping[str, Any]) -> d
     whole["integrations"] = cleaned(integrations)
     moment = datetime.now(timezone.utc) if timestamp is None else foreign.moment(_zoned(timestamp))
     whole["timestamp"] = None if moment is None else moment.isoformat()
-    whole["context"]["library"] = wire.LIBRARY_PART
+    whole["context"]["library"] = dict(library)
     for name in ("userId", "anonymousId"):
         value = message.get(name)
         whole[name] = None if value is None else str(value)

@@ -7,9 +7,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from rudderpipe.compat.client import Client, DefaultConfig
+from rudderpipe.compat.client import VERSION, Client, DefaultConfig
+from rudderpipe.compat.errors import APIError
 
-__all__ = ["Client", "alias", "flush", "group", "identify", "join", "page", "screen", "shutdown", "track"]
+__all__ = [
+    "VERSION",
+    "APIError",
+    "Client",
+    "alias",
+    "flush",
+    "group",
+    "identify",
+    "join",
+    "page",
+    "screen",
+    "shutdown",
+    "track",
+]
+__version__ = VERSION
 
 write_key: str | None = DefaultConfig.write_key
 host: str | None = DefaultConfig.host
@@ -79,7 +94,7 @@ def _client() -> Client:
     if default_client is None:
         default_client = Client(
             write_key,
-            host=dataPlaneUrl or host,
+            host=dataPlaneUrl if isinstance(dataPlaneUrl, str) and dataPlaneUrl else host,
             debug=debug,
             max_queue_size=max_queue_size,
             send=send,
@@ -89,7 +104,6 @@ def _client() -> Client:
             sync_mode=sync_mode,
             timeout=timeout,
             proxies=proxies,
-            thread=thread,
             upload_size=upload_size,
             upload_interval=upload_interval,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 from collections import Counter
 from collections.abc import Mapping
+from typing import NamedTuple
 from weakref import WeakSet, WeakValueDictionary
 
 import msgspec
@@ -32,6 +33,13 @@ UNDRAINED_S = 30.0
 BLOCK_STEP_S = 0.002
 
 logger = log_text.logger()
+
+
+class Waiting(NamedTuple):
+    """The number of this process's events in the ring, and whether the ring has reached its cap."""
+
+    events: int = 0
+    is_full: bool = False
 
 
 class _Still:
@@ -147,6 +155,15 @@ class Pipe:
     def _accepted(self) -> int:
         positions = self.producer.positions()
         return sum(counters.read(each.ring).producers[each.slot].accepted for each in positions)
+
+    def waiting(self) -> Waiting:
+        """Return how many events of this process are in the ring; the cap holds for all processes of the host."""
+        positions = self.producer.positions()
+        if not positions:
+            return Waiting()
+        read = {id(each.ring): counters.read(each.ring) for each in positions}
+        events = sum(read[id(each.ring)].producers[each.slot].in_ring for each in positions)
+        return Waiting(events, any(each.in_ring >= each.cap for each in read.values()))
 
     def _count_refused(self, reason: str) -> None:
         self._own.value.refused[reason] += 1
@@ -346,6 +363,12 @@ def shared(settings: Settings, clock: Clock, user: object) -> Pipe:
         pipe = _open[settings] = Pipe(settings, clock)
     pipe.users.add(user)
     return pipe
+
+
+def waiting(settings: Settings) -> Waiting:
+    """Return what waits in the ring of the pipe of these settings, as far as this process uses that pipe."""
+    pipe = _open.get(settings.for_processes())
+    return Waiting() if pipe is None else pipe.waiting()
 
 
 def _warn_of_another(settings: Settings) -> None:

@@ -68,11 +68,10 @@ class SyncTransport(LocalTransport):
         with self._lock:
             nested, self._busy = self._busy, True
             try:
-                reason = self._deliver_over(None if nested else self._plane, data, nested=nested)
+                error = self._deliver_over(None if nested else self._plane, data, nested=nested)
             finally:
                 self._busy = nested
-        if reason is not None:
-            error = DeliveryError(reason)
+        if error is not None:
             if on_error is not None:
                 callbacks.call(on_error, error, [msgspec.json.decode(data)])
             return self._failed("failed", error, callback)
@@ -81,7 +80,7 @@ class SyncTransport(LocalTransport):
             callbacks.call(callback, None, msgspec.json.decode(data))
         return True
 
-    def _deliver_over(self, plane: DataPlane | None, data: bytes, *, nested: bool) -> str | None:
+    def _deliver_over(self, plane: DataPlane | None, data: bytes, *, nested: bool) -> DeliveryError | None:
         if plane is None:
             plane = self._new_plane()
         if not nested:
@@ -92,14 +91,14 @@ class SyncTransport(LocalTransport):
             if nested:
                 plane.close()
 
-    def _deliver(self, plane: DataPlane, data: bytes) -> str | None:
+    def _deliver(self, plane: DataPlane, data: bytes) -> DeliveryError | None:
         from rudderpipe.delivery.dispatcher import Batch, Dispatcher
 
         dispatcher, event = Dispatcher(plane, self._settings, self._clock), _OneEvent(self._log, self._clock)
         while not event.is_settled:
             batch = Batch([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=event.attempts)
             dispatcher.run([batch], event)
-        return event.reason
+        return event.error
 
     def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
         self.refuse(reason, error, callback)
@@ -116,8 +115,8 @@ class _OneEvent:
         self._clock = clock
         self.attempts = 0
         self.is_settled = False
-        self.reason: str | None = None
-        """The reason why the event failed; None while it has not failed."""
+        self.error: DeliveryError | None = None
+        """The error with which the event failed; None while it has not failed."""
 
     def delivered(self, decision: Decision) -> None:  # noqa: ARG002  # no other event was in the request
         self.is_settled = True
@@ -129,7 +128,7 @@ class _OneEvent:
         self._clock.sleep(decision.wait_s)
 
     def failed(self, decision: Decision) -> None:
-        self.is_settled, self.reason = True, decision.reason
+        self.is_settled, self.error = True, DeliveryError(decision.reason, decision.outcome.status)
 
     blocked = failed  # a call cannot wait until an operator repairs the host
     stopped = split = fewer = failed  # never for one event: nothing stops the call, and it cannot be divided
