@@ -193,11 +193,14 @@ def odd_ids(campaign: Campaign) -> None:
 
 
 def ids_twice(campaign: Campaign) -> None:
-    """Put healthy jobs in line twice, side by side and far from one another."""
+    """Put jobs in line twice, side by side and far from one another."""
     waiting = campaign.raw.lrange(f"{P}wait", -20, -1)
     if waiting:
-        campaign.raw.rpush(f"{P}wait", waiting[-1])
-        campaign.raw.lpush(f"{P}wait", campaign.dice.choice(waiting))
+        again = waiting[-1], campaign.dice.choice(waiting)
+        campaign.raw.rpush(f"{P}wait", again[0])
+        campaign.raw.lpush(f"{P}wait", again[1])
+        for name in again:  # it may be delivered at its first turn, and have no data at its second
+            campaign.put.pop(name.decode(errors="replace"), None)
 
 
 def foreign_locks(campaign: Campaign) -> None:

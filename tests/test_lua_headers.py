@@ -17,7 +17,7 @@ LOOP = re.compile(r"^ *(?:for|while|repeat)\b.*", re.MULTILINE)
 BOUNDED = re.compile(
     r"^ *for (?:[\w, ]+ in ipairs\(.+\)|[\w, ]+ in pairs\(\{.*|\w+ = [^,]+, [^,]+(?:, -?\d+)?) ?(?:do)?$"
 )
-LINE = re.compile(r"^  (KEYS|ARGV)\[(\d+)\] +(\w+) +(\w+) +\S", re.MULTILINE)
+LINE = re.compile(r"^  (KEYS|ARGV)\[(\d+)\] +(\w+) +(\w+)\*? +\S", re.MULTILINE)
 LOCALS = re.compile(r"^local ([\w, ]+) =\s+((?:(?:KEYS|ARGV)\[\d+\](?:, )?)+)$", re.MULTILINE)
 
 

@@ -36,9 +36,10 @@ NAMES = (
 )
 LOST = "LEASELOST"
 OTHER_PLANE = "OTHERPLANE "
-_KEY_TYPE = re.compile(r"^  KEYS\[\d+\] +\w+ +([A-Z]+) ", re.MULTILINE)
+WRONG_TYPE = "WRONGTYPE"
+_KEY = re.compile(r"^  KEYS\[(\d+)\] +\w+ +([A-Z]+)(\*?) ", re.MULTILINE)
 _CHECK = """
-for number, kind in ipairs({%s}) do
+for number, kind in pairs({%s}) do
   local found = redis.call("TYPE", KEYS[number]).ok
   if found ~= "none" and found ~= kind then
     return redis.error_reply("WRONGTYPE " .. KEYS[number] .. " is a " .. found .. " and must be a " .. kind)
@@ -55,13 +56,14 @@ def source(name: str) -> str:
     """Return the text of one script and its includes. Raise ``FileNotFoundError`` if the package is incomplete.
 
     The script begins with a check that each key is missing or of the type that the header names, because a key of
-    another type would cut the script between two of its writes.
+    another type would cut the script between two of its writes. Not checked is a key whose type in the header has an
+    asterisk: the script reads it before its first write, and is stopped there.
     """
     folder = files("rudderpipe.queue") / "lua"
     header, end, body = (folder / f"{name}.lua").read_text().partition("]]\n")
-    kinds = ", ".join(f'"{kind.lower()}"' for kind in _KEY_TYPE.findall(header))
+    kinds = ", ".join(f'[{number}] = "{kind.lower()}"' for number, kind, read in _KEY.findall(header) if not read)
     body = _INCLUDE.sub(lambda line: (folder / "include" / f"{line[1]}.lua").read_text(), body)
-    return header + end + _CHECK % kinds + body
+    return header + end + (_CHECK % kinds if kinds else "") + body
 
 
 class Scripts:
@@ -87,10 +89,22 @@ class Scripts:
         for number, (name, keys, arguments) in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
                 (answers[number],) = _ask(client, [("EVAL", self._sources[name], keys, arguments)])
-        for answer in answers:
+        for (name, keys, _), answer in zip(calls, answers, strict=True):
             if isinstance(answer, Exception):
-                raise LeaseLost if str(answer).startswith(LOST) else answer
+                raise LeaseLost if str(answer).startswith(LOST) else self._named(client, answer, name, keys)
         return answers
+
+    def _named(self, client: redis.Redis, error: Exception, name: str, keys: list[str]) -> Exception:
+        """Return an error about a key of another type with the name of that key, which Redis does not say."""
+        if WRONG_TYPE not in str(error) or any(key in str(error) for key in keys):
+            return error
+        kinds = [kind.lower() for _, kind, _ in _KEY.findall(self._sources[name])]
+        for key, kind in zip(keys, kinds, strict=True):
+            found = client.type(key)
+            found = found.decode() if isinstance(found, bytes) else found
+            if found not in ("none", kind):
+                return redis.ResponseError(f"{WRONG_TYPE} {key} is a {found} and must be a {kind}")
+        return error
 
 
 def _ask(client: redis.Redis, commands: Sequence[tuple[str, str, list[str], Sequence[str | bytes | int]]]) -> list[Any]:

@@ -3,17 +3,17 @@
 
   One script, because a flusher killed between the two writes would add the same events again, or lose them.
 
-  KEYS[1] id        STRING  the last job's number; grows by the number of jobs
-  KEYS[2] wait      LIST    ids of waiting jobs, the next one at the tail; gains the new ids at the head
-  KEYS[3] paused    LIST    used instead of wait while the queue is paused
-  KEYS[4] meta      STRING  exists while the queue is paused; read
-  KEYS[5] ring      HASH    tenure of a block -> events added, and term; gains the new offsets; created when missing
-  KEYS[6] account   HASH    events over all rings; field queued grows
-  KEYS[7] counted   HASH    failed job -> events; deleted when the numbers of the jobs start again
-  KEYS[8] owner     STRING  the data plane that the queue's jobs are for; created, or changed when there is no job
-  KEYS[9] active    LIST    ids of jobs being attempted; counted
-  KEYS[10] delayed  ZSET    jobs that wait until a time; counted
-  KEYS[11] failed   ZSET    failed jobs; counted
+  KEYS[1] id        STRING* the last job's number; grows by the number of jobs
+  KEYS[2] wait      LIST*   ids of waiting jobs, the next one at the tail; gains the new ids at the head
+  KEYS[3] paused    LIST*   used instead of wait while the queue is paused
+  KEYS[4] meta      STRING* exists while the queue is paused; read
+  KEYS[5] ring      HASH*   tenure of a block -> events added, and term; gains the new offsets; created when missing
+  KEYS[6] account   HASH*   events over all rings; field queued grows
+  KEYS[7] counted   HASH*   failed job -> events; deleted when the numbers of the jobs start again
+  KEYS[8] owner     STRING* the data plane that the queue's jobs are for; created, or changed when there is no job
+  KEYS[9] active    LIST*   ids of jobs being attempted; counted
+  KEYS[10] delayed  ZSET*   jobs that wait until a time; counted
+  KEYS[11] failed   ZSET*   failed jobs; counted
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the id that Bull's listeners see as the producer
@@ -66,6 +66,12 @@ end
 
 local there = redis.call("LLEN", wait) + redis.call("LLEN", paused) + redis.call("LLEN", active)
   + redis.call("ZCARD", delayed) + redis.call("ZCARD", failed)
+for _, hash in ipairs({account, counted}) do
+  redis.call("HLEN", hash) -- read here: a key of another type stops the script before its first write
+end
+for _, text in ipairs({id, meta}) do
+  redis.call("GET", text)
+end
 local refused = of_another_plane(owner, plane, there == 0)
 if refused then
   return refused

@@ -4,17 +4,17 @@
   One script, because between two commands a job would be in `active` without a lock, and other senders would take it
   for a stalled one.
 
-  KEYS[1] wait      LIST    ids of waiting jobs, the next one at the tail; loses its tail
-  KEYS[2] active    LIST    ids of jobs being attempted; gains those ids at the head
-  KEYS[3] meta      STRING  exists while the queue is paused: nothing is taken then
-  KEYS[4] stalled   SET     ids suspected of being stalled; loses those ids
-  KEYS[5] priority  ZSET    waiting jobs with a priority; loses those ids
-  KEYS[6] account   HASH    events over all rings; failed becomes queued for a job that was retried
-  KEYS[7] counted   HASH    failed job -> "<epoch>:<events>" it was counted with; loses those ids
-  KEYS[8] delayed   ZSET    jobs that wait until a time; loses those ids, if a call that was cut left them there
-  KEYS[9] failed    ZSET    failed jobs; loses those ids, if a call that was cut left them there
-  KEYS[10] owner    STRING  the data plane that the queue's jobs are for; created when it is not known
-  KEYS[11] lease    STRING  the lease of the queue's one sender; read
+  KEYS[1] wait      LIST*   ids of waiting jobs, the next one at the tail; loses its tail
+  KEYS[2] active    LIST*   ids of jobs being attempted; gains those ids at the head
+  KEYS[3] meta      STRING* exists while the queue is paused: nothing is taken then
+  KEYS[4] stalled   SET*    ids suspected of being stalled; loses those ids
+  KEYS[5] priority  ZSET*   waiting jobs with a priority; loses those ids
+  KEYS[6] account   HASH*   events over all rings; failed becomes queued for a job that was retried
+  KEYS[7] counted   HASH*   failed job -> "<epoch>:<events>" it was counted with; loses those ids
+  KEYS[8] delayed   ZSET*   jobs that wait until a time; loses those ids, if a call that was cut left them there
+  KEYS[9] failed    ZSET*   failed jobs; loses those ids, if a call that was cut left them there
+  KEYS[10] owner    STRING* the data plane that the queue's jobs are for; created when it is not known
+  KEYS[11] lease    STRING* the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that takes the locks
@@ -26,8 +26,8 @@
   ARGV[8] plane     string  the caller's data plane; "" when it is not given
   ARGV[9] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited; no field for an id without a key,
-            false instead of the fields when its key is not a hash. The error OTHERPLANE when the jobs that wait are
+  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited, with the fields data and attemptsMade;
+            no field for an id without a key, false instead of the fields when its key is not a hash. The error OTHERPLANE when the jobs that wait are
             for another data plane
   Promises  no id is added to `active` without `<prefix><id>:lock`, and no job there lacks a field that Bull's stalled
             check reads
@@ -52,55 +52,81 @@ if lost then
 end
 
 local taken = {}
-if redis.call("EXISTS", meta) == 1 then
+if redis.call("GET", meta) then
   return taken
 end
-local refused = redis.call("LLEN", wait) > 0 and of_another_plane(owner, plane, false)
+local line = redis.call("LRANGE", wait, -tonumber(max_jobs), -1)
+local refused = #line > 0 and of_another_plane(owner, plane, false)
 if refused then
   return refused
 end
--- A call that was cut may have left an id in two lists. The id in `wait` is the valid one.
-local here, messages, sets = among(active, 0, -1), {}, {}
-for _, set in ipairs({priority, delayed, failed}) do
-  if redis.call("EXISTS", set) == 1 then
-    sets[#sets + 1] = set
-  end
-end
-local bytes = 0
-for number = 1, tonumber(max_jobs) do
-  local id = redis.call("LINDEX", wait, -1)
-  if not id then
-    break
-  end
-  local key = prefix .. id
-  local kind = redis.call("TYPE", key).ok
-  if kind == "hash" then
-    bytes = bytes + redis.call("HSTRLEN", key, "data")
-    if number > 1 and bytes > tonumber(max_bytes) then
+-- Reads first: the ids, each once, and what the sender needs of each job.
+local ids, seen, hashes, blank, bytes, passed = {}, {}, {}, {}, 0, 0
+for place = #line, 1, -1 do
+  local id = line[place]
+  if not seen[id] then -- an id that waits twice is taken once
+    local key = prefix .. id
+    local fields = redis.pcall("HMGET", key, "data", "attemptsMade", "opts")
+    local data, attempts, opts = fields[1], fields[2], fields[3]
+    bytes = bytes + (data and #data or 0)
+    if data and #ids > 0 and bytes > tonumber(max_bytes) then
       break
     end
+    seen[id] = true
+    ids[#ids + 1] = id
+    if fields.err then
+      taken[#ids] = {id, false}
+    elseif not data and redis.call("EXISTS", key) == 0 then
+      taken[#ids] = {id, {}}
+    else
+      taken[#ids] = {id, data and {"attemptsMade", attempts or "0", "data", data} or {"attemptsMade", attempts or "0"}}
+      hashes[#hashes + 1] = key
+      if not opts then
+        blank[#blank + 1] = key
+      end
+    end
   end
-  redis.call("SREM", stalled, id) -- first: Redis out of memory refuses a script whose first write needs memory
-  forget_failure(account, counted, id, "queued")
-  redis.call("SET", key .. ":lock", token, "PX", lock_ms)
-  if here[id] then
-    redis.call("LREM", active, 0, id)
+  passed = passed + 1
+end
+if #ids > 0 then
+  local failures = redis.call("HMGET", counted, unpack(ids))
+  -- A call that was cut may have left an id in two lists. The id in `wait` is the valid one.
+  local here, sets = among(active, 0, -1), {}
+  if redis.call("EXISTS", priority, delayed, failed) > 0 then
+    for _, set in ipairs({priority, delayed, failed}) do
+      if redis.call("ZCARD", set) > 0 then
+        sets[#sets + 1] = set
+      end
+    end
   end
-  here[id] = true -- an id that waits twice is active once
-  redis.call("LPUSH", active, id)
-  redis.call("RPOP", wait)
-  for _, set in ipairs(sets) do
-    redis.call("ZREM", set, id)
+  redis.call("HLEN", account) -- read here: a key of another type stops the script before its first write
+  redis.call("SREM", stalled, unpack(ids)) -- first: Redis out of memory refuses a script whose first write needs memory
+  for number, known in ipairs(failures) do
+    if known then
+      forget_failure(account, counted, ids[number], "queued")
+    end
   end
-  messages[number] = {prefix .. "active@" .. token, id}
-  if kind == "hash" then
-    local fields = redis.call("HGETALL", key)
-    redis.call("HSET", key, "processedOn", now_ms)
+  for _, id in ipairs(ids) do
+    redis.call("SET", prefix .. id .. ":lock", token, "PX", lock_ms)
+    if here[id] then
+      redis.call("LREM", active, 0, id)
+    end
+  end
+  for _, key in ipairs(blank) do
     redis.call("HSETNX", key, "opts", "{}")
-    taken[number] = {id, fields}
-  else
-    taken[number] = {id, kind == "none" and {} or false}
   end
+  redis.call("LPUSH", active, unpack(ids)) -- Order: when the jobs are locked, and before they leave `wait`
+  redis.call("LTRIM", wait, 0, -passed - 1)
+  for _, set in ipairs(sets) do
+    redis.call("ZREM", set, unpack(ids))
+  end
+  for _, key in ipairs(hashes) do
+    redis.call("HSET", key, "processedOn", now_ms)
+  end
+end
+local messages = {}
+for number, id in ipairs(ids) do
+  messages[number] = {prefix .. "active@" .. token, id}
 end
 if tell == "1" and #taken == 0 then
   messages[1] = {prefix .. "drained", ""}
