@@ -41,6 +41,7 @@ AGAIN = "a retry of a job that has not failed"
 RETRIED = "a retry of many failed jobs"
 # No trace shows these differences, because they concern the time between calls, or the Node SDK.
 NOT_IN_TRACES = {
+    "a job's `description`",
     "a completed job",
     "the first attempt",
     "`sentAt` of an event",

@@ -1,12 +1,11 @@
 """Job data exactly as rudder-sdk-node 3 reads and writes it (``addPersistentQueueProcessor`` of 3.0.12).
 
 The data is ``{"version":3,"eventData":"<JSON>"}``. The inner JSON holds jobId, description, request and attempts, in
-this order. The hash in the description is the MD5 of the request's JSON.
+this order. Unlike there, the description has no hash, because no program reads it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -98,13 +97,8 @@ def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
     )
     digits = f"{epoch:016x}8{os.urandom(8).hex()[1:]}"
     job_id = f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-    digest = hashlib.md5(request, usedforsecurity=False).hexdigest()
-    event_data = b'{"jobId":"%b","description":"node-%b-%b","request":%b,"attempts":0}' % (
-        job_id.encode(),
-        digest.encode(),
-        job_id.encode(),
-        request,
-    )
+    name = job_id.encode()
+    event_data = b'{"jobId":"%b","description":"node-%b","request":%b,"attempts":0}' % (name, name, request)
     return (b'{"version":%d,"eventData":%b}' % (VERSION, encode_text(event_data.decode()))).decode()
 
 
@@ -206,10 +200,7 @@ def without_attempts(data: bytes) -> bytes:
 
 
 def with_events(data: bytes, start: int, end: int) -> str:
-    """Return the same data with only the events ``start`` to ``end``. Raise ``JobUnreadable``.
-
-    The description is the one that the Node SDK would give to such a job.
-    """
+    """Return the same data with only the events ``start`` to ``end``. Raise ``JobUnreadable``."""
 
     def keep(inner: dict[str, Raw]) -> None:
         request = _decode_fields(inner["request"])
@@ -217,10 +208,6 @@ def with_events(data: bytes, start: int, end: int) -> str:
         batch["batch"] = Raw(encode(_decode_events(batch["batch"])[start:end]))
         request["data"] = Raw(encode(batch))
         inner["request"] = Raw(encode(request))
-        if "description" in inner:
-            digest = hashlib.md5(inner["request"], usedforsecurity=False).hexdigest()
-            job_id = msgspec.json.decode(inner.get("jobId", Raw(b'""')))
-            inner["description"] = Raw(encode(f"node-{digest}-{job_id}"))
 
     return _changed(data, keep)
 
