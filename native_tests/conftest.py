@@ -28,6 +28,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]  # no test may use a developer's proxy
+# No test may write into a developer's home.
+_state_home = tempfile.TemporaryDirectory(prefix="rp-state-")
+os.environ["XDG_STATE_HOME"] = _state_home.name
 
 
 @pytest.hookimpl(wrapper=True)
@@ -77,8 +80,9 @@ def _plane(monkeypatch: pytest.MonkeyPatch) -> Iterator[DataPlaneServer]:
 
 
 @pytest.fixture(name="processes")
-def _processes(directory: Path, plane: DataPlaneServer) -> Iterator[Processes]:
+def _processes(directory: Path, plane: DataPlaneServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
     """Yield the settings of a pipe of this test alone, and kill afterwards what was started for it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(directory / "state"))
     processes = Processes(directory, plane)
     yield processes
     processes.end()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,6 +234,32 @@ def test_dead_letters_of_a_wrong_write_key_can_be_retried_with_the_right_one(
     faulty.wait_for(lambda: faulty.accepted)
     assert users(faulty.requests[-1]) == ["a", "b"]
     assert b64decode(faulty.requests[-1].headers["authorization"].split()[1]) == b"RIGHT_KEY:"
+
+
+def test_an_outage_longer_than_all_attempts_loses_nothing(processes: Processes, faulty: FaultyPlane) -> None:
+    """What failed is a dead letter on a disk, and is delivered by itself when a fresh event shows that the data plane
+    is back, whichever flusher runs then."""
+    processes.explicit |= {"max_attempts": 1}
+    faulty.then(answer(503, b"down"))
+    send(processes, "abcdefghijklmnop")
+    (first, second) = kept(processes)
+    assert [*first, *second] == list("abcdefghijklmnop")
+    assert dead_letters.of(processes.settings).path.is_relative_to(os.environ["XDG_STATE_HOME"])
+    assert command(processes, "list")[1].count("sent again when the data plane is back") == 2
+    assert processes.status().dead_letters.waiting == 2
+    flusher = processes.flusher()
+    flusher.kill()
+    flusher.wait(30)
+    faulty.then(answer())
+
+    client = processes.client()
+    assert client.track("x", "e")
+    client.flush(0)
+
+    wait_until(lambda: kept(processes) == [])
+    wait_until(lambda: processes.status().events.delivered == 17)
+    assert (processes.status().events.failed, processes.status().events.balanced) == (0, True)
+    assert len(faulty.accepted) == len(set(faulty.accepted)) == 17
 
 
 @pytest.mark.parametrize("end", ["", "/", "/v1/batch", "/v1/batch/"])

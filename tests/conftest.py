@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,10 @@ pytest.register_assert_rewrite("tests.queue_contract")
 
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[_name]  # a developer's proxy must not change a result
+
+# No test may write into a developer's home.
+_state_home = tempfile.TemporaryDirectory(prefix="rp-state-")
+os.environ["XDG_STATE_HOME"] = _state_home.name
 
 FORBIDDEN = {"socket.connect", "socket.bind", "subprocess.Popen", "os.fork", "os.posix_spawn", "time.sleep"}
 _armed = False

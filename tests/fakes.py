@@ -7,9 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from rudderpipe.delivery.data_plane import DataPlane
+from rudderpipe.flusher.dead_letters import DeadLetters
+from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult
+from rudderpipe.flusher.redelivery import Redelivery
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location
@@ -86,6 +90,19 @@ def drain(consumer: Consumer, at_once: int = 1000) -> list[str]:
         consumer.release([batch])
     consumer.tidy()
     return found
+
+
+def redelivery_of(settings: Settings, plane: object, letters: DeadLetters, clock: Clock, *rings: Ring) -> Redelivery:
+    """Return a redelivery that knows these rings. ``plane`` takes the place of the data plane."""
+    redelivery = Redelivery(settings, cast("DataPlane", plane), letters, clock)
+    for ring in rings:
+        redelivery.enter(ring)
+    return redelivery
+
+
+def direct_sink(ring: Ring, settings: Settings, plane: object, letters: DeadLetters, clock: Clock) -> DirectSink:
+    """Return the sink of direct mode with a redelivery of its own."""
+    return DirectSink(settings, ring.segment.epoch, redelivery_of(settings, plane, letters, clock, ring), clock)
 
 
 class FakeSink:

@@ -9,10 +9,8 @@ from typing import Any, cast
 import pytest
 
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.flusher.dead_letters import DeadLetters
-from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
 from rudderpipe.queue import job
@@ -21,7 +19,7 @@ from rudderpipe.ring import counters
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
-from tests.fakes import FakeClock, producer_of
+from tests.fakes import FakeClock, direct_sink, producer_of
 
 SETTINGS = Settings(flush_at=20, write_key="KEY", data_plane_url="http://127.0.0.1:1", redis="redis://127.0.0.1:1")
 DAMAGE = {
@@ -67,8 +65,7 @@ class DamagedRing:
             sink = QueueSink(SETTINGS, ring, self.letters, clock)
             sink._queue = cast(Queue, self.queue)  # a queue in memory
         else:
-            plane = cast(DataPlane, self.plane)
-            sink = DirectSink(SETTINGS, ring.segment.epoch, plane, self.letters, clock)
+            sink = direct_sink(ring, SETTINGS, self.plane, self.letters, clock)
         self.flusher = Flusher(ring, sink, SETTINGS, clock)
 
     def damage(self, number: int, how: Any) -> bytes:

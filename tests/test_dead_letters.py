@@ -6,14 +6,12 @@ import json
 import os
 from itertools import count
 from pathlib import Path
-from typing import cast
 
 import pytest
 from msgspec import Raw
 
 from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.flusher import dead_letters
 from rudderpipe.flusher.dead_letters import PAGE_BYTES, DeadLetters, Record
 from rudderpipe.flusher.direct_sink import DirectSink
@@ -26,7 +24,7 @@ from rudderpipe.ring.consumer import Batch, Consumer, OffsetRange
 from rudderpipe.ring.location import of_pipe
 from rudderpipe.ring.ring import find_all
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, drain, producer_of, ring_of, settings_of
+from tests.fakes import FakeClock, direct_sink, drain, producer_of, ring_of, settings_of
 
 EPOCH = 0xABC
 
@@ -198,7 +196,7 @@ def test_a_kill_between_keeping_and_counting_loses_and_repeats_nothing(settings:
         letters = dead_letters.of(settings)
 
         def sink_of(plane: Refusing) -> DirectSink:
-            return DirectSink(settings, ring.segment.epoch, cast("DataPlane", plane), letters, clock)
+            return direct_sink(ring, settings, plane, letters, clock)
 
         before, after = Refusing(), Refusing()
         consumer = Consumer(ring)

@@ -21,7 +21,6 @@ from rudderpipe.delivery import connection
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.flusher import dead_letters
-from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job
@@ -32,7 +31,7 @@ from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring
 from rudderpipe.sender.sender import Sender
 from rudderpipe.settings import Settings
-from tests.fakes import producer_of, settings_of
+from tests.fakes import direct_sink, producer_of, settings_of
 
 PACKAGE = str(Path(rudderpipe.__file__).parent) + os.sep
 RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -165,7 +164,7 @@ def test_a_cycle_of_the_flusher_in_direct_mode_stays_in_few_files(
     """The cycle delivers one batch."""
     clock = Clock()
     producer = producer_of(ring, clock)
-    sink = DirectSink(settings, ring.segment.epoch, plane, dead_letters.of(settings), clock)
+    sink = direct_sink(ring, settings, plane, dead_letters.of(settings), clock)
     flusher = Flusher(ring, sink, settings, clock)
     moved: list[int] = []
     for _ in range(2):

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import msgspec
 import pytest
 
 from rudderpipe.delivery import outcome
-from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import STOPPED, Outcome
 from rudderpipe.errors import DeliveryError
 from rudderpipe.flusher.dead_letters import DeadLetters
-from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.ring import counters
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from rudderpipe.transports.sync import SyncTransport
 from tests.fake_queue import FakeQueue, FakeStore
-from tests.fakes import FakeClock, producer_of
+from tests.fakes import FakeClock, direct_sink, producer_of
 from tests.test_sender import BAD, BLOCKED, DOWN, OK, FakePlane, run, wired
 
 SETTINGS = Settings(write_key="KEY", data_plane_url="http://d", max_attempts=3, flush_at=1, max_jobs_per_request=1)
@@ -33,7 +30,6 @@ class Mode:
     def __init__(self, name: str, ring: Ring, clock: FakeClock, directory: Path, *answers: Outcome) -> None:
         self.plane = FakePlane(*answers)
         self._clock = clock
-        plane = cast(DataPlane, self.plane)
         self._letters = DeadLetters(directory / "x.failed", 1 << 20)
         self._queue = FakeQueue(FakeStore(clock))
         if name == "sender":
@@ -42,7 +38,7 @@ class Mode:
         else:
             self._ring = ring
             assert producer_of(ring, clock).append(EVENT) is None
-            sink = DirectSink(SETTINGS, ring.segment.epoch, plane, self._letters, clock)
+            sink = direct_sink(ring, SETTINGS, self.plane, self._letters, clock)
             self.duty = Flusher(ring, sink, SETTINGS, clock)  # type: ignore[assignment]  # both have work and drain
         self._name = name
 

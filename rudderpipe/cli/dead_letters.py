@@ -37,14 +37,15 @@ class DeadLetterJobs:
             )
         for name in self._letters.names():
             record = self._letters.read(name)
-            if record is None:
+            if record is None or not (record.events or record.damaged):
                 continue
             names = self._names.setdefault(record.id, [])
             if name not in names:
                 names.append(name)
             job = Job(record.events, write_key="", attempts=record.attempts, epoch=0, timeout_s=None)
             data = record.damaged_bytes or b",".join(bytes(event) for event in record.events)
-            failed = FailedJob(record.id, record.failed_at_ms, record.reason, data, None if record.damaged else job)
+            reason = record.reason + (dead_letters.SENT_AGAIN if name.endswith(dead_letters.AGAIN_SUFFIX) else "")
+            failed = FailedJob(record.id, record.failed_at_ms, reason, data, None if record.damaged else job)
             if names[0] == name and selection.takes(failed):
                 yield failed
 
@@ -56,11 +57,11 @@ class DeadLetterJobs:
         self._settings.require("write_key", "data_plane_url")
         back = 0
         for failed in chosen:
-            events = [bytes(event) for event in failed.job.events] if failed.job else []
-            if not events or any(len(event) > at.EVENT_MAX_BYTES for event in events):
-                continue
-            with self._letters.held(self._names[failed.id][0]) as is_there:
-                if not is_there:
+            name = self._names[failed.id][0]
+            with self._letters.held(name) as is_there:
+                record = self._letters.read(name) if is_there else None  # the flusher may have sent a part meanwhile
+                events = [bytes(event) for event in record.events] if record else []
+                if not events or any(len(event) > at.EVENT_MAX_BYTES for event in events):
                     continue
                 if self._pipe is None:
                     self._pipe = Pipe(self._settings, self._clock)

@@ -144,6 +144,7 @@ def _demonstrate(stack: ExitStack, seconds: float) -> int:
             "redis": redis_server.url,
             "pipe": f"demo-{os.getpid()}",
             "runtime_dir": str(directory / "run"),
+            "spool_dir": str(directory / "spool"),
             "flush_interval_ms": 500,
             "linger_s": 1.0,
         },
@@ -173,6 +174,7 @@ def _start_application(stack: ExitStack, settings: Settings, directory: Path) ->
             "redis",
             "pipe",
             "runtime_dir",
+            "spool_dir",
             "flush_interval_ms",
             "linger_s",
         )

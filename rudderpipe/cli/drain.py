@@ -7,7 +7,7 @@ import sys
 from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.sinks import direct_plane, make_sink
+from rudderpipe.flusher.sinks import direct, make_sink
 from rudderpipe.observe import host_rings
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
@@ -65,7 +65,7 @@ def _drain(settings: Settings, where: RingLocation, ring: Ring, clock: Clock, de
         print(f"{where.stem}: pid {ring.flusher().pid} already serves the ring")
         return EXIT_RUNNING
     before = counters.read(ring)
-    flusher = Flusher(ring, make_sink(settings, ring, direct_plane(settings), clock), settings, clock, lingers=True)
+    flusher = Flusher(ring, make_sink(settings, ring, direct(settings, clock), clock), settings, clock, lingers=True)
     try:
         flusher.drain(deadline_s, waits=True)
         after = counters.read(ring)

@@ -77,6 +77,7 @@ def _eviction(queue: QueueState) -> str:
 def _spool(letters: DeadLetterState) -> dict[str, Any]:
     return {
         "batches": letters.batches,
+        "waiting": letters.waiting,
         "events": letters.events,
         "bytes": letters.used_bytes,
         "max_bytes": letters.max_bytes,
@@ -157,6 +158,8 @@ def _kept(letters: DeadLetterState) -> list[str]:
         f"kept      {letters.batches:,} failed batches, {letters.events:,} events, in the dead letters; "
         f"{letters.used_bytes:,} of {letters.max_bytes:,} bytes"
     ]
+    if letters.waiting:
+        lines.append(f"          {letters.waiting:,} of the batches are sent again when the data plane is back")
     if letters.damaged:
         lines.append(f"          {letters.damaged:,} damaged events, with their bytes from the ring, in {letters.path}")
     return lines

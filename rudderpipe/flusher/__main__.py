@@ -14,7 +14,7 @@ from rudderpipe.flusher import dead_letters, leftovers
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
-from rudderpipe.flusher.sinks import direct_plane, make_sink
+from rudderpipe.flusher.sinks import direct, make_sink
 from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
@@ -62,19 +62,19 @@ class SenderKeeper:
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, claim: int | None = None) -> int:
     """Serve the pipe's rings until they end or ``stop`` is raised. Return the exit code."""
-    plane = direct_plane(settings)
-    stop.bound(settings.shutdown_timeout_s, plane.abort if plane else lambda: None)
+    redelivery = direct(settings, clock)
+    stop.bound(settings.shutdown_timeout_s, redelivery.plane.abort if redelivery else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
 
     heartbeat = Heartbeat(clock)
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
-        sink = make_sink(settings, ring, plane, clock)
+        sink = make_sink(settings, ring, redelivery, clock)
         return Flusher(ring, sink, settings, clock, lingers=lingers, look_after=look_after, heartbeat=heartbeat)
 
     take_over(settings)
-    rings = Rings(settings, make, clock, stays=not lingers)
+    rings = Rings(settings, make, clock, stays=not lingers, redelivery=redelivery)
     if not rings.enter():
         logger.warning("another flusher serves this pipe already, so this one ends pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
@@ -88,11 +88,11 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
 
 
 def take_over(settings: Settings) -> None:
-    """Import dead letters that an earlier version stored. What cannot be imported stays in its file."""
+    """Import dead letters from where they stood before. What cannot be imported stays there."""
     try:
         dead_letters.of(settings).take_over()
     except OSError as error:
-        logger.error("dead letters of an earlier version cannot be imported and stay in their file error=%s", error)
+        logger.error("dead letters in the runtime directory cannot be imported and stay there error=%s", error)
 
 
 def sweep(settings: Settings) -> None:

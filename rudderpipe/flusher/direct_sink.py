@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from rudderpipe import log_text
 from rudderpipe.delivery import dispatcher
-from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
-from rudderpipe.flusher.dead_letters import DeadLetters, record_of
+from rudderpipe.delivery.outcome import before_retry_s
+from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.dead_letters import record_of
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged, events_of
+from rudderpipe.flusher.redelivery import Redelivery
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
@@ -18,6 +20,7 @@ from rudderpipe.ring.reasons import Reason
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
+REFUSED = "a batch failed and is not sent again, see rudderpipe failed"
 logger = log_text.logger("rudderpipe.flusher")
 
 
@@ -27,15 +30,13 @@ class DirectSink:
     Attempts are counted in memory, so a new flusher counts from 0.
     """
 
-    def __init__(
-        self, settings: Settings, epoch: int, plane: DataPlane, dead_letters: DeadLetters, clock: Clock
-    ) -> None:
+    def __init__(self, settings: Settings, epoch: int, redelivery: Redelivery, clock: Clock) -> None:
         self._settings = settings
         self._epoch = epoch
-        self._plane = plane
-        self._dispatcher = Dispatcher(plane, settings, clock)
-        self._dead_letters = dead_letters
-        self._damaged = Damaged(dead_letters, epoch, clock)
+        self._redelivery = redelivery
+        self._dispatcher = Dispatcher(redelivery.plane, settings, clock)
+        self._dead_letters = redelivery.dead_letters
+        self._damaged = Damaged(redelivery.dead_letters, epoch, clock)
         self._clock = clock
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
@@ -66,10 +67,12 @@ class DirectSink:
 
     def delivered(self, decision: Decision) -> CommitResult:
         """Commit the batches as delivered."""
+        self._redelivery.plane_delivered()
         return self._committed(at.H_DELIVERED, decision.count)
 
     def retry(self, decision: Decision) -> CommitResult:
         """Count an attempt, and ask for a pause."""
+        self._redelivery.plane_failed()
         tried = self._offered[: decision.count]
         self._attempts.update((_place(batch), self._tried(batch) + 1) for batch in tried)
         logger.warning(
@@ -92,22 +95,34 @@ class DirectSink:
         return CommitResult(wait_s=decision.wait_s)
 
     def failed(self, decision: Decision) -> CommitResult:
-        """Store the first batch as a dead letter, and commit it as failed. A batch that cannot be stored is lost."""
-        batch = self._offered[0]
+        """Store the first batch as a dead letter, and commit it as failed.
+
+        A batch that was tried too often is sent again as a dead letter, and stays in the ring if there is no room for
+        it. A refused batch that cannot be stored is lost, and so is every one if ``max_spool_bytes`` is 0.
+        """
+        batch, again = self._offered[0], decision.outcome.kind == "retry"
+        if again:
+            self._redelivery.plane_failed()
         now_ms = self._clock.time_ms()
         record = record_of(batch, events_of(batch), self._epoch, now_ms, decision.reason, decision.attempts)
         # Order: stored before the flusher counts it in the ring. ``known`` tells the flusher after a kill in between.
         try:
-            self._dead_letters.keep(record)
+            self._dead_letters.keep(record, again=again)
         except OSError as error:
             path = self._dead_letters.path
+            if again and self._dead_letters.limit_bytes:
+                wait_s = before_retry_s(decision.attempts, decision.outcome.retry_after_s)
+                said = "events cannot be delivered nor kept as dead letters, they stay in the ring, trying again"
+                self._rare_log.error("room", f"{said} error={error.strerror} path={path} reason={decision.reason}")
+                return CommitResult(wait_s=wait_s)
             said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
             self._log.error("lost", said, batch.count)
             failed = "a batch failed and is lost"
         else:
-            failed = "a batch failed and is not sent again, see rudderpipe failed"
+            failed = "a batch failed and is sent again when the data plane is back" if again else REFUSED
         logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
-        reason = Reason(batch.count, decision.outcome.status, now_ms, decision.reason)
+        why = decision.reason + (dead_letters.SENT_AGAIN if again else "")
+        reason = Reason(batch.count, decision.outcome.status, now_ms, why)
         return self._committed(at.H_FAILED, 1, reason)
 
     def split(self, decision: Decision) -> CommitResult:
@@ -161,8 +176,9 @@ class DirectSink:
         """Do nothing, because no offsets are kept outside the ring."""
 
     def close(self) -> None:
-        """Close the connection."""
-        self._plane.close()
+        """Close the connection, and leave the redelivery."""
+        self._redelivery.leave(self._epoch)
+        self._redelivery.plane.close()
 
 
 def _place(batch: Batch) -> tuple[int, int]:

@@ -72,7 +72,7 @@ class Flusher:
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._consumer = self._consume()
-        self._is_broken = False
+        self.is_broken = False
         """True after a cycle that an error cut short, because it is not known what it handed out or released."""
         self._reclaimer = Reclaimer(ring)
         self._held: list[Batch] = []
@@ -110,13 +110,13 @@ class Flusher:
         now_s = self._clock.monotonic_s()
         try:
             self._heartbeat.beat(self._ring)
-            if self._is_broken:
+            if self.is_broken:
                 if now_s < self._retry_at_s:
                     return 0
                 self._begin_again()
             return self._cycle(now_s)
         except (MemoryError, OSError) as error:  # errors of this host, not of an event
-            self._is_broken = True
+            self.is_broken = True
             self._rare_log.error(
                 type(error).__name__, "cannot work on this host now, events stay in the ring, trying again"
             )
@@ -128,7 +128,7 @@ class Flusher:
         self._consumer = self._consume()
         at.bump(self._ring.words, at.H_TERM)  # the call that was cut short may be in Redis, or arrive there later
         self._forced = True  # the batches that were handed out were due
-        self._is_broken = False
+        self.is_broken = False
 
     def _cycle(self, now_s: float) -> int:
         starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
@@ -302,7 +302,7 @@ class Flusher:
         """Return True once the ring has ended, because it lingered long enough or was removed and is drained."""
         if self._ended:
             return True
-        if self._is_broken or self._living or self._held or self._consumer.pending()[0]:
+        if self.is_broken or self._living or self._held or self._consumer.pending()[0]:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
@@ -331,14 +331,14 @@ class Flusher:
                 break
             self._forced = True
             done = self.work()
-            if not self._is_broken and not self._held and not self._consumer.pending()[0]:
+            if not self.is_broken and not self._held and not self._consumer.pending()[0]:
                 break
             if not done:
                 self._clock.sleep(0.01)
         left = self._consumer.pending()[0] + sum(batch.count for batch in self._held)
         if left:
             logger.warning("stopping, events stay in the ring for the next flusher events=%d", left)
-        elif not self._ended and not self._is_broken:
+        elif not self._ended and not self.is_broken:
             self._reclaimer.work()
             self._consumer.refresh()
             self._consumer.tidy()

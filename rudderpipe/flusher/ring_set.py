@@ -40,6 +40,16 @@ class MakeFlusher(Protocol):
         """Return the flusher of ``ring``. With ``lingers`` it must end after its ring's last producer."""
 
 
+class BesideRings(Protocol):
+    """Work of the process that belongs to no single ring, and that takes turns with the rings."""
+
+    is_busy: bool
+    """True while the process must not end."""
+
+    def work(self) -> int:
+        """Run one bounded cycle. Return how much was done."""
+
+
 class _Served(msgspec.Struct):
     location: RingLocation
     ring: Ring
@@ -53,11 +63,20 @@ class Rings:
     ring. Rings of other interpreters and of the previous layout always end after their last producer.
     """
 
-    def __init__(self, settings: Settings, make: MakeFlusher, clock: Clock, *, stays: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        make: MakeFlusher,
+        clock: Clock,
+        *,
+        stays: bool,
+        redelivery: BesideRings | None = None,
+    ) -> None:
         self._settings = settings
         self._make = make
         self._clock = clock
         self._stays = stays
+        self._redelivery = redelivery
         self._main = location.own(settings)
         """The ring of the main interpreter, in which this process runs."""
         self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
@@ -153,10 +172,15 @@ class Rings:
         done = 0
         for one in self._served:
             done += one.flusher.work()
+        # Only when each dead letter is counted in its ring; a flusher that an error cut short may have left one.
+        if self._redelivery is not None and not any(one.flusher.is_broken for one in self._served):
+            done += self._redelivery.work()
         return done
 
     def finished(self) -> bool:
         """Return True once every ring has ended and there is no new one. Never with ``stays``."""
+        if self._redelivery is not None and self._redelivery.is_busy:
+            return False
         ended = [one for one in self._served if one.flusher.finished()]
         for one in ended:
             one.flusher.close()

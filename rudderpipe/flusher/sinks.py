@@ -11,23 +11,27 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.delivery.data_plane import DataPlane
+    from rudderpipe.flusher.redelivery import Redelivery
 
 
-def direct_plane(settings: Settings) -> DataPlane | None:
-    """Return the data plane of direct mode; None with a queue, because that flusher does not load the HTTP modules."""
+def direct(settings: Settings, clock: Clock) -> Redelivery | None:
+    """Return the redelivery of direct mode, with its data plane.
+
+    None with a queue, because that flusher does not load the HTTP modules. Raises ``RingUnavailable``.
+    """
     if settings.redis is not None:
         return None
     from rudderpipe.delivery.data_plane import DataPlane
+    from rudderpipe.flusher.redelivery import Redelivery
 
-    return DataPlane(settings)
+    return Redelivery(settings, DataPlane(settings), dead_letters.of(settings), clock)
 
 
-def make_sink(settings: Settings, ring: Ring, plane: DataPlane | None, clock: Clock) -> Sink:
-    """Return the sink of one ring. ``plane`` comes from ``direct_plane``."""
-    letters = dead_letters.of(settings)
-    if plane is None:
-        return QueueSink(settings, ring, letters, clock)
+def make_sink(settings: Settings, ring: Ring, redelivery: Redelivery | None, clock: Clock) -> Sink:
+    """Return the sink of one ring. ``redelivery`` comes from ``direct``."""
+    if redelivery is None:
+        return QueueSink(settings, ring, dead_letters.of(settings), clock)
     from rudderpipe.flusher.direct_sink import DirectSink
 
-    return DirectSink(settings, ring.segment.epoch, plane, letters, clock)
+    redelivery.enter(ring)
+    return DirectSink(settings, ring.segment.epoch, redelivery, clock)

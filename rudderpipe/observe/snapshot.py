@@ -97,9 +97,13 @@ class LeaseState(msgspec.Struct, frozen=True):
 
 
 class DeadLetterState(msgspec.Struct, frozen=True):
-    """Dead letters of all rings that the pipe has had: batches that failed in direct mode, and damaged events."""
+    """Dead letters of all rings that the pipe has had: batches that failed in direct mode, and damaged events.
+
+    ``waiting`` of the batches are sent again when the data plane is back.
+    """
 
     batches: int
+    waiting: int
     events: int
     used_bytes: int
     max_bytes: int
@@ -286,7 +290,10 @@ def _dead_letters(settings: Settings) -> DeadLetterState:
     letters = dead_letters.of(settings)
     batches = events = damaged = 0
     for record in letters.records():
-        batches += not record.damaged
+        batches += bool(record.events)
         damaged += bool(record.damaged)
         events += len(record.events)
-    return DeadLetterState(batches, events, letters.size_bytes(), letters.limit_bytes, damaged, str(letters.path))
+    waiting = len(letters.names_again())
+    return DeadLetterState(
+        batches, waiting, events, letters.size_bytes(), letters.limit_bytes, damaged, str(letters.path)
+    )

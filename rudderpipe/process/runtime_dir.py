@@ -1,4 +1,4 @@
-"""The directory of lock files, logs and dead letters: its owner's alone, beside the shared memory."""
+"""The directory of lock files and logs: its owner's alone, beside the shared memory."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def default() -> Path:
     return HOME / f"rudderpipe-{os.getuid()}"
 
 
-def ensure(given: str | None) -> Path:
+def ensure(given: str | None, setting: str = "runtime_dir") -> Path:
     """Return the directory of lock files and logs; make it with mode 0700, whatever the umask is.
 
     Raises ``RingUnavailable`` unless it is a directory of this user that no other user can write. A directory of this
     user with another mode is set to 0700, unless it holds files of other programs, which other users may share.
+    Messages name ``setting``.
 
     By default it stands beside the segments, so that the same processes see both. A service with a private ``/tmp``
     would otherwise lock another file than its neighbour, and corrupt the ring that they share. No cleaner of ``/tmp``
@@ -56,17 +57,17 @@ def ensure(given: str | None) -> Path:
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and mode != 0o700 and _is_own(path):
             path.chmod(0o700)
             if mode & 0o077:
-                _warn_once(path, f"runtime_dir {path} had the mode {mode:04o}; it is 0700 now")
+                _warn_once(path, f"{setting} {path} had the mode {mode:04o}; it is 0700 now")
             return path
     except (OSError, ValueError) as error:  # ValueError: the path holds NUL
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise RingUnavailable(str(path), f"runtime_dir cannot be made: {reason}") from error
+        raise RingUnavailable(str(path), f"{setting} cannot be made: {reason}") from error
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or mode & 0o022:
-        raise RingUnavailable(str(path), "runtime_dir must be a directory that only its owner, this user, can write")
+        raise RingUnavailable(str(path), f"{setting} must be a directory that only its owner, this user, can write")
     if mode & 0o700 != 0o700:
-        raise RingUnavailable(str(path), f"runtime_dir has the mode {mode:04o}: its owner must be able to write there")
+        raise RingUnavailable(str(path), f"{setting} has the mode {mode:04o}: its owner must be able to write there")
     if mode & 0o077:
-        _warn_once(path, f"runtime_dir {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
+        _warn_once(path, f"{setting} {path} is open to others (mode {mode:04o}): give rudderpipe one of its own")
     return path
 
 

@@ -103,16 +103,18 @@ def read(ring: RingView) -> Counters:
             refused[reason] = refused.get(reason, 0) + count
     total = sum(accepted.values())
     left = sum(drained.get(slot, 0) for slot in accepted)
+    recovered = words[at.H_RECOVERED]  # Order: before the failed events, of which it is a part
     counters = {counter: words[counter] for counter in at.COUNTERS}
     intent = words[at.H_COMMIT_INTENT]
     if intent in counters:  # a commit is under way, or its flusher died before it counted
         counters[intent] = words[at.H_COMMITTED_BEFORE] + left - words[at.H_DRAINED_BEFORE]
+    recovered = min(recovered, counters[at.H_FAILED])  # damage must not make a count negative
     return Counters(
         accepted=total,
         in_ring=total - left,
         refused=refused,
-        delivered=counters[at.H_DELIVERED],
-        failed=counters[at.H_FAILED],
+        delivered=counters[at.H_DELIVERED] + recovered,
+        failed=counters[at.H_FAILED] - recovered,
         queued=counters[at.H_QUEUED],
         corrupt=counters[at.H_CORRUPT],
         blocks=ring.layout.blocks,

@@ -35,6 +35,7 @@ The segment, in order (all words are u64, host order, aligned)::
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
      65  reasons: the number of the latest of those below     1024..2047  the last 16 reasons, of 64 words each: number
          (0 while it is written), events, status, ms, number of the first failure that it explains, bytes, text
+     66  recovered: events of 37 that were delivered later, as dead letters
     512  the start (54) of the flusher that uses these settings: 513 a digest of their names, 514..639 digests of
          their values
     640..1023   reserved
@@ -158,6 +159,7 @@ H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 H_REASONS = 65
+H_RECOVERED = 66
 REASONS_AT, REASONS, REASON_WORDS = 1024, 16, 64
 FIXED_WORDS = 512
 """Words of the header that are the same in every layout."""

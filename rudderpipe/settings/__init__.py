@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     # the ring and the processes
     pipe: Annotated[str, Meta(pattern="^[A-Za-z0-9_.-]{1,64}$", description=PIPE_WORDS)] | None = None
     runtime_dir: str | None = None
+    spool_dir: str | None = None
     ring_bytes: Annotated[int, Meta(ge=1 << 20, le=(1 << 32) - 65_536)] = 32 << 20
     autostart: Annotated[bool | str, Meta(description=AUTOSTART_WORDS)] = True
     when_full: Literal["drop", "block", "raise"] = "drop"
@@ -194,7 +195,7 @@ def load(
         merged |= _from_environment(environment)
     merged |= _given(explicit or {})
     _check_text("", merged)
-    for name in ("runtime_dir", "ca_file"):
+    for name in ("runtime_dir", "spool_dir", "ca_file"):
         if isinstance(merged.get(name), str):
             merged[name] = _absolute(name, merged[name])
     if isinstance(merged.get("redis"), Mapping):

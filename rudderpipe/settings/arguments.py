@@ -50,6 +50,7 @@ class _Others(TypedDict, total=False):
     keep_failed_s: float | None
     pipe: str | None
     runtime_dir: str | None
+    spool_dir: str | None
     ring_bytes: int
     autostart: bool | str
     when_full: Literal["drop", "block", "raise"]

@@ -26,5 +26,5 @@ class FailureLog:
         more, self._told = failed - self._told, failed  # fewer when failed jobs were retried or deleted
         if more > 0:
             reason = reasons.latest(ring)
-            said = "events failed and are not sent again, see `rudderpipe failed`"
+            said = "events failed, see `rudderpipe failed`"
             self._log.error("failed", f"{said}: {reason.text}" if reason is not None else said, more)
