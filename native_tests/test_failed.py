@@ -163,7 +163,7 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
     [
         (["retry"], "choose the failed jobs with --all, or with --id, --since or --reason"),
         (["delete", "--all", "--id", "1"], "--all cannot be combined with --id, --since or --reason"),
-        (["list", "--since", "yesterday"], "argument --since: must be 90s"),
+        (["list", "--since", "yesterday"], "rudderpipe failed list: --since: must be 90s"),
     ],
 )
 def test_wrong_arguments_end_with_code_2_and_a_message(

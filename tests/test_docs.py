@@ -23,10 +23,10 @@ OTHER_PROGRAMS = frozenset(
     (
         *("--preload", "--workers", "--bind", "--pid", "--daemon", "--env", "--max-tasks-per-child", "--master"),
         *("--retry", "--retry-connrefused", "--port", "--save", "--collect-data", "--home", "--without-gossip"),
-        *("--durations", "--minutes", "--shm-size", "--memory"),
+        *("--durations", "--minutes", "--shm-size", "--memory", "--shell"),
     )
 )
-"""Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest and the benchmarks."""
+"""Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest, argcomplete, benchmarks."""
 
 
 def pages() -> list[pytest.ParameterSet]:

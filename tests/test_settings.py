@@ -431,7 +431,10 @@ def test_a_wrong_value_is_answered_with_what_the_value_must_be() -> None:
     assert reason_of({"flush_at": 2.5}).endswith("from 1 to 10000, not a number with a fraction")
     assert reason_of(FLUSH_AT="9" * 30) == "setting flush_at: must be a whole number from 1 to 10000"
     assert reason_of(TIMEOUT_S="nan") == "setting timeout_s: must be a number above 0, at most 600"
-    assert reason_of(MAX_QUEUE_BYTES="1") == "setting max_queue_bytes: must be a whole number of at least 1048576"
+    assert (
+        reason_of(MAX_QUEUE_BYTES="1")
+        == "setting max_queue_bytes: must be a whole number from 1048576 to 1125899906842624"
+    )
     assert reason_of(AUTOSTART="x") == 'setting autostart: must be true, false or "flusher"'
     assert reason_of({"autostart": 2.5}).startswith('setting autostart: must be true, false or "flusher"')
     assert reason_of(PIPE="a/b").startswith("setting pipe: must be text of 1 to 64 letters, digits")

@@ -6,18 +6,18 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import msgspec
 
+from rudderpipe.cli import local_time
 from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.cli.progress import Progress
 from rudderpipe.flusher import dead_letters
 from rudderpipe.log_text import counted, one_line
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, FailedJobs, Selection
 from rudderpipe.queue.queue import Queue
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_USAGE
@@ -73,13 +73,11 @@ def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_jso
         events += job.events
         if limit is not None and jobs > limit:
             continue
-        line = Listed(one_line(job.id), _time(job), job.events, len(job.data), job.reason)
         if as_json:
+            line = Listed(one_line(job.id), _iso(job), job.events, len(job.data), job.reason)
             print(msgspec.json.encode(line).decode())
         else:
-            print(
-                f"{line.id:>8}  {line.failed_at or '-':24}  {counted(line.events, 'event'):12}  {one_line(line.reason)}"
-            )
+            print(f"{one_line(job.id):>8}  {_time(job):23}  {counted(job.events, 'event'):12}  {one_line(job.reason)}")
     if not as_json:
         more = f", the first {limit:,} shown" if limit is not None and jobs > limit else ""
         print(f"{counted(jobs, 'failed job')}, {counted(events, 'event')}{more}")
@@ -91,7 +89,7 @@ def show(found: FailedStore, job_id: str) -> int:
     job = next(found.find(Selection(ids=frozenset([job_id]))), None)
     if job is None:
         return _none_of_that_id()
-    print(f"id       {one_line(job.id)}\nfailed   {_time(job) or '-'}\nreason   {one_line(job.reason)}")
+    print(f"id       {one_line(job.id)}\nfailed   {_time(job)}\nreason   {one_line(job.reason)}")
     if job.job is None:
         print(f"data     {len(job.data):,} bytes, which are not a job of a RudderStack SDK:")
         print(one_line(job.data[:1000].decode(errors="replace"), 1000))
@@ -192,10 +190,19 @@ def _pieces(jobs: Iterator[FailedJob]) -> Iterator[list[FailedJob]]:
         yield piece
 
 
-def _time(job: FailedJob) -> str | None:
-    if not job.failed_at_ms:
+def _time(job: FailedJob) -> str:
+    """Return the time in the zone of the reader; a hyphen if the job has none, or none that a calendar has."""
+    try:
+        return local_time.shown(job.failed_at_ms) if job.failed_at_ms else "-"
+    except (ValueError, OverflowError, OSError):  # another program may have stored any number
+        return "-"
+
+
+def _iso(job: FailedJob) -> str | None:
+    try:
+        return iso_ms(job.failed_at_ms) if job.failed_at_ms else None
+    except (ValueError, OverflowError, OSError):  # as above
         return None
-    return datetime.fromtimestamp(job.failed_at_ms / 1000, timezone.utc).isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def _line(event: bytes) -> bytes:

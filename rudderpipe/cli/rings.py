@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from rudderpipe import log_text
+from rudderpipe.cli import local_time
 from rudderpipe.observe import host_rings
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
@@ -38,7 +39,7 @@ def table(found: Sequence[HostRing]) -> list[str]:
     for row in found:
         flusher = "none" if row.flusher is None else f"pid {row.flusher or 'of another namespace'}"
         if row.since:
-            flusher += f" since {row.since}"
+            flusher += f" since {local_time.shown(local_time.moment_ms(row.since))}"
         lines.append(
             (row.ring, row.user, f"{row.events:,}", f"{row.bytes / (1 << 20):.1f} MiB", str(row.producers), flusher)
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -30,6 +30,7 @@ KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
 PIPES = 16
 POLL_S = 0.05
 SHOWN_REJECTIONS = 20
+_decode = msgspec.json.Decoder(float_hook=encode.number).decode
 
 
 class Summary(msgspec.Struct):
@@ -105,33 +106,33 @@ def _opened(path: str) -> BinaryIO:
     return sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: PTH123  # closed by the caller's with
 
 
-def _messages(lines: BinaryIO, summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
-    decode = msgspec.json.Decoder(dict[str, object], float_hook=encode.number).decode
+def _messages(lines: Iterable[bytes], summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
+    """Yield the messages with the numbers of their lines, and reject the lines that hold none."""
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            message = decode(line)
-        except msgspec.ValidationError:
-            _reject(summary, number, "is not a JSON object")
-            continue
+            message = _parsed(line)
         except RecursionError:
             _reject(summary, number, "is nested too deeply")
-            continue
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            try:
-                message = foreign.parsed(line)
-            except (ValueError, RecursionError):
-                _reject(summary, number, "is not JSON")
-                continue
+        except ArithmeticError:
+            _reject(summary, number, "has a number whose exponent is too large")
+        except ValueError:
+            _reject(summary, number, "is not JSON")
+        else:
             if type(message) is not dict:
                 _reject(summary, number, "is not a JSON object")
-                continue
-        kind = message.get("type")
-        if not isinstance(kind, str) or kind not in KINDS:
-            _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
-            continue
-        yield number, message
+            elif not isinstance(kind := message.get("type"), str) or kind not in KINDS:
+                _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
+            else:
+                yield number, message
+
+
+def _parsed(line: bytes) -> Any:
+    try:
+        return _decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return foreign.parsed(line)  # it also reads lone surrogates and integers of any size
 
 
 def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:

@@ -19,6 +19,7 @@ from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
+from rudderpipe.service.arguments import add_option, number
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 from rudderpipe.settings import Settings
@@ -131,12 +132,12 @@ def main() -> int:
     parser = bootstrap.parser(
         "flusher", "Moves events from the ring to the queue, or without a queue to the data plane."
     )
-    parser.add_argument("--detach", action="store_true", help="run in the background (for autostart)")
-    parser.add_argument(
-        "--lingers", action="store_true", help="end linger_s after the last producer has ended (for autostart)"
-    )
-    parser.add_argument("--claim", type=int, metavar="FD", help="unlock this start lock once serving (for autostart)")
-    parser.add_argument("--check", action="store_true", help="only check that Redis and the queue can be used")
+    add_option(parser, "--detach", does="run in the background (for autostart)", action="store_true")
+    lingers = "end linger_s after the last producer has ended (for autostart)"
+    add_option(parser, "--lingers", does=lingers, action="store_true")
+    claim, descriptor = "unlock this start lock once serving (for autostart)", number(int, 0, 1 << 30)
+    add_option(parser, "--claim", does=claim, default="none", type=descriptor, metavar="FD")
+    add_option(parser, "--check", does="only check that Redis and the queue can be used", action="store_true")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
@@ -149,8 +150,7 @@ def main() -> int:
         bootstrap.detach()
     stop.install()
     # An application that runs since before an upgrade starts the flusher with --detach alone.
-    lingers = arguments.lingers or arguments.detach
-    return serve(settings, stop, clock, lingers=lingers, claim=arguments.claim)
+    return serve(settings, stop, clock, lingers=arguments.lingers or arguments.detach, claim=arguments.claim)
 
 
 if __name__ == "__main__":

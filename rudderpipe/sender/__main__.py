@@ -17,6 +17,7 @@ from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
+from rudderpipe.service.arguments import add_option, number
 from rudderpipe.service.http import AdminServer, parse_address, text_of
 from rudderpipe.service.loop import Idle, run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
@@ -37,7 +38,7 @@ def orphaned(parent: int | None) -> Callable[[], bool]:
     return identity.of(parent).is_gone  # the loader of a frozen application is between the parent and this process
 
 
-def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: str | None) -> None:
+def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: tuple[str, int] | None) -> None:
     """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
     queue, plane = Queue(settings, clock), DataPlane(settings)
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
@@ -70,7 +71,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     server = None
     if admin is not None:
         answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}
-        server = AdminServer(parse_address(admin), answers)
+        server = AdminServer(admin, answers)
         server.start()
         logger.info("serving /healthz and /readyz address=%s", text_of(*server.address))
     keeper.start()
@@ -87,18 +88,18 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
     parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
-    parser.add_argument(
-        "--parent", type=int, metavar="PID", help="end after this parent process, when no job is left (for autostart)"
-    )
-    parser.add_argument("--admin", metavar="HOST:PORT", help="serve /healthz and /readyz here (default: off)")
+    parent, pid = "end after this parent process, when no job is left (for autostart)", number(int, 1, 1 << 30)
+    add_option(parser, "--parent", does=parent, default="none", type=pid, metavar="PID")
+    add_option(parser, "--admin", does="serve /healthz and /readyz here", metavar="HOST:PORT")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
+    admin = parse_address(arguments.admin) if arguments.admin is not None else None
     bootstrap.log_to(arguments, settings.log_level)
     stop.install()
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
-    serve(settings, stop, clock, arguments.parent, arguments.admin)
+    serve(settings, stop, clock, arguments.parent, admin)
     return EXIT_OK
 
 

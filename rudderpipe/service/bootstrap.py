@@ -17,6 +17,7 @@ from rudderpipe import log_text
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.process import runtime_dir
+from rudderpipe.service.arguments import Parser, add_option
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_STOPPED_NOW, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
 from rudderpipe.settings import LOG_LEVELS, Settings
 
@@ -25,16 +26,18 @@ RECURSION_LIMIT = 10_000
 FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
-def parser(program: str, purpose: str) -> argparse.ArgumentParser:
+def parser(program: str, purpose: str) -> Parser:
     """Return a parser with the arguments that the flusher and the sender share."""
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog=f"python -m rudderpipe.{program}",
         description=f"{purpose} Settings come from RUDDERPIPE_* variables and a file, secrets never from arguments.",
     )
-    made.add_argument("--config", metavar="FILE", help="a TOML file of settings (also RUDDERPIPE_CONFIG)")
-    made.add_argument("--stdin", action="store_true", help="read settings as JSON from standard input (for autostart)")
-    made.add_argument("--log", type=Path, help="log to this file, at most 2 MiB, instead of standard error")
-    made.add_argument("--verbose", action="store_true", help="also log what goes well")
+    add_option(made, "--config", does="TOML file of settings", default="that of RUDDERPIPE_CONFIG", metavar="FILE")
+    add_option(made, "--stdin", does="read settings as JSON from standard input (for autostart)", action="store_true")
+    add_option(
+        made, "--log", does="log to this file, at most 2 MiB", default="standard error", type=Path, metavar="FILE"
+    )
+    add_option(made, "--verbose", does="also log what goes well", action="store_true")
     return made
 
 
@@ -94,11 +97,18 @@ class OwnLog(logging.handlers.RotatingFileHandler):
         return TextIOWrapper(os.fdopen(runtime_dir.open_log(self.baseFilename), "ab"), encoding="utf-8")
 
 
+def _own_log(path: Path) -> OwnLog:
+    try:
+        return OwnLog(path, maxBytes=LOG_BYTES, backupCount=1)
+    except OSError as error:
+        raise SettingsError("--log", f"cannot be written: {error.strerror}") from None
+
+
 def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
     """Set up logging and return the logger. Only for rudderpipe's own programs."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
-        handler = OwnLog(arguments.log, maxBytes=LOG_BYTES, backupCount=1, delay=True)
+        handler = _own_log(arguments.log)
     handler.setFormatter(logging.Formatter(FORMAT))
     logger = log_text.logger()
     logger.addHandler(handler)

@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 50
     max_request_bytes: Bytes = 460_800
-    max_queue_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+    max_queue_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None
     stall_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 120.0
     keep_completed: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     keep_failed: Annotated[int, Meta(ge=0, le=100_000_000)] | None = None
