@@ -384,8 +384,10 @@ def test_flush_join_and_shutdown_end_without_redis(processes: Processes, monkeyp
     assert snapshot.take(client.client.settings).events.in_ring == 1
 
 
-def test_flush_ends_when_no_event_moves(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data plane is away. The events stay in the ring."""
+def test_flush_ends_when_no_event_moves(
+    processes: Processes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The data plane is away. The events stay in the ring, and the log says why."""
     monkeypatch.setattr("rudderpipe.compat.client.STUCK_S", 1.0)
     processes.plane.misbehaviour = Misbehaviour(status=503)
     client = compat(processes)
@@ -393,9 +395,21 @@ def test_flush_ends_when_no_event_moves(processes: Processes, monkeypatch: pytes
 
     client.flush()
 
+    assert "flush: 1 events have not moved for 1 s, they are delivered later: the flusher cannot reach" in caplog.text
     assert processes.status().events.in_ring == 1
     processes.plane.misbehaviour = Misbehaviour()
     processes.delivered(1)
+
+
+def test_flush_waits_for_a_data_plane_that_comes_back(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flusher is in a pause between two attempts. That is no reason to give up."""
+    monkeypatch.setattr("rudderpipe.compat.client.LOOK_S", 0.05)
+    processes.plane.misbehaviour = Misbehaviour(status=503, times=1)
+    client = compat(processes)
+    assert client.track("u", "e")[0]
+    client.flush()
+
+    assert processes.plane.stats()["events"] == 1
 
 
 def test_requests_go_through_the_given_proxy() -> None:

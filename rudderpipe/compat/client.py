@@ -397,11 +397,11 @@ class Client:
             return
         client, progress = self._ring.client, _Progress()
         while not (result := client.flush(LOOK_S)).complete:
-            if result.reason and not result.failed:
+            if result.reason and not (result.pending or result.failed):
                 return  # the ring cannot be used, which is in the log
             if progress.has_ended((result.pending, self._told)):
-                said = "flush: %d events have not moved for %.0f s; they are delivered later"
-                logger.warning(said, result.pending, STUCK_S)
+                said = "flush: %d events have not moved for %.0f s, they are delivered later: %s"
+                logger.warning(said, result.pending, STUCK_S, result.reason or "no reason is known")
                 return
         if callbacks.is_within():
             return
