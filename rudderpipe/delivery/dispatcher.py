@@ -11,6 +11,7 @@ from msgspec import Raw
 from rudderpipe.delivery import request
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import BLOCKED_S, Outcome, before_retry_s, of_obstacle
+from rudderpipe.delivery.request_size import RequestSize
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.settings import Settings
 
@@ -87,12 +88,14 @@ class Dispatcher:
     A refused request is bisected. The next request has half of its batches, then half of the batches that must contain
     the cause, down to one batch, so that n batches cost log2(n) requests. Later batches share smaller requests, which
     grow again with each success. After a request that was too large, the requests of the next minute stay smaller.
+    ``size`` bounds every request.
     """
 
     def __init__(self, plane: DataPlane, settings: Settings, clock: Clock) -> None:
         self._plane = plane
         self._settings = settings
         self._clock = clock
+        self.size = RequestSize(settings, clock)
         self._at_most = settings.max_jobs_per_request
         """The number of batches that may share a request now."""
         self._suspects = 0
@@ -134,6 +137,7 @@ class Dispatcher:
             self._suspects = 2 if known.status != TOO_LARGE else 0
             return Decision("split", 1, first.attempts, known)
         group = self._group(batches)
+        begun_s = self._clock.monotonic_s()
         try:
             events = [event for batch in group for event in batch.events]
             body = request.body(events, iso_ms(self._clock.time_ms()))
@@ -142,6 +146,7 @@ class Dispatcher:
             outcome = of_obstacle("no memory is left for a request")
         except Exception as error:  # noqa: BLE001  # events that are JSON can be posted, so they are not the cause
             outcome = of_obstacle(f"the request cannot be made: {type(error).__name__}")
+        self.size.learn(outcome, self._clock.monotonic_s() - begun_s, first.timeout_s)
         decision = self._judge(group, outcome, first.attempts + 1)
         self._learn(group, decision)
         return decision
@@ -167,7 +172,7 @@ class Dispatcher:
         if outcome.kind == "delivered":
             if self._suspects:
                 self._suspects = max(0, self._suspects - count)
-            elif count >= self._at_most:
+            elif count >= min(self._at_most, self.size.batches):
                 self._at_most = min(self._settings.max_jobs_per_request, 2 * self._at_most)
         elif outcome.kind == "refused" and outcome.status == TOO_LARGE:
             self._suspects = 0
@@ -206,16 +211,21 @@ class Dispatcher:
     def _group(self, batches: Sequence[Batch]) -> Sequence[Batch]:
         """Return the first batches that may share a request: same write key and timeout, few and small enough."""
         first = batches[0]
-        together, size_bytes = 1, first.size_bytes
-        at_most = (self._suspects + 1) // 2 if self._suspects else self._at_most
-        max_bytes = self._settings.max_request_bytes
+        together, size_bytes = 1, _body_bytes(first)
+        at_most = (self._suspects + 1) // 2 if self._suspects else min(self._at_most, self.size.batches)
+        max_bytes = self.size.bytes
         if self._is_bounded():
             max_bytes = min(max_bytes, self._too_large_bytes // 2)
         for batch in batches[1:at_most]:
-            size_bytes += batch.size_bytes
+            size_bytes += _body_bytes(batch)
             if size_bytes > max_bytes:
                 break
             if (batch.write_key, batch.timeout_s) != (first.write_key, first.timeout_s):
                 break
             together += 1
         return batches[:together]
+
+
+def _body_bytes(batch: Batch) -> int:
+    """Return how much of a request's body a batch may take, with what the attempt adds to each event."""
+    return batch.size_bytes + request.SENT_AT_BYTES * len(batch.events)

@@ -149,9 +149,11 @@ class DirectSink:
         """Return the first of these batches, as many as one request may hold, up to one that cannot be read."""
         posted: list[dispatcher.Batch] = []
         size_bytes = 0
-        for batch in batches[: self._settings.max_jobs_per_request]:
+        size = self._dispatcher.size
+        size.note_taken(len(batches), sum(len(batch.data) for batch in batches))
+        for batch in batches[: size.batches]:
             size_bytes += len(batch.data)
-            if posted and size_bytes > self._settings.max_request_bytes:
+            if posted and size_bytes > size.bytes:
                 break
             events = events_of(batch)
             if not events:

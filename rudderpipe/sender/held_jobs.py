@@ -8,6 +8,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.delivery.dispatcher import Batch, Decision, Dispatcher
+from rudderpipe.delivery.request_size import RequestSize
 from rudderpipe.errors import JobUnreadable, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -38,6 +39,11 @@ class HeldJobs:
         self.jobs: list[ActiveJob] = []
         """The jobs without a result."""
         self.acks = PendingAcks(queue)
+
+    @property
+    def size(self) -> RequestSize:
+        """How many jobs and bytes the next request may hold."""
+        return self._dispatcher.size
 
     @property
     def is_empty(self) -> bool:

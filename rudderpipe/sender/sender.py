@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from rudderpipe import log_text
 from rudderpipe.delivery.dispatcher import Dispatcher
+from rudderpipe.delivery.request_size import USUAL_BATCHES
 from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -212,8 +213,11 @@ class Sender:
         self._upkeep.work(now_s)
         # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
-        max_jobs = 1 if self._is_careful else self._settings.max_jobs_per_request
-        written, taken = self._held.acks.write_and_take(max_jobs, self._settings.max_request_bytes)
+        size = self._held.size
+        # With several senders the jobs of a dead one wait for 30 s and more, so that each takes few at once.
+        at_most = size.batches if self._lease else min(size.batches, USUAL_BATCHES)
+        written, taken = self._held.acks.write_and_take(1 if self._is_careful else at_most, size.bytes)
+        size.note_taken(len(taken), sum(len(job.data) for job in taken))
         self._to_recover = None
         self._is_careful = False
         self._found_empty = not taken

@@ -70,8 +70,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     is_multi_processor: bool = False
     lease_ms: Annotated[int, Meta(ge=1_000, le=600_000)] = 10_000
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
-    max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 50
-    max_request_bytes: Bytes = 460_800
+    max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 500
+    max_request_bytes: Bytes = 3_900_000
     max_queue_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] | None = None
     stall_timeout_s: Annotated[float, Meta(ge=1, le=86_400)] = 120.0
     keep_completed: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
