@@ -30,6 +30,7 @@ from rudderpipe.compat.errors import APIError, MessageTooLarge, WrongCall
 from rudderpipe.errors import DeliveryError
 from rudderpipe.observe import snapshot
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
 
 
 class Colour(enum.Enum):
@@ -303,6 +304,26 @@ def test_on_error_is_called_once_for_a_batch_and_may_raise(sdk: str, processes: 
         assert (error.status, error.code, error.message) == (real.status, real.code, real.message)
         assert str(error) == str(real)
         assert vars(pickle.loads(pickle.dumps(error))) == vars(error)
+
+
+def test_with_a_queue_the_log_and_a_flush_have_what_on_error_does_not(
+    processes: Processes, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sender finds the failure out, after the events have left the ring."""
+    received: list[Any] = []
+    with FaultyPlane(answer(401, REFUSED)) as plane:
+        client = compat(
+            processes, host=plane.url, redis=redis_server.url, on_error=lambda error, _batch: received.append(error)
+        )
+        assert client.track("u", "e")[0]
+        client.flush()
+        result = client.client.flush(PATIENCE_S, until="delivered")
+
+    assert not result
+    assert (result.failed, result.complete) == (1, True)
+    assert "invalid_write_key" in result.reason
+    wait_until(lambda: "invalid_write_key" in caplog.text)
+    assert not received
 
 
 def test_flush_waits_for_on_error(processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
