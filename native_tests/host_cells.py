@@ -35,6 +35,8 @@ KEY = "WRITE_KEY_THAT_NO_LOG_MAY_SHOW"
 PAYLOAD = "PAYLOAD_THAT_NO_LOG_MAY_SHOW"
 URL = "http://127.0.0.1:9"
 HUGE = PAYLOAD * 120_000
+LARGE = PAYLOAD * 10_000
+"""Made beforehand, because the text must not be what the host has no room for."""
 USER, OTHER = 12_345, 23_456
 REPORT = 200
 """The descriptor for a cell's report, which no host closes."""
@@ -89,7 +91,7 @@ def track_a_mapping(client: Call) -> Any:
 
 @call
 def track_a_large_one(client: Call) -> Any:
-    return client().track("u", "e", {"p": PAYLOAD * 10_000})
+    return client().track("u", "e", {"p": LARGE})
 
 
 @call

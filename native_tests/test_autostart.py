@@ -87,7 +87,7 @@ def log_of(processes: Processes) -> str:
 @pytest.mark.parametrize(
     ("arguments", "settings", "reason"),
     [
-        (["--no-such-argument"], None, "unrecognized arguments"),
+        (["--no-such-argument"], None, "no option --no-such-argument"),
         ([], b"{", "option --stdin"),
         ([], b"{}", "is missing"),
         ([], b'{"no_such_setting":1}', "option --stdin"),

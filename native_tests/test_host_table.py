@@ -131,7 +131,8 @@ def test_a_call_reports_what_a_host_refuses_and_raises_nothing(name: str) -> Non
     cells = cells_of(name, "calls")
 
     assert [cell["call"] for cell in cells] == list(host_cells.CALLS)
-    assert [problem for cell in cells for problem in problems(cell, HOSTS[name])] == []
+    found = [problem for cell in cells for problem in problems(cell, HOSTS[name])]
+    assert not found, "\n".join(found)
 
 
 def problems(cell: dict[str, Any], expected: Expected) -> list[str]:

@@ -302,7 +302,8 @@ class QueueStates(RuleBasedStateMachine):
             self._complete(0, 1000)
             view = self.queue_server.view()
             assert (view.line, view.active, view.delayed, view.locks) == ([], [], [], {})
-            assert self.queues[0].counts().events_queued == 0
+            for epoch in (None, EPOCH):  # either corrects its account for the jobs that tools have deleted
+                assert self.queues[0].counts(epoch).events_queued == 0
             self.all_holds()
         finally:
             self.queue_server.close()

@@ -108,6 +108,8 @@ def direct_sink(ring: Ring, settings: Settings, plane: object, letters: DeadLett
 class FakeSink:
     """A sink that keeps its batches, and raises ``trouble`` if that is set."""
 
+    batches_at_once = 50
+
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.trouble: Exception | None = None

@@ -8,6 +8,7 @@ from rudderpipe import log_text
 from rudderpipe.delivery import dispatcher
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
 from rudderpipe.delivery.outcome import before_retry_s
+from rudderpipe.delivery.request_size import USUAL_BATCHES
 from rudderpipe.flusher import dead_letters
 from rudderpipe.flusher.dead_letters import record_of
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged, events_of
@@ -44,6 +45,11 @@ class DirectSink:
         """Attempts of the batches that were tried and are not committed, by the place of their first event."""
         self._offered: Sequence[Batch] = ()
         """The batches of the last ``commit``."""
+
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches a request may hold now, and the usual number at least."""
+        return max(USUAL_BATCHES, self._dispatcher.size.batches)
 
     def known(self) -> dict[int, int]:
         """Return the offsets of dead letters that a killed flusher stored and had not yet counted in the ring."""

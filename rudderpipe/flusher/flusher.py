@@ -22,7 +22,6 @@ from rudderpipe.ring.reclaim import Reclaimer
 from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring
 from rudderpipe.settings import Settings
 
-BATCHES_AT_ONCE = 400
 BYTES_AT_ONCE = 4 << 20
 HOUSEKEEPING_S = 0.5
 SHORT_HOUSEKEEPING_S = 0.02
@@ -220,7 +219,7 @@ class Flusher:
         if not everything and events < settings.flush_at:
             return
         taken = 0
-        while len(self._held) < BATCHES_AT_ONCE and taken < BYTES_AT_ONCE:
+        while len(self._held) < self._sink.batches_at_once and taken < BYTES_AT_ONCE:
             if events < settings.flush_at and not everything:
                 break
             batch = self._consumer.next_batch(settings.flush_at, settings.max_batch_bytes)

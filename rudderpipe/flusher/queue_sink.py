@@ -46,6 +46,10 @@ class Acknowledged(msgspec.Struct, frozen=True):
 class Sink(Protocol):
     """The place that takes jobs from the flusher, in order and forever."""
 
+    @property
+    def batches_at_once(self) -> int:
+        """How many batches the flusher may offer at once."""
+
     def known(self) -> dict[int, int]:
         """Return the offset, for each tenure, up to which the sink holds failed events.
 
@@ -107,6 +111,8 @@ class Damaged:
 
 class QueueSink:
     """A sink that makes a job of every batch."""
+
+    batches_at_once = 50
 
     def __init__(self, settings: Settings, ring: Ring, dead_letters: DeadLetters, clock: Clock) -> None:
         from rudderpipe.queue import job
