@@ -19,15 +19,24 @@ REPOSITORY = Path(__file__).parent.parent
 DOCS = REPOSITORY / "docs"
 _FENCE = re.compile(r"```(\w*)[ ]?(\w*)\n(.*?)```", re.DOTALL)
 _NAME = re.compile(r"[#;] ([\w./]+\.(?:py|ini|toml))\n")
-_LOOKS = ("curl -s http://127.0.0.1:", "rudderpipe status", "rudderpipe rings", "rudderpipe failed list", "grep ")
+_LOOKS = (
+    "curl -s http://127.0.0.1:",
+    "rudderpipe status",
+    "rudderpipe rings",
+    "rudderpipe failed list",
+    "grep ",
+    "tail ",
+)
 """Commands that only look, so that a reader repeats them until the result is there."""
 _SAME = (
-    (r"\d{4}-\d\d-\d\d[T ][\d:.]+(?: ?[A-Z]{1,5}|[+-][\d:]+)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d[T ][\d:.,]+(?: ?(?:UTC|Z)\b|[+-][\d:]+)?", "TIME"),
     (r"pid[ =]\d+", "pid N"),
     (r"\b[0-9a-f]{12}\b", "HASH"),
     (r"\d[\d.,]* (s|MiB|events/s)\b", r"N \1"),
     (r"(?<=in )[\d.]+s", "Ns"),
-    (r"/dev/shm/rudderpipe-\d+", "/dev/shm/rudderpipe-1000"),  # text, not a file
+    (r"\bcount=\d+", "count=N"),
+    (r"\brudderpipe-\d+\b", "rudderpipe-UID"),
+    (r"\b[0-9a-f]{16}-\d+-\d+\b", "ID"),
     (r" +", " "),
 )
 """What differs from run to run: times, pids, hashes, durations, the user."""
@@ -92,14 +101,16 @@ class Reader:
     ``own`` has the reader's own values: what stands on the pages, and what to write in its place.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], own: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, environment: Mapping[str, str], own: Mapping[str, str], shell: str = "exec bash 2>&1"
+    ) -> None:
         self.directory = directory
         self._own = dict(own)
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RUDDERPIPE_")}
         self._environment = {**kept, **environment, "PATH": path, "COLUMNS": "200"}
         self._background: list[subprocess.Popen[str]] = []
-        self.shell = self._start("exec bash 2>&1")
+        self.shell = self._start(shell)
 
     def _start(self, command: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -117,6 +128,10 @@ class Reader:
         for shown, own in self._own.items():
             text = text.replace(shown, own)
         return text
+
+    def replace(self, own: Mapping[str, str]) -> None:
+        """Add values of the reader's own."""
+        self._own |= own
 
     def write(self, text: str) -> None:
         """Write the files of a text into the folder."""
@@ -140,7 +155,7 @@ class Reader:
         assert process.stdout is not None
         shown = iter(step.output)
         for line in shown:
-            assert any(_matches(self.own(line), printed) for printed in process.stdout), line
+            assert any(matches(self.own(line), printed) for printed in process.stdout), line
 
     def do(self, step: Step) -> None:
         """Run a command; what it prints must have the lines that the page shows, in their order."""
@@ -158,7 +173,7 @@ class Reader:
         """Run a command in the shell and return the lines that it printed."""
         assert self.shell.stdin is not None
         assert self.shell.stdout is not None
-        self.shell.stdin.write(f"{self.own(command)} < /dev/null\necho; echo '[done]'\n")
+        self.shell.stdin.write(f"{{ {self.own(command)}\n}} < /dev/null\necho; echo '[done]'\n")
         self.shell.stdin.flush()
         lines = []
         for line in self.shell.stdout:
@@ -181,10 +196,10 @@ class Reader:
 def _shows(printed: list[str], wanted: list[str]) -> bool:
     """Return whether the wanted lines are among the printed ones, in their order."""
     rest: Iterator[str] = iter(printed)
-    return all(any(_matches(line, other) for other in rest) for line in wanted)
+    return all(any(matches(line, other) for other in rest) for line in wanted)
 
 
-def _matches(wanted: str, printed: str) -> bool:
+def matches(wanted: str, printed: str) -> bool:
     """Return whether a page's line stands for a printed one; … stands for any text."""
     pattern = ".*".join(re.escape(part) for part in _normal(wanted).split("…"))
     return re.fullmatch(pattern, _normal(printed)) is not None
