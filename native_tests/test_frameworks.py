@@ -209,15 +209,21 @@ def test_gunicorn_delivers_all_events_of_flask_after_a_killed_worker(
 
 
 def test_uwsgi_runs_the_flusher_of_the_example(page: Processes, directory: Path, port: int) -> None:
-    """uWSGI starts and ends the flusher itself, which drains at the end. Nothing else starts one."""
-    page.explicit["autostart"] = False
+    """uWSGI starts and ends the flusher itself, once, and it drains at the end. Nothing else starts one.
+
+    The flusher has the settings of the example alone, and its pipe is that of the application.
+    """
+    del page.explicit["pipe"]
+    page.explicit["autostart"] = False  # in the environment, because pyuwsgi's Python does not see the file's variables
     ini = (directory / "uwsgi.ini").read_text().replace("python -m", f"{sys.executable} -m")
     (directory / "uwsgi.ini").write_text(ini)
-    page.explicit |= {"write_key": "WRITE_KEY", "data_plane_url": page.plane.url}  # for the attached flusher
     uwsgi = str(Path(sys.executable).with_name("uwsgi"))
     server = page.start_program(uwsgi, "--ini", "uwsgi.ini", "--http-socket", f"127.0.0.1:{port}", cwd=directory)
+    page.explicit |= {"write_key": "WRITE_KEY", "data_plane_url": page.plane.url}  # for this test's own view
     ask_many(port, "items")
-    page.flusher()  # its start may take longer than all the requests
+    flusher = page.flusher()  # its start may take longer than all the requests
+    assert server.pid in [parent.pid for parent in flusher.parents()]
+    assert page.status().rings[0].flusher_starts == 1
 
     stop(server)
 

@@ -53,6 +53,24 @@ def test_the_documented_rights_are_enough(server: RedisServer, redis: Any) -> No
     queue.close()
 
 
+def test_events_travel_with_the_documented_rights(processes: Processes, server: RedisServer, redis: Any) -> None:
+    """The user is new, as an operator makes it, and has these rights alone. Redis refuses nothing that matters."""
+    redis.execute_command("ACL", "DELUSER", "app")
+    redis.execute_command("ACL", "SETUSER", "app", "on", ">pw", *documented_rights())
+    redis.execute_command("ACL", "LOG", "RESET")
+    processes.explicit["redis"] = f"unix://app:pw@{server.socket}"
+    checked = processes.run("-m", "rudderpipe.flusher", "--check")
+    assert (checked.returncode, b"PUBLISH" in checked.stderr) == (0, False)
+    client = processes.client()
+    assert all(client.track("u", "e") for _ in range(30))
+
+    assert client.flush(30, until="delivered")
+
+    assert processes.status().events.delivered == 30
+    refused = {entry["object"] for entry in redis.acl_log()}
+    assert refused <= {"client|setinfo", "info", "config|get", "client", "config"}
+
+
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_both_protocols_of_redis_work_alike(server: RedisServer, redis: Any, protocol: int) -> None:
     """``protocol`` may stand in a URL or in a mapping."""

@@ -93,6 +93,11 @@ def test_every_option_exists(text: str) -> None:
     assert named - ours - OTHER_PROGRAMS == set()
 
 
+def test_no_example_uses_the_port_of_another_program() -> None:
+    """9121 is that of redis_exporter, which runs beside Redis on many hosts."""
+    assert [page.name for page in PAGES if ":9121" in page.read_text()] == []
+
+
 @pytest.mark.parametrize("text", pages())
 def test_every_module_exists(text: str) -> None:
     """A reader starts modules by ``python -m``, and imports them."""
