@@ -14,6 +14,7 @@ from rudderpipe.cli.local_time import moment_ms
 from rudderpipe.cli.options import DEFAULTS, add_config, add_settings, complete_with, settings_of
 from rudderpipe.errors import RudderpipeError, SettingsError
 from rudderpipe.log_text import lines
+from rudderpipe.process import unix
 from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 
@@ -292,6 +293,12 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_USAGE
     except (RudderpipeError, OSError) as error:
         print(lines(f"rudderpipe: {error}"), file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    except (ImportError, AttributeError):
+        lacking = unix.lacking()
+        if lacking is None:
+            raise
+        print(f"rudderpipe: this command cannot run here, because this system has no {lacking}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     except KeyboardInterrupt:
         print(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import stat
 import sys
 from pathlib import Path
@@ -29,6 +28,8 @@ def file_limit() -> int:
 
     A write past the limit sends SIGXFSZ, which ends a process that has not changed its action, as under uWSGI.
     """
+    import resource  # here, because Windows has no such module, and an application there may load this one
+
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 

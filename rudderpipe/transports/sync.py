@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from rudderpipe.delivery.dispatcher import Decision
 
 
+class _Connection:
+    """The connection of one process, and whether a call is using it."""
+
+    def __init__(self) -> None:
+        self.lock = RLock()
+        self.busy = False
+        self.plane: DataPlane | None = None
+
+
 class SyncTransport(LocalTransport):
     """The transport that delivers by the sender's rules: ``timeout_s`` per attempt, ``max_attempts``, the same waits.
 
@@ -34,14 +43,7 @@ class SyncTransport(LocalTransport):
         super().__init__()
         self._settings = settings
         self._clock = clock
-        self.forget()
-        fork.forget_in_children(self)
-
-    def forget(self) -> None:
-        """Forget the connection, because it is the parent's; runs in a forked child."""
-        self._lock = RLock()
-        self._busy = False
-        self._plane: DataPlane | None = None
+        self._own = fork.Local(_Connection)
 
     def _new_plane(self) -> DataPlane:
         # Imported here, because only sync_mode needs the HTTP modules in an application's process.
@@ -51,8 +53,9 @@ class SyncTransport(LocalTransport):
 
     def shut(self, user: object = None) -> None:  # noqa: ARG002  # it has one user
         """Close the connection; a later event would open another one."""
-        with self._lock:
-            plane, self._plane = self._plane, None
+        own = self._own.value
+        with own.lock:
+            plane, own.plane = own.plane, None
             if plane is not None:
                 plane.close()
 
@@ -61,16 +64,15 @@ class SyncTransport(LocalTransport):
 
         Raises ``DeliveryError`` and ``EventTooLarge`` when ``strict``, and the latter if ``when_full`` is "raise".
         """
-        if not fork.PAGE[0]:
-            fork.renew()
+        own = self._own.value
         if len(data) > EVENT_LIMIT_BYTES:
             return self._failed("too_large", EventTooLarge(len(data), EVENT_LIMIT_BYTES), callback)
-        with self._lock:
-            nested, self._busy = self._busy, True
+        with own.lock:
+            nested, own.busy = own.busy, True
             try:
-                error = self._deliver_over(None if nested else self._plane, data, nested=nested)
+                error = self._deliver_nested(data) if nested else self._deliver_over(own, data)
             finally:
-                self._busy = nested
+                own.busy = nested
         if error is not None:
             if on_error is not None:
                 callbacks.call(on_error, error, [msgspec.json.decode(data)])
@@ -80,16 +82,17 @@ class SyncTransport(LocalTransport):
             callbacks.call(callback, None, msgspec.json.decode(data))
         return True
 
-    def _deliver_over(self, plane: DataPlane | None, data: bytes, *, nested: bool) -> DeliveryError | None:
-        if plane is None:
-            plane = self._new_plane()
-        if not nested:
-            self._plane = plane
+    def _deliver_over(self, own: _Connection, data: bytes) -> DeliveryError | None:
+        if own.plane is None:
+            own.plane = self._new_plane()
+        return self._deliver(own.plane, data)
+
+    def _deliver_nested(self, data: bytes) -> DeliveryError | None:
+        plane = self._new_plane()
         try:
             return self._deliver(plane, data)
         finally:
-            if nested:
-                plane.close()
+            plane.close()
 
     def _deliver(self, plane: DataPlane, data: bytes) -> DeliveryError | None:
         from rudderpipe.delivery.dispatcher import Batch, Dispatcher
