@@ -555,6 +555,21 @@ def test_calls_after_a_shutdown_are_refused_and_counted(pipes: Any) -> None:
     assert pipe.counts() == {"accepted": 1, "closed": 1}
 
 
+def test_refusals_of_a_process_without_a_ring_are_counted_also_after_shutdown(tmp_path: Path) -> None:
+    """An application learns how many events it lost, although no ring could be made."""
+    (tmp_path / "file").touch()
+    client = Client("WRITE_KEY", "http://127.0.0.1:9", runtime_dir=str(tmp_path / "file"), autostart=False)
+    for _ in range(7):
+        assert not client.track("u", "e")
+    assert not client.track("u", "e", {"a": object()})
+    counted = {"accepted": 0, "ring": 7, "invalid": 1}
+    assert client.counts() == counted
+
+    client.shutdown(0)
+
+    assert client.counts() == counted
+
+
 def test_a_nested_shutdown_leaves_the_other_clients_pipe_open(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler shuts a client down while its first shutdown waits. Its share of the pipe ends once."""
     chosen = msgspec.structs.asdict(pipes().settings)
