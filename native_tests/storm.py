@@ -229,7 +229,7 @@ class Storm:
                 result.problems.append(f"hang: producers of {pipe.mode.name} do not end")
         for pipe in self._own_pipes:
             with pipe.processes.client() as client:
-                if not client.flush(CALM_S):
+                if not client.flush(CALM_S).complete:
                     result.problems.append(f"the ring of {pipe.mode.name} is not drained in the end: {pipe.status()}")
         for queue in {pipe.mode.queue for pipe in self._own_pipes} - {None}:
             assert queue is not None
