@@ -20,7 +20,11 @@ def _reader(processes: Processes, directory: Path) -> Iterator[Reader]:
     folder = directory / "reader"
     folder.mkdir()
     own = {port: str(free_port()) for port in ("8080", "8000", "6379")}
-    reader = Reader(folder, {"RUDDERPIPE_RUNTIME_DIR": processes.explicit["runtime_dir"]}, own)
+    reader = Reader(
+        folder,
+        dict.fromkeys(("RUDDERPIPE_RUNTIME_DIR", "RUDDERPIPE_SPOOL_DIR"), processes.explicit["runtime_dir"]),
+        own,
+    )
     yield reader
     reader.close()
 

@@ -33,7 +33,9 @@ def _run_as(processes: Processes, directory: Path) -> Iterator[Callable[..., Rea
         environment = {f"RUDDERPIPE_{name.upper()}": value.replace("6379", port) for name, value in given.items()}
         run = processes.explicit["runtime_dir"]
         own = {"6379": port, "/dev/shm/rudderpipe-$(id -u)": run}
-        readers.append(Reader(folder, {**environment, "RUDDERPIPE_RUNTIME_DIR": run}, own, shell))
+        readers.append(
+            Reader(folder, {**environment, "RUDDERPIPE_RUNTIME_DIR": run, "RUDDERPIPE_SPOOL_DIR": run}, own, shell)
+        )
         readers[-1].write(pages.text_of(PAGE))
         return readers[-1]
 
