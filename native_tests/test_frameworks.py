@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -16,12 +17,15 @@ from typing import Any
 
 import pytest
 
+from native_tests import pages
 from native_tests.pages import DOCS
 from native_tests.processes import Processes, free_port, wait_until
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
 BLOCK = re.compile(r"```(?:python|ini)\n[#;] (\S+)\n(.*?)```", re.DOTALL)
+QUEUE_LINE = re.compile(r"^(\s*)[#;] (?=.*(?:redis://|rudderpipe\.sender))", re.MULTILINE)
+"""A comment that is a setting or a process for a queue."""
 REQUESTS = 45  # no multiple of flush_at, so the last batch leaves only by a flush
 
 # Views that send no response before two requests are in them.
@@ -278,3 +282,113 @@ def test_celery_delivers_all_events_of_its_tasks_at_its_end(
     tasks = {event["context"]["task"]["id"]: event["context"]["task"]["name"] for event in found.values()}
     assert sorted(tasks) == sorted(sent.stdout.decode().split())
     assert set(tasks.values()) == {"celery_app.ship"}
+
+
+class Together:
+    """A reader who has copied all files of the page into one folder, and runs its commands there.
+
+    With ``redis`` the reader has taken away the comment signs before the lines for a queue.
+    """
+
+    def __init__(self, processes: Processes, directory: Path, broker: str, redis: str = "") -> None:
+        self._processes = processes
+        self.directory = directory
+        self.port = free_port()
+        self._own = {
+            "https://dataplane.example.com": processes.plane.url,
+            "redis://localhost:6379/0": redis,
+            "redis://localhost:6379/1": broker,
+            "8000": str(self.port),
+        }
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RUDDERPIPE_")}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        runtime_dir = processes.explicit["runtime_dir"]
+        self.environment = {**kept, "PATH": path, "RUDDERPIPE_RUNTIME_DIR": runtime_dir}
+        self._page = pages.text_of("frameworks.md")
+        self._arrived = 0
+        for name, text in pages.files(self._page).items():
+            changed = QUEUE_LINE.sub(r"\1", text) if redis else text
+            (directory / name).write_text(self._of_the_reader(changed))
+
+    def _of_the_reader(self, text: str) -> str:
+        for shown, own in self._own.items():
+            text = text.replace(shown, own)
+        return text
+
+    def start(self, server: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start the one command of the page that has this text."""
+        steps = [step for session in pages.sessions(self._page) for step in session.steps]
+        (command,) = [step.command for step in steps if server in step.command]
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec env {self._of_the_reader(command)}"],
+            cwd=self.directory,
+            env={**self.environment, **variables},
+            start_new_session=True,
+        )
+        self._processes.started.append(process)
+        return process
+
+    def serves(self, server: str, *paths: str, **variables: str) -> None:
+        """Run a server of the page under requests, and stop it; every event must arrive."""
+        process = self.start(server, **variables)
+        ask_many(self.port, *paths)
+        stop(process)
+        self.got(range(REQUESTS), server)
+
+    def got(self, numbers: range, server: str) -> None:
+        """Wait for the events since the last call, and check that each number arrived once."""
+        wait_until(lambda: len(self._events()) >= self._arrived + len(numbers), describe=lambda: server)
+        found = sorted(event["properties"]["number"] for event in self._events()[self._arrived :])
+        assert found == list(numbers), server
+        self._arrived += len(found)
+
+    def _events(self) -> list[dict[str, Any]]:
+        return [event for body in self._processes.plane.last_events() for event in json.loads(body)["batch"]]
+
+
+def test_all_files_of_the_page_work_in_one_folder(
+    processes: Processes, redis_server: RedisServer, directory: Path
+) -> None:
+    """Names, settings and pipes of the recipes do not get in each other's way, with the defaults of every setting.
+
+    All servers have the same pipe. Each meets the flusher of the one before, which stays for ``linger_s``.
+    """
+    together = Together(processes, directory, broker=f"redis+socket://{redis_server.socket}")
+
+    together.serves("flask_app:app", "items")
+    together.serves("uwsgi ", "items", RUDDERPIPE_AUTOSTART="false")  # as the page says for pyuwsgi
+    together.serves("django_app:application", "items")
+    together.serves("uvicorn ", "items", "threads")
+    worker = together.start("celery ")
+    code = f"import celery_app\nfor n in range({REQUESTS}): celery_app.ship.delay(f'u{{n}}', n)"
+    environment = {**together.environment, "BROKER": f"redis+socket://{redis_server.socket}"}
+    subprocess.run([sys.executable, "-c", code], cwd=directory, env=environment, check=True, timeout=30)
+    client = redis_server.client()
+    wait_until(lambda: client.exists("celery", "unacked") == 0 and client.exists("_kombu.binding.celery"))
+    stop(worker)
+    together.got(range(REQUESTS), "celery")
+    subprocess.run([sys.executable, "frozen_app.py"], cwd=directory, env=together.environment, check=True, timeout=30)
+    wait_until(lambda: processes.plane.stats()["events"] == 5 * REQUESTS + 1)
+
+    assert redis_server.client().keys("{rudder}*") == []  # direct mode
+
+
+@pytest.mark.parametrize("server", ["uwsgi ", "flask_app:app"])
+def test_the_lines_with_redis_give_a_recipe_a_queue(
+    processes: Processes, redis_server: RedisServer, directory: Path, server: str
+) -> None:
+    """The reader takes away the comment signs before the lines with Redis, and changes nothing else."""
+    together = Together(processes, directory, broker="", redis=f"unix://{redis_server.socket}")
+
+    variables = {"RUDDERPIPE_AUTOSTART": "false"} if server == "uwsgi " else {}
+    process = together.start(server, **variables)
+    ask_many(together.port, "items")
+    for name in ("pipe", "max_jobs_per_request", "linger_s", "flush_interval_ms"):
+        del processes.explicit[name]
+    processes.explicit |= {"redis": f"unix://{redis_server.socket}", "autostart": False}
+    flushed = processes.client().flush(timeout_s=20, until="delivered")
+
+    assert flushed, flushed
+    together.got(range(REQUESTS), server)
+    stop(process)
+    assert redis_server.client().exists("{rudder}:rudderEventsQueue:id")
