@@ -116,6 +116,22 @@ def test_failed_retry_first_puts_the_jobs_ahead_of_waiting_jobs(failing: Process
     assert redis.lrange(f"{P}wait", 0, -1) == ["5", "4", "3", "2", "1"]
 
 
+def test_failed_retry_can_replace_a_wrong_write_key(failing: Processes, redis: Any) -> None:
+    """The key of a job is inside its data, so a corrected setting alone would not reach it."""
+    failing.explicit["write_key"] = "RIGHT_KEY"
+    redis.hset(f"{P}5", "data", "garbage")
+
+    code, output, error = command(failing, "retry", "--all", "--replace-write-key")
+
+    assert (code, output) == (1, "4 failed jobs in line again, 4 events\n")
+    assert "1 job unchanged" in error
+    for job_id in "1234":
+        inner = json.loads(json.loads(redis.hget(f"{P}{job_id}", "data"))["eventData"])
+        assert inner["request"]["auth"] == {"username": "RIGHT_KEY"}
+    assert redis.zrange(f"{P}failed", 0, -1) == ["5"]
+    assert "_KEY" not in output + error
+
+
 def test_failed_retry_resets_the_attempts_of_the_node_sdk(failing: Processes, redis: Any) -> None:
     """Ten attempts in the data would make the Node SDK fail the job at once, without a request."""
     data = json.loads(redis.hget(f"{P}1", "data"))

@@ -17,7 +17,7 @@ from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
 from rudderpipe.testing.redis_server import RedisServer
-from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids, lease_of
+from tests.queue_contract import ALL, EPOCH, QueueContract, View, add, data_of, ids, lease_of, users
 
 KEYS = Keys("rudder", "rudderEventsQueue")
 
@@ -98,6 +98,38 @@ class TestFailedJobs:
         assert FailedJobs(queue).remove(["1"]) == (0, 0)
 
         assert queue_server.view().failed == ["1"]
+
+    def test_retried_jobs_may_get_another_write_key(self, queue_server: RedisQueueServer) -> None:
+        """The events and all other fields stay; data that cannot be read is left alone, because its key stays."""
+        queue = queue_server.queue()
+        fail(queue_server, queue, 3)
+        queue_server.client.hset(f"{P}2", "data", "garbage")
+        before = queue_server.fields("1")["data"]
+
+        assert FailedJobs(queue).retry(list(FailedJobs(queue)), write_key='N"EW') == 2
+
+        assert queue_server.view() == View(line=["1", "3"], failed=["2"])
+        assert queue_server.fields("1")["data"] == before.replace('\\"KEY\\"', '\\"N\\\\\\"EW\\"') != before
+        taken = queue.take(*ALL)
+        assert [each.job.write_key for each in taken if each.job] == ['N"EW', 'N"EW']
+        assert users(taken[1]) == ["a2", "b2"]
+        assert queue.complete(taken) == 2
+        assert queue.counts(EPOCH).events_delivered == 4
+
+    def test_a_retry_does_not_overwrite_data_that_changed_since_it_was_read(
+        self, queue_server: RedisQueueServer
+    ) -> None:
+        """Another program may update the job of a failed set, and its events must not be lost."""
+        queue = queue_server.queue()
+        fail(queue_server, queue, 1)
+        chosen = list(FailedJobs(queue))
+        queue_server.client.hset(f"{P}1", "data", data_of(7))
+
+        assert FailedJobs(queue).retry(chosen, write_key="NEW") == 0
+
+        assert queue_server.view().failed == ["1"]
+        assert "a7" in queue_server.fields("1")["data"]
+        assert FailedJobs(queue).retry(list(FailedJobs(queue)), write_key="NEW") == 1
 
     @pytest.mark.parametrize("late", ["retry", "remove"])
     def test_a_late_retry_or_removal_does_not_touch_a_second_failure(

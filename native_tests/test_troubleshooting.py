@@ -109,6 +109,7 @@ def test_a_wrong_write_key(run_as: Callable[..., Reader], processes: Processes, 
     if redis:
         for step in second.steps:
             reader.do(step)
+        reader.run("python -m rudderpipe.sender > sender.log &")
     else:
         pipe = processes_pipe(reader)
         wait_until(lambda: not processes.own_processes())  # the old settings' flusher ends after linger_s

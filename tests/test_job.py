@@ -194,3 +194,22 @@ def test_reading_splitting_and_rewriting_accept_the_same_jobs(seed: int) -> None
             assert (one.write_key, one.epoch, one.timeout_s) == (found.write_key, found.epoch, found.timeout_s)
         assert [one.attempts for one in (*halves, again)] == [found.attempts, found.attempts, 0]
     assert readable > 100
+
+
+def test_a_retried_job_gets_the_write_key_whatever_its_auth_was() -> None:
+    """Fields of another SDK stay, and data that has the key already is not changed."""
+    old = {"username": "OLD", "password": "p"}
+    request = {"data": {"batch": [{"a": 1}]}, "timeout": 5}
+    for auth in (old, None, {}):
+        inner = {"jobId": "j", "request": {**request, "auth": auth}, "attempts": 3}
+        data = json.dumps({"version": 3, "x": 1, "eventData": json.dumps(inner)}).encode()
+
+        changed = job.retried(data, "NEW")
+
+        again = json.loads(changed)
+        fields = json.loads(again.pop("eventData"))
+        assert again == {"version": 3, "x": 1}
+        assert fields.pop("request") == {**request, "auth": {**(auth or {}), "username": "NEW"}}
+        assert fields == {"jobId": "j", "attempts": 0}
+        assert job.retried(changed.encode(), "NEW") == ""
+        assert job.retried(changed.encode(), None) == ""

@@ -49,7 +49,13 @@ class DeadLetterJobs:
             if names[0] == name and selection.takes(failed):
                 yield failed
 
-    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:  # noqa: ARG002  # refused by find
+    def retry(
+        self,
+        chosen: Sequence[FailedJob],
+        *,
+        first: bool = False,  # noqa: ARG002  # refused by find
+        write_key: str | None = None,  # noqa: ARG002  # a dead letter has no key; the flusher uses that of its settings
+    ) -> int:
         """Append the events of the batches to the ring, and remove each batch once all its events are there.
 
         Return the number of removed batches.

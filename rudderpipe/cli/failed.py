@@ -40,8 +40,8 @@ class FailedStore(Protocol):
     def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
         """Yield the selected jobs, oldest first, without jobs that fail meanwhile."""
 
-    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
-        """Make at most ``AT_ONCE`` jobs wait again, in this order. Return how many of them wait again."""
+    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False, write_key: str | None = None) -> int:
+        """Make at most ``AT_ONCE`` jobs wait again, in this order and with this key. Return how many wait again."""
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
         """Delete at most 1,000 jobs permanently. Return the number of deleted jobs and of their events."""
@@ -100,14 +100,17 @@ def show(found: FailedStore, job_id: str) -> int:
     return EXIT_OK
 
 
-def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: bool) -> int:
-    """Make the selected jobs wait again, oldest first; with ``first``, before the waiting jobs. Return an exit code."""
+def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: bool, write_key: str | None = None) -> int:
+    """Make the selected jobs wait again, oldest first; with ``first``, before the waiting jobs. Return an exit code.
+
+    With ``write_key``, they are sent with this key instead of their own.
+    """
     progress, back, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection, newest_first=first and not dry_run)):
         jobs += len(piece)
         events += sum(job.events for job in piece)
         if not dry_run:
-            back += found.retry(piece[::-1] if first else piece, first=first)
+            back += found.retry(piece[::-1] if first else piece, first=first, write_key=write_key)
             progress.show(f"{counted(back, 'job')} in line again")
     progress.end()
     if not jobs and selection.ids is not None:
@@ -216,7 +219,8 @@ def _none_of_that_id() -> int:
 
 def _left_alone(jobs: int) -> int:
     print(
-        f"rudderpipe: {counted(jobs, 'job')} unchanged: retried, deleted or locked by another program",
+        f"rudderpipe: {counted(jobs, 'job')} unchanged: retried, deleted or locked by another program, "
+        "or not a job of a RudderStack SDK",
         file=sys.stderr,
     )
     return EXIT_FAILED

@@ -63,7 +63,10 @@ def _failed(arguments: argparse.Namespace) -> int:
             failed.name_other_pipes(settings)
             return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
         if arguments.action == "retry":
-            return failed.retry(found, selection, first=arguments.first, dry_run=arguments.dry_run)
+            if arguments.replace_write_key:
+                settings.require("write_key")
+            key = settings.write_key if arguments.replace_write_key else None
+            return failed.retry(found, selection, first=arguments.first, dry_run=arguments.dry_run, write_key=key)
         if arguments.action == "delete":
             return failed.delete(found, selection, dry_run=arguments.dry_run)
         return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run)
@@ -96,6 +99,10 @@ def _add_failed(commands: Any) -> None:
         if name == "retry":
             first = "put them before the waiting jobs (needs a queue)"
             add_option(action, "--first", does=first, action="store_true")
+            key = (
+                "send them with the write key of the settings instead of the one in the job; without a queue always so"
+            )
+            add_option(action, "--replace-write-key", does=key, action="store_true")
         if name == "export":
             action.add_argument("file", metavar="FILE", help="the file to write; - is standard output")
         if name in ("retry", "export", "delete"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -101,10 +102,11 @@ class FailedJobs:
                 job=job,
             )
 
-    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False) -> int:
+    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False, write_key: str | None = None) -> int:
         """Put jobs in line again, in this order and with no attempt counted; return how many were put in line.
 
         At most ``AT_ONCE`` jobs in one call. A job that has failed again since it was read is left alone. With
+        ``write_key``, the jobs are sent with this key, and a job whose data cannot be read is left alone. With
         ``first``, they go ahead of the jobs that wait; a caller with more than ``AT_ONCE`` jobs must then pass the last
         group first.
         """
@@ -116,7 +118,13 @@ class FailedJobs:
             queue.token,
             queue.clock.time_ms(),
             int(first),
-            pack([(job.id, job.failed_at_ms, _without_attempts(job)) for job in chosen if _is_text(job.id)]),
+            pack(
+                [
+                    (job.id, job.failed_at_ms, _retried(job, write_key), _digest(job))
+                    for job in chosen
+                    if _is_text(job.id) and (job.job or write_key is None)
+                ]
+            ),
         )
         return int(sum(answer))
 
@@ -158,9 +166,13 @@ def _is_text(name: str) -> bool:
     return not any("\udc80" <= letter <= "\udcff" for letter in name)
 
 
-def _without_attempts(failed: FailedJob) -> str:
-    """Return the job's data with its attempts at 0, or "" if they need no change.
+def _retried(failed: FailedJob, write_key: str | None) -> str:
+    """Return the job's data with its attempts at 0 and with the write key, or "" if it needs no change.
 
     The attempts that a Node SDK counts inside the data would make a retry fail at once.
     """
-    return jobs.without_attempts(failed.data).decode() if failed.job and failed.job.attempts else ""
+    return jobs.retried(failed.data, write_key) if failed.job else ""
+
+
+def _digest(failed: FailedJob) -> str:
+    return hashlib.sha1(failed.data, usedforsecurity=False).hexdigest()

@@ -199,6 +199,26 @@ def without_attempts(data: bytes) -> bytes:
         return data
 
 
+def retried(data: bytes, write_key: str | None) -> str:
+    """Return the same data with its attempts at 0 and, unless it is None, another write key. Raise ``JobUnreadable``.
+
+    Data that needs no change is returned as "".
+    """
+
+    def renew(inner: dict[str, Raw]) -> None:
+        inner["attempts"] = Raw(b"0")
+        if write_key is not None:
+            request = _decode_fields(inner["request"])
+            auth = _decode_fields(request["auth"]) if read_before.write_key else {}
+            request["auth"] = Raw(encode({**auth, "username": write_key}))
+            inner["request"] = Raw(encode(request))
+
+    read_before = read(data)
+    if not read_before.attempts and write_key in (None, read_before.write_key):
+        return ""
+    return _changed(data, renew)
+
+
 def with_events(data: bytes, start: int, end: int) -> str:
     """Return the same data with only the events ``start`` to ``end``. Raise ``JobUnreadable``."""
 

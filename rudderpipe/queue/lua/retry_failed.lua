@@ -14,14 +14,15 @@
   ARGV[2] token     string  the id that Bull's listeners see as the producer
   ARGV[3] now_ms    integer milliseconds since 1970, the caller's clock
   ARGV[4] first     integer 1: ahead of the waiting jobs, the first of them next in line; 0: behind them, in their order
-  ARGV[5] jobs      msgpack list of (id, failed ms, data): data with attempts at 0, or "" for no change; at most 1000
+  ARGV[5] jobs      msgpack list of (id, failed ms, data, digest): the data to retry it with, or "" for no change, and
+                    the SHA-1, in hexadecimal, of the data that the caller has read; at most 1000
 
-  Returns   for each job 1, or 0 when it did not fail at that time, has left the failed set, or another program holds
-            its lock: nothing is changed then
+  Returns   for each job 1, or 0 when it did not fail at that time, has left the failed set, another program holds its
+            lock, or its data is to be changed and is not what the caller has read: nothing is changed then
   Promises  a job is in line once, even if this is called again, and its next attempt is counted as the first
-  Costs     O(jobs)
+  Costs     O(jobs), plus the size of those whose data is changed
   Same as   Bull 4.16.5 reprocessJob-6 for each; unlike it, a job that has not failed is not changed, and
-            attemptsMade and the attempts in the data start at 0
+            attemptsMade and the attempts in the data start at 0, and the write key in the data may be another one
 ]]
 local failed, wait, paused, meta, account, counted = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local prefix, token, now_ms, first, jobs = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -40,9 +41,13 @@ local back, messages = {}, {}
 jobs = cmsgpack.unpack(jobs)
 for place = 1, #jobs do
   local number = first == "1" and #jobs + 1 - place or place
-  local id, failed_ms, data = jobs[number][1], jobs[number][2], jobs[number][3]
+  local id, failed_ms, data, digest = jobs[number][1], jobs[number][2], jobs[number][3], jobs[number][4]
   local key = prefix .. id
-  if redis.call("EXISTS", key .. ":lock") == 1 or not failed_at(failed, id, failed_ms) then
+  local is_free = redis.call("EXISTS", key .. ":lock") == 0 and failed_at(failed, id, failed_ms)
+  if is_free and data ~= "" then
+    is_free = redis.sha1hex(redis.call("HGET", key, "data") or "") == digest
+  end
+  if not is_free then
     back[number] = 0
   else
     redis.call("HDEL", key, "finishedOn", "processedOn", "failedReason")
