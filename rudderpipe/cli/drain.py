@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+import msgspec
+
 from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.flusher import Flusher
@@ -19,7 +21,21 @@ from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_
 from rudderpipe.settings import Settings
 
 
-def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float) -> int:
+class Drained(msgspec.Struct, frozen=True):
+    """The JSON object that ``--json`` prints for each ring; ``flusher`` is the process that serves it already."""
+
+    ring: str
+    queued: int = 0
+    delivered: int = 0
+    failed: int = 0
+    corrupt: int = 0
+    in_ring: int = 0
+    flusher: int | None = None
+
+
+def drain(
+    settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float, *, as_json: bool = False
+) -> int:
     """Move the events of the rings into the queue or to the data plane, and return an exit code.
 
     The exit code is 0 when the rings are empty afterwards. ``rudderpipe rings`` prints the values that ``pipe`` and
@@ -38,7 +54,7 @@ def drain(settings: Settings, pipe: str | None, ring_name: str | None, timeout_s
         print(log_text.lines("\n".join(there)), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
-    return max(_drain(settings, where, ring, clock, deadline_s) for where, ring in found)
+    return max(_drain(settings, where, ring, clock, deadline_s, as_json=as_json) for where, ring in found)
 
 
 def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingLocation]:
@@ -59,10 +75,16 @@ def _readable(places: list[RingLocation]) -> list[RingLocation]:
     return [where for where in places if listed.get(where.stem, where.layout) == where.layout]
 
 
-def _drain(settings: Settings, where: RingLocation, ring: Ring, clock: Clock, deadline_s: float) -> int:
+def _drain(
+    settings: Settings, where: RingLocation, ring: Ring, clock: Clock, deadline_s: float, *, as_json: bool
+) -> int:
     """Act as the flusher of one ring until it is empty or the time is over. Print the outcome; return an exit code."""
     if not flusher_lock.take(ring, clock):
-        print(f"{where.stem}: pid {ring.flusher().pid} already serves the ring")
+        pid = ring.flusher().pid
+        if as_json:
+            print(msgspec.json.encode(Drained(where.stem, in_ring=counters.read(ring).in_ring, flusher=pid)).decode())
+        else:
+            print(f"{where.stem}: pid {pid} already serves the ring")
         return EXIT_RUNNING
     before = counters.read(ring)
     flusher = Flusher(ring, make_sink(settings, ring, direct(settings, clock), clock), settings, clock, lingers=True)
@@ -78,7 +100,11 @@ def _drain(settings: Settings, where: RingLocation, ring: Ring, clock: Clock, de
         "failed": after.failed - before.failed,
         "corrupt": after.corrupt - before.corrupt,
     }
+    code = EXIT_UNAVAILABLE if after.in_ring else EXIT_OK
+    if as_json:
+        print(msgspec.json.encode(Drained(where.stem, **counts, in_ring=after.in_ring)).decode())
+        return code
     done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no events waited"
     left = f"; {log_text.counted(after.in_ring, 'event')} left in the ring" if after.in_ring else ""
     print(log_text.lines(f"{where.stem}: {done}{left}"))
-    return EXIT_UNAVAILABLE if after.in_ring else EXIT_OK
+    return code

@@ -34,6 +34,16 @@ class Listed(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Shown(msgspec.Struct, frozen=True):
+    """The JSON object that ``show --json`` prints; ``data`` is the beginning of data that cannot be read."""
+
+    id: str
+    failed_at: str | None
+    reason: str
+    events: list[msgspec.Raw] | None
+    data: str | None
+
+
 class FailedStore(Protocol):
     """The store of failed jobs: the failed set of the queue, or the dead letters of direct mode."""
 
@@ -84,11 +94,16 @@ def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_jso
     return EXIT_OK
 
 
-def show(found: FailedStore, job_id: str) -> int:
+def show(found: FailedStore, job_id: str, *, as_json: bool = False) -> int:
     """Print one job with its events, but without the write key. Return an exit code."""
     job = next(found.find(Selection(ids=frozenset([job_id]))), None)
     if job is None:
         return _none_of_that_id()
+    if as_json:
+        events = [msgspec.Raw(_line(bytes(event))) for event in job.job.events] if job.job else None
+        data = None if job.job else job.data[:1000].decode(errors="replace")
+        print(msgspec.json.encode(Shown(one_line(job.id), _iso(job), job.reason, events, data)).decode())
+        return EXIT_OK
     print(f"id       {one_line(job.id)}\nfailed   {_time(job)}\nreason   {one_line(job.reason)}")
     if job.job is None:
         print(f"data     {len(job.data):,} bytes, which are not a job of a RudderStack SDK:")

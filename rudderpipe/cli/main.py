@@ -46,7 +46,7 @@ def _failed(arguments: argparse.Namespace) -> int:
 
     if arguments.action == "show":
         with failed.failed_jobs(settings_of(arguments)) as found:
-            return failed.show(found, arguments.id)
+            return failed.show(found, arguments.id, as_json=arguments.json)
     picked = arguments.id or arguments.since or arguments.reason
     if arguments.action in ("retry", "delete") and not (picked or arguments.all):
         arguments.parser.error("choose the failed jobs with --all, or with --id, --since or --reason")
@@ -90,6 +90,7 @@ def _add_failed(commands: Any) -> None:
         action.set_defaults(run=_failed, action=name, parser=action)
         if name == "show":
             action.add_argument("id", metavar="ID", help="id of the job, as `rudderpipe failed list` prints it")
+            add_option(action, "--json", does="print one JSON object", action="store_true")
         else:
             _add_selection(action)
         if name == "list":
@@ -126,7 +127,7 @@ def _add_selection(action: Any) -> None:
 def _queue(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.queue import queue
 
-    return queue(settings_of(arguments), adopt=arguments.adopt)
+    return queue(settings_of(arguments), adopt=arguments.adopt, as_json=arguments.json)
 
 
 def _rings(arguments: argparse.Namespace) -> int:
@@ -138,7 +139,7 @@ def _rings(arguments: argparse.Namespace) -> int:
 def _drain(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.drain import drain
 
-    return drain(settings_of(arguments), arguments.of_pipe, arguments.ring, arguments.timeout)
+    return drain(settings_of(arguments), arguments.of_pipe, arguments.ring, arguments.timeout, as_json=arguments.json)
 
 
 def _add_rings(commands: Any) -> None:
@@ -169,6 +170,7 @@ def _add_rings(commands: Any) -> None:
     name = add_option(drain, "--ring", does=ring, default="all rings of the pipe", metavar="NAME")
     timeout = number(float, 0, MANY)
     add_option(drain, "--timeout", does="seconds to try, at most", default=60.0, type=timeout, metavar="SECONDS")
+    add_option(drain, "--json", does="print one JSON object for each ring", action="store_true")
     add_settings(drain)
     complete_with(pipe, lambda: [row.pipe for row in _rings_here()])
     complete_with(name, lambda: [row.ring for row in _rings_here()])
@@ -262,6 +264,7 @@ def parser() -> Parser:
     queue = _add(commands, "queue", "show which data plane the jobs of the queue are for", _queue)
     adopt = "assign the queue, with all its jobs, to the data plane of these settings"
     add_option(queue, "--adopt", does=adopt, action="store_true")
+    add_option(queue, "--json", does="print one JSON object", action="store_true")
     add_settings(queue)
     return made
 

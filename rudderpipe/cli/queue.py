@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import msgspec
+
 from rudderpipe.log_text import counted, lines, one_line
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.queue import Queue
@@ -11,7 +13,20 @@ from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
 
 
-def queue(settings: Settings, *, adopt: bool) -> int:
+class QueueJson(msgspec.Struct, frozen=True):
+    """The JSON object that ``--json`` prints, after an adoption with the new data plane."""
+
+    queue: str
+    redis: str
+    waiting: int
+    active: int
+    delayed: int
+    failed: int
+    data_plane: str | None
+    data_plane_of_settings: str
+
+
+def queue(settings: Settings, *, adopt: bool, as_json: bool = False) -> int:
     """Print the data plane of the queue; with ``adopt``, change it to that of these settings. Return an exit code.
 
     Raise ``QueueUnavailable``.
@@ -19,6 +34,22 @@ def queue(settings: Settings, *, adopt: bool) -> int:
     settings.require("redis", "data_plane_url")
     with closing(Queue(settings, Clock())) as found:
         before, counts = found.owner(), found.counts()
+        if as_json:
+            if adopt and before != found.plane:
+                found.adopt()
+            owner_now = found.plane if adopt else before
+            state = QueueJson(
+                settings.queue_name,
+                settings.redis_place,
+                counts.waiting,
+                counts.active,
+                counts.delayed,
+                counts.failed,
+                owner_now or None,
+                found.plane,
+            )
+            print(msgspec.json.encode(state).decode())
+            return EXIT_OK if owner_now in ("", found.plane) else EXIT_FAILED
         jobs = (
             f"{counted(counts.waiting, 'job')} waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
             f"{counts.failed:,} failed"

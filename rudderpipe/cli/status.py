@@ -12,6 +12,7 @@ from rudderpipe.cli import rings
 from rudderpipe.observe import host_rings, snapshot
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
@@ -42,7 +43,7 @@ def json_of(found: Snapshot, others: Sequence[HostRing]) -> dict[str, Any]:
     return {
         "pipe": found.pipe,
         "redis": found.redis,
-        "ring": found.ring,
+        "ring": _counters(found, found.ring) if found.ring is not None else None,
         "jobs": _jobs(found.queue) if found.queue is not None else None,
         "events": found.events,
         "trouble": found.queue_trouble or None,
@@ -51,6 +52,15 @@ def json_of(found: Snapshot, others: Sequence[HostRing]) -> dict[str, Any]:
         "is_stuck": found.is_stuck,
         "others": others,
     }
+
+
+def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
+    """Return the counters of the ring, with its moments in the form of every JSON output."""
+    counters: dict[str, Any] = msgspec.to_builtins(ring)
+    beat_ms, down_ms = counters.pop("heartbeat_ms"), counters.pop("down_since_ms")
+    counters["heartbeat_age_s"] = max(0.0, round(found.taken_at_s - beat_ms / 1000, 3)) if beat_ms else None
+    counters["down_since"] = iso_ms(down_ms) if down_ms else None
+    return counters
 
 
 def _jobs(queue: QueueState) -> dict[str, Any]:

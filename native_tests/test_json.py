@@ -1,0 +1,102 @@
+"""docs/json.md: each command prints exactly the documented fields, with the documented types."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from native_tests.pages import section
+from native_tests.processes import Processes, wait_until
+from rudderpipe.testing.data_plane import Misbehaviour
+from rudderpipe.testing.redis_server import RedisServer
+
+ROW = re.compile(r"^\| `([^`]+)` \| (\w+)( or null)? \|", re.MULTILINE)
+EVENT = b'{"type":"track","userId":"u","event":"e"}\n'
+TYPES = {"string": str, "time": str, "integer": int, "boolean": bool, "object": dict, "map": dict, "array": list}
+
+
+def documented(command: str) -> dict[str, tuple[str, bool]]:
+    """Return the type of each documented field of a command, and whether it may be null."""
+    return {name: (kind, bool(null)) for name, kind, null in ROW.findall(section("json.md", command))}
+
+
+def check(fields: dict[str, tuple[str, bool]], value: dict[str, Any], prefix: str = "") -> set[str]:
+    """Check an object below a prefix, and return the names of its fields and of those within."""
+    inner = {name for name in fields if name.startswith(prefix) and not re.search(r"[.]", name[len(prefix) :])}
+    assert {f"{prefix}{name}" for name in value} == inner
+    seen = set(inner)
+    for key, each in value.items():
+        name = f"{prefix}{key}"
+        kind, may_be_null = fields[name]
+        if each is None:
+            assert may_be_null, name
+            continue
+        if kind == "number":
+            assert type(each) in (int, float), name
+        else:
+            assert type(each) is TYPES[kind], name
+        if kind == "time":
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each), name
+            datetime.fromisoformat(each.replace("Z", "+00:00"))
+        elif kind == "map":
+            assert all(type(count) is int for count in each.values()), name
+        elif kind == "object":
+            seen |= check(fields, each, f"{name}.")
+        elif kind == "array" and any(other.startswith(f"{name}[].") for other in fields):
+            for item in each:
+                seen |= check(fields, item, f"{name}[].")
+    return seen
+
+
+def printed(processes: Processes, command: str, *arguments: str, stdin: bytes = b"") -> list[Any]:
+    """Return what a command prints, one value for each line."""
+    done = processes.run("-m", "rudderpipe", *command.split(), *arguments, "--json", stdin=stdin)
+    values = [msgspec.json.decode(line) for line in done.stdout.splitlines()]
+    assert values, done.stderr
+    return values
+
+
+@pytest.mark.parametrize("through_redis", [False, True], ids=["direct", "queue"])
+def test_every_command_prints_the_documented_fields(
+    processes: Processes, redis_server: RedisServer, *, through_redis: bool
+) -> None:
+    """A program that reads the output must be able to rely on the page."""
+    if through_redis:
+        processes.explicit["redis"] = redis_server.url
+    processes.explicit |= {"flush_at": 1, "autostart": False}
+    processes.plane.misbehaviour = Misbehaviour(401)
+    client = processes.client()
+    assert client.track("u", "e")
+    assert not client.track("u", "e", {"of no type": object()})
+
+    (rings,) = printed(processes, "rings")
+    assert rings
+    ring_fields = documented("rings")
+    for row in rings:
+        assert check(ring_fields, row, "[].") == set(ring_fields)
+    assert check(documented("drain"), *printed(processes, "drain")) == set(documented("drain"))
+    if through_redis:
+        assert check(documented("queue"), *printed(processes, "queue")) == set(documented("queue"))
+        processes.start("-m", "rudderpipe.sender")
+    wait_until(lambda: processes.status().events.failed == 1)
+    (listed,) = printed(processes, "failed list")
+    assert check(documented("failed list"), listed) == set(documented("failed list"))
+    (shown,) = printed(processes, "failed show", listed["id"])
+    assert check(documented("failed show"), shown) == set(documented("failed show"))
+    assert [event["userId"] for event in shown["events"]] == ["u"]
+
+    status_fields = documented("status")
+    seen = check(status_fields, *printed(processes, "status"))
+    (of_none,) = printed(processes, "status", "--pipe", "misspelt")
+    seen |= check(status_fields, of_none)
+    not_here = "spool." if through_redis else "jobs."
+    assert {name for name in status_fields if not name.startswith(not_here)} - seen == set()
+
+    processes.plane.misbehaviour = Misbehaviour()
+    processes.explicit["autostart"] = True
+    del processes.explicit["pipe"]
+    assert check(documented("send"), *printed(processes, "send", stdin=EVENT)) == set(documented("send"))
