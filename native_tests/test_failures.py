@@ -146,3 +146,14 @@ def test_a_shutdown_says_what_stays_in_the_ring(
 
     assert "stay in the ring" in caplog.text
     assert "events=1" in caplog.text
+
+
+def test_a_shutdown_that_does_not_wait_warns_of_nothing(processes: Processes, caplog: pytest.LogCaptureFixture) -> None:
+    """Workers of gunicorn end in this way, and a warning at each ordinary stop would be a false alarm."""
+    client = processes.client()
+    client.track("u", "e")
+
+    with caplog.at_level(logging.WARNING, "rudderpipe"):
+        client.shutdown(0)
+
+    assert "stay in the ring" not in caplog.text

@@ -409,7 +409,7 @@ class Client:
         deadline_s = self._clock.monotonic_s() + timeout_s
         result = self.flush(timeout_s)
         callbacks.wait(max(0.0, deadline_s - self._clock.monotonic_s()))
-        self._intake.shut(result.pending)
+        self._intake.shut(result.pending if timeout_s else 0)  # a caller that does not wait knows
 
     def __enter__(self) -> Client:
         return self
