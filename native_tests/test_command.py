@@ -163,6 +163,39 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
     }
 
 
+@pytest.mark.parametrize("trouble", ["none", "ring", "jobs", "balance", "away"])
+def test_the_exit_code_of_status_is_0_only_when_all_is_well(
+    processes: Processes, redis_server: RedisServer, trouble: str
+) -> None:
+    """A health check looks at the exit code alone."""
+    processes.explicit |= {"redis": redis_server.url, "autostart": False}
+    client = processes.client()
+    assert client.track("u", "e")
+    if trouble != "ring":
+        assert processes.run("-m", "rudderpipe", "drain").returncode == 0
+    if trouble in ("none", "balance"):
+        processes.start("-m", "rudderpipe.sender")
+        wait_until(lambda: processes.status().events.delivered == 1)
+    if trouble == "balance":
+        for key in redis_server.client().scan_iter("{rudder}:rudderpipe:*"):
+            if redis_server.client().type(key) == b"hash":
+                redis_server.client().hincrby(key, "delivered", 5)
+    if trouble == "away":
+        processes.explicit["redis"] = "redis://127.0.0.1:1"
+
+    done = processes.run("-m", "rudderpipe", "status")
+
+    assert done.returncode == {"none": 0, "away": 4}.get(trouble, 1), done
+    words = {
+        "none": b": balanced",
+        "ring": b"no process serves the ring",
+        "jobs": b"no sender has the queue",
+        "balance": b"does NOT balance",
+        "away": b"127.0.0.1:1",
+    }
+    assert words[trouble] in done.stdout
+
+
 def test_status_of_a_pipe_without_a_ring_makes_nothing(processes: Processes) -> None:
     """No process sends, and status says that there is no ring."""
     done = processes.run("-m", "rudderpipe", "status")

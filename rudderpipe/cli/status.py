@@ -22,14 +22,24 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     """Print the status of the pipe, and return an exit code."""
     found = snapshot.take(settings)
     others = [] if found.rings else host_rings.visible(settings.runtime_dir)
+    lacks_sender = _lacks_sender(found, settings)
     if as_json:
-        print(msgspec.json.encode(json_of(found, others)).decode())
+        print(msgspec.json.encode({**json_of(found, others), "lacks_sender": lacks_sender}).decode())
     else:
-        lines = [*lines_of(found, others), *(_producers(found.ring) if producers and found.ring else [])]
+        note = ["sender    none: jobs wait in Redis and no sender has the queue"] if lacks_sender else []
+        lines = [*lines_of(found, others), *note, *(_producers(found.ring) if producers and found.ring else [])]
         print(log_text.lines("\n".join(lines)))
     if found.queue_trouble:
         return EXIT_UNAVAILABLE
-    return EXIT_OK if found.events.balanced and not found.is_stuck else EXIT_FAILED
+    return EXIT_OK if found.events.balanced and not found.is_stuck and not lacks_sender else EXIT_FAILED
+
+
+def _lacks_sender(found: Snapshot, settings: Settings) -> bool:
+    """Return True if jobs wait and no sender works. Where several senders work they take no lease, so it is False."""
+    queue = found.queue
+    if queue is None or queue.paused or settings.is_multi_processor:
+        return False
+    return queue.waiting + queue.active > 0 and found.lease is None
 
 
 def json_of(found: Snapshot, others: Sequence[HostRing]) -> dict[str, Any]:
