@@ -126,29 +126,27 @@ def test_scripts_that_redis_has_forgotten_are_sent_again(queue: Queue, redis: An
 
 def test_a_queue_works_again_once_redis_has_loaded_its_data(directory: Path) -> None:
     """Redis returns LOADING meanwhile, and must lose none of its jobs."""
-    server = RedisServer(directory)
-    server.start()
-    queue = queue_of(server)
-    add(queue, 200)
-    for number in range(10):
-        # Redis accepts connections once every 2 MiB while it loads.
-        server.client().set(f"ballast{number}", os.urandom(1 << 20))
-    server.client().save()
-    server.kill()
-    server.launch("--key-load-delay", "2000")
+    with RedisServer(directory) as server:
+        queue = queue_of(server)
+        add(queue, 200)
+        for number in range(10):
+            # Redis accepts connections once every 2 MiB while it loads.
+            server.client().set(f"ballast{number}", os.urandom(1 << 20))
+        server.client().save()
+        server.kill()
+        server.launch("--key-load-delay", "10000")  # microseconds for each key: two seconds in all
 
-    def refusal() -> str:
-        try:
-            queue.take(*ALL)
-        except QueueUnavailable as error:
-            return str(error)
-        return ""
+        def refusal() -> str:
+            try:
+                queue.take(*ALL)
+            except QueueUnavailable as error:
+                return str(error)
+            return ""
 
-    wait_until(lambda: "loading" in refusal().lower())
-    server.wait()
-    assert queue.counts().waiting + queue.counts().active == 200
-    queue.close()
-    server.kill()
+        wait_until(lambda: "loading" in refusal().lower())
+        server.wait()
+        assert queue.counts().waiting + queue.counts().active == 200
+        queue.close()
 
 
 def test_a_replica_refuses_an_add_with_a_clear_reason(redis_server: RedisServer, redis: Any) -> None:
