@@ -125,9 +125,12 @@ def _listens(port: int) -> bool:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Stop a server as a service manager does."""
+    """Stop a server as a service manager does.
+
+    gunicorn kills a worker that was still booting at the signal only after 30 s.
+    """
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) in (0, -signal.SIGTERM)
+    assert process.wait(45) in (0, -signal.SIGTERM)
 
 
 def events(processes: Processes) -> dict[int, dict[str, Any]]:

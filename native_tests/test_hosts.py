@@ -167,6 +167,7 @@ def test_a_pool_and_single_processes_track_at_the_same_time(hosts: Hosts, packag
 
 def test_four_generations_of_processes_share_a_client(hosts: Hosts) -> None:
     """Eight processes track at once with a client that was made before the first fork."""
+    hosts.processes.explicit["when_full"] = "block"  # eight processes want the claim lock, on few cores
     hosts.run(GENERATIONS)
 
     events = hosts.assert_all_arrived()
