@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -88,6 +89,16 @@ def test_every_command_prints_the_documented_fields(
     (shown,) = printed(processes, "failed show", listed["id"])
     assert check(documented("failed show"), shown) == set(documented("failed show"))
     assert [event["userId"] for event in shown["events"]] == ["u"]
+    changes = documented("failed retry, delete and export")
+    file = str(Path(processes.explicit["runtime_dir"]) / "exported.ndjson")
+    for command, arguments, done in (
+        ("failed retry", ("--all", "--dry-run"), 0),
+        ("failed export", (file,), 1),
+        ("failed delete", ("--all", "--dry-run"), 0),
+    ):
+        (changed,) = printed(processes, command, *arguments)
+        assert check(changes, changed) == set(changes)
+        assert changed == {"jobs": 1, "events": 1, "done": done}
 
     status_fields = documented("status")
     seen = check(status_fields, *printed(processes, "status"))

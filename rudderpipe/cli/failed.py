@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TextIO
 
 import msgspec
 
@@ -42,6 +42,15 @@ class Shown(msgspec.Struct, frozen=True):
     reason: str
     events: list[msgspec.Raw] | None
     data: str | None
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """The JSON object that ``retry``, ``delete`` and ``export`` print with ``--json``."""
+
+    jobs: int
+    events: int
+    done: int
+    """The jobs that are in line again, deleted or written; 0 with ``--dry-run``."""
 
 
 class FailedStore(Protocol):
@@ -115,7 +124,15 @@ def show(found: FailedStore, job_id: str, *, as_json: bool = False) -> int:
     return EXIT_OK
 
 
-def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: bool, write_key: str | None = None) -> int:
+def retry(
+    found: FailedStore,
+    selection: Selection,
+    *,
+    first: bool,
+    dry_run: bool,
+    write_key: str | None = None,
+    as_json: bool = False,
+) -> int:
     """Make the selected jobs wait again, oldest first; with ``first``, before the waiting jobs. Return an exit code.
 
     With ``write_key``, they are sent with this key instead of their own.
@@ -130,14 +147,15 @@ def retry(found: FailedStore, selection: Selection, *, first: bool, dry_run: boo
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
+    chosen = f"{counted(jobs, 'failed job')}, {counted(events, 'event')}"
+    done = f"{counted(back, 'failed job')} in line again, {counted(events, 'event')}"
+    _print_changed(Changed(jobs, events, back), f"would retry {chosen}" if dry_run else done, as_json=as_json)
     if dry_run:
-        print(f"would retry {counted(jobs, 'failed job')}, {counted(events, 'event')}")
         return EXIT_OK
-    print(f"{counted(back, 'failed job')} in line again, {counted(events, 'event')}")
     return EXIT_OK if back == jobs else _left_alone(jobs - back)
 
 
-def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
+def delete(found: FailedStore, selection: Selection, *, dry_run: bool, as_json: bool = False) -> int:
     """Delete the selected jobs permanently. Return an exit code."""
     progress, removed, jobs, events = Progress(), 0, 0, 0
     for piece in _pieces(found.find(selection)):
@@ -149,14 +167,15 @@ def delete(found: FailedStore, selection: Selection, *, dry_run: bool) -> int:
     progress.end()
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
+    chosen = f"{counted(jobs, 'failed job')}, {counted(events, 'event')}"
+    done = f"{counted(removed, 'failed job')} deleted, {counted(events, 'event')}"
+    _print_changed(Changed(jobs, events, removed), f"would delete {chosen}" if dry_run else done, as_json=as_json)
     if dry_run:
-        print(f"would delete {counted(jobs, 'failed job')}, {counted(events, 'event')}")
         return EXIT_OK
-    print(f"{counted(removed, 'failed job')} deleted, {counted(events, 'event')}")
     return EXIT_OK if removed == jobs else _left_alone(jobs - removed)
 
 
-def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool) -> int:
+def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool, as_json: bool = False) -> int:
     """Write the events of the selected jobs as NDJSON, which ``rudderpipe send`` reads. Return an exit code.
 
     The jobs stay in the store.
@@ -178,10 +197,16 @@ def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool
     if not jobs and selection.ids is not None:
         return _none_of_that_id()
     did = "would write" if dry_run else "wrote"
-    print(f"{did} {counted(events, 'event')} of {counted(jobs - unreadable, 'failed job')}", file=sys.stderr)
+    said = f"{did} {counted(events, 'event')} of {counted(jobs - unreadable, 'failed job')}"
+    changed = Changed(jobs, events, 0 if dry_run else jobs - unreadable)
+    _print_changed(changed, said, as_json=as_json, file=sys.stdout if as_json and path != "-" else sys.stderr)
     if unreadable:
         print(f"{counted(unreadable, 'job')} not written: not in the form of a RudderStack SDK's job", file=sys.stderr)
     return EXIT_FAILED if unreadable else EXIT_OK
+
+
+def _print_changed(changed: Changed, said: str, *, as_json: bool, file: TextIO | None = None) -> None:
+    print(msgspec.json.encode(changed).decode() if as_json else said, file=file)
 
 
 @contextmanager

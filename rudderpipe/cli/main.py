@@ -66,10 +66,11 @@ def _failed(arguments: argparse.Namespace) -> int:
             if arguments.replace_write_key:
                 settings.require("write_key")
             key = settings.write_key if arguments.replace_write_key else None
-            return failed.retry(found, selection, first=arguments.first, dry_run=arguments.dry_run, write_key=key)
+            how = {"first": arguments.first, "dry_run": arguments.dry_run, "write_key": key}
+            return failed.retry(found, selection, **how, as_json=arguments.json)
         if arguments.action == "delete":
-            return failed.delete(found, selection, dry_run=arguments.dry_run)
-        return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run)
+            return failed.delete(found, selection, dry_run=arguments.dry_run, as_json=arguments.json)
+        return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run, as_json=arguments.json)
 
 
 def _add_failed(commands: Any) -> None:
@@ -108,6 +109,7 @@ def _add_failed(commands: Any) -> None:
             action.add_argument("file", metavar="FILE", help="the file to write; - is standard output")
         if name in ("retry", "export", "delete"):
             add_option(action, "--dry-run", does="print what would be done, and do nothing", action="store_true")
+            add_option(action, "--json", does="print one JSON object with the counts", action="store_true")
         add_settings(action)
 
 
