@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -137,42 +137,50 @@ def retry(
 
     With ``write_key``, they are sent with this key instead of their own.
     """
-    progress, back, jobs, events = Progress(), 0, 0, 0
-    for piece in _pieces(found.find(selection, newest_first=first and not dry_run)):
-        jobs += len(piece)
-        events += sum(job.events for job in piece)
-        if not dry_run:
-            back += found.retry(piece[::-1] if first else piece, first=first, write_key=write_key)
-            progress.show(f"{counted(back, 'job')} in line again")
-    progress.end()
-    if not jobs and selection.ids is not None:
-        return _none_of_that_id()
-    chosen = f"{counted(jobs, 'failed job')}, {counted(events, 'event')}"
-    done = f"{counted(back, 'failed job')} in line again, {counted(events, 'event')}"
-    _print_changed(Changed(jobs, events, back), f"would retry {chosen}" if dry_run else done, as_json=as_json)
-    if dry_run:
-        return EXIT_OK
-    return EXIT_OK if back == jobs else _left_alone(jobs - back)
+    jobs = found.find(selection, newest_first=first and not dry_run)
+
+    def retry_piece(piece: list[FailedJob]) -> int:
+        return found.retry(piece[::-1] if first else piece, first=first, write_key=write_key)
+
+    changed = _change(jobs, None if dry_run else retry_piece, "in line again")
+    return _report_change(changed, selection, "retry", "in line again", dry_run=dry_run, as_json=as_json)
 
 
 def delete(found: FailedStore, selection: Selection, *, dry_run: bool, as_json: bool = False) -> int:
     """Delete the selected jobs permanently. Return an exit code."""
-    progress, removed, jobs, events = Progress(), 0, 0, 0
-    for piece in _pieces(found.find(selection)):
-        jobs += len(piece)
-        events += sum(job.events for job in piece)
-        if not dry_run:
-            removed += found.remove([job.id for job in piece])[0]
-            progress.show(f"{counted(removed, 'job')} deleted")
+
+    def delete_piece(piece: list[FailedJob]) -> int:
+        return found.remove([job.id for job in piece])[0]
+
+    changed = _change(found.find(selection), None if dry_run else delete_piece, "deleted")
+    return _report_change(changed, selection, "delete", "deleted", dry_run=dry_run, as_json=as_json)
+
+
+def _change(jobs: Iterator[FailedJob], change: Callable[[list[FailedJob]], int] | None, done: str) -> Changed:
+    """Change the jobs piece by piece, or with None only count them, and show the progress."""
+    progress, changed = Progress(), Changed(0, 0, 0)
+    for piece in _pieces(jobs):
+        now = 0 if change is None else change(piece)
+        events = sum(job.events for job in piece)
+        changed = Changed(changed.jobs + len(piece), changed.events + events, changed.done + now)
+        if change is not None:
+            progress.show(f"{counted(changed.done, 'job')} {done}")
     progress.end()
-    if not jobs and selection.ids is not None:
+    return changed
+
+
+def _report_change(
+    changed: Changed, selection: Selection, verb: str, done: str, *, dry_run: bool, as_json: bool
+) -> int:
+    """Print what was changed, or would be. Return an exit code."""
+    if not changed.jobs and selection.ids is not None:
         return _none_of_that_id()
-    chosen = f"{counted(jobs, 'failed job')}, {counted(events, 'event')}"
-    done = f"{counted(removed, 'failed job')} deleted, {counted(events, 'event')}"
-    _print_changed(Changed(jobs, events, removed), f"would delete {chosen}" if dry_run else done, as_json=as_json)
-    if dry_run:
-        return EXIT_OK
-    return EXIT_OK if removed == jobs else _left_alone(jobs - removed)
+    events = counted(changed.events, "event")
+    would = f"would {verb} {counted(changed.jobs, 'failed job')}, {events}"
+    did = f"{counted(changed.done, 'failed job')} {done}, {events}"
+    _print_changed(changed, would if dry_run else did, as_json=as_json)
+    left_alone = 0 if dry_run else changed.jobs - changed.done
+    return _left_alone(left_alone) if left_alone else EXIT_OK
 
 
 def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool, as_json: bool = False) -> int:

@@ -234,8 +234,7 @@ class Slot:
         self._is_claiming = True
         # Order: the count before the next block can be seen. An exception may have interrupted an append before its
         # count; if that were still missing, the next event would overtake this one (tests/test_store_order.py).
-        if old.sequence:
-            old.store_count()
+        old.store_count()
         new = OpenBlock(old.base + old.count, old.count_limit - old.count)
         try:
             claim = claims.claim_blocks(ring, slot, new.base, size + 1 + at.ENTRY, int(now_s * 1000))
@@ -244,8 +243,7 @@ class Slot:
             raise
         new.begin(ring, claim)
         self.block = new
-        if old.sequence:
-            old.seal()  # Order: when no append goes to it any more
+        old.seal()  # Order: when no append goes to it any more
         self._is_claiming = False
 
     def _find_out(self, ring: Ring, slot: int) -> None:

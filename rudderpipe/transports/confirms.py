@@ -76,7 +76,9 @@ class Watch:
             one = waiting.popleft()
             number, error = self._failure_of(one.place), None
             if number is not None or not whole:  # if failures were overwritten, this may have been one of them
-                error = errors.setdefault(number, self._error(number))
+                if number not in errors:
+                    errors[number] = self._error(number)
+                error = errors[number]
                 if one.on_error is not None:
                     group = failed.setdefault((id(one.on_error), number), _Failed(one.on_error, error, []))
                     group.messages.append(one.message())

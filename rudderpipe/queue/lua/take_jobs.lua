@@ -27,8 +27,8 @@
   ARGV[9] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
   Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited, with the fields data and attemptsMade;
-            no field for an id without a key, false instead of the fields when its key is not a hash. The error OTHERPLANE when the jobs that wait are
-            for another data plane
+            no field for an id without a key, false instead of the fields when its key is not a hash. The error
+            OTHERPLANE when the jobs that wait are for another data plane
   Promises  no id is added to `active` without `<prefix><id>:lock`, and no job there lacks a field that Bull's stalled
             check reads
   Costs     O(max_jobs), plus the size of the jobs
