@@ -67,6 +67,7 @@ wheel-test: $(BIN)/python
 
 bench: $(BENCH_READY)
 	$(BIN)/python -m bench.call
+	$(BIN)/python -m bench.gunicorn
 	$(BIN)/python -m bench.latency
 	$(BIN)/python -m bench.ring
 	$(BIN)/python -m bench.end_to_end
