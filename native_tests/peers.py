@@ -120,7 +120,7 @@ class Peers:
         queue = Queue(own, clock)
         lease = None if own.is_multi_processor else Lease(queue, own.lease_ms, identity.address(), lambda _: False)
         plane = DataPlane(own)
-        sender = Sender(queue, Dispatcher(plane, own, clock), lease, own, clock)
+        sender = Sender(queue, [Dispatcher(plane, own, clock)], lease, own, clock)
         self._senders.append(sender)
         self._planes.append(plane)
         return sender

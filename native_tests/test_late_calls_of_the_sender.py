@@ -57,7 +57,8 @@ def test_a_late_call_of_a_sender_changes_nothing(
     queue, plane = Queue(settings, clock), DownAtFirst("guilty")
     lease = None if several else Lease(queue, settings.lease_ms, "me 1 0", lambda _: False)
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
-    sender = Sender(queue, Dispatcher(cast(DataPlane, plane), settings, clock), lease, settings, clock, state=state)
+    dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
+    sender = Sender(queue, [dispatcher], lease, settings, clock, state=state)
 
     def add(*users: str) -> None:
         events = b",".join(b'{"userId":"%b"}' % user.encode() for user in users)

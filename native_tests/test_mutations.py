@@ -86,7 +86,7 @@ class Campaign:
         renewer_queue = queue_server.queue()
         renewer_queue.token = self.queue.token
         self.renewer = LockRenewer(renewer_queue, state, settings, self.clock)
-        self.sender = Sender(self.queue, dispatcher, lease, settings, self.clock, state=state)
+        self.sender = Sender(self.queue, [dispatcher], lease, settings, self.clock, state=state)
         self.put: dict[str, bytes] = {}
         """The data of each broken job, except of jobs whose data was deleted."""
         self.healthy: list[str] = []

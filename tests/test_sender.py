@@ -58,7 +58,7 @@ def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settin
     real = cast(Queue, queue)
     lease = None if settings.is_multi_processor else Lease(real, settings.lease_ms, "me 1 0", lambda _: False)
     dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
-    return Sender(real, dispatcher, lease, settings, clock, **others)
+    return Sender(real, [dispatcher], lease, settings, clock, **others)
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:

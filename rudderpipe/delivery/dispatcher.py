@@ -52,12 +52,25 @@ class Decision(msgspec.Struct, frozen=True):
         """The reason for the failed set: the status, the text of the server and the number of attempts."""
         return f"{self.outcome.reason} (after {self.attempts} attempt{'s' if self.attempts != 1 else ''})"
 
+    def tell(self, store: Store[T]) -> T:
+        """Call the store's method for this kind of decision. Return what it returns, and raise what it raises."""
+        methods: dict[Kind, Callable[[Decision], T]] = {
+            "delivered": store.delivered,
+            "retry": store.retry,
+            "blocked": store.blocked,
+            "stopped": store.stopped,
+            "failed": store.failed,
+            "split": store.split,
+            "fewer": store.fewer,
+        }
+        return methods[self.kind](self)
+
 
 class Store(Protocol[T_co]):
     """The place that batches come from and that learns what becomes of them: the queue, the ring, or a call.
 
     One method is called after each attempt. It concerns the first ``decision.count`` of the batches that were given to
-    ``Dispatcher.run``, which returns what the method returns, and raises what it raises.
+    the attempt.
     """
 
     def delivered(self, decision: Decision) -> T_co:
@@ -113,24 +126,16 @@ class Dispatcher:
         self._suspects = 0
 
     def run(self, batches: Sequence[Batch], store: Store[T]) -> T:
-        """Send one request with the first of these batches (at least one), and tell their store the decision.
-
-        No request is sent when an earlier refusal shows that the first batch must be split.
-        """
+        """Make one attempt with the first of these batches (at least one), and tell their store the decision."""
         # Order: the outcome is learned first, because the store may call ``forget`` (tests/test_sender_trouble.py).
-        decision = self._attempt(batches)
-        methods: dict[Kind, Callable[[Decision], T]] = {
-            "delivered": store.delivered,
-            "retry": store.retry,
-            "blocked": store.blocked,
-            "stopped": store.stopped,
-            "failed": store.failed,
-            "split": store.split,
-            "fewer": store.fewer,
-        }
-        return methods[decision.kind](decision)
+        return self.attempt(batches).tell(store)
 
-    def _attempt(self, batches: Sequence[Batch]) -> Decision:
+    def attempt(self, batches: Sequence[Batch]) -> Decision:
+        """Send one request with the first of these batches (at least one), and return the decision about them.
+
+        No request is sent when an earlier refusal shows that the first batch must be split. Any thread may call this,
+        because it changes only this dispatcher and its data plane, as long as no other method is called meanwhile.
+        """
         first = batches[0]
         known = self._known_refusal(first)
         if known is not None:

@@ -60,7 +60,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     keeper = LockRenewer(Queue(settings, clock, queue.token), state, settings, clock, tick)
     sender = Sender(
         queue,
-        Dispatcher(plane, settings, clock),
+        [Dispatcher(plane, settings, clock)],
         lease,
         settings,
         clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from rudderpipe import log_text
@@ -13,7 +13,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
-from rudderpipe.sender.held_jobs import HeldJobs
+from rudderpipe.sender.held_jobs import HeldJobs, Room
 from rudderpipe.sender.maintenance import Upkeep
 from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
@@ -38,7 +38,7 @@ class Sender:
     def __init__(
         self,
         queue: Queue,
-        dispatcher: Dispatcher,
+        dispatchers: Sequence[Dispatcher],
         lease: Lease | None,
         settings: Settings,
         clock: Clock,
@@ -54,7 +54,7 @@ class Sender:
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._state = state or SenderState(clock.monotonic_s(), settings.stall_timeout_s)
-        self._held = HeldJobs(queue, dispatcher, self._state, clock, self._look_for_free)
+        self._held = HeldJobs(queue, dispatchers, self._state, clock, self._look_for_free)
         self._upkeep = Upkeep(queue, settings)
         self._to_recover: Whose | None = "all" if lease else None
         """The active jobs that must be put back in line before anything else happens."""
@@ -75,7 +75,7 @@ class Sender:
     def work(self) -> int:
         """Run one cycle with at most one request. Return how many results were written to Redis."""
         now_s = self._clock.monotonic_s()
-        if now_s < max(self._not_before_s, self._state.backoff_until_s):
+        if now_s < max(self._not_before_s, self._held.paused_until_s()):
             return 0
         try:
             done = self._cycle(now_s) if self._may_work(now_s) else 0
@@ -181,7 +181,8 @@ class Sender:
         if self._state.stranded_at_s > self._recovered_at_s:
             self._look_for_free()
         done = self._recover() if self._to_recover else 0
-        done += held.acks.write() if held.jobs else self._take(now_s)
+        room = held.room()
+        done += self._take(now_s, room) if room.batches else held.acks.write()
         if held.jobs:
             # Order: the clock is read after the take, because the process may have been stopped before its response.
             now_s = self._clock.monotonic_s()
@@ -190,7 +191,7 @@ class Sender:
                 self._confirmed_at_s = now_s
         if held.jobs:
             self._busy_at_s = now_s
-            held.deliver()
+            held.begin(now_s)
         if done:
             self._state.progress.moved(self._clock.monotonic_s())
         return done
@@ -208,16 +209,14 @@ class Sender:
             self._state.progress.moved(self._recovered_at_s)
         return done
 
-    def _take(self, now_s: float) -> int:
+    def _take(self, now_s: float, room: Room) -> int:
         """Write the results to Redis and take the next jobs. Return how many results were written."""
         self._upkeep.work(now_s)
         # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
-        size = self._held.size
         # With several senders the jobs of a dead one wait for 30 s and more, so that each takes few at once.
-        at_most = size.batches if self._lease else min(size.batches, USUAL_BATCHES)
-        written, taken = self._held.acks.write_and_take(1 if self._is_careful else at_most, size.bytes)
-        size.note_taken(len(taken), sum(len(job.data) for job in taken))
+        at_most = room.batches if self._lease else min(room.batches, USUAL_BATCHES)
+        written, taken = self._held.acks.write_and_take(1 if self._is_careful else at_most, room.bytes)
         self._to_recover = None
         self._is_careful = False
         self._found_empty = not taken
