@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +16,9 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
 from rudderpipe.queue.keys import Keys
-from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, Recovered, Whose
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, NewJob, Recovered, Whose
 
+_LANE = re.compile(r'"lane":"(\d+/\d+)"')
 STALLED = "job stalled more than allowable limit"
 
 
@@ -270,7 +272,7 @@ class FakeQueue:
     def add(
         self,
         epoch: int,
-        batches: Sequence[tuple[str, int]],
+        batches: Sequence[NewJob],
         offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
@@ -290,14 +292,15 @@ class FakeQueue:
         if store.last_id == 0:
             store.counted.clear()
         now = str(self.clock.time_ms())
-        for data, events in batches:
+        for data, events, *lane in batches:
             store.last_id += 1
+            own = f',"lane":"{lane[0]}"' if lane else ""
             store.put(
                 str(store.last_id),
                 {
                     "name": "__default__",
                     "data": data,
-                    "opts": f'{{"attempts":1,"delay":0,"timestamp":{now}}}',
+                    "opts": f'{{"attempts":1,"delay":0,"timestamp":{now}{own}}}',
                     "timestamp": now,
                     "delay": "0",
                     "priority": "0",
@@ -337,6 +340,8 @@ class FakeQueue:
                 None if name in store.no_hashes else [text.encode() for pair in (fields or {}).items() for text in pair]
             )
             found.append((name.encode(), flat))
+            if found[-1][1] is not None and (lane := _LANE.search((fields or {}).get("opts", ""))):
+                found[-1][1].extend((b"lane", lane[1].encode()))
             if fields is not None:
                 fields["processedOn"] = str(self.clock.time_ms())
                 fields.setdefault("opts", "{}")

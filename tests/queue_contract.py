@@ -999,3 +999,36 @@ class QueueContract:
         queue.complete([taken])
         assert queue.split(taken) is None
         assert queue_server.view() == View()
+
+    def test_a_job_keeps_its_lane(self, queue_server: QueueServer) -> None:
+        """Its halves have the lane too, and so has the job after a recovery, a put-back, a failure and a retry."""
+        queue = queue_server.queue()
+        queue.add(EPOCH, [(data_of(0), 2, "3/8"), (data_of(1), 2)], {1: (0, 4)}, [])
+        stamp = queue_server.fields("1")["timestamp"]
+        assert queue_server.fields("1")["opts"] == f'{{"attempts":1,"delay":0,"timestamp":{stamp},"lane":"3/8"}}'
+
+        def taken() -> list[ActiveJob]:
+            found = queue.take(*ALL)
+            assert [job_.lane for job_ in found] == ["3/8", ""]
+            return found
+
+        queue.put_back(taken())
+        taken()
+        queue.recover()
+        first, second = taken()
+        halves = queue.split(first)
+        assert halves is not None
+        assert [half.lane for half in halves] == ["3/8", "3/8"]
+        queue.complete([second])
+        for half in halves:
+            queue.fail(half, "no")
+            queue_server.retry(half.id)
+        assert [job_.lane for job_ in queue.take(*ALL)] == ["3/8", "3/8"]
+
+    def test_a_lane_that_is_none_is_ignored(self, queue_server: QueueServer) -> None:
+        """Other programs may store anything in a job's opts."""
+        queue = queue_server.queue()
+        for name, opts in (("a", '{"lane":3}'), ("b", '{"x":"\\"lane\\":\\"3/8\\""}'), ("c", "[]")):
+            queue_server.put(name, {"data": data_of(1), "opts": opts})
+
+        assert [job_.lane for job_ in queue.take(*ALL)] == ["", "", ""]

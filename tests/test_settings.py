@@ -479,3 +479,24 @@ def test_a_misspelt_variable_is_warned_of_once(
         "the variable RUDDERPIPE_WRIT_KEY is ignored, because no setting has this name; "
         "did you mean RUDDERPIPE_WRITE_KEY?",
     ]
+
+
+@pytest.mark.parametrize("lanes", [0, 3, 128, "8", True])
+def test_lanes_must_be_a_power_of_two(lanes: Any) -> None:
+    """The number of a lane is a part of a number's bits."""
+    with pytest.raises(SettingsError, match="lanes: must be a power of two from 1 to 64"):
+        settings.load({"lanes": lanes}, environment={})
+
+
+def test_lanes_are_ignored_where_nothing_keeps_them_apart() -> None:
+    """The log says so, and names the reason."""
+    queue = {"lanes": 8, "redis": "redis://x"}
+    assert settings.load(queue, environment={}).lanes_in_use == 8
+    for others, why in (
+        ({"redis": None}, "no queue"),
+        ({"is_multi_processor": True}, "without order"),
+        ({"sync_mode": True}, "no queue"),
+    ):
+        found = settings.load({**queue, **others}, environment={"RUDDERPIPE_LANES": "4"})
+        assert found.lanes_in_use == 1
+        assert why in found.lanes_ignored

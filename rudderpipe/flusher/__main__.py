@@ -146,6 +146,7 @@ def main() -> int:
         settings.require("redis")
         return check(settings, clock)
     bootstrap.log_to(arguments, settings.log_level)
+    bootstrap.warn_of_lanes(settings)
     if arguments.detach:
         bootstrap.detach()
     stop.install()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.flusher import lanes
 from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
 from rudderpipe.process.clock import Clock, iso_ms
 from rudderpipe.ring import layout as at
@@ -17,6 +18,9 @@ from rudderpipe.ring.consumer import Batch, OffsetRange
 from rudderpipe.ring.reasons import Reason
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.queue.queue import NewJob
 
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = log_text.logger("rudderpipe.flusher")
@@ -110,7 +114,7 @@ class Damaged:
 
 
 class QueueSink:
-    """A sink that makes a job of every batch."""
+    """A sink that makes a job of every batch, or with lanes a job of each lane's events in all batches of a commit."""
 
     batches_at_once = 50
 
@@ -123,6 +127,8 @@ class QueueSink:
         self._queue = Queue(settings, clock)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
         self._write_key = settings.write_key
+        self._settings = settings
+        self._lanes = settings.lanes_in_use
         self._ring = ring
         self._clock = clock
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
@@ -143,11 +149,11 @@ class QueueSink:
         """
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         offsets: dict[int, tuple[int, int]] = {}
-        jobs: list[tuple[str, int]] = []
+        whole: list[Batch] = []
         committed: list[int] = []
         for batch in batches:
             if events_of(batch):
-                jobs.append((self._build(batch.data, self._write_key, sent_at, epoch), batch.count))
+                whole.append(batch)
                 committed.append(at.H_QUEUED)
             elif batch.count == 1:
                 committed.append(self._damaged.pass_over(batch))
@@ -159,7 +165,8 @@ class QueueSink:
             for each in batch.ranges:
                 start, _ = offsets.get(each.sequence, (each.start, 0))
                 offsets[each.sequence] = (start, each.end)
-        self._budget.check(sum(len(data) for data, _ in jobs))
+        jobs = self._jobs_of(whole, sent_at)
+        self._budget.check(sum(len(job[0]) for job in jobs))
         words = self._ring.words
         self._watch_eviction()
         try:
@@ -175,6 +182,20 @@ class QueueSink:
                 words[at.H_TERM] = max(words[at.H_TERM], later) + 1
             raise
         return CommitResult(committed)
+
+    def _jobs_of(self, batches: Sequence[Batch], sent_at: str) -> list[NewJob]:
+        """Return a job for each batch, or with lanes the jobs of all lanes for all of these batches together."""
+        epoch, key = self._ring.segment.epoch, self._write_key
+        if self._lanes == 1:
+            return [(self._build(batch.data, key, sent_at, epoch), batch.count) for batch in batches]
+        settings = self._settings
+        parts = lanes.parts_of(
+            [batch.data for batch in batches], self._lanes, settings.flush_at, settings.max_batch_bytes
+        )
+        return [
+            (self._build(b",".join(part.events), key, sent_at, epoch), len(part.events), f"{part.lane}/{self._lanes}")
+            for part in parts
+        ]
 
     def _watch_eviction(self) -> None:
         """Log once if Redis may evict queued events."""

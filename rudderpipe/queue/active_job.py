@@ -34,6 +34,8 @@ class ActiveJob(msgspec.Struct, frozen=True):
     trouble: str = ""
     displaced: bool = False
     """True when the id's key in Redis does not belong to a job and must not be written to."""
+    lane: str = ""
+    """The number of the job's lane, and of how many lanes, such as ``3/8``; empty for a job without a lane."""
 
     @property
     def attempts(self) -> int:
@@ -180,13 +182,13 @@ def _taken(job_id: str, fields: list[bytes] | None) -> ActiveJob:
     values = dict(zip(fields[::2], fields[1::2], strict=True))
     made = values.get(b"attemptsMade", b"0")
     attempts_made = int(made) if made.isdigit() and len(made) < MAX_DIGITS else 0
-    data = values.get(b"data", b"")
+    data, lane = values.get(b"data", b""), values.get(b"lane", b"").decode()
     try:
         if b"data" not in values:
             raise JobUnreadable(f"the job has no {'data' if fields else 'hash in Redis; only its id was in the queue'}")
         if not job_id.isprintable():
             raise JobUnreadable("the job's id is not text")
-        return ActiveJob(job_id, data, attempts_made, jobs.read(data))
+        return ActiveJob(job_id, data, attempts_made, jobs.read(data), lane=lane)
     except JobUnreadable as error:
         return ActiveJob(job_id, data, attempts_made, None, error.reason)
 

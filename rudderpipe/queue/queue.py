@@ -34,6 +34,8 @@ PROMOTE_AT_ONCE = 1000
 REPEATABLE = frozenset({"renew_locks", "promote_delayed"})
 """Scripts that may run late, or a second time, without harm."""
 Whose = Literal["all", "free", "ours"]
+NewJob = tuple[str, int] | tuple[str, int, str]
+"""A job's data, its number of events, and its lane if it has one, such as ``3/8``."""
 
 
 class Recovered(NamedTuple):
@@ -88,16 +90,16 @@ class Queue:
     def add(
         self,
         epoch: int,
-        batches: Sequence[tuple[str, int]],
+        batches: Sequence[NewJob],
         offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
     ) -> None:
         """Add jobs, oldest first, and store the ring's new offsets.
 
-        ``batches`` are pairs of job data and its number of events. ``offsets`` are the offsets from and to in each
-        tenure of a block, and ``freed`` the tenures whose offsets may go. ``term`` rises with each flusher of the ring:
-        once a later flusher has added jobs, a call of an earlier one adds nothing.
+        ``offsets`` are the offsets from and to in each tenure of a block, and ``freed`` the tenures whose offsets may
+        go. ``term`` rises with each flusher of the ring: once a later flusher has added jobs, a call of an earlier one
+        adds nothing.
 
         Raise ``QueueBehind``, and add nothing, if an earlier call had run although its answer was lost. Raise
         ``AnotherDataPlane`` while the queue has jobs for another data plane.

@@ -97,6 +97,7 @@ def main() -> int:
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
     bootstrap.log_to(arguments, settings.log_level)
+    bootstrap.warn_of_lanes(settings)
     stop.install()
     logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
     serve(settings, stop, clock, arguments.parent, admin)

@@ -51,6 +51,12 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return settings_module.load(config=arguments.config)
 
 
+def warn_of_lanes(settings: Settings) -> None:
+    """Log once in a process that ``lanes`` is ignored, if it is."""
+    if settings.lanes_ignored:
+        log_text.logger().warning(settings.lanes_ignored)
+
+
 def guarded(program: str, main: Callable[[], int]) -> int:
     """Run a program. Return its exit code, or log an error that it raises and return that error's exit code."""
     occupy_standard_descriptors()

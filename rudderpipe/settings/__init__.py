@@ -33,6 +33,7 @@ Name = Annotated[str, Meta(min_length=1, max_length=200)]
 PATH_WORDS = "text that begins with / and has at most 1000 printable ASCII characters, without blanks"
 ID_WORDS = "text of 1 to 200 printable ASCII characters, without blanks"
 PIPE_WORDS = "text of 1 to 64 letters, digits, dots, underscores and hyphens"
+LANE_WORDS = "a power of two from 1 to 64"
 AUTOSTART_WORDS = 'true, false or "flusher"'
 
 
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
     is_multi_processor: bool = False
+    lanes: Annotated[Literal[1, 2, 4, 8, 16, 32, 64], Meta(description=LANE_WORDS)] = 1
     lease_ms: Annotated[int, Meta(ge=1_000, le=600_000)] = 10_000
     max_attempts: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     max_jobs_per_request: Annotated[int, Meta(ge=1, le=1000)] = 500
@@ -122,6 +124,19 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.redis is None:
             raise SettingsError("redis", "is missing")
         return from_url(self.redis) if isinstance(self.redis, str) else self.redis
+
+    @property
+    def lanes_in_use(self) -> int:
+        """The number of lanes; 1 where ``lanes`` is ignored."""
+        return 1 if self.lanes_ignored else self.lanes
+
+    @property
+    def lanes_ignored(self) -> str:
+        """Why ``lanes`` is ignored, for a log; empty if it is not."""
+        if self.lanes == 1 or not (self.sync_mode or self.redis is None or self.is_multi_processor):
+            return ""
+        why = "several senders work without order" if self.is_multi_processor else "no queue is used"
+        return f"the setting lanes is ignored, because {why} lanes={self.lanes}"
 
     @property
     def endpoint(self) -> str:

@@ -40,6 +40,7 @@ class _Others(TypedDict, total=False):
     queue_name: str
     prefix: str
     is_multi_processor: bool
+    lanes: Literal[1, 2, 4, 8, 16, 32, 64]
     lease_ms: int
     max_jobs_per_request: int
     max_request_bytes: int

@@ -44,6 +44,8 @@ class SyncTransport(LocalTransport):
         self._settings = settings
         self._clock = clock
         self._own = fork.Local(_Connection)
+        if settings.lanes_ignored:
+            self._log.warning("lanes", settings.lanes_ignored)
 
     def _new_plane(self) -> DataPlane:
         # Imported here, because only sync_mode needs the HTTP modules in an application's process.

@@ -21,7 +21,7 @@
   ARGV[4] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
   ARGV[5] marks     msgpack list of (tenure, from, to): these jobs hold the events from..to of that tenure of a block
   ARGV[6] freed     msgpack list of tenures whose blocks are free again, so that their offsets may be deleted
-  ARGV[7] jobs      msgpack list of (data, events), oldest first, at most 1000
+  ARGV[7] jobs      msgpack list of (data, events) or (data, events, lane), oldest first, at most 1000
   ARGV[8] term      integer higher than the term of every call whose answer is unknown, by any flusher of the ring
   ARGV[9] plane     string  the caller's data plane; "" when it is not given
 
@@ -78,7 +78,7 @@ if refused then
 end
 
 local line = line_of(wait, paused, meta)
-local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms .. '}'
+local opts = '{"attempts":1,"delay":0,"timestamp":' .. now_ms
 jobs = cmsgpack.unpack(jobs)
 if (tonumber(redis.call("GET", id) or "0") or 0) == 0 then -- the first job ever, or the first after Bull's obliterate
   redis.call("DEL", counted)
@@ -87,8 +87,8 @@ local last = redis.call("INCRBY", id, #jobs)
 local ids, events, messages = {}, 0, {}
 for number, job in ipairs(jobs) do
   local job_id = string.format("%.0f", last - #jobs + number)
-  redis.call("HSET", prefix .. job_id, "name", "__default__", "data", job[1], "opts", opts,
-    "timestamp", now_ms, "delay", "0", "priority", "0")
+  redis.call("HSET", prefix .. job_id, "name", "__default__", "data", job[1],
+    "opts", job[3] and opts .. ',"lane":"' .. job[3] .. '"}' or opts .. "}", "timestamp", now_ms, "delay", "0", "priority", "0")
   ids[number] = job_id
   events = events + job[2]
   messages[number] = {prefix .. "waiting@" .. token, job_id}

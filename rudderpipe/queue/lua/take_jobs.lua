@@ -26,9 +26,9 @@
   ARGV[8] plane     string  the caller's data plane; "" when it is not given
   ARGV[9] fence     string  the caller's lease, as its fencing token; "" where several senders work
 
-  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited, with the fields data and attemptsMade;
-            no field for an id without a key, false instead of the fields when its key is not a hash. The error
-            OTHERPLANE when the jobs that wait are for another data plane
+  Returns   {{id, {field, value, ...}}, ...}, in the order in which they waited, with the fields data and attemptsMade,
+            and lane if the opts have one; no field for an id without a key, false instead of the fields when its key
+            is not a hash. The error OTHERPLANE when the jobs that wait are for another data plane
   Promises  no id is added to `active` without `<prefix><id>:lock`, and no job there lacks a field that Bull's stalled
             check reads
   Costs     O(max_jobs), plus the size of the jobs
@@ -80,6 +80,11 @@ for place = #line, 1, -1 do
       taken[#ids] = {id, {}}
     else
       taken[#ids] = {id, data and {"attemptsMade", attempts or "0", "data", data} or {"attemptsMade", attempts or "0"}}
+      local lane = opts and string.match(opts, '"lane":"(%d+/%d+)"')
+      if lane then
+        local found = taken[#ids][2]
+        found[#found + 1], found[#found + 2] = "lane", lane
+      end
       hashes[#hashes + 1] = key
       if not opts then
         blank[#blank + 1] = key

@@ -1,0 +1,119 @@
+"""The lane of each event, and the parts of a commit by lane.
+
+Events of one user are in one lane, in order. A user is what RudderStack's server takes for one: it keeps the events of
+one user in order, by userId and anonymousId as text, without blanks at the ends and without invisible characters
+(rudder-server ``gateway/handle.go``, ``sanitize`` and ``stringify`` of rudder-go-kit).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+from zlib import crc32
+
+import msgspec
+from msgspec import Raw
+
+from rudderpipe.encoder import encode
+
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that the server drops although Unicode calls them printable."""
+_PLAIN_MIN, _PLAIN_END = 1e-6, 1e21
+"""Go writes a number between these without an exponent."""
+
+
+class _Ids(msgspec.Struct, rename="camel"):
+    user_id: str | None = None
+    anonymous_id: str | None = None
+
+
+class _AnyIds(msgspec.Struct, rename="camel"):
+    user_id: Any = None
+    anonymous_id: Any = None
+
+
+_decode_ids = msgspec.json.Decoder(list[_Ids]).decode
+_decode_any_ids = msgspec.json.Decoder(_AnyIds).decode
+_decode_events = msgspec.json.Decoder(list[Raw]).decode
+
+
+class Part:
+    """Events of one lane that become a job."""
+
+    __slots__ = ("events", "lane", "size_bytes")
+
+    def __init__(self, lane: int) -> None:
+        self.lane = lane
+        self.events: list[Raw] = []
+        self.size_bytes = 0
+
+
+def parts_of(batches: Sequence[bytes], lanes: int, max_events: int, max_bytes: int) -> list[Part]:
+    """Return the events by lane, in parts of at most so many events and bytes; a larger event is a part of its own.
+
+    ``batches`` are JSON of events with commas in between, in order. The parts are in the order of their first events.
+    """
+    text = b"[%b]" % b",".join(batches)
+    parts: list[Part] = []
+    last: dict[int, Part] = {}
+    events = _decode_events(text)
+    for event, key in zip(events, _keys_of(text, events), strict=True):
+        lane = lane_of(key, lanes)
+        part = last.get(lane)
+        size_bytes = len(memoryview(event)) + 1
+        if part is None or len(part.events) >= max_events or part.size_bytes + size_bytes > max_bytes + 1:
+            part = last[lane] = Part(lane)
+            parts.append(part)
+        part.events.append(event)
+        part.size_bytes += size_bytes
+    return parts
+
+
+def lane_of(key: str, lanes: int) -> int:
+    """Return the lane of a key; 0 for an empty key."""
+    # The low bits are left to the choice of a queue, because one bit cannot choose both.
+    return (crc32(key.encode(errors="surrogatepass")) >> 16) % lanes if key else 0
+
+
+def _keys_of(text: bytes, events: Sequence[Raw]) -> list[str]:
+    """Return the key of each event: its userId, or its anonymousId; empty if it has neither."""
+    found: Sequence[_Ids | _AnyIds]
+    try:
+        found = _decode_ids(text)  # ids are text, except in a few whole messages
+    except msgspec.ValidationError:
+        found = [_any_ids(event) for event in events]
+    return [_text(event.user_id) or _text(event.anonymous_id) for event in found]
+
+
+def _any_ids(event: Raw) -> _AnyIds:
+    try:
+        return _decode_any_ids(event)
+    except msgspec.ValidationError:  # the event is no object
+        return _AnyIds()
+
+
+def _text(value: Any) -> str:
+    """Return an id as the server reads it; empty for a blank one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        value = _number(value) if isinstance(value, (int, float)) else encode(value).decode()
+    if not value.isprintable() or not value.isascii():
+        value = "".join(each for each in value if each.isprintable() and each not in _INVISIBLE)
+    return str(value.strip(" "))
+
+
+def _number(value: float) -> str:
+    """Return a number as Go's encoding/json writes a float64."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    try:
+        number = float(value)
+    except OverflowError:  # the server refuses such an event
+        return str(value)
+    text = repr(number)
+    if number and not _PLAIN_MIN <= abs(number) < _PLAIN_END:
+        return re.sub("e([+-])0", r"e\1", text).replace(".0e", "e")
+    return f"{Decimal(text):f}".removesuffix(".0")
