@@ -56,6 +56,25 @@ class EventTooLarge(EventError):
         self.reason = f"its JSON has at least {size_bytes:,} bytes, the limit is {limit_bytes:,}"
 
 
+# Files.
+
+
+class IngestionError(RudderpipeError):
+    """A file cannot be read, or not to its end; ``source`` is its name as given, ``reason`` says what to do.
+
+    ``offset`` is the place of the damage in bytes of the file as it is on the disk, None if there is none.
+    """
+
+    def __init__(self, source: str, reason: str, offset: int | None = None) -> None:
+        super().__init__(source, reason, offset)
+        self.source = one_line(source)
+        self.reason = one_line(reason)
+        self.offset = offset
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
+
+
 # The ring.
 
 

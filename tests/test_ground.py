@@ -152,6 +152,7 @@ def test_the_loop_drains_and_closes_a_stopped_program() -> None:
         errors.SettingsError("flush_at", "is wrong"),
         errors.EventError("event", "is missing"),
         errors.EventTooLarge(5, 4),
+        errors.IngestionError("a.ndjson.gz", "reason", 7),
         errors.RingUnavailable("name", "reason"),
         errors.EventRefused("busy"),
         errors.RingFull(),

@@ -19,6 +19,7 @@ LAYERS = [
     ("messages", "ring", "queue", "delivery"),
     ("transports",),
     ("client",),
+    ("ingestion",),
     ("flusher", "sender"),
     ("testing", "observe"),
     ("cli", "contrib", "compat"),
