@@ -24,7 +24,7 @@ help:
 	@echo 'make coverage    the hermetic tests, and how much of the package they run'
 	@echo 'make matrix      the hermetic tests on every Python from 3.10 that is on this machine'
 	@echo 'make wheel-test  build the wheel, install it, and run the hermetic tests against it'
-	@echo 'make bench       the benchmarks'
+	@echo 'make bench       the benchmarks: 20 minutes, and docs/benchmarks.md is made anew'
 	@echo 'make setup       only the set-up of make test'
 	@echo 'make clean       remove everything that these made'
 
@@ -58,7 +58,7 @@ wheel-test: $(BIN)/python
 	@.ci/install $(WHEEL)/bin/python "$$(echo $(WHEEL)/dist/*.whl)[test]"
 	@# The tests run in a folder of their own, so that they import the installed package and not this checkout.
 	@# Some tests read the sources beside them: the link leads those to the installed ones.
-	@mkdir $(WHEEL)/run && cp -R tests docs README.md pyproject.toml $(WHEEL)/run
+	@mkdir $(WHEEL)/run && cp -R tests bench docs README.md pyproject.toml $(WHEEL)/run
 	@cd $(WHEEL)/run && installed=$$(../bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 	  && ln -s "$$installed/rudderpipe" rudderpipe \
 	  && export PYTHONPATH="$$installed:$$PWD" \
@@ -66,14 +66,8 @@ wheel-test: $(BIN)/python
 	  && ../bin/pytest -q $(PARALLEL) -p no:cacheprovider tests
 
 bench: $(BENCH_READY)
-	$(BIN)/python -m bench.call
-	$(BIN)/python -m bench.gunicorn
-	$(BIN)/python -m bench.latency
-	$(BIN)/python -m bench.ring
-	$(BIN)/python -m bench.end_to_end
-	$(BIN)/python -m bench.slow_plane
-	$(BIN)/python -m bench.backlog
-	$(BIN)/python -m bench.arrival
+	$(BIN)/python -m bench
+	$(BIN)/python -m bench.page
 
 setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
 

@@ -1,20 +1,18 @@
-"""The time of an event from ``track()`` to the data plane when each event is its own batch, and the cost of idling.
+"""The time of an event from ``track()`` to the data plane when each event is its own batch.
 
 The first second is not counted, because a sender that was idle for long looks only five times a second.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
-import time
-
-import psutil
+from collections.abc import Iterator
 
 from bench import report
 from bench.plane import Plane, Stats, wait_for
-from bench.servers import cpu_s, servers
+from bench.report import Result, Rig
+from bench.servers import servers
 
 PACED = """
 import sys, time, rudderpipe
@@ -30,45 +28,35 @@ client.flush(60)
 """
 
 
+def arrival(rate: int, seconds: float) -> dict[str, float]:
+    """Return percentiles of the milliseconds from the call to the data plane."""
+    with Plane("--stamped") as plane, servers(plane.url) as found:
+        for name in ("flusher", "sender"):
+            found.program(name, RUDDERPIPE_FLUSH_AT="1")
+        found.await_start()
+        command = (sys.executable, "-c", PACED, str(rate), str(seconds))
+        found.start("producer", *command, RUDDERPIPE_FLUSH_AT="1")
+        stats = Stats()
+        for stats in wait_for(plane, int(rate * seconds)):  # noqa: B007  # the last one counts
+            pass
+    late = statistics.quantiles(stats.late_ms, n=1000, method="inclusive")
+    return {f"p{share / 10:g}": late[share - 1] for share in (500, 900, 990, 999)}
+
+
+def results(rounds: int, rate: int, seconds: float) -> Iterator[Result]:
+    each = [arrival(rate, seconds) for _ in range(rounds)]
+    samples = {name: [percentiles[name] for percentiles in each] for name in each[0]}
+    note = f"{rate:,} events/s, flush_at 1, so each event is a batch of its own"
+    rig = Rig(seconds=seconds, redis=report.WITHOUT_AOF, note=note)
+    yield Result("arrival", "from track() to the data plane", "ms", samples, rig, compared=False)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = report.options(__doc__, rounds=5)
     parser.add_argument("--rate", type=int, default=1_000, help="events a second")
     parser.add_argument("--seconds", type=float, default=10)
-    parser.add_argument("--idle-seconds", type=float, default=15)
     arguments = parser.parse_args()
-    print(report.machine())
-    with Plane("--stamped") as plane, servers(plane.url) as found:
-        programs = {name: found.program(name, RUDDERPIPE_FLUSH_AT="1") for name in ("flusher", "sender")}
-        found.await_start()
-        found.start(
-            "producer",
-            sys.executable,
-            "-c",
-            PACED,
-            str(arguments.rate),
-            str(arguments.seconds),
-            RUDDERPIPE_FLUSH_AT="1",
-        )
-        stats = Stats()
-        for stats in wait_for(plane, int(arguments.rate * arguments.seconds)):  # noqa: B007  # the last one counts
-            pass
-        late = statistics.quantiles(stats.late_ms, n=1000, method="inclusive")
-        percentiles = ", ".join(f"p{share / 10:g} {late[share - 1]:.1f}" for share in (500, 900, 990, 999))
-        print(f"\nfrom track() to the data plane at {arguments.rate:,} events/s, flush_at 1: {percentiles} ms")
-
-        time.sleep(3)
-        before = {name: (cpu_s(each.pid), switches(each.pid)) for name, each in programs.items()}
-        time.sleep(arguments.idle_seconds)
-        print(f"\nidle for {arguments.idle_seconds:g} s")
-        for name, each in programs.items():
-            used, woken = cpu_s(each.pid) - before[name][0], switches(each.pid) - before[name][1]
-            share, woke = used / arguments.idle_seconds, woken / arguments.idle_seconds
-            print(f"{name}: {share:.2%} of a core, {woke:.0f} wake-ups/s")
-
-
-def switches(pid: int) -> int:
-    """Return how often the process went to sleep."""
-    return int(psutil.Process(pid).num_ctx_switches().voluntary)
+    report.publish(results(arguments.rounds, arguments.rate, arguments.seconds), arguments.results)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import time
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import msgspec
 
 from bench import report
 from bench.peers import PROPERTIES
 from bench.plane import Plane, Stats, wait_for
+from bench.report import Result, Rig
 from bench.servers import Servers, cpu_s, rss_mb, servers
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
@@ -19,6 +20,16 @@ from rudderpipe.queue.queue import Queue
 PER_JOB = 20
 JOBS_AT_ONCE = 200
 SENT_AT = "2026-01-01T00:00:00.000Z"
+
+
+class Progress(NamedTuple):
+    """The progress of the sender at one moment."""
+
+    at_s: float
+    """The moment of the last response."""
+    events: int
+    cpu_s: float
+    rss_mb: float
 
 
 def fill(found: Servers, events: int) -> None:
@@ -38,35 +49,60 @@ def fill(found: Servers, events: int) -> None:
     queue.close()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    events = parser.parse_args().events
-    print(report.machine())
-    with Plane() as plane, servers(plane.url) as found:
+def drained(plane: Plane, events: int) -> tuple[list[Progress], float, float]:
+    """Drain a backlog with one sender; return its progress, events a second, and the MB used in Redis."""
+    with servers(plane.url) as found:
         fill(found, events)
-        info = found.server.client().info("memory")
-        print(f"{events:,} events in {events // PER_JOB:,} jobs: {info['used_memory'] / (1 << 20):,.0f} MB in Redis")
+        used_mb = found.server.client().info("memory")["used_memory"] / (1 << 20)
+        plane.stats(reset=True)
         sender = found.program("sender")
-        memory: list[float] = []
-        marks: list[tuple[float, int, float]] = []
+        seen: list[Progress] = []
         stats = Stats()
         for stats in wait_for(plane, events, 600):
             if stats.events:
-                memory.append(rss_mb(sender.pid))
-                marks.append((time.monotonic(), stats.events, cpu_s(sender.pid)))
-        print(f"drained at {stats.events / (stats.last_s - stats.first_s):,.0f} events/s, {stats.requests:,} requests")
-        middle = memory[len(memory) // 2]
-        seen = f"{memory[0]:.0f} MB at first, {middle:.0f} in the middle, {memory[-1]:.0f} at last"
-        print(f"sender's memory: {seen}, at most {max(memory):.0f}")
-        tenth = events // 10
-        first = [mark for mark in marks if mark[1] <= marks[0][1] + tenth]
-        last = [mark for mark in marks if mark[1] >= events - tenth]
-        for name, part in (("first", first), ("last", last)):
-            (start_s, start, start_cpu_s), (end_s, end, end_cpu_s) = part[0], part[-1]
-            jobs = max(1, (end - start) / PER_JOB)
-            wall_us, cpu_us = (end_s - start_s) / jobs * 1e6, (end_cpu_s - start_cpu_s) / jobs * 1e6
-            print(f"{name} tenth: {wall_us:.0f} us a job, {cpu_us:.0f} us of them the sender's CPU")
+                seen.append(Progress(stats.last_s, stats.events, cpu_s(sender.pid), rss_mb(sender.pid)))
+    return seen, events / (stats.last_s - stats.first_s), used_mb
+
+
+def a_job(part: list[Progress]) -> tuple[float, float]:
+    """Return the microseconds of a job between the first moment and the last: of wall time, and of the sender's CPU."""
+    first, last = part[0], part[-1]
+    jobs = max(1, (last.events - first.events) / PER_JOB)
+    return (last.at_s - first.at_s) / jobs * 1e6, (last.cpu_s - first.cpu_s) / jobs * 1e6
+
+
+def results(rounds: int, events: int) -> Iterator[Result]:
+    rate: list[float] = []
+    jobs: dict[str, list[float]] = {}
+    memory: dict[str, list[float]] = {}
+    with Plane() as plane:
+        for _ in range(rounds):
+            seen, per_s, used_mb = drained(plane, events)
+            rate.append(per_s)
+            tenth = events // 10
+            for name, part in (
+                ("first tenth", [moment for moment in seen if moment.events <= seen[0].events + tenth]),
+                ("last tenth", [moment for moment in seen if moment.events >= events - tenth]),
+            ):
+                wall_us, cpu_us = a_job(part)
+                jobs.setdefault(name, []).append(wall_us)
+                jobs.setdefault(f"{name}, the sender's CPU", []).append(cpu_us)
+            memory.setdefault("sender, at most", []).append(max(moment.rss_mb for moment in seen))
+            memory.setdefault("sender, at the end", []).append(seen[-1].rss_mb)
+            memory.setdefault("Redis, full", []).append(used_mb)
+    rig = Rig(events=events, redis=report.WITHOUT_AOF, note=f"{PER_JOB} events in a job; one sender")
+    yield Result("backlog", "a backlog that drains", "events/s", {"rudderpipe": rate}, rig, higher_is_better=True)
+    yield Result("backlog_jobs", "a job of the backlog", "us", jobs, rig, compared=False)
+    counted = "the sender's resident memory, and the memory that Redis says it uses"
+    rig = msgspec.structs.replace(rig, memory=counted)
+    yield Result("backlog_memory", "memory with a backlog", "MB", memory, rig, compared=False)
+
+
+def main() -> None:
+    parser = report.options(__doc__, rounds=3)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    arguments = parser.parse_args()
+    report.publish(results(arguments.rounds, arguments.events), arguments.results)
 
 
 if __name__ == "__main__":

@@ -7,17 +7,20 @@ to a local data plane.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import rudderpipe
 from bench import peers, report
+from bench.report import Result, Rig
+from bench.servers import rss_mb
 from rudderpipe.compat import rudderstack
 
 CALLS = 5_000
@@ -105,13 +108,34 @@ def import_ms(module: str) -> float:
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--alone", action="store_true", help="only rudderpipe")
-    arguments = parser.parse_args()
+def import_mb(module: str) -> float:
+    """Return the resident memory of a process that has made an import, less that of one that has not."""
+    return _rss_mb(f"import {module}") - _rss_mb("")
+
+
+def _rss_mb(code: str) -> float:
+    command = [sys.executable, "-c", f"{code}\nprint(flush=True)\ninput()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        found = rss_mb(process.pid)
+        process.communicate(b"\n")
+    return found
+
+
+def timed(calls: dict[str, tuple[peers.Call, peers.Call]], rounds: int) -> dict[str, list[float]]:
+    """Return the microseconds of each call in every round; what it started is waited for untimed."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, (call, wait) in calls.items():
+            samples[name].append(microseconds(call, CALLS))
+            wait()
+    return samples
+
+
+def results(rounds: int, *, alone: bool) -> Iterator[Result]:
     peers.quiet()
-    print(report.machine())
+    rig = Rig(events=CALLS, note="flusher and data plane run on the same machine; without Redis")
     plane, url = start_plane()
     try:
         with tempfile.TemporaryDirectory() as directory:
@@ -122,30 +146,32 @@ def main() -> None:
                     lambda: client.flush(60),
                 )
             }
-            if not arguments.alone:
+            if not alone:
                 calls["rudder-sdk-python"] = peers.rudder_sdk_python(url)
                 calls["segment-analytics-python"] = peers.segment_analytics_python(url)
                 calls["posthog"] = peers.posthog(url)
-            samples: dict[str, list[float]] = {name: [] for name in calls}
-            for _ in range(arguments.rounds):
-                for name, (call, wait) in calls.items():
-                    samples[name].append(microseconds(call, CALLS))
-                    wait()
-            report.table(f"one track() of a 450-byte event, {CALLS:,} in a row", "us", samples, higher_is_better=False)
-            extras = with_extras(url, directory, client)
-            samples = {name: [] for name in extras}
-            for _ in range(arguments.rounds):
-                for name, (call, wait) in extras.items():
-                    samples[name].append(microseconds(call, CALLS))
-                    wait()
-            report.table("calls that do more than a plain one", "us", samples, higher_is_better=False)
+            title = f"one track() of a 450-byte event, {CALLS:,} in a row"
+            yield Result("track", title, "us", timed(calls, rounds), rig)
+            extras = timed(with_extras(url, directory, client), rounds)
+            yield Result("other_calls", "the other calls, and calls that do more than a plain one", "us", extras, rig)
             client.shutdown()
-            modules = ["rudderpipe"] if arguments.alone else ["rudderpipe", *peers.MODULES]
-            imports = {f"import {name}": [import_ms(name) for _ in range(arguments.rounds)] for name in modules}
-            report.table("import, less a bare Python's", "ms", imports, higher_is_better=False)
     finally:
         plane.kill()
         plane.wait()
+    modules = ["rudderpipe"] if alone else ["rudderpipe", *peers.MODULES]
+    rig = Rig(note="each import in a process of its own")
+    samples = report.in_turn(rounds, {f"import {module}": partial(import_ms, module) for module in modules})
+    yield Result("import", "import, less a bare Python's", "ms", samples, rig)
+    rig = Rig(memory="resident memory of the process, less that of a bare Python")
+    samples = report.in_turn(rounds, {f"import {module}": partial(import_mb, module) for module in modules})
+    yield Result("import_memory", "memory of an import", "MB", samples, rig)
+
+
+def main() -> None:
+    parser = report.options(__doc__, rounds=9)
+    parser.add_argument("--alone", action="store_true", help="only rudderpipe")
+    arguments = parser.parse_args()
+    report.publish(results(arguments.rounds, alone=arguments.alone), arguments.results)
 
 
 if __name__ == "__main__":

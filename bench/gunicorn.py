@@ -8,19 +8,16 @@ machine: the load, the workers, flusher, Redis, sender and data plane.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import re
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
@@ -29,7 +26,8 @@ import rudderpipe
 from bench import peers, report
 from bench.forked import at_once
 from bench.plane import Plane, wait_for
-from bench.servers import Servers, cpu_s, servers
+from bench.report import Result, Rig
+from bench.servers import Servers, run_s, servers
 
 CONNECTIONS = 8
 REQUEST = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -110,24 +108,15 @@ class Server:
         """Load the server, and wait until all of its events have arrived."""
         plane.stats(reset=True)
         workers = self._workers()
-        before_s = sum(map(worker_cpu_s, workers))
+        before_s = sum(map(run_s, workers))
         requests, elapsed_s = load(self.port, seconds)
         if self.name != ALONE[0]:
             for _ in wait_for(plane, requests, timeout_s=60):
                 pass
-        used_s = sum(map(worker_cpu_s, workers)) - before_s
+        used_s = sum(map(run_s, workers)) - before_s
         if workers != self._workers():
             raise SystemExit(f"a worker ended: {self.name}")
         return Round(requests / elapsed_s, used_s / requests * 1e6)
-
-
-def worker_cpu_s(pid: int) -> float:
-    """Return the CPU of a process and its living threads, in nanoseconds' steps where the kernel counts them."""
-    try:
-        tasks = [(each / "schedstat").read_text() for each in Path(f"/proc/{pid}/task").iterdir()]
-    except OSError:
-        return cpu_s(pid)
-    return sum(int(task.split()[0]) for task in tasks) / 1e9
 
 
 def request(port: int) -> bool:
@@ -187,35 +176,43 @@ def running(names: Iterable[str], workers: int, plane: Plane) -> Iterator[list[S
             direct.end()
 
 
+def results(rounds: int, seconds: float, workers: int, *, alone: bool) -> Iterator[Result]:
+    load, by = (load_by_wrk, "wrk") if shutil.which("wrk") else (load_by_us, "a process of ours, as there is no wrk")
+    found: dict[str, list[Round]] = {}
+    with Plane() as plane, running(ALONE if alone else (*ALONE, *PEERS), workers, plane) as all_of:
+        for server in all_of:
+            server.measure(load, 1, plane)  # the first requests of each worker are not counted
+        for _ in range(rounds):
+            for server in all_of:
+                found.setdefault(server.name, []).append(server.measure(load, seconds, plane))
+    rig = Rig(seconds=seconds, redis=report.WITHOUT_AOF, note=f"{workers} preloaded sync workers, load by {by}")
+    rates = {name: [each.requests_per_s for each in done] for name, done in found.items()}
+    yield Result("gunicorn", "requests a second", "req/s", rates, rig, higher_is_better=True)
+    cpu = {name: [each.cpu_us for each in done] for name, done in found.items()}
+    yield Result("gunicorn_cpu", "CPU of the workers for one request", "us", cpu, rig)
+    bare = found.pop(ALONE[0])
+    share = {
+        name: [each.requests_per_s / without.requests_per_s * 100 for each, without in zip(done, bare, strict=True)]
+        for name, done in found.items()
+    }
+    title = "requests a second, in percent of those without an SDK in the same round"
+    yield Result("gunicorn_share", title, "%", share, rig, higher_is_better=True, compared=False)
+    added = {
+        name: [each.cpu_us - without.cpu_us for each, without in zip(done, bare, strict=True)]
+        for name, done in found.items()
+    }
+    yield Result("gunicorn_added", "CPU of the workers that one track() adds to a request", "us", added, rig)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = report.options(__doc__, rounds=9)
     parser.add_argument("--seconds", type=float, default=2, help="of load on each candidate in a round")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--alone", action="store_true", help="only rudderpipe")
     arguments = parser.parse_args()
-    load, by = (load_by_wrk, "wrk") if shutil.which("wrk") else (load_by_us, "a process of ours, as there is no wrk")
-    print(report.machine())
-    rounds: dict[str, list[Round]] = {}
-    with Plane() as plane, running(ALONE if arguments.alone else (*ALONE, *PEERS), arguments.workers, plane) as all_of:
-        for server in all_of:
-            server.measure(load, 1, plane)  # the first requests of each worker are not counted
-        for _ in range(arguments.rounds):
-            for server in all_of:
-                rounds.setdefault(server.name, []).append(server.measure(load, arguments.seconds, plane))
-    without = rounds[ALONE[0]]
-    samples = {name: [each.requests_per_s for each in found] for name, found in rounds.items()}
-    report.table(
-        f"requests a second, {arguments.workers} sync workers, load by {by}", "req/s", samples, higher_is_better=True
+    report.publish(
+        results(arguments.rounds, arguments.seconds, arguments.workers, alone=arguments.alone), arguments.results
     )
-    samples = {name: [each.cpu_us for each in found] for name, found in rounds.items()}
-    report.table("CPU of the workers for one request", "us", samples, higher_is_better=False)
-    print("\nbeside the requests without an SDK of the same round (medians)")
-    for name, found in list(rounds.items())[1:]:
-        pairs = list(zip(found, without, strict=True))
-        share = statistics.median(each.requests_per_s / bare.requests_per_s for each, bare in pairs)
-        added = statistics.median(each.cpu_us - bare.cpu_us for each, bare in pairs)
-        print(f"{name:34}{share:7.1%} of the requests/s, {added:6.1f} us of CPU more a request")
 
 
 if __name__ == "__main__":

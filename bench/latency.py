@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 import rudderpipe
 from bench import report
 from bench.call import start_plane
 from bench.forked import at_once
 from bench.peers import PROPERTIES
+from bench.report import Result, Rig
 from rudderpipe.messages import build
 
-CALLS = 20_000
+CALLS = 10_000
 BURST = 1_000
 REQUEST, PAUSE_S = 10, 0.01
 THREADS = 4
@@ -46,11 +46,10 @@ def timed(client: rudderpipe.Client, calls: int, in_a_row: int) -> tuple[list[in
     return taken, alone
 
 
-def percentiles(figures: list[int]) -> str:
+def percentiles(figures: list[int]) -> dict[str, float]:
     """Return the usual percentiles in microseconds."""
     ordered = sorted(figures)
-    shown = [(f"p{share * 100:g}", ordered[int(share * (len(ordered) - 1))]) for share in (0.5, 0.9, 0.99, 0.999, 1.0)]
-    return "  ".join(f"{name} {figure / 1000:8.1f}" for name, figure in shown)
+    return {f"p{share:g}": ordered[int(share / 100 * (len(ordered) - 1))] / 1000 for share in (50, 90, 99, 99.9)}
 
 
 def threads(client: rudderpipe.Client, count: int) -> float:
@@ -74,34 +73,52 @@ def threads(client: rudderpipe.Client, count: int) -> float:
     return taken / (count * BURST) * 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    print(report.machine())
+def single_calls(client: rudderpipe.Client, rounds: int, calls: int, in_a_row: int) -> dict[str, list[float]]:
+    """Return the percentiles of each round, with one producer and with four."""
+    samples: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for producers, said in ((1, "1 producer"), (4, "4 producers")):
+            done = at_once(producers, lambda _: timed(client, calls, in_a_row))
+            for row, name in enumerate(("track()", "the message alone")):
+                figures = percentiles([figure for each in done for figure in each[row]])
+                for share, figure in figures.items():
+                    samples.setdefault(f"{said}, {name}: {share}", []).append(figure)
+    return samples
+
+
+def results(rounds: int) -> Iterator[Result]:
     plane, url = start_plane()
     try:
         with tempfile.TemporaryDirectory() as directory:
             client = rudderpipe.Client("KEY", url, runtime_dir=directory, pipe="bench-latency", linger_s=0.1)
             client.track("123456", "Item Viewed", PROPERTIES)
-            for title, in_a_row, calls in (
-                (f"{BURST} in a row: producers, flusher and data plane compete for the cores", BURST, CALLS),
-                (f"{REQUEST} in a row, then {PAUSE_S * 1000:g} ms of nothing, as in requests", REQUEST, CALLS // 4),
+            for name, title, in_a_row, calls in (
+                ("latency", f"single calls, {BURST:,} in a row", BURST, CALLS),
+                (
+                    "latency_paused",
+                    f"single calls, {REQUEST} in a row, then {PAUSE_S * 1000:g} ms of nothing",
+                    REQUEST,
+                    2_000,
+                ),
             ):
-                print(f"\nsingle calls, the clock included, us; {title}")
-                for producers in (1, 4):
-                    results = at_once(producers, lambda _: timed(client, calls, in_a_row))  # noqa: B023  # forked at once
-                    for row, name in enumerate(("track()", "message alone")):
-                        figures = [figure for result in results for figure in result[row]]
-                        print(f"{producers} producers, {name:14} {percentiles(figures)}")
-            print("\nwall time of a call, threads of one process, us (medians)")
-            for count in (1, THREADS):
-                walls = [threads(client, count) for _ in range(arguments.rounds)]
-                print(f"{count} threads   {statistics.median(walls):6.2f}")
+                samples = single_calls(client, rounds, calls, in_a_row)
+                rig = Rig(events=calls, note="for each producer, the clock included; without Redis")
+                yield Result(name, title, "us", samples, rig, compared=False)
+            walls = {
+                said: [threads(client, count) for _ in range(3 * rounds)]
+                for count, said in ((1, "1 thread"), (THREADS, f"{THREADS} threads"))
+            }
+            rig = Rig(events=BURST, note="for each thread; wall time divided by the number of calls; without Redis")
+            yield Result("threads", "a call while threads of one process call", "us", walls, rig)
             client.shutdown()
     finally:
         plane.kill()
         plane.wait()
+
+
+def main() -> None:
+    arguments = report.options(__doc__, rounds=5).parse_args()
+    report.publish(results(arguments.rounds), arguments.results)
 
 
 if __name__ == "__main__":

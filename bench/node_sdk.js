@@ -23,8 +23,14 @@ function some() {
   }
 }
 
-if (redisSocket) {
-  client.createPersistenceQueue({ redisOpts: { path: redisSocket } }, some);
-} else {
+function begin() {
+  const { user, system } = process.cpuUsage();
+  console.log(JSON.stringify({ at_s: Number(process.hrtime.bigint()) / 1e9, cpu_s: (user + system) / 1e6 }));
   some();
+}
+
+if (redisSocket) {
+  client.createPersistenceQueue({ redisOpts: { path: redisSocket } }, begin);
+} else {
+  begin();
 }

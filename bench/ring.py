@@ -6,19 +6,19 @@ Then it waits, untimed, until all are out. The cost of each step of an append is
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import statistics
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench import report
 from bench.forked import at_once
 from bench.peers import PROPERTIES
+from bench.report import Result, Rig
 from rudderpipe.messages import build
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
@@ -32,6 +32,7 @@ from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
 
 BURST = 2_000
+STEPS = 5_000
 EVENT = b"x" * 450
 
 
@@ -201,36 +202,38 @@ def steps(ring: OurRing) -> dict[str, list[float]]:
         figures[name] = []
         for _ in range(9):
             started = time.perf_counter()
-            for _ in range(5_000):
+            for _ in range(STEPS):
                 part()
-            figures[name].append((time.perf_counter() - started) / 5_000 * 1e6)
+            figures[name].append((time.perf_counter() - started) / STEPS * 1e6)
     producer.leave()
     return figures
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25)
-    parser.add_argument("--alone", action="store_true", help="only our ring")
-    arguments = parser.parse_args()
-    print(report.machine())
+def results(rounds: int, *, alone: bool) -> Iterator[Result]:
     with tempfile.TemporaryDirectory() as directory:
         ours = OurRing(Path(directory))
         try:
             ways: dict[str, Callable[[], Way]] = {"rudderpipe's ring": lambda: ours}
-            if not arguments.alone:
-                ways |= {"faster-fifo": FasterFifo, "os.write to a pipe": Pipe, "multiprocessing.Queue": StandardQueue}
-            for producers in (1, 4):
-                figures = {name: way().run(producers, arguments.rounds) for name, way in ways.items()}
-                title = f"one put of {len(EVENT)} bytes, {producers} producing, {BURST:,} in a burst"
-                report.table(title, "us", figures, higher_is_better=False)
-            print("\nparts of a call, less that of an empty one, ns")
-            parts = {name: statistics.median(figure) for name, figure in steps(ours).items()}
-            empty = parts.pop("an empty call")
-            for name, figure in parts.items():
-                print(f"{name:48}{(figure - empty) * 1000:8,.0f}")
+            if not alone:
+                ways |= {"os.write to a pipe": Pipe, "faster-fifo": FasterFifo, "multiprocessing.Queue": StandardQueue}
+            rig = Rig(events=BURST, note="for each producer, while one other process takes the events")
+            for producers, said in ((1, "1 producer"), (4, "4 producers")):
+                samples = {name: way().run(producers, rounds) for name, way in ways.items()}
+                yield Result(f"ring_{producers}", f"one put of {len(EVENT)} bytes, {said}", "us", samples, rig)
+            parts = steps(ours)
+            empty = statistics.median(parts.pop("an empty call"))
+            less = {name: [(figure - empty) * 1000 for figure in figures] for name, figures in parts.items()}
+            rig = Rig(events=STEPS, note="each part alone, less an empty call")
+            yield Result("ring_parts", "the parts of a call", "ns", less, rig, compared=False)
         finally:
             memory.remove(ours.ring.segment.name)
+
+
+def main() -> None:
+    parser = report.options(__doc__, rounds=25)
+    parser.add_argument("--alone", action="store_true", help="only our ring")
+    arguments = parser.parse_args()
+    report.publish(results(arguments.rounds, alone=arguments.alone), arguments.results)
 
 
 if __name__ == "__main__":

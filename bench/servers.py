@@ -12,13 +12,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from rudderpipe.testing.redis_server import RedisServer
 
 
+class Begin(msgspec.Struct):
+    """The moment at which a producer makes its first call, and the CPU that its start has taken."""
+
+    at_s: float
+    """On the monotonic clock, which all processes share."""
+    cpu_s: float
+
+
 class Servers:
-    """A Redis, a directory, and our settings as variables."""
+    """A Redis, a directory, and our settings as variables. Events go directly while the Redis does not run."""
 
     def __init__(self, directory: str, server: RedisServer, url: str) -> None:
         self.directory = directory
@@ -27,7 +36,7 @@ class Servers:
             **{name: value for name, value in os.environ.items() if not name.startswith("RUDDERPIPE_")},
             "RUDDERPIPE_WRITE_KEY": "KEY",
             "RUDDERPIPE_DATA_PLANE_URL": url,
-            "RUDDERPIPE_REDIS": server.url,
+            **({"RUDDERPIPE_REDIS": server.url} if server.process else {}),
             "RUDDERPIPE_RUNTIME_DIR": f"{directory}/run",
             "RUDDERPIPE_PIPE": f"bench-{os.getpid()}",
             "RUDDERPIPE_AUTOSTART": "false",
@@ -36,12 +45,26 @@ class Servers:
             "RUDDERPIPE_BLOCK_TIMEOUT_MS": "60000",
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._producers: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, *command: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a process whose CPU is counted under that name."""
         process = subprocess.Popen(command, env={**self.environment, **variables})
         self._processes[name] = process
         return process
+
+    def producer(self, name: str, *command: str, **variables: str) -> None:
+        """Start a process that prints a ``Begin`` before its first event."""
+        process = subprocess.Popen(command, env={**self.environment, **variables}, stdout=subprocess.PIPE)
+        self._processes[name] = self._producers[name] = process
+
+    def begun(self) -> dict[str, Begin]:
+        """Wait until every producer has begun."""
+        found = {}
+        for name, process in self._producers.items():
+            assert process.stdout is not None
+            found[name] = msgspec.json.decode(process.stdout.readline(), type=Begin)
+        return found
 
     def program(self, name: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start our ``flusher`` or ``sender``."""
@@ -57,8 +80,8 @@ class Servers:
 
     def known(self) -> dict[str, int]:
         """Return the pid of each process, Redis included."""
-        assert self.server.process is not None
-        return {"redis": self.server.process.pid, **{name: each.pid for name, each in self._processes.items()}}
+        redis = {"redis": self.server.process.pid} if self.server.process else {}
+        return {**redis, **{name: each.pid for name, each in self._processes.items()}}
 
     def end(self, *names: str) -> None:
         """Wait for the named processes to end by themselves, and end the others."""
@@ -76,14 +99,16 @@ class Servers:
 
 
 @contextlib.contextmanager
-def servers(url: str) -> Iterator[Servers]:
-    """Yield Redis, directory and settings, and remove all of it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="rp-") as directory, RedisServer(Path(directory)) as server:
-        made = Servers(directory, server, url)
-        try:
-            yield made
-        finally:
-            made.end()
+def servers(url: str, *, redis: bool = True) -> Iterator[Servers]:
+    """Yield Redis if it is wanted, directory and settings, and remove all of it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory:
+        server = RedisServer(Path(directory))
+        with server if redis else contextlib.nullcontext():
+            made = Servers(directory, server, url)
+            try:
+                yield made
+            finally:
+                made.end()
 
 
 def cpu_s(pid: int) -> float:
@@ -93,6 +118,15 @@ def cpu_s(pid: int) -> float:
     except psutil.Error:
         return 0.0
     return float(times.user + times.system)
+
+
+def run_s(pid: int) -> float:
+    """Return the CPU of a process and its living threads, in nanoseconds' steps where the kernel counts them."""
+    try:
+        tasks = [(each / "schedstat").read_text() for each in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return cpu_s(pid)
+    return sum(int(task.split()[0]) for task in tasks) / 1e9
 
 
 def rss_mb(pid: int) -> float:

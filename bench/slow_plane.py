@@ -1,48 +1,64 @@
-"""The rate over one ordered connection to a data plane that responds after 20 ms, beside RudderStack's Python SDK."""
+"""The rate of one sender to a data plane that responds late, beside RudderStack's Python SDK.
+
+The backlog lasts, so requests grow. Requests of one lane follow each other, and those of several lanes overlap.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Iterator
+from functools import partial
 
 from bench import report
-from bench.end_to_end import OURS, PEER
-from bench.plane import Plane, Stats, wait_for
-from bench.servers import Servers, servers
+from bench.end_to_end import OURS, PEER, measured
+from bench.plane import Plane
+from bench.report import Result, Rig
+from bench.servers import servers
+from rudderpipe.settings import Settings
+
+LANES = (1, 8) if "lanes" in Settings.__struct_fields__ else (1,)
 
 
-def rate(plane: Plane, found: Servers, events: int, *command: str) -> float:
-    """Return the events a second of one producer, from the first response to the last."""
-    plane.stats(reset=True)
-    found.start("producer", *command)
-    stats = Stats()
-    for stats in wait_for(plane, events):  # noqa: B007  # the last one counts
-        pass
-    return events / (stats.last_s - stats.first_s)
+def ours(plane: Plane, events: int, lanes: int) -> float:
+    """Return the events a second of one producer through ring and Redis."""
+    variables = {"RUDDERPIPE_LANES": str(lanes)} if lanes > 1 else {}
+    with servers(plane.url) as found:
+        for name in ("flusher", "sender"):
+            found.program(name, **variables)
+        found.await_start()
+        plane.stats(reset=True)
+        found.producer("producer", sys.executable, "-c", OURS, str(events), **variables)
+        return measured(plane, found, events)[0]
+
+
+def peer(plane: Plane, events: int) -> float:
+    """Return the events a second of RudderStack's Python SDK in one process."""
+    with servers(plane.url, redis=False) as found:
+        plane.stats(reset=True)
+        found.producer("producer", sys.executable, "-c", PEER, str(events), "rudder_sdk_python", plane.url)
+        return measured(plane, found, events)[0]
+
+
+def results(rounds: int, delays_ms: list[int], events: int) -> Iterator[Result]:
+    for delay_ms in delays_ms:
+        with Plane("--delay-ms", str(delay_ms)) as plane:
+            candidates = {
+                "rudderpipe" + (f", {lanes} lanes" if lanes > 1 else ""): partial(ours, plane, events, lanes)
+                for lanes in LANES
+            }
+            candidates["rudder-sdk-python"] = partial(peer, plane, 200_000 // delay_ms)
+            rates = report.in_turn(rounds, candidates)
+        rig = Rig(events=events, redis=report.WITHOUT_AOF, note="1 producer; the other SDK sends fewer events")
+        title = f"delivered events a second, each response {delay_ms} ms late"
+        yield Result(f"slow_{delay_ms}", title, "events/s", rates, rig, higher_is_better=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--delay-ms", type=float, default=20)
-    parser.add_argument("--events", type=int, default=100_000)
+    parser = report.options(__doc__, rounds=5)
+    parser.add_argument("--delay-ms", type=int, nargs="+", default=[20, 100])
+    parser.add_argument("--events", type=int, default=200_000)
     arguments = parser.parse_args()
-    print(report.machine())
-    rates: dict[str, list[float]] = {"rudderpipe": [], "rudder-sdk-python": []}
-    few = arguments.events // 5
-    with Plane("--delay-ms", str(arguments.delay_ms)) as plane:
-        for _ in range(arguments.rounds):
-            with servers(plane.url) as found:
-                for name in ("flusher", "sender"):
-                    found.program(name)
-                found.await_start()
-                command = (sys.executable, "-c", OURS, str(arguments.events))
-                rates["rudderpipe"].append(rate(plane, found, arguments.events, *command))
-            with servers(plane.url) as found:
-                peer = (sys.executable, "-c", PEER, str(few), "rudder_sdk_python", plane.url)
-                rates["rudder-sdk-python"].append(rate(plane, found, few, *peer))
-    title = f"delivered events a second, each answer {arguments.delay_ms:g} ms late"
-    report.table(title, "events/s", rates, higher_is_better=True)
+    report.publish(results(arguments.rounds, arguments.delay_ms, arguments.events), arguments.results)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ OTHER_PROGRAMS = frozenset(
     (
         *("--preload", "--workers", "--bind", "--pid", "--daemon", "--env", "--max-tasks-per-child", "--master"),
         *("--retry", "--retry-connrefused", "--port", "--save", "--collect-data", "--home", "--without-gossip"),
-        *("--durations", "--minutes", "--shm-size", "--memory", "--shell", "--ini", "--http-socket"),
+        *("--durations", "--quick", "--shm-size", "--memory", "--shell", "--ini", "--http-socket"),
     )
 )
 """Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest, argcomplete, benchmarks."""
