@@ -44,8 +44,9 @@ def test_the_examples_of_the_client_page_run(processes: Processes, redis_server:
     printed = run(processes, "-c", examples("client.md", processes, redis_server))
 
     assert printed.count("kept Item Viewed") == 2
-    assert "10 0 0 0" in printed
-    wait_until(lambda: len(arrived(processes)) >= 12)
+    assert "1000 {}" in printed
+    assert "1010 0 0 0" in printed
+    wait_until(lambda: len(arrived(processes)) >= 1012)
     events = arrived(processes)
     assert {"where": "<object object at 0x" in json.dumps(events)} == {"where": True}
     names = [event.get("event") for event in events]

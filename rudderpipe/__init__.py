@@ -23,6 +23,7 @@ from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports.flush import FlushResult
+from rudderpipe.types import Sent
 
 __version__ = VERSION
 
@@ -43,6 +44,7 @@ __all__ = [
     "RingUnavailable",
     "RudderpipeError",
     "Scrubber",
+    "Sent",
     "Settings",
     "SettingsError",
     "__version__",

@@ -11,7 +11,7 @@ from weakref import WeakSet
 import msgspec
 
 from rudderpipe import settings as settings_module
-from rudderpipe.errors import AnotherDataPlane, EventError, SettingsError
+from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, node_names, wire
 from rudderpipe.messages.build import track as _track
 from rudderpipe.messages.context import current
@@ -33,8 +33,10 @@ from rudderpipe.types import (
     Message,
     Moment,
     PageMessage,
+    Sent,
     TrackMessage,
     UserId,
+    WholeMessage,
     arguments_of,
     or_message,
 )
@@ -90,15 +92,7 @@ class Client:
         on_error: ErrorHandler | None = None,
         **more: Unpack[SettingsArguments],
     ) -> None:
-        if isinstance(data_plane_url, Mapping):
-            options = {**data_plane_url, **(options or {})}
-            data_plane_url = None
-        if options is not None and not isinstance(options, Mapping):
-            raise SettingsError("options", f"must be a mapping, not {type(options).__name__}")
-        if settings is not None and not isinstance(settings, Settings):
-            raise SettingsError("settings", f"must be a rudderpipe.Settings, not {type(settings).__name__}")
-        if settings is not None and config is not None:
-            raise SettingsError("config", "must not be given together with settings, because no file is read then")
+        data_plane_url, options = node_names.url_and_options(data_plane_url, options)
         given = node_names.settings_of(options or {})
         on_error = given.pop("on_error", None) if on_error is None else on_error
         first = {"write_key": write_key, "data_plane_url": data_plane_url}
@@ -170,15 +164,7 @@ class Client:
         if chosen != self.settings:
             self._intake.leave()
             self._intake.use(chosen)
-        error = None
-        if self._intake.has_ring:
-            from rudderpipe.transports import queue_check
-
-            error = queue_check.trouble(chosen)
-        if callback is not None:
-            callbacks.call(callback, error)
-        elif error is not None and (chosen.strict or isinstance(error, AnotherDataPlane)):
-            raise error
+        self._intake.check_queue(callback)
 
     def createPersistenceQueue(self, queueOpts: Mapping[str, Any], callback: QueueCallback | None = None) -> None:  # noqa: N802, N803  # the Node SDK's names
         """Call ``create_persistence_queue`` with the Node SDK's names, such as ``redisOpts`` and ``queueName``.
@@ -336,6 +322,22 @@ class Client:
         own = {"previousId": previous_id, "userId": user_id, "traits": traits}
         return self._intake.call("alias", callback, own, anonymous_id, context, timestamp, integrations, message_id)
 
+    def send_many(self, messages: Iterable[WholeMessage]) -> Sent:
+        """Send whole messages: ``client.send_many({"type": "track", "userId": u, "event": "Import"} for u in users)``.
+
+        ``type`` names the call of a message, and each message is handled as in that call. Their order is kept.
+        ``result.accepted`` counts the accepted messages, and ``result.refused`` has the reasons of the others by index.
+
+        Events go into the ring in chunks, because that costs less. An event is accepted once its chunk is in the ring,
+        and not already when the iterable is asked for the next message. A chunk has at most 64 events and 32 KiB, and
+        ends when 10 ms have passed since the last one. So up to 63 events wait while the iterable waits; use single
+        calls for messages from such a source. With other steps than ``context`` before the ring, no event waits.
+
+        Where a call would raise (``strict``, ``when_full="raise"``), this method raises at the first refused message.
+        An exception of the iterable is raised once the messages before it are sent. Either has the result as ``sent``.
+        """
+        return self._intake.send_many(messages)
+
     def preview(self, kind: Kind, *arguments: Any, **named: Any) -> dict[str, Any] | None:
         """Return the message that a call would send: ``client.preview("track", "123456", "Item Viewed")``.
 
@@ -351,9 +353,7 @@ class Client:
         bound = inspect.signature(getattr(Client, kind)).bind(self, *arguments, **named)
         bound.apply_defaults()
         _, *given, _ = bound.arguments.items()  # without self and callback
-        data = self._intake.preview(kind, {wire.WIRE_NAMES.get(name, name): value for name, value in given})
-        message: dict[str, Any] | None = None if data is None else msgspec.json.decode(data)
-        return message
+        return self._intake.preview(kind, {wire.WIRE_NAMES.get(name, name): value for name, value in given})
 
     def flush(
         self, timeout_s: float | FlushCallback = 10.0, until: Until = "queued", *, callback: FlushCallback | None = None

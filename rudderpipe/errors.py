@@ -8,10 +8,14 @@ every error can be pickled.
 from __future__ import annotations
 
 from rudderpipe.log_text import counted, one_line
+from rudderpipe.types import Sent
 
 
 class RudderpipeError(Exception):
     """The base of all errors of rudderpipe."""
+
+    sent: Sent | None = None
+    """What had become of the messages when ``send_many`` raised this error; None for an error of another call."""
 
 
 # Wrong settings and wrong arguments of a call.

@@ -1,4 +1,4 @@
-"""The types of the six calls: their arguments, and whole messages in their wire form."""
+"""The types of the calls: their arguments, whole messages in their wire form, and what became of many of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 from uuid import UUID
+
+import msgspec
 
 Kind = Literal["identify", "track", "page", "screen", "group", "alias"]
 """The name of a call, and the ``type`` of its message."""
@@ -50,18 +52,21 @@ class _Alias(TypedDict):
 class TrackMessage(_Event, _Common, total=False):
     """The message of ``track``; it must have ``userId`` or ``anonymousId``."""
 
+    type: Literal["track"]
     properties: Mapping[str, Any]
 
 
 class IdentifyMessage(_Common, total=False):
     """The message of ``identify``; its traits are added to the context too."""
 
+    type: Literal["identify"]
     traits: Mapping[str, Any]
 
 
 class PageMessage(_Common, total=False):
     """The message of ``page`` and of ``screen``."""
 
+    type: Literal["page", "screen"]
     category: str
     name: str
     properties: Mapping[str, Any]
@@ -70,13 +75,31 @@ class PageMessage(_Common, total=False):
 class GroupMessage(_Group, _Common, total=False):
     """The message of ``group``; its traits describe the group."""
 
+    type: Literal["group"]
     traits: Mapping[str, Any]
 
 
 class AliasMessage(_Alias, _Shared, total=False):
     """The message of ``alias``; both ids must be given, and its traits describe the user."""
 
+    type: Literal["alias"]
     traits: Mapping[str, Any]
+
+
+WholeMessage = TrackMessage | IdentifyMessage | PageMessage | GroupMessage | AliasMessage | Message
+"""A message with the names of the wire; ``send_many`` takes its call from ``type``, and each call ignores ``type``."""
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """What became of the messages of one ``send_many``; it is true if none was refused."""
+
+    accepted: int = 0
+    """How many messages were accepted."""
+    refused: dict[int, str] = {}
+    """Why each of the other messages was refused, by its index in the iterable."""
+
+    def __bool__(self) -> bool:
+        return not self.refused
 
 
 # Both decorators return the function itself; only type checkers see a difference.

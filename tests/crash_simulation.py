@@ -216,7 +216,8 @@ class Writer:
         self.process = simulation.process()
         self.producer = producer_of(self.process.ring, simulation.clock)
         self.accepted: list[str] = []
-        self.in_flight = ""
+        self.in_flight: list[str] = []
+        """The events of the call under way."""
         self.taken = 0
         """The number of accepted events that have left the ring for good."""
         self.handed = 0
@@ -227,18 +228,34 @@ class Writer:
         """Return the number of the producer's slot."""
         return self.producer.slot.number
 
-    def text(self, size: int = 0) -> str:
-        """Return the next event, with this many bytes or as few as its name takes."""
-        return f"{self.name}:{len(self.accepted)}:".ljust(size, "x")
+    def texts(self, count: int, size: int = 0) -> list[str]:
+        """Return the next events, each with this many bytes or as few as its name takes."""
+        return [f"{self.name}:{len(self.accepted) + number}:".ljust(size, "x") for number in range(count)]
 
     def write(self, size: int = 0) -> str | None:
         """Append the next event; return the reason if it was refused."""
-        self.in_flight = self.text(size)
-        reason = self.producer.append(self.in_flight.encode())
+        self.in_flight = self.texts(1, size)
+        reason = self.producer.append(self.in_flight[0].encode())
         if reason is None:
-            self.accepted.append(self.in_flight)
-        self.in_flight = ""
+            self.accepted += self.in_flight
+        self.in_flight = []
         return reason
+
+    def write_chunk(self, count: int, size: int = 0) -> str | None:
+        """Append the next events as one chunk; return the reason if one was refused."""
+        self.in_flight, reason = self.texts(count, size), None
+        while self.in_flight and reason is None:
+            number, reason = self.producer.append_chunk([text.encode() for text in self.in_flight])
+            self.accepted += self.in_flight[:number]
+            del self.in_flight[:number]
+        self.in_flight = []
+        return reason
+
+    def landed(self, found: list[str]) -> list[str]:
+        """Return those events of the call under way that were found, which must be the first ones."""
+        landed = [text for text in self.in_flight if text in found]
+        assert landed == self.in_flight[: len(landed)], "of a chunk, an event is missing before another one"
+        return landed
 
     def write_all(self, count: int, size: int = 0) -> None:
         """Append this many events, and check that none is refused."""

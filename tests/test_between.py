@@ -91,6 +91,44 @@ def test_the_next_append_shows_an_event_without_its_count(ring: Ring, clock: Fak
     assert found == ["1", "2", "3", "2", "3"]
 
 
+def test_the_next_append_shows_a_chunk_without_its_count(ring: Ring, clock: FakeClock) -> None:
+    """A signal handler raises between the events of a chunk and their count, which is stored with the next one."""
+    producer = producer_of(ring, clock)
+    for number in range(4):
+        assert producer.append(b"%d" % number) is None
+
+    def fails() -> None:
+        raise KeyboardInterrupt
+
+    between(producer, fails)
+    with pytest.raises(KeyboardInterrupt):
+        producer.append_chunk([b"4", b"5", b"6"])
+    assert drain(Consumer(ring)) == ["0", "1", "2", "3"]
+    assert producer.append_chunk([b"7"]) == (1, None)
+
+    assert drain(Consumer(ring)) == ["4", "5", "6", "7"]
+
+
+def test_a_chunk_within_an_append_uses_the_second_producer(ring: Ring, clock: FakeClock) -> None:
+    """Its events are in the ring when the nested call returns, as that of a single call."""
+    producer = producer_of(ring, clock)
+    assert producer.append(b"1") is None
+    results: list[object] = []
+
+    def send() -> None:
+        events = [b"2", b"3", b"4"]
+        while events:
+            results.append(producer.append_chunk(events))
+            del events[:1]
+        results.append(drain(Consumer(ring)))
+
+    between(producer, send)
+    assert producer.append(b"5") is None
+
+    assert results == [(1, None)] * 3 + [["1", "2", "3", "4"]]
+    assert drain(Consumer(ring)) == ["5"]
+
+
 def test_a_call_within_a_flush_uses_the_second_producer(
     ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,11 +216,12 @@ def test_a_producer_follows_a_replaced_lock_file(tmp_path: Path, clock: FakeCloc
         memory.remove(old.segment.name)
 
 
-@pytest.mark.parametrize("step", ["claim", "leave the ring"])
-def test_an_exception_at_any_store_of_a_claim_or_a_leave_loses_nothing(
+@pytest.mark.parametrize("step", ["claim", "chunk", "leave the ring"])
+def test_an_exception_at_any_store_of_a_claim_a_chunk_or_a_leave_loses_nothing(
     tmp_path: Path, clock: FakeClock, step: str
 ) -> None:
-    """A signal handler raises there. The events before and after it arrive in order, and their blocks become free."""
+    """A signal handler raises there. Of a chunk, the first events arrive, or none. The events before and after it
+    arrive in order, and their blocks become free."""
     for number in itertools.count(1):
         with simulation_of(tmp_path, clock) as simulation:
             writer, drainer = simulation.writer(), simulation.drainer()
@@ -198,6 +237,8 @@ def test_an_exception_at_any_store_of_a_claim_or_a_leave_loses_nothing(
             try:
                 if step == "claim":
                     writer.write(15_000)
+                elif step == "chunk":
+                    writer.write_chunk(5, 2_000)
                 else:
                     writer.producer.slot.quit_ring()
             except KeyboardInterrupt:
@@ -218,7 +259,9 @@ def test_an_exception_at_any_store_of_a_claim_or_a_leave_loses_nothing(
                 drainer.keep_house()
                 found += drainer.drain()
 
-            found = [text for text in found if text != interrupted]
+            landed = [text for text in found if text in interrupted]
+            assert landed == interrupted[: len(landed)], f"the handler raised at store {number}"
+            found = [text for text in found if text not in interrupted]
             assert found == writer.accepted, f"the handler raised at store {number}"
             assert simulation.ring.blocks_in_use() == [], f"the handler raised at store {number}"
             if is_over:

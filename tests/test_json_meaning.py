@@ -12,7 +12,7 @@ import pathlib
 import re
 import types
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -339,18 +339,17 @@ class TakingTransport(LocalTransport):
         self.events: list[bytes] = []
         self._has_fast_path = has_fast_path
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
+    def put(self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None) -> None:
         """Keep the event."""
-        self.events.append(data)
-        return True
+        self.events.append(bytes(data))
 
     def fast_path(self) -> FastPath | None:
         """Return the functions of the fast path, as the ring's transport does."""
-        return (self._append, lambda reason, data: False) if self._has_fast_path else None
+        return FastPath(self.put, self._append_chunk, lambda _reason, _data: None) if self._has_fast_path else None
 
-    def _append(self, data: Encoded) -> str | None:
-        self.events.append(bytes(data))
-        return None
+    def _append_chunk(self, events: Sequence[Encoded]) -> tuple[int, str | None]:
+        self.events += map(bytes, events)
+        return len(events), None
 
 
 @contextmanager

@@ -110,6 +110,27 @@ def append_after_an_interrupted_claim(simulation: Simulation) -> Case:
     return writing(writer, LARGE * 2)
 
 
+def first_chunk(simulation: Simulation) -> Case:
+    """Append a chunk with the first call: take a slot, get credits three times, claim a block."""
+    writer = simulation.writer()
+    return writer.process, lambda: writer.write_chunk(5)
+
+
+def chunk(simulation: Simulation) -> Case:
+    """Append a chunk within the block and the credits that the producer has, so with one count."""
+    writer = simulation.writer()
+    writer.write_all(4)
+    return writer.process, lambda: writer.write_chunk(3)
+
+
+def chunk_with_more_credits_and_a_claim(simulation: Simulation) -> Case:
+    """Append a chunk for which first the room and then the credits are used up."""
+    writer = simulation.writer()
+    writer.write_all(4, LARGE // 2)
+    assert LARGE * 2 > writer.room() > LARGE
+    return writer.process, lambda: writer.write_chunk(6, LARGE // 2)
+
+
 def leave(simulation: Simulation) -> Case:
     """Seal the block, give the unused credits back, give the slot up."""
     writer = simulation.writer()
@@ -269,6 +290,24 @@ def nested_append(simulation: Simulation) -> Case:
     return writer.process, operation
 
 
+def nested_append_in_a_chunk(simulation: Simulation) -> Case:
+    """Append in a signal handler between the events of a chunk and their count."""
+    writer, inner = simulation.writer(), simulation.writer()
+    writer.write_all(4)
+    outer = inner.producer = writer.producer
+    inner.process = writer.process
+
+    def handler() -> None:
+        outer.fence = None
+        inner.write()
+
+    def operation() -> None:
+        outer.fence = handler
+        writer.write_chunk(3)
+
+    return writer.process, operation
+
+
 OPERATIONS = [
     first_append,
     append,
@@ -278,6 +317,9 @@ OPERATIONS = [
     append_of_a_big_event,
     append_into_used_blocks,
     append_after_an_interrupted_claim,
+    first_chunk,
+    chunk,
+    chunk_with_more_credits_and_a_claim,
     leave,
     release,
     release_of_all,
@@ -291,6 +333,7 @@ OPERATIONS = [
     start_a_flusher,
     raise_the_cap,
     nested_append,
+    nested_append_in_a_chunk,
 ]
 
 
@@ -298,7 +341,7 @@ def check(simulation: Simulation, there: list[str]) -> None:
     """Check that these texts are all that was accepted and not taken, whole and in order."""
     for writer in simulation.writers:
         found = writer.own(there)
-        accepted = writer.accepted + [writer.in_flight] * (writer.in_flight in found)
+        accepted = writer.accepted + writer.landed(found)
         known = len(accepted) - writer.taken
         assert known - writer.handed <= len(found) <= known, f"{known} events are there, {len(found)} were found"
         assert found == accepted[len(accepted) - len(found) :], "torn, or out of order"
@@ -315,8 +358,7 @@ def go_on(simulation: Simulation) -> None:
     there = drainer.drain(4)
     check(simulation, there)
     for writer in simulation.writers:
-        if writer.in_flight in there:
-            writer.accepted.append(writer.in_flight)
+        writer.accepted += writer.landed(there)
     accepted = sum(len(writer.accepted) for writer in simulation.writers)
     assert (counts.accepted, counts.in_ring) == (accepted, len(there)), "the counters are not right"
     end(simulation, drainer)
@@ -376,7 +418,7 @@ def look(simulation: Simulation) -> None:
     pending, _ = consumer.pending()
     there = texts(consumer.next_batch(10_000, 10_000_000))
     check(simulation, there)
-    accepted = sum(len(writer.accepted) + (writer.in_flight in there) for writer in simulation.writers)
+    accepted = sum(len(writer.accepted + writer.landed(there)) for writer in simulation.writers)
     handed = sum(writer.handed for writer in simulation.writers)
     assert pending == len(there), "the pending events are not those that the consumer returned"
     assert counts.accepted == accepted, "the counters are not right"

@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rudderpipe"
 LAYERS = [
-    ("_version", "log_text"),
-    ("errors", "encoder", "types"),
+    ("_version", "log_text", "types"),
+    ("errors", "encoder"),
     ("settings",),
     ("process",),
     ("service",),

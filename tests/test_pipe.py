@@ -50,8 +50,10 @@ def _pipes(tmp_path: Path, clock: FakeClock) -> Iterator[Any]:
 
 def put(pipe: Pipe, data: bytes = b'"x"') -> bool:
     """Append an event as a client does; return what the call returns."""
-    reason = pipe.producer.append(data)
-    return reason is None or pipe.refused(reason, data)
+    error = pipe.put(data)
+    if error is not None and pipe.settings.when_full == "raise":
+        raise error
+    return error is None
 
 
 def ring_of(pipe: Pipe) -> Ring:

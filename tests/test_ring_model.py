@@ -58,6 +58,20 @@ class RingModel(RuleBasedStateMachine):
                 assert reason in ("full", "no_block")
                 break
 
+    @rule(who=PRODUCERS, count=st.integers(1, 90), size=SIZES)
+    def append_chunk(self, who: int, count: int, size: int) -> None:
+        """Append several events as one chunk, until an event is refused."""
+        assert self.writers[who].write_chunk(1 if size > at.LARGE_BYTES else count, size) in (None, "full", "no_block")
+
+    @rule(who=PRODUCERS, count=st.integers(1, 90), size=SIZES, step=STEPS)
+    def kill_in_a_chunk(self, who: int, count: int, size: int, step: int) -> None:
+        """Kill a producer at some store of a chunk, of which then the first events are in the ring, or none."""
+        writer = self.writers[who]
+        count = 1 if size > at.LARGE_BYTES else count
+        if not writer.process.run(partial(writer.write_chunk, count, size), step):
+            self.decide(writer)
+            self.replace(who)
+
     @rule(who=PRODUCERS, size=SIZES, step=STEPS)
     def nested_append(self, who: int, size: int, step: int) -> None:
         """Append in a signal handler in the middle of an append, or right after it."""
@@ -129,12 +143,11 @@ class RingModel(RuleBasedStateMachine):
         self.writers[who] = by or self.simulation.writer()
 
     def decide(self, writer: Writer) -> None:
-        """Find out whether the event in flight is in the ring."""
+        """Find out how many of the events in flight are in the ring."""
         there = counters.read(self.simulation.ring).accepted - self.accepted()
-        assert there in ((0, 1) if writer.in_flight else (0,))
-        if there:
-            writer.accepted.append(writer.in_flight)
-        writer.in_flight = ""
+        assert 0 <= there <= len(writer.in_flight)
+        writer.accepted += writer.in_flight[:there]
+        writer.in_flight = []
 
     # The flusher.
 

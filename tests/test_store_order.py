@@ -82,6 +82,15 @@ def test_an_append_stores_bytes_then_end_then_count(writer: Writer) -> None:
     assert steps_of(writer) == ["acquire", "memory", "memory", "entries", "acquire", *FENCE, "B_COUNT[0]", "release"]
 
 
+def test_a_chunk_stores_all_bytes_then_all_ends_then_one_count(writer: Writer) -> None:
+    """A chunk within room and credits has one copy, one store of end offsets, one fence and one count."""
+    writer.write_all(4)
+    writer.process.steps = []
+    assert writer.write_chunk(3) is None
+
+    assert writer.process.named() == ["acquire", "memory", "entries", "acquire", *FENCE, "B_COUNT[0]", "release"]
+
+
 def test_the_first_append_stores_the_slots_pid_last(writer: Writer) -> None:
     """The rest of the slot is stored before its pid. Credits and block come afterwards, all under the claim lock."""
     steps = [step for step in steps_of(writer) if step not in ("acquire", "release")]

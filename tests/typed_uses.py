@@ -22,6 +22,7 @@ from rudderpipe import (
     RedisAddress,
     RingFull,
     Scrubber,
+    Sent,
     Settings,
     SettingsError,
     configure,
@@ -87,6 +88,20 @@ def calls(client: Client) -> bool:
     accepted &= client.group("u", "acme", {"plan": "pro"}, context={"ip": "1.1.1.1"}, integrations={"All": False})
     accepted &= client.alias("p", "u", traits={"plan": "pro"}, anonymous_id="a", callback=callback)
     return accepted and client.alias("p", "u", message_id="mine") and client.alias(both)
+
+
+def many(client: Client) -> str:
+    """Send many messages, and use the result."""
+    track: TrackMessage = {"type": "track", "userId": 42, "event": "Imported"}
+    rows: list[dict[str, str]] = [{"type": "identify", "userId": "u"}]
+    sent: Sent = client.send_many([track, {"type": "page", "userId": "u"}])
+    client.send_many(rows)
+    client.send_many({"type": "track", "userId": str(number), "event": "Imported"} for number in range(3))
+    try:
+        client.send_many(iter([track]))
+    except RingFull as error:
+        return "" if error.sent is None else str(error.sent.accepted)
+    return "all" if sent else sent.refused[0]
 
 
 def previews(client: Client) -> str:

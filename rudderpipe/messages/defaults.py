@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.context import current
+from rudderpipe.types import Kind
 
+KINDS: dict[Any, str] = {kind: kind for kind in sorted(get_args(Kind))}
+"""The ``type`` of each call's messages."""
 _NOT_CONVERTED = frozenset(
     ("userId", "anonymousId", "groupId", "previousId", "messageId", "timestamp", "originalTimestamp")
 )
@@ -52,12 +55,27 @@ class Defaults:
             given["integrations"] = _merged("integrations", self._integrations, given, form)
         return wire.from_fields(kind, given, form)
 
+    def encoded_whole(self, message: object) -> bytes:
+        """Return the JSON of a whole message, whose ``type`` names its call. Raise ``EventError``."""
+        if not isinstance(message, Mapping):
+            raise EventError("message", f"must be a mapping, not {type(message).__name__}")
+        return self.encoded(kind_of(message), {"message": message})
+
     def _convert_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Convert the first argument if it is of unknown type, because it may be an id or a whole message."""
         name, first = next(iter(arguments.items()))
         if first is None or issubclass(type(first), validate.IDS) or isinstance(first, Mapping):
             return arguments
         return {**arguments, name: encode.plain(first, wire.ARGUMENT_NAMES[name], self._default)}
+
+
+def kind_of(message: Mapping[str, Any]) -> str:
+    """Return the call of a whole message, which its ``type`` names. Raise ``EventError``."""
+    named = message.get("type")
+    kind = KINDS.get(named) if isinstance(named, str) else None
+    if kind is None:
+        raise EventError("type", f"must be one of {', '.join(KINDS)}")
+    return kind
 
 
 def _merged(name: str, default: Mapping[str, Any], given: Mapping[str, Any], form: wire.Form) -> dict[str, Any]:

@@ -19,6 +19,20 @@ _QUEUE_OPTIONS = frozenset(("redisOpts", "queueName", "prefix", "isMultiProcesso
 """The options of the queue; RudderStack's documentation has ``JobOpts``, and the Node SDK reads ``jobOpts``."""
 
 
+def url_and_options(
+    url: str | Mapping[str, Any] | None, options: Mapping[str, Any] | None
+) -> tuple[str | None, Mapping[str, Any] | None]:
+    """Return the URL and the options of ``new Analytics(…)``, which may have options in the place of the URL.
+
+    Raises ``SettingsError``.
+    """
+    if isinstance(url, Mapping):
+        return None, {**url, **(options or {})}
+    if options is not None and not isinstance(options, Mapping):
+        raise SettingsError("options", f"must be a mapping, not {type(options).__name__}")
+    return url, options
+
+
 def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in the options of ``new Analytics(…)``; names of rudderpipe's own settings are kept.
 

@@ -63,7 +63,7 @@ class Shaper:
         self._before_send = before_send
         self._scrubber = scrubber
 
-    def shape(self, data: bytes) -> bytes | None:
+    def shape(self, data: bytes | bytearray) -> bytes | bytearray | None:
         """Return the message to send, or None to drop it; raise ``EventError`` if ``before_send`` fails."""
         message: dict[str, Any] = _decode(data)
         if not self._sampling.keeps(message):

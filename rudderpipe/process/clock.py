@@ -13,9 +13,8 @@ class Clock:
         """Return the milliseconds since 1970; they may jump when the machine's clock is set."""
         return time.time_ns() // 1_000_000
 
-    def monotonic_s(self) -> float:
-        """Return the seconds since an arbitrary moment; they never jump."""
-        return time.monotonic()
+    monotonic_s = staticmethod(time.monotonic)
+    """Return the seconds since an arbitrary moment; they never jump."""
 
     def monotonic_ms(self) -> int:
         """Return the same in milliseconds.

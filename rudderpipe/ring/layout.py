@@ -212,6 +212,7 @@ _FORMATS = {
 }
 SLOTS = _FORMATS[VERSION].slots
 ENTRY = _FORMATS[VERSION].entry_bytes
+ENTRY_CODE = _FORMATS[VERSION].entry_code
 
 
 def for_version(version: int) -> Format | None:

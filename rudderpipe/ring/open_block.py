@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.claims import Claim
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring
 
 NOTHING = memoryview(b"")
+COMMA = bytes((at.COMMA,))
 
 
 class OpenBlock:
@@ -68,6 +72,26 @@ class OpenBlock:
     def has_room(self, size: int) -> bool:
         """Return whether an event of so many bytes fits in."""
         return self.at + size + at.ENTRY * self.count < self.limit
+
+    def ends_of(self, events: Sequence[bytes | bytearray]) -> list[int]:
+        """Return the end offsets of those first events for which there are room and credits."""
+        end, limit, ends = self.at, self.limit - at.ENTRY * self.count, []
+        for data in events[: max(0, self.count_limit - self.count)]:
+            end += len(data) + 1
+            if end > limit:
+                break
+            limit -= at.ENTRY
+            ends.append(end)
+        return ends
+
+    def put(self, events: Sequence[bytes | bytearray], ends: list[int]) -> None:
+        """Put the events behind the others; ``ends`` has their end offsets, and COUNT does not show them yet."""
+        count = self.count + len(ends)
+        self.memory[self.at : ends[-1]] = COMMA.join((*events[: len(ends)], b""))
+        self.entries[self.entry - count + 1 : self.entry - self.count + 1] = array(at.ENTRY_CODE, reversed(ends))
+        # Order: last, without a call in between, so that an exception of a signal handler leaves all or nothing.
+        self.at = ends[-1]
+        self.count = count
 
     def store_count(self) -> None:
         """Store COUNT once more, because an exception may have interrupted an append before its last store."""

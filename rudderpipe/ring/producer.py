@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from _thread import RLock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from rudderpipe.errors import RingUnavailable
@@ -162,12 +162,53 @@ class Producer:
             return "closed"
         return self.inner.append(data)
 
+    def append_chunk(self, events: Sequence[bytes | bytearray]) -> tuple[int, str | None]:
+        """Append the first events of a chunk, and return how many; if none, then also the reason as ``append`` does.
+
+        It appends those for which the block has room and the producer has credits, after one claim at the most. Their
+        count is stored once, so a kill leaves all of them or none. An event of more than ``LARGE_BYTES`` must come
+        alone. All else is as in ``append``.
+        """
+        if not fork.PAGE[0]:
+            fork.renew()
+        try:
+            with self._lock:
+                if self._busy:
+                    return self._append_chunk_within(events)
+                self._busy = True
+                try:
+                    return self._append_chunk(events), None
+                except Refused as refusal:
+                    return 0, refusal.reason
+                finally:
+                    self._busy = False
+        finally:
+            if self._after:
+                self._finish()
+
+    def _append_chunk(self, events: Sequence[bytes | bytearray]) -> int:
+        block = self.slot.block
+        ends = block.ends_of(events)
+        if not ends or len(events[0]) > LARGE_BYTES or self._clock.monotonic_s() >= self._look_at_s:
+            self._prepare(len(events[0]))
+            block = self.slot.block
+            ends = block.ends_of(events)
+        block.put(events, ends)
+        if self.fence is not None:
+            self.fence()  # Order: the events before their count, as in append
+        block.words[block.count_at] = block.count
+        return len(ends)
+
+    def _append_chunk_within(self, events: Sequence[bytes | bytearray]) -> tuple[int, str | None]:
+        reason = self._append_within(events[0])
+        return int(reason is None), reason
+
     @property
     def is_in_a_call(self) -> bool:
         """True if this thread is in the middle of a call, so that its next call comes from within that one."""
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]  # noqa: SLF001  # no public name for it
 
-    def append_placed(self, data: bytes) -> tuple[str | None, Position | None, Position | None]:
+    def append_placed(self, data: bytes | bytearray) -> tuple[str | None, Position | None, Position | None]:
         """Append, and return the reason, the position before the event and the position after it.
 
         Both are positions of the producer that took the event.

@@ -201,6 +201,10 @@ def load(
     names. Without ``proxy_url`` the environment's proxies apply (HTTPS_PROXY and the like); ``proxy_url=""`` means no
     proxy. Raises ``SettingsError``, which names the setting.
     """
+    if base is not None and not isinstance(base, Settings):
+        raise SettingsError("settings", f"must be a rudderpipe.Settings, not {type(base).__name__}")
+    if base is not None and config is not None:
+        raise SettingsError("config", "must not be given together with settings, because no file is read then")
     if base is not None:
         environment, merged = {}, _given(msgspec.structs.asdict(base))
     else:

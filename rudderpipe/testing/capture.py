@@ -12,7 +12,7 @@ from rudderpipe.encoder import encode
 from rudderpipe.messages import validate
 from rudderpipe.messages.encode import plain
 from rudderpipe.transports import intake
-from rudderpipe.transports.base import FastPath
+from rudderpipe.transports.base import Encoded, FastPath
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import Done, Flush, Until
 
@@ -102,26 +102,24 @@ class CapturedEvents(Sequence[dict[str, Any]]):
 
     # The methods of a transport, which a client calls.
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:  # noqa: ARG002  # no event fails here
+    def put(self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None) -> None:  # noqa: ARG002  # no event fails here
         """Store the message, and call its callback on the callback thread, as for a persisted event."""
         message = msgspec.json.decode(data)
         self._messages.append(message)
         if callback is not None:
             callbacks.call(callback, None, message)
-        return True
 
     def fast_path(self) -> FastPath | None:
         """Return None, so that every call takes the slow path."""
         return None
 
-    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> None:
         """Count the refused event; with ``strict``, raise the error."""
         self.refused[reason] = self.refused.get(reason, 0) + 1
         if callback is not None:
             callbacks.call(callback, error, {})
         if error is not None and self.strict:
             raise error
-        return False
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts as ``Client.counts`` does."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from rudderpipe import log_text
+from rudderpipe.errors import RudderpipeError
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.transports.callbacks import Callback, callbacks
@@ -18,15 +19,26 @@ logger = log_text.logger()
 
 
 Encoded = bytes | bytearray
-FastPath = tuple[Callable[[Encoded], str | None], Callable[[str, Encoded], bool]]
-"""Two functions: the first appends an event, or returns why not; the second returns the call's result then."""
+
+
+class FastPath(NamedTuple):
+    """The functions with which a caller that has an event's JSON skips ``put``."""
+
+    append: Callable[[Encoded], str | None]
+    """Appends an event; returns None, or the reason if the event was not taken."""
+    append_chunk: Callable[[Sequence[Encoded]], tuple[int, str | None]]
+    """Appends the first of several events; returns how many, and the reason if there were none."""
+    refusal: Callable[[str, Encoded], RudderpipeError | None]
+    """Is called with that reason and the event; returns what ``put`` would."""
 
 
 class Transport(Protocol):
     """The destination of a client's encoded events."""
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
-        """Take an event; return False if it is refused. Raises only if the settings ask for that.
+    def put(
+        self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None
+    ) -> RudderpipeError | None:
+        """Take an event; return None, or the error if it was refused and counted.
 
         ``callback(error, message)`` is called when the event is done with, and ``on_error(error, messages)`` if it
         failed, once for all events that failed together.
@@ -35,8 +47,8 @@ class Transport(Protocol):
     def fast_path(self) -> FastPath | None:
         """Return the functions with which a plain call skips the slow path; None if there is no fast path."""
 
-    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
-        """Count an event that is refused without ``put``; return False."""
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> None:
+        """Count an event that is refused without ``put``."""
 
     def counts(self) -> Mapping[str, int]:
         """Return the number of this process's events: ``accepted``, and refused by reason."""
@@ -62,14 +74,13 @@ class LocalTransport:
         """Return None: there is no fast path."""
         return None
 
-    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> None:
         """Count the event; log ``error``, unless it is None because no line is needed."""
         self._counts[reason] += 1
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
         if callback is not None:
             callbacks.call(callback, error, {})
-        return False
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts since the client was created."""
@@ -89,9 +100,8 @@ class LocalTransport:
 class NullTransport(LocalTransport):
     """The transport for ``enable=False``: every event is checked and counted, and none is sent."""
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:  # noqa: ARG002  # no event fails here
+    def put(self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None) -> None:  # noqa: ARG002  # no event fails here
         """Count the event, and call its callback as for an event that has arrived."""
         self._counts["accepted"] += 1
         if callback is not None:
             callbacks.call(callback, None, msgspec.json.decode(data))
-        return True

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakSet
 
+import msgspec
+
 from rudderpipe import log_text
-from rudderpipe.errors import EventError, EventRefused, EventTooLarge, RingUnavailable, SettingsError
+from rudderpipe.errors import (
+    AnotherDataPlane,
+    DeliveryError,
+    EventError,
+    EventRefused,
+    EventTooLarge,
+    RingUnavailable,
+    RudderpipeError,
+    SettingsError,
+)
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process import unix
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import EVENT_LIMIT_BYTES, LOG_LEVELS, Settings
-from rudderpipe.transports.base import NullTransport, Transport
+from rudderpipe.transports.base import Encoded, NullTransport, Transport
 from rudderpipe.transports.callbacks import Callback, callbacks
 from rudderpipe.transports.flush import Flush, Stuck, Until
+from rudderpipe.transports.sending import CHUNK_EVENTS, Sending
+from rudderpipe.types import Sent
 
 ErrorHandler = Callable[[Exception, list[dict[str, Any]]], Any]
 
@@ -84,16 +97,25 @@ class Intake:
     def route(self) -> None:
         """Select the transport: the client's own, unless events are diverted."""
         transport = self._transport = self._own if _diverted is None else _diverted
-        fast = transport.fast_path()
-        more = self._defaults.adds or self._shaper is not None or self._on_error is not None
-        self.is_fast = fast is not None and not more and not self.is_shut
+        fast = self._fast_path = transport.fast_path()
+        self.is_fast = self._skips_put and not self._defaults.adds
         if fast is not None:
-            self.append, self.refused = fast
+            self.append = fast.append
+
+    @property
+    def _skips_put(self) -> bool:
+        """True if nothing happens to an event between its making and the ring."""
+        return self.has_ring and self._shaper is None and self._on_error is None and not self.is_shut
 
     @property
     def has_ring(self) -> bool:
         """True if events go into a ring."""
-        return self._transport.fast_path() is not None
+        return self._fast_path is not None
+
+    def refused(self, reason: str, data: Encoded) -> bool:
+        """Return the result of a call whose event ``append`` did not take, or raise."""
+        assert self._fast_path is not None
+        return self._result(self._fast_path.refusal(reason, data))
 
     def call(
         self,
@@ -125,45 +147,97 @@ class Intake:
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
         """Take a complete message that is JSON already."""
+        return self._result(self._refusal(data, callback))
+
+    def _result(self, error: RudderpipeError | None) -> bool:
+        """Return a call's result; raise the error if the settings ask for that."""
+        if error is not None and self._raises(error):
+            raise error
+        return error is None
+
+    def _raises(self, error: RudderpipeError) -> bool:
+        if isinstance(error, (EventError, DeliveryError)) and not isinstance(error, EventTooLarge):
+            return self.settings.strict
+        is_dropped = isinstance(error, EventRefused) and error.reason == "dropped"
+        return not is_dropped and (self.settings.strict or self.settings.when_full == "raise")
+
+    def _refusal(self, data: Encoded, callback: Callback | None = None) -> RudderpipeError | None:
+        """Take a message that is JSON already; return None, or the error if it was refused and counted."""
         if self.is_shut:
-            return self._refuse_late(callback)
+            late = EventRefused("closed")
+            self._transport.refuse("closed", late, callback)
+            return late
         if self._shaper is not None:
             try:
                 shaped = self._shaper.shape(data)
             except Exception as error:  # noqa: BLE001  # as in call
-                return self.refuse(error, callback)
+                return self._refusal_of_wrong(error, callback)
             if shaped is None:
-                return self._refuse_silently("dropped", EventRefused("dropped"), callback)
+                dropped = EventRefused("dropped")
+                self._refuse_silently("dropped", dropped, callback)
+                return dropped
             data = shaped
         try:
             return self._transport.put(data, callback, self._on_error)
         except HOST_ERRORS as error:
-            return self.cannot_take(error, callback)
+            return self._refusal_by_host(error, callback)
 
-    def preview(self, kind: str, arguments: dict[str, Any]) -> bytes | None:
+    def send_many(self, messages: Iterable[object]) -> Sent:
+        """Make and take many messages; see ``Client.send_many``."""
+        most = CHUNK_EVENTS if self._skips_put else 1  # other events go their way one by one, as those of single calls
+        sending = Sending(self._take_some, self._wrong, self._clock, most)
+        return sending.run(messages, self._defaults.encoded_whole)
+
+    def _wrong(self, error: Exception) -> RudderpipeError:
+        """Count and log a message that could not be made, and return its error; raise it when ``strict``."""
+        refusal = self._refusal_of_wrong(error)
+        self._result(refusal)
+        return refusal
+
+    def _take_some(self, events: Sequence[Encoded]) -> tuple[int, RudderpipeError | None]:
+        """Take the first of several events; return how many, and the error of the next one if that was refused."""
+        number = 0
+        error: RudderpipeError | None = None
+        if self._fast_path is None or not self._skips_put:
+            error = self._refusal(events[0])
+        else:
+            try:
+                number, reason = self._fast_path.append_chunk(events)
+                if reason is not None:
+                    error = self._fast_path.refusal(reason, events[0])
+            except HOST_ERRORS as trouble:
+                error = self._refusal_by_host(trouble)
+        return (number, None) if number else (int(self._result(error)), error)
+
+    def preview(self, kind: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """Return the message that ``call`` would pass on, or None if it would drop the event; raise ``EventError``.
 
         ``arguments`` are as for ``wire.fields``.
         """
         try:
             _taken_callback(arguments)
-            data = self._defaults.encoded(kind, arguments)
-            shaped = data if self._shaper is None else self._shaper.shape(data)
+            data: Encoded | None = self._defaults.encoded(kind, arguments)
+            if data is not None and self._shaper is not None:
+                data = self._shaper.shape(data)
         except Exception as error:
             raise _event_error(error) from error
-        if shaped is not None and len(shaped) > EVENT_LIMIT_BYTES:
-            raise EventTooLarge(len(shaped), EVENT_LIMIT_BYTES)
-        return shaped
+        if data is None:
+            return None
+        if len(data) > EVENT_LIMIT_BYTES:
+            raise EventTooLarge(len(data), EVENT_LIMIT_BYTES)
+        message: dict[str, Any] = msgspec.json.decode(data)
+        return message
 
-    def cannot_take(self, error: Exception, callback: Callback | None = None) -> bool:
-        """Refuse an event because of an error of the host, mostly a lack of memory."""
-        if isinstance(error, RingUnavailable):  # the transport has counted the event, and the settings ask to raise
+    def cannot_take(self, error: Exception) -> bool:
+        """Refuse the event of a fast call because of an error of the host, mostly a lack of memory."""
+        if isinstance(error, RingUnavailable):  # ``refused`` has raised it
             raise error
+        return self._result(self._refusal_by_host(error))
+
+    def _refusal_by_host(self, error: Exception, callback: Callback | None = None) -> RingUnavailable:
         trouble = self.prevented(error)
         self._refuse_silently("ring", trouble, callback)
-        if self.settings.strict or self.settings.when_full == "raise":
-            raise trouble
-        return False
+        return trouble
 
     def prevented(self, error: Exception) -> RingUnavailable:
         """Log an error of the host, at most once a second; return it as ``RingUnavailable``."""
@@ -175,29 +249,22 @@ class Intake:
 
     def refuse(self, error: Exception, callback: Callback | None = None) -> bool:
         """Count and log a message that could not be made; raise the error when ``strict``."""
+        return self._result(self._refusal_of_wrong(error, callback))
+
+    def _refusal_of_wrong(self, error: Exception, callback: Callback | None = None) -> EventError:
         error = _event_error(error)
         reason = "too_large" if isinstance(error, EventTooLarge) else "invalid"
         try:
             self._transport.refuse(reason, error, callback)
         except MemoryError:
             pass  # no memory is left for the log line
-        if self.settings.strict or (reason == "too_large" and self.settings.when_full == "raise"):
-            raise error
-        return False
+        return error
 
-    def _refuse_late(self, callback: Callback | None) -> bool:
-        error = EventRefused("closed")
-        self._transport.refuse("closed", error, callback)
-        if self.settings.strict or self.settings.when_full == "raise":
-            raise error
-        return False
-
-    def _refuse_silently(self, reason: str, error: Exception, callback: Callback | None) -> bool:
+    def _refuse_silently(self, reason: str, error: Exception, callback: Callback | None) -> None:
         """Count an event whose refusal needs no log line, or has one already."""
         self._transport.refuse(reason, None)
         if callback is not None:
             callbacks.call(callback, error, {})
-        return False
 
     def counts(self) -> Mapping[str, int]:
         """Return the number of this process's events: ``accepted``, and refused by reason."""
@@ -218,6 +285,21 @@ class Intake:
             self._transport.warm_up()
         except HOST_ERRORS as error:
             self.prevented(error)
+
+    def check_queue(self, callback: Callback | None) -> None:
+        """Check that the queue in Redis can be used, if events go into a ring; pass the error or None to ``callback``.
+
+        Without ``callback``, raise ``QueueUnavailable`` when ``strict``, and ``AnotherDataPlane`` with any settings.
+        """
+        error = None
+        if self.has_ring:
+            from rudderpipe.transports import queue_check  # here, because only a client with a queue needs it
+
+            error = queue_check.trouble(self.settings)
+        if callback is not None:
+            callbacks.call(callback, error)
+        elif error is not None and (self.settings.strict or isinstance(error, AnotherDataPlane)):
+            raise error
 
     def leave(self) -> None:
         """Release the transport, because the client will use another one."""

@@ -105,22 +105,23 @@ class Pipe:
 
     def fast_path(self) -> FastPath | None:
         """Return the functions that append to the ring directly."""
-        return self.producer.append, self.refused
+        return FastPath(self.producer.append, self.producer.append_chunk, self.refusal)
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
+    def put(
+        self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None
+    ) -> RudderpipeError | None:
         """Append an event; ``callback`` is called when it has left the ring for good, or with the error if refused."""
         if callback is None and on_error is None:
             reason = self.producer.append(data)
-            return reason is None or self.refused(reason, data)
+            return None if reason is None else self.refusal(reason, data)
         reason, before, after = self.producer.append_placed(data)
-        error = None if reason is None else self._refusal(reason, data)
+        error = None if reason is None else self.refusal(reason, data)
         if error is None:
             after = after if reason is None else self.producer.slot.position()
             self._watch(before, after, callback, on_error, data)
-            return True
-        if callback is not None:
+        elif callback is not None:
             callbacks.call(callback, error, msgspec.json.decode(data))
-        return self._raised(error)
+        return error
 
     def _watch(
         self,
@@ -128,7 +129,7 @@ class Pipe:
         after: Position | None,
         callback: Callback | None,
         on_error: Callback | None,
-        data: bytes,
+        data: Encoded,
     ) -> None:
         assert after is not None
         ring, slot, end = after.ring, after.slot, after.end
@@ -169,30 +170,19 @@ class Pipe:
         self._own.value.refused[reason] += 1
         self.producer.count_refused(reason)
 
-    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> bool:
+    def refuse(self, reason: str, error: Exception | None, callback: Callback | None = None) -> None:
         """Count an event that is refused without ``put``; log ``error``, as ``LocalTransport.refuse``."""
         self._count_refused(reason)
         if error is not None:
             self._log.warning(reason, f"event refused: {error}")
         if callback is not None:
             callbacks.call(callback, error, {})
-        return False
 
-    def refused(self, reason: str, data: Encoded) -> bool:
-        """Apply ``when_full`` to an event that the ring did not take; return True if the ring took it after a wait.
+    def refusal(self, reason: str, data: Encoded) -> RudderpipeError | None:
+        """Count and log an event that the ring did not take, and return the error.
 
-        Raises ``EventRefused``, ``RingUnavailable`` or ``EventTooLarge`` when ``when_full`` is ``"raise"``.
+        With ``when_full="block"``, wait for room first, and return None if the ring then took the event.
         """
-        error = self._refusal(reason, data)
-        return error is None or self._raised(error)
-
-    def _raised(self, error: RudderpipeError) -> bool:
-        if self.settings.when_full == "raise":
-            raise error
-        return False
-
-    def _refusal(self, reason: str, data: Encoded) -> RudderpipeError | None:
-        """Count and log an event that the ring did not take; return None if the ring took it after a wait."""
         if reason == "too_large":
             error = EventTooLarge(len(data), at.EVENT_MAX_BYTES)
             self.refuse(reason, error)
@@ -206,7 +196,9 @@ class Pipe:
         self._count_refused(reason)
         trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
         self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
-        return trouble or (RingFull() if reason == "full" else EventRefused(reason))
+        if trouble is not None:
+            return RingUnavailable(*trouble.args)  # a copy, because the caller may raise it
+        return RingFull() if reason == "full" else EventRefused(reason)
 
     def _block(self, data: Encoded) -> str | None:
         deadline_s = self._clock.monotonic_s() + self.settings.block_timeout_ms / 1000

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rudderpipe.errors import DeliveryError, EventTooLarge
+from rudderpipe.errors import DeliveryError, EventTooLarge, RudderpipeError
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
-from rudderpipe.transports.base import LocalTransport
+from rudderpipe.transports.base import Encoded, LocalTransport
 from rudderpipe.transports.callbacks import Callback, callbacks
 
 if TYPE_CHECKING:
@@ -61,11 +61,10 @@ class SyncTransport(LocalTransport):
             if plane is not None:
                 plane.close()
 
-    def put(self, data: bytes, callback: Callback | None = None, on_error: Callback | None = None) -> bool:
-        """Return True if the event was delivered.
-
-        Raises ``DeliveryError`` and ``EventTooLarge`` when ``strict``, and the latter if ``when_full`` is "raise".
-        """
+    def put(
+        self, data: Encoded, callback: Callback | None = None, on_error: Callback | None = None
+    ) -> RudderpipeError | None:
+        """Deliver the event; return None, or ``DeliveryError`` or ``EventTooLarge`` if it was not delivered."""
         own = self._own.value
         if len(data) > EVENT_LIMIT_BYTES:
             return self._failed("too_large", EventTooLarge(len(data), EVENT_LIMIT_BYTES), callback)
@@ -82,21 +81,21 @@ class SyncTransport(LocalTransport):
         self._counts["accepted"] += 1
         if callback is not None:
             callbacks.call(callback, None, msgspec.json.decode(data))
-        return True
+        return None
 
-    def _deliver_over(self, own: _Connection, data: bytes) -> DeliveryError | None:
+    def _deliver_over(self, own: _Connection, data: Encoded) -> DeliveryError | None:
         if own.plane is None:
             own.plane = self._new_plane()
         return self._deliver(own.plane, data)
 
-    def _deliver_nested(self, data: bytes) -> DeliveryError | None:
+    def _deliver_nested(self, data: Encoded) -> DeliveryError | None:
         plane = self._new_plane()
         try:
             return self._deliver(plane, data)
         finally:
             plane.close()
 
-    def _deliver(self, plane: DataPlane, data: bytes) -> DeliveryError | None:
+    def _deliver(self, plane: DataPlane, data: Encoded) -> DeliveryError | None:
         from rudderpipe.delivery.dispatcher import Batch, Dispatcher
 
         dispatcher, event = Dispatcher(plane, self._settings, self._clock), _OneEvent(self._log, self._clock)
@@ -105,11 +104,9 @@ class SyncTransport(LocalTransport):
             dispatcher.run([batch], event)
         return event.error
 
-    def _failed(self, reason: str, error: Exception, callback: Callback | None) -> bool:
+    def _failed(self, reason: str, error: RudderpipeError, callback: Callback | None) -> RudderpipeError:
         self.refuse(reason, error, callback)
-        if self._settings.strict or (reason == "too_large" and self._settings.when_full == "raise"):
-            raise error
-        return False
+        return error
 
 
 class _OneEvent:
