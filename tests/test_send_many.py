@@ -337,7 +337,7 @@ def test_captured_events_hold_them(make: Make) -> None:
     assert numbers(events) == [3]
 
 
-class Taken:
+class Handed:
     """What a sending has handed on, in chunks."""
 
     def __init__(self) -> None:
@@ -353,7 +353,7 @@ class Taken:
         return [len(chunk) for chunk in self.chunks]
 
 
-def sending(taken: Taken, clock: FakeClock) -> Sending:
+def sending(taken: Handed, clock: FakeClock) -> Sending:
     """Return a sending for messages that are all right."""
 
     def wrong(error: Exception) -> RudderpipeError:
@@ -370,7 +370,7 @@ def itself(event: object) -> bytes:
 
 def test_a_chunk_is_bounded_in_events_and_bytes(clock: FakeClock) -> None:
     """An event that would exceed the bytes begins a chunk, and one that exceeds them alone waits for no other."""
-    taken = Taken()
+    taken = Handed()
     small, half, large = b"x", b"x" * (CHUNK_BYTES // 2), b"x" * (CHUNK_BYTES + 1)
 
     assert sending(taken, clock).run([small] * 130, itself) == Sent(130)
@@ -382,7 +382,7 @@ def test_a_chunk_is_bounded_in_events_and_bytes(clock: FakeClock) -> None:
 
 def test_an_event_of_a_slow_iterable_does_not_wait(clock: FakeClock) -> None:
     """Each is handed on before the iterable is asked for the next one. Quick ones share a chunk."""
-    taken = Taken()
+    taken = Handed()
 
     def messages() -> Iterator[bytes]:
         for number in range(3):
@@ -400,7 +400,7 @@ def test_an_event_of_a_slow_iterable_does_not_wait(clock: FakeClock) -> None:
 
 def test_a_long_iterable_is_never_held_as_a_whole(clock: FakeClock) -> None:
     """At most a chunk of its messages waits."""
-    taken, given = Taken(), 0
+    taken, given = Handed(), 0
 
     def messages() -> Iterator[bytes]:
         nonlocal given
