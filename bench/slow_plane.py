@@ -14,20 +14,17 @@ from bench.end_to_end import OURS, PEER, measured
 from bench.plane import Plane
 from bench.report import Result, Rig
 from bench.servers import servers
-from rudderpipe.settings import Settings
-
-LANES = (1, 8) if "lanes" in Settings.__struct_fields__ else (1,)
 
 
 def ours(plane: Plane, events: int, lanes: int) -> float:
     """Return the events a second of one producer through ring and Redis."""
-    variables = {"RUDDERPIPE_LANES": str(lanes)} if lanes > 1 else {}
     with servers(plane.url) as found:
+        found.environment["RUDDERPIPE_LANES"] = str(lanes)
         for name in ("flusher", "sender"):
-            found.program(name, **variables)
+            found.program(name)
         found.await_start()
         plane.stats(reset=True)
-        found.producer("producer", sys.executable, "-c", OURS, str(events), **variables)
+        found.producer("producer", sys.executable, "-c", OURS, str(events))
         return measured(plane, found, events)[0]
 
 
@@ -39,14 +36,15 @@ def peer(plane: Plane, events: int) -> float:
         return measured(plane, found, events)[0]
 
 
-def results(rounds: int, delays_ms: list[int], events: int) -> Iterator[Result]:
+def results(rounds: int, delays_ms: list[int], events: int, all_lanes: list[int], *, alone: bool) -> Iterator[Result]:
     for delay_ms in delays_ms:
         with Plane("--delay-ms", str(delay_ms)) as plane:
             candidates = {
                 "rudderpipe" + (f", {lanes} lanes" if lanes > 1 else ""): partial(ours, plane, events, lanes)
-                for lanes in LANES
+                for lanes in all_lanes
             }
-            candidates["rudder-sdk-python"] = partial(peer, plane, 200_000 // delay_ms)
+            if not alone:
+                candidates["rudder-sdk-python"] = partial(peer, plane, 200_000 // delay_ms)
             rates = report.in_turn(rounds, candidates)
         rig = Rig(events=events, redis=report.WITHOUT_AOF, note="1 producer; the other SDK sends fewer events")
         title = f"delivered events a second, each response {delay_ms} ms late"
@@ -57,8 +55,11 @@ def main() -> None:
     parser = report.options(__doc__, rounds=5)
     parser.add_argument("--delay-ms", type=int, nargs="+", default=[20, 100])
     parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--lanes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--alone", action="store_true", help="only rudderpipe")
     arguments = parser.parse_args()
-    report.publish(results(arguments.rounds, arguments.delay_ms, arguments.events), arguments.results)
+    found = results(arguments.rounds, arguments.delay_ms, arguments.events, arguments.lanes, alone=arguments.alone)
+    report.publish(found, arguments.results)
 
 
 if __name__ == "__main__":
