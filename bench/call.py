@@ -22,6 +22,7 @@ from bench import peers, report
 from bench.report import Result, Rig
 from bench.servers import rss_mb
 from rudderpipe.compat import rudderstack
+from rudderpipe.types import TrackMessage
 
 CALLS = 5_000
 NESTED: dict[str, Any] = {
@@ -133,6 +134,26 @@ def timed(calls: dict[str, tuple[peers.Call, peers.Call]], rounds: int) -> dict[
     return samples
 
 
+def sent_many(client: rudderpipe.Client, messages: list[TrackMessage]) -> float:
+    """Return the microseconds of ``send_many`` for one of the messages."""
+    started = time.perf_counter()
+    sent = client.send_many(messages)
+    taken_s = time.perf_counter() - started
+    assert sent.accepted == len(messages), sent
+    client.flush(60)
+    return taken_s / len(messages) * 1e6
+
+
+def sent_singly(client: rudderpipe.Client, messages: list[TrackMessage]) -> float:
+    """Return the microseconds of a call of ``track`` with a whole message."""
+    started = time.perf_counter()
+    for message in messages:
+        client.track(message)
+    taken_s = time.perf_counter() - started
+    client.flush(60)
+    return taken_s / len(messages) * 1e6
+
+
 def results(rounds: int, *, alone: bool) -> Iterator[Result]:
     peers.quiet()
     rig = Rig(events=CALLS, note="flusher and data plane run on the same machine; without Redis")
@@ -154,6 +175,16 @@ def results(rounds: int, *, alone: bool) -> Iterator[Result]:
             yield Result("track", title, "us", timed(calls, rounds), rig)
             extras = timed(with_extras(url, directory, client), rounds)
             yield Result("other_calls", "the other calls, and calls that do more than a plain one", "us", extras, rig)
+            message: TrackMessage = {
+                "type": "track",
+                "userId": "123456",
+                "event": "Item Viewed",
+                "properties": peers.PROPERTIES,
+            }
+            ways = {"send_many()": sent_many, "a track() for each": sent_singly}
+            many = {name: partial(way, client, [message] * CALLS) for name, way in ways.items()}
+            title = f"one of {CALLS:,} whole messages of 450 bytes"
+            yield Result("send_many", title, "us", report.in_turn(rounds, many), rig)
             client.shutdown()
     finally:
         plane.kill()
