@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from rudderpipe.ring import memory
 from rudderpipe.testing.redis_server import RedisServer
 
 
@@ -109,6 +110,8 @@ def servers(url: str, *, redis: bool = True) -> Iterator[Servers]:
                 yield made
             finally:
                 made.end()
+                for lock_file in Path(directory, "run").glob("*.lock"):
+                    memory.remove(memory.segment_name(lock_file.stem))
 
 
 def cpu_s(pid: int) -> float:
