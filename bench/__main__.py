@@ -34,6 +34,7 @@ PARTS = {
     "send": ("", "--rounds 1 --lines 60000"),
     "backlog": ("", "--rounds 1 --events 200000"),
     "arrival": ("", "--rounds 1 --seconds 4"),
+    "idle": ("", "--rounds 1 --seconds 10 --events 30"),
 }
 """The modules, each with its options in a full run and in a quick one."""
 PEERS = (

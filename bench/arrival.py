@@ -1,6 +1,6 @@
 """The time of an event from ``track()`` to the data plane when each event is its own batch.
 
-The first second is not counted, because a sender that was idle for long looks only five times a second.
+The first second is not counted, because the connections are opened in it.
 """
 
 from __future__ import annotations
