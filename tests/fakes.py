@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,12 @@ class FakeClock(Clock):
 
     def sleep(self, seconds: float) -> None:
         self.now_s += seconds
+
+    def wait(self, files: Sequence[int], seconds: float) -> list[int]:
+        ready, _, _ = select.select(files, [], [], 0)
+        if not ready:
+            self.now_s += seconds
+        return ready
 
 
 def settings_of(directory: Path, **others: Any) -> Settings:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from rudderpipe.flusher import leftovers
 from rudderpipe.flusher.leftovers import LOG_AGE_S, LOGS, RECENT_S
+from rudderpipe.ring import wake_pipe
+from rudderpipe.ring.wake_pipe import WakePipe
 from tests.fakes import FakeClock, ring_of
 
 
@@ -48,7 +50,10 @@ def test_lock_files_of_rings_that_are_gone_are_removed(tmp_path: Path, clock: Fa
     with ring_of(tmp_path, clock) as ring:
         for name in ("ended-v4.lock", "ended-v4-i1.lock", "old.lock", "ended-v4.flusher", "own-v4.flusher"):
             (tmp_path / name).touch()
+        fifo = wake_pipe.path_of(ring.locks.path)
+        for path in (fifo, tmp_path / "ended-v4.fifo"):
+            WakePipe(path).close()
 
         leftovers.sweep(tmp_path, ["own"])
 
-        assert {path.name for path in tmp_path.iterdir()} == {ring.locks.path.name, "own-v4.flusher"}
+        assert {path.name for path in tmp_path.iterdir()} == {ring.locks.path.name, fifo.name, "own-v4.flusher"}

@@ -15,6 +15,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.flusher.sinks import direct, make_sink
+from rudderpipe.flusher.sleep import Sleep
 from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
@@ -83,7 +84,9 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
         start_lock.end(start_lock.file_of(settings), claim)
     heartbeat.start()
     sweep(settings)
-    run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s)
+    sleep = Sleep(rings, settings, clock)
+    stop.wakes(sleep.end)
+    run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=sleep)
     logger.info("flusher ended pipe=%s", settings.pipe_name)
     return EXIT_OK
 

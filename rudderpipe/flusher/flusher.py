@@ -97,6 +97,8 @@ class Flusher:
         """The moment before which nothing is offered to the sink."""
         now_s = clock.monotonic_s()
         self._waiting_since_s = self._busy_at_s = now_s
+        self.waiting = 0
+        """How many events waited when due ones were last looked for."""
 
     def _consume(self) -> Consumer:
         """Return a consumer that begins at the offsets in the ring and in the sink, as that of a new flusher does."""
@@ -199,6 +201,7 @@ class Flusher:
 
     def _collect(self, now_s: float, tickets: int) -> None:
         events, size = self._consumer.pending()
+        self.waiting = events
         if not events:
             self._waiting_since_s = now_s
             self._forced = self._is_starved = False
@@ -296,6 +299,31 @@ class Flusher:
     def _say_down(self, *, down: bool) -> None:
         words = self._ring.words
         words[at.H_DOWN_MS] = (words[at.H_DOWN_MS] or self._clock.time_ms()) if down else 0
+
+    def rest_s(self, now_s: float) -> float:
+        """Return how long nothing becomes due unless a producer wakes the flusher.
+
+        0 if the flusher must go on looking. What is only due twice a second is left out, because no sleep is longer.
+        """
+        if not self._ring.layout.format.wakes:
+            return 0.0
+        if self._housekeeping.seconds == SHORT_HOUSEKEEPING_S:
+            return SHORT_HOUSEKEEPING_S
+        if now_s < self._awaited_until_s:
+            return ACKNOWLEDGE_S
+        pause_s = max(self._retry_at_s, self._not_before_s) - now_s
+        if pause_s > 0:
+            return pause_s
+        if self.is_broken or self._held:
+            return 0.0
+        if self.waiting:
+            return max(0.0, self._waiting_since_s + self._settings.flush_interval_ms / 1000 - now_s)
+        return float("inf")
+
+    def note_wake_up(self) -> None:
+        """Begin the flush interval now if the ring was empty, because a producer has just ended the sleep."""
+        if not self.waiting:
+            self._waiting_since_s = self._clock.monotonic_s()
 
     def finished(self) -> bool:
         """Return True once the ring has ended, because it lingered long enough or was removed and is drained."""

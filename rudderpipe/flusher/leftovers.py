@@ -10,7 +10,7 @@ from pathlib import Path
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.ring_set import SERVING_SUFFIX
 from rudderpipe.process import locks, start_lock
-from rudderpipe.ring import location, memory
+from rudderpipe.ring import location, memory, wake_pipe
 from rudderpipe.ring.location import RingLocation
 
 LOGS = 20
@@ -28,6 +28,9 @@ def sweep(directory: Path, own: Collection[str]) -> None:
         if where.pipe not in own:
             with suppress(RingUnavailable):
                 _sweep_lock_file(where, path)
+    for path in directory.glob(f"*{wake_pipe.SUFFIX}"):
+        if not path.with_suffix(location.SUFFIX).exists():
+            path.unlink(missing_ok=True)
     start_lock.sweep(directory)
     pipes = {where.pipe for stem in location.stems(directory) for where in location.readings(directory, stem)}
     now_s = time.time()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -12,7 +13,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import ThrottledLog
-from rudderpipe.ring import flusher_lock, location
+from rudderpipe.ring import flusher_lock, location, wake_pipe
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.ring import OPEN_TIMEOUT_S, Ring, find_at, open_ring
@@ -164,18 +165,44 @@ class Rings:
         return any(one.location == self._main and not one.flusher.removed for one in self._served)
 
     def work(self) -> int:
-        """Run one cycle of each flusher. Return how many events left the rings."""
+        """Run one cycle of each flusher. Return how many events left the rings, plus how many rings are new."""
+        before = len(self._served)
         if self._looking.is_due(self._clock.monotonic_s()):
             if self._stays and not self._has_main:
                 self._move_on()
             self._look()
-        done = 0
+        done = len(self._served) - before  # a new ring ends the sleep, which its producers do not know of
         for one in self._served:
             done += one.flusher.work()
         # Only when each dead letter is counted in its ring; a flusher that an error cut short may have left one.
         if self._redelivery is not None and not any(one.flusher.is_broken for one in self._served):
             done += self._redelivery.work()
         return done
+
+    def rest_s(self, now_s: float) -> float:
+        """Return how long nothing becomes due unless a producer wakes this process; 0 if it must go on looking."""
+        if self._redelivery is not None and self._redelivery.is_busy:
+            return 0.0
+        return min((one.flusher.rest_s(now_s) for one in self._served), default=LOOK_S)
+
+    @property
+    def waiting(self) -> int:
+        """How many events waited at the last look."""
+        return sum(one.flusher.waiting for one in self._served)
+
+    def wake_paths(self) -> set[Path]:
+        """Return the paths of the FIFOs by which producers of the rings wake this process."""
+        return {wake_pipe.path_of(one.ring.locks.path) for one in self._served}
+
+    def store_asleep(self, number: int) -> None:
+        """Show the producers of all rings that this process sleeps or dozes, or with 0 that it is awake."""
+        for one in self._served:
+            flusher_lock.store_asleep(one.ring, number)
+
+    def note_wake_up(self) -> None:
+        """Count the age of events from now on in rings that were empty, because a producer ended the sleep."""
+        for one in self._served:
+            one.flusher.note_wake_up()
 
     def finished(self) -> bool:
         """Return True once every ring has ended and there is no new one. Never with ``stays``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import select
 import time
+from collections.abc import Sequence
 from datetime import datetime, timezone
 
 
@@ -27,6 +30,12 @@ class Clock:
         """Wait for so many seconds."""
         time.sleep(seconds)
 
+    def wait(self, files: Sequence[int], seconds: float) -> list[int]:
+        """Wait until one of the descriptors can be read, for so many seconds. Return those that can be read."""
+        # The system counts milliseconds, and may round them down, which is a moment too early for what is due then.
+        ready, _, _ = select.select(files, [], [], math.ceil(seconds * 1000) / 1000)
+        return ready
+
 
 class Every:
     """A timer that is due at once, and again when ``seconds`` have passed since it was last due.
@@ -45,6 +54,10 @@ class Every:
             return False
         self._last_s = now_s
         return True
+
+    def rest_s(self, now_s: float) -> float:
+        """Return the seconds until the timer is due; 0 if it is due now."""
+        return max(0.0, self._last_s + self.seconds - now_s)
 
     def restart(self, now_s: float) -> None:
         """Begin the interval at ``now_s``, as if the timer had just been due."""

@@ -31,6 +31,7 @@ def take(ring: Ring, clock: Clock, patience_s: float = TAKE_TIMEOUT_S) -> bool:
     at.bump(words, at.H_TERM)  # a call to Redis by an earlier flusher may still be under way
     at.bump(words, at.H_STARTS)
     words[at.H_PID] = me.pid
+    store_asleep(ring, 0)
     beat(ring, clock)
     try:
         if ring.locks.lock(at.LOCK_CLAIM, TAKE_TIMEOUT_S):
@@ -53,6 +54,12 @@ def close_unused(ring: Ring) -> bool:
 def beat(ring: Ring, clock: Clock) -> None:
     """Store the heartbeat in the form that the version which made the ring can read."""
     ring.words[at.H_HEARTBEAT_MS] = clock.monotonic_ms() if ring.layout.format.has_starts else clock.time_ms()
+
+
+def store_asleep(ring: Ring, number: int) -> None:
+    """Store the number of the flusher's sleep, or 0 when it is awake. Producers of another layout do not read it."""
+    if ring.layout.format.wakes:
+        ring.words[at.H_ASLEEP] = number
 
 
 def is_kept(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:

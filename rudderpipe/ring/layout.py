@@ -30,7 +30,8 @@ The segment, in order (all words are u64, host order, aligned)::
      51  tickets served: the sum of all flush tickets when everything was last taken
      52  complement of 17               53  complement of 6                producers, under the claim lock
      54  flusher starts: how many flushers there were
-     55  asleep         56  interpreter                                         reserved
+     55  asleep: the number of the flusher's sleep, which no other has; odd if only a request must wake it; 0: awake
+     56  interpreter                                                            reserved
      64  failures: how many of those below were ever written; 128..415  the last 96, of three words each:
          slot, first and end of events of the slot that failed in direct mode, or were corrupt
      65  reasons: the number of the latest of those below     1024..2047  the last 16 reasons, of 64 words each: number
@@ -93,7 +94,8 @@ see a torn word).
 **Order of stores**, and what a kill in between leaves. ``tests/test_store_order.py`` tests the order, and
 ``tests/test_kill_points.py`` a kill at every store:
 
-append   bytes, end offset | fence | count. Killed before count: bytes that were never an event.
+append   bytes, end offset | fence | count; then ASLEEP is read. Killed before count: bytes that were never an event.
+         Killed before the byte that wakes the flusher: it finds the event when its sleep ends by itself.
 claim    next sequence, its complement | count, slot, base, run, head and their copies, complement of SEQUENCE | fence |
          SEQUENCE | tenure. Of a run, the later blocks come before the first. Killed before SEQUENCE: a sequence that no
          block has, and the block is still free (later blocks of a run are orphans, which the flusher releases under
@@ -104,6 +106,8 @@ drain    (sink has it) drained before, settled before | settling | fence | READ 
          Killed in between: DRAINED is set again, from base + READ, and the counter from what DRAINED moved by.
 fail     number = 0 | fence | the reason | fence | number, reasons; a failure's three words | fence | failures; then
          the events are drained, so that a reader that sees the events gone also sees that they failed, and why.
+sleep    ASLEEP | 2 ms | a whole cycle | sleep. Killed after ASLEEP: each producer writes one byte that no process
+         reads, and the next flusher stores 0.
 release  RELEASED = SEQUENCE, a run's first block before the others. Killed in between: the others are orphans of a
          tenure that ended. READ needs no reset, because it names its tenure.
 """
@@ -154,7 +158,7 @@ H_REFUSED = 20
 ) = range(32, 47)
 COUNTERS = (H_DELIVERED, H_FAILED, H_QUEUED, H_CORRUPT)
 H_ACKED, H_ACKED_FAILED, H_ACKED_TIMES = range(48, 51)
-H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS = range(51, 55)
+H_TICKETS_SERVED, H_SLOTS_USED_CHECK, H_CAP_CHECK, H_STARTS, H_ASLEEP = range(51, 56)
 H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
@@ -204,11 +208,13 @@ class Format(msgspec.Struct, frozen=True):
     """True if the words that decide whose bytes are read are stored more than once."""
     has_starts: bool
     """True if starts of processes are those of ``identity.Identity``, and the heartbeat is monotonic."""
+    wakes: bool
+    """True if producers wake the flusher."""
 
 
 _FORMATS = {
-    3: Format(3, 512, 256, 8, 4, "I", has_copies=False, has_starts=False),
-    VERSION: Format(VERSION, 2048, 512, 16, WORD, "Q", has_copies=True, has_starts=True),
+    3: Format(3, 512, 256, 8, 4, "I", has_copies=False, has_starts=False, wakes=False),
+    VERSION: Format(VERSION, 2048, 512, 16, WORD, "Q", has_copies=True, has_starts=True, wakes=True),
 }
 SLOTS = _FORMATS[VERSION].slots
 ENTRY = _FORMATS[VERSION].entry_bytes

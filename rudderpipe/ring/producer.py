@@ -13,10 +13,11 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.ring import fence
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.claims import Refused
-from rudderpipe.ring.layout import COMMA, LARGE_BYTES
+from rudderpipe.ring.layout import COMMA, H_ASLEEP, LARGE_BYTES
 from rudderpipe.ring.removed import RemovedRings
 from rudderpipe.ring.ring import Ring
 from rudderpipe.ring.slot import Position, Slot
+from rudderpipe.ring.waker import Waker
 
 LOOK_S = 1.0
 """How often the ring and its flusher are checked while there are events."""
@@ -70,6 +71,7 @@ class Producer:
         self._busy = self._defers = False
         self._after.clear()
         self._look_at_s = float("inf" if self._outer else "-inf")
+        self._waker = Waker(self.slot)
         self.slot.forget()
         self.inner: Producer | None = None
         if self._outer is None:
@@ -144,6 +146,8 @@ class Producer:
                 # If a signal handler raises before this store, the next append, claim or leave makes it
                 # (tests/test_between.py).
                 block.words[block.count_at] = count
+                if block.words[H_ASLEEP] != self._waker.seen:  # Order: after the count, which the flusher then finds
+                    self._after.append(self._waker.see)
             finally:
                 self._busy = False
         finally:
@@ -197,6 +201,8 @@ class Producer:
         if self.fence is not None:
             self.fence()  # Order: the events before their count, as in append
         block.words[block.count_at] = block.count
+        if block.words[H_ASLEEP] != self._waker.seen:  # Order: as in append
+            self._after.append(self._waker.see)
         return len(ends)
 
     def _append_chunk_within(self, events: Sequence[bytes | bytearray]) -> tuple[int, str | None]:
@@ -252,7 +258,11 @@ class Producer:
         looks = now_s >= self._look_at_s
         if looks or not (slot.block.has_room(size) or slot.is_refused):
             self._enter_current(now_s, moves=looks)
-        slot.make_room(size, now_s)
+        try:
+            slot.make_room(size, now_s)
+        except Refused:
+            self._after.append(self._waker.wake)
+            raise
         if looks and slot.ring is not None:
             self._look_at_s = now_s + LOOK_S
             self._after.append(partial(self._look_around, slot.ring))
@@ -352,7 +362,9 @@ class Producer:
 
     def ask_flush(self) -> Ring | None:
         """Ask the flusher to take what is in the ring now; return the ring, or None if there is none to ask."""
-        return self._quietly(self._enter_now, self.slot.ask_flush)
+        ring = self._quietly(self._enter_now, self.slot.ask_flush)
+        self._waker.wake()
+        return ring
 
     def _quietly(self, enter: Callable[[], None], then: Callable[[], None] = lambda: None) -> Ring | None:
         """Run a task that enters the ring, and another one; return the ring, or None if this process is in none.
@@ -383,6 +395,7 @@ class Producer:
         """Ask the flusher to keep track, for about a second, of what becomes of events in the queue."""
         if fork.PAGE[0]:
             self.slot.await_queue()
+            self._waker.wake()
 
     def positions(self) -> list[Position]:
         """Return where this process appends, and where its calls from within calls do."""

@@ -11,7 +11,7 @@ from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.identity import Identity
 from rudderpipe.process.locks import LockFile
-from rudderpipe.ring import block_header, location, memory
+from rudderpipe.ring import block_header, location, memory, wake_pipe
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.location import RingLocation
@@ -97,6 +97,8 @@ class Ring(RingView):
     def __init__(self, segment: Segment, lock_file: LockFile) -> None:
         super().__init__(segment)
         self.locks = lock_file
+        self.fifo = str(wake_pipe.path_of(lock_file.path))
+        """The path of the FIFO through which producers wake the flusher."""
 
     @property
     def is_current(self) -> bool:
@@ -130,6 +132,7 @@ class Ring(RingView):
                 memory.remove(self.segment.name)
             if self.locks.is_current():
                 self.locks.remove()
+                wake_pipe.path_of(self.locks.path).unlink(missing_ok=True)
             return True
         finally:
             self.locks.release(at.LOCK_CLAIM)

@@ -29,6 +29,7 @@ class StopFlag:
         self._exits_with = exits_with
         self._timeout_s = float("inf")
         self._overdue: Callable[[], None] = lambda: None
+        self._wake: Callable[[], None] = lambda: None
 
     def install(self) -> None:
         """Start the thread that waits for the signals. Only for rudderpipe's own programs, never in an application.
@@ -49,9 +50,14 @@ class StopFlag:
         """
         self._timeout_s, self._overdue = timeout_s, overdue
 
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` in the flag's own thread once the flag is raised, so that the program sees it at once."""
+        self._wake = wake
+
     def _wait(self) -> None:
         signal.sigwait(_STOPPING)
         self.raised = True
+        self._wake()
         if self._timeout_s != float("inf"):
             for after_s, do in ((self._timeout_s, self._overdue), (self._timeout_s + GRACE_S, self._give_up)):
                 timer = threading.Timer(after_s, do)

@@ -1,0 +1,117 @@
+"""The sleep of the flusher process between two cycles, and the producers' means to end it."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+
+from rudderpipe.flusher.ring_set import Rings
+from rudderpipe.process.clock import Clock
+from rudderpipe.ring.wake_pipe import WakePipe
+from rudderpipe.service.loop import IDLE_MAX_S, IDLE_MIN_S
+from rudderpipe.settings import Settings
+
+PAUSE_MAX_S = 0.01
+"""The longest pause of a flusher that is awake."""
+VISIBLE_S = 0.002
+"""A store that a producer made before it read ASLEEP is visible after this time, whatever the processor reorders."""
+DOZE_S = 0.05
+"""The interval of looks while events come that are not due. It bounds how often producers wake the flusher."""
+ASLEEP_MAX_S = 0.5
+LATE_S = 0.05
+"""A lost wake-up delays events by the flush interval and this at the most, and never by more than ``ASLEEP_MAX_S``."""
+
+
+class _Depth(Enum):
+    """What ends the flusher's sleep: nothing but the time, a request, or also an event."""
+
+    AWAKE = 0
+    DOZING = 1
+    ASLEEP = 2
+
+
+class Sleep:
+    """The idle part of the flusher's loop: a few growing pauses, then a doze, and then a sleep.
+
+    A request, such as a flush, ends a doze, and an event does not. So a flusher that an event has woken, and that waits
+    for more of them, costs their producers nothing. It falls asleep when no event came during a doze.
+
+    The flusher stores ASLEEP and then works one more cycle, because a producer may have read the word just before. Only
+    a doze is so short that it needs no wait of ``VISIBLE_S`` in between.
+    """
+
+    def __init__(self, rings: Rings, settings: Settings, clock: Clock) -> None:
+        self._rings = rings
+        self._clock = clock
+        self._at_most_s = min(ASLEEP_MAX_S, settings.flush_interval_ms / 1000 + LATE_S)
+        self._pause_s = IDLE_MIN_S
+        self._depth = _Depth.AWAKE
+        self._waiting: int | None = None
+        """The events that waited when the doze began; None before it."""
+        self._pipes: dict[Path, WakePipe] = {}
+        self._ended, self._end = os.pipe()
+
+    def after(self, done: int) -> None:
+        """Return at once after a cycle that did something. After another one, pause, doze or sleep."""
+        if done:
+            self._wake_up()
+            return
+        rest_s = self._rings.rest_s(self._clock.monotonic_s())
+        if self._pause_s <= PAUSE_MAX_S or rest_s <= 0 or not self._has_pipes():
+            self._pause()
+            return
+        if self._depth is _Depth.AWAKE:
+            self._sink_to(_Depth.DOZING)
+        elif self._depth is _Depth.DOZING and self._waiting == self._rings.waiting:
+            self._sink_to(_Depth.ASLEEP)
+            self._clock.sleep(VISIBLE_S)
+        elif self._depth is _Depth.DOZING:
+            self._waiting = self._rings.waiting
+            if self._wait(min(rest_s, DOZE_S)):
+                self._wake_up()
+        elif self._wait(min(rest_s, self._at_most_s)):
+            self._sink_to(_Depth.DOZING)
+            self._rings.note_wake_up()
+
+    def _pause(self) -> None:
+        if self._depth is not _Depth.AWAKE:
+            self._wake_up()
+        self._clock.sleep(self._pause_s)
+        self._pause_s = min(IDLE_MAX_S, self._pause_s * 2)
+
+    def _sink_to(self, depth: _Depth) -> None:
+        """Show the producers by a new number that the flusher dozes (odd) or sleeps (even). A cycle must follow."""
+        self._depth, self._waiting = depth, None
+        self._rings.store_asleep(self._clock.monotonic_ms() * 2 + (depth is _Depth.DOZING))
+
+    def _wake_up(self) -> None:
+        self._pause_s = IDLE_MIN_S
+        if self._depth is not _Depth.AWAKE:
+            self._depth = _Depth.AWAKE
+            self._rings.store_asleep(0)
+
+    def _has_pipes(self) -> bool:
+        """Have one FIFO for each ring. Return False if one of them cannot be made."""
+        wanted = self._rings.wake_paths()
+        for path, pipe in list(self._pipes.items()):
+            if path not in wanted or not pipe.is_current():
+                del self._pipes[path]
+                pipe.close()
+        try:
+            self._pipes |= {path: WakePipe(path) for path in wanted if path not in self._pipes}
+        except OSError:
+            return False
+        return True
+
+    def _wait(self, seconds: float) -> bool:
+        """Wait, at the most for so many seconds, for a byte of a producer. Return True if there was one."""
+        ready = self._clock.wait([self._ended, *(pipe.fd for pipe in self._pipes.values())], seconds)
+        for pipe in self._pipes.values():
+            if pipe.fd in ready:
+                pipe.empty()
+        return bool(ready)
+
+    def end(self) -> None:
+        """End the sleep, and every later one, from any thread."""
+        os.write(self._end, b".")
