@@ -38,11 +38,15 @@ class Connection:
     after a lost answer is right.
     """
 
-    def __init__(self, address: RedisAddress, key: str) -> None:
-        """Remember where Redis is; ``key`` is any key of the queue, because a cluster has all of them in one slot."""
+    def __init__(self, address: RedisAddress, key: str, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Remember where Redis is, and how long a call waits for its answer.
+
+        ``key`` is any key of the queue, because a cluster has all of them in one slot.
+        """
         self.place = address.place
         self._address = address
         self._key = key
+        self._answer_s = answer_s
         self._client: redis.Redis | None = None
 
     @contextmanager
@@ -118,7 +122,7 @@ class Connection:
         where = self._address
         options: dict[str, Any] = {
             "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "socket_timeout": ANSWER_TIMEOUT_S,
+            "socket_timeout": self._answer_s,
             "retry": Retry(NoBackoff(), 0),
             "client_name": "rudderpipe",
         }

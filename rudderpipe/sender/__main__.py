@@ -11,21 +11,21 @@ from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue.job_wait import JobWait
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.sender import Sender
+from rudderpipe.sender.sleep import Sleep, longest_wait_s
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
 from rudderpipe.service.arguments import add_option, number
 from rudderpipe.service.http import AdminServer, parse_address, text_of
-from rudderpipe.service.loop import Idle, run
+from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
-IDLE_MAX_S = 0.2
-"""The longest sleep between two cycles. Jobs wait in Redis and not in the ring, so a slow poll only adds latency."""
 logger = log_text.logger("rudderpipe.sender")
 
 
@@ -68,6 +68,8 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         abandoned=orphaned(parent),
     )
     stop.bound(settings.shutdown_timeout_s, plane.abort)
+    wait = JobWait(settings, longest_wait_s(settings))
+    stop.wakes(wait.end)
     server = None
     if admin is not None:
         answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}
@@ -77,11 +79,13 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     keeper.start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
-        run(sender, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=Idle(clock, IDLE_MAX_S))
+        sleep = Sleep(wait, sender.rest_s, longest_wait_s(settings), clock)
+        run(sender, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=sleep)
     finally:
         if server is not None:
             server.close()
         keeper.stop()
+        wait.close()
         plane.close()
 
 

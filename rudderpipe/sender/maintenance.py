@@ -25,6 +25,10 @@ class Upkeep:
         self._has_seen_redis = False
         self._sweeping, self._promoting, self._trimming = Every(SWEEP_S), Every(PROMOTE_S), Every(TRIM_S)
 
+    def rest_s(self, now_s: float) -> float:
+        """Return the seconds until delayed jobs may be due."""
+        return self._promoting.rest_s(now_s)
+
     def work(self, now_s: float) -> None:
         """Do what is due. A step that raises is due again later. Raises ``QueueUnavailable`` and ``LeaseLost``."""
         if self._promoting.is_due(now_s):

@@ -232,6 +232,15 @@ class Sender:
         self._queue.unsure = False
         self._not_before_s = float("-inf")
 
+    def rest_s(self) -> float:
+        """Return how long this sender has nothing to do unless a job is in line; 0 if it must go on looking."""
+        state, now_s = self._state, self._clock.monotonic_s()
+        if not self._found_empty or not self._held.is_empty or state.state != "active" or state.paused:
+            return 0.0
+        if self._abandoned():
+            return max(0.0, self._busy_at_s + self._settings.linger_s - now_s)
+        return self._upkeep.rest_s(now_s)
+
     def finished(self) -> bool:
         """Return True once the parent process has ended and this sender is no longer needed. Never without a parent."""
         if not self._held.is_empty or not self._abandoned():
