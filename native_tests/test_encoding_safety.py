@@ -368,7 +368,7 @@ def test_memory_that_runs_out_while_a_job_is_made_crashes_nothing() -> None:
         ends = set()
         for step, most, by in (
             (lambda: job.build(batch, "KEY", WHEN, 1), 80 << 20, 3 << 20),
-            (lambda: request.body([odd], WHEN), 80 << 20, 3 << 20),
+            (lambda: request.body([[odd]], WHEN), 80 << 20, 3 << 20),
             (lambda: job.read(written), 9 << 20, 5 << 16),
         ):
             for room in range(1 << 20, most, by):

@@ -12,6 +12,11 @@ import msgspec
 
 encode_into = msgspec.json.Encoder(decimal_format="number").encode_into
 ROOM_BYTES = 1024
+MARK = b"\n"
+"""The mark in an event at which the sender inserts ``sentAt``.
+
+It is white space to every reader, and what is encoded here contains none (``events/marked.py``).
+"""
 
 
 def encode(value: Any, room_bytes: int = ROOM_BYTES) -> bytes:

@@ -19,7 +19,7 @@ NOW = "2026-11-23T10:00:00.000Z"
 
 def test_a_body_has_the_node_sdks_form_and_a_new_sent_at() -> None:
     """Each event is sent now, whichever ``sentAt`` it had."""
-    text = request.body([b'{"a":1}', b'{"sentAt":"old","b":{"sentAt":"kept"}}', b'{"c":{"sentAt":"kept"}}'], NOW)
+    text = request.body([[b'{"a":1}', b'{"sentAt":"old","b":{"sentAt":"kept"}}', b'{"c":{"sentAt":"kept"}}']], NOW)
 
     body = json.loads(text)
     assert list(body) == ["batch", "timestamp", "sentAt"]

@@ -183,7 +183,7 @@ def test_reading_splitting_and_rewriting_accept_the_same_jobs(seed: int) -> None
                 job.with_events(data, 0, 1)
             continue
         readable += 1
-        assert is_json(request.body(found.events, "2026-01-02T03:04:05.678Z"))
+        assert is_json(request.body([found.events], "2026-01-02T03:04:05.678Z"))
         count = len(found.events)
         parts = (0, count // 2), (count // 2, count)
         halves = [job.read(job.with_events(data, *part).encode()) for part in parts]

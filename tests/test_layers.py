@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "rudderpipe"
 LAYERS = [
     ("_version", "log_text", "types"),
     ("errors", "encoder"),
-    ("settings",),
+    ("events", "settings"),
     ("process",),
     ("service",),
     ("messages", "ring", "queue", "delivery"),

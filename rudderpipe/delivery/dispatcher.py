@@ -144,8 +144,7 @@ class Dispatcher:
         group = self._group(batches)
         begun_s = self._clock.monotonic_s()
         try:
-            events = [event for batch in group for event in batch.events]
-            body = request.body(events, iso_ms(self._clock.time_ms()))
+            body = request.body([batch.events for batch in group], iso_ms(self._clock.time_ms()))
             outcome = self._plane.post(body, first.write_key, first.timeout_s)
         except MemoryError:
             outcome = of_obstacle("no memory is left for a request")

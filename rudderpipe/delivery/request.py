@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 
 import msgspec
 from msgspec import Raw
 
 from rudderpipe.encoder import encode
+from rudderpipe.events.marked import MarkedEvents
 
 _isal_compress: Callable[..., bytes] | None
 try:
@@ -28,21 +29,32 @@ _FIELD = b'{"'
 _first, _second = itemgetter(0), itemgetter(1)
 
 
-def body(events: Iterable[bytes | Raw], sent_at: str) -> bytes:
+def body(batches: Iterable[Sequence[bytes | Raw]], sent_at: str) -> bytes:
     """Return the JSON of a request. In every event that is an object, ``sentAt`` is added or replaced.
 
     The events must be JSON. ``sent_at`` must be the time of this attempt, because the server dates an event by
     receivedAt - (sentAt - originalTimestamp).
     """
     moment = sent_at.encode()
+    parts = [b'{"batch":[']
+    for events in batches:
+        if events:
+            text = events.with_sent_at(moment) if isinstance(events, MarkedEvents) else _with_sent_at(events, moment)
+            parts += (text, b",")
+    if len(parts) > 1:
+        parts.pop()
+    parts.append(b'],"timestamp":"%b","sentAt":"%b"}' % (moment, moment))
+    return b"".join(parts)  # one copy, because a copy of this size can cost more than all else
+
+
+def _with_sent_at(events: Sequence[bytes | Raw], moment: bytes) -> bytes:
+    """Return events of any program, at least one, with ``sentAt`` in each."""
     tail = b',"sentAt":"%b"}' % moment
     wholes = [bytes(event) for event in events]
     # All events are searched at once, because one search in all is many times cheaper than one in each.
     if _SENT_AT not in b",".join(wholes) and _all_have_fields(wholes):
-        batch = (tail + b",").join([whole[:-1] for whole in wholes]) + (tail if wholes else b"")
-    else:
-        batch = b",".join([_with_moment(whole, moment, tail) for whole in wholes])
-    return b'{"batch":[%b],"timestamp":"%b","sentAt":"%b"}' % (batch, moment, moment)
+        return (tail + b",").join([whole[:-1] for whole in wholes]) + tail
+    return b",".join([_with_moment(whole, moment, tail) for whole in wholes])
 
 
 def _all_have_fields(events: list[bytes]) -> bool:

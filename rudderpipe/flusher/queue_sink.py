@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.events.marked import marked
 from rudderpipe.flusher import lanes
 from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
 from rudderpipe.process.clock import Clock, iso_ms
@@ -79,14 +80,28 @@ class Sink(Protocol):
         """Close the connections."""
 
 
-def events_of(batch: Batch) -> list[Raw]:
+def events_of(batch: Batch) -> Sequence[Raw]:
     """Return the events of a batch; none if its bytes are not exactly ``count`` JSON values in UTF-8."""
+    events = marked(batch.data) if _is_utf8(batch.data) else None
+    if events is not None and len(events) == batch.count:
+        return events
+    return _decoded(batch)
+
+
+def _decoded(batch: Batch) -> list[Raw]:
     try:
-        batch.data.decode()  # the parser does not check the encoding of values that it keeps raw
-        events = _decode_events(b"[%b]" % batch.data)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        events = _decode_events(b"[%b]" % batch.data) if _is_utf8(batch.data) else []
+    except (msgspec.MsgspecError, RecursionError):
         return []
     return events if len(events) == batch.count else []
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Return whether a text is UTF-8, which the parser does not check in values that it keeps raw."""
+    try:
+        return data.isascii() or bool(data.decode())
+    except UnicodeDecodeError:
+        return False
 
 
 class Damaged:
@@ -152,7 +167,7 @@ class QueueSink:
         whole: list[Batch] = []
         committed: list[int] = []
         for batch in batches:
-            if events_of(batch):
+            if _decoded(batch):
                 whole.append(batch)
                 committed.append(at.H_QUEUED)
             elif batch.count == 1:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from rudderpipe.encoder import encode_into
 from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.encode import INT_FROM, INT_TO, ROOM_BYTES, SCALARS
-from rudderpipe.messages.wire import CHANNEL, CONTEXT, message_ids
+from rudderpipe.messages.wire import CONTEXT, MARKED_CHANNEL, message_ids
 from rudderpipe.process.fork import PAGE
 
 _utc = timezone.utc
@@ -21,7 +21,7 @@ Maybe = Any | UnsetType
 
 class _Track(Struct, tag_field="type", tag="track", gc=False):
     # Order: the same as in wire.from_fields, so that both ways write the same bytes (tests/test_event.py).
-    channel: str
+    channel: Raw
     context: Any
     originalTimestamp: datetime
     messageId: str
@@ -79,10 +79,10 @@ def track(
                 break
     if context is timestamp is anonymous_id is integrations is message_id is None:  # most calls
         new_id = message_ids.next() if PAGE[0] else message_ids.new()
-        message = _Track(CHANNEL, CONTEXT, _now(_utc), new_id, user_id, event, own, UNSET, UNSET, UNSET)
+        message = _Track(MARKED_CHANNEL, CONTEXT, _now(_utc), new_id, user_id, event, own, UNSET, UNSET, UNSET)
     else:
         message = _Track(
-            CHANNEL,
+            MARKED_CHANNEL,
             CONTEXT if context is None else wire.completed_context(validate.mapping("context", context)),
             _now(_utc),
             message_ids.new() if message_id is None else validate.message_id("message_id", message_id),

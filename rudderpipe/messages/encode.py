@@ -67,7 +67,8 @@ def encode_any(message: Any) -> bytes:
     where the caller gave them.
     """
     if isinstance(message, dict):
-        return encode(plain(message, "", depth=-1))
+        encoded = {name: part for name, part in message.items() if type(part) is Raw}  # not a caller's, and checked
+        return encode(plain(message | dict.fromkeys(encoded), "", depth=-1) | encoded)
     for name in message.__struct_fields__:
         part = getattr(message, name)
         if type(part) is dict or type(part) is str:

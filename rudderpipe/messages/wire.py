@@ -21,6 +21,8 @@ from rudderpipe.messages.ids import MessageIds
 from rudderpipe.messages.validate import SHORT
 
 CHANNEL = "server"
+MARKED_CHANNEL = Raw(encoder.encode(CHANNEL) + encoder.MARK)
+"""The channel of every message, with the mark at which the sender inserts ``sentAt``."""
 LIBRARY_PART = {"name": LIBRARY, "version": VERSION}
 CONTEXT = Raw(encoder.encode({"library": LIBRARY_PART}))
 """The context of a message without a context of its own."""
@@ -141,7 +143,7 @@ def from_fields(kind: str, given: dict[str, Any], form: Form = WHOLE) -> bytes:
     # Order: the same as the fields of build.track, whose JSON is the same to the byte (tests/test_event.py).
     message: dict[str, Any] = {
         "type": kind,
-        "channel": CHANNEL,
+        "channel": MARKED_CHANNEL,
         "context": None,
         "originalTimestamp": None,
         "messageId": None,
@@ -174,6 +176,8 @@ def encoded(complete: dict[str, Any], names: Names = WHOLE.names, required: Iter
     message: dict[str, Any] = {}
     _normalise(complete, message, _OF_COMPLETE, names, depth=0)
     _require(required, message, names)
+    if message.get("channel") == CHANNEL:
+        message["channel"] = MARKED_CHANNEL
     return encode.encode_message(message)
 
 

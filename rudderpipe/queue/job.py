@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from mmap import mmap
 from typing import Any, TypeVar
@@ -19,6 +19,7 @@ from msgspec import Raw, Struct
 from rudderpipe._version import LIBRARY, USER_AGENT
 from rudderpipe.encoder import encode, encode_text
 from rudderpipe.errors import JobUnreadable
+from rudderpipe.events.marked import marked
 
 VERSION = 3
 MAX_ATTEMPTS = 1_000_000
@@ -30,6 +31,12 @@ NO_OBJECT = "the job's data is not JSON, or not a JSON object"
 _SURROGATE = re.compile(
     r"\\(?:[^u]|u(?!d[89a-f])|ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2})|(\\ud[89a-f][0-9a-f]{2})", re.IGNORECASE
 )
+_HEAD = re.compile(
+    r'\{"jobId":"([0-9a-f-]{36})","description":"[!#-\[\]-~]*","request":\{"auth":\{"username":"([ !#-\[\]-~]*)"\},'
+    rf'"headers":\{{"user-agent":"{LIBRARY}/[!#-\[\]-~]*"\}},"data":\{{"batch":\['
+)
+_TAIL = re.compile(r'\],"timestamp":"[!#-\[\]-~]*","sentAt":"[!#-\[\]-~]*"\}\},"attempts":([0-9]{1,7})\}')
+"""What stands before and behind the events of a job that we made and that no other program has written anew."""
 _T = TypeVar("_T")
 _AGENT = encode({"user-agent": USER_AGENT})
 
@@ -73,7 +80,7 @@ _decode_events = msgspec.json.Decoder(list[Raw]).decode
 class Job(Struct, frozen=True):
     """The parts of a job's data that a sender needs."""
 
-    events: list[Raw]
+    events: Sequence[Raw]
     write_key: str
     attempts: int
     """Attempts that are counted inside the data (the Node SDK's way); Bull's ``attemptsMade`` is added to them."""
@@ -108,17 +115,35 @@ def read(data: bytes) -> Job:
     Only the parts that delivery needs must be as the SDKs write them. Invalid attempts and timeouts are ignored.
     """
     with _readable():
-        _, inner = _event_data(data)
-        request = inner.request
-        ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
-        username = request.auth.username if request.auth else ""
-        return Job(
-            events=request.data.batch,
-            write_key=str(username) if isinstance(username, (str, int)) else "",
-            attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
-            epoch=_epoch(inner.jobId) if ours else 0,
-            timeout_s=_timeout_s(request.timeout),
-        )
+        text = _text_of(data)
+        return _read_ours(text) or _read_any(text)
+
+
+def _read_ours(text: str) -> Job | None:
+    """Return the job in the inner JSON if it is exactly as ``build`` writes it, with marked events; else None."""
+    head = _HEAD.match(text)
+    tail = _TAIL.fullmatch(text, max(0, text.rfind("]")))
+    if head is None or tail is None:
+        return None
+    events = marked(text[head.end() : tail.start()].encode())
+    if events is None:
+        return None
+    job_id, write_key = head.groups()
+    return Job(events, write_key, min(int(tail[1]), MAX_ATTEMPTS), _epoch(job_id), timeout_s=None)
+
+
+def _read_any(text: str) -> Job:
+    inner = _decoded_event_data(text)
+    request = inner.request
+    ours = isinstance(request.headers.agent, str) and request.headers.agent.startswith(f"{LIBRARY}/")
+    username = request.auth.username if request.auth else ""
+    return Job(
+        events=request.data.batch,
+        write_key=str(username) if isinstance(username, (str, int)) else "",
+        attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
+        epoch=_epoch(inner.jobId) if ours else 0,
+        timeout_s=_timeout_s(request.timeout),
+    )
 
 
 @contextmanager
@@ -132,8 +157,8 @@ def _readable() -> Iterator[None]:
         raise JobUnreadable(f"the job's data cannot be read: {type(error).__name__}") from None
 
 
-def _event_data(data: bytes) -> tuple[str, _EventData]:
-    """Return the inner JSON, with half characters replaced by U+FFFD, and the same JSON decoded."""
+def _text_of(data: bytes) -> str:
+    """Return the inner JSON, with half characters replaced by U+FFFD."""
     # Decode from text, not from bytes, because the parser does not check the encoding of the fields that it skips.
     envelope = _decoded(_decode_envelope, _text(data), NO_OBJECT)
     version, text = envelope.version, envelope.eventData
@@ -144,8 +169,12 @@ def _event_data(data: bytes) -> tuple[str, _EventData]:
         raise JobUnreadable("the job's data has no eventData of type string")
     if "\\" in text and ("\\ud" in text or "\\uD" in text):  # the one-byte search is fast and mostly finds nothing
         text = _SURROGATE.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+    return text
+
+
+def _decoded_event_data(text: str) -> _EventData:
     trouble = "the job's eventData is not JSON with a list of events in request.data.batch"
-    return text, _decoded(_decode_event_data, text, trouble)
+    return _decoded(_decode_event_data, text, trouble)
 
 
 def _text(data: bytes) -> str:
@@ -234,7 +263,8 @@ def with_events(data: bytes, start: int, end: int) -> str:
 
 def _changed(data: bytes, change: Callable[[dict[str, Raw]], None]) -> str:
     with _readable():
-        text, _ = _event_data(data)
+        text = _text_of(data)
+        _decoded_event_data(text)  # because only what can be delivered is rewritten
         inner = _decode_fields(text)
         change(inner)
         envelope = _decode_fields(_text(data))
