@@ -90,6 +90,23 @@ class Block:
         start = (self.offsets if self._starts is None else self._starts)[index]
         return Position(self.numbers[index], start, 0 if self._steps is None else self._steps[index])
 
+    def without(self, refused: dict[int, Reject]) -> Block:
+        """Return the block without some records, by their indices, with their rejects; it has no messages."""
+        kept = [index for index in range(len(self.texts)) if index not in refused]
+
+        def of(values: Sequence[int]) -> list[int]:
+            return [values[index] for index in kept]
+
+        return Block(
+            [self.texts[index] for index in kept],
+            of(self.numbers),
+            of(self.offsets),
+            self.end,
+            rejects=sorted((*self.rejects, *refused.values()), key=lambda each: each.offset),
+            starts=None if self._starts is None else of(self._starts),
+            steps=None if self._steps is None else of(self._steps),
+        )
+
 
 def too_long(number: int, offset: int, text: bytes, size_bytes: int) -> Reject:
     """Return the reject of a record of more than ``RECORD_LIMIT_BYTES``; ``text`` is at least its beginning."""

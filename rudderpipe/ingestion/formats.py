@@ -32,6 +32,8 @@ _OTHER_FILES = (
 )
 _TAR = (257, b"ustar")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"[\0", b"\0[")
+_batch = re.compile(rb'\{(?:\s*"(?!type")[^"\\]*"\s*:\s*(?:"[^"\\]*"|[^][{}",\s]+)\s*,)*\s*"batch"\s*:\s*\[')
+"""The beginning of a line with a batch, before which only scalar values stand; the line may be longer than the head."""
 _not_ascii = re.compile(rb"[\x80-\xff]")
 _DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
 
@@ -48,7 +50,7 @@ def format_of(name: str, head: bytes, *, is_whole: bool, is_mapped: bool) -> str
     text = head.removeprefix(b"\xef\xbb\xbf")
     start = text.lstrip()
     if not start:
-        return CSV if is_mapped else NDJSON
+        return NDJSON
     if start.startswith(b"["):
         return ARRAY
     if start.startswith(b"{"):
@@ -110,14 +112,14 @@ def _of_objects(name: str, start: bytes, *, is_whole: bool, is_mapped: bool) -> 
     if not is_whole and len(lines) > 1:
         lines.pop()  # because it may be cut
     objects = objects_in(lines)
+    if _batch.match(start):
+        return BATCH
     if not objects:
         if lines[0].startswith(b"{'") or b"': " in lines[0]:
             raise _looks_like(name, "Python's repr of dicts: write it with json.dumps")
         if len(lines) > 1:
             raise _looks_like(name, "JSON objects over several lines: put each on one line, for example with jq -c .")
         return NDJSON
-    if type(objects[0].get("batch")) is list and "type" not in objects[0]:
-        return BATCH
     if not is_mapped and not any("type" in each for each in objects):
         keys = shown(list(dict.fromkeys(key for each in objects for key in each)))
         what = f"JSON records that are not messages, because they have no type: give --map; their keys are {keys}"

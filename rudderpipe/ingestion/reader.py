@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from types import TracebackType
 
-from rudderpipe.ingestion import formats, lines
+from rudderpipe.errors import IngestionError
+from rudderpipe.ingestion import batches, formats, json_array, json_text, lines
 from rudderpipe.ingestion.block import Block, Position
 from rudderpipe.ingestion.input import Input
+from rudderpipe.ingestion.mapping import Mapping
 from rudderpipe.ingestion.source import Identity, Source, identity
+from rudderpipe.ingestion.table import Table
 
 
 class Reader:
@@ -17,12 +20,26 @@ class Reader:
     Opening raises ``IngestionError`` with one sentence for a file that cannot be read, or that is in a wrong format.
     """
 
-    def __init__(self, source: Source, *, format: str | None = None) -> None:  # noqa: A002  # the name of the option
+    def __init__(
+        self,
+        source: Source,
+        *,
+        format: str | None = None,  # noqa: A002  # the name of the option
+        mapping: Mapping | None = None,
+    ) -> None:
+        """Open a source and find its format, unless ``format`` names one of ``formats.FORMATS``."""
         self.source = source
+        self._mapping = mapping
         self._input = Input(source)
         try:
             head, is_whole = self._input.head(formats.HEAD_BYTES)
-            self.format = format or formats.format_of(source.path, head, is_whole=is_whole, is_mapped=False)
+            self.format = format or formats.format_of(
+                source.path, head, is_whole=is_whole, is_mapped=mapping is not None
+            )
+            """One of ``formats.FORMATS``."""
+            self._table = self._table_of(head, is_whole=is_whole)
+            if mapping is not None and self.format in (formats.NDJSON, formats.BATCH):
+                mapping.check_keys(formats.objects_in(head.split(b"\n")))
         except BaseException:
             self._input.close()
             raise
@@ -60,11 +77,28 @@ class Reader:
         Raises ``IngestionError`` where the file is damaged, after the records before the damage.
         """
         self._input.skip_mark()
-        if start is None or start.offset <= self._input.offset:
-            start = Position(1, self._input.offset)
+        first = Position(1, self._input.offset) if self._table is None else self._table.start
+        if start is None or start.offset < first.offset:
+            start = first
         self._input.go_to(start.offset)
-        return lines.blocks(self._input, start)
+        if self._table is not None:
+            return self._table.blocks(self._input, start)
+        if self.format == formats.ARRAY:
+            found = json_array.blocks(self._input, start, is_open=start.offset > first.offset)
+        elif self.format == formats.BATCH:
+            found = batches.blocks(self._input, start)
+        else:
+            found = lines.blocks(self._input, start)
+        return found if self._mapping is None else json_text.mapped(found, self._mapping.for_records())
 
     def close(self) -> None:
         """Close the file."""
         self._input.close()
+
+    def _table_of(self, head: bytes, *, is_whole: bool) -> Table | None:
+        if self.format not in (formats.CSV, formats.TSV) or not head.strip():
+            return None
+        if self._mapping is None:
+            raise IngestionError(self.source.path, f"a mapping is needed for {self.format}: give --map")
+        delimiter = "\t" if self.format == formats.TSV else None
+        return Table(self.source.path, head, is_whole=is_whole, delimiter=delimiter, mapping=self._mapping)
