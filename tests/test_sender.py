@@ -54,11 +54,12 @@ def sender_of(queue: FakeQueue, plane: FakePlane, clock: FakeClock, **settings: 
 
 
 def wired(queue: FakeQueue, plane: FakePlane, clock: FakeClock, settings: Settings, **others: Any) -> Sender:
-    """Return a sender that is composed as in the program."""
+    """Return a sender that is composed as in the program; with lanes, ``others`` must bring ``couriers``."""
     real = cast(Queue, queue)
     lease = None if settings.is_multi_processor else Lease(real, settings.lease_ms, "me 1 0", lambda _: False)
-    dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
-    return Sender(real, [dispatcher], lease, settings, clock, **others)
+    count = settings.lanes_in_use
+    dispatchers = [Dispatcher(cast(DataPlane, plane), settings, clock) for _ in range(1 if count == 1 else 1 + count)]
+    return Sender(real, dispatchers, lease, settings, clock, **others)
 
 
 def run(sender: Sender, clock: FakeClock, seconds: float) -> None:

@@ -204,9 +204,8 @@ class QueueSink:
         if self._lanes == 1:
             return [(self._build(batch.data, key, sent_at, epoch), batch.count) for batch in batches]
         settings = self._settings
-        parts = lanes.parts_of(
-            [batch.data for batch in batches], self._lanes, settings.flush_at, settings.max_batch_bytes
-        )
+        max_bytes = min(settings.max_batch_bytes, settings.lane_bytes)
+        parts = lanes.parts_of([batch.data for batch in batches], self._lanes, settings.flush_at, max_bytes)
         return [
             (self._build(b",".join(part.events), key, sent_at, epoch), len(part.events), f"{part.lane}/{self._lanes}")
             for part in parts

@@ -6,6 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
+import msgspec
+
 from rudderpipe import log_text
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
@@ -38,9 +40,18 @@ def orphaned(parent: int | None) -> Callable[[], bool]:
     return identity.of(parent).is_gone  # the loader of a frozen application is between the parent and this process
 
 
+def lanes_of(settings: Settings, clock: Clock) -> tuple[list[DataPlane], list[Dispatcher]]:
+    """Return the connections and the dispatchers: for jobs without a lane, and for each of several lanes."""
+    count = settings.lanes_in_use
+    own = [settings, *[msgspec.structs.replace(settings, max_request_bytes=settings.lane_bytes)] * count]
+    planes = [DataPlane(settings) for _ in (own if count > 1 else own[:1])]
+    return planes, [Dispatcher(plane, each, clock) for plane, each in zip(planes, own, strict=False)]
+
+
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: tuple[str, int] | None) -> None:
     """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
-    queue, plane = Queue(settings, clock), DataPlane(settings)
+    queue = Queue(settings, clock)
+    planes, dispatchers = lanes_of(settings, clock)
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
     notify = Notify.from_environment(os.environ)
     lease = None
@@ -60,14 +71,19 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     keeper = LockRenewer(Queue(settings, clock, queue.token), state, settings, clock, tick)
     sender = Sender(
         queue,
-        [Dispatcher(plane, settings, clock)],
+        dispatchers,
         lease,
         settings,
         clock,
         state=state,
         abandoned=orphaned(parent),
     )
-    stop.bound(settings.shutdown_timeout_s, plane.abort)
+
+    def abort() -> None:
+        for plane in planes:
+            plane.abort()
+
+    stop.bound(settings.shutdown_timeout_s, abort)
     wait = JobWait(settings, longest_wait_s(settings))
     stop.wakes(wait.end)
     server = None
@@ -86,7 +102,8 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
             server.close()
         keeper.stop()
         wait.close()
-        plane.close()
+        for plane in planes:
+            plane.close()
 
 
 def main() -> int:

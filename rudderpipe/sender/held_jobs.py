@@ -12,10 +12,15 @@ from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.acks import FailedJob, PendingAcks
+from rudderpipe.sender.couriers import Couriers
 from rudderpipe.sender.lane import Lane
 from rudderpipe.sender.state import SenderState
 
 logger = log_text.logger("rudderpipe.sender")
+
+
+JOBS_A_LANE = 64
+"""How many jobs may be held for each of several lanes, so that each lane finds some of its own among them."""
 
 
 class Room(NamedTuple):
@@ -27,6 +32,11 @@ class Room(NamedTuple):
 
 class HeldJobs:
     """The taken jobs in the order of the queue, their lanes, and the results that Redis does not know yet.
+
+    The first of the dispatchers is for jobs without a lane, or of another number of lanes, which are barriers. There is
+    one more for each lane, if there are several lanes. Held jobs form stretches, of barriers alone or of jobs of the
+    lanes alone. Only the first stretch is worked on, so that a barrier neither overtakes a job nor is overtaken. With
+    one lane every job is a barrier.
 
     A job is known by the object and not by its place or id, because a job may be dropped, and taken again, while an
     attempt with it is under way.
@@ -41,13 +51,20 @@ class HeldJobs:
         state: SenderState,
         clock: Clock,
         on_loss: Callable[[], None],
+        couriers: Couriers | None = None,
     ) -> None:
-        """Hold nothing yet. ``on_loss`` is called when some held jobs are found to be no longer this sender's."""
+        """Hold nothing yet. ``on_loss`` is called when some held jobs are found to be no longer this sender's.
+
+        ``couriers`` make the attempts of several lanes. With one lane the caller's thread does.
+        """
         self._queue = queue
         self._state = state
         self._on_loss = on_loss
         rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._lanes = [Lane(each, self, queue, state.progress, clock, rare_log) for each in dispatchers]
+        count = len(dispatchers) - 1
+        self._by_name = {f"{number}/{count}": lane for number, lane in enumerate(self._lanes[1:])}
+        self._couriers = couriers or Couriers()
         self.jobs: list[ActiveJob] = []
         """The jobs without a result."""
         self.acks = PendingAcks(queue)
@@ -57,25 +74,45 @@ class HeldJobs:
         """True if no job is held and every result is in Redis."""
         return not self.jobs and self.acks.is_empty
 
-    def _startable(self) -> dict[Lane, list[ActiveJob]]:
+    @property
+    def are_busy(self) -> bool:
+        """True while the attempt of a lane is under way, or its decision is not recorded."""
+        return any(lane.offered for lane in self._lanes)
+
+    def _first_stretch(self) -> dict[Lane, list[ActiveJob]]:
         """Return the jobs that may be sent now, by lane."""
-        return {self._lanes[0]: self.jobs} if self.jobs else {}
+        barrier = self._lanes[0]
+        if not self._by_name:
+            return {barrier: self.jobs} if self.jobs else {}
+        found: dict[Lane, list[ActiveJob]] = {}
+        for job in self.jobs:
+            lane = self._by_name.get(job.lane, barrier)
+            if found and (lane is barrier) is not (barrier in found):
+                break
+            found.setdefault(lane, []).append(job)
+        return found
 
     def show(self) -> None:
         """Have the heartbeat renew the locks, and show whether the sender waits for the next attempt of a lane."""
         self._state.held = (*self.acks.delivered, *self.jobs)
-        self._state.backoff_until_s = max((lane.not_before_s for lane in self._startable()), default=float("-inf"))
+        pauses = [] if self.are_busy else [lane.not_before_s for lane in self._first_stretch()]
+        self._state.backoff_until_s = max(pauses, default=float("-inf"))
 
     def room(self) -> Room:
         """Return how many jobs may be taken now. With one lane no job is taken before those held are settled."""
-        size = self._lanes[0].size
-        return Room(0, 0) if self.jobs else Room(size.batches, size.bytes)
+        if not self._by_name:
+            size = self._lanes[0].size
+            return Room(0, 0) if self.jobs else Room(size.batches, size.bytes)
+        sizes = [lane.size for lane in self._lanes[1:]]
+        batches = max(JOBS_A_LANE * len(sizes), 2 * sum(size.batches for size in sizes)) - len(self.jobs)
+        size_bytes = 2 * sum(size.bytes for size in sizes) - sum(len(job.data) for job in self.jobs)
+        return Room(batches, size_bytes) if min(batches, size_bytes) > 0 else Room(0, 0)
 
     def paused_until_s(self) -> float:
         """Return the moment before which no lane can do anything; minus infinity if there is something to do."""
-        if not self.jobs or self.room().batches:
+        if not self.jobs or self.are_busy or self.room().batches:
             return float("-inf")
-        return min(lane.not_before_s for lane in self._startable())
+        return min(lane.not_before_s for lane in self._first_stretch())
 
     def add(self, taken: Sequence[ActiveJob]) -> None:
         """Hold jobs that were just taken. Those that cannot be delivered fail at once."""
@@ -86,15 +123,40 @@ class HeldJobs:
                 self.fail(job, "the job's batch is empty")
             else:
                 self.jobs.append(job)
-        self._lanes[0].size.note_taken(len(self.jobs), sum(len(job.data) for job in self.jobs))
+        self._note_backlog()
 
-    def begin(self, now_s: float) -> None:
-        """Begin an attempt in each lane that may send."""
+    def _note_backlog(self) -> None:
+        """Tell each lane without an attempt how much it could send next."""
+        jobs: dict[Lane, list[ActiveJob]] = {lane: [] for lane in self._lanes if not lane.offered}
+        for job in self.jobs:
+            lane = self._by_name.get(job.lane, self._lanes[0])
+            if lane in jobs:
+                jobs[lane].append(job)
+        for lane, waiting in jobs.items():
+            lane.size.note_taken(len(waiting), sum(len(job.data) for job in waiting))
+
+    def begin(self, now_s: float) -> float:
+        """Begin an attempt in each lane that may send. Return the moment of the next attempt of the other lanes."""
         self.show()  # Order: before the request, which may take longer than the locks hold (test_sender_answers.py)
-        for lane, jobs in self._startable().items():
-            if not lane.offered and now_s >= lane.not_before_s:
-                lane.offered = jobs
+        next_s = float("inf")
+        for lane, jobs in self._first_stretch().items():
+            if lane.offered:
+                continue
+            if now_s < lane.not_before_s:
+                next_s = min(next_s, lane.not_before_s)
+                continue
+            lane.offered = jobs
+            if self._by_name:
+                self._couriers.begin(lane)
+            else:
                 lane.end(lane.attempt())
+        return next_s
+
+    def record(self, wait_s: float) -> None:
+        """Record the decisions of the attempts that have ended. Wait for the first of them for so many seconds."""
+        while (ended := self._couriers.next(wait_s)) is not None:
+            ended.lane.end(ended.result)
+            wait_s = 0.0
 
     def those_in(self, jobs: Iterable[ActiveJob]) -> list[ActiveJob]:
         """Return those of these jobs that are still held."""

@@ -9,16 +9,21 @@ from rudderpipe import log_text
 from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.delivery.request_size import USUAL_BATCHES
 from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueUnavailable
-from rudderpipe.process.clock import Clock
+from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
+from rudderpipe.sender.couriers import Couriers
 from rudderpipe.sender.held_jobs import HeldJobs, Room
 from rudderpipe.sender.maintenance import Upkeep
 from rudderpipe.sender.state import SenderState
 from rudderpipe.settings import Settings
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+LOOK_S = 0.05
+"""How long to wait for the end of an attempt before the next look for new jobs, and for a stop."""
+MOST_JOBS = 1000
+"""The most jobs that a script takes."""
 STANDBY_S = 0.2
 OTHER_PLANE_S = 5.0
 """The pause before a queue that has jobs for another data plane is tried again."""
@@ -45,7 +50,9 @@ class Sender:
         *,
         state: SenderState | None = None,
         abandoned: Callable[[], bool] = lambda: False,
+        couriers: Couriers | None = None,
     ) -> None:
+        """``dispatchers`` and ``couriers`` are those of ``HeldJobs``."""
         self._queue = queue
         self._lease = lease
         self._settings = settings
@@ -54,7 +61,7 @@ class Sender:
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._state = state or SenderState(clock.monotonic_s(), settings.stall_timeout_s)
-        self._held = HeldJobs(queue, dispatchers, self._state, clock, self._look_for_free)
+        self._held = HeldJobs(queue, dispatchers, self._state, clock, self._look_for_free, couriers)
         self._upkeep = Upkeep(queue, settings)
         self._to_recover: Whose | None = "all" if lease else None
         """The active jobs that must be put back in line before anything else happens."""
@@ -71,9 +78,10 @@ class Sender:
         """True once the queue was seen to have no jobs for another data plane. Until then nothing in it is changed."""
         self._found_empty = False
         """True if the last take found no job; False before the first take."""
+        self._looking = Every(LOOK_S)
 
     def work(self) -> int:
-        """Run one cycle with at most one request. Return how many results were written to Redis."""
+        """Run one cycle, with one request or with a wait for the end of an attempt. Return how much was done."""
         now_s = self._clock.monotonic_s()
         if now_s < max(self._not_before_s, self._held.paused_until_s()):
             return 0
@@ -178,11 +186,17 @@ class Sender:
 
     def _cycle(self, now_s: float) -> int:
         held = self._held
+        next_s = float("inf")
         if self._state.stranded_at_s > self._recovered_at_s:
             self._look_for_free()
+        if self._to_recover and held.are_busy:
+            # Order: all attempts end before jobs are recovered and taken again, so that none of these is in an attempt.
+            held.record(LOOK_S)
+            return held.acks.write() or 1
         done = self._recover() if self._to_recover else 0
         room = held.room()
-        done += self._take(now_s, room) if room.batches else held.acks.write()
+        is_due = not (self._found_empty and held.acks.is_empty and held.are_busy) or self._looking.is_due(now_s)
+        done += self._take(now_s, room) if room.batches and is_due else held.acks.write()
         if held.jobs:
             # Order: the clock is read after the take, because the process may have been stopped before its response.
             now_s = self._clock.monotonic_s()
@@ -191,9 +205,13 @@ class Sender:
                 self._confirmed_at_s = now_s
         if held.jobs:
             self._busy_at_s = now_s
-            held.begin(now_s)
+            next_s = held.begin(now_s)
         if done:
             self._state.progress.moved(self._clock.monotonic_s())
+        if held.are_busy:
+            may_take = room.batches and not self._found_empty
+            held.record(0.0 if may_take else max(0.0, min(LOOK_S, next_s - now_s)))
+            return done or 1  # not 0, because the cycle has waited
         return done
 
     def _recover(self) -> int:
@@ -215,7 +233,7 @@ class Sender:
         # Order: before the take. A take whose response is lost leaves unknown jobs active, which are recovered then.
         self._to_recover = "free" if self._lease else None
         # With several senders the jobs of a dead one wait for 30 s and more, so that each takes few at once.
-        at_most = room.batches if self._lease else min(room.batches, USUAL_BATCHES)
+        at_most = min(room.batches, MOST_JOBS if self._lease else USUAL_BATCHES)
         written, taken = self._held.acks.write_and_take(1 if self._is_careful else at_most, room.bytes)
         self._to_recover = None
         self._is_careful = False
@@ -253,7 +271,7 @@ class Sender:
         return idle_s >= (self._settings.linger_s if self._found_empty else AWAY_S)
 
     def drain(self, deadline_s: float) -> None:
-        """Write the results, put unfinished jobs back first in line, and release the lease.
+        """Wait for the attempts, write the results, put unfinished jobs back first in line, and release the lease.
 
         Tries until ``deadline_s`` of the monotonic clock.
         """
@@ -261,6 +279,8 @@ class Sender:
         while True:
             try:
                 if self._has_something() and self._may_work(self._clock.monotonic_s()):
+                    while self._held.are_busy and self._clock.monotonic_s() < deadline_s:
+                        self._held.record(LOOK_S)
                     if self._to_recover:
                         self._recover()
                     self._held.acks.write()

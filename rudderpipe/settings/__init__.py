@@ -17,6 +17,8 @@ from rudderpipe.settings.redis_url import PATHS, RedisAddress, from_url
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
 EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
+LANES_BYTES = 8_000_000
+"""The size limit of the requests of all lanes together."""
 
 CLIENTS = ("enable", "sync_mode", "strict")
 """Settings that only a client uses, not its flusher or sender."""
@@ -129,6 +131,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def lanes_in_use(self) -> int:
         """The number of lanes; 1 where ``lanes`` is ignored."""
         return 1 if self.lanes_ignored else self.lanes
+
+    @property
+    def lane_bytes(self) -> int:
+        """How many bytes a request of one lane may hold, because the requests of all lanes are in memory at once."""
+        return min(self.max_request_bytes, LANES_BYTES // self.lanes_in_use)
 
     @property
     def lanes_ignored(self) -> str:
