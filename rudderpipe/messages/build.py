@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from operator import itemgetter
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -17,6 +18,9 @@ _utc = timezone.utc
 _now = datetime.now
 
 Maybe = Any | UnsetType
+
+_USUAL = ("userId", "event", "properties", "type")
+_parts_of = itemgetter(*_USUAL[:-1])
 
 
 class _Track(Struct, tag_field="type", tag="track", gc=False):
@@ -101,3 +105,19 @@ def track(
     except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
         return encode.encode_any(message)
     return room
+
+
+def whole_track(message: dict[Any, Any]) -> bytes | bytearray | None:
+    """Return the JSON of a usual whole message of ``track``; None if it is another one or has anything else.
+
+    A usual message has ``type``, ``userId``, ``event`` and ``properties``. Raises ``EventError``.
+    """
+    if len(message) != len(_USUAL) or message.get("type") != "track":
+        return None
+    try:
+        user_id, event, properties = _parts_of(message)
+    except KeyError:
+        return None
+    if type(user_id) is str and "!" <= user_id < "\x7f" and type(event) is str and event and type(properties) is dict:
+        return track(user_id, event, properties, None, None, None, None, None)
+    return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import encode, validate, wire
+from rudderpipe.messages import build, encode, validate, wire
 from rudderpipe.messages.context import current
 from rudderpipe.types import Kind
 
@@ -32,11 +32,8 @@ class Defaults:
         self._context = _part("context", context)
         self._integrations = _part("integrations", integrations)
         self._default = default
-
-    @property
-    def adds(self) -> bool:
+        self.adds = bool(self._context or self._integrations or self._default)
         """True if this client adds or converts anything, apart from a request's context."""
-        return bool(self._context or self._integrations or self._default)
 
     def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
         """Return the JSON of a call; ``arguments`` is as for ``wire.fields``. Raise ``EventError``."""
@@ -55,8 +52,12 @@ class Defaults:
             given["integrations"] = _merged("integrations", self._integrations, given, form)
         return wire.from_fields(kind, given, form)
 
-    def encoded_whole(self, message: object) -> bytes:
+    def encoded_whole(self, message: object) -> bytes | bytearray:
         """Return the JSON of a whole message, whose ``type`` names its call. Raise ``EventError``."""
+        if type(message) is dict and not self.adds and not current.get():
+            usual = build.whole_track(message)
+            if usual is not None:
+                return usual
         if not isinstance(message, Mapping):
             raise EventError("message", f"must be a mapping, not {type(message).__name__}")
         return self.encoded(kind_of(message), {"message": message})
