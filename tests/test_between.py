@@ -259,6 +259,9 @@ def test_an_exception_at_any_store_of_a_claim_a_chunk_or_a_leave_loses_nothing(
                 drainer.keep_house()
                 found += drainer.drain()
 
+            if step == "chunk":
+                accepted = counters.read(simulation.ring).accepted
+                assert accepted == len(found), f"two events became one: the handler raised at store {number}"
             landed = [text for text in found if text in interrupted]
             assert landed == interrupted[: len(landed)], f"the handler raised at store {number}"
             found = [text for text in found if text not in interrupted]

@@ -143,6 +143,15 @@ def test_a_full_ring_refuses_the_rest(make: Make) -> None:
     assert client.send_many([message(0)])
 
 
+def test_a_wrong_message_moves_no_index(make: Make) -> None:
+    """The ring refuses events behind it, which keep their own indexes."""
+    client = make(max_internal_queue_size=2)
+
+    sent = client.send_many([message(0), {"type": "track"}, message(2), message(3), {"type": "track"}, message(5)])
+
+    assert sent == Sent(2, {1: WRONG, 3: FULL, 4: WRONG, 5: FULL})
+
+
 def test_when_full_raise_stops_at_the_first(make: Make) -> None:
     """The error has what became of the messages, also after it was pickled."""
     client = make(max_internal_queue_size=100, when_full="raise")
