@@ -20,7 +20,7 @@ from rudderpipe.ring.open_block import OpenBlock
 from rudderpipe.ring.removed import RemovedRings
 from rudderpipe.ring.ring import Ring
 
-CREDITS_MAX = 64
+CREDITS_MAX = 256
 CLAIM_TIMEOUT_S = 0.02
 """Claim-lock timeout.
 
