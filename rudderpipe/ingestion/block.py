@@ -21,7 +21,7 @@ class Position(msgspec.Struct, frozen=True):
     number: int = 1
     """The number of the next record: its line, its row in a table's file, or its place in an array; from 1."""
     offset: int = 0
-    """The offset of the next record in bytes of the decompressed file; the row group in a Parquet file."""
+    """The offset of the next record in bytes of the decompressed file; in a Parquet file, its row from 0."""
     step: int = 0
     """The records of the line at ``offset`` that are done: only for a line that holds several."""
 

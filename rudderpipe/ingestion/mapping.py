@@ -83,6 +83,16 @@ class Mapping:
 
         return message
 
+    def top_columns(self, names: Sequence[str]) -> list[str]:
+        """Return the columns that must be read for ``for_records``, in their order; raise ``SettingsError``."""
+        wanted = set()
+        for each in self._fields:
+            top = each.column if each.column in names else each.column.split(".")[0]
+            if top not in names:
+                raise _no_column(each, names)
+            wanted.add(top)
+        return [name for name in names if self._rest or name in wanted] or [*names[:1]]
+
     @property
     def columns(self) -> frozenset[str]:
         """The names of the columns that are mapped."""
@@ -261,6 +271,10 @@ class _Node:
             return found
 
         return build
+
+
+def _no_column(field: _Field, names: Sequence[str]) -> SettingsError:
+    return SettingsError(field.option, f"there is no column {field.column}; the columns are {shown([*names])}")
 
 
 def _inner(record: Any, path: Sequence[str]) -> Any:

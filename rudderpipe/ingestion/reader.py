@@ -10,6 +10,7 @@ from rudderpipe.ingestion import batches, formats, json_array, json_text, lines
 from rudderpipe.ingestion.block import Block, Position
 from rudderpipe.ingestion.input import Input
 from rudderpipe.ingestion.mapping import Mapping
+from rudderpipe.ingestion.parquet import ParquetRows
 from rudderpipe.ingestion.source import Identity, Source, identity
 from rudderpipe.ingestion.table import Table
 
@@ -38,6 +39,7 @@ class Reader:
             )
             """One of ``formats.FORMATS``."""
             self._table = self._table_of(head, is_whole=is_whole)
+            self._parquet = self._parquet_of()
             if mapping is not None and self.format in (formats.NDJSON, formats.BATCH):
                 mapping.check_keys(formats.objects_in(head.split(b"\n")))
         except BaseException:
@@ -60,6 +62,8 @@ class Reader:
     @property
     def read_bytes(self) -> int:
         """The bytes of the file, as it is on the disk, that have been read."""
+        if self._parquet is not None:
+            return self._parquet.read_bytes(self._input.size_bytes or 0)
         return self._input.raw_bytes
 
     @property
@@ -69,13 +73,17 @@ class Reader:
 
     def identity(self) -> Identity | None:
         """Return what a checkpoint keeps of the file; None for a pipe."""
-        return identity(self.source, self.read_bytes) if self.size_bytes is not None else None
+        if self.size_bytes is None:
+            return None
+        return identity(self.source, self.read_bytes if self._parquet is None else self.size_bytes)
 
     def blocks(self, start: Position | None = None) -> Iterator[Block]:
         """Yield the records from a place on; only one call.
 
         Raises ``IngestionError`` where the file is damaged, after the records before the damage.
         """
+        if self._parquet is not None:
+            return self._parquet.blocks(start or Position())
         self._input.skip_mark()
         first = Position(1, self._input.offset) if self._table is None else self._table.start
         if start is None or start.offset < first.offset:
@@ -93,6 +101,8 @@ class Reader:
 
     def close(self) -> None:
         """Close the file."""
+        if self._parquet is not None:
+            self._parquet.close()
         self._input.close()
 
     def _table_of(self, head: bytes, *, is_whole: bool) -> Table | None:
@@ -102,3 +112,12 @@ class Reader:
             raise IngestionError(self.source.path, f"a mapping is needed for {self.format}: give --map")
         delimiter = "\t" if self.format == formats.TSV else None
         return Table(self.source.path, head, is_whole=is_whole, delimiter=delimiter, mapping=self._mapping)
+
+    def _parquet_of(self) -> ParquetRows | None:
+        if self.format != formats.PARQUET:
+            return None
+        if self._mapping is None:
+            raise IngestionError(self.source.path, "a mapping is needed for parquet: give --map")
+        if self.size_bytes is None or self.compression != "none":
+            raise IngestionError(self.source.path, "Parquet must be a plain file, not a pipe or a compressed file")
+        return ParquetRows(self.source, self._mapping)
