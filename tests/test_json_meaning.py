@@ -480,6 +480,59 @@ def test_the_fast_path_writes_the_same_bytes(
 
 
 CALLS = ("identify", "track", "page", "screen", "group", "alias")
+OWN = {
+    "identify": ("userId", "traits"),
+    "track": ("userId", "event", "properties"),
+    "page": ("userId", "category", "name", "properties"),
+    "screen": ("userId", "category", "name", "properties"),
+    "group": ("userId", "groupId", "traits"),
+    "alias": ("previousId", "userId", "traits"),
+}
+TEXT = usually("u", "u", "e" * 3000, " u", " ", "", "\u00e9", "u\ud800", None, 5)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(CALLS),
+    st.fixed_dictionaries(
+        dict.fromkeys(("userId", "anonymousId", "groupId", "previousId", "event", "category", "name"), TEXT)
+        | dict.fromkeys(("properties", "traits"), PARTS)
+    ),
+    st.permutations(["userId", "event", "properties", "traits", "groupId", "previousId", "name", "anonymousId"]),
+    st.integers(2, 5),
+    st.dictionaries(st.sampled_from(["context", "timestamp", "type", "messageId", "x", 5]), ANYTHING, max_size=1),
+    st.sampled_from(["arguments", "whole", "whole"]),
+)
+@example("page", {"userId": "u", "name": None}, ["userId", "name"], 2, {}, "whole")
+@example("page", {"userId": "u", "name": ""}, ["name", "userId"], 2, {}, "whole")
+@example("track", {"userId": " ", "event": "e"}, ["userId", "event"], 2, {}, "whole")
+@example("track", {"userId": "u", "event": "e", "groupId": "g"}, ["groupId", "userId", "event"], 3, {}, "whole")
+def test_the_fast_path_of_every_call_writes_the_same_bytes(
+    kind: str, values: dict[str, Any], order: list[str], length: int, more: dict[Any, Any], form: str
+) -> None:
+    """What a call sends does not depend on the path, whether it has arguments or a whole message."""
+    if form == "arguments":
+        given = {name: values[name] for name in (*OWN[kind], "anonymousId")}
+    else:
+        whole = {**{name: values[name] for name in order[:length]}, **more}
+        given = {**dict.fromkeys((*OWN[kind], "anonymousId")), OWN[kind][0]: whole}
+
+    fast = made(lambda: build.usual(kind, dict(given)) or b"unusual")
+
+    assert fast in (made(lambda: wire.from_arguments(kind, dict(given))), b"unusual")
+
+
+def test_usual_calls_take_the_fast_path() -> None:
+    """A fast path that no call takes would pass every comparison with the slow one."""
+    parts = {"n": 1, "price": 19.95, "in": {"list": ["a", None]}}
+    for kind, names in OWN.items():
+        given = {name: parts if name in ("properties", "traits") else "x" for name in (*names, "anonymousId")}
+        for each in (given, {**dict.fromkeys(given), names[0]: {"type": kind, **given}}):
+            data = build.usual(kind, each)
+            assert data is not None
+            assert MADE_EACH_TIME.sub(b"", data) == made(lambda: wire.from_arguments(kind, each))  # noqa: B023  # called at once
+
+
 WIRE = ("userId", "anonymousId", "event", "properties", "traits", "context", "timestamp", "messageId", "groupId", "x")
 CLIENT = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False)
 OTHERS = rudderpipe.Client("KEY", "http://127.0.0.1:9", enable=False, default=repr, context={"a": 1})

@@ -1,4 +1,4 @@
-"""The fast path of ``track``, the call that applications make most."""
+"""The fast paths: one for a usual message of any call, and a faster one for ``track``, the call that is made most."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from rudderpipe.encoder import encode_into
 from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.encode import INT_FROM, INT_TO, ROOM_BYTES, SCALARS
-from rudderpipe.messages.wire import CONTEXT, MARKED_CHANNEL, message_ids
+from rudderpipe.messages.wire import CONTEXT, LIBRARY_PART, MARKED_CHANNEL, REQUIRED, SET_BY_US, message_ids
 from rudderpipe.process.fork import PAGE
 
 _utc = timezone.utc
@@ -21,6 +21,61 @@ Maybe = Any | UnsetType
 
 _USUAL = ("userId", "event", "properties", "type")
 _parts_of = itemgetter(*_USUAL[:-1])
+_TEXTS = frozenset(("event", "category", "name"))
+_STRINGS = {
+    kind: _TEXTS | {"userId", "anonymousId", *other_id}
+    for kind, other_id in {
+        **dict.fromkeys(("identify", "track", "page", "screen"), ()),
+        "group": ("groupId",),
+        "alias": ("previousId",),
+    }.items()
+}
+"""The fields of each call that are text in a usual message."""
+_PARTS = frozenset(("properties", "traits"))
+
+
+def usual(kind: str, arguments: dict[str, Any]) -> bytes | None:
+    """Return the JSON of a call with usual fields, the same to the byte as that of ``wire.from_arguments``.
+
+    Usual fields are ids and other texts, properties and traits. ``arguments`` is as for ``wire.fields``. Return None if
+    the call has anything else, or lacks a required field. Raises ``EventError`` for a value that JSON cannot hold.
+    """
+    first = next(iter(arguments.values()))
+    is_whole = type(first) is dict
+    if is_whole:
+        for value in arguments.values():
+            if value is not None and value is not first:
+                return None
+        arguments = first.copy()
+    message: dict[str, Any] = {
+        "type": kind,
+        "channel": MARKED_CHANNEL,
+        "context": CONTEXT,
+        "originalTimestamp": _now(_utc),
+        "messageId": message_ids.new(),
+    }
+    strings = _STRINGS[kind]
+    for name, value in arguments.items():
+        if value is None and not is_whole:
+            continue
+        own = type(value)
+        if own is str and type(name) is str and name in strings:
+            # An id whose first character is visible ASCII is not blank after the server has trimmed it.
+            if not "!" <= value < "\x7f" and (not value or name not in _TEXTS):
+                return None
+            message[name] = value
+        elif own is dict and type(name) is str and name in _PARTS:
+            message[name] = encode.part(value, name)
+        elif not is_whole or type(name) is not str or name not in SET_BY_US:
+            return None
+    for name in REQUIRED.get(kind, ()):
+        if name not in message:
+            return None
+    if "userId" not in message and "anonymousId" not in message:
+        return None
+    if kind == "identify" and "traits" in message:
+        message["context"] = {"traits": message["traits"], "library": LIBRARY_PART}
+    return encode.encode_message(message)
 
 
 class _Track(Struct, tag_field="type", tag="track", gc=False):
@@ -59,19 +114,18 @@ def track(
         and event
         and (type(properties) is dict or properties is None)
     ):
-        return wire.from_arguments(
-            "track",
-            {
-                "userId": user_id,
-                "event": event,
-                "properties": properties,
-                "anonymousId": anonymous_id,
-                "context": context,
-                "timestamp": timestamp,
-                "integrations": integrations,
-                "messageId": message_id,
-            },
-        )
+        arguments = {
+            "userId": user_id,
+            "event": event,
+            "properties": properties,
+            "anonymousId": anonymous_id,
+            "context": context,
+            "timestamp": timestamp,
+            "integrations": integrations,
+            "messageId": message_id,
+        }
+        data = usual("track", arguments)
+        return wire.from_arguments("track", arguments) if data is None else data
     own: Any = UNSET
     if properties is not None:
         own = properties.copy()  # only the copy is encoded, because the caller's dict may change at any time

@@ -37,6 +37,9 @@ class Defaults:
 
     def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
         """Return the JSON of a call; ``arguments`` is as for ``wire.fields``. Raise ``EventError``."""
+        in_request = current.get()
+        if not in_request and not self.adds and (data := build.usual(kind, arguments)) is not None:
+            return data
         if self._default is not None:
             arguments = self._convert_first(arguments)
         given, form = wire.fields(arguments)
@@ -44,7 +47,6 @@ class Defaults:
             for name, value in given.items():
                 if name not in _NOT_CONVERTED:
                     given[name] = encode.plain(value, name, self._default)
-        in_request = current.get()
         context = {**self._context, **in_request} if in_request else self._context
         if context:
             given["context"] = _merged("context", context, given, form)

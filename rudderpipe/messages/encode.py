@@ -105,6 +105,17 @@ def shallow(value: Any, path: str) -> dict[str, Any]:
     raise EventError(path, f"must be a mapping, not {type(value).__name__}")
 
 
+def part(value: dict[Any, Any], path: str, *, depth: int = 1) -> dict[str, Any]:
+    """Return the plain copy of a dict as ``nested`` does, but faster if all of its values are scalars."""
+    own = value.copy()
+    for key, child in own.items():
+        if type(key) is not str or (
+            type(child) not in SCALARS and (type(child) is not int or not INT_FROM <= child <= INT_TO)
+        ):
+            return nested(value, path, depth=depth)
+    return own
+
+
 def nested(value: dict[Any, Any], path: str, *, depth: int = 1) -> dict[str, Any]:
     """Return the plain copy of a dict as ``plain`` does, but faster if the dict is small and its values are usual.
 

@@ -110,7 +110,7 @@ def mapping(name: str, value: Any) -> Any:
         return UNSET
     kind = type(value)
     if kind is dict:
-        return encode.nested(value, name)
+        return encode.part(value, name)
     if not issubclass(kind, (str, bytes, list, tuple, int, float)):
         own = encode.plain(value, name)
         if type(own) is dict:

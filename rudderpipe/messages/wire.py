@@ -1,6 +1,6 @@
 """The normaliser of messages, which checks, copies and encodes a whole message with the names of the wire.
 
-Every message passes here, except that of a usual ``track`` (``messages/build.py``). Same as rudder-sdk-node 3: the
+Every message passes here, except those of usual calls (``messages/build.py``). Same as rudder-sdk-node 3: the
 content of a message, and the calls that are refused. Unlike rudder-sdk-node 3: a blank id counts as missing, because
 the server trims ids and refuses the whole batch, and the sender adds ``sentAt``.
 """
@@ -65,10 +65,10 @@ _OF_WHOLE: _Checks = {
     **dict.fromkeys(("properties", "traits"), validate.anything),
 }
 _OF_COMPLETE: _Checks = {**_OF_WHOLE, **dict.fromkeys(("type", "channel", "messageId"), validate.text)}
-_REQUIRED = {"track": ("event",), "group": ("groupId",), "alias": ("userId", "previousId")}
+REQUIRED = {"track": ("event",), "group": ("groupId",), "alias": ("userId", "previousId")}
 """The fields that the message of a call must have besides the id of a user."""
 _OPTIONAL_TEXTS = ("category", "name")
-_SET_BY_US = ("type", "channel", "sentAt")
+SET_BY_US = ("type", "channel", "sentAt")
 
 
 class Form(NamedTuple):
@@ -120,7 +120,7 @@ def fields_of_whole(message: Mapping[str, Any]) -> dict[str, Any]:
     Same as the Node SDK: a falsy message id or time counts as missing, and an id of a user that is null or false.
     """
     given = encode.shallow(message, "message")
-    for name in _SET_BY_US:
+    for name in SET_BY_US:
         given.pop(name, None)
     if validate.is_falsy(given.get("messageId")):
         given.pop("messageId", None)
@@ -149,7 +149,7 @@ def from_fields(kind: str, given: dict[str, Any], form: Form = WHOLE) -> bytes:
         "messageId": None,
     }
     _normalise(given, message, form.checks[kind], form.names)
-    _require(_REQUIRED.get(kind, ()), message, form.names)
+    _require(REQUIRED.get(kind, ()), message, form.names)
     traits = message.get("traits") if kind == "identify" else None
     if traits is not None and validate.is_falsy(traits):
         traits = None
@@ -194,7 +194,7 @@ def _normalise(
         if kind is str and name in _STRINGS and "!" <= value < "\x7f" and len(value) <= SHORT and value.isascii():
             message[name] = value  # most ids and texts
         elif kind is dict and name in _MAPPINGS:
-            message[name] = encode.nested(value, name, depth=depth)
+            message[name] = encode.part(value, name, depth=depth)
         elif (check := checks.get(name)) is None:
             unknown[name] = value
         elif value is None:

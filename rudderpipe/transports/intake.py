@@ -138,12 +138,21 @@ class Intake:
                 callback = _taken_callback(own)
             else:
                 _check_callback(callback)
-            own["anonymousId"], own["context"], own["timestamp"] = anonymous_id, context, timestamp
-            own["integrations"], own["messageId"] = integrations, message_id
+            if anonymous_id is not None:
+                own["anonymousId"] = anonymous_id
+            if not context is timestamp is integrations is message_id is None:
+                own["context"], own["timestamp"] = context, timestamp
+                own["integrations"], own["messageId"] = integrations, message_id
             data = self._defaults.encoded(kind, own)
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
-        return self.put(data, callback)
+        if callback is not None or not self.is_fast:
+            return self.put(data, callback)
+        try:
+            reason = self.append(data)
+            return reason is None or self.refused(reason, data)
+        except HOST_ERRORS as error:
+            return self.cannot_take(error)
 
     def put(self, data: bytes, callback: Callback | None = None) -> bool:
         """Take a complete message that is JSON already."""
