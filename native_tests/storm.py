@@ -45,6 +45,7 @@ class Mode(NamedTuple):
     queue: str | None = None
     senders: int = 0
     is_multi_processor: bool = False
+    lanes: int = 1
 
 
 MODES = {
@@ -52,8 +53,10 @@ MODES = {
     "direct": (Mode("direct"),),
     "multi": (Mode("multi", "multi", 2, is_multi_processor=True),),
     "rings": (Mode("ring-a", "rings", 2), Mode("ring-b", "rings", 0)),
+    "lanes": (Mode("lanes", "lanes", 2, lanes=4),),
 }
-"""One queue with a standby, no queue, several senders, and two rings on one queue; by the name for the command."""
+"""One queue with a standby, no queue, several senders, two rings on one queue, and lanes; by the name for the command.
+"""
 
 
 class Address(NamedTuple):
@@ -77,7 +80,12 @@ class Pipeline:
             "shutdown_timeout_s": 3.0,
         }
         if mode.queue is not None:
-            more = {"redis": redis_url, "queue_name": mode.queue, "is_multi_processor": mode.is_multi_processor}
+            more = {
+                "redis": redis_url,
+                "queue_name": mode.queue,
+                "is_multi_processor": mode.is_multi_processor,
+                "lanes": mode.lanes,
+            }
             self.processes.explicit |= {**more, "autostart": "flusher"}
         self._server = server
         self.storm_processes = StormProcesses(

@@ -80,7 +80,7 @@ class Producer:
         properties = {"producer": self._name, "thread": thread, "n": number, **more}
         marks.attempt(number)
         try:
-            accepted = self._client.track("u", "e", properties)
+            accepted = self._client.track(f"{self._name} {thread}", "e", properties)  # a user's events are in order
         except RingError:
             accepted = False
         marks.decide(number, accepted=accepted)

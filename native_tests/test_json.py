@@ -12,6 +12,7 @@ import pytest
 
 from native_tests.pages import section
 from native_tests.processes import Processes, wait_until
+from native_tests.redis_queue_server import P
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -101,7 +102,12 @@ def test_every_command_prints_the_documented_fields(
         assert changed == {"jobs": 1, "events": 1, "done": done}
 
     status_fields = documented("status")
+    client_of_redis = redis_server.text_client()
+    client_of_redis.hset(f"{P}x", "opts", '{"lane":"3/8"}')
+    client_of_redis.set(f"{P}x:lock", "another")  # so that the sender leaves the job alone
+    client_of_redis.lpush(f"{P}active", "x")
     seen = check(status_fields, *printed(processes, "status"))
+    client_of_redis.delete(f"{P}active")
     (of_none,) = printed(processes, "status", "--pipe", "misspelt")
     seen |= check(status_fields, of_none)
     not_here = "spool." if through_redis else "jobs."

@@ -1,6 +1,7 @@
 """Nothing is lost, whatever happens to a sender or to Redis, in each moment and for each response of the data plane.
 
 Events come twice only where a response was not seen, with the same message ids. Their first copies come in order.
+All of it holds for a sender with one lane and for one with several. The jobs are of one lane then.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from native_tests.faulty_plane import FaultyPlane, Request, Step, answer, depend
 from native_tests.gate import Gate
 from native_tests.processes import wait_until
 from rudderpipe import settings as settings_module
+from rudderpipe.flusher import lanes
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job, scripts
 from rudderpipe.queue.failed_jobs import FailedJobs
-from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue import NewJob, Queue
 from rudderpipe.testing.redis_server import RedisServer
 
 EVENTS = [f"{name}{number}" for name in "abc" for number in range(4)]
@@ -58,8 +60,9 @@ UNSEEN = {"request sent", "before it is written down"}
 class Delivery:
     """Three jobs in Redis, a data plane, a gate before Redis, and senders."""
 
-    def __init__(self, server: RedisServer, directory: Path) -> None:
+    def __init__(self, server: RedisServer, directory: Path, count: int) -> None:
         self.server = server
+        self._lanes = count
         self.gate = Gate(server)
         self.plane = FaultyPlane()
         self._directory = directory
@@ -67,7 +70,9 @@ class Delivery:
         self.queue = Queue(settings_module.load({"redis": server.url}, environment={}), Clock())
         for name in scripts.NAMES:
             server.text_client().script_load(scripts.source(name))
-        self.queue.add(7, [(data_of(name), 4) for name in "abc"], {}, [])
+        lane = f"{lanes.lane_of('u', count)}/{count}"
+        jobs: list[NewJob] = [(data_of(name), 4) if count == 1 else (data_of(name), 4, lane) for name in "abc"]
+        self.queue.add(7, jobs, {}, [])
 
     def sender(self, redis: str | None = None, **variables: str) -> subprocess.Popen[bytes]:
         """Start a sender's process, which logs into a file of its own."""
@@ -76,6 +81,7 @@ class Delivery:
             "RUDDERPIPE_REDIS": redis or self.server.url,
             "RUDDERPIPE_DATA_PLANE_URL": self.plane.url,
             "RUDDERPIPE_MAX_JOBS_PER_REQUEST": "1",
+            "RUDDERPIPE_LANES": str(self._lanes),
             "RUDDERPIPE_LEASE_MS": "1000",
             **variables,
         }
@@ -150,9 +156,9 @@ def ids_of(data: bytes) -> list[str]:
     return [msgspec.json.decode(event)["messageId"] for event in job.read(data).events]
 
 
-@pytest.fixture(name="delivery")
-def _line(redis_server: RedisServer, directory: Path) -> Iterator[Delivery]:
-    delivery = Delivery(redis_server, directory)
+@pytest.fixture(name="delivery", params=[1, 4], ids=["one lane", "lanes"])
+def _line(redis_server: RedisServer, directory: Path, request: pytest.FixtureRequest) -> Iterator[Delivery]:
+    delivery = Delivery(redis_server, directory, request.param)
     yield delivery
     delivery.end()
 

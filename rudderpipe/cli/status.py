@@ -11,7 +11,7 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.observe import host_rings, snapshot
 from rudderpipe.observe.host_rings import HostRing
-from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
@@ -86,6 +86,7 @@ def _jobs(queue: QueueState) -> dict[str, Any]:
         "odd_fields": queue.odd_fields,
         "other_plane": queue.other_plane,
         "eviction": _eviction(queue),
+        "lanes": queue.lanes,
     }
 
 
@@ -164,6 +165,10 @@ def _queue(queue: QueueState, place: str) -> list[str]:
         f"jobs      {queue.waiting:,} waiting, {queue.active:,} active, {queue.delayed:,} delayed, "
         f"{queue.failed:,} failed{completed}; {queue.used_bytes:,}{limit} bytes",
     ]
+    if queue.lanes:
+        lines.append(f"lanes     {', '.join(map(_lane, queue.lanes))}")
+        if queue.lanes[0].lane and not all(each.lane for each in queue.lanes):
+            lines.append("          the jobs without a lane wait until all lanes have settled the jobs before them")
     if queue.other_plane:
         lines.append(f"          its jobs are for the data plane {queue.other_plane}; see `rudderpipe queue`")
     if queue.evicting_policy:
@@ -171,6 +176,11 @@ def _queue(queue: QueueState, place: str) -> list[str]:
     if queue.odd_fields:
         lines.append(f"          {queue.odd_fields:,} fields of the account are from another program and count as 0")
     return lines
+
+
+def _lane(jobs: LaneState) -> str:
+    retrying = f" ({jobs.retrying:,} tried again)" if jobs.retrying else ""
+    return f"{jobs.lane or 'no lane'}: {jobs.active:,} active{retrying}"
 
 
 def _kept(letters: DeadLetterState) -> list[str]:

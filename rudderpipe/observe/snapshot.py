@@ -5,6 +5,7 @@ Taking one takes no lock for longer than an instant, and changes neither ring no
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,11 @@ from rudderpipe.settings import Settings
 if TYPE_CHECKING:
     from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.queue import Queue
+
+
+LANES_SAMPLE = 1000
+"""How many active jobs are looked at for their lanes."""
+_LANE = re.compile(rb'"lane":"(\d+/\d+)"')
 
 
 class RingState(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +66,16 @@ class RingState(msgspec.Struct, frozen=True, kw_only=True):
         return self.counters.in_ring > 0 and self.flusher_pid is None
 
 
+class LaneState(msgspec.Struct, frozen=True):
+    """The active jobs of one lane."""
+
+    lane: str
+    """The number of the lane, and of how many lanes, such as ``3/8``; empty for jobs without a lane."""
+    active: int
+    retrying: int
+    """Jobs of these that had an attempt, and are tried again."""
+
+
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """The queue in Redis: its jobs by state, and what is wrong with it."""
 
@@ -79,6 +95,8 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     """Data plane that the queue's jobs are for, when it is not that of the settings."""
     evicting_policy: str
     """Redis's ``maxmemory-policy`` if it evicts queued events; empty otherwise."""
+    lanes: list[LaneState]
+    """Active jobs by lane, and those without a lane, in the order of the oldest of each; empty if none has a lane."""
     oldest_job_age_s: float | None
     """Seconds since the next job, or the oldest active one, was made; by the clocks of both hosts. None without a job,
     and when this user of Redis may not read jobs."""
@@ -236,6 +254,7 @@ def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
         odd_fields=counts.odd_fields,
         other_plane=_other_plane(queue),
         evicting_policy=queue.evicting_policy(),
+        lanes=_lanes(queue),
         oldest_job_age_s=oldest_job_age_s,
         oldest_failed_age_s=oldest_failed_age_s,
     )
@@ -247,6 +266,24 @@ def _other_plane(queue: Queue) -> str:
     except AnotherDataPlane as error:
         return error.owner
     return ""
+
+
+def _lanes(queue: Queue) -> list[LaneState]:
+    """Return the lanes of the oldest active jobs. The jobs may move while they are read."""
+    base, active = queue.keys.base.encode(), queue.keys.active
+    try:
+        (ids,) = queue.ask(lambda pipe: pipe.lrange(active, -LANES_SAMPLE, -1))
+        rows = queue.ask(lambda pipe: [pipe.hmget(base + each, "opts", "attemptsMade") for each in reversed(ids)])
+    except QueueUnavailable as error:
+        if not error.answered:
+            raise
+        return []  # this user of Redis may not read jobs
+    found: dict[str, list[bool]] = {}
+    for opts, made in rows:
+        if opts is not None:  # else the job was delivered meanwhile
+            lane = _LANE.search(opts)
+            found.setdefault(lane[1].decode() if lane else "", []).append((made or b"0") != b"0")
+    return [LaneState(lane, len(retried), sum(retried)) for lane, retried in found.items()] if any(found) else []
 
 
 def _ages_s(queue: Queue) -> tuple[float | None, float | None]:
