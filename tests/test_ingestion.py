@@ -111,6 +111,14 @@ def test_a_compressed_file_may_have_several_members(tmp_path: Path, packed: str,
     assert b"\n".join(line for _, _, line in records(read(path))) + b"\n" == text
 
 
+def test_text_that_packs_a_thousandfold_is_read_whole(tmp_path: Path, packed: str) -> None:
+    """A decoder may hold text when it has all bytes of the file."""
+    line = b'{"a":"' + b"a" * 1000 + b'"}'
+    path = file_of(tmp_path, PACKED[packed]((line + b"\n") * 5000))
+
+    assert [text for _, _, text in records(read(path))] == [line] * 5000
+
+
 def test_what_comes_before_the_cut_of_a_file_is_read(tmp_path: Path, packed: str) -> None:
     """One error then names the file and the byte."""
     if packed == "none":

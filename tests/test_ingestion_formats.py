@@ -157,7 +157,7 @@ def test_most_of_an_array_is_read_many_elements_at_a_time(tmp_path: Path) -> Non
         blocks = read(path)
 
         assert sum(map(len, blocks)) == 5000
-        assert len(blocks) < 40
+        assert len(blocks) < 20
 
 
 def test_a_broken_element_of_an_array_is_one_record(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_rows_that_do_not_fit_are_rejects(tmp_path: Path) -> None:
 
 def test_a_quote_that_is_never_closed_holds_no_more_than_a_record(tmp_path: Path) -> None:
     """Its line is a reject, and the lines behind it are rows again. Python's own limit of a cell stays what it was."""
-    before = csv.field_size_limit()
+    csv.field_size_limit(131_072)  # Python's default
     lines = [b"%d,%b\n" % (number, b"x" * 990) for number in range(8000)]
     path = file_of(tmp_path, b'id,text\nA,"open\n' + b"".join(lines) + b'B,"' + b"y" * 200_000 + b'"\n')
 
@@ -287,7 +287,7 @@ def test_a_quote_that_is_never_closed_holds_no_more_than_a_record(tmp_path: Path
 
     assert rejects(blocks) == [(2, "has a quote that is not closed")]
     assert sum(map(len, blocks)) == 8001
-    assert csv.field_size_limit() == before
+    assert csv.field_size_limit() == 131_072
 
 
 def test_a_table_of_excel_names_its_delimiter(tmp_path: Path) -> None:

@@ -210,6 +210,7 @@ def parquet_of(folder: Path, rows: int, row_group_size: int) -> Path:
                 [start + timedelta(milliseconds=row) for row in range(rows)], arrow.timestamp("ns", "UTC")
             ),
             "items": [[{"sku": str(row)}] for row in range(rows)],
+            "rate": [math.nan] * rows,
             "bad": ["x" if row == 3 else "1" for row in range(rows)],
         }
     )
@@ -221,7 +222,11 @@ def parquet_of(folder: Path, rows: int, row_group_size: int) -> Path:
 def test_parquet_is_read_by_rows_and_goes_on_at_any(tmp_path: Path) -> None:
     """Values keep their types; nanoseconds become microseconds."""
     path = parquet_of(tmp_path, 2500, 700)
-    mapping = parse(["userId=id", "properties.bad=bad:int", "properties=*"], event="e", timestamp="at")
+    mapping = parse(
+        ["userId=id", "properties.bad=bad:int", "properties.quota=rate:float", "properties=*"],
+        event="e",
+        timestamp="at",
+    )
 
     def read(start: block.Position | None = None) -> tuple[list[tuple[Any, ...]], list[int], list[block.Position]]:
         with Reader(Source(str(path), path.name), mapping=mapping) as reader:
@@ -266,8 +271,9 @@ def test_times_in_the_future_and_backwards_are_counted() -> None:
     moments = [
         "2024-01-02T03:04:05.100Z",
         "2024-01-02T03:04:05.099Z",  # backwards
-        "2024-01-02T05:04:05.1+02:00",
-        now + timedelta(minutes=59),
+        "2024-01-02T05:04:05.100+02:00",
+        "2024-01-02T03:04:05.1Z",
+        now + timedelta(hours=1),
         now + timedelta(minutes=61),  # future
         None,
         "soon",
@@ -279,9 +285,9 @@ def test_times_in_the_future_and_backwards_are_counted() -> None:
         history.see({"originalTimestamp": moment}, number)
 
     assert (history.backwards.count, history.backwards.first) == (2, 2)
-    assert (history.future.count, history.future.first) == (2, 5)
+    assert (history.future.count, history.future.first) == (2, 6)
     assert history.warnings() == [
-        "data/events.csv: more than 1 hour in the future: 2 events, the first one at 5",
+        "data/events.csv: more than 1 hour in the future: 2 events, the first one at 6",
         "data/events.csv: older than the one before: 2 events, the first one at 2",
     ]
     assert History(SOURCE, now).warnings() == []
@@ -319,7 +325,7 @@ def test_rejects_of_another_run_are_not_overwritten(tmp_path: Path) -> None:
     first = Rejects(str(path))
     first.add(SOURCE, block.reject(1, 0, "a", b"1"))
     kept = first.flush()
-    first.add(SOURCE, block.reject(2, 1, "a", b"2"))
+    first.add(SOURCE, block.reject(2, 1, "a longer reason", b"2" * 50))
     first.close()
 
     with pytest.raises(IngestionError, match="is there already"):

@@ -14,6 +14,8 @@ from rudderpipe.log_text import counted
 FUTURE_H = 1
 """The hours that an event's time may be ahead of this machine's clock."""
 
+_SECONDS = len("2024-01-02T03:04:05")
+
 
 class Trouble(msgspec.Struct):
     """How many records have it, and the number of the first one."""
@@ -46,6 +48,8 @@ class History:
             key = moment[:-1]
         elif moment is None or (key := _of_any(moment)) == "":
             return
+        if len(key) > _SECONDS:  # so that .6 and .600 are the same time
+            key = key.rstrip("0").rstrip(".")
         if key < self._before:
             self.backwards.add(number)
         if key > self._latest:
@@ -81,4 +85,4 @@ def _of_any(moment: Any) -> str:
 
 def _key(moment: datetime) -> str:
     """Return the whole seconds of a time in UTC; keys are in the order of their times."""
-    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")[:19]
+    return moment.astimezone(timezone.utc).isoformat(timespec="seconds")[:_SECONDS]
