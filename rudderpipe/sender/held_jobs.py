@@ -105,7 +105,8 @@ class HeldJobs:
             return Room(0, 0) if self.jobs else Room(size.batches, size.bytes)
         sizes = [lane.size for lane in self._lanes[1:]]
         batches = max(JOBS_A_LANE * len(sizes), 2 * sum(size.batches for size in sizes)) - len(self.jobs)
-        size_bytes = 2 * sum(size.bytes for size in sizes) - sum(len(job.data) for job in self.jobs)
+        # 1.5 times: twice is not faster, and takes 8 MB more memory.
+        size_bytes = 3 * sum(size.bytes for size in sizes) // 2 - sum(len(job.data) for job in self.jobs)
         return Room(batches, size_bytes) if min(batches, size_bytes) > 0 else Room(0, 0)
 
     def paused_until_s(self) -> float:
