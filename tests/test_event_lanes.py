@@ -18,7 +18,9 @@ from rudderpipe.flusher.queue_sink import QueueSink
 from rudderpipe.queue.queue import Queue
 from rudderpipe.ring import counters
 from rudderpipe.ring.ring import Ring
+from rudderpipe.service import bootstrap
 from rudderpipe.settings import Settings
+from rudderpipe.transports.sync import SyncTransport
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock, producer_of
 
@@ -191,3 +193,20 @@ def test_one_lane_leaves_jobs_as_they_were(ring: Ring, clock: FakeClock, tmp_pat
     (fields,) = flushed.queue.store.jobs.values()
     assert fields["opts"] == f'{{"attempts":1,"delay":0,"timestamp":{fields["timestamp"]}}}'
     assert flushed.numbers() == {"": list(range(20))}
+
+
+def test_a_client_and_its_programs_say_that_lanes_are_ignored(
+    clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each process says it once, with the reason."""
+    SyncTransport(Settings(sync_mode=True, lanes=8), clock)
+    for settings in (
+        Settings(lanes=8),
+        Settings(lanes=8, redis="redis://x", is_multi_processor=True),
+        Settings(lanes=8, redis="redis://x"),
+        Settings(),
+    ):
+        bootstrap.warn_of_lanes(settings)
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert ["lanes is ignored" in line and line.endswith("lanes=8") for line in lines] == [True] * 3

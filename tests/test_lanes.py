@@ -337,6 +337,22 @@ def test_the_requests_of_all_lanes_hold_at_most_eight_megabytes(clock: FakeClock
     assert len(lanes_of(Settings(data_plane_url="http://x"), clock)[1]) == 1
 
 
+def test_the_held_jobs_are_few_enough_for_a_script(clock: FakeClock) -> None:
+    """A script looks at 5,000 active jobs, however large requests have become."""
+    delivery = LaneDelivery(clock, lanes=64, max_jobs_per_request=1000)
+    names = [f"x{number}" for number in range(6000)]
+    for name in names:
+        delivery.queue.put(name)
+        delivery.queue.store.jobs[name]["opts"] = f'{{"lane":"{len(name) % 2}/64"}}'
+    for lane in delivery.sender._held._lanes:
+        lane.size._resize(32)
+
+    for _ in range(30):
+        delivery.sender.work()
+
+    assert len(delivery.queue.store.active) == 4096
+
+
 def test_requests_of_lanes_are_under_way_at_the_same_time(clock: FakeClock) -> None:
     """The threads wait for each other, which requests one after the other could not."""
     together = threading.Barrier(2, timeout=30)

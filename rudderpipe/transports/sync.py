@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.errors import DeliveryError, EventTooLarge, RudderpipeError
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
@@ -45,7 +46,7 @@ class SyncTransport(LocalTransport):
         self._clock = clock
         self._own = fork.Local(_Connection)
         if settings.lanes_ignored:
-            self._log.warning("lanes", settings.lanes_ignored)
+            log_text.logger().warning(settings.lanes_ignored)
 
     def _new_plane(self) -> DataPlane:
         # Imported here, because only sync_mode needs the HTTP modules in an application's process.
