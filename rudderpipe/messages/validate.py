@@ -124,7 +124,7 @@ def moment(name: str, value: Any) -> datetime | str:
     Text must be ISO 8601, because the server cannot read other text, and would date the event by its receipt.
     """
     own = value
-    if type(value) is str and _is_iso(value):
+    if type(value) is str and is_iso(value):
         return value
     if isinstance(value, (str, date)) or type(value).__module__.partition(".")[0] in ("numpy", "pandas"):
         own = encode.plain(value, name)
@@ -133,14 +133,15 @@ def moment(name: str, value: Any) -> datetime | str:
         return own  # type: ignore[no-any-return]  # the line above checks its type
     if kind is date:
         return datetime(own.year, own.month, own.day, tzinfo=timezone.utc)
-    if kind is str and _is_iso(own):
+    if kind is str and is_iso(own):
         return own  # type: ignore[no-any-return]  # the line above checks its type
     if (kind is int or kind is float) and _MS_FROM <= own < _MS_TO:
         return datetime.fromtimestamp(own / 1000, timezone.utc)
     raise EventError(name, "must be a date, a datetime, ISO 8601 text or milliseconds since 1970")
 
 
-def _is_iso(value: str) -> bool:
+def is_iso(value: str) -> bool:
+    """Return True for a date, perhaps with a time and an offset, in ISO 8601."""
     match = _ISO.fullmatch(value)
     try:
         return match is not None and bool(date.fromisoformat(match[1]))
