@@ -58,13 +58,20 @@ def test_send_delivers_a_file_and_reports_the_result(
 
     assert done.returncode == 1
     summary = json.loads(done.stdout)
-    assert {**summary, "seconds": 0} == {
+    assert {**summary, "seconds": 0, "rejects": {}} == {
+        "read": 109,
         "accepted": 102,
+        "already": 0,
         "delivered": 102,
         "failed": 0,
         "rejected": 7,
+        "rejects": {},
         "seconds": 0,
+        "resumed_from": None,
+        "complete": True,
+        "left_over": 0,
     }
+    assert sum(summary["rejects"].values()) == 7
     said = done.stderr.decode()
     for number, word in (
         (101, "JSON"),
@@ -113,7 +120,7 @@ def test_send_reports_failed_events(processes: Processes) -> None:
         (["send", "--redis", "http://x"], "redis"),
         (["send", "--flush-at", "none"], "flush_at"),
         (["send", "--write-key", ""], "write_key"),
-        (["send", "/does/not/exist"], "No such file"),
+        (["send", "/does/not/exist"], "no such file"),
         (["send", "--config", sys.executable], "is not TOML"),
         (["send", "--redis", "redis://127.0.0.1:1"], "127.0.0.1:1"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rudderpipe.cli import local_time, main, options, send
+from rudderpipe.cli import local_time, main, options
 from rudderpipe.flusher.__main__ import main as flusher
 from rudderpipe.process.clock import Clock
 from rudderpipe.sender.__main__ import main as sender
@@ -22,8 +22,8 @@ SECRET = "s3cr3t"
 NUMBERS = ["", " ", "x", SECRET, "-1", "9" * 30, "nan", "1e999", "2024-13-45", "\x1b[2J", "\udcff"]
 """What is no number, and no moment, or one outside of all bounds."""
 NOT_TEXT = [f"\udcff{SECRET}"]
-FREE = {"--id", "--reason", "--ring"}
-"""Options of which any text may be right, because another program may have written it."""
+FREE = {"--id", "--reason", "--ring", "--pattern", "--checkpoint", "--rejects"}
+"""Options of which any text may be right, because another program may have written it, or it names a file."""
 BASE = {
     "failed show": ["7"],
     "failed export": ["-"],
@@ -228,15 +228,17 @@ def test_nonsense_for_a_program_is_refused_before_it_serves(
     ],
 )
 def test_a_line_that_is_no_event_is_named_with_a_true_reason(
-    capsys: pytest.CaptureFixture[str], line: bytes, said: str
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, line: bytes, said: str
 ) -> None:
     """One such line must not end the sending of a file, and the reason must not send a person the wrong way."""
-    summary = send.Summary()
-    event = b'{"type": "track", "properties": {"n": 1' + b"0" * 5000 + b"}}"
+    event = b'{"type": "track", "userId": "u", "event": "\xc3\xa9", "properties": {"n": 1' + b"0" * 4000 + b"}}"
+    path = tmp_path / "events"
+    path.write_bytes(b"\n".join((event, line, b" ", event)))
 
-    assert [number for number, _ in send._messages([line, b" ", event], summary)] == [3]
-    assert summary.rejected == 1
-    assert capsys.readouterr().err.startswith(f"line 1: {said}")
+    found = run(capsys, "send", str(path), "--dry-run")
+
+    assert (found.code, found.output.partition("\n")[0]) == (1, "2 would be sent, 1 line would be refused")
+    assert f"line 2: {said}" in found.error
 
 
 @pytest.mark.parametrize("zone", ["Asia/Kolkata", "UTC", "America/St_Johns"])

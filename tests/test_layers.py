@@ -19,9 +19,9 @@ LAYERS = [
     ("messages", "ring", "queue", "delivery"),
     ("transports",),
     ("client",),
-    ("ingestion",),
     ("flusher", "sender"),
     ("testing", "observe"),
+    ("ingestion",),
     ("cli", "contrib", "compat"),
     ("__main__", "__init__"),
 ]

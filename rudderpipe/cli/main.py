@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rudderpipe._version import VERSION
 from rudderpipe.cli.local_time import moment_ms
 from rudderpipe.cli.options import DEFAULTS, add_config, add_settings, complete_with, settings_of
-from rudderpipe.errors import RudderpipeError, SettingsError
+from rudderpipe.errors import IngestionError, RudderpipeError, SettingsError
 from rudderpipe.log_text import lines
 from rudderpipe.process import unix
 from rudderpipe.service.arguments import Parser, add_option, number
@@ -25,13 +26,40 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE has ended."""
 MANY = 1_000_000_000
+FORMATS = ("ndjson", "json", "batch", "csv", "tsv", "parquet")
+"""Same as ``ingestion.formats.FORMATS``, which takes time to load."""
 HOUR_MS = 3_600_000
 
 
 def _send(arguments: argparse.Namespace) -> int:
-    from rudderpipe.cli.send import send
+    from rudderpipe.cli.send import Given, send
+    from rudderpipe.ingestion.plan import Options
 
-    return send(settings_of(arguments), arguments.file, as_json=arguments.json)
+    options = Options(
+        format=arguments.format,
+        maps=tuple(arguments.map or ()),
+        event=arguments.event,
+        type=arguments.type,
+        timestamp=arguments.timestamp,
+        timestamp_format=arguments.timestamp_format,
+        from_number=arguments.from_line,
+        until_number=arguments.until_line,
+    )
+    if arguments.no_checkpoint and arguments.checkpoint:
+        arguments.parser.error("--checkpoint cannot be combined with --no-checkpoint")
+    given = Given(
+        paths=arguments.file or ["-"],
+        options=options,
+        pattern=arguments.pattern,
+        checkpoint=arguments.checkpoint,
+        no_checkpoint=arguments.no_checkpoint,
+        again=arguments.again,
+        dry_run=arguments.dry_run,
+        rate=arguments.rate,
+        rejects=arguments.rejects,
+        as_json=arguments.json,
+    )
+    return send(settings_of(arguments), given)
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -236,18 +264,7 @@ def parser() -> Parser:
 
     _add_data_plane(commands)
 
-    send = _add(
-        commands,
-        "send",
-        "send the events of an NDJSON file, one message a line, and wait until they are delivered",
-        _send,
-        " [FILE]",
-    )
-    send.add_argument(
-        "file", nargs="?", default="-", metavar="FILE", help="the file to read; - is standard input (default: -)"
-    )
-    add_option(send, "--json", does="print one JSON object with the counts", action="store_true")
-    add_settings(send)
+    _add_send(commands)
 
     status = _add(
         commands,
@@ -269,6 +286,44 @@ def parser() -> Parser:
     add_option(queue, "--json", does="print one JSON object", action="store_true")
     add_settings(queue)
     return made
+
+
+def _add_send(commands: Any) -> None:
+    what = "send the events of files, and wait until they are delivered; run again, it goes on where it was stopped"
+    send = _add(commands, "send", what, _send, " [FILE ...]")
+    send.set_defaults(parser=send)
+    files = "the files to read, or folders of files; - is standard input (default: -)"
+    send.add_argument("file", nargs="*", metavar="FILE", help=files)
+    pattern = "which files of a folder, such as *.ndjson.gz, or **/*.csv with all folders below"
+    add_option(send, "--pattern", does=pattern, default="all files directly in it", metavar="PATTERN")
+    kinds = "ndjson, json, batch, csv, tsv or parquet"
+    form = add_option(send, "--format", does=kinds, default="found by content", metavar="FORMAT")
+    complete_with(form, partial(list, FORMATS))
+    maps = (
+        "make a field of each message from a column: TARGET=COLUMN[:TYPE], such as userId=customer_id; may be repeated"
+    )
+    add_option(send, "--map", does=maps, default="none", action="append", metavar="TARGET=COLUMN")
+    add_option(send, "--event", does="the event of all messages", default="none", metavar="NAME")
+    add_option(send, "--type", does="the type of all messages", default="track with --event", metavar="TYPE")
+    moment = "the column with the time of the event"
+    add_option(send, "--timestamp", does=moment, default="none", metavar="COLUMN")
+    written = "a format of strptime, or s, ms, us or ns for a number since 1970"
+    add_option(send, "--timestamp-format", does=written, default="ISO 8601, or a number by its size", metavar="FORMAT")
+    first, last = number(int, 1, MANY * MANY), number(int, 1, MANY * MANY)
+    add_option(send, "--from-line", does="begin at this line of each file", default=1, type=first, metavar="N")
+    add_option(send, "--until-line", does="end with this line of each file", default="the last", type=last, metavar="N")
+    dry = "check everything, print what would be refused, and send nothing"
+    add_option(send, "--dry-run", does=dry, action="store_true")
+    add_option(send, "--rate", does="events a second: 500, 30k/s, 1000/min", default="no bound", metavar="N")
+    rejects = "write each refused line with its reason to this file"
+    add_option(send, "--rejects", does=rejects, default="they are only counted", metavar="FILE")
+    path = "where to keep how far it is"
+    add_option(send, "--checkpoint", does=path, default="in spool_dir, named by the first file", metavar="FILE")
+    add_option(send, "--no-checkpoint", does="do not keep how far it is", action="store_true")
+    again = "send everything anew, whatever the checkpoint says"
+    add_option(send, "--again", does=again, action="store_true")
+    add_option(send, "--json", does="print one JSON object with the counts", action="store_true")
+    add_settings(send)
 
 
 def _add_data_plane(commands: Any) -> None:
@@ -300,7 +355,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the output, such as head, has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
         return BROKEN_PIPE
-    except SettingsError as error:
+    except (SettingsError, IngestionError) as error:
         print(lines(f"rudderpipe: {error}"), file=sys.stderr)
         return EXIT_USAGE
     except (RudderpipeError, OSError) as error:

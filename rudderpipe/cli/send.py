@@ -1,171 +1,240 @@
-"""The command ``rudderpipe send``, which sends the events of a file and waits for room in the ring."""
+"""The command ``rudderpipe send``, which sends the events of files and goes on where an earlier run was."""
 
 from __future__ import annotations
 
+import signal
 import sys
-import time
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import msgspec
 
-from rudderpipe.cli.backpressure import put
-from rudderpipe.cli.progress import Progress
+from rudderpipe.cli.ingestion_view import View
 from rudderpipe.client import Client
-from rudderpipe.errors import EventError, RingUnavailable
+from rudderpipe.errors import RudderpipeError
+from rudderpipe.ingestion import pace, plan, run
+from rudderpipe.ingestion.checkpoint import Checkpoint
+from rudderpipe.ingestion.destination import Destination, RingDestination, TransportDestination
+from rudderpipe.ingestion.engine import Engine
+from rudderpipe.ingestion.events import Events
+from rudderpipe.ingestion.plan import Options, Plan
+from rudderpipe.ingestion.reject_file import RejectFile
+from rudderpipe.ingestion.source import Source, find_sources
 from rudderpipe.log_text import counted
-from rudderpipe.messages import encode, foreign, wire
-from rudderpipe.observe import account
-from rudderpipe.process import runtime_dir
+from rudderpipe.messages.defaults import Defaults
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import flusher_lock
-from rudderpipe.ring import layout as at
-from rudderpipe.ring.ring import Ring, find, open_ring
+from rudderpipe.ring.ring import Ring, find
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
-from rudderpipe.transports import flush
+from rudderpipe.transports.base import NullTransport
 from rudderpipe.transports.ring import Pipe
 
-KINDS = frozenset(("identify", "track", "page", "screen", "group", "alias"))
-PIPES = 16
-POLL_S = 0.05
-SHOWN_REJECTIONS = 20
-_decode = msgspec.json.Decoder(float_hook=encode.number).decode
+
+class Given(msgspec.Struct, kw_only=True):
+    """The arguments of the command, except for the settings."""
+
+    paths: list[str]
+    options: Options
+    pattern: str | None = None
+    checkpoint: str | None = None
+    no_checkpoint: bool = False
+    again: bool = False
+    dry_run: bool = False
+    rate: str | None = None
+    rejects: str | None = None
+    as_json: bool = False
 
 
-class Summary(msgspec.Struct):
-    """The JSON object that ``--json`` prints; ``rejected`` counts lines that are not events."""
-
-    accepted: int = 0
-    delivered: int = 0
-    failed: int = 0
-    rejected: int = 0
-    seconds: float = 0.0
+class Interrupted(Exception):
+    """A signal came while a source was waited for."""
 
 
-def send(settings: Settings, path: str, *, as_json: bool) -> int:
-    """Send the events of a file; return exit code 1 when a line was rejected or an event failed, otherwise 0."""
-    settings.require("write_key", "data_plane_url")
+def send(settings: Settings, given: Given) -> int:
+    """Send the events of the given files; return the exit code."""
+    if not given.dry_run:
+        settings.require("write_key", "data_plane_url")
+    given.options.mapping()
+    limit = None if given.rate is None else pace.Pace(pace.parse(given.rate))
+    sources = find_sources(given.paths, given.pattern)
     clock = Clock()
-    if settings.redis is not None:
+    path = None if given.dry_run else _checkpoint_path(settings, given, sources)
+    planned = plan.plan(sources, given.options, settings.pipe_name, path, again=given.again)
+    if planned.is_finished:
+        return _say_finished(planned, given)
+    if settings.redis is not None and not given.dry_run:
         Client(settings=settings, strict=True).create_persistence_queue()  # raises when Redis cannot be used
-    settings, _kept = _own_pipe(settings, clock)
-    pipe, progress, summary = Pipe(settings, clock), Progress(), Summary()
-    before = account.read(settings)
-    started_s = clock.monotonic_s()
-
-    def waits(reason: str) -> None:
-        progress.show(f"{summary.accepted:,} accepted, waiting for room ({reason})")
-
-    with _opened(path) as lines:
-        for number, message in _messages(lines, summary):
-            try:
-                data = wire.from_fields(str(message["type"]), wire.fields_of_whole(message))
-                put(pipe, data, waits)
-            except EventError as error:
-                _reject(summary, number, str(error))
-                continue
-            summary.accepted += 1
-            if not number % 256:
-                progress.show(f"{summary.accepted:,} accepted")
-    _wait(pipe, settings, progress)
-    after = account.read(settings)
-    pipe.shut()
-    if not summary.accepted and (ring := find(settings)):
-        flusher_lock.close_unused(ring)
-    progress.end()
-    left_over = before.in_ring + before.queued
-    summary.failed = after.failed - before.failed
-    summary.delivered = after.delivered - before.delivered - left_over
-    summary.seconds = round(clock.monotonic_s() - started_s, 3)
-    _report(summary, left_over, as_json=as_json)
-    if summary.failed and settings.redis is None:
-        print(
-            f"failed events are kept; to list them: rudderpipe failed list --pipe {settings.pipe_name}", file=sys.stderr
-        )
-    return EXIT_FAILED if summary.rejected or summary.failed else EXIT_OK
-
-
-def _own_pipe(settings: Settings, clock: Clock) -> tuple[Settings, Ring | None]:
-    """Return settings with a pipe that only this command uses, so that its account counts only this command's events.
-
-    The pipe of an earlier run is used again. The pipe belongs to this command as long as the caller keeps the ring.
-    """
-    if settings.pipe is not None:
-        return settings, None
-    base = settings.pipe_name
-    for number in range(PIPES):
-        own = msgspec.structs.replace(settings, pipe=f"send-{base}-{number}")
-        ring = open_ring(own, clock)
-        if ring.locks.try_lock(at.LOCK_OWNER):
-            return own, ring
-    raise RingUnavailable(f"send-{base}", f"{PIPES} other commands are sending with the same settings")
-
-
-def _opened(path: str) -> BinaryIO:
-    return sys.stdin.buffer if path == "-" else open(path, "rb")  # noqa: PTH123  # closed by the caller's with
-
-
-def _messages(lines: Iterable[bytes], summary: Summary) -> Iterator[tuple[int, dict[str, object]]]:
-    """Yield the messages with the numbers of their lines, and reject the lines that hold none."""
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            message = _parsed(line)
-        except RecursionError:
-            _reject(summary, number, "is nested too deeply")
-        except ArithmeticError:
-            _reject(summary, number, "has a number whose exponent is too large")
-        except ValueError:
-            _reject(summary, number, "is not JSON")
-        else:
-            if type(message) is not dict:
-                _reject(summary, number, "is not a JSON object")
-            elif not isinstance(kind := message.get("type"), str) or kind not in KINDS:
-                _reject(summary, number, f"type: must be one of {', '.join(sorted(KINDS))}")
-            else:
-                yield number, message
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        return _decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return foreign.parsed(line)  # it also reads lone surrogates and integers of any size
-
-
-def _wait(pipe: Pipe, settings: Settings, progress: Progress) -> None:
-    log = runtime_dir.log_file(settings)
-    while (
-        not flush.wait_for(pipe.flush(), 1.0, Clock(), time.sleep)
-        or (found := account.read(settings)).queued
-        or found.in_ring
-    ):
-        now = account.read(settings)
-        progress.show(
-            f"{now.delivered:,} delivered, {now.in_ring:,} in ring, {now.queued:,} queued, {now.failed:,} failed; "
-            f"see {log} for errors"
-        )
-        time.sleep(POLL_S)
-
-
-def _reject(summary: Summary, number: int, reason: str) -> None:
-    summary.rejected += 1
-    if summary.rejected <= SHOWN_REJECTIONS:
-        print(f"line {number}: {reason}", file=sys.stderr)
-    if summary.rejected == SHOWN_REJECTIONS:
-        print("further rejected lines are counted, but not printed", file=sys.stderr)
-
-
-def _report(summary: Summary, left_over: int, *, as_json: bool) -> None:
-    if left_over:
-        print(f"also delivered: {counted(left_over, 'event')} of an earlier run", file=sys.stderr)
-    if as_json:
-        print(msgspec.json.encode(summary).decode())
-        return
-    rate = summary.delivered / summary.seconds if summary.seconds else 0.0
-    print(
-        f"{summary.accepted:,} accepted, {summary.delivered:,} delivered, {summary.failed:,} failed, "
-        f"{counted(summary.rejected, 'line')} rejected; {summary.seconds:.1f} s, {rate:,.0f} events/s"
+    destination, pipe, _kept = _destination(settings, given, path, clock)
+    rejects = None
+    if given.rejects is not None and not given.dry_run:
+        rejects = RejectFile(given.rejects, planned.saved.checkpoint.rejects_bytes if planned.is_resumed else None)
+    view = View(as_json=given.as_json)
+    engine = Engine(
+        destination,
+        Events(Defaults(None, None, None), None),
+        planned.saved,
+        clock,
+        pace=None if given.dry_run else limit,
+        rejects=rejects,
+        from_number=given.options.from_number,
+        until_number=given.options.until_number,
+        size_bytes=_size_bytes(sources),
+        warn=view.warn,
+        report=view.show,
     )
+    running = run.Run(engine, planned, given.options)
+    try:
+        with _signals(running) as caught:
+            code = _run(running, caught, settings)
+    finally:
+        view.end()
+        engine.close()
+        if pipe is not None:
+            pipe.shut()
+            if not engine.counts.accepted and (ring := find(pipe.settings)):
+                flusher_lock.close_unused(ring)
+    return _report(engine, running, view, given, settings, code, path)
+
+
+def _checkpoint_path(settings: Settings, given: Given, sources: Sequence[Source]) -> Path | None:
+    """Return where the checkpoint is; None if there is none."""
+    if given.no_checkpoint:
+        return None
+    if not all(map(plan.is_file, sources)):
+        if given.checkpoint is not None:
+            print("rudderpipe: standard input cannot be read again, so there is no checkpoint", file=sys.stderr)
+        return None
+    if given.checkpoint is not None:
+        return Path(given.checkpoint).absolute()
+    return plan.default_checkpoint(settings, plan.name_of(given.paths), given.paths)
+
+
+def _destination(
+    settings: Settings, given: Given, path: Path | None, clock: Clock
+) -> tuple[Destination, Pipe | None, Ring | None]:
+    """Return where events go, the pipe to release, and the ring to keep; a given ``pipe`` may have other users."""
+    if given.dry_run:
+        return TransportDestination(NullTransport()), None, None
+    own, ring = settings, None
+    if settings.pipe is None:
+        own, ring = plan.own_pipe(settings, plan.name_of(given.paths), given.paths, path, clock)
+    pipe = Pipe(own, clock)
+    return RingDestination(pipe, clock, is_own=ring is not None), pipe, ring
+
+
+def _size_bytes(sources: Sequence[Source]) -> int | None:
+    if not all(map(plan.is_file, sources)):
+        return None
+    return sum(Path(source.path).stat().st_size for source in sources)
+
+
+@contextmanager
+def _signals(running: run.Run) -> Iterator[list[int]]:
+    """Let SIGINT and SIGTERM end the reading, and a second one the command; yield the list of signals that came.
+
+    The handler raises only while a source is waited for, because standard input may never have anything to read.
+    """
+    caught: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        caught.append(number)
+        running.engine.stopping = True
+        if len(caught) > 1:
+            raise KeyboardInterrupt
+        if running.is_reading:
+            raise Interrupted
+
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _run(running: run.Run, caught: list[int], settings: Settings) -> int | None:
+    """Read, send and wait; return the exit code of a command that was stopped, None for others."""
+    engine = running.engine
+    try:
+        running.check()
+        engine.open()
+        try:
+            run.run(running.steps())
+        except Interrupted:
+            pass
+        if caught:
+            run.run(engine.hand_over(settings.shutdown_timeout_s))
+        else:
+            run.run(_until(run.ending(engine, delivery=True), lambda: bool(caught)))
+    except RudderpipeError:
+        run.keep(engine)
+        raise
+    except KeyboardInterrupt:
+        run.keep(engine)
+        if not caught:
+            raise
+    return 128 + caught[0] if caught else None
+
+
+def _until(steps: Iterator[float], stopped: Callable[[], bool]) -> Iterator[float]:
+    for wait_s in steps:
+        if stopped():
+            return
+        yield wait_s
+
+
+def _say_finished(planned: Plan, given: Given) -> int:
+    found: Checkpoint = planned.saved.checkpoint
+    counts = found.counts
+    if given.as_json:
+        print(msgspec.json.encode(_summary(None)).decode())
+    else:
+        print(
+            f"everything was sent by {found.saved_at}: {counts.accepted:,} accepted, "
+            f"{counted(counts.refused, 'record')} refused; nothing is sent now, --again sends it anew"
+        )
+    return EXIT_OK
+
+
+def _summary(engine: Engine | None, *, complete: bool = True) -> dict[str, Any]:
+    """Return the JSON of the summary; without an engine, that of a run that had nothing to do."""
+    from rudderpipe.ingestion.result import Ingested
+
+    result = Ingested() if engine is None else engine.result(complete=complete)
+    found: dict[str, Any] = msgspec.to_builtins(result)
+    found["rejected"] = found.pop("refused")
+    return {**found, "left_over": 0 if engine is None or engine.following is None else engine.following.left_over}
+
+
+def _report(
+    engine: Engine, running: run.Run, view: View, given: Given, settings: Settings, code: int | None, path: Path | None
+) -> int:
+    """Print what became of the records, and return the exit code."""
+    complete = code is None and running.damage is None
+    result = engine.result(complete=complete)
+    view.say_rest()
+    if given.as_json:
+        print(msgspec.json.encode(_summary(engine, complete=complete)).decode())
+    else:
+        view.summary(result, engine, dry_run=given.dry_run)
+    if running.damage is not None:
+        view.say(str(running.damage))
+    saved = engine.saved
+    if saved.path is not None and saved.trouble:
+        view.say(
+            f"the checkpoint {saved.path} could not be written ({saved.trouble}), so another run would begin "
+            "where the last one that could be written says, and send events again with the same ids"
+        )
+    if engine.rejects_trouble:
+        view.say(f"the file of rejects is not complete: {engine.rejects_trouble}")
+    if result.failed and settings.redis is None and not given.as_json:
+        name = engine.destination.pipe.settings.pipe_name if isinstance(engine.destination, RingDestination) else ""
+        view.say(f"failed events are kept; to list them: rudderpipe failed list --pipe {name}")
+    if code is not None:
+        how = "run the same command again to go on there" if path is not None else "there is no checkpoint to go on at"
+        view.say(f"stopped after {counted(engine.counts.read, 'record')}; {how}")
+        return code
+    return EXIT_OK if result else EXIT_FAILED

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -38,9 +38,7 @@ class Events:
         """Return the event, or the reject, of each record of a block from ``first`` until before ``end``."""
         texts = block.texts[first:end]
         if block.messages is not None:
-            return [
-                self._of_message(block.messages[index], block, index, record_id) for index in range(first, end)
-            ]
+            return [self._of_message(block.messages[index], block, index, record_id) for index in range(first, end)]
         if self._shaper is not None or self._defaults.adds or current.get():
             return [self._of_text(block, index, record_id) for index in range(first, end)]
         made: list[Encoded | Reject] = []
@@ -116,8 +114,3 @@ def _kind_of(error: EventError) -> str:
     """Return an error without what differs from record to record, such as a key within properties."""
     field = _index.sub("", error.field).partition(".")[0]
     return f"{field}: {error.reason}"
-
-
-def events_only(made: Sequence[Encoded | Reject]) -> list[Encoded]:
-    """Return the events among events and rejects."""
-    return [each for each in made if type(each) is not Reject]  # type: ignore[misc]  # no other type is left

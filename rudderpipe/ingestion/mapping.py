@@ -124,7 +124,7 @@ class Mapping:
         target, equals, column = text.partition("=")
         target = target.strip()
         if not equals or not target or not column:
-            raise SettingsError("--map", f"{text} must be TARGET=COLUMN, such as userId=customer_id")
+            raise SettingsError("--map", "must be TARGET=COLUMN, such as userId=customer_id")
         path = tuple(target.split("."))
         self._check_target(path, target)
         if column == ALL:

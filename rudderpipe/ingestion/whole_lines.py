@@ -55,8 +55,8 @@ _decoder = msgspec.json.Decoder(Whole, float_hook=encode.number)
 def decoded(texts: Sequence[bytes]) -> list[Whole | None]:
     """Return the messages in these texts, and None for each that is unusual."""
     joined = b"\n".join(texts)
-    # One call decodes all of them. If each text begins with { and ends with }, a value can neither begin in one text and
-    # end in another, nor can there be two in one text without another value too many.
+    # One call decodes all of them. If each text begins with { and ends with }, no value can begin in one text and end
+    # in another, and two values in one text are one too many.
     is_aligned = joined[:1] == b"{" and joined[-1:] == b"}" and joined.count(b"\n") == len(texts) - 1
     if is_aligned and joined.count(b"}\n{") == len(texts) - 1:
         try:
