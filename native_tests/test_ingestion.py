@@ -184,7 +184,7 @@ def test_large_records_and_an_empty_file(
     assert arrived(processes) == (131, 131)
     [reject] = map(json.loads, (directory / "rejects").read_bytes().splitlines())
     assert (reject["line"], reject["source"]) == (102, str(path))
-    assert len(reject["text"]) == 1_000
+    assert (len(reject["text"]), reject["size_bytes"]) == (1_000, len(large % texts[1]) - 1)
 
 
 def test_what_comes_before_the_damage_of_a_compressed_file_is_sent(

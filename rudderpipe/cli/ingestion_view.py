@@ -6,12 +6,14 @@ import sys
 from collections import Counter
 
 from rudderpipe.cli.progress import Progress
+from rudderpipe.ingestion.block import Reject
 from rudderpipe.ingestion.engine import Engine
+from rudderpipe.ingestion.rejects import KINDS_AT_MOST, OTHERS
 from rudderpipe.ingestion.result import Ingested, IngestionProgress
+from rudderpipe.ingestion.source import STANDARD_INPUT, Source
 from rudderpipe.log_text import counted, one_line
 
 SHOWN_OF_A_KIND = 10
-KINDS_AT_MOST = 100
 
 
 class View:
@@ -22,14 +24,15 @@ class View:
         self._line = Progress()
         self._kinds: Counter[str] = Counter()
 
-    def warn(self, source: str, number: int, kind: str, reason: str) -> None:
+    def warn(self, source: Source, reject: Reject) -> None:
         """Say that a record is refused; only the first ones of each kind."""
+        kind = reject.kind
         if kind not in self._kinds and len(self._kinds) >= KINDS_AT_MOST:
-            kind = ""
+            kind = OTHERS
         self._kinds[kind] += 1
         if self._kinds[kind] <= SHOWN_OF_A_KIND:
-            name = "" if source == "-" else f"{source}: "
-            self.say(f"{name}line {number}: {reason}")
+            name = "" if source.path == STANDARD_INPUT else f"{source.path}: "
+            self.say(f"{name}line {reject.number}: {reject.reason}")
 
     def say(self, text: str) -> None:
         """Print one line above the progress."""
@@ -41,7 +44,7 @@ class View:
         for kind, number in self._kinds.items():
             if number > SHOWN_OF_A_KIND:
                 more = counted(number - SHOWN_OF_A_KIND, "more line")
-                self.say(f"{more} {'refused' if not kind else f'refused for: {kind}'}")
+                self.say(f"{more} refused: {kind}")
 
     def show(self, progress: IngestionProgress) -> None:
         """Show the progress."""
@@ -57,8 +60,8 @@ class View:
             self.say(f"also delivered: {counted(engine.following.left_over, 'event')} of an earlier run")
         if dry_run:
             print(f"{result.accepted:,} would be sent, {counted(result.refused, 'line')} would be refused")
-            for kind, number in sorted(result.rejects.items(), key=lambda each: -each[1]):
-                print(f"  {number:,}: {kind}")
+            for name, kind in sorted(engine.rejects.kinds.items(), key=lambda each: -each[1].count):
+                print(f"  {kind.count:,}: {name}; the first one is line {kind.number:,} of {kind.source}")
             return
         rate = result.delivered / result.seconds if result.seconds else 0.0
         already = (

@@ -21,7 +21,7 @@ from rudderpipe.ingestion.destination import Destination, RingDestination, Trans
 from rudderpipe.ingestion.engine import Engine
 from rudderpipe.ingestion.events import Events
 from rudderpipe.ingestion.plan import Options, Plan
-from rudderpipe.ingestion.reject_file import RejectFile
+from rudderpipe.ingestion.rejects import Rejects
 from rudderpipe.ingestion.source import Source, find_sources
 from rudderpipe.log_text import counted
 from rudderpipe.messages.defaults import Defaults
@@ -70,7 +70,7 @@ def send(settings: Settings, given: Given) -> int:
     destination, pipe, _kept = _destination(settings, given, path, clock)
     rejects = None
     if given.rejects is not None and not given.dry_run:
-        rejects = RejectFile(given.rejects, planned.saved.checkpoint.rejects_bytes if planned.is_resumed else None)
+        rejects = Rejects(given.rejects, kept_bytes=planned.saved.checkpoint.rejects_bytes)
     view = View(as_json=given.as_json)
     engine = Engine(
         destination,
@@ -220,6 +220,8 @@ def _report(
         print(msgspec.json.encode(_summary(engine, complete=complete)).decode())
     else:
         view.summary(result, engine, dry_run=given.dry_run)
+    for each in result.warnings:
+        view.say(each)
     if running.damage is not None:
         view.say(str(running.damage))
     saved = engine.saved

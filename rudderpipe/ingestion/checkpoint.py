@@ -28,12 +28,10 @@ class Counts(msgspec.Struct):
     """Records that were read: those that were accepted, and those that were refused."""
     accepted: int = 0
     refused: int = 0
-    rejects: dict[str, int] = {}
-    """How many records were refused, by reason."""
 
     def copy(self) -> Counts:
         """Return the counts of this moment."""
-        return Counts(self.read, self.accepted, self.refused, self.rejects.copy())
+        return Counts(self.read, self.accepted, self.refused)
 
 
 class SourceState(msgspec.Struct):

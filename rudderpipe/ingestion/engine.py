@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
+from datetime import datetime, timezone
 from typing import Protocol
 
-from rudderpipe.errors import RudderpipeError
+from rudderpipe.errors import IngestionError, RudderpipeError
 from rudderpipe.ingestion.block import Block, Position, Reject
 from rudderpipe.ingestion.checkpoint import SourceState
 from rudderpipe.ingestion.checkpoint_file import CheckpointFile, Place
 from rudderpipe.ingestion.destination import Destination, RingDestination
 from rudderpipe.ingestion.events import DROPPED, Events, RecordId
 from rudderpipe.ingestion.following import Following, Progressed
+from rudderpipe.ingestion.history import History
 from rudderpipe.ingestion.pace import Pace
-from rudderpipe.ingestion.reject_file import RejectFile
+from rudderpipe.ingestion.rejects import Rejects
 from rudderpipe.ingestion.result import Ingested, IngestionProgress, Start
+from rudderpipe.ingestion.source import Source
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.layout import LARGE_BYTES
 from rudderpipe.transports.base import Encoded
@@ -32,12 +35,9 @@ FOLLOW_WAIT_S = 0.05
 TICK_S = 0.1
 PLACE_S = 0.25
 REPORT_S = 0.25
-KINDS_AT_MOST = 100
-"""Reasons that are counted by name; all others are counted as ``OTHERS``."""
-OTHERS = "other reasons"
 
-Warn = Callable[[str, int, str, str], None]
-"""Is called with the source, the number, the kind and the reason of a record that was refused."""
+Warn = Callable[[Source, Reject], None]
+"""Is called with each record that was refused."""
 
 
 class Reading(Protocol):
@@ -63,7 +63,7 @@ class Engine:
         clock: Clock,
         *,
         pace: Pace | None = None,
-        rejects: RejectFile | None = None,
+        rejects: Rejects | None = None,
         from_number: int = 1,
         until_number: int | None = None,
         size_bytes: int | None = None,
@@ -84,7 +84,9 @@ class Engine:
         self._clock = clock
         self._pace = pace
         self._step = STEP if pace is None else min(STEP, pace.most)
-        self._rejects = rejects
+        self.rejects = rejects or Rejects(None)
+        self.warnings: list[str] = []
+        """What is odd about the times of the events, a line for each source."""
         self._from_number, self._until_number = from_number, until_number
         self._size_bytes = size_bytes
         self._warn, self._report = warn, report
@@ -92,6 +94,8 @@ class Engine:
         self._started_s = clock.monotonic_s()
         self._ticking, self._placing, self._reporting = Every(TICK_S), Every(PLACE_S), Every(REPORT_S)
         self._skips = self._already = 0
+        self._source = Source("", "")
+        self._dropped = 0
         self._state: SourceState | None = None
         self._reading: Reading | None = None
         self._block: tuple[Block, int] | None = None
@@ -109,14 +113,19 @@ class Engine:
         found = self.saved.checkpoint
         if found.epoch:
             self._skips = self.destination.already(found.epoch, found.accepted)
+        if self.rejects.writes and found.rejects_bytes is None:
+            found.rejects_bytes = 0
         if not self._skips:
             milestone = self.destination.milestone()
             found.epoch, found.accepted = milestone.epoch, milestone.accepted
         self.saved.save()
 
-    def begin(self, state: SourceState, start: Position | None, reading: Reading, record_id: RecordId) -> None:
+    def begin(
+        self, source: Source, state: SourceState, start: Position | None, reading: Reading, record_id: RecordId
+    ) -> None:
         """Go on with another source, from a place on."""
-        self._state, self._reading, self._record_id = state, reading, record_id
+        self._source, self._state, self._reading, self._record_id = source, state, reading, record_id
+        self._events.history = History(source, datetime.now(timezone.utc))
         self._block, self._start, self.source_over = None, start or Position(), False
         if start is not None and self.resumed_from is None:
             self.resumed_from = Start(state.path, start.number)
@@ -208,28 +217,23 @@ class Engine:
 
     def _refuse_event(self, error: RudderpipeError) -> None:
         """Count an event that the transport refused for good."""
-        self._count(str(error))
+        self._count(Reject(0, 0, str(error), str(error), b"", 0))
 
     def _refuse(self, rejects: Sequence[Reject]) -> None:
-        state = self._state
-        assert state is not None
         for each in rejects:
-            self._count(each.kind)
             if each.kind == DROPPED:
-                continue
-            self._warn(state.path, each.number, each.kind, each.reason)
-            if self._rejects is not None and not self.rejects_trouble:
-                try:
-                    self._rejects.add(state.path, each)
-                except OSError as error:
-                    self.rejects_trouble = error.strerror or type(error).__name__
+                self._dropped += 1
+                self.counts.refused += 1
+            else:
+                self._warn(self._source, each)
+                self._count(each)
 
-    def _count(self, kind: str) -> None:
+    def _count(self, reject: Reject) -> None:
         self.counts.refused += 1
-        rejects = self.counts.rejects
-        if kind not in rejects and len(rejects) >= KINDS_AT_MOST:
-            kind = OTHERS
-        rejects[kind] = rejects.get(kind, 0) + 1
+        try:
+            self.rejects.add(self._source, reject)
+        except IngestionError as error:
+            self.rejects_trouble = self.rejects_trouble or error.reason
 
     def end_source(self) -> None:
         """Note that the source was read to its end."""
@@ -237,8 +241,14 @@ class Engine:
         assert state is not None
         self.saved.end(state, self._position(), self._read_bytes())
         self._done_bytes += self._read_bytes()
+        self._end_history()
         self._state = self._reading = self._block = None
         self._add_place()
+
+    def _end_history(self) -> None:
+        if self._events.history is not None:
+            self.warnings += self._events.history.warnings()
+            self._events.history = None
 
     def _position(self) -> Position:
         return self._start if self._block is None else self._block[0].position(self._block[1])
@@ -264,11 +274,10 @@ class Engine:
             return
         self._placed = self.counts.read, self.saved.ended
         rejects_bytes = None
-        if self._rejects is not None:
-            try:
-                rejects_bytes = self._rejects.size_bytes
-            except OSError as error:
-                self.rejects_trouble = error.strerror or type(error).__name__
+        try:
+            rejects_bytes = self.rejects.flush() if self.rejects.writes else None
+        except IngestionError as error:
+            self.rejects_trouble = self.rejects_trouble or error.reason
         self.saved.add(
             Place(
                 self.destination.milestone(),
@@ -364,6 +373,9 @@ class Engine:
         counts, before = self.counts, self._before
         accepted = counts.accepted - before.accepted - self._already
         delivered = self.progressed.delivered
+        rejects = {name: kind.count for name, kind in self.rejects.kinds.items()}
+        if self._dropped:
+            rejects[DROPPED] = self._dropped
         return Ingested(
             read=counts.read - before.read,
             accepted=accepted,
@@ -371,11 +383,8 @@ class Engine:
             delivered=accepted if self.following is None else delivered,
             failed=self.progressed.failed,
             refused=counts.refused - before.refused,
-            rejects={
-                kind: number - before.rejects.get(kind, 0)
-                for kind, number in counts.rejects.items()
-                if number > before.rejects.get(kind, 0)
-            },
+            rejects=rejects,
+            warnings=tuple(self.warnings),
             seconds=round(self._clock.monotonic_s() - self._started_s, 3),
             resumed_from=self.resumed_from,
             complete=complete,
@@ -385,11 +394,11 @@ class Engine:
         """Close files and connections; the pipe is its owner's to release."""
         if self.following is not None:
             self.following.close()
-        if self._rejects is not None:
-            try:
-                self._rejects.close()
-            except OSError as error:
-                self.rejects_trouble = error.strerror or type(error).__name__
+        self._end_history()
+        try:
+            self.rejects.close()
+        except IngestionError as error:
+            self.rejects_trouble = self.rejects_trouble or error.reason
 
 
 def _is_over(flush: Flush) -> bool:

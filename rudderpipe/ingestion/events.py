@@ -12,6 +12,7 @@ from msgspec import UNSET
 from rudderpipe.errors import EventError, EventTooLarge
 from rudderpipe.ingestion import whole_lines
 from rudderpipe.ingestion.block import PREVIEW_BYTES, Block, Reject
+from rudderpipe.ingestion.history import History
 from rudderpipe.messages import encode, foreign, validate
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
@@ -33,6 +34,8 @@ class Events:
     def __init__(self, defaults: Defaults, shaper: Shaper | None) -> None:
         self._defaults = defaults
         self._shaper = shaper
+        self.history: History | None = None
+        """Looks at the times of the source's records."""
 
     def of(self, block: Block, first: int, end: int, record_id: RecordId) -> list[Encoded | Reject]:
         """Return the event, or the reject, of each record of a block from ``first`` until before ``end``."""
@@ -42,14 +45,18 @@ class Events:
         if self._shaper is not None or self._defaults.adds or current.get():
             return [self._of_text(block, index, record_id) for index in range(first, end)]
         made: list[Encoded | Reject] = []
+        history = self.history
         for index, whole in enumerate(whole_lines.decoded(texts), first):
             event: Encoded | Reject | None = None
             if whole is not None:
                 text = block.texts[index]
                 if whole.messageId is UNSET:
                     whole.messageId = record_id(block.offsets[index], text)
+                moment = whole.timestamp if whole.originalTimestamp is UNSET else whole.originalTimestamp
                 if type(whole.messageId) is str and whole.messageId:
                     event = whole_lines.event_of(whole, text)
+                if event is not None and history is not None and moment is not UNSET:
+                    history.see_time(moment, block.numbers[index])
             made.append(self._of_text(block, index, record_id) if event is None else event)
         return made
 
@@ -73,6 +80,8 @@ class Events:
             if not _has_id(message):
                 message["messageId"] = record_id(block.offsets[index], block.texts[index])
             data: Encoded | None = self._defaults.encoded_whole(message)
+            if self.history is not None:
+                self.history.see(message, block.numbers[index])
             if data is not None and self._shaper is not None:
                 data = self._shaper.shape(data)
         except EventTooLarge as error:

@@ -43,7 +43,10 @@ class History:
 
     def see(self, message: dict[str, Any], number: int) -> None:
         """Look at the time of the next message; a message without a time that can be read does not count."""
-        moment = message.get("originalTimestamp") or message.get("timestamp")
+        self.see_time(message.get("originalTimestamp") or message.get("timestamp"), number)
+
+    def see_time(self, moment: Any, number: int) -> None:
+        """Look at the time of the next message, None if it has none."""
         if type(moment) is str and moment[-1:] == "Z" and moment[10:11] == "T":
             key = moment[:-1]
         elif moment is None or (key := _of_any(moment)) == "":

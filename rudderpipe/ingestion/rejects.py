@@ -71,6 +71,11 @@ class Rejects:
         """The number of rejects of this run."""
         return sum(kind.count for kind in self.kinds.values())
 
+    @property
+    def writes(self) -> bool:
+        """True if there is a file for them."""
+        return self._path is not None
+
     def add(self, source: Source, reject: Reject) -> None:
         """Count a reject and write it; raise ``IngestionError`` when the file cannot be written."""
         name = reject.kind if reject.kind in self.kinds or len(self.kinds) < KINDS_AT_MOST else OTHERS

@@ -34,6 +34,8 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     resumed_from: Start | None = None
     """Where this run went on; None if it began at the beginning."""
+    warnings: tuple[str, ...] = ()
+    """What is odd about the times of the events, a line for each source."""
     complete: bool = True
     """False if it was stopped before the last record."""
 

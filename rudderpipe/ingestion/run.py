@@ -65,7 +65,7 @@ class Run:
     def _source(self, step: Step) -> Iterator[float]:
         engine = self.engine
         with Reader(step.source, format=self._format, mapping=self._mapping) as reader:
-            engine.begin(step.state, step.start, reader, ids_of(step.source))
+            engine.begin(step.source, step.state, step.start, reader, ids_of(step.source))
             blocks = reader.blocks(step.start)
             while not engine.stopping:
                 self.is_reading = True
@@ -102,7 +102,7 @@ class Items:
         self._rejects: list[Reject] = []
         self._since_s = time.monotonic()
         record_id: RecordId = ids_of(step.source) if name is not None else lambda _offset, _text: message_ids.new()
-        engine.begin(step.state, step.start, _Unread(), record_id)
+        engine.begin(step.source, step.state, step.start, _Unread(), record_id)
 
     def add(self, item: object) -> bool:
         """Take one item; return whether the block should be sent now."""

@@ -15,7 +15,7 @@ from msgspec import UNSET, Struct
 
 from rudderpipe.encoder import encode_into
 from rudderpipe.messages import encode, validate
-from rudderpipe.messages.wire import CHANNEL, CONTEXT, LIBRARY_PART
+from rudderpipe.messages.wire import CONTEXT, LIBRARY_PART, MARKED_CHANNEL
 
 LONGEST = 100_000
 """A longer record goes the general way, which counts its bytes."""
@@ -119,7 +119,7 @@ def event_of(whole: Whole, text: bytes) -> bytearray | None:
         whole.context = context
     else:
         whole.context = CONTEXT
-    whole.channel = CHANNEL
+    whole.channel = MARKED_CHANNEL
     whole.sentAt = UNSET
     if original is UNSET:
         whole.originalTimestamp = _now(_utc)
