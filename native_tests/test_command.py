@@ -66,6 +66,7 @@ def test_send_delivers_a_file_and_reports_the_result(
         "failed": 0,
         "rejected": 7,
         "rejects": {},
+        "warnings": [],
         "seconds": 0,
         "resumed_from": None,
         "complete": True,

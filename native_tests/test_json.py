@@ -116,4 +116,6 @@ def test_every_command_prints_the_documented_fields(
     processes.plane.misbehaviour = Misbehaviour()
     processes.explicit["autostart"] = True
     del processes.explicit["pipe"]
-    assert check(documented("send"), *printed(processes, "send", stdin=EVENT)) == set(documented("send"))
+    send_fields = documented("send")
+    seen = check(send_fields, *printed(processes, "send", stdin=EVENT))
+    assert seen == {name for name in send_fields if not name.startswith("resumed_from.")}

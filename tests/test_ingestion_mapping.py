@@ -39,7 +39,7 @@ def messages(path: Path, *maps: str, **options: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("maps", "options", "sentence"),
     [
-        (["userId"], {"event": "e"}, "option --map: userId must be TARGET=COLUMN"),
+        (["userId"], {"event": "e"}, "option --map: must be TARGET=COLUMN"),
         (["user_id=a"], {"event": "e"}, "option --map: user_id is no field of a message; did you mean userId?"),
         (["total=a"], {"event": "e"}, "option --map: total is no field of a message; the fields of a message are"),
         (["userId.x=a"], {"event": "e"}, "option --map: userId.x is no field"),
