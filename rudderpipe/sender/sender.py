@@ -36,6 +36,8 @@ logger = log_text.logger("rudderpipe.sender")
 class Sender:
     """A sender delivers at least once and in order, because it takes no job before those it holds are settled.
 
+    With several lanes it takes jobs earlier, and ``HeldJobs`` keeps the order of each lane.
+
     ``lease`` is None where several senders work. Once ``abandoned`` returns True, because the parent process has ended,
     the sender ends after the queue has been empty for ``linger_s``, or at once while another sender has the lease.
     """
