@@ -37,6 +37,18 @@ class SettingsError(RudderpipeError):
         return f"{kind} {self.field}: {self.reason}"
 
 
+class ExtraMissing(RudderpipeError):
+    """A package that is installed with an extra of rudderpipe is not there; ``extra`` is the extra's name."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        super().__init__(extra, package)
+        self.extra = extra
+        self.package = package
+
+    def __str__(self) -> str:
+        return f"{self.package} is not installed; install it with: pip install 'rudderpipe[{self.extra}]'"
+
+
 class EventError(RudderpipeError):
     """A message cannot be sent; ``field`` is the argument's name or the path of the value, such as ``items[3]``."""
 

@@ -31,7 +31,7 @@ ONLY = {
         "testing.redis_server",
     },
     "urllib3": {"delivery.connection"},
-    "psutil": {"process.identity", "cli.demo"},
+    "psutil": {"process.identity", "observe.metrics.of_process", "cli.demo"},
     "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender"},
 }
 """The only modules or packages that may import these, so that the application's process loads them late or never."""

@@ -68,6 +68,12 @@ def _status(arguments: argparse.Namespace) -> int:
     return status(settings_of(arguments), as_json=arguments.json, producers=arguments.producers)
 
 
+def _metrics(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.metrics import metrics
+
+    return metrics(settings_of(arguments), arguments.textfile, as_json=arguments.json)
+
+
 def _failed(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli import failed
     from rudderpipe.queue.failed_jobs import Selection
@@ -276,6 +282,12 @@ def parser() -> Parser:
     each = "also print a line for each process that sends events"
     add_option(status, "--producers", does=each, action="store_true")
     add_settings(status)
+
+    metrics = _add(commands, "metrics", "print the metrics of the ring and the queue once, for Prometheus", _metrics)
+    textfile = "write them to this file for node_exporter, as a whole"
+    add_option(metrics, "--textfile", does=textfile, default="standard output", metavar="FILE")
+    add_option(metrics, "--json", does="print a JSON array, for example for Telegraf", action="store_true")
+    add_settings(metrics)
 
     _add_failed(commands)
     _add_rings(commands)

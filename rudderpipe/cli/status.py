@@ -68,6 +68,7 @@ def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
     """Return the counters of the ring, with its moments in the form of every JSON output."""
     counters: dict[str, Any] = msgspec.to_builtins(ring)
     beat_ms, down_ms = counters.pop("heartbeat_ms"), counters.pop("down_since_ms")
+    del counters["recovered"]  # a part of the delivered events
     counters["heartbeat_age_s"] = max(0.0, round(found.taken_at_s - beat_ms / 1000, 3)) if beat_ms else None
     counters["down_since"] = iso_ms(down_ms) if down_ms else None
     return counters

@@ -248,6 +248,13 @@ class DeadLetters:
                 pass  # a command removed it
         return total
 
+    def size_of(self, name: str) -> int:
+        """Return the size of one file in bytes; 0 if it is gone."""
+        try:
+            return (self.path / name).stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def reached(self, epoch: int) -> dict[int, int]:
         """Return for each tenure of a ring the end of the last range of events that failed and are stored here."""
         reached: dict[int, int] = {}

@@ -22,7 +22,18 @@ if TYPE_CHECKING:
     from rudderpipe.queue.queue import Queue
 
 TRIES = 100
-ADDED = ("accepted", "in_ring", "delivered", "failed", "queued", "corrupt", "blocks", "blocks_in_use", "cap")
+ADDED = (
+    "accepted",
+    "in_ring",
+    "delivered",
+    "failed",
+    "recovered",
+    "queued",
+    "corrupt",
+    "blocks",
+    "blocks_in_use",
+    "cap",
+)
 """Numbers of a ring's account that are summed when a pipe has several rings."""
 
 
@@ -138,9 +149,9 @@ def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
     return dict(sum(map(Counter, counts), Counter()))
 
 
-def of_ring(ring: RingView) -> RingAccount:
+def of_ring(ring: RingView, tries: int = TRIES) -> RingAccount:
     """Return the account from the ring's own counters alone; ``queued`` are all events handed to Redis."""
-    for _ in range(TRIES):
+    for _ in range(tries):
         before = ring.drained()
         now = counters.read(ring)
         gone = now.queued + now.delivered + now.failed + now.corrupt
@@ -150,13 +161,16 @@ def of_ring(ring: RingView) -> RingAccount:
     return RingAccount(now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after))
 
 
-def of_queue(queue: Queue, ring: RingView) -> RingAccount:
-    """Return one ring's account, with Redis's counters of its events. Raise ``QueueUnavailable``."""
+def of_queue(queue: Queue, ring: RingView, tries: int = TRIES) -> RingAccount:
+    """Return one ring's account, with Redis's counters of its events. Raise ``QueueUnavailable``.
+
+    The numbers of both sides agree exactly only if no event moves while they are read, which is tried ``tries`` times.
+    """
     # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
     # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
     # These are two bounds, which are equal when no event moves.
     words = ring.words
-    for _ in range(TRIES):
+    for _ in range(tries):
         before = ring.drained()
         ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
         handed = min(words[at.H_QUEUED], before)

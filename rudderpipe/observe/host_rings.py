@@ -164,12 +164,16 @@ def _row_of(where: RingLocation, ring: RingView) -> HostRing:
     )
 
 
-def flusher_pid(where: RingLocation, ring: RingView) -> int | None:
-    """Return the pid of the process that serves a ring; 0 for a process of another pid namespace, None without one."""
+def flusher_pid(where: RingLocation, ring: RingView, *, tries_lock: bool = True) -> int | None:
+    """Return the pid of the process that serves a ring; 0 for a process of another pid namespace, None without one.
+
+    Without ``tries_lock`` the ring's word alone decides. A flusher needs that on its other threads: it may be taking
+    the lock at this moment, and trying the lock would give it back.
+    """
     flusher = ring.flusher()
     if flusher.pid == os.getpid() and not flusher.is_foreign and not flusher.is_gone():
         return flusher.pid  # trying the lock would give back this process's own
-    if where.lock_file.exists():
+    if tries_lock and where.lock_file.exists():
         is_served = locks.shared(where.lock_file).is_held(at.LOCK_FLUSHER)
     else:
         is_served = flusher.pid > 0 and not flusher.is_gone()

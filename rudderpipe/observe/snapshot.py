@@ -6,15 +6,16 @@ Taking one takes no lock for longer than an instant, and changes neither ring no
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.flusher import dead_letters
 from rudderpipe.observe import account, host_rings
-from rudderpipe.observe.account import Events, PipeRing
+from rudderpipe.observe.account import Events, PipeRing, RingAccount
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import oldest_event
@@ -89,6 +90,14 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     used_bytes: int
     """Memory in Redis of the jobs in all states; an estimate when there are thousands of jobs."""
     max_bytes: int | None
+    events_queued: int
+    """Events of all rings that are in the queue; the five below are of all rings too, since the queue was made."""
+    events_delivered: int
+    events_failed: int
+    """Events of the failed jobs that are there now."""
+    events_removed: int
+    events_elsewhere: int
+    events_lost: int
     odd_fields: int
     """Fields of the account that another program has written; they count as 0."""
     other_plane: str
@@ -157,6 +166,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return any(ring.is_stuck for ring in self.rings)
 
 
+class Accounted(NamedTuple):
+    """The account of a pipe, and the queue as Redis shows it; without Redis the account by the rings alone."""
+
+    rings: list[RingAccount]
+    events: Events
+    queue: QueueState | None = None
+    lease: LeaseState | None = None
+    trouble: str = ""
+    """Why Redis could not be read; empty in direct mode."""
+
+
 def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
     """Return a snapshot of the pipe of these settings.
 
@@ -164,40 +184,58 @@ def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
     """
     clock = clock or Clock()
     found = account.rings(settings)
-    queue, lease, trouble = None, None, ""
-    accounts, events = None, None
-    if settings.redis is not None:
+    if settings.redis is None:
+        accounted = of_rings(found)
+    else:
         from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
 
         redis = Queue(settings, clock)
         try:
-            accounts = [account.of_queue(redis, ring.view) for ring in found]
-            counts = redis.counts()
-            events = account.total(accounts, counts)
-            queue, lease = _queue(redis, counts, settings), _lease(redis)
-        except QueueUnavailable as error:
-            accounts, events, trouble = None, None, str(error)
+            accounted = of_queue(redis, settings, found)
         finally:
             redis.close()
-    if accounts is None or events is None:
-        accounts = [account.of_ring(ring.view) for ring in found]
-        events = account.total(accounts)
+    rings = [ring_state(ring, each.counters, clock) for ring, each in zip(found, accounted.rings, strict=True)]
+    return assembled(settings, clock, rings, accounted, dead_letters_of(settings))
+
+
+def of_rings(found: Sequence[PipeRing], trouble: str = "", tries: int = account.TRIES) -> Accounted:
+    """Return the account by the rings' own counters."""
+    accounts = [account.of_ring(ring.view, tries) for ring in found]
+    return Accounted(accounts, account.total(accounts), trouble=trouble)
+
+
+def of_queue(queue: Queue, settings: Settings, found: Sequence[PipeRing], tries: int = account.TRIES) -> Accounted:
+    """Return the account with Redis's side, and the queue. Without Redis it is that of the rings, with the reason."""
+    try:
+        accounts = [account.of_queue(queue, ring.view, tries) for ring in found]
+        counts = queue.counts()
+        events = account.total(accounts, counts)
+        return Accounted(accounts, events, _queue(queue, counts, settings), _lease(queue))
+    except QueueUnavailable as error:
+        return of_rings(found, str(error), tries)
+
+
+def assembled(
+    settings: Settings, clock: Clock, rings: list[RingState], accounted: Accounted, letters: DeadLetterState
+) -> Snapshot:
+    """Return the snapshot that consists of these parts."""
     return Snapshot(
         taken_at_ms=clock.time_ms(),
         taken_at_s=clock.monotonic_s(),
         pipe=settings.pipe_name,
         redis=settings.redis_place,
-        ring=account.merged([each.counters for each in accounts]),
-        rings=[_ring(ring, each.counters, clock) for ring, each in zip(found, accounts, strict=True)],
-        events=events,
-        queue=queue,
-        queue_trouble=trouble,
-        lease=lease,
-        dead_letters=_dead_letters(settings),
+        ring=account.merged([each.counters for each in rings]),
+        rings=rings,
+        events=accounted.events,
+        queue=accounted.queue,
+        queue_trouble=accounted.trouble,
+        lease=accounted.lease,
+        dead_letters=letters,
     )
 
 
-def _ring(ring: PipeRing, counters: Counters, clock: Clock) -> RingState:
+def ring_state(ring: PipeRing, counters: Counters, clock: Clock, *, tries_lock: bool = True) -> RingState:
+    """Return the state of one ring. ``tries_lock`` is that of ``host_rings.flusher_pid``."""
     view, words = ring.view, ring.view.words
     beat_ms, down_ms = counters.heartbeat_ms, counters.down_since_ms
     return RingState(
@@ -212,7 +250,7 @@ def _ring(ring: PipeRing, counters: Counters, clock: Clock) -> RingState:
         producers=sum(producer.pid > 0 and not producer.within for producer in counters.producers),
         created_ms=words[at.H_CREATED_MS],
         oldest_event_age_s=_oldest_event_age_s(view, clock) if counters.in_ring else None,
-        flusher_pid=host_rings.flusher_pid(ring.location, view),
+        flusher_pid=host_rings.flusher_pid(ring.location, view, tries_lock=tries_lock),
         flusher_starts=words[at.H_STARTS],
         heartbeat_age_s=(clock.monotonic_ms() - beat_ms) / 1000 if beat_ms else None,
         sink_down_s=max(0, clock.time_ms() - down_ms) / 1000 if down_ms else 0.0,
@@ -251,6 +289,12 @@ def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
         paused=counts.paused,
         used_bytes=queue.size_bytes(),
         max_bytes=settings.max_queue_bytes,
+        events_queued=counts.events_queued,
+        events_delivered=counts.events_delivered,
+        events_failed=counts.events_failed,
+        events_removed=counts.events_removed,
+        events_elsewhere=counts.events_elsewhere,
+        events_lost=counts.events_lost,
         odd_fields=counts.odd_fields,
         other_plane=_other_plane(queue),
         evicting_policy=queue.evicting_policy(),
@@ -322,7 +366,7 @@ def _lease(queue: Queue) -> LeaseState | None:
         return None
 
 
-def _dead_letters(settings: Settings) -> DeadLetterState:
+def dead_letters_of(settings: Settings) -> DeadLetterState:
     """Count the dead letters, by reading each of them."""
     letters = dead_letters.of(settings)
     batches = events = damaged = 0

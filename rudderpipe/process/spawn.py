@@ -17,6 +17,11 @@ from rudderpipe.process import runtime_dir
 
 SERVICE_MANAGER_VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables that systemd sets for one process alone."""
+_LEFT_OUT = (*SERVICE_MANAGER_VARIABLES, "PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir")
+"""Variables that a process of ours does not inherit.
+
+It would report to systemd in its parent's name, and write into the folder of the application's metrics.
+"""
 BOOTSTRAP = """\
 import sys
 sys.path = [entry for entry in sys.path if entry]
@@ -129,8 +134,7 @@ def _environment() -> dict[str, str]:
     made = {
         name: value
         for name, value in os.environ.items()
-        # Drop NOTIFY_SOCKET, or the child would report to systemd in the parent's name.
-        if name not in SERVICE_MANAGER_VARIABLES and (name in kept or not name.startswith("PYTHON"))
+        if name not in _LEFT_OUT and (name in kept or not name.startswith("PYTHON"))
     }
     if is_frozen():
         made["PYINSTALLER_RESET_ENVIRONMENT"] = "1"  # else the child of a one-file application uses its parent's folder

@@ -37,6 +37,8 @@ class Counters(msgspec.Struct, frozen=True):
     refused: dict[str, int]
     delivered: int
     failed: int
+    recovered: int
+    """Events of ``delivered`` that had failed before, and were delivered later as dead letters."""
     queued: int
     """Events handed to Redis, whatever became of them there."""
     corrupt: int
@@ -115,6 +117,7 @@ def read(ring: RingView) -> Counters:
         refused=refused,
         delivered=counters[at.H_DELIVERED] + recovered,
         failed=counters[at.H_FAILED] - recovered,
+        recovered=recovered,
         queued=counters[at.H_QUEUED],
         corrupt=counters[at.H_CORRUPT],
         blocks=ring.layout.blocks,
