@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,32 @@ def test_a_file_is_sent_by_one_process_at_a_time(
     process.wait()
 
     assert "is being sent by another process" in said
+
+
+def test_the_import_of_rudderpipe_does_not_load_the_ingestion() -> None:
+    """Most applications never need it."""
+    program = "import sys, rudderpipe; print([each for each in sys.modules if 'ingestion' in each])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_memory_stays_flat_with_a_million_rejects(tmp_path: Path) -> None:
+    """Rejects are counted by kind, and their texts are not kept."""
+    path = tmp_path / "events"
+    with path.open("wb") as file:
+        for number in range(1_000_000):
+            file.write(b'{"type":"track","userId":"u","properties":{"k%d":1}}\n' % number)
+    program = (
+        "import psutil, sys\n"
+        "from rudderpipe.cli.main import main\n"
+        "code = main(['send', sys.argv[1], '--dry-run', '--json'])\n"
+        "print(psutil.Process().memory_info().rss >> 20, code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, check=True, text=True)
+
+    summary, last = done.stdout.splitlines()
+    assert json.loads(summary)["rejected"] == 1_000_000
+    assert done.stderr.count("\n") == 11
+    used_mib, code = map(int, last.split())
+    assert code == 1
+    assert used_mib <= 80

@@ -31,7 +31,7 @@ _NAME_CHARACTERS = 40
 _not_safe = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
-class Options(msgspec.Struct, frozen=True, kw_only=True):
+class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The options that decide which records are read and which messages they become."""
 
     format: str | None = None

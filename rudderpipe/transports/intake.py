@@ -52,8 +52,8 @@ class Intake:
 
     def __init__(self, clock: Clock, defaults: Defaults, shaper: Shaper | None, on_error: ErrorHandler | None) -> None:
         self._clock = clock
-        self._defaults = defaults
-        self._shaper = shaper
+        self.defaults = defaults
+        self.shaper = shaper
         self._on_error = on_error
         self._log = ThrottledLog(logger, clock)
         self.is_shut = False
@@ -98,14 +98,19 @@ class Intake:
         """Select the transport: the client's own, unless events are diverted."""
         transport = self._transport = self._own if _diverted is None else _diverted
         fast = self._fast_path = transport.fast_path()
-        self.is_fast = self._skips_put and not self._defaults.adds
+        self.is_fast = self._skips_put and not self.defaults.adds
         if fast is not None:
             self.append = fast.append
 
     @property
     def _skips_put(self) -> bool:
         """True if nothing happens to an event between its making and the ring."""
-        return self.has_ring and self._shaper is None and self._on_error is None and not self.is_shut
+        return self.has_ring and self.shaper is None and self._on_error is None and not self.is_shut
+
+    @property
+    def transport(self) -> Transport:
+        """The transport in use."""
+        return self._transport
 
     @property
     def has_ring(self) -> bool:
@@ -143,7 +148,7 @@ class Intake:
             if not context is timestamp is integrations is message_id is None:
                 own["context"], own["timestamp"] = context, timestamp
                 own["integrations"], own["messageId"] = integrations, message_id
-            data = self._defaults.encoded(kind, own)
+            data = self.defaults.encoded(kind, own)
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         if callback is not None or not self.is_fast:
@@ -176,9 +181,9 @@ class Intake:
             late = EventRefused("closed")
             self._transport.refuse("closed", late, callback)
             return late
-        if self._shaper is not None:
+        if self.shaper is not None:
             try:
-                shaped = self._shaper.shape(data)
+                shaped = self.shaper.shape(data)
             except Exception as error:  # noqa: BLE001  # as in call
                 return self._refusal_of_wrong(error, callback)
             if shaped is None:
@@ -195,7 +200,7 @@ class Intake:
         """Make and take many messages; see ``Client.send_many``."""
         most = CHUNK_EVENTS if self._skips_put else 1  # other events go their way one by one, as those of single calls
         sending = Sending(self._take_some, self._wrong, self._clock, most)
-        return sending.run(messages, self._defaults.encoded_whole)
+        return sending.run(messages, self.defaults.encoded_whole)
 
     def _wrong(self, error: Exception) -> RudderpipeError:
         """Count and log a message that could not be made, and return its error; raise it when ``strict``."""
@@ -225,9 +230,9 @@ class Intake:
         """
         try:
             _taken_callback(arguments)
-            data: Encoded | None = self._defaults.encoded(kind, arguments)
-            if data is not None and self._shaper is not None:
-                data = self._shaper.shape(data)
+            data: Encoded | None = self.defaults.encoded(kind, arguments)
+            if data is not None and self.shaper is not None:
+                data = self.shaper.shape(data)
         except Exception as error:
             raise _event_error(error) from error
         if data is None:
