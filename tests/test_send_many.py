@@ -12,6 +12,7 @@ import pytest
 
 from rudderpipe import Client, EventError, EventRefused, RingFull, Scrubber, Sent, request_context
 from rudderpipe.errors import EventTooLarge, RudderpipeError
+from rudderpipe.process import fork
 from rudderpipe.ring import location, memory
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.ring import Ring, find
@@ -129,6 +130,27 @@ def test_a_wrong_message_is_refused_by_its_index(make: Make) -> None:
     }
     assert client.counts() == {"accepted": 3, "invalid": 6}
     assert numbers(arrived(client)) == [0, 2, 5]
+
+
+@pytest.mark.parametrize("more", [{}, {"messageId": "m"}])
+@pytest.mark.parametrize("number_of_messages", [0, 1])
+def test_a_child_that_the_iterable_forks_sends_only_its_own_messages(
+    make: Make, more: dict[str, Any], number_of_messages: int
+) -> None:
+    """The chunk at the moment of the fork is the parent's, which sends it too."""
+    client = make()
+    assert client.send_many([message(0)])
+
+    def forking() -> Iterator[dict[str, Any]]:
+        yield message(1)
+        yield message(2)
+        fork.PAGE[0] = 0  # what a child finds
+        for number in range(number_of_messages):
+            yield message(3 + number, **more)
+
+    assert client.send_many(forking()) == Sent(number_of_messages, {})
+
+    assert numbers(arrived(client)) == [0, 3][: 1 + number_of_messages]
 
 
 def test_a_full_ring_refuses_the_rest(make: Make) -> None:

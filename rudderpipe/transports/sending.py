@@ -7,6 +7,7 @@ from contextlib import suppress
 from sys import intern
 
 from rudderpipe.errors import RudderpipeError
+from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.transports.base import Encoded
 from rudderpipe.types import Sent
@@ -21,7 +22,8 @@ class Sending:
     """The messages of one ``send_many``: the events of the open chunk, and what became of the messages before it.
 
     A chunk ends with ``most`` events or ``CHUNK_BYTES``, and when ``CHUNK_S`` have passed since the last chunk ended.
-    So an event waits in this process only while the iterable returns its messages quickly.
+    So an event waits in this process only while the iterable returns its messages quickly. If the iterable forks, the
+    chunk is the parent's, and the child sends only the messages that it takes itself.
 
     ``take`` takes the first of several events, and returns how many, and the error of the next one if that was refused.
     ``wrong`` counts a message that cannot be sent, and returns its error. Both raise that error instead if the settings
@@ -44,6 +46,12 @@ class Sending:
         """The index of the chunk's first message; the others follow it without a gap."""
         self._accepted = 0
         self._refused: dict[int, str] = {}
+        fork.forget_in_children(self)
+
+    def forget(self) -> None:
+        """Drop the chunk in a forked child, because the parent sends it."""
+        self._first += len(self._chunk)
+        self._chunk.clear()
 
     def run(self, messages: Iterable[object], encoded: Callable[[object], Encoded]) -> Sent:
         """Encode and send the messages in their order; an error that ends this has the result so far as ``sent``."""
@@ -65,6 +73,8 @@ class Sending:
         chunk, most, monotonic_s = self._chunk, self._most, self._clock.monotonic_s
         size, last, end_s = 0, most - 1, monotonic_s() + CHUNK_S
         for index, message in enumerate(messages):
+            if not fork.PAGE[0]:
+                fork.renew()
             try:
                 data = encoded(message)
             except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
@@ -92,6 +102,8 @@ class Sending:
 
     def _end_chunk(self) -> None:
         """Send the events of the chunk, which is empty afterwards, also after an error."""
+        if not fork.PAGE[0]:
+            fork.renew()
         events, first = self._chunk[:], self._first
         self._chunk.clear()
         self._first += len(events)
