@@ -254,6 +254,70 @@ def test_greenlets_and_native_threads_can_track_at_once(hosts: Hosts, host: str,
     assert len(hosts.assert_all_arrived()) == 1 + 8 * 1000
 
 
+FULL_FIFO = """
+import os, posix, signal, time
+from rudderpipe.ring import layout as at
+
+tally.track(client, 1, "main")
+ring = client._intake._own.producer.ring
+
+def stop_asleep():
+    while not ring.words[at.H_ASLEEP] or ring.words[at.H_ASLEEP] & 1:
+        time.sleep(0.01)
+    os.kill(ring.words[at.H_PID], signal.SIGSTOP)
+    return ring.words[at.H_ASLEEP]
+
+while (number := stop_asleep()) == 0 or number & 1:
+    os.kill(ring.words[at.H_PID], signal.SIGCONT)
+fifo = posix.open(ring.fifo, os.O_RDWR | os.O_NONBLOCK)
+while True:
+    try:
+        posix.write(fifo, b"." * 4096)
+    except BlockingIOError:
+        break
+tally.track(client, 1, "main")
+client.flush(0.1)
+os.kill(ring.words[at.H_PID], signal.SIGCONT)
+"""
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_full_fifo_stops_no_call(hosts: Hosts, host: str, moment: str) -> None:
+    """The flusher is stopped in its sleep, and so many processes have written that the FIFO takes no more."""
+    hosts.run(PATCHED + FULL_FIFO, host, moment)
+
+    assert len(hosts.assert_all_arrived()) == 2
+
+
+DESCRIPTORS = """
+import os, time
+from eventlet import patcher
+from rudderpipe.ring import layout as at
+
+tally.track(client, 1, "main")
+ring = client._intake._own.producer.ring
+
+def track_in_a_thread():
+    while not ring.words[at.H_ASLEEP] or ring.words[at.H_ASLEEP] & 1:
+        time.sleep(0.01)
+    thread = patcher.original("threading").Thread(target=tally.track, args=(client, 1, "thread"))
+    thread.start()
+    thread.join()
+    return len(os.listdir("/dev/fd"))
+
+found = [track_in_a_thread() for _ in range(10)]
+assert found == found[:1] * 10, found
+"""
+
+
+def test_a_native_thread_that_wakes_the_flusher_makes_no_hub(hosts: Hosts) -> None:
+    """eventlet's own ``os.open`` makes one for each thread, and each hub keeps a descriptor."""
+    hosts.run(PATCHED + DESCRIPTORS, "eventlet", MOMENTS[0])
+
+    assert len(hosts.assert_all_arrived()) == 11
+
+
 def test_a_native_thread_of_gevent_can_track_the_first_event(hosts: Hosts) -> None:
     """gevent lets only its main thread start a process.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -282,6 +283,29 @@ def test_the_flush_at_th_event_is_noticed_while_others_wait(night_of: NightOf) -
     assert night.events == ["0", "1", "2"]
 
 
+def test_no_umask_changes_the_mode_of_the_fifo(tmp_path: Path) -> None:
+    """Its owner could not open it."""
+    before = os.umask(0o777)
+    try:
+        WakePipe(tmp_path / "fifo").close()
+    finally:
+        os.umask(before)
+
+    assert stat.S_IMODE((tmp_path / "fifo").stat().st_mode) == 0o600
+
+
+def test_a_file_in_place_of_the_fifo_stays_as_it_is(night_of: NightOf) -> None:
+    """A producer that wakes the flusher must not write into another program's file."""
+    night = night_of()
+    night.fall_asleep()
+    night.fifo.unlink()
+    night.fifo.write_text("text")
+
+    assert night.producer.append(b"1") is None
+
+    assert night.fifo.read_text() == "text"
+
+
 def test_a_flusher_without_a_fifo_looks_about_20_times_a_second(night_of: NightOf) -> None:
     """Something else has the name, or the directory's file system has no FIFOs."""
     night = night_of(flush_at=1)
@@ -295,6 +319,24 @@ def test_a_flusher_without_a_fifo_looks_about_20_times_a_second(night_of: NightO
 
     assert night.events == ["1"]
     assert night.clock.now_s - now_s <= 0.05
+
+
+def test_a_fifo_that_cannot_be_made_costs_no_descriptors(night_of: NightOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The FIFOs of the other rings are made once, however often the flusher tries to make the last one."""
+    night = night_of()
+    for number in (1, 2):
+        monkeypatch.setattr(location, "current", lambda number=number: number)
+        assert Producer(night._open, lambda _ring: None, night.clock).enter()
+    night.cycles(100)
+    before = len(list(Path("/dev/fd").iterdir()))
+    assert len(night.rings.wake_paths()) == 3
+    for path in night.rings.wake_paths():
+        path.unlink()
+        path.touch()
+        night.cycles(30)
+
+        assert len(list(Path("/dev/fd").iterdir())) <= before
+        path.unlink()
 
 
 def test_a_stop_ends_every_sleep(night_of: NightOf) -> None:

@@ -99,7 +99,8 @@ class Sleep:
                 del self._pipes[path]
                 pipe.close()
         try:
-            self._pipes |= {path: WakePipe(path) for path in wanted if path not in self._pipes}
+            for path in wanted - self._pipes.keys():
+                self._pipes[path] = WakePipe(path)
         except OSError:
             return False
         return True

@@ -28,6 +28,7 @@ class WakePipe:
         self.path = path
         with suppress(FileExistsError):
             os.mkfifo(path, 0o600)
+            path.chmod(0o600)  # the umask may have cleared bits
         # Also for writing, or the FIFO would be readable all the time after a producer has closed it.
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         found = os.fstat(self.fd)

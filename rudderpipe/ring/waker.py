@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import posix  # not os, because eventlet replaces its open and write: a full FIFO would stop the greenlet
+import stat
 
 from rudderpipe.ring.layout import H_ASLEEP
 from rudderpipe.ring.slot import Slot
@@ -38,16 +40,17 @@ class Waker:
 
 
 def _write_byte(path: str) -> None:
-    """Write one byte into the FIFO without waiting. Do nothing if it is missing or full, or cannot be opened.
+    """Write one byte into the FIFO without waiting. Do nothing if it is missing or full, or is another file.
 
     The FIFO is opened for each byte, so that a producer keeps no descriptor, and a forked child needs none.
     """
     try:
         # Also for reading, or a write after the last reader's end would send SIGPIPE, which may end the application.
-        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = posix.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.write(fd, b".")
+            if stat.S_ISFIFO(posix.fstat(fd).st_mode):
+                posix.write(fd, b".")
         finally:
-            os.close(fd)
+            posix.close(fd)
     except OSError:
         pass  # a lost wake-up
