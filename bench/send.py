@@ -64,7 +64,7 @@ def ours(plane: Plane, lines: Path, count: int, *, redis: bool) -> float:
         for name in ("flusher", "sender") if redis else ("flusher",):
             found.program(name)
         found.await_start()
-        return timed(plane, count, "-m", "rudderpipe", "send", str(lines), **found.environment)
+        return timed(plane, count, "-m", "rudderpipe", "send", "--again", str(lines), **found.environment)
 
 
 def peer(plane: Plane, lines: Path, count: int) -> float:

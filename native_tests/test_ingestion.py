@@ -5,10 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pty
+import re
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +224,41 @@ def test_the_pipe_is_shown_by_the_name_of_the_file(processes: Processes, directo
     assert "send-my_events_1_.ndjson-" in shown
 
 
+@pytest.mark.usefixtures("send")
+@pytest.mark.parametrize("queue", [False, True])
+def test_a_terminal_shows_how_far_it_is_and_what_holds_it_up(
+    processes: Processes, directory: Path, redis_server: RedisServer, queue: bool
+) -> None:
+    """With rich a bar is drawn. Warnings come with file and line, at most ten of a kind."""
+    if queue:
+        processes.explicit["redis"] = redis_server.url
+    path = directory / "events.ndjson"
+    path.write_bytes(lines(0, 3_000) + b"nonsense\n" * 15 + lines(0, 3_000))
+    processes.plane.misbehaviour = Misbehaviour(503)
+    ours, theirs = pty.openpty()
+    process = processes.start("-m", "rudderpipe", "send", str(path), stderr=theirs, stdout=subprocess.PIPE)
+    os.close(theirs)
+    seen = bytearray()
+
+    def shows(word: bytes) -> bool:
+        if select.select([ours], [], [], 0.05)[0]:
+            with suppress(OSError):  # the command has ended
+                seen.extend(os.read(ours, 65_536))
+        return word in seen
+
+    wait_until(lambda: shows(b"status 503"), describe=lambda: seen)
+    processes.plane.misbehaviour = Misbehaviour()
+    wait_until(lambda: shows(b"more lines refused"), describe=lambda: seen)
+    printed, _ = process.communicate(timeout=30)
+    os.close(ours)
+
+    assert process.returncode == 1
+    assert b"6,000 accepted, 6,000 delivered, 0 failed, 15 lines rejected" in printed
+    squeezed = re.sub(rb"\s", b"", seen)  # a narrow terminal breaks lines
+    assert squeezed.count(b":isnotJSON") == 11
+    assert b"MB(" in squeezed
+
+
 def test_a_file_is_sent_by_one_process_at_a_time(
     processes: Processes, send: Callable[..., dict[str, Any]], directory: Path
 ) -> None:
@@ -258,7 +297,7 @@ def test_the_memory_stays_flat_with_a_million_rejects(tmp_path: Path) -> None:
 
     summary, last = done.stdout.splitlines()
     assert json.loads(summary)["rejected"] == 1_000_000
-    assert done.stderr.count("\n") == 11
+    assert done.stderr.count("event: is missing or blank") == 11  # ten lines, and how many more there were
     used_mib, code = map(int, last.split())
     assert code == 1
     assert used_mib <= 80

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 
-from rudderpipe.cli.progress import Progress
+from rudderpipe.cli.ingestion_bar import display
 from rudderpipe.ingestion.block import Reject
 from rudderpipe.ingestion.engine import Engine
 from rudderpipe.ingestion.rejects import KINDS_AT_MOST, OTHERS
@@ -21,7 +20,7 @@ class View:
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
-        self._line = Progress()
+        self._display = display()
         self._kinds: Counter[str] = Counter()
 
     def warn(self, source: Source, reject: Reject) -> None:
@@ -36,8 +35,7 @@ class View:
 
     def say(self, text: str) -> None:
         """Print one line above the progress."""
-        self._line.end()
-        print(one_line(text, 500), file=sys.stderr, flush=True)
+        self._display.say(one_line(text, 500))
 
     def say_rest(self) -> None:
         """Say how many more warnings of each kind there were."""
@@ -48,11 +46,11 @@ class View:
 
     def show(self, progress: IngestionProgress) -> None:
         """Show the progress."""
-        self._line.show(text_of(progress))
+        self._display.show(progress)
 
     def end(self) -> None:
-        """Clear the line of the progress."""
-        self._line.end()
+        """Remove the progress."""
+        self._display.end()
 
     def summary(self, result: Ingested, engine: Engine, *, dry_run: bool) -> None:
         """Print the summary."""
@@ -71,37 +69,3 @@ class View:
             f"{already}{result.accepted:,} accepted, {result.delivered:,} delivered, {result.failed:,} failed, "
             f"{counted(result.refused, 'line')} rejected; {result.seconds:.1f} s, {rate:,.0f} events/s"
         )
-
-
-def text_of(progress: IngestionProgress) -> str:
-    """Return the progress as one line."""
-    parts = [f"{progress.source}: " if progress.source not in ("", "-") else ""]
-    rate = progress.read / progress.seconds if progress.seconds else 0.0
-    parts.append(f"{progress.read:,} read")
-    if progress.size_bytes:
-        parts.append(f", {min(1.0, progress.done_bytes / progress.size_bytes):.0%}")
-    parts.append(f", {rate:,.0f}/s, {progress.accepted:,} accepted, {progress.delivered:,} delivered")
-    if progress.failed:
-        parts.append(f", {progress.failed:,} failed")
-    if progress.refused:
-        parts.append(f", {progress.refused:,} refused")
-    left_s = seconds_left(progress)
-    if left_s is not None:
-        parts.append(f", {duration(left_s)} left")
-    if progress.obstacle:
-        parts.append(f"; {progress.obstacle}")
-    return "".join(parts)
-
-
-def seconds_left(progress: IngestionProgress) -> float | None:
-    """Return the seconds until everything is read at the average rate; None if that is not known."""
-    if not progress.size_bytes or not progress.done_bytes or progress.seconds < 1:
-        return None
-    return max(0, progress.size_bytes - progress.done_bytes) * progress.seconds / progress.done_bytes
-
-
-def duration(seconds: float) -> str:
-    """Return a duration such as ``1:02:03`` or ``0:07``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
