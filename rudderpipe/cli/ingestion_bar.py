@@ -59,12 +59,14 @@ class Bar:
     def show(self, progress: IngestionProgress) -> None:
         """Draw the progress."""
         from rich.console import Group
+        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        parts: list[ProgressBar | Text] = [Text(one_line(text_of(msgspec.structs.replace(progress, obstacle=""))))]
+        parts: list[Padding | Text] = [Text(one_line(text_of(msgspec.structs.replace(progress, obstacle=""))))]
         if progress.size_bytes:
-            parts.insert(0, ProgressBar(total=progress.size_bytes, completed=progress.done_bytes))
+            bar = ProgressBar(total=progress.size_bytes, completed=progress.done_bytes)
+            parts.insert(0, Padding(bar, 0))  # which ends the bar's line
         if progress.obstacle:
             parts.append(Text(one_line(progress.obstacle), style="yellow"))
         self._live.update(Group(*parts), refresh=True)
