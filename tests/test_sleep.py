@@ -255,6 +255,22 @@ def test_a_fifo_that_was_removed_is_made_again(night_of: NightOf) -> None:
     assert not night.sleeps_on()
 
 
+def test_a_request_wakes_the_flusher_after_a_wake_up_was_lost(night_of: NightOf) -> None:
+    """The event finds no FIFO. The sleep goes on, with the FIFO made again."""
+    night = night_of()
+    night.fall_asleep()
+    night.fifo.unlink()
+    assert night.producer.append(b"1") is None
+    assert night.sleeps_on()
+    assert not night.rings.work()
+
+    night.producer.ask_flush()
+
+    assert not night.sleeps_on()
+    night.cycles(1)
+    assert night.events == ["1"]
+
+
 def test_a_sleep_ends_when_waiting_events_are_due(night_of: NightOf) -> None:
     """The interval begins when the first event wakes the flusher, not at the last look before it."""
     night = night_of(flush_interval_ms=1_000)

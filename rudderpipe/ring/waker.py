@@ -34,13 +34,13 @@ class Waker:
         """Wake the flusher if it sleeps."""
         ring = self._slot.ring
         number = 0 if ring is None else ring.words[H_ASLEEP]
-        if ring is not None and number and number != self._woken:
+        # After a failure the next request tries again, because a sleep that goes on keeps its number.
+        if ring is not None and number and number != self._woken and _write_byte(ring.fifo):
             self._woken = number
-            _write_byte(ring.fifo)
 
 
-def _write_byte(path: str) -> None:
-    """Write one byte into the FIFO without waiting. Do nothing if it is missing or full, or is another file.
+def _write_byte(path: str) -> bool:
+    """Write one byte into the FIFO without waiting. Return False if the FIFO is missing or another file.
 
     The FIFO is opened for each byte, so that a producer keeps no descriptor, and a forked child needs none.
     """
@@ -48,9 +48,13 @@ def _write_byte(path: str) -> None:
         # Also for reading, or a write after the last reader's end would send SIGPIPE, which may end the application.
         fd = posix.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if stat.S_ISFIFO(posix.fstat(fd).st_mode):
-                posix.write(fd, b".")
+            if not stat.S_ISFIFO(posix.fstat(fd).st_mode):
+                return False
+            posix.write(fd, b".")
         finally:
             posix.close(fd)
+    except BlockingIOError:
+        return True  # it is full, so the flusher finds a byte anyway
     except OSError:
-        pass  # a lost wake-up
+        return False  # a lost wake-up
+    return True
