@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import os
 import re
 import uuid
 from collections.abc import Callable
@@ -288,3 +289,27 @@ def test_default_does_not_see_ids_and_moments() -> None:
     assert [message["userId"] for message in captured] == ["5", "00000000-0000-0000-0000-000000000007"]
     assert [message["timestamp"] for message in captured] == [WRITTEN, WRITTEN]
     assert [message["properties"] for message in captured] == [{"a": "1j"}] * 2
+
+
+def whole_track() -> object:
+    """Make a usual whole message of ``track``."""
+    return build.whole_track({"type": "track", "userId": "u", "event": "e", "properties": {}})
+
+
+@pytest.mark.parametrize("make", [wire.message_ids.new, whole_track])
+def test_ids_go_on_after_an_exception_of_a_signal_handler(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[], object]
+) -> None:
+    """Such as a time limit of Celery, between two families of ids. All later events would be refused."""
+
+    def interrupted(_size: int) -> bytes:
+        raise KeyboardInterrupt
+
+    wire.message_ids.forget()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "urandom", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            make()
+
+    assert make()
+    assert make()

@@ -136,7 +136,10 @@ def track(
                 own = encode.nested(properties, "properties")
                 break
     if context is timestamp is anonymous_id is integrations is message_id is None:  # most calls
-        new_id = message_ids.next() if PAGE[0] else message_ids.new()
+        try:
+            new_id = message_ids.next() if PAGE[0] else message_ids.new()
+        except StopIteration:
+            new_id = message_ids.new()
         message = _Track(MARKED_CHANNEL, CONTEXT, _now(_utc), new_id, user_id, event, own, UNSET, UNSET, UNSET)
     else:
         message = _Track(

@@ -17,7 +17,8 @@ class MessageIds:
     next: Callable[[], str]
     """A function that returns an id that no other call gets.
 
-    Call it only right after a check of ``fork.PAGE``; otherwise call ``new``.
+    Call it only right after a check of ``fork.PAGE``; otherwise call ``new``. It raises ``StopIteration`` forever after
+    a signal handler raised an exception in the middle of it; then call ``new`` too.
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,11 @@ class MessageIds:
         """Return an id that no other call gets, in this process or in a process forked from it."""
         if not fork.PAGE[0]:
             fork.renew()
-        return self.next()
+        try:
+            return self.next()
+        except StopIteration:
+            self.forget()
+            return self.next()
 
 
 def _family(size_bytes: int) -> Iterator[str]:
