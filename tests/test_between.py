@@ -270,3 +270,26 @@ def test_an_exception_at_any_store_of_a_claim_a_chunk_or_a_leave_loses_nothing(
             if is_over:
                 break
     assert number > 3
+
+
+def test_an_exception_at_the_release_of_the_claim_lock_leaves_it_free(
+    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal handler may raise before the first line of ``release``. The process would keep the lock for life, and
+    the events of all processes would be refused as busy."""
+    producer = producer_of(ring, clock)
+    release, raised = ring.locks.release, iter([True])
+
+    def interrupted(byte: int) -> None:
+        if next(raised, False):
+            raise KeyboardInterrupt
+        release(byte)
+
+    assert producer.append(b"1") is None
+    monkeypatch.setattr(ring.locks, "release", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        producer.append(b"2")
+
+    assert not ring.locks.is_ours
+    assert producer.append(b"3") is None
+    assert drain(Consumer(ring)) == ["1", "3"]

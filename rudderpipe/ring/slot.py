@@ -193,7 +193,11 @@ class Slot:
                 at.bump(ring.words, self._words_at + at.S_STARVED)
                 raise
         finally:
-            ring.locks.release(at.LOCK_CLAIM)
+            try:
+                ring.locks.release(at.LOCK_CLAIM)
+            except BaseException:
+                ring.locks.release(at.LOCK_CLAIM)  # a signal handler may raise before the first line of the call
+                raise
 
     @property
     def is_refused(self) -> bool:
