@@ -101,6 +101,8 @@ def test_every_command_prints_the_documented_fields(
         assert check(changes, changed) == set(changes)
         assert changed == {"jobs": 1, "events": 1, "done": done}
 
+    assert check(documented("doctor"), *printed(processes, "doctor")) == set(documented("doctor"))
+
     status_fields = documented("status")
     client_of_redis = redis_server.text_client()
     client_of_redis.hset(f"{P}x", "opts", '{"lane":"3/8"}')

@@ -32,7 +32,7 @@ ONLY = {
     },
     "urllib3": {"delivery.connection"},
     "psutil": {"process.identity", "observe.metrics.of_process", "cli.demo"},
-    "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender"},
+    "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender", "observe.doctor.data_plane"},
 }
 """The only modules or packages that may import these, so that the application's process loads them late or never."""
 ROOT_MODULES_AT_MOST = 8

@@ -15,12 +15,15 @@ from rudderpipe.cli.local_time import moment_ms
 from rudderpipe.cli.options import DEFAULTS, add_config, add_settings, complete_with, settings_of
 from rudderpipe.errors import IngestionError, RudderpipeError, SettingsError
 from rudderpipe.log_text import lines
+from rudderpipe.observe.doctor.check import GROUPS
 from rudderpipe.process import unix
-from rudderpipe.service.arguments import Parser, add_option, number
+from rudderpipe.service.arguments import Parser, add_option, number, one_of
 from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
+from rudderpipe.settings.mistakes import meant
 
 if TYPE_CHECKING:
     from rudderpipe.observe.host_rings import HostRing
+    from rudderpipe.settings import Settings
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -99,7 +102,7 @@ def _failed(arguments: argparse.Namespace) -> int:
         if arguments.action == "retry":
             if arguments.replace_write_key:
                 settings.require("write_key")
-            key = settings.write_key if arguments.replace_write_key else None
+            key = settings.current_write_key if arguments.replace_write_key else None
             how = {"first": arguments.first, "dry_run": arguments.dry_run, "write_key": key}
             return failed.retry(found, selection, **how, as_json=arguments.json)
         if arguments.action == "delete":
@@ -160,6 +163,17 @@ def _add_selection(action: Any) -> None:
     add_option(action, "--reason", does=reason, default="any", metavar="TEXT")
 
 
+def _doctor(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.doctor import doctor
+
+    settings: Settings | SettingsError
+    try:
+        settings = settings_of(arguments)
+    except SettingsError as error:
+        settings = error
+    return doctor(settings, arguments.only or (), sends=arguments.send_test, as_json=arguments.json)
+
+
 def _queue(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.queue import queue
 
@@ -216,6 +230,25 @@ def _rings_here() -> list[HostRing]:
     from rudderpipe.observe import host_rings
 
     return host_rings.of_this_user(os.environ.get("RUDDERPIPE_RUNTIME_DIR"))
+
+
+def _add_doctor(commands: Any) -> None:
+    what = "examine settings, host, processes, Redis and data plane, and say how to mend what is wrong"
+    doctor = _add(commands, "doctor", what, _doctor)
+    only = f"make only the checks of this group, {', '.join(GROUPS[:-1])} or {GROUPS[-1]}; may be repeated"
+    option = add_option(doctor, "--only", does=only, default="all", action="append", type=_group, metavar="GROUP")
+    complete_with(option, lambda: list(GROUPS))
+    test = "also send one event the whole way, and wait until it is delivered"
+    add_option(doctor, "--send-test", does=test, action="store_true")
+    add_option(doctor, "--json", does="print one JSON object", action="store_true")
+    add_settings(doctor)
+
+
+def _group(text: str) -> str:
+    """Return the name of a group of checks. Raise ``ArgumentTypeError`` for another text."""
+    if text not in GROUPS:
+        raise argparse.ArgumentTypeError(f"there is no such group{meant(text, GROUPS) or one_of(GROUPS)}")
+    return text
 
 
 def _data_plane(arguments: argparse.Namespace) -> int:
@@ -289,6 +322,7 @@ def parser() -> Parser:
     add_option(metrics, "--json", does="print a JSON array, for example for Telegraf", action="store_true")
     add_settings(metrics)
 
+    _add_doctor(commands)
     _add_failed(commands)
     _add_rings(commands)
 

@@ -210,7 +210,7 @@ def of_queue(queue: Queue, settings: Settings, found: Sequence[PipeRing], tries:
         accounts = [account.of_queue(queue, ring.view, tries) for ring in found]
         counts = queue.counts()
         events = account.total(accounts, counts)
-        return Accounted(accounts, events, _queue(queue, counts, settings), _lease(queue))
+        return Accounted(accounts, events, _queue(queue, counts, settings), lease_state(queue))
     except QueueUnavailable as error:
         return of_rings(found, str(error), tries)
 
@@ -232,6 +232,11 @@ def assembled(
         lease=accounted.lease,
         dead_letters=letters,
     )
+
+
+def ring_states(found: Sequence[PipeRing], clock: Clock) -> list[RingState]:
+    """Return the states of rings, without Redis."""
+    return [ring_state(ring, account.of_ring(ring.view).counters, clock) for ring in found]
 
 
 def ring_state(ring: PipeRing, counters: Counters, clock: Clock, *, tries_lock: bool = True) -> RingState:
@@ -298,7 +303,7 @@ def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
         odd_fields=counts.odd_fields,
         other_plane=_other_plane(queue),
         evicting_policy=queue.evicting_policy(),
-        lanes=_lanes(queue),
+        lanes=lane_states(queue),
         oldest_job_age_s=oldest_job_age_s,
         oldest_failed_age_s=oldest_failed_age_s,
     )
@@ -312,7 +317,7 @@ def _other_plane(queue: Queue) -> str:
     return ""
 
 
-def _lanes(queue: Queue) -> list[LaneState]:
+def lane_states(queue: Queue) -> list[LaneState]:
     """Return the lanes of the oldest active jobs. The jobs may move while they are read."""
     base, active = queue.keys.base.encode(), queue.keys.active
     try:
@@ -353,7 +358,9 @@ def _ages_s(queue: Queue) -> tuple[float | None, float | None]:
     return next(iter(job_ages_s), None), next(iter(failed_ages_s), None)
 
 
-def _lease(queue: Queue) -> LeaseState | None:
+def lease_state(queue: Queue) -> LeaseState | None:
+    """Return the lease, or None if no sender has it."""
+
     def fill(pipe: Any) -> None:
         pipe.get(queue.keys.lease)
         pipe.pttl(queue.keys.lease)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +78,15 @@ class Connection:
             answered = not asked or isinstance(error, (redis.ResponseError, redis.BusyLoadingError))
             self.close()
             raise QueueUnavailable(self.place, _reason(error), answered) from error
+
+    def certificate_ends_s(self) -> float | None:
+        """Return when the server's certificate ends, in seconds since 1970; None without TLS."""
+        with self.client() as client:
+            link: Any = client.connection
+            own: Any = getattr(link, "_sock", None)  # as in ``_abort_when_closed``
+            return (
+                float(ssl.cert_time_to_seconds(own.getpeercert()["notAfter"])) if hasattr(own, "getpeercert") else None
+            )
 
     def close(self) -> None:
         """Close the connections; the next call looks the node up again."""

@@ -16,7 +16,7 @@ from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
-from rudderpipe.queue.connection import Connection
+from rudderpipe.queue.connection import ANSWER_TIMEOUT_S, Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.scripts import OTHER_PLANE, Call, Scripts
 from rudderpipe.settings import Settings
@@ -58,13 +58,15 @@ class Queue:
     Every method raises ``QueueUnavailable`` when Redis does not answer or refuses a command.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, token: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, token: str | None = None, *, answer_s: float = ANSWER_TIMEOUT_S
+    ) -> None:
         """Prepare the queue without connecting; ``token`` identifies the owner of the locks (default: random)."""
         self.keys = Keys(settings.prefix, settings.queue_name)
         self.name = settings.queue_name
         self.plane = settings.plane_id
         """The id of the data plane that our jobs are for."""
-        self._connection = Connection(settings.redis_address, self.keys.wait)
+        self._connection = Connection(settings.redis_address, self.keys.wait, answer_s)
         self.place = self._connection.place
         self.clock = clock
         self._scripts = Scripts()
@@ -82,6 +84,10 @@ class Queue:
         """Check that Redis can be reached and accepts our user and password."""
         with self._connection.client() as client:
             client.ping()
+
+    def certificate_ends_s(self) -> float | None:
+        """Return when the certificate of Redis ends, in seconds since 1970; None without TLS."""
+        return self._connection.certificate_ends_s()
 
     def close(self) -> None:
         """Close the connections."""

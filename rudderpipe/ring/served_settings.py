@@ -12,7 +12,7 @@ import msgspec
 
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import Ring, RingView
 from rudderpipe.settings import CLIENTS, Settings
 
 _NOT_THE_FLUSHERS = {
@@ -41,7 +41,7 @@ def record(ring: Ring, settings: Settings) -> None:
     words[at.H_SERVED] = words[at.H_STARTS]
 
 
-def differing(ring: Ring, settings: Settings) -> list[str] | None:
+def differing(ring: RingView, settings: Settings) -> list[str] | None:
     """Return the names of the settings in which the flusher differs; None if that is not known."""
     if not _has_room(ring):
         return None
@@ -56,11 +56,11 @@ def differing(ring: Ring, settings: Settings) -> list[str] | None:
     return [name for name, theirs, ours in zip(NAMES, digests, own, strict=True) if theirs != ours]
 
 
-def _has_room(ring: Ring) -> bool:
+def _has_room(ring: RingView) -> bool:
     return ring.layout.format.header_words >= at.H_SERVED + 2 + len(NAMES)
 
 
-def _digests(ring: Ring, settings: Settings) -> list[int]:
+def _digests(ring: RingView, settings: Settings) -> list[int]:
     return [_digest(ring, (name, _value(settings, name))) for name in NAMES]
 
 
@@ -73,6 +73,6 @@ def _value(settings: Settings, name: str) -> Any:
     return getattr(settings, name)
 
 
-def _digest(ring: Ring, value: Any) -> int:
+def _digest(ring: RingView, value: Any) -> int:
     data = ring.segment.epoch.to_bytes(8, "big") + msgspec.json.encode(value)
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")

@@ -51,12 +51,18 @@ def unknown(name: str, known: Iterable[str], instead: str = "docs/settings.md li
 
 def warn_of_variables(environment: Mapping[str, str], prefix: str, known: Collection[str]) -> None:
     """Log each variable with this prefix that is not a known one, once in a process."""
-    for variable in environment:
-        if variable.startswith(prefix) and variable not in known and variable not in _warned:
+    for variable, nearest in unknown_variables(environment, prefix, known).items():
+        if variable not in _warned:
             _warned.add(variable)
-            nearest = meant(variable.removeprefix(prefix), [each.removeprefix(prefix) for each in known], prefix)
             said = "the variable %s is ignored, because no setting has this name%s"
             log_text.logger().warning(said, log_text.one_line(variable, 100), nearest)
+
+
+def unknown_variables(environment: Mapping[str, str], prefix: str, known: Collection[str]) -> dict[str, str]:
+    """Return the variables with this prefix that are not known ones, each with what ``meant`` returns for it."""
+    names = [each.removeprefix(prefix) for each in known]
+    found = [variable for variable in environment if variable.startswith(prefix) and variable not in known]
+    return {variable: meant(variable.removeprefix(prefix), names, prefix) for variable in found}
 
 
 def of_conversion(

@@ -1,0 +1,169 @@
+"""What several checks look at, each read once."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from rudderpipe.errors import QueueUnavailable, SettingsError
+from rudderpipe.observe import account, snapshot
+from rudderpipe.observe.account import PipeRing
+from rudderpipe.observe.doctor.check import Skipped
+from rudderpipe.observe.snapshot import RingState
+from rudderpipe.process import runtime_dir
+from rudderpipe.process.clock import Clock
+from rudderpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.queue.queue import Queue
+
+ANSWER_S = 2.0
+"""How long a check waits for an answer of Redis or the data plane."""
+RATE_S = 0.3
+"""For how long the rate of accepted events is measured."""
+
+T = TypeVar("T")
+
+
+class _Once(Generic[T]):
+    """A value that is read once, by whichever check needs it first; an error is raised again for each check."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._found: list[T] = []
+        self._error: Exception | None = None
+
+    def get(self) -> T:
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            if not self._found:
+                try:
+                    self._found.append(self._read())
+                except Exception as error:
+                    self._error = error
+                    raise
+            return self._found[0]
+
+
+class Examination:
+    """The settings to examine, and what is known of their pipe.
+
+    ``error`` is what is wrong with the settings; then only the check of the settings is made. Properties raise
+    ``Skipped``, ``RingUnavailable`` or ``QueueUnavailable`` when what they return cannot be had.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        environment: Mapping[str, str] | None = None,
+        error: SettingsError | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.settings = settings
+        self.environment = os.environ if environment is None else environment
+        self.error = error
+        self.clock = clock or Clock()
+        self._rings = _Once(self._read_rings)
+        self._states = _Once(lambda: snapshot.ring_states(self.rings, self.clock))
+        self._rate = _Once(self._measure)
+        self._queue = _Once(self._connect)
+        self._info = _Once(self._read_info)
+        self._connected: Queue | None = None
+        self.plane_latency_s: float | None = None
+        """How long the data plane took to answer the smallest request; None unless it was asked."""
+
+    @property
+    def directory(self) -> Path:
+        """The runtime directory of the settings, whether it exists or not."""
+        return Path(self.settings.runtime_dir) if self.settings.runtime_dir else runtime_dir.default()
+
+    @property
+    def rings(self) -> list[PipeRing]:
+        """The pipe's rings."""
+        return self._rings.get()
+
+    @property
+    def states(self) -> list[RingState]:
+        """What can be seen of the pipe's rings."""
+        return self._states.get()
+
+    @property
+    def rate_per_s(self) -> float:
+        """Accepted events a second: measured now, or since the rings were made if that is more."""
+        return self._rate.get()
+
+    @property
+    def queue(self) -> Queue:
+        """The queue, with a connection that works."""
+        try:
+            return self.connected()
+        except QueueUnavailable:
+            raise Skipped("Redis cannot be used, see check 16") from None
+
+    def connected(self) -> Queue:
+        """Return the queue. Raise ``QueueUnavailable`` if Redis cannot be used."""
+        return self._queue.get()
+
+    @property
+    def info(self) -> dict[str, object]:
+        """Redis's INFO."""
+        return self._info.get()
+
+    @property
+    def producers(self) -> list[int]:
+        """The pids of the pipe's producers that this process can see."""
+        found = [each for ring in self.states for each in ring.counters.producers]
+        return sorted({each.pid for each in found if each.pid > 0})
+
+    @property
+    def processes(self) -> dict[int, str]:
+        """The pids of producers and flushers that this process can see, with what each is."""
+        flushers = {state.flusher_pid: "flusher" for state in self.states if state.flusher_pid}
+        return {**dict.fromkeys(self.producers, "application"), **flushers}
+
+    def close(self) -> None:
+        """Close the connection to Redis."""
+        if self._connected is not None:
+            self._connected.close()
+
+    def _read_rings(self) -> list[PipeRing]:
+        try:
+            found = self.directory.stat()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise Skipped(f"runtime_dir cannot be read: {error.strerror}") from None
+        if found.st_uid != os.getuid() or found.st_mode & 0o777 != 0o700:
+            raise Skipped("runtime_dir is wrong, see check 4")  # and reading on would change its mode
+        return account.rings(self.settings)
+
+    def _measure(self) -> float:
+        before, now_ms = self.states, self.clock.time_ms()
+        if not before:
+            return 0.0
+        averages = [state.counters.accepted * 1000 / max(1000, now_ms - state.created_ms) for state in before]
+        began_s = self.clock.monotonic_s()
+        self.clock.sleep(RATE_S)
+        after = snapshot.ring_states(self.rings, self.clock)
+        took_s = max(RATE_S, self.clock.monotonic_s() - began_s)
+        moved = sum(state.counters.accepted for state in after) - sum(state.counters.accepted for state in before)
+        return max(sum(averages), moved / took_s)
+
+    def _connect(self) -> Queue:
+        if self.settings.redis is None:
+            raise Skipped("without a queue (direct mode)")
+        from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+
+        self._connected = queue = Queue(self.settings, self.clock, answer_s=ANSWER_S)
+        queue.ping()
+        return queue
+
+    def _read_info(self) -> dict[str, object]:
+        (found,) = self.queue.ask(lambda pipe: pipe.info("all"))
+        return dict(found)

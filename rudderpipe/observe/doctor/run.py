@@ -1,0 +1,83 @@
+"""The run of the checks, each within a time limit, and what is printed of their findings."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from contextlib import closing
+
+import msgspec
+
+from rudderpipe.errors import QueueUnavailable, RingUnavailable
+from rudderpipe.log_text import one_line
+from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings
+from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, Skipped, fail
+from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.settings import Settings
+
+MODULES = (host, rings, processes, redis_server, queue_jobs, data_plane)
+"""The modules that fill the table of checks when they are imported."""
+CHECK_S = 3.0
+"""How long a check may take."""
+
+
+def run(examination: Examination, groups: Collection[Group] = ()) -> Iterator[Finding]:
+    """Yield the finding of each check, in the order of their numbers; only of ``groups`` if some are given."""
+    with closing(examination):
+        for number in sorted(CHECKS):
+            check = CHECKS[number]
+            if not groups or check.group in groups:
+                yield finding(check, examination)
+
+
+def finding(check: Check, examination: Examination) -> Finding:
+    """Return the finding of one check, within ``CHECK_S``."""
+    results: list[Result] = []
+    thread = threading.Thread(
+        target=lambda: results.append(_result(check, examination)), name="rudderpipe-doctor", daemon=True
+    )
+    thread.start()
+    thread.join(CHECK_S)
+    slow = fail(f"not finished within {CHECK_S:g} s", "look whether this host, Redis or the data plane is overloaded")
+    result = (results or [slow])[0]
+    text, fix = (_without_secrets(each, examination.settings) for each in result[1:])
+    return Finding(check.number, check.name, check.group, result.state, one_line(text, 500), one_line(fix, 500))
+
+
+def _result(check: Check, examination: Examination) -> Result:
+    if examination.error is not None and check.number != 1:
+        return Result("skip", "the settings are wrong, see check 1")
+    try:
+        return check.look(examination)
+    except Skipped as error:
+        return Result("skip", str(error))
+    except QueueUnavailable as error:
+        said = f"Redis refuses it: {error.reason}" if error.answered else "Redis cannot be used, see check 16"
+        return Result("skip", said)
+    except RingUnavailable as error:
+        return Result("skip", f"the ring cannot be read, see check 6: {error.reason}")
+    except Exception as error:  # noqa: BLE001  # one check must not end the others; its text may hold what was sent
+        return Result("skip", f"the check could not be made here: {type(error).__name__}")
+
+
+def _without_secrets(text: str, settings: Settings) -> str:
+    """Return the text without write key and passwords, which no check prints, but a server may repeat."""
+    for secret in _secrets(settings):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    found = [settings.write_key]
+    if settings.redis is not None:
+        address = settings.redis_address
+        found += [address.password or "", address.sentinel_password or ""]
+    if settings.proxy_url and "@" in settings.proxy_url:
+        found.append(settings.proxy_url.partition("//")[2].rpartition("@")[0].partition(":")[2])
+    yield from (secret for secret in found if len(secret) > 2)  # a shorter one would also hit harmless text
+
+
+def as_json(findings: list[Finding]) -> dict[str, object]:
+    """Return what ``rudderpipe doctor --json`` prints."""
+    counts = {state: sum(each.state == state for each in findings) for state in ("ok", "warn", "fail", "skip")}
+    return {"checks": [msgspec.to_builtins(each) for each in findings], **counts}
