@@ -18,7 +18,6 @@ import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
-from rudderpipe.errors import SettingsError
 from rudderpipe.flusher import dead_letters
 from rudderpipe.observe.doctor import host, proc, processes, redis_server, rings, run
 from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, Skipped, check, worst
@@ -85,13 +84,7 @@ def serve(ring: Ring, settings: Settings, clock: FakeClock) -> None:
 
 
 def test_wrong_settings(settings: Settings, clock: FakeClock) -> None:
-    """What is wrong is named, the checks that need settings are skipped, and a misspelt variable is a warning."""
-    error = SettingsError("flush_at", "must be a whole number")
-    findings = list(run.run(Examination(Settings(), error=error, clock=clock)))
-
-    assert (findings[0].state, findings[0].text) == ("fail", str(error))
-    assert "docs/settings.md" in findings[0].fix
-    assert {each.state for each in findings[1:]} == {"skip"}
+    """A misspelt variable is a warning, because it may be another program's."""
     assert state_of(1, settings, clock) == "ok"
     misspelt = look(1, settings, clock, RUDDERPIPE_WRITEKEY="x")
     assert (misspelt.state, misspelt.fix) == ("warn", "correct it; did you mean RUDDERPIPE_WRITE_KEY?")

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from rudderpipe.errors import SettingsError
 from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe.doctor import run, send_test
 from rudderpipe.observe.doctor.check import Finding, Group
@@ -17,14 +16,10 @@ from rudderpipe.settings import Settings
 STATES = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skip": "skip"}
 
 
-def doctor(
-    settings: Settings | SettingsError, groups: Sequence[Group] = (), *, sends: bool = False, as_json: bool = False
-) -> int:
+def doctor(settings: Settings, groups: Sequence[Group] = (), *, sends: bool = False, as_json: bool = False) -> int:
     """Make the checks, print each finding at once, and return an exit code."""
-    error = settings if isinstance(settings, SettingsError) else None
-    known = Settings() if isinstance(settings, SettingsError) else settings
     found = []
-    for finding in _findings(Examination(known, error=error), groups, sends=sends and error is None):
+    for finding in _findings(Examination(settings), groups, sends=sends):
         found.append(finding)
         if not as_json:
             print("\n".join(lines_of(finding)), flush=True)
@@ -32,7 +27,7 @@ def doctor(
         print(msgspec.json.encode(run.as_json(found)).decode())
     else:
         print(summary(found))
-    if error is not None or any(finding.number == 1 and finding.state == "fail" for finding in found):
+    if any(finding.number == 1 and finding.state == "fail" for finding in found):
         return EXIT_USAGE
     return EXIT_FAILED if any(finding.state == "fail" for finding in found) else EXIT_OK
 

@@ -23,7 +23,6 @@ from rudderpipe.settings.mistakes import meant
 
 if TYPE_CHECKING:
     from rudderpipe.observe.host_rings import HostRing
-    from rudderpipe.settings import Settings
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -166,12 +165,7 @@ def _add_selection(action: Any) -> None:
 def _doctor(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.doctor import doctor
 
-    settings: Settings | SettingsError
-    try:
-        settings = settings_of(arguments)
-    except SettingsError as error:
-        settings = error
-    return doctor(settings, arguments.only or (), sends=arguments.send_test, as_json=arguments.json)
+    return doctor(settings_of(arguments), arguments.only or (), sends=arguments.send_test, as_json=arguments.json)
 
 
 def _queue(arguments: argparse.Namespace) -> int:

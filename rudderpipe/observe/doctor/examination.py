@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from rudderpipe.errors import QueueUnavailable, SettingsError
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.observe import account, snapshot
 from rudderpipe.observe.account import PipeRing
 from rudderpipe.observe.doctor.check import Skipped
@@ -53,8 +53,7 @@ class _Once(Generic[T]):
 class Examination:
     """The settings to examine, and what is known of their pipe.
 
-    ``error`` is what is wrong with the settings; then only the check of the settings is made. Properties raise
-    ``Skipped``, ``RingUnavailable`` or ``QueueUnavailable`` when what they return cannot be had.
+    Properties raise ``Skipped``, ``RingUnavailable`` or ``QueueUnavailable`` when what they return cannot be had.
     """
 
     def __init__(
@@ -62,12 +61,10 @@ class Examination:
         settings: Settings,
         *,
         environment: Mapping[str, str] | None = None,
-        error: SettingsError | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.settings = settings
         self.environment = os.environ if environment is None else environment
-        self.error = error
         self.clock = clock or Clock()
         self._rings = _Once(self._read_rings)
         self._states = _Once(lambda: snapshot.ring_states(self.rings, self.clock))
