@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from rudderpipe.flusher import dead_letters
 from rudderpipe.observe.doctor import host, proc, processes, redis_server, rings, run
-from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, Skipped, check, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, check, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import identity
 from rudderpipe.ring import flusher_lock, layout, location, memory, served_settings
 from rudderpipe.ring import layout as at

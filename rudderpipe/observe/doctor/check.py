@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
-if TYPE_CHECKING:
-    from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.examination import Examination
 
 Group = Literal["host", "ring", "processes", "redis", "plane"]
 State = Literal["ok", "warn", "fail", "skip"]
@@ -21,10 +20,6 @@ class Result(NamedTuple):
     state: State
     text: str
     fix: str = ""
-
-
-class Skipped(Exception):
-    """The reason why a check, or whatever it looks at, does not apply or cannot be seen."""
 
 
 class Check(NamedTuple):

@@ -11,8 +11,8 @@ import msgspec
 
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import Outcome
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.observe.doctor.redis_server import days_left
 from rudderpipe.settings import Settings
 

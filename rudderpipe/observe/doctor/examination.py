@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.observe import account, snapshot
 from rudderpipe.observe.account import PipeRing
-from rudderpipe.observe.doctor.check import Skipped
 from rudderpipe.observe.snapshot import RingState
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
@@ -26,6 +25,10 @@ RATE_S = 0.3
 """For how long the rate of accepted events is measured."""
 
 T = TypeVar("T")
+
+
+class Skipped(Exception):
+    """The reason why a check, or whatever it looks at, does not apply or cannot be seen."""
 
 
 class _Once(Generic[T]):

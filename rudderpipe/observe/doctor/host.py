@@ -15,8 +15,8 @@ from rudderpipe._version import VERSION
 from rudderpipe.errors import RudderpipeError
 from rudderpipe.observe import host_rings
 from rudderpipe.observe.doctor import proc
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import runtime_dir
 from rudderpipe.settings import CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Settings, mistakes
 

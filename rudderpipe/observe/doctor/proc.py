@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from rudderpipe.observe.doctor.check import Skipped
+from rudderpipe.observe.doctor.examination import Skipped
 
 PROC = Path("/proc")
 SYS = Path("/sys")

@@ -9,8 +9,8 @@ from pathlib import Path
 import rudderpipe
 from rudderpipe.observe import host_rings
 from rudderpipe.observe.doctor import proc
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import identity
 from rudderpipe.ring import served_settings
 from rudderpipe.settings import Settings

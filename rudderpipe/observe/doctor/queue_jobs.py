@@ -6,8 +6,8 @@ from base64 import b64encode
 from typing import Any
 
 from rudderpipe.observe import snapshot
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.queue.queue import Queue
 
 LOOKED_AT = 200

@@ -8,8 +8,8 @@ import statistics
 import time
 
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.queue.scripts import NAMES, source
 
 OLDEST = (6, 2)

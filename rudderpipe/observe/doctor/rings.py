@@ -8,8 +8,8 @@ from pathlib import Path
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.log_text import counted
 from rudderpipe.observe import snapshot
-from rudderpipe.observe.doctor.check import Result, Skipped, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import state_dir
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import wake_pipe

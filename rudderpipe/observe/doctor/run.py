@@ -11,8 +11,8 @@ import msgspec
 from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.log_text import one_line
 from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings
-from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, Skipped, fail
-from rudderpipe.observe.doctor.examination import Examination
+from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, fail
+from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.settings import Settings
 
 MODULES = (host, rings, processes, redis_server, queue_jobs, data_plane)
