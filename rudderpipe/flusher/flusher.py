@@ -98,7 +98,7 @@ class Flusher:
         now_s = clock.monotonic_s()
         self._waiting_since_s = self._busy_at_s = now_s
         self.waiting = 0
-        """How many events waited when due ones were last looked for."""
+        """How many events the last look for due ones left in the ring."""
 
     def _consume(self) -> Consumer:
         """Return a consumer that begins at the offsets in the ring and in the sink, as that of a new flusher does."""
@@ -231,6 +231,7 @@ class Flusher:
             self._held.append(batch)
             events -= batch.count
             taken += len(batch.data)
+        self.waiting = max(0, events)
         self._waiting_since_s = now_s
         self._is_starved = self._is_starved and events > 0
         self._forced = self._forced and events > 0

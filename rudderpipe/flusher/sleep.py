@@ -12,8 +12,10 @@ from rudderpipe.ring.wake_pipe import WakePipe
 from rudderpipe.service.loop import IDLE_MAX_S, IDLE_MIN_S
 from rudderpipe.settings import Settings
 
-PAUSE_MAX_S = 0.01
-"""The longest pause of a flusher that is awake."""
+GATHER_S = 0.02
+"""The doze after a cycle that moved events, in which more of them gather, so that they share calls and requests."""
+GATHERED = 500
+"""So many events are worth a cycle at once."""
 VISIBLE_S = 0.002
 """A store that a producer made before it read ASLEEP is visible after this time, whatever the processor reorders."""
 DOZE_S = 0.05
@@ -24,7 +26,7 @@ LATE_S = 0.05
 
 
 class _Depth(Enum):
-    """What ends the flusher's sleep: nothing but the time, a request, or also an event."""
+    """What a producer can do about the flusher's sleep: nothing, end it by a request, or end it by any event."""
 
     AWAKE = 0
     DOZING = 1
@@ -32,10 +34,10 @@ class _Depth(Enum):
 
 
 class Sleep:
-    """The idle part of the flusher's loop: a few growing pauses, then a doze, and then a sleep.
+    """The idle part of the flusher's loop: dozes that grow from ``GATHER_S`` to ``DOZE_S``, and then a sleep.
 
-    A request, such as a flush, ends a doze, and an event does not. So a flusher that an event has woken, and that waits
-    for more of them, costs their producers nothing. It falls asleep when no event came during a doze.
+    A request, such as a flush, ends a doze, and an event does not. So a flusher that has just moved events, or that an
+    event has woken, costs the producers of more events nothing. It falls asleep when no event came during a doze.
 
     The flusher stores ASLEEP and then works one more cycle, because a producer may have read the word just before. Only
     a doze is so short that it needs no wait of ``VISIBLE_S`` in between.
@@ -46,6 +48,7 @@ class Sleep:
         self._clock = clock
         self._at_most_s = min(ASLEEP_MAX_S, settings.flush_interval_ms / 1000 + LATE_S)
         self._pause_s = IDLE_MIN_S
+        self._doze_s = GATHER_S
         self._depth = _Depth.AWAKE
         self._waiting: int | None = None
         """The events that waited when the doze began; None before it."""
@@ -53,30 +56,36 @@ class Sleep:
         self._ended, self._end = os.pipe()
 
     def after(self, done: int) -> None:
-        """Return at once after a cycle that did something. After another one, pause, doze or sleep."""
+        """Return at once if there is more to do. Otherwise pause, doze or sleep."""
         if done:
-            self._wake_up()
-            return
+            self._pause_s, self._doze_s, self._waiting = IDLE_MIN_S, GATHER_S, None
+            if self._rings.waiting >= GATHERED:
+                return
         rest_s = self._rings.rest_s(self._clock.monotonic_s())
-        if self._pause_s <= PAUSE_MAX_S or rest_s <= 0 or not self._has_pipes():
-            self._pause()
-            return
-        if self._depth is _Depth.AWAKE:
+        if rest_s <= 0 or not self._has_pipes():
+            self._pause(done)
+        elif self._depth is _Depth.AWAKE or (done and self._depth is _Depth.ASLEEP):
             self._sink_to(_Depth.DOZING)
         elif self._depth is _Depth.DOZING and self._waiting == self._rings.waiting:
             self._sink_to(_Depth.ASLEEP)
             self._clock.sleep(VISIBLE_S)
         elif self._depth is _Depth.DOZING:
             self._waiting = self._rings.waiting
-            if self._wait(min(rest_s, DOZE_S)):
-                self._wake_up()
+            if self._wait(min(rest_s, self._doze_s)):
+                self._sink_to(_Depth.DOZING)
+            self._doze_s = min(DOZE_S, self._doze_s * 2)
         elif self._wait(min(rest_s, self._at_most_s)):
+            self._doze_s = GATHER_S
             self._sink_to(_Depth.DOZING)
             self._rings.note_wake_up()
 
-    def _pause(self) -> None:
+    def _pause(self, done: int) -> None:
+        """Go on looking, because producers cannot say when there is something to do."""
         if self._depth is not _Depth.AWAKE:
-            self._wake_up()
+            self._depth = _Depth.AWAKE
+            self._rings.store_asleep(0)
+        if done:
+            return
         self._clock.sleep(self._pause_s)
         self._pause_s = min(IDLE_MAX_S, self._pause_s * 2)
 
@@ -84,12 +93,6 @@ class Sleep:
         """Show the producers by a new number that the flusher dozes (odd) or sleeps (even). A cycle must follow."""
         self._depth, self._waiting = depth, None
         self._rings.store_asleep(self._clock.monotonic_ms() * 2 + (depth is _Depth.DOZING))
-
-    def _wake_up(self) -> None:
-        self._pause_s = IDLE_MIN_S
-        if self._depth is not _Depth.AWAKE:
-            self._depth = _Depth.AWAKE
-            self._rings.store_asleep(0)
 
     def _has_pipes(self) -> bool:
         """Have one FIFO for each ring. Return False if one of them cannot be made."""
