@@ -205,3 +205,21 @@ def test_wrong_arguments_are_named(client: Client) -> None:
         rudderpipe.ingest(message(1), client=client)
     with pytest.raises(SettingsError, match="client"):
         rudderpipe.ingest([], client="KEY")  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_line_that_was_being_written_is_read_once_more(client: Client, tmp_path: Path) -> None:
+    """Its first half is a reject. When the file has grown, the whole line is sent; a line with its end comes once."""
+    path, checkpoint = tmp_path / "events", tmp_path / "checkpoint"
+    first, second, third = (json.dumps(message(number)).encode() for number in range(3))
+    with capture() as events:
+        for text in (
+            first + b"\n" + second[:30],
+            first + b"\n" + second + b"\n",
+            first + b"\n" + second + b"\n" + third,
+        ):
+            path.write_bytes(text)
+            rudderpipe.ingest(path, client=client, checkpoint=checkpoint)
+        nothing = rudderpipe.ingest(path, client=client, checkpoint=checkpoint)
+
+    assert numbers(events) == [0, 1, 2]
+    assert nothing.read == 0

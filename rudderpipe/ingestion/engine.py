@@ -235,11 +235,17 @@ class Engine:
         except IngestionError as error:
             self.rejects_trouble = self.rejects_trouble or error.reason
 
-    def end_source(self) -> None:
-        """Note that the source was read to its end."""
+    def end_source(self, *, is_open: bool = False) -> None:
+        """Note that the source was read to its end.
+
+        ``is_open`` means that its last line has no end yet: if the file grows, that line is read once more.
+        """
         state = self._state
         assert state is not None
-        self.saved.end(state, self._position(), self._read_bytes())
+        position = self._position()
+        if is_open and self._block is not None and len(self._block[0]):
+            position = self._block[0].position(len(self._block[0]) - 1)
+        self.saved.end(state, position, self._read_bytes())
         self._done_bytes += self._read_bytes()
         self._end_history()
         self._state = self._reading = self._block = None

@@ -13,12 +13,14 @@ from rudderpipe.errors import EventError, IngestionError
 from rudderpipe.ingestion.block import Block, Position, Reject
 from rudderpipe.ingestion.engine import Engine
 from rudderpipe.ingestion.events import RecordId
+from rudderpipe.ingestion.formats import BATCH, CSV, NDJSON, TSV
 from rudderpipe.ingestion.plan import Options, Plan, Step
 from rudderpipe.ingestion.reader import Reader
 from rudderpipe.ingestion.record_ids import ids_of
 from rudderpipe.messages import encode
 from rudderpipe.messages.wire import message_ids
 
+LINES = (NDJSON, BATCH, CSV, TSV)
 CHUNK = 64
 CHUNK_S = 0.01
 """A chunk of an iterable's messages ends after this time, so that a slow one's messages do not wait."""
@@ -76,9 +78,18 @@ class Run:
                 if block is not None:
                     yield from engine.feed(block)
                 if not engine.stopping and (block is None or engine.source_over):
-                    engine.end_source()
+                    engine.end_source(is_open=block is None and _is_open(reader))
                     return
                 yield 0.0
+
+
+def _is_open(reader: Reader) -> bool:
+    """Return whether a plain file of lines ends without the end of a line, perhaps because it is being written."""
+    if reader.compression != "none" or reader.format not in LINES or not reader.size_bytes:
+        return False
+    with open(reader.source.path, "rb") as file:  # noqa: PTH123  # one byte is read
+        file.seek(max(0, reader.read_bytes - 1))
+        return file.read(1) not in (b"\n", b"")
 
 
 class _Unread:
