@@ -396,6 +396,25 @@ def test_errors_in_the_log(settings: Settings, clock: FakeClock) -> None:
     assert "ended by an unexpected error" in found.text
 
 
+def test_a_secret_file_that_is_wrong(settings: Settings, clock: FakeClock, tmp_path: Path) -> None:
+    """One that is missing, one that holds something else, and one that others can read."""
+    path = tmp_path / "key"
+    file = replace(settings, write_key="", write_key_file=str(path))
+    assert state_of(32, settings, clock) == "ok"
+    assert (look(32, file, clock).state, look(32, file, clock).fix) == ("fail", f"mount or make {path}")
+    path.write_text("two\nlines\n")
+    assert look(32, file, clock).fix == "write the secret, and nothing else, into it"
+    path.write_text(SECRET)
+    path.chmod(0o644)
+
+    found = look(32, file, clock)
+
+    assert (found.state, found.fix.startswith(f"chmod 400 {path}")) == ("warn", True)
+    assert SECRET not in found.text
+    path.chmod(0o400)
+    assert state_of(32, file, clock) == "ok"
+
+
 def test_no_secret_is_printed(settings: Settings, clock: FakeClock) -> None:
     """Also not one that something else repeats."""
     found = replace(settings, redis="redis://u:pa55word@h", proxy_url="http://u:pr0xyword@h")

@@ -101,7 +101,7 @@ def _failed(arguments: argparse.Namespace) -> int:
         if arguments.action == "retry":
             if arguments.replace_write_key:
                 settings.require("write_key")
-            key = settings.write_key if arguments.replace_write_key else None
+            key = settings.current_write_key if arguments.replace_write_key else None
             how = {"first": arguments.first, "dry_run": arguments.dry_run, "write_key": key}
             return failed.retry(found, selection, **how, as_json=arguments.json)
         if arguments.action == "delete":

@@ -18,6 +18,7 @@ GROUPS = {
     "where events go": {
         "write_key": "write key of the source; prefer RUDDERPIPE_WRITE_KEY, because every user of the machine can read "
         "arguments",
+        "write_key_file": "file that holds the write key, and is read again when it changes",
         "data_plane_url": "URL of the data plane",
         "path": "path that is added to the URL",
         "data_plane_id": "one id for several URLs of the same data plane",
@@ -37,6 +38,7 @@ GROUPS = {
     },
     "the queue": {
         "redis": "URL of Redis; none sends events directly to the data plane, without a queue",
+        "redis_password_file": "file that holds the password of Redis, and is read again when it changes",
         "queue_name": "name of the queue in Redis",
         "prefix": "prefix of the queue's keys in Redis",
         "is_multi_processor": "true or false: let several senders work at once, without keeping the order",
@@ -67,11 +69,13 @@ GROUPS = {
 }
 DEFAULTS = {
     "write_key": "none, it must be given",
+    "write_key_file": "none, or systemd's credential write_key",
     "data_plane_url": "none, it must be given",
     "data_plane_id": "the URL",
     "proxy_url": "that of HTTPS_PROXY and the like",
     "ca_file": "the certificates of the system",
     "redis": "none",
+    "redis_password_file": "none, or systemd's credential redis_password",
     "max_queue_bytes": "no limit",
     "keep_failed": "all",
     "keep_failed_s": "forever",

@@ -165,7 +165,7 @@ class DirectSink:
             if not events:
                 break
             posted.append(
-                dispatcher.Batch(events, len(batch.data), self._settings.write_key, attempts=self._tried(batch))
+                dispatcher.Batch(events, len(batch.data), self._settings.current_write_key, attempts=self._tried(batch))
             )
         return posted
 

@@ -141,7 +141,6 @@ class QueueSink:
         self._build = job.build
         self._queue = Queue(settings, clock)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
-        self._write_key = settings.write_key
         self._settings = settings
         self._lanes = settings.lanes_in_use
         self._ring = ring
@@ -200,7 +199,7 @@ class QueueSink:
 
     def _jobs_of(self, batches: Sequence[Batch], sent_at: str) -> list[NewJob]:
         """Return a job for each batch, or with lanes the jobs of all lanes for all of these batches together."""
-        epoch, key = self._ring.segment.epoch, self._write_key
+        epoch, key = self._ring.segment.epoch, self._settings.current_write_key
         if self._lanes == 1:
             return [(self._build(batch.data, key, sent_at, epoch), batch.count) for batch in batches]
         settings = self._settings

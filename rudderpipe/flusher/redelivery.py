@@ -146,7 +146,7 @@ class Redelivery:
 
     def _batch_of(self, record: Record) -> dispatcher.Batch:
         size_bytes = sum(len(bytes(event)) + 1 for event in record.events)
-        return dispatcher.Batch(record.events, size_bytes, self._settings.write_key)
+        return dispatcher.Batch(record.events, size_bytes, self._settings.current_write_key)
 
     def delivered(self, decision: Decision) -> int:
         """Note the parts as delivered, and count them."""

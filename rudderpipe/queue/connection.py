@@ -16,9 +16,10 @@ from redis.cluster import ClusterNode, RedisCluster
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from rudderpipe.errors import QueueUnavailable
+from rudderpipe.errors import QueueUnavailable, SettingsError
 from rudderpipe.log_text import one_line
-from rudderpipe.settings.redis_url import REDIS_PORT, SENTINEL_PORT, RedisAddress, host_and_port
+from rudderpipe.settings import Settings
+from rudderpipe.settings.redis_url import REDIS_PORT, SENTINEL_PORT, host_and_port
 
 ABORT = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for 0 seconds."""
@@ -39,13 +40,14 @@ class Connection:
     after a lost answer is right.
     """
 
-    def __init__(self, address: RedisAddress, key: str, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, settings: Settings, key: str, answer_s: float = ANSWER_TIMEOUT_S) -> None:
         """Remember where Redis is, and how long a call waits for its answer.
 
         ``key`` is any key of the queue, because a cluster has all of them in one slot.
         """
-        self.place = address.place
-        self._address = address
+        self._address = settings.redis_address
+        self._password = settings.redis_password
+        self.place = self._address.place
         self._key = key
         self._answer_s = answer_s
         self._client: redis.Redis | None = None
@@ -64,6 +66,8 @@ class Connection:
                 _abort_when_closed(self._client)
             asked = True
             yield self._client
+        except SettingsError as error:  # the file of the password; nothing was sent
+            raise QueueUnavailable(self.place, str(error), answered=True) from None
         except redis.AuthenticationError:
             self.close()
             raise QueueUnavailable(self.place, "user or password is missing or was refused", answered=True) from None
@@ -96,7 +100,7 @@ class Connection:
 
     def _find(self) -> redis.Redis:
         where, options = self._address, self._options()
-        own: dict[str, Any] = {"username": where.username, "password": where.password}
+        own: dict[str, Any] = {"username": where.username, "password": self._password()}
         if where.cluster_nodes:
             node: Any = ClusterNode  # redis-py gives the constructor no types
             starts: list[Any] = [node(*host_and_port(each, REDIS_PORT)) for each in where.cluster_nodes]

@@ -24,7 +24,7 @@ class JobWait:
 
     def __init__(self, settings: Settings, longest_s: float) -> None:
         self._line = Keys(settings.prefix, settings.queue_name).wait
-        self._connection = Connection(settings.redis_address, self._line, answer_s=longest_s + ANSWER_S)
+        self._connection = Connection(settings, self._line, answer_s=longest_s + ANSWER_S)
         self._socket: socket.socket | None = None
         self._is_ended = False
 

@@ -66,7 +66,7 @@ class Queue:
         self.name = settings.queue_name
         self.plane = settings.plane_id
         """The id of the data plane that our jobs are for."""
-        self._connection = Connection(settings.redis_address, self.keys.wait, answer_s)
+        self._connection = Connection(settings, self.keys.wait, answer_s)
         self.place = self._connection.place
         self.clock = clock
         self._scripts = Scripts()

@@ -11,11 +11,15 @@ import msgspec
 from msgspec import Meta
 
 from rudderpipe.errors import SettingsError
-from rudderpipe.settings import mistakes, names, proxies
+from rudderpipe.settings import mistakes, names, proxies, secret_file
 from rudderpipe.settings.redis_url import PATHS, RedisAddress, from_url
 
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
+CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
+SECRET_FILES = ("write_key_file", "redis_password_file")
+CREDENTIALS = {"write_key": "write_key_file", "redis_password": "redis_password_file"}
+"""The names of credentials of systemd, and the settings that they stand for."""
 EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes a request (Gateway.maxReqSizeInKB)
 LANES_BYTES = 8_000_000
 """The size limit of the requests of all lanes together."""
@@ -48,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     # where events go
     write_key: str = ""
+    write_key_file: str | None = None
     data_plane_url: str = ""
     path: Annotated[str, Meta(pattern="^/[!-~]*$", max_length=1000, description=PATH_WORDS)] = names.USUAL_PATH
     data_plane_id: Annotated[str, Meta(pattern="^[!-~]{1,200}$", description=ID_WORDS)] | None = None
@@ -68,6 +73,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     max_batch_bytes: Bytes = 460_800
     # the queue
     redis: Annotated[str | RedisAddress | None, Meta(description="a URL or a mapping")] = None
+    redis_password_file: str | None = None
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
     is_multi_processor: bool = False
@@ -100,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def __post_init__(self) -> None:
         if self.autostart not in (True, False, "flusher"):
             raise SettingsError("autostart", f"must be {AUTOSTART_WORDS}")
+        if self.write_key and self.write_key_file:
+            raise SettingsError("write_key_file", "must not be given together with write_key")
         if self.data_plane_url:
             _check_url("data_plane_url", self.data_plane_url, ("http", "https"))
             if "@" in self.data_plane_url.partition("//")[2].partition("/")[0]:
@@ -112,6 +120,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
         if isinstance(self.redis, str):
             from_url(self.redis)
+        if self.redis_password_file and self.redis is not None and self.redis_address.password is not None:
+            raise SettingsError("redis_password_file", "must not be given together with a password in redis")
         if self.prefix.startswith(("{}", "}")):
             raise SettingsError("prefix", "must not begin with } or {}; a cluster would not keep the keys in one slot")
 
@@ -126,6 +136,22 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.redis is None:
             raise SettingsError("redis", "is missing")
         return from_url(self.redis) if isinstance(self.redis, str) else self.redis
+
+    @property
+    def current_write_key(self) -> str:
+        """The write key, out of ``write_key_file`` as it is now. Raises ``SettingsError`` if it never could be read."""
+        if self.write_key_file is None:
+            return self.write_key
+        return secret_file.of("write_key_file", self.write_key_file).value()
+
+    def redis_password(self) -> str | None:
+        """Return the password of Redis, out of ``redis_password_file`` as it is now, or None without one.
+
+        Raises ``SettingsError`` if the file never could be read.
+        """
+        if self.redis_password_file is None:
+            return self.redis_address.password
+        return secret_file.of("redis_password_file", self.redis_password_file).value()
 
     @property
     def lanes_in_use(self) -> int:
@@ -163,7 +189,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         """
         if self.pipe:
             return f"{self.pipe}.queue" if self.redis is not None else self.pipe
-        return names.pipe(self.write_key, self.endpoint, self._queue_parts)
+        return names.pipe(self._source, self.endpoint, self._queue_parts)
 
     @property
     def pipe_names(self) -> list[str]:
@@ -171,9 +197,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         if self.pipe:
             return [self.pipe_name]
         former = names.former_pipes(
-            self.write_key, self.data_plane_url, self.endpoint, self._queue_parts, self.redis_place
+            self._source, self.data_plane_url, self.endpoint, self._queue_parts, self.redis_place
         )
         return list(dict.fromkeys((self.pipe_name, *former)))
+
+    @property
+    def _source(self) -> str:
+        """What names the source: the write key, or the path of its file, because a key in a file may change."""
+        return f"file:{self.write_key_file}" if self.write_key_file else self.write_key
 
     @property
     def _queue_parts(self) -> tuple[str, ...]:
@@ -185,8 +216,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return msgspec.structs.replace(self, when_full=when_full, enable=True, sync_mode=False, strict=False)
 
     def require(self, *fields: str) -> None:
-        """Raise ``SettingsError`` for the first of these settings that is empty."""
+        """Raise ``SettingsError`` for the first of these settings that is empty, or whose file cannot be read."""
         for field in fields:
+            if field == "write_key" and self.current_write_key:
+                continue
             if not getattr(self, field):
                 raise SettingsError(
                     field, f"is missing; give it as an argument or as {ENVIRONMENT_PREFIX}{field.upper()}"
@@ -212,16 +245,18 @@ def load(
         raise SettingsError("settings", f"must be a rudderpipe.Settings, not {type(base).__name__}")
     if base is not None and config is not None:
         raise SettingsError("config", "must not be given together with settings, because no file is read then")
+    merged: dict[str, Any]
     if base is not None:
         environment, merged = {}, _given(msgspec.structs.asdict(base))
     else:
         environment = os.environ if environment is None else environment
         config = config or environment.get(CONFIG_VARIABLE)
         merged = _from_file(os.fspath(config)) if config else {}
-        merged |= _from_environment(environment)
-    merged |= _given(explicit or {})
+        _add(merged, _from_environment(environment))
+    _add(merged, _given(explicit or {}))
+    _add_credentials(merged, environment)
     _check_text("", merged)
-    for name in ("runtime_dir", "spool_dir", "ca_file"):
+    for name in ("runtime_dir", "spool_dir", "ca_file", *SECRET_FILES):
         if isinstance(merged.get(name), str):
             merged[name] = _absolute(name, merged[name])
     if isinstance(merged.get("redis"), Mapping):
@@ -236,6 +271,35 @@ def load(
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _add(merged: dict[str, Any], more: dict[str, Any]) -> None:
+    """Add settings of a source that takes precedence. Its write key replaces a file of one, and the other way round."""
+    for name, other in (("write_key", "write_key_file"), ("write_key_file", "write_key")):
+        if name in more and other not in more:
+            merged.pop(other, None)
+    merged |= more
+
+
+def _add_credentials(merged: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Add the secrets that systemd has put into the unit's directory of credentials, if no setting gives others."""
+    directory = environment.get(CREDENTIALS_VARIABLE)
+    if not directory:
+        return
+    for name, setting in CREDENTIALS.items():
+        path = f"{directory}/{name}"
+        is_wanted = name == "write_key" or (merged.get("redis") is not None and not _has_password(merged["redis"]))
+        if is_wanted and name not in merged and setting not in merged and os.path.exists(path):  # noqa: PTH110  # as above
+            merged[setting] = path
+    if str(merged.get("write_key_file", "")).startswith(f"{directory}/") and not merged.get("pipe"):
+        reason = "must be given with a credential of systemd, because the units of a pipe have different directories"
+        raise SettingsError("pipe", reason)
+
+
+def _has_password(redis: Any) -> bool:
+    if isinstance(redis, Mapping):
+        return redis.get("password") is not None
+    return (from_url(redis) if isinstance(redis, str) else redis).password is not None
 
 
 def _check_text(path: str, value: Any) -> None:

@@ -33,6 +33,8 @@ class _Renamed(TypedDict, total=False):
 
 
 class _Others(TypedDict, total=False):
+    write_key_file: str | None
+    redis_password_file: str | None
     path: str
     data_plane_id: str | None
     ca_file: str | None

@@ -101,7 +101,7 @@ class SyncTransport(LocalTransport):
 
         dispatcher, event = Dispatcher(plane, self._settings, self._clock), _OneEvent(self._log, self._clock)
         while not event.is_settled:
-            batch = Batch([msgspec.Raw(data)], len(data), self._settings.write_key, attempts=event.attempts)
+            batch = Batch([msgspec.Raw(data)], len(data), self._settings.current_write_key, attempts=event.attempts)
             dispatcher.run([batch], event)
         return event.error
 

@@ -38,9 +38,9 @@ def data_plane(pipe: Examination) -> Result:
     )
     plane = DataPlane(short)
     try:
-        plane.post(EMPTY, settings.write_key)  # the first one also opens the connection
+        plane.post(EMPTY, settings.current_write_key)  # the first one also opens the connection
         began_s = time.perf_counter()
-        outcome = plane.post(EMPTY, settings.write_key)
+        outcome = plane.post(EMPTY, settings.current_write_key)
         took_s = time.perf_counter() - began_s
     finally:
         plane.close()

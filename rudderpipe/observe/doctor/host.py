@@ -18,7 +18,7 @@ from rudderpipe.observe.doctor import proc
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import runtime_dir
-from rudderpipe.settings import CONFIG_VARIABLE, ENVIRONMENT_PREFIX, Settings, mistakes
+from rudderpipe.settings import CONFIG_VARIABLE, ENVIRONMENT_PREFIX, SECRET_FILES, Settings, mistakes, secret_file
 
 NEEDED = {"msgspec": (0, 18, 6), "redis": (5, 0), "urllib3": (2, 0), "psutil": (5, 9)}
 """The oldest version of each dependency; ``tests/test_doctor.py`` compares it with ``pyproject.toml``."""
@@ -35,7 +35,7 @@ FORBIDDEN = {"DynamicUser": "yes", "RemoveIPC": "yes", "PrivateUsers": "yes", "P
 def settings(pipe: Examination) -> Result:
     """Check that write key and data plane are set, and that no variable is misspelt."""
     for name in ("write_key", "data_plane_url"):
-        if not getattr(pipe.settings, name):
+        if not getattr(pipe.settings, name) and not (name == "write_key" and pipe.settings.write_key_file):
             return fail(f"{name} is missing", f"set RUDDERPIPE_{name.upper()}, as for the application")
     known = [ENVIRONMENT_PREFIX + name.upper() for name in Settings.__struct_fields__]
     unknown = mistakes.unknown_variables(pipe.environment, ENVIRONMENT_PREFIX, (*known, CONFIG_VARIABLE))
@@ -175,6 +175,31 @@ def units(pipe: Examination) -> Result:
 
 
 _HIDES = "TemporaryFileSystem"
+
+
+@check(32, "secret files", "host")
+def secret_files(pipe: Examination) -> Result:
+    """Check that the files of write key and password can be read, by this user alone."""
+    found, shown = [], []
+    for setting in SECRET_FILES:
+        path = getattr(pipe.settings, setting)
+        if path is None:
+            continue
+        shown.append(path)
+        try:
+            with open(path, "rb") as file:  # noqa: PTH123  # one open for the state and the bytes
+                state, data = os.fstat(file.fileno()), file.read(secret_file.LIMIT_BYTES + 1)
+            secret_file.text_of(data)
+        except OSError as error:
+            found.append(fail(f"{setting} {path} cannot be read: {error.strerror}", f"mount or make {path}"))
+            continue
+        except ValueError as error:
+            found.append(fail(f"{setting} {path} {error}", "write the secret, and nothing else, into it"))
+            continue
+        if secret_file.is_open_to_all(state):
+            fix = f"chmod 400 {path} (Kubernetes: defaultMode: 0400)"
+            found.append(warn(f"every user can read {path} of {setting}", fix))
+    return worst(found, ", ".join(shown) or "none, the secrets are in the settings")
 
 
 @check(27, "kernel", "host")

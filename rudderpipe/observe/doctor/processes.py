@@ -19,7 +19,17 @@ SILENT_S = 2.0
 DOWN_S = 15.0
 USED = 0.8
 AUTOSTARTED = "--detach"
-IN_THE_NAME = ("write_key", "data_plane_url", "path", "redis", "queue_name", "prefix", "pipe", "runtime_dir")
+IN_THE_NAME = (
+    "write_key",
+    "write_key_file",
+    "data_plane_url",
+    "path",
+    "redis",
+    "queue_name",
+    "prefix",
+    "pipe",
+    "runtime_dir",
+)
 """The settings that decide which ring a process uses."""
 
 
@@ -82,7 +92,7 @@ def same_settings(pipe: Examination) -> Result:
 
 
 def _inputs(settings: Settings) -> Iterator[str]:
-    yield f"a write key of {len(settings.write_key)} characters"
+    yield settings.write_key_file or f"a write key of {len(settings.write_key)} characters"
     yield settings.endpoint
     if settings.redis is not None:
         yield f"{settings.redis_place}, {settings.queue_name}, prefix {settings.prefix}"

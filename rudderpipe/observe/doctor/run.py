@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 
 import msgspec
 
-from rudderpipe.errors import QueueUnavailable, RingUnavailable
+from rudderpipe.errors import QueueUnavailable, RingUnavailable, SettingsError
 from rudderpipe.log_text import one_line
 from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings
 from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, fail
@@ -67,9 +67,11 @@ def _without_secrets(text: str, settings: Settings) -> str:
 
 def _secrets(settings: Settings) -> Iterator[str]:
     found = [settings.write_key]
+    with suppress(SettingsError):  # check 32 says what is wrong with a file
+        found.append(settings.current_write_key)
+        found.append(settings.redis_password() or "" if settings.redis is not None else "")
     if settings.redis is not None:
-        address = settings.redis_address
-        found += [address.password or "", address.sentinel_password or ""]
+        found.append(settings.redis_address.sentinel_password or "")
     if settings.proxy_url and "@" in settings.proxy_url:
         found.append(settings.proxy_url.partition("//")[2].rpartition("@")[0].partition(":")[2])
     yield from (secret for secret in found if len(secret) > 2)  # a shorter one would also hit harmless text
