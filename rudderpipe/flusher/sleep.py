@@ -50,6 +50,8 @@ class Sleep:
         self._pause_s = IDLE_MIN_S
         self._doze_s = GATHER_S
         self._depth = _Depth.AWAKE
+        self._number = 0
+        """The even number of the last sleep or doze."""
         self._waiting: int | None = None
         """The events that waited when the doze began; None before it."""
         self._pipes: dict[Path, WakePipe] = {}
@@ -92,7 +94,9 @@ class Sleep:
     def _sink_to(self, depth: _Depth) -> None:
         """Show the producers by a new number that the flusher dozes (odd) or sleeps (even). A cycle must follow."""
         self._depth, self._waiting = depth, None
-        self._rings.store_asleep(self._clock.monotonic_ms() * 2 + (depth is _Depth.DOZING))
+        # By the clock, because producers may know numbers of an earlier flusher.
+        self._number = max(self._number + 2, self._clock.monotonic_ms() * 2)
+        self._rings.store_asleep(self._number + (depth is _Depth.DOZING))
 
     def _has_pipes(self) -> bool:
         """Have one FIFO for each ring. Return False if one of them cannot be made."""
