@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
+from native_tests.manager import Manager
 from native_tests.processes import wait_until
 from rudderpipe import settings as settings_module
 from rudderpipe.process.clock import Clock
@@ -108,7 +109,8 @@ def test_a_sender_answers_health_checks(senders: Senders) -> None:
     wait_until(lambda: asked(f"{url}/readyz")[0] == 200)
     status, vitals = asked(f"{url}/healthz")
     assert (status, vitals["status"], vitals["lease"], vitals["waiting_jobs"]) == (200, "alive", "held", 0)
-    assert asked(f"{url}/nothing") == (404, {"error": "not found", "paths": ["/healthz", "/readyz"]})
+    paths = ["/healthz", "/metrics", "/readyz", "/status.json"]
+    assert asked(f"{url}/nothing") == (404, {"error": "not found", "paths": paths})
     request = urllib.request.Request(f"{url}/healthz", data=b"x", method="POST")
     with pytest.raises(urllib.error.HTTPError, match="405") as caught:
         urllib.request.urlopen(request)
@@ -158,25 +160,6 @@ def test_an_admin_address_in_use_is_named(senders: Senders) -> None:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         assert senders.sender("--admin", where).wait(30) == 2
     assert f"option --admin: cannot listen on {where}: Address already in use" in senders.log
-
-
-class Manager:
-    """The side of systemd in the protocol of ``Type=notify``."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = str(directory / "notify")
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.settimeout(30)
-        self._socket.bind(self.path)
-
-    def receives(self, what: str) -> list[str]:
-        """Wait for a message that has this line, and return all its lines."""
-        while what not in (lines := self._socket.recv(4096).decode().split("\n")):
-            pass
-        return lines
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture(name="manager")

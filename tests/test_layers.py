@@ -21,6 +21,7 @@ LAYERS = [
     ("client",),
     ("flusher", "sender"),
     ("testing", "observe"),
+    ("flusher.__main__", "sender.__main__"),
     ("ingestion",),
     ("cli", "contrib", "compat"),
     ("__main__", "__init__"),
@@ -67,10 +68,9 @@ def own_imports(module: str) -> set[str]:
 
 
 def layer_of(module: str) -> int:
-    """Return the number of the layer that a module's package stands in."""
-    package = module.split(".")[0]
-    (number,) = (number for number, layer in enumerate(LAYERS) if package in layer)
-    return number
+    """Return the number of the layer that a module stands in by itself, or else its package."""
+    names = {module, module.split(".")[0]}
+    return max(number for number, layer in enumerate(LAYERS) if names & set(layer))
 
 
 def problems() -> Iterator[str]:

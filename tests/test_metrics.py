@@ -192,7 +192,8 @@ def test_counters_never_fall_when_a_ring_ends(settings: Settings, clock: FakeClo
     producer.append(event(clock))
     assert seen(reader)["events_accepted_total"] == 1
     producer.append(event(clock))
-    reader.ended(first, starts=1)
+    flusher_lock.take(first, clock)
+    reader.ended(first)
     memory.remove(first.segment.name)
     assert seen(reader)["events_accepted_total"] == 2
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rudderpipe.errors import RingUnavailable
+from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.flusher import ring_set
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.ring_set import Rings
+from rudderpipe.flusher.state import FlusherState, stalled
+from rudderpipe.ring import counters, location, memory
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import location, memory
+from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, find_all, open_ring
 from rudderpipe.settings import Settings
@@ -27,7 +29,9 @@ class Pipe:
         self.settings = settings
         self.clock = clock
         self.sink = FakeSink()
-        self.rings = Rings(settings, self.make, clock, stays=stays)
+        self.state = FlusherState(clock.monotonic_s(), settings.stall_timeout_s)
+        self.ended: list[Ring] = []
+        self.rings = Rings(settings, self.make, clock, stays=stays, state=self.state, on_end=self.ended.append)
 
     def make(self, ring: Ring, *, lingers: bool) -> Flusher:
         return Flusher(ring, self.sink, self.settings, self.clock, lingers=lingers)
@@ -275,3 +279,62 @@ def test_a_held_claim_lock_does_not_stop_other_rings(
     assert pipe.events == ["0", "1", "2"]
     assert waited_s
     assert max(waited_s) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("where", "trouble", "helps"),
+    [
+        ("sink", MemoryError(), True),
+        ("ring", MemoryError(), True),
+        ("sink", QueueUnavailable("r", "refused"), False),
+    ],
+    ids=["host, in the sink", "host, before the sink", "redis"],
+)
+def test_a_restart_is_for_a_flusher_that_cannot_work_and_not_for_a_sink_that_is_away(
+    settings: Settings,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    trouble: Exception,
+    *,
+    helps: bool,
+) -> None:
+    """A new process would not reach the sink either, and it would lose the attempts that are counted in memory."""
+    pipe = Pipe(settings, clock, stays=True)
+    assert pipe.rings.enter()
+    assert pipe.producer().append(b"1") is None
+
+    def fails(*_: object, **__: object) -> None:
+        raise trouble
+
+    if where == "sink":
+        pipe.sink.trouble = trouble
+    else:
+        monkeypatch.setattr(Consumer, "refresh", fails)
+    pipe.cycles(10)
+    assert stalled(pipe.state.vitals(clock.now_s)) == ""
+
+    clock.now_s += settings.stall_timeout_s - 1
+    pipe.cycles(20)
+
+    assert bool(stalled(pipe.state.vitals(clock.now_s))) is helps
+    pipe.sink.trouble = None
+    monkeypatch.undo()
+    clock.now_s += 10
+    pipe.cycles(2)
+    assert stalled(pipe.state.vitals(clock.now_s)) == ""
+    assert (pipe.state.rings, pipe.state.waiting, pipe.events) == (1, 0, ["1"])
+    pipe.rings.close()
+
+
+def test_a_ring_that_ends_is_shown_once_more_while_its_counters_are_there(settings: Settings, clock: FakeClock) -> None:
+    """What was counted after the last scrape is otherwise lost."""
+    pipe = Pipe(settings, clock, stays=False)
+    producer = pipe.producer()
+    assert producer.append(b"1") is None
+    assert pipe.rings.enter()
+    producer.leave()
+
+    assert pipe.cycles(50)
+
+    assert [counters.read(ring).accepted for ring in pipe.ended] == [1]

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.cli import rings
-from rudderpipe.observe import host_rings, snapshot
+from rudderpipe.observe import host_rings, snapshot, status_json
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
-from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
@@ -22,9 +20,9 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     """Print the status of the pipe, and return an exit code."""
     found = snapshot.take(settings)
     others = [] if found.rings else host_rings.visible(settings.runtime_dir)
-    lacks_sender = _lacks_sender(found, settings)
+    lacks_sender = status_json.lacks_sender(found, settings)
     if as_json:
-        print(msgspec.json.encode({**json_of(found, others), "lacks_sender": lacks_sender}).decode())
+        print(msgspec.json.encode(status_json.of(found, settings, others)).decode())
     else:
         note = ["sender    none: jobs wait in Redis and no sender has the queue"] if lacks_sender else []
         lines = [*lines_of(found, others), *note, *(_producers(found.ring) if producers and found.ring else [])]
@@ -34,84 +32,6 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     return EXIT_OK if found.events.balanced and not found.is_stuck and not lacks_sender else EXIT_FAILED
 
 
-def _lacks_sender(found: Snapshot, settings: Settings) -> bool:
-    """Return True if jobs wait and no sender works. Where several senders work they take no lease, so it is False."""
-    queue = found.queue
-    if queue is None or queue.paused or settings.is_multi_processor:
-        return False
-    return queue.waiting + queue.active > 0 and found.lease is None
-
-
-def json_of(found: Snapshot, others: Sequence[HostRing]) -> dict[str, Any]:
-    """Return what ``--json`` prints; ``others`` are the host's rings when the pipe has none.
-
-    ``ring`` is the sum of all rings of the pipe, and null when the pipe has none. ``jobs`` is null in direct mode and
-    when Redis could not be read; ``trouble`` is the reason then. ``spool`` holds the dead letters in direct mode, and
-    in queue mode when events were damaged.
-    """
-    letters = found.dead_letters if _shows_dead_letters(found) else None
-    return {
-        "pipe": found.pipe,
-        "redis": found.redis,
-        "ring": _counters(found, found.ring) if found.ring is not None else None,
-        "jobs": _jobs(found.queue) if found.queue is not None else None,
-        "events": found.events,
-        "trouble": found.queue_trouble or None,
-        "spool": _spool(letters) if letters is not None else None,
-        "rings": [{"name": ring.name, "in_ring": ring.counters.in_ring} for ring in found.rings],
-        "is_stuck": found.is_stuck,
-        "others": others,
-    }
-
-
-def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
-    """Return the counters of the ring, with its moments in the form of every JSON output."""
-    counters: dict[str, Any] = msgspec.to_builtins(ring)
-    beat_ms, down_ms = counters.pop("heartbeat_ms"), counters.pop("down_since_ms")
-    del counters["recovered"]  # a part of the delivered events
-    counters["heartbeat_age_s"] = max(0.0, round(found.taken_at_s - beat_ms / 1000, 3)) if beat_ms else None
-    counters["down_since"] = iso_ms(down_ms) if down_ms else None
-    return counters
-
-
-def _jobs(queue: QueueState) -> dict[str, Any]:
-    return {
-        "waiting": queue.waiting,
-        "active": queue.active,
-        "delayed": queue.delayed,
-        "failed": queue.failed,
-        "paused": queue.paused,
-        "completed": queue.completed,
-        "bytes": queue.used_bytes,
-        "max_bytes": queue.max_bytes,
-        "odd_fields": queue.odd_fields,
-        "other_plane": queue.other_plane,
-        "eviction": _eviction(queue),
-        "lanes": queue.lanes,
-    }
-
-
-def _eviction(queue: QueueState) -> str:
-    policy = queue.evicting_policy
-    return f"maxmemory-policy is {policy}, which evicts queued events: noeviction" if policy else ""
-
-
-def _spool(letters: DeadLetterState) -> dict[str, Any]:
-    return {
-        "batches": letters.batches,
-        "waiting": letters.waiting,
-        "events": letters.events,
-        "bytes": letters.used_bytes,
-        "max_bytes": letters.max_bytes,
-        "damaged": letters.damaged,
-        "path": letters.path,
-    }
-
-
-def _shows_dead_letters(found: Snapshot) -> bool:
-    return not found.redis or found.dead_letters.damaged > 0
-
-
 def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     """Return the lines that the command prints; ``others`` are the host's rings when the pipe has none."""
     lines = [f"pipe      {found.pipe}", *_ring(found, others)]
@@ -119,7 +39,7 @@ def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
         lines.append(f"queue     {found.queue_trouble.rstrip('.')}; queued counts all events handed to Redis")
     elif found.queue is not None:
         lines += _queue(found.queue, found.redis)
-    if _shows_dead_letters(found):
+    if status_json.shows_dead_letters(found):
         lines += _kept(found.dead_letters)
     events = found.events
     if events.refused:
@@ -173,7 +93,7 @@ def _queue(queue: QueueState, place: str) -> list[str]:
     if queue.other_plane:
         lines.append(f"          its jobs are for the data plane {queue.other_plane}; see `rudderpipe queue`")
     if queue.evicting_policy:
-        lines.append(f"          {_eviction(queue)} must be set")
+        lines.append(f"          {status_json.eviction(queue)} must be set")
     if queue.odd_fields:
         lines.append(f"          {queue.odd_fields:,} fields of the account are from another program and count as 0")
     return lines

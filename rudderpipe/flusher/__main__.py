@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -16,13 +17,16 @@ from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.flusher.sinks import direct, make_sink
 from rudderpipe.flusher.sleep import Sleep
+from rudderpipe.flusher.state import FlusherState, healthz, readyz, stalled
 from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
 from rudderpipe.service.arguments import add_option, number
+from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
+from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
 RESTART_S = 1.0
@@ -62,13 +66,32 @@ class SenderKeeper:
                 logger.error("the sender cannot be started, jobs wait in redis, trying again error=%s", error)
 
 
-def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, claim: int | None = None) -> int:
+def serve(
+    settings: Settings,
+    stop: StopFlag,
+    clock: Clock,
+    *,
+    lingers: bool,
+    claim: int | None = None,
+    admin: tuple[str, int] | None = None,
+) -> int:
     """Serve the pipe's rings until they end or ``stop`` is raised. Return the exit code."""
     redelivery = direct(settings, clock)
     stop.bound(settings.shutdown_timeout_s, redelivery.plane.abort if redelivery else lambda: None)
     sender = SenderKeeper(settings, clock) if settings.redis is not None and settings.autostart is True else None
 
-    heartbeat = Heartbeat(clock)
+    state = FlusherState(clock.monotonic_s(), settings.stall_timeout_s)
+    notify = Notify.from_environment(os.environ)
+
+    def tick() -> None:
+        if stop.raised and not state.stopping:
+            state.stopping = True
+            notify.stopping()
+        if not stalled(state.vitals(clock.monotonic_s())):
+            notify.beat(clock.monotonic_s())
+
+    heartbeat = Heartbeat(clock, tick)
+    server, on_end = admin_of(settings, clock, state, admin)
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
@@ -76,19 +99,44 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, *, lingers: bool, cl
         return Flusher(ring, sink, settings, clock, lingers=lingers, look_after=look_after, heartbeat=heartbeat)
 
     take_over(settings)
-    rings = Rings(settings, make, clock, stays=not lingers, redelivery=redelivery)
+    rings = Rings(settings, make, clock, stays=not lingers, redelivery=redelivery, state=state, on_end=on_end)
     if not rings.enter():
         logger.warning("another flusher serves this pipe already, so this one ends pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
     if claim is not None:
         start_lock.end(start_lock.file_of(settings), claim)
+    if server is not None:
+        server.start()
+        logger.info("serving %s address=%s", PATHS, text_of(*server.address))
     heartbeat.start()
     sweep(settings)
     sleep = Sleep(rings, settings, clock)
     stop.wakes(sleep.end)
+    state.serves = True
+    notify.ready(f"serving {settings.pipe_name}")
     run(rings, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s, idle=sleep)
+    if server is not None:
+        server.close()
     logger.info("flusher ended pipe=%s", settings.pipe_name)
     return EXIT_OK
+
+
+def admin_of(
+    settings: Settings, clock: Clock, state: FlusherState, admin: tuple[str, int] | None
+) -> tuple[AdminServer | None, Callable[[Ring], None]]:
+    """Return the server of the admin address, if there is one, and the function to call with each ring that ends."""
+    if admin is None:
+        return None, lambda _ring: None
+    from rudderpipe.observe.admin import of_flusher  # imported here, because an autostarted flusher has no use for it
+    from rudderpipe.observe.reader import Reader
+
+    reader = Reader(settings, clock, is_flusher=True)
+    answers = {
+        "/healthz": lambda _accept: healthz(state.vitals(clock.monotonic_s())),
+        "/readyz": lambda _accept: readyz(state.vitals(clock.monotonic_s())),
+        **of_flusher(settings, reader),
+    }
+    return AdminServer(admin, answers), reader.ended
 
 
 def take_over(settings: Settings) -> None:
@@ -136,15 +184,17 @@ def main() -> int:
         "flusher", "Moves events from the ring to the queue, or without a queue to the data plane."
     )
     add_option(parser, "--detach", does="run in the background (for autostart)", action="store_true")
-    lingers = "end linger_s after the last producer has ended (for autostart)"
-    add_option(parser, "--lingers", does=lingers, action="store_true")
+    does_linger = "end linger_s after the last producer has ended (for autostart)"
+    add_option(parser, "--lingers", does=does_linger, action="store_true")
     claim, descriptor = "unlock this start lock once serving (for autostart)", number(int, 0, 1 << 30)
     add_option(parser, "--claim", does=claim, default="none", type=descriptor, metavar="FD")
     add_option(parser, "--check", does="only check that Redis and the queue can be used", action="store_true")
+    add_option(parser, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
     settings.require("write_key", "data_plane_url")
+    admin = parse_address(arguments.admin) if arguments.admin is not None else None
     if arguments.check:
         settings.require("redis")
         return check(settings, clock)
@@ -154,7 +204,8 @@ def main() -> int:
         bootstrap.detach()
     stop.install()
     # An application that runs since before an upgrade starts the flusher with --detach alone.
-    return serve(settings, stop, clock, lingers=arguments.lingers or arguments.detach, claim=arguments.claim)
+    lingers = arguments.lingers or arguments.detach
+    return serve(settings, stop, clock, lingers=lingers, claim=arguments.claim, admin=admin)
 
 
 if __name__ == "__main__":

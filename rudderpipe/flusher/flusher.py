@@ -301,6 +301,11 @@ class Flusher:
         words = self._ring.words
         words[at.H_DOWN_MS] = (words[at.H_DOWN_MS] or self._clock.time_ms()) if down else 0
 
+    @property
+    def is_due(self) -> bool:
+        """True while events must leave the ring now, and the sink takes events as far as it is known."""
+        return self.is_broken or (bool(self._held) and not self._ring.words[at.H_DOWN_MS])
+
     def rest_s(self, now_s: float) -> float:
         """Return how long nothing becomes due unless a producer wakes the flusher.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from rudderpipe import log_text
 from rudderpipe.process.clock import Clock
@@ -17,10 +18,11 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class Heartbeat:
-    """A thread that writes the heartbeat of all rings that this process serves."""
+    """A thread that writes the heartbeat of all rings that this process serves, and calls ``on_tick`` as often."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, on_tick: Callable[[], None] = lambda: None) -> None:
         self._clock = clock
+        self._on_tick = on_tick
         self._rings: dict[int, Ring] = {}
         self._stopped = threading.Event()
         self._at_work_s = clock.monotonic_s()
@@ -53,3 +55,4 @@ class Heartbeat:
             if self._clock.monotonic_s() - self._at_work_s < PATIENCE_S:
                 for ring in tuple(self._rings.values()):
                     flusher_lock.beat(ring, self._clock)
+            self._on_tick()

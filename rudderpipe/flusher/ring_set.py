@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -10,6 +11,7 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.state import FlusherState
 from rudderpipe.process import locks
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import ThrottledLog
@@ -72,12 +74,17 @@ class Rings:
         *,
         stays: bool,
         redelivery: BesideRings | None = None,
+        state: FlusherState | None = None,
+        on_end: Callable[[Ring], None] = lambda _ring: None,
     ) -> None:
+        """``on_end`` is called with each ring that is not served any more."""
         self._settings = settings
         self._make = make
         self._clock = clock
         self._stays = stays
         self._redelivery = redelivery
+        self._state = state or FlusherState(clock.monotonic_s(), settings.stall_timeout_s)
+        self._on_end = on_end
         self._main = location.own(settings)
         """The ring of the main interpreter, in which this process runs."""
         self._log = ThrottledLog(logger, clock, TROUBLE_LOG_S)
@@ -166,8 +173,9 @@ class Rings:
 
     def work(self) -> int:
         """Run one cycle of each flusher. Return how many events left the rings, plus how many rings are new."""
-        before = len(self._served)
-        if self._looking.is_due(self._clock.monotonic_s()):
+        before, now_s = len(self._served), self._clock.monotonic_s()
+        self._state.begun(now_s)
+        if self._looking.is_due(now_s):
             if self._stays and not self._has_main:
                 self._move_on()
             self._look()
@@ -177,6 +185,8 @@ class Rings:
         # Only when each dead letter is counted in its ring; a flusher that an error cut short may have left one.
         if self._redelivery is not None and not any(one.flusher.is_broken for one in self._served):
             done += self._redelivery.work()
+        moved = done > 0 or not any(one.flusher.is_due for one in self._served)
+        self._state.ended(self._clock.monotonic_s(), moved=moved, waiting=self.waiting, rings=len(self._served))
         return done
 
     def rest_s(self, now_s: float) -> float:
@@ -210,6 +220,7 @@ class Rings:
             return False
         ended = [one for one in self._served if one.flusher.finished()]
         for one in ended:
+            self._on_end(one.ring)
             one.flusher.close()
             self._served.remove(one)
         if self._served or self._stays:

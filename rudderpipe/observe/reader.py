@@ -16,6 +16,7 @@ from rudderpipe.observe.snapshot import Accounted, DeadLetterState, Snapshot
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import counters
+from rudderpipe.ring import layout as at
 from rudderpipe.ring.counters import Counters
 from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
@@ -66,7 +67,8 @@ class Reader:
     """A reader of one pipe. Any thread may call it, and a forked process has connections of its own.
 
     Redis is read by a thread of its own at most every ``REDIS_KEPT_S``, and the dead letters every ``LETTERS_KEPT_S``.
-    A caller waits for either at most ``patience_s``. ``is_flusher`` is True in the process that serves the pipe.
+    A caller waits for either at most ``patience_s``. ``is_flusher`` is True in the process that serves the pipe. With
+    ``has_rings`` False only the queue is read, as a sender does, whose host may have no ring.
     """
 
     def __init__(
@@ -75,19 +77,21 @@ class Reader:
         clock: Clock | None = None,
         *,
         is_flusher: bool = False,
+        has_rings: bool = True,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self._settings = settings
         self._clock = clock or Clock()
         self._is_flusher = is_flusher
-        self._cached = fork.Local(lambda: _Slow(settings, self._clock, patience_s))
+        self._has_rings = has_rings
+        self._cached = fork.Local(lambda: _Slow(settings, self._clock, patience_s, has_rings=has_rings))
         self._seen: dict[int, Totals] = {}
         """The last known sums of each ring, by its epoch."""
 
     def read(self) -> View:
         """Return what the pipe shows now. Raise ``RingUnavailable`` if a ring cannot be read."""
         settings, clock = self._settings, self._clock
-        found = account.rings(settings)
+        found = account.rings(settings) if self._has_rings else []
         now = [counters.read(ring.view) for ring in found]
         tries_lock = not self._is_flusher
         rings = [
@@ -100,13 +104,15 @@ class Reader:
             accounted = snapshot.of_rings(found, tries=TRIES)
         else:
             accounted = slow.accounted.get() or snapshot.of_rings(found, SILENT, TRIES)
-        letters = slow.letters.get() or DeadLetterState(0, 0, 0, 0, settings.max_spool_bytes, 0, "")
+        letters = (slow.letters.get() if self._has_rings else None) or DeadLetterState(
+            0, 0, 0, 0, settings.max_spool_bytes, 0, ""
+        )
         taken = snapshot.assembled(settings, clock, rings, accounted, letters)
         return View(taken, self._totals())
 
-    def ended(self, ring: RingView, starts: int) -> None:
+    def ended(self, ring: RingView) -> None:
         """Note the last sums of a ring that ends now."""
-        self._see(counters.read(ring), starts)
+        self._see(counters.read(ring), ring.words[at.H_STARTS])
 
     def _see(self, now: Counters, starts: int) -> None:
         self._seen[now.epoch] = Totals(
@@ -130,8 +136,9 @@ class Reader:
 class _Slow:
     """What takes long to read, of one process."""
 
-    def __init__(self, settings: Settings, clock: Clock, patience_s: float) -> None:
+    def __init__(self, settings: Settings, clock: Clock, patience_s: float, *, has_rings: bool) -> None:
         self._settings = settings
+        self._has_rings = has_rings
         self._clock = clock
         self._queue: Queue | None = None
         self._events: dict[tuple[str, int], int] = {}
@@ -145,7 +152,8 @@ class _Slow:
         try:
             if self._queue is None:
                 self._queue = Queue(self._settings, self._clock)
-            return snapshot.of_queue(self._queue, self._settings, account.rings(self._settings), TRIES)
+            found = account.rings(self._settings) if self._has_rings else []
+            return snapshot.of_queue(self._queue, self._settings, found, TRIES)
         except Exception as error:  # noqa: BLE001  # whatever it is, the ring's side is shown
             trouble = f"the queue cannot be read: {type(error).__name__}"
             return Accounted([], Events(0, 0, 0, 0, 0, {}, balanced=True), trouble=trouble)

@@ -22,7 +22,7 @@ from rudderpipe.sender.sleep import Sleep, longest_wait_s
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
 from rudderpipe.service.arguments import add_option, number
-from rudderpipe.service.http import AdminServer, parse_address, text_of
+from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify
@@ -88,10 +88,17 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     stop.wakes(wait.end)
     server = None
     if admin is not None:
-        answers = {"/healthz": lambda: health.healthz(observed()), "/readyz": lambda: health.readyz(observed())}
+        from rudderpipe.observe.admin import of_sender  # imported here, because an autostarted sender has no use for it
+        from rudderpipe.observe.reader import Reader
+
+        answers = {
+            "/healthz": lambda _accept: health.healthz(observed()),
+            "/readyz": lambda _accept: health.readyz(observed()),
+            **of_sender(settings, Reader(settings, clock, has_rings=False)),
+        }
         server = AdminServer(admin, answers)
         server.start()
-        logger.info("serving /healthz and /readyz address=%s", text_of(*server.address))
+        logger.info("serving %s address=%s", PATHS, text_of(*server.address))
     keeper.start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
@@ -111,7 +118,7 @@ def main() -> int:
     parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
     parent, pid = "end after this parent process, when no job is left (for autostart)", number(int, 1, 1 << 30)
     add_option(parser, "--parent", does=parent, default="none", type=pid, metavar="PID")
-    add_option(parser, "--admin", does="serve /healthz and /readyz here", metavar="HOST:PORT")
+    add_option(parser, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     arguments = parser.parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
+from rudderpipe import log_text
 from rudderpipe.errors import SettingsError
 
+logger = log_text.logger("rudderpipe.service.http")
 JSON = "application/json"
 
 
@@ -29,13 +35,14 @@ class Response(msgspec.Struct, frozen=True):
         return self.body if isinstance(self.body, bytes) else msgspec.json.encode(self.body) + b"\n"
 
 
-Responses = Mapping[str, Callable[[], Response]]
+Responses = Mapping[str, Callable[[str], Response]]
+"""For each path the function that returns its response. Its argument is the header Accept of the request."""
 
 
-def response_of(path: str, answers: Responses) -> Response:
+def response_of(path: str, answers: Responses, accept: str = "") -> Response:
     """Return the response for ``path``. For an unknown path it is a 404 that lists the known paths."""
     answer = answers.get(path)
-    return answer() if answer else wrong(HTTPStatus.NOT_FOUND, paths=sorted(answers))
+    return answer(accept) if answer else wrong(HTTPStatus.NOT_FOUND, paths=sorted(answers))
 
 
 def wrong(status: HTTPStatus, **vitals: Any) -> Response:
@@ -43,6 +50,7 @@ def wrong(status: HTTPStatus, **vitals: Any) -> Response:
     return Response(int(status), {"error": status.phrase.lower(), **vitals})
 
 
+PATHS = "/healthz, /readyz, /metrics and /status.json"
 LOOPBACK = "127.0.0.1"
 FORMS = "8080, :8080, 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080"
 
@@ -71,14 +79,51 @@ def text_of(host: str, port: int) -> str:
 
 
 CONNECTION_S = 5.0
-"""How long a client may send nothing before its connection is closed."""
+"""How long a client has to send its request, and how long to take the response."""
+CONNECTIONS = 64
+"""How many clients are served at once. For one more, the oldest one is dropped: a good client is never the oldest."""
+HEAD_BYTES = 16_384
+BACKLOG = 128
+PAUSE_S = 0.1
+"""The pause after a connection could not be accepted, for example because this process has no descriptor left."""
+_HEAD_ENDS = re.compile(rb"\n\r?\n")
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = CONNECTION_S
+    """The handler of one connection, which carries one request. A body is not read."""
+
     server_version = "rudderpipe"
     sys_version = ""
     answers: Responses = MappingProxyType({})
+    requestline, request_version, command = "", "HTTP/1.0", ""
+
+    def handle(self) -> None:
+        """Read the head before one deadline, so that no client holds a thread by sending slowly, and respond."""
+        head = self._head()
+        self.connection.settimeout(CONNECTION_S)
+        self.close_connection = True
+        if len(head) > HEAD_BYTES:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        elif head:
+            self.rfile = BytesIO(head)
+            self.handle_one_request()
+
+    def _head(self) -> bytes:
+        """Return the head of the request; nothing if the client sends too slowly, or goes."""
+        deadline_s = time.monotonic() + CONNECTION_S
+        head = b""
+        while len(head) <= HEAD_BYTES:
+            self.connection.settimeout(max(0.001, deadline_s - time.monotonic()))
+            try:
+                received = self.connection.recv(HEAD_BYTES)
+            except OSError:
+                return b""
+            if not received:
+                return b""
+            head += received
+            if _HEAD_ENDS.search(head):
+                break
+        return head
 
     def do_GET(self) -> None:
         """Send the response for the path."""
@@ -89,23 +134,28 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(body=False)
 
     def _send(self, *, body: bool) -> None:
-        answer = response_of(self.path.partition("?")[0], self.answers)
-        content = answer.content()
-        self.send_response(answer.status)
-        self.send_header("content-type", answer.content_type)
-        self.send_header("content-length", str(len(content)))
-        self.send_header("cache-control", "no-store")
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
+        try:
+            answer = response_of(self.path.partition("?")[0], self.answers, self.headers.get("accept", ""))
+            content = answer.content()
+        except Exception:
+            logger.exception("an admin request failed, events are not affected")
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return
+        self._write(answer, content if body else b"", len(content))
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002  # http.server's signature
         """Send an error of ``http.server`` as JSON, because its own form is an HTML page."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if code == HTTPStatus.NOT_IMPLEMENTED else HTTPStatus(code)
-        content = wrong(status).content()
-        self.send_response(int(status))
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(content)))
+        answer = wrong(status)
+        content = answer.content()
+        self.request_version = "HTTP/1.0"  # what could not be read leaves 0.9 here, whose responses have no status
+        self._write(answer, content, len(content))
+
+    def _write(self, answer: Response, content: bytes, length: int) -> None:
+        self.send_response(answer.status)
+        self.send_header("content-type", answer.content_type)
+        self.send_header("content-length", str(length))
+        self.send_header("cache-control", "no-store")
         self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(content)
@@ -115,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class AdminServer:
-    """A server for GET and HEAD of the given paths. It calls their callables on its threads, so they must not wait."""
+    """A server for GET and HEAD of the given paths. It calls their functions on its threads."""
 
     def __init__(self, address: tuple[str, int], answers: Responses) -> None:
         self._wanted = address
@@ -151,6 +201,38 @@ class AdminServer:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = BACKLOG
+
+    def __init__(self, *arguments: Any) -> None:
+        self._open: dict[socket.socket, None] = {}
+        """The connections, the oldest one first."""
+        self._lock = threading.Lock()
+        super().__init__(*arguments)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, or raise ``OSError`` after a pause."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Handle a connection on a thread of its own."""
+        with self._lock:
+            while len(self._open) >= CONNECTIONS:
+                oldest = next(iter(self._open))
+                del self._open[oldest]
+                with suppress(OSError):  # its thread closes it
+                    oldest.shutdown(socket.SHUT_RDWR)
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log nothing, because a probe that closes its connection early is normal."""

@@ -10,7 +10,7 @@ import msgspec
 from rudderpipe.ring.layout import REFUSALS
 
 Kind = Literal["counter", "gauge", "histogram"]
-Source = Literal["ring", "queue", "all"]
+Source = Literal["all", "ring", "queue", "process"]
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -35,12 +35,14 @@ class Metric(msgspec.Struct, frozen=True):
 FIRST_LABEL: Mapping[Source, tuple[str, ...]] = {
     "ring": ("pipe",),
     "queue": ("queue",),
+    "process": (),
     "all": (),
 }
 """The label that says which pipe or queue a metric is about."""
 SHOWN_BY: Mapping[Source, str] = {
     "ring": "flusher, application, `rudderpipe metrics`",
     "queue": "flusher, sender, application, `rudderpipe metrics`",
+    "process": "flusher, sender",
     "all": "all",
 }
 """The programs that export a metric."""
@@ -169,5 +171,11 @@ _OF_QUEUE = (
         state=("active", "retrying"),
     ),
 )
-METRICS: tuple[Metric, ...] = (*_OF_ALL, *_OF_RINGS, *_OF_QUEUE)
+_OF_PROCESS = (
+    _counter("process", "process_cpu_seconds_total", "CPU time of the process, in user and system mode."),
+    _gauge("process", "process_resident_memory_bytes", "Resident memory of the process."),
+    _gauge("process", "process_open_fds", "Open descriptors of the process."),
+    _gauge("process", "process_start_time_seconds", "When the process began."),
+)
+METRICS: tuple[Metric, ...] = (*_OF_ALL, *_OF_RINGS, *_OF_QUEUE, *_OF_PROCESS)
 BY_NAME = {metric.name: metric for metric in METRICS}
