@@ -52,6 +52,10 @@ def _is_safe(record: logging.LogRecord) -> bool:
     except Exception:  # noqa: BLE001  # the handler reports what is wrong with the entry
         return True
     safe = one_line(message, LOG_SHOWN)
+    if safe != message and isinstance(record.args, tuple):  # else the facts keep their names and types
+        record.args = tuple(each if isinstance(each, (int, float)) else one_line(str(each)) for each in record.args)
+        message = record.getMessage()
+        safe = one_line(message, LOG_SHOWN)
     if safe != message:
         record.msg, record.args = safe, ()
     if record.exc_info and not record.exc_text:

@@ -415,6 +415,18 @@ def test_a_secret_file_that_is_wrong(settings: Settings, clock: FakeClock, tmp_p
     assert state_of(32, file, clock) == "ok"
 
 
+def test_where_an_operators_flusher_logs(settings: Settings, ring: Ring, clock: FakeClock, process: Path) -> None:
+    """To a file, or to the journal of its unit."""
+    serve(ring, settings, clock)
+    (process / "cmdline").write_bytes(b"python\0-m\0rudderpipe.flusher\0")
+    (process / "fd" / "2").symlink_to("socket:[7]")
+    (process / "cgroup").write_text("0::/system.slice/rudderpipe-flusher@shop.service\n")
+
+    found = look(33, settings, clock)
+
+    assert found.text.endswith("is socket:[7] (journalctl -u rudderpipe-flusher@shop.service)")
+
+
 def test_no_secret_is_printed(settings: Settings, clock: FakeClock) -> None:
     """Also not one that something else repeats."""
     found = replace(settings, redis="redis://u:pa55word@h", proxy_url="http://u:pr0xyword@h")

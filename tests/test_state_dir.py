@@ -79,7 +79,9 @@ def test_the_runtime_directory_takes_the_place_of_one_that_cannot_be_used(
     assert letters.path == tmp_path / "run" / "p.failed"
     assert list(letters.records()) == [record()]
     (line,) = [entry.getMessage() for entry in caplog.records]
-    assert line.startswith(f"dead letters are kept in the runtime_dir {tmp_path / 'run'} instead of on a disk: ")
+    assert line.startswith(
+        f"dead letters are kept in the runtime_dir instead of on a disk path={tmp_path / 'run'} error="
+    )
 
 
 def test_dead_letters_in_the_runtime_directory_are_taken_along(settings: Settings, tmp_path: Path) -> None:

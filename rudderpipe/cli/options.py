@@ -65,6 +65,7 @@ GROUPS = {
         "linger_s": "how long an automatically started process stays when no process needs it, in seconds",
         "stall_timeout_s": "/healthz fails when waiting jobs have not moved for so many seconds",
         "log_level": "debug, info, warning, error or none",
+        "log_format": "text or json: how the flusher and the sender log",
     },
 }
 DEFAULTS = {
@@ -88,6 +89,7 @@ DEFAULTS = {
 WORDS = {
     "autostart": ["true", "false", "flusher"],
     "log_level": list(LOG_LEVELS),
+    "log_format": ["text", "json"],
     "when_full": ["drop", "block", "raise"],
 }
 """Words that a shell completes, of settings that have only some."""

@@ -11,6 +11,7 @@ from rudderpipe.cli import rings
 from rudderpipe.observe import host_rings, snapshot, status_json
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
+from rudderpipe.process import runtime_dir
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
@@ -25,6 +26,8 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
         print(msgspec.json.encode(status_json.of(found, settings, others)).decode())
     else:
         note = ["sender    none: jobs wait in Redis and no sender has the queue"] if lacks_sender else []
+        log = runtime_dir.existing_log(settings)
+        note += [f"log       {log}"] if log else []
         lines = [*lines_of(found, others), *note, *(_producers(found.ring) if producers and found.ring else [])]
         print(log_text.lines("\n".join(lines)))
     if found.queue_trouble:

@@ -33,7 +33,7 @@ def number(name: str, value: Any, default: float) -> float:
     except (TypeError, ValueError, OverflowError):
         given = math.nan
     if math.isnan(given):
-        _log.warning(name, f"{name} is not a number, {default:g} is used")
+        _log.warning(name, "%s is not a number, %g is used", name, default)
         return default
     return given
 
@@ -66,7 +66,7 @@ def timeouts(value: Any) -> tuple[float, float]:
     """Return the seconds for a connection and for a response. Same as requests: None is no limit, which 600 s is."""
     parts = value if isinstance(value, tuple) else (value, value)
     if len(parts) != 2:
-        _log.warning("timeout", f"timeout is not a number or a pair of numbers, {TIMEOUT_S:g} is used")
+        _log.warning("timeout", "timeout is not a number or a pair of numbers, %g is used", TIMEOUT_S)
         parts = (TIMEOUT_S, TIMEOUT_S)
     connect_s, read_s = map(_seconds, parts)
     return connect_s, read_s
@@ -77,7 +77,7 @@ def _seconds(value: Any) -> float:
         return LONGEST_TIMEOUT_S
     given = number("timeout", value, TIMEOUT_S)
     if given <= 0:
-        _log.warning("timeout", f"timeout is not above 0, {TIMEOUT_S:g} is used")
+        _log.warning("timeout", "timeout is not above 0, %g is used", TIMEOUT_S)
         return TIMEOUT_S
     return min(given, LONGEST_TIMEOUT_S)
 
@@ -113,7 +113,7 @@ def proxy(proxies: Any, host: Any) -> str | None:
     try:
         settings_module.load({"proxy_url": url}, environment={})
     except SettingsError as error:
-        _log.error("proxies", f"proxies has no http or https proxy, requests go without one: {error.reason}")
+        _log.error("proxies", "proxies has no http or https proxy, requests go without one: %s", error.reason)
         return ""
     return str(url)
 

@@ -107,7 +107,7 @@ class DataPlane:
             self._packs = outcome.refuses_gzip(plain)
         finally:
             if not self._packs:
-                logger.warning("gzip was refused: requests are sent without gzip from now on reason=%s", packed.reason)
+                logger.warning("gzip was refused, requests are sent without gzip from now on reason=%s", packed.reason)
         if self._packs:
             return outcome.of_refusal(plain.status, f"refused with gzip and without it: {plain.reason}")
         return plain

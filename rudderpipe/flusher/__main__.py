@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from rudderpipe import log_text
+from rudderpipe._version import VERSION
 from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
 from rudderpipe.flusher import dead_letters, leftovers
 from rudderpipe.flusher.flusher import Flusher
@@ -105,9 +106,10 @@ def serve(
         return EXIT_RUNNING
     if claim is not None:
         start_lock.end(start_lock.file_of(settings), claim)
+    logger.info("flusher started version=%s pipe=%s lingers=%s", VERSION, settings.pipe_name, lingers)
     if server is not None:
         server.start()
-        logger.info("serving %s address=%s", PATHS, text_of(*server.address))
+        logger.info("serving the admin address paths=%s address=%s", PATHS, text_of(*server.address))
     heartbeat.start()
     sweep(settings)
     sleep = Sleep(rings, settings, clock)
@@ -198,7 +200,7 @@ def main() -> int:
     if arguments.check:
         settings.require("redis")
         return check(settings, clock)
-    bootstrap.log_to(arguments, settings.log_level)
+    bootstrap.log_to(arguments, settings, "flusher")
     bootstrap.warn_of_lanes(settings)
     if arguments.detach:
         bootstrap.detach()

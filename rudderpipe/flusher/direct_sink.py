@@ -92,8 +92,8 @@ class DirectSink:
 
     def blocked(self, decision: Decision) -> CommitResult:
         """Ask for a pause."""
-        said = f"cannot deliver until the cause is corrected, events stay in the ring next_in_s={decision.wait_s:g}"
-        self._rare_log.error(decision.outcome.reason, said)
+        said = "cannot deliver until the cause is corrected, events stay in the ring next_in_s=%g"
+        self._rare_log.error(decision.outcome.reason, said, decision.wait_s)
         return CommitResult(wait_s=decision.wait_s)
 
     def stopped(self, decision: Decision) -> CommitResult:
@@ -118,15 +118,18 @@ class DirectSink:
             path = self._dead_letters.path
             if again and self._dead_letters.limit_bytes:
                 wait_s = before_retry_s(decision.attempts, decision.outcome.retry_after_s)
-                said = "events cannot be delivered nor kept as dead letters, they stay in the ring, trying again"
-                self._rare_log.error("room", f"{said} error={error.strerror} path={path} reason={decision.reason}")
+                said = (
+                    "events cannot be delivered nor kept as dead letters, they stay in the ring, trying again "
+                    "error=%s path=%s attempt_reason=%s"
+                )
+                self._rare_log.error("room", said, error.strerror, path, decision.reason)
                 return CommitResult(wait_s=wait_s)
-            said = f"failed events cannot be kept as dead letters and are lost error={error.strerror} path={path}"
-            self._log.error("lost", said, batch.count)
+            said = "failed events cannot be kept as dead letters and are lost error=%s path=%s"
+            self._log.error("lost", said, error.strerror, path, count=batch.count)
             failed = "a batch failed and is lost"
         else:
             failed = "a batch failed and is sent again when the data plane is back" if again else REFUSED
-        logger.error("%s id=%s events=%d reason=%s", failed, record.id, batch.count, decision.reason)
+        logger.error(failed + " id=%s events=%d reason=%s", record.id, batch.count, decision.reason)
         why = decision.reason + (dead_letters.SENT_AGAIN if again else "")
         reason = Reason(batch.count, decision.outcome.status, now_ms, why)
         return self._committed(at.H_FAILED, 1, reason)

@@ -186,8 +186,8 @@ class Flusher:
         try:
             seen = self._sink.acknowledged()
         except QueueUnavailable as error:
-            said = f"cannot read from redis what was delivered, trying again, producers keep waiting error={error}"
-            self._log.warning("queue", said)
+            said = "cannot read from redis what was delivered, trying again, producers keep waiting error=%s"
+            self._log.warning("queue", said, error)
             return
         if seen is not None:
             more = seen.failed - words[at.H_ACKED_FAILED]
@@ -262,7 +262,7 @@ class Flusher:
             answer = self._sink.commit(self._held, self._freed)
         except QueueBehind as behind:
             self._log.warning(
-                "behind", f"redis has some of these events already, they are not added again error={behind}"
+                "behind", "redis has some of these events already, they are not added again error=%s", behind
             )
             self._consumer.read_to(behind.read)
             self._consumer.rewind()
@@ -272,7 +272,7 @@ class Flusher:
         except QueueUnavailable as error:
             self._say_down(down=True)
             self._log.warning(
-                "queue", f"the queue takes nothing now, events stay in the ring, trying again error={error}"
+                "queue", "the queue takes nothing now, events stay in the ring, trying again error=%s", error
             )
             self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0

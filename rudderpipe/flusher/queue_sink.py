@@ -215,7 +215,7 @@ class QueueSink:
         if not self._has_seen_redis:
             if policy := self._queue.evicting_policy():
                 logger.warning(
-                    "redis maxmemory-policy is %s, which evicts queued events: noeviction must be set", policy
+                    "redis evicts queued events when its memory is full, set noeviction maxmemory_policy=%s", policy
                 )
             self._has_seen_redis = True
 

@@ -101,7 +101,7 @@ class Redelivery:
                 batches = [self._batch_of(part.record) for part in self._offered]
                 return self._dispatcher.run(batches, self)
         except (OSError, MemoryError) as error:
-            self._log.error("host", f"dead letters cannot be sent again now, trying later error={error}")
+            self._log.error("host", "dead letters cannot be sent again now, trying later error=%s", error)
             return self._pause()
 
     def _next_parts(self, held: ExitStack) -> list[_Part]:
@@ -157,10 +157,8 @@ class Redelivery:
 
     def retry(self, decision: Decision) -> int:
         """Try other files first, after a pause."""
-        said = "dead letters are kept, because they cannot be delivered yet, trying later"
-        self._log.warning(
-            "retry", f"{said} next_in_s={max(PROBE_S, decision.wait_s):g} error={decision.outcome.reason}"
-        )
+        said = "dead letters are kept, because they cannot be delivered yet, trying later next_in_s=%g error=%s"
+        self._log.warning("retry", said, max(PROBE_S, decision.wait_s), decision.outcome.reason)
         tried = dict.fromkeys(part.name for part in self._offered[: decision.count])
         for name in tried:
             self._names.remove(name)
@@ -221,8 +219,8 @@ class Redelivery:
 
     def _leave_alone(self, name: str, error: OSError) -> None:
         """Do not send a file again in this process, because some of its events came to their end already."""
-        said = "a dead letter cannot be written, the next flusher sends all of its events again"
-        self._log.error("file", f"{said} error={error.strerror} path={self.dead_letters.path / name}")
+        said = "a dead letter cannot be written, the next flusher sends all of its events again error=%s path=%s"
+        self._log.error("file", said, error.strerror, self.dead_letters.path / name)
         self._left_alone.add(name)
         self._names.remove(name)
 

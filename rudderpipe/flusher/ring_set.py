@@ -149,8 +149,8 @@ class Rings:
                     self._take(where, ring, patience_s)
             except (RingUnavailable, OSError, MemoryError) as error:
                 reason = str(error) or type(error).__name__
-                said = f"a ring cannot be served, its events stay in it, trying again ring={where.stem} error={reason}"
-                self._log.warning(where.stem, said)
+                said = "a ring cannot be served, its events stay in it, trying again ring=%s error=%s"
+                self._log.warning(where.stem, said, where.stem, reason)
 
     def _move_on(self) -> None:
         """Make the pipe's ring again after it was removed.
@@ -162,7 +162,7 @@ class Rings:
         except RingUnavailable as error:
             if not self._served:
                 raise
-            self._log.warning("ring", f"the ring was removed and no new one can be made, trying again error={error}")
+            self._log.warning("ring", "the ring was removed and no new one can be made, trying again error=%s", error)
             return
         if main is not None:
             self._take(*main, 0.0)

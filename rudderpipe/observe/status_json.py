@@ -9,6 +9,7 @@ import msgspec
 
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
@@ -29,6 +30,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
     when Redis could not be read; ``trouble`` is the reason then. ``spool`` holds the dead letters in direct mode, and
     in queue mode when events were damaged.
     """
+    log = runtime_dir.existing_log(settings)
     letters = found.dead_letters if shows_dead_letters(found) else None
     return {
         "pipe": found.pipe,
@@ -39,6 +41,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "trouble": found.queue_trouble or None,
         "spool": _spool(letters) if letters is not None else None,
         "rings": [{"name": ring.name, "in_ring": ring.counters.in_ring} for ring in found.rings],
+        "log": str(log) if log is not None else None,
         "is_stuck": found.is_stuck,
         "others": others,
         "lacks_sender": lacks_sender(found, settings),

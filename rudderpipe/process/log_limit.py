@@ -22,6 +22,7 @@ class _Line(NamedTuple):
 
     level: int
     message: str
+    values: tuple[object, ...]
     logged_at_s: float
     unsaid: int
 
@@ -39,27 +40,27 @@ class ThrottledLog:
         self._lines: fork.Local[dict[str, _Line]] = fork.Local(dict)
         _all.add(self)
 
-    def warning(self, reason: str, message: str, count: int = 1) -> None:
-        """Log ``message`` unless one with the same ``reason`` was logged within the period."""
-        self._say(logging.WARNING, reason, message, count)
+    def warning(self, reason: str, message: str, *values: object, count: int = 1) -> None:
+        """Log ``message % values`` unless one with the same ``reason`` was logged within the period."""
+        self._say(logging.WARNING, reason, message, values, count)
 
-    def error(self, reason: str, message: str, count: int = 1) -> None:
+    def error(self, reason: str, message: str, *values: object, count: int = 1) -> None:
         """Log like ``warning``, as an error, when something is lost."""
-        self._say(logging.ERROR, reason, message, count)
+        self._say(logging.ERROR, reason, message, values, count)
 
-    def _say(self, level: int, reason: str, message: str, count: int) -> None:
+    def _say(self, level: int, reason: str, message: str, values: tuple[object, ...], count: int) -> None:
         lines, now_s = self._lines.value, self._clock.monotonic_s()
         known = lines.get(reason)
         if known is not None:
             count += known.unsaid
             if now_s - known.logged_at_s < self._period_s:
-                lines[reason] = _Line(level, message, known.logged_at_s, count)
+                lines[reason] = _Line(level, message, values, known.logged_at_s, count)
                 return
         elif len(lines) >= REASONS:
             self.say_rest()
             lines.clear()
-        lines[reason] = _Line(level, message, now_s, 0)
-        self._write(level, reason, message, count)
+        lines[reason] = _Line(level, message, values, now_s, 0)
+        self._write(level, reason, message, values, count)
 
     def say_rest(self) -> None:
         """Log what was not logged since the last line of each reason."""
@@ -67,10 +68,10 @@ class ThrottledLog:
         for reason, line in list(lines.items()):
             if line.unsaid:
                 lines[reason] = line._replace(unsaid=0)
-                self._write(line.level, reason, line.message, line.unsaid)
+                self._write(line.level, reason, line.message, line.values, line.unsaid)
 
-    def _write(self, level: int, reason: str, message: str, count: int) -> None:
-        self._logger.log(level, "%s reason=%s count=%d", message, reason, count)
+    def _write(self, level: int, reason: str, message: str, values: tuple[object, ...], count: int) -> None:
+        self._logger.log(level, message + " reason=%s count=%d", *values, reason, count)
 
 
 _all: WeakSet[ThrottledLog] = WeakSet()

@@ -100,12 +100,18 @@ def _is_own(path: Path) -> bool:
 def _warn_once(path: Path, text: str) -> None:
     if path not in _warned:
         _warned.add(path)
-        logger.warning(text)
+        logger.warning("%s", text)
 
 
 def log_file(settings: Settings) -> Path:
     """Return the path of the log of a pipe's autostarted processes."""
     return ensure(settings.runtime_dir) / f"{settings.pipe_name}.log"
+
+
+def existing_log(settings: Settings) -> Path | None:
+    """Return the path of the log of a pipe's autostarted processes, or None if there is none. Nothing is made."""
+    path = (Path(settings.runtime_dir) if settings.runtime_dir else default()) / f"{settings.pipe_name}.log"
+    return path if path.exists() else None
 
 
 def open_log(path: str | Path, flags: int = os.O_WRONLY | os.O_CREAT | os.O_APPEND) -> int:

@@ -46,7 +46,9 @@ def ensure(settings: Settings) -> Path:
     instead = runtime_dir.ensure(settings.runtime_dir)
     if settings.redis is None and path not in _warned:
         _warned.add(path)
-        logger.warning("dead letters are kept in the runtime_dir %s instead of on a disk: %s", instead, reason)
+        logger.warning(
+            "dead letters are kept in the runtime_dir instead of on a disk path=%s error=%s", instead, reason
+        )
     return instead
 
 

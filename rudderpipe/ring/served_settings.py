@@ -17,7 +17,7 @@ from rudderpipe.settings import CLIENTS, Settings
 
 _NOT_THE_FLUSHERS = {
     *CLIENTS,
-    *("when_full", "block_timeout_ms", "log_level", "autostart", "shutdown_timeout_s", "linger_s"),
+    *("when_full", "block_timeout_ms", "log_level", "log_format", "autostart", "shutdown_timeout_s", "linger_s"),
     # These name the pipe, or are the ring's own.
     *("pipe", "runtime_dir", "ring_bytes", "max_internal_queue_size", "path"),
 }

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import msgspec
 
 from rudderpipe import log_text
+from rudderpipe._version import VERSION
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.process import identity
@@ -98,7 +99,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         }
         server = AdminServer(admin, answers)
         server.start()
-        logger.info("serving %s address=%s", PATHS, text_of(*server.address))
+        logger.info("serving the admin address paths=%s address=%s", PATHS, text_of(*server.address))
     keeper.start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
@@ -124,11 +125,13 @@ def main() -> int:
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
-    bootstrap.log_to(arguments, settings.log_level)
+    bootstrap.log_to(arguments, settings, "sender")
     bootstrap.warn_of_lanes(settings)
     stop.install()
-    logger.info("serving redis=%s queue=%s", settings.redis_place, settings.queue_name)
+    place, name = settings.redis_place, settings.queue_name
+    logger.info("sender started version=%s redis=%s queue=%s", VERSION, place, name)
     serve(settings, stop, clock, arguments.parent, admin)
+    logger.info("sender ended redis=%s queue=%s", place, name)
     return EXIT_OK
 
 

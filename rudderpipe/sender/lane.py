@@ -110,9 +110,9 @@ class Lane:
         """Count an attempt, here and in Redis, and begin a pause."""
         group = self._tried
         events = sum(job.events for job in group)
-        where = f"job={group[0].id} jobs={len(group)} events={events} attempt={decision.attempts}"
-        said = "attempt failed, the same jobs are sent again %s next_in_s=%g reason=%s"
-        logger.warning(said, where, decision.wait_s, decision.outcome.reason)
+        said = "attempt failed, the same jobs are sent again job=%s jobs=%d events=%d attempt=%d next_in_s=%g reason=%s"
+        where = group[0].id, len(group), events, decision.attempts
+        logger.warning(said, *where, decision.wait_s, decision.outcome.reason)
         # Order: counted and paused here before Redis counts it, so that a Redis that refuses the call neither adds
         # attempts nor sends the jobs again at once (tests/test_sender_trouble.py).
         for job in group:
@@ -123,8 +123,8 @@ class Lane:
     def blocked(self, decision: Decision) -> None:
         """Begin a pause."""
         wait_s = decision.wait_s
-        said = f"cannot deliver until the cause is corrected, jobs wait, no attempt is counted next_in_s={wait_s:g}"
-        self._rare_log.error(decision.outcome.reason, said)
+        said = "cannot deliver until the cause is corrected, jobs wait, no attempt is counted next_in_s=%g"
+        self._rare_log.error(decision.outcome.reason, said, wait_s)
         self._pause(wait_s)
 
     def stopped(self, decision: Decision) -> None:

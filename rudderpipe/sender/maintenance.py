@@ -50,5 +50,5 @@ class Upkeep:
             self._has_seen_redis = True
             if policy := self._queue.evicting_policy():
                 logger.warning(
-                    "redis maxmemory-policy is %s, which evicts queued events: noeviction must be set", policy
+                    "redis evicts queued events when its memory is full, set noeviction maxmemory_policy=%s", policy
                 )

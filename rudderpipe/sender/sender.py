@@ -93,11 +93,11 @@ class Sender:
             self._forgo()
             return 1  # not 0, so that the next cycle looks at the lease at once
         except AnotherDataPlane as error:
-            self._log.warning("plane", f"no job is taken, jobs stay in redis, trying again error={error}")
+            self._log.warning("plane", "no job is taken, jobs stay in redis, trying again error=%s", error)
             self._stand_aside(now_s)
             return 0
         except QueueUnavailable as error:
-            self._log.warning("queue", f"redis cannot be used, jobs stay in it, trying again error={error}")
+            self._log.warning("queue", "redis cannot be used, jobs stay in it, trying again error=%s", error)
             self._wait_for_redis(now_s)
             return 0
         except Exception as error:  # noqa: BLE001  # an error of this host, such as MemoryError, not of a job
@@ -157,7 +157,7 @@ class Sender:
         if not lease.take(above=before if self._queue.unsure else 0):
             if state.state != "standby":
                 _, _, host, pid, *_ = [*lease.others.split(" "), "?", "?", "?"]
-                said = "standing by, another sender has the lease host=%s pid=%s lapses_in_ms=%d"
+                said = "standing by, another sender has the lease holder_host=%s holder_pid=%s lapses_in_ms=%d"
                 logger.info(said, host, pid, lease.lapses_in_ms)
             state.state = "standby"
             state.progress.moved(now_s)
@@ -170,7 +170,8 @@ class Sender:
         elif self._queue.unsure:
             self._to_recover = self._to_recover or "free"
         self._queue.unsure = False
-        logger.info("lease %s number=%d", "kept" if lease.kept else "taken", lease.number)
+        said = "lease kept number=%d" if lease.kept else "lease taken number=%d"
+        logger.info(said, lease.number)
         state.state, state.fencing_token, state.lost = "active", self._queue.fencing_token, ""
         return True
 
@@ -296,7 +297,7 @@ class Sender:
             except AnotherDataPlane:
                 return  # the sender of that data plane has the jobs
             except QueueUnavailable as error:
-                self._log.warning("queue", f"cannot put back jobs, the next sender recovers them error={error}")
+                self._log.warning("queue", "cannot put back jobs, the next sender recovers them error=%s", error)
             if self._clock.monotonic_s() >= deadline_s:
                 return
             self._clock.sleep(0.1)

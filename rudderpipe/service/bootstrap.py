@@ -17,13 +17,13 @@ from rudderpipe import log_text
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import RingUnavailable, SettingsError
 from rudderpipe.process import runtime_dir
+from rudderpipe.service import log_format
 from rudderpipe.service.arguments import Parser, add_option
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_STOPPED_NOW, EXIT_UNAVAILABLE, EXIT_USAGE, StopFlag
 from rudderpipe.settings import LOG_LEVELS, Settings
 
 LOG_BYTES = 1 << 20
 RECURSION_LIMIT = 10_000
-FORMAT = "%(asctime)s %(name)s %(levelname)s %(message)s"
 
 
 def parser(program: str, purpose: str) -> Parser:
@@ -37,8 +37,17 @@ def parser(program: str, purpose: str) -> Parser:
     add_option(
         made, "--log", does="log to this file, at most 2 MiB", default="standard error", type=Path, metavar="FILE"
     )
-    add_option(made, "--verbose", does="also log what goes well", action="store_true")
+    add_option(made, "--verbose", does="also log what only a developer needs", action="store_true")
+    form = "text, or json with the same facts as fields"
+    add_option(made, "--log-format", does=form, default="that of the settings", type=_log_format, metavar="FORM")
     return made
+
+
+def _log_format(text: str) -> str:
+    """Return the name of a form. Raise ``ArgumentTypeError`` for another text."""
+    if text not in ("text", "json"):
+        raise argparse.ArgumentTypeError("must be text or json")
+    return text
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
@@ -48,13 +57,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             return settings_module.from_json(sys.stdin.buffer.readline())
         except msgspec.DecodeError as error:  # the process that started this one was killed while it wrote
             raise SettingsError("--stdin", f"holds no settings: {error}") from None
-    return settings_module.load(config=arguments.config)
+    return settings_module.load({"log_format": arguments.log_format}, config=arguments.config)
 
 
 def warn_of_lanes(settings: Settings) -> None:
     """Log once in a process that ``lanes`` is ignored, if it is."""
     if settings.lanes_ignored:
-        log_text.logger().warning(settings.lanes_ignored)
+        log_text.logger().warning("%s", settings.lanes_ignored)
 
 
 def guarded(program: str, main: Callable[[], int]) -> int:
@@ -110,14 +119,14 @@ def _own_log(path: Path) -> OwnLog:
         raise SettingsError("--log", f"cannot be written: {error.strerror}") from None
 
 
-def log_to(arguments: argparse.Namespace, level: str | None = None) -> logging.Logger:
+def log_to(arguments: argparse.Namespace, settings: Settings, component: str) -> logging.Logger:
     """Set up logging and return the logger. Only for rudderpipe's own programs."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
         handler = _own_log(arguments.log)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler.setFormatter(log_format.of(settings, component))
     logger = log_text.logger()
     logger.addHandler(handler)
-    usual = logging.INFO if arguments.verbose or arguments.log else logging.WARNING
-    logger.setLevel(LOG_LEVELS[level] if level else usual)
+    usual = logging.DEBUG if arguments.verbose else logging.INFO
+    logger.setLevel(LOG_LEVELS[settings.log_level] if settings.log_level else usual)
     return logger

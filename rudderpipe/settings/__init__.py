@@ -66,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     sync_mode: bool = False
     strict: bool = False
     log_level: Literal["debug", "info", "warning", "error", "none"] | None = None
+    log_format: Literal["text", "json"] = "text"
     # batches
     flush_at: Annotated[int, Meta(ge=1, le=10_000)] = 20
     flush_interval_ms: Milliseconds = 20_000

@@ -33,6 +33,7 @@ class _Renamed(TypedDict, total=False):
 
 
 class _Others(TypedDict, total=False):
+    log_format: Literal["text", "json"]
     write_key_file: str | None
     redis_password_file: str | None
     path: str

@@ -97,7 +97,7 @@ class Autostart:
         except Exception as error:  # noqa: BLE001  # gevent's Popen raises errors of its own in some threads
             flusher_lock.start_failed(ring)
             self._not_before_s = self._clock.monotonic_s() + RETRY_S
-            self._log.warning("start", f"the flusher cannot be started: {error}")
+            self._log.warning("start", "the flusher cannot be started: %s", error)
 
     def _see_begun(self, begun: _Begun, ring: Ring) -> None:
         if start_lock.is_taken(begun.start_file):

@@ -78,7 +78,7 @@ class LocalTransport:
         """Count the event; log ``error``, unless it is None because no line is needed."""
         self._counts[reason] += 1
         if error is not None:
-            self._log.warning(reason, f"event refused: {error}")
+            self._log.warning(reason, "event refused: %s", error)
         if callback is not None:
             callbacks.call(callback, error, {})
 

@@ -51,7 +51,7 @@ class Callbacks:
             try:
                 worker = self._worker.value = self._start()
             except RuntimeError as error:  # the interpreter is ending, or there are too many threads
-                self._log.warning("callback", f"no callback will be called: {error}")
+                self._log.warning("callback", "no callback will be called: %s", error)
                 return
         worker.inbox.put(task)
 
@@ -92,7 +92,7 @@ class Callbacks:
         try:
             return task()
         except Exception as error:  # noqa: BLE001  # the thread must go on for the other callbacks
-            self._log.error("callback", f"watching for a callback failed: {type(error).__name__}")
+            self._log.error("callback", "watching for a callback failed: %s", type(error).__name__)
             return True
 
     def _run(self, callback: Callback, error: Exception | None, more: tuple[Any, ...]) -> bool:
@@ -100,7 +100,7 @@ class Callbacks:
             callback(*(error, *more)[: accepted(callback)])
         except BaseException as raised:  # noqa: BLE001  # not even sys.exit may stop the other callbacks
             name = getattr(callback, "__qualname__", type(callback).__name__)
-            self._log.error("callback", f"the callback {name} raised {type(raised).__name__}")
+            self._log.error("callback", "the callback %s raised %s", name, type(raised).__name__)
         return True
 
     def wait(self, timeout_s: float) -> bool:

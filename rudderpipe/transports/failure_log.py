@@ -27,4 +27,4 @@ class FailureLog:
         if more > 0:
             reason = reasons.latest(ring)
             said = "events failed, see `rudderpipe failed`"
-            self._log.error("failed", f"{said}: {reason.text}" if reason is not None else said, more)
+            self._log.error("failed", *((f"{said}: %s", reason.text) if reason is not None else (said,)), count=more)

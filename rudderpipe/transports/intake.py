@@ -258,7 +258,7 @@ class Intake:
         if not isinstance(error, RingUnavailable):
             reason = (error.strerror if isinstance(error, OSError) else None) or "out of memory"
             error = RingUnavailable("ring", f"cannot be used: {reason}")
-        self._log.warning("host", str(error))
+        self._log.warning("host", "%s", error)
         return error
 
     def refuse(self, error: Exception, callback: Callback | None = None) -> bool:

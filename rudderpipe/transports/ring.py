@@ -174,7 +174,7 @@ class Pipe:
         """Count an event that is refused without ``put``; log ``error``, as ``LocalTransport.refuse``."""
         self._count_refused(reason)
         if error is not None:
-            self._log.warning(reason, f"event refused: {error}")
+            self._log.warning(reason, "event refused: %s", error)
         if callback is not None:
             callbacks.call(callback, error, {})
 
@@ -195,7 +195,10 @@ class Pipe:
             reason = left
         self._count_refused(reason)
         trouble = self.producer.trouble if reason in ("ring", "no_slot") else None
-        self._log.warning(reason, f"events refused: {trouble}" if trouble else "events refused")
+        if trouble is None:
+            self._log.warning(reason, "events refused")
+        else:
+            self._log.warning(reason, "events refused: %s", trouble)
         if trouble is not None:
             return RingUnavailable(*trouble.args)  # a copy, because the caller may raise it
         return RingFull() if reason == "full" else EventRefused(reason)
@@ -218,11 +221,11 @@ class Pipe:
             self._compare_settings(ring)
             self._failures.look(ring)
         except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
-            self._log.warning("start", f"cannot check whether a flusher runs: {error}")
+            self._log.warning("start", "cannot check whether a flusher runs: %s", error)
 
     def _tell_large(self, size_bytes: int) -> None:
         self._log.warning(
-            "large", f"an event has {size_bytes:,} bytes, more than {at.LARGE_BYTES:,}; keep events small"
+            "large", "an event has %s bytes, more than %s; keep events small", f"{size_bytes:,}", f"{at.LARGE_BYTES:,}"
         )
 
     def _tell_undrained(self, own: _Own, ring: Ring) -> None:
@@ -289,14 +292,14 @@ class Pipe:
         except RingUnavailable as error:
             trouble, asked = error, None
         if trouble is not None:
-            self._log.warning("flush", f"cannot flush: {trouble}")
+            self._log.warning("flush", "cannot flush: %s", trouble)
             return Stuck(trouble)
         if asked is None:
             return Done()
         self._look_around(asked, sure=True)  # even an empty ring needs a flusher, which ends the ring
         prevented = self._autostart.value.prevented(asked)
         if prevented is not None and counters.read(asked).in_ring:
-            self._log.warning("flush", f"cannot flush: {prevented}")
+            self._log.warning("flush", "cannot flush: %s", prevented)
             return Stuck(prevented)
         queue = self.settings.redis is not None
         since = self._since_last(self._own.value, asked)

@@ -46,7 +46,7 @@ class SyncTransport(LocalTransport):
         self._clock = clock
         self._own = fork.Local(_Connection)
         if settings.lanes_ignored:
-            log_text.logger().warning(settings.lanes_ignored)
+            log_text.logger().warning("%s", settings.lanes_ignored)
 
     def _new_plane(self) -> DataPlane:
         # Imported here, because only sync_mode needs the HTTP modules in an application's process.
@@ -126,8 +126,8 @@ class _OneEvent:
 
     def retry(self, decision: Decision) -> None:
         self.attempts = decision.attempts
-        said = f"attempt failed attempt={self.attempts} next_in_s={decision.wait_s:g} {decision.outcome.reason}"
-        self._log.warning("attempt", said)
+        said = "attempt failed attempt=%d next_in_s=%g %s"
+        self._log.warning("attempt", said, self.attempts, decision.wait_s, decision.outcome.reason)
         self._clock.sleep(decision.wait_s)
 
     def failed(self, decision: Decision) -> None:

@@ -52,6 +52,16 @@ def open_files(pid: int) -> list[Path]:
         return []
 
 
+def standard_error(pid: int) -> str:
+    """Return where a process writes its standard error: a file, or the journal or pipe behind a socket; or nothing."""
+    try:
+        target = str((PROC / str(pid) / "fd" / "2").readlink())
+    except OSError:
+        return ""
+    name = unit(pid)
+    return f"{target} (journalctl -u {name})" if name and target.startswith("socket:") else target
+
+
 def unit(pid: int) -> str:
     """Return the systemd service that a process belongs to; empty for none."""
     found = re.findall(r"[^/\n]+\.service", text(PROC / str(pid) / "cgroup"))

@@ -11,7 +11,7 @@ from rudderpipe.observe import host_rings
 from rudderpipe.observe.doctor import proc
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
-from rudderpipe.process import identity
+from rudderpipe.process import identity, runtime_dir
 from rudderpipe.ring import served_settings
 from rudderpipe.settings import Settings
 
@@ -68,8 +68,7 @@ def _start(settings: Settings) -> str:
 @check(9, "two flushers", "processes")
 def two_flushers(pipe: Examination) -> Result:
     """Check that the application does not start a flusher where an operator runs one."""
-    pids = sorted({state.flusher_pid for state in pipe.states if state.flusher_pid})
-    own = [pid for pid in pids if (words := proc.command(pid)) and not {AUTOSTARTED, "--lingers"} & set(words)]
+    own = _flushers(pipe)
     if own and pipe.settings.autostart is not False:
         said = f"an operator runs the flusher (pid {own[0]}), and autostart is on: either may serve the ring"
         return warn(said, "RUDDERPIPE_AUTOSTART=false in the application")
@@ -185,9 +184,10 @@ def _started_s(pipe: Examination, pid: int) -> float:
 @check(33, "logs", "processes")
 def logs(pipe: Examination) -> Result:
     """Check where the logs of flusher and sender are, and that the newest lines have no errors."""
-    path = pipe.directory / f"{pipe.settings.pipe_name}.log"
-    if not path.exists():
-        return ok(f"an operator's processes log to standard error; autostarted ones would log to {path}")
+    path = runtime_dir.existing_log(pipe.settings)
+    own = [f"that of the flusher {pid} is {target}" for pid in _flushers(pipe) if (target := proc.standard_error(pid))]
+    if path is None:
+        return ok(", ".join(own) or "none: no flusher or sender was started automatically")
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 20_000))
         lines = file.read().decode(errors="replace").splitlines()
@@ -196,4 +196,10 @@ def logs(pipe: Examination) -> Result:
         return warn(
             f"{len(wrong)} errors among the newest lines of {path}, the last: {wrong[-1][:200]}", f"tail {path}"
         )
-    return ok(str(path))
+    return ok(", ".join([str(path), *own]))
+
+
+def _flushers(pipe: Examination) -> list[int]:
+    """Return the flushers that this process can see and that an operator started."""
+    pids = sorted({state.flusher_pid for state in pipe.states if state.flusher_pid})
+    return [pid for pid in pids if (words := proc.command(pid)) and not {AUTOSTARTED, "--lingers"} & set(words)]
