@@ -14,11 +14,12 @@ from msgspec import Raw
 
 from rudderpipe.encoder import MARK
 
-_FIELD = b',"sentAt":0'
+_FIELD = b',"sentAt":-5702887934'
+"""The field with a number that no program writes there, so that a caller's own field is not taken for it."""
 
 
 class _Event(msgspec.Struct, gc=False):
-    sent_at: Literal[0] = msgspec.field(name="sentAt")
+    sent_at: Literal[-5702887934] = msgspec.field(name="sentAt")
 
 
 _decode_filled = msgspec.json.Decoder(list[_Event]).decode
@@ -57,7 +58,7 @@ def marked(text: bytes) -> MarkedEvents | None:
     None also if an event has a ``sentAt`` already. Any other text may hold a line feed at any place.
     """
     # Decode the text as it will be sent. A mark at a wrong place makes it invalid, or leaves an event without the
-    # field. A field that an event has already has another value than 0.
+    # field. A field that an event has already has another value.
     filled = text.replace(MARK, _FIELD)
     count = (len(filled) - len(text)) // (len(_FIELD) - len(MARK))
     if not count:
