@@ -325,6 +325,77 @@ def test_a_lane_in_backoff_is_no_stall_but_an_attempt_that_hangs_is(clock: FakeC
     assert health.healthz(delivery.state.health(clock.now_s)).status == (503 if hangs else 200)
 
 
+def test_a_lane_in_backoff_does_not_hold_up_the_results_of_the_others(clock: FakeClock) -> None:
+    """The jobs of the lane in backoff and those with an unwritten result are as many as may be held."""
+    delivery = LaneDelivery(clock, Outcome("retry", 503, "", 300.0))
+    delivery.put("b1", *(f"a{number}" for number in range(127)))
+    delivery.work()
+    delivery.work("a0")
+    clock.now_s += 1
+
+    delivery.put("b2")
+
+    assert delivery.work("b1") == [["b2"]]
+    assert delivery.queue.store.delivered == ["b1"]
+
+
+def test_a_job_that_a_tool_put_in_line_again_is_held_once(delivery: LaneDelivery) -> None:
+    """The job is what the last take found, and the result of an attempt with it before is ignored."""
+    delivery.put("a1", "b1", "a2")
+    delivery.work()
+    for name in ("a1", "a2"):
+        delivery.queue.store.active.remove(name)
+    delivery.put("b2", "a1", "a2")
+    delivery.clock.now_s += 1
+
+    delivery.work()
+    assert [job.id for job in delivery.state.held] == ["b1", "b2", "a1", "a2"]
+    delivery.work("a1")
+    assert delivery.queue.store.delivered == []
+    delivery.work_for(5)
+
+    assert delivery.queue.store.delivered == ["b1", "b2", "a1", "a2"]
+    assert (delivery.queue.store.active, delivery.state.held) == ([], ())
+
+
+@pytest.mark.parametrize(("first", "second"), [("x", "a1"), ("a1", "x")])
+def test_a_barrier_that_is_no_longer_held_ends_before_the_next_stretch(
+    delivery: LaneDelivery, first: str, second: str
+) -> None:
+    """So does the attempt of a lane before a barrier, because its events may still arrive."""
+    delivery.put(first, second)
+    delivery.work()
+    delivery.queue.store.lock(first, "another")
+    delivery.clock.now_s += 20
+
+    assert delivery.work() == [[first]]
+    assert [job.id for job in delivery.state.held] == [second]
+    assert delivery.work(first) == [[second]]
+
+
+def test_a_host_without_a_thread_for_a_lane_delivers_one_lane_after_the_other(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender's own thread makes the attempts until a thread can be started."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    delivery = LaneDelivery(clock)
+    delivery.put("a1", "b1", "x", "a2")
+    sender = delivery.another(delivery.plane, None, Couriers())
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        run(sender, clock, 1)
+    assert delivery.plane.requests == [["a1"], ["b1"], ["x"], ["a2"]]
+    delivery.put("b2")
+
+    while len(delivery.queue.store.delivered) < 5:
+        sender.work()
+
+    assert delivery.queue.store.delivered == ["a1", "b1", "x", "a2", "b2"]
+
+
 def test_the_requests_of_all_lanes_hold_at_most_eight_megabytes(clock: FakeClock) -> None:
     """Jobs without a lane are alone under way, and may use a whole request."""
     settings = Settings(data_plane_url="http://x", redis="redis://x", lanes=8)

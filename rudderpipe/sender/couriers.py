@@ -6,8 +6,11 @@ import threading
 from collections import deque
 from typing import NamedTuple
 
+from rudderpipe import log_text
 from rudderpipe.delivery.dispatcher import Decision
 from rudderpipe.sender.lane import Lane
+
+logger = log_text.logger("rudderpipe.sender")
 
 
 class Ended(NamedTuple):
@@ -20,6 +23,8 @@ class Ended(NamedTuple):
 class Couriers:
     """A thread for each lane that has had an attempt. Only ``Lane.attempt`` runs on it.
 
+    On a host that allows no thread it runs on the sender's own thread, so that the lanes take turns.
+
     All methods are for the sender's own thread. The threads end with the process, because an attempt cannot be ended
     from outside while the host's resolver is asked for a name.
     """
@@ -29,14 +34,31 @@ class Couriers:
         """For each lane that has a thread, the attempts that the thread must make."""
         self._ended: deque[Ended] = deque()
         self._changed = threading.Condition()
+        self._has_threads = True
+        """False while the last thread could not be started."""
 
     def begin(self, lane: Lane) -> None:
         """Begin an attempt with the offered jobs of a lane. Only for a lane without an attempt under way."""
-        due = self._threads.get(lane)
-        if due is None:
-            due = self._threads[lane] = threading.Semaphore(0)
-            threading.Thread(target=self._serve, args=(lane, due), name="rudderpipe-courier", daemon=True).start()
-        due.release()
+        due = self._threads.get(lane) or self._start(lane)
+        if due is not None:
+            due.release()
+        else:
+            self._ended.append(Ended(lane, lane.attempt()))
+
+    def _start(self, lane: Lane) -> threading.Semaphore | None:
+        """Start the thread of a lane; return None if the host allows none now."""
+        due = threading.Semaphore(0)
+        thread = threading.Thread(target=self._serve, args=(lane, due), name="rudderpipe-courier", daemon=True)
+        try:
+            thread.start()
+        except (RuntimeError, MemoryError) as error:
+            if self._has_threads:
+                logger.warning("a lane has no thread, its requests are not beside those of other lanes error=%s", error)
+            self._has_threads = False
+            return None
+        self._has_threads = True
+        self._threads[lane] = due
+        return due
 
     def next(self, wait_s: float) -> Ended | None:
         """Return an attempt that has ended, the first one first; None if none ends within so many seconds."""

@@ -115,13 +115,16 @@ class HeldJobs:
 
     def paused_until_s(self) -> float:
         """Return the moment before which no lane can do anything; minus infinity if there is something to do."""
-        if not self.jobs or self.are_busy or self.room().batches:
+        if not self.jobs or not self.acks.is_empty or self.are_busy or self.room().batches:
             return float("-inf")
         return min(lane.not_before_s for lane in self._first_stretch())
 
     def add(self, taken: Sequence[ActiveJob]) -> None:
         """Hold jobs that were just taken. Those that cannot be delivered fail at once."""
-        for job in {job.id: job for job in taken}.values():  # because a tool may have put an id in line twice
+        new = {job.id: job for job in taken}  # because a tool may have put an id in line twice
+        if again := [job for job in self.jobs if job.id in new]:  # a tool has put held jobs in line again
+            self.keep(again, [])
+        for job in new.values():
             if job.job is None:
                 self.fail(job, job.trouble)
             elif not job.job.events:
@@ -144,7 +147,10 @@ class HeldJobs:
         """Begin an attempt in each lane that may send. Return the moment of the next attempt of the other lanes."""
         self.show()  # Order: before the request, which may take longer than the locks hold (test_sender_answers.py)
         next_s = float("inf")
-        for lane, jobs in self._first_stretch().items():
+        stretch, barrier = self._first_stretch(), self._lanes[0]
+        if any(lane.offered and (lane is barrier) is not (barrier in stretch) for lane in self._lanes):
+            return next_s  # an attempt is with jobs of the stretch before, which are no longer held but may arrive
+        for lane, jobs in stretch.items():
             if lane.offered:
                 continue
             if now_s < lane.not_before_s:
