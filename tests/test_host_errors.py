@@ -121,7 +121,7 @@ def test_a_call_without_memory_for_the_message_returns_false(
     def fails(*_arguments: Any, **_options: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(client._intake.defaults, "encoded", fails)
+    monkeypatch.setattr(client._intake.defaults, "usual", fails)
     monkeypatch.setattr(client._intake._own, "refuse", fails)
 
     assert client.page("u") is False

@@ -35,11 +35,21 @@ class Defaults:
         self.adds = bool(self._context or self._integrations or self._default)
         """True if this client adds or converts anything, apart from a request's context."""
 
-    def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes:
-        """Return the JSON of a call; ``arguments`` is as for ``wire.fields``. Raise ``EventError``."""
+    def usual(self, kind: str, arguments: dict[str, Any]) -> bytes | bytearray | None:
+        """Return the JSON of a usual call to which nothing is added; None of another one. Raise ``EventError``.
+
+        ``arguments`` is as for ``wire.fields``.
+        """
+        return None if self.adds or current.get() else build.usual(kind, arguments)
+
+    def encoded(self, kind: str, arguments: dict[str, Any]) -> bytes | bytearray:
+        """Return the JSON of any call, as ``usual`` does."""
+        data = self.usual(kind, arguments)
+        return self.general(kind, arguments) if data is None else data
+
+    def general(self, kind: str, arguments: dict[str, Any]) -> bytes:
+        """Return the JSON of a call that is not usual. Raise ``EventError``."""
         in_request = current.get()
-        if not in_request and not self.adds and (data := build.usual(kind, arguments)) is not None:
-            return data
         if self._default is not None:
             arguments = self._convert_first(arguments)
         given, form = wire.fields(arguments)

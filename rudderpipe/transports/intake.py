@@ -139,20 +139,20 @@ class Intake:
         second one its callback, as in the Node SDK.
         """
         try:
-            if callback is None:
-                callback = _taken_callback(own)
-            else:
-                _check_callback(callback)
+            _check_callback(callback)
             if anonymous_id is not None:
                 own["anonymousId"] = anonymous_id
             if not context is timestamp is integrations is message_id is None:
                 own["context"], own["timestamp"] = context, timestamp
                 own["integrations"], own["messageId"] = integrations, message_id
-            data = self.defaults.encoded(kind, own)
+            data = self.defaults.usual(kind, own)
+            if data is None:
+                callback = _taken_callback(own) if callback is None else callback
+                data = self.defaults.general(kind, own)
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         if callback is not None or not self.is_fast:
-            return self.put(data, callback)
+            return self.put(bytes(data), callback)
         try:
             reason = self.append(data)
             return reason is None or self.refused(reason, data)
