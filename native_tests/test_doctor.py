@@ -341,6 +341,38 @@ def test_a_data_plane_that_is_too_far_away(settings: Settings, monkeypatch: pyte
     assert data_plane.capacity_per_s(msgspec.structs.replace(settings, lanes=8), 0.5) > far
 
 
+def test_a_kernel_that_hurts_a_local_redis(
+    settings: Settings, client: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Huge pages, overcommit, and fewer files than clients. The kernel's files are stood in for."""
+    monkeypatch.setattr(proc, "PROC", directory / "proc")
+    monkeypatch.setattr(proc, "SYS", directory / "sys")
+    server = client.info()
+    files = {
+        directory / "sys" / "kernel" / "mm" / "transparent_hugepage" / "enabled": (
+            "always [madvise]",
+            "[always] never",
+        ),
+        directory / "proc" / "sys" / "vm" / "overcommit_memory": ("1", "0"),
+        directory / "proc" / str(server["process_id"]) / "limits": (
+            "Max open files            100000               100000               files",
+            "Max open files            17                   17                   files",
+        ),
+    }
+    for path, (good, _) in files.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(good)
+    assert look(27, settings).state == "ok"
+    for path, (_, bad) in files.items():
+        path.write_text(bad)
+
+    found = look(27, settings)
+
+    assert found.state == "warn"
+    for fix in ("echo madvise", "sysctl vm.overcommit_memory=1", "raise ulimit -n"):
+        assert fix in found.fix
+
+
 @pytest.fixture(name="tools")
 def _tools(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a directory that is alone on PATH, except for the shell's own commands."""

@@ -347,7 +347,7 @@ def test_a_process_of_before_an_upgrade(
 ) -> None:
     """Its modules are those of the version that was installed when it started."""
     append(ring, clock)
-    installed_s = (ROOT / "rudderpipe" / "_version.py").stat().st_mtime
+    installed_s = (ROOT / "rudderpipe" / "_version.py").stat().st_ctime
     monkeypatch.setattr(identity, "age_s", lambda _pid: clock.time_ms() / 1000 - installed_s - 5)
     assert state_of(28, settings, clock) == "ok"
     monkeypatch.setattr(identity, "age_s", lambda _pid: clock.time_ms() / 1000 - installed_s + 5)

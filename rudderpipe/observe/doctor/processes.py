@@ -163,7 +163,7 @@ def _has_threads(words: list[str]) -> bool:
 def version_skew(pipe: Examination) -> Result:
     """Check that no process of the pipe runs since before this version of rudderpipe was installed."""
     package = Path(rudderpipe.__file__).parent
-    installed_s = (package / "_version.py").stat().st_mtime
+    installed_s = (package / "_version.py").stat().st_ctime  # a wheel keeps older times of change
     old = [f"{what} {pid}" for pid, what in pipe.processes.items() if _started_s(pipe, pid) < installed_s]
     layouts = {state.layout for state in pipe.states}
     found = []
