@@ -28,12 +28,12 @@ LAYERS = [
 ]
 ONLY = {
     "redis": {
-        *("queue.scripts", "queue.connection", "queue.active_job", "queue.queue"),
+        *("queue.scripts", "queue.connection", "queue.active_job", "queue.queue", "queue.meter"),
         "testing.redis_server",
     },
     "urllib3": {"delivery.connection"},
     "psutil": {"process.identity", "observe.metrics.of_process", "cli.demo"},
-    "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender", "observe.doctor.data_plane"},
+    "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender", "observe"},
 }
 """The only modules or packages that may import these, so that the application's process loads them late or never."""
 ROOT_MODULES_AT_MOST = 8

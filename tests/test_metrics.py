@@ -43,7 +43,12 @@ ROW = "| `{name}` | {kind} | {labels} | {help} |"
 SECTIONS: Mapping[table.Source, str] = {
     "all": "About each program",
     "ring": "About the rings of a pipe",
+    "flusher": "What a flusher counts",
     "queue": "About the queue in Redis",
+    "redis": "About the calls to Redis",
+    "plane": "About the data plane",
+    "sender": "About a sender",
+    "process": "About a process",
 }
 
 

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
+from rudderpipe.delivery.outcome import Cause
 from rudderpipe.delivery.response import NoResponse, NotHttp, Reader, Response, read
 from rudderpipe.settings import Settings
 
@@ -112,16 +113,17 @@ def dial(
             sock.close()
             raise
     except TimeoutError:
-        raise NoResponse(f"no connection in time{_through(proxy)}", begun=True) from None
+        raise NoResponse(f"no connection in time{_through(proxy)}", begun=True, cause="timeout") from None
     except ssl.SSLCertVerificationError as error:
-        raise NoResponse(f"certificate verify failed: {error.verify_message}", begun=True) from error
+        raise NoResponse(f"certificate verify failed: {error.verify_message}", begun=True, cause="tls") from error
     except ssl.SSLError as error:
-        raise NoResponse(f"TLS failed: {error.reason or error}", begun=True) from error
+        raise NoResponse(f"TLS failed: {error.reason or error}", begun=True, cause="tls") from error
     except OSError as error:
         said = f"no connection: {error.strerror or error}{_through(proxy)}"
         if error.errno in _LOCAL_ERRORS and not isinstance(error, socket.gaierror):
             raise Obstacle(said) from error
-        raise NoResponse(said, begun=True) from error
+        cause: Cause = "dns" if isinstance(error, socket.gaierror) else "connect"
+        raise NoResponse(said, begun=True, cause=cause) from error
     return sock
 
 
@@ -207,11 +209,13 @@ def _tunnel(sock: socket.socket, to: Server, proxy: Proxy, deadline_s: float) ->
     except NoResponse as error:
         if time.monotonic() >= deadline_s:
             raise TimeoutError from None
-        raise NoResponse(f"no connection: the proxy did not connect, {error}", begun=True) from None
+        raise NoResponse(f"no connection: the proxy did not connect, {error}", begun=True, cause="connect") from None
     if answer.status == 407:
         raise Obstacle(f"no connection: the proxy {proxy.server.authority} refuses our user and password (status 407)")
     if not 200 <= answer.status < 300:
-        raise NoResponse(f"no connection: the proxy refused to connect, status {answer.status}", begun=True)
+        raise NoResponse(
+            f"no connection: the proxy refused to connect, status {answer.status}", begun=True, cause="connect"
+        )
 
 
 def _left_s(deadline_s: float) -> float:
@@ -347,7 +351,7 @@ def _send(sock: socket.socket, reader: Reader, data: memoryview, deadline_s: flo
     while data:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
-            raise NoResponse("the server did not accept the request in time", begun=True)
+            raise NoResponse("the server did not accept the request in time", begun=True, cause="timeout")
         sock.settimeout(min(left_s, STALL_S) if plain else left_s)
         try:
             data = data[sock.send(data) :]

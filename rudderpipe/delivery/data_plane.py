@@ -77,6 +77,8 @@ class DataPlane:
         self._packs = settings.gzip
         """False once the server refused a request with gzip, unless it refused the same request without gzip, too."""
         self._aborted = False
+        self.plain_bytes = self.sent_bytes = 0
+        """The bytes of all bodies that were sent, before and after they were packed. Only attempts count them."""
 
     def post(self, body: bytes, write_key: str, timeout_s: float | None = None) -> Outcome:
         """Make one attempt, within ``connect_timeout_s`` and ``timeout_s`` together, and return its outcome.
@@ -86,7 +88,7 @@ class DataPlane:
         try:
             return self._post(body, write_key, timeout_s or self._settings.timeout_s)
         except NoResponse as error:
-            found = outcome.of_failure(str(error))
+            found = outcome.of_failure(str(error), error.cause)
         except Obstacle as error:
             found = outcome.of_obstacle(str(error))
         except (OSError, ValueError, MemoryError) as error:  # the events did not cause this
@@ -95,6 +97,7 @@ class DataPlane:
 
     def _post(self, body: bytes, write_key: str, timeout_s: float) -> Outcome:
         until_s = time.monotonic() + self._settings.connect_timeout_s + timeout_s
+        self.plain_bytes += len(body)
         if not self._packs:
             return self._send(body, write_key, timeout_s, until_s, packed=False)
         packed = self._send(request.gzip(body), write_key, timeout_s, until_s, packed=True)
@@ -162,6 +165,7 @@ class DataPlane:
             self._heads[url, write_key, packed] = head
         if self._aborted:
             raise NoResponse("stopped", begun=True)
+        self.sent_bytes += len(body)
         return wire.exchange(head + b"%d\r\n\r\n" % len(body), body, timeout_s, until_s)
 
     def abort(self) -> None:

@@ -46,6 +46,10 @@ class Decision(msgspec.Struct, frozen=True):
     attempts: int
     outcome: Outcome
     wait_s: float = 0.0
+    events: int = 0
+    """How many events the request had; 0 if none was sent, because an earlier refusal decided."""
+    seconds: float = 0.0
+    """How long the request took."""
 
     @property
     def reason(self) -> str:
@@ -150,8 +154,11 @@ class Dispatcher:
             outcome = of_obstacle("no memory is left for a request")
         except Exception as error:  # noqa: BLE001  # events that are JSON can be posted, so they are not the cause
             outcome = of_obstacle(f"the request cannot be made: {type(error).__name__}")
-        self.size.learn(outcome, self._clock.monotonic_s() - begun_s, first.timeout_s)
+        took_s = self._clock.monotonic_s() - begun_s
+        self.size.learn(outcome, took_s, first.timeout_s)
         decision = self._judge(group, outcome, first.attempts + 1)
+        events = sum(len(batch.events) for batch in group)
+        decision = msgspec.structs.replace(decision, events=events, seconds=took_s)
         self._learn(group, decision)
         return decision
 

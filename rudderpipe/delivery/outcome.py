@@ -52,6 +52,9 @@ TEMPORARY = (408, 429)
 NAMES_GZIP = ("gzip", "content-encoding", "content encoding")
 
 
+Cause = Literal["timeout", "connect", "dns", "tls", "broken"]
+
+
 class Outcome(msgspec.Struct, frozen=True):
     """The outcome of one attempt.
 
@@ -68,6 +71,8 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str
     retry_after_s: float | None = None
     """The wait in seconds that the server asked for; None when it did not ask."""
+    cause: Cause | None = None
+    """Why there was no response, if there was none."""
 
 
 def of_answer(status: int, body: bytes, retry_after_s: float | None = None) -> Outcome:
@@ -96,12 +101,12 @@ def refuses_gzip(outcome: Outcome) -> bool:
     return outcome.status == 415 or (outcome.status in (400, 501) and any(name in text for name in NAMES_GZIP))
 
 
-def of_failure(reason: str) -> Outcome:
+def of_failure(reason: str, cause: Cause = "broken") -> Outcome:
     """Return the outcome of an attempt without a whole response: retry.
 
     The server may have handled the request. It recognizes repeated events by their ids.
     """
-    return Outcome("retry", 0, one_line(reason[:REASON_CHARACTERS]))
+    return Outcome("retry", 0, one_line(reason[:REASON_CHARACTERS]), cause=cause)
 
 
 def of_obstacle(reason: str) -> Outcome:

@@ -9,6 +9,8 @@ import time
 
 import msgspec
 
+from rudderpipe.delivery.outcome import Cause
+
 KEPT_BYTES = 4096
 MAX_BYTES = 1 << 20
 """The longest body that is read to its end."""
@@ -27,9 +29,10 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:;.*|[ \t]*)")
 class NoResponse(Exception):
     """No whole response was received; ``begun`` is False only if the connection ended before its first byte."""
 
-    def __init__(self, reason: str, *, begun: bool) -> None:
+    def __init__(self, reason: str, *, begun: bool, cause: Cause = "broken") -> None:
         super().__init__(reason)
         self.begun = begun
+        self.cause = cause
 
 
 class NotHttp(NoResponse):
@@ -139,7 +142,7 @@ def read(reader: Reader, *, head_only: bool = False) -> Response:
             _read_body(reader, answer)
             answer.reusable = answer.reusable and not reader.has_more
     except TimeoutError:
-        raise NoResponse("no whole response in time", begun=True) from None
+        raise NoResponse("no whole response in time", begun=True, cause="timeout") from None
     except EOFError:
         reason = "the response was cut off" if reader.begun else "the server closed the connection without a response"
         raise NoResponse(reason, begun=reader.begun) from None

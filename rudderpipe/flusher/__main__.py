@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,6 +14,7 @@ from rudderpipe import log_text
 from rudderpipe._version import VERSION
 from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
 from rudderpipe.flusher import dead_letters, leftovers
+from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
@@ -29,6 +31,9 @@ from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
+
+if TYPE_CHECKING:
+    from rudderpipe.flusher.redelivery import Redelivery
 
 RESTART_S = 1.0
 logger = log_text.logger("rudderpipe.flusher")
@@ -92,12 +97,22 @@ def serve(
             notify.beat(clock.monotonic_s())
 
     heartbeat = Heartbeat(clock, tick)
-    server, on_end = admin_of(settings, clock, state, admin)
+    counts = FlusherCounts()
+    server, on_end = admin_of(settings, clock, state, admin, counts, redelivery)
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
-        sink = make_sink(settings, ring, redelivery, clock)
-        return Flusher(ring, sink, settings, clock, lingers=lingers, look_after=look_after, heartbeat=heartbeat)
+        sink = make_sink(settings, ring, redelivery, clock, counts)
+        return Flusher(
+            ring,
+            sink,
+            settings,
+            clock,
+            lingers=lingers,
+            look_after=look_after,
+            heartbeat=heartbeat,
+            counts=counts,
+        )
 
     take_over(settings)
     rings = Rings(settings, make, clock, stays=not lingers, redelivery=redelivery, state=state, on_end=on_end)
@@ -124,7 +139,12 @@ def serve(
 
 
 def admin_of(
-    settings: Settings, clock: Clock, state: FlusherState, admin: tuple[str, int] | None
+    settings: Settings,
+    clock: Clock,
+    state: FlusherState,
+    admin: tuple[str, int] | None,
+    counts: FlusherCounts,
+    redelivery: Redelivery | None,
 ) -> tuple[AdminServer | None, Callable[[Ring], None]]:
     """Return the server of the admin address, if there is one, and the function to call with each ring that ends."""
     if admin is None:
@@ -136,7 +156,7 @@ def admin_of(
     answers = {
         "/healthz": lambda _accept: healthz(state.vitals(clock.monotonic_s())),
         "/readyz": lambda _accept: readyz(state.vitals(clock.monotonic_s())),
-        **of_flusher(settings, reader),
+        **of_flusher(settings, reader, counts, redelivery),
     }
     return AdminServer(admin, answers), reader.ended
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rudderpipe import log_text
 from rudderpipe.delivery import dispatcher
+from rudderpipe.delivery.attempts import class_of
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
 from rudderpipe.delivery.outcome import before_retry_s
 from rudderpipe.delivery.request_size import USUAL_BATCHES
@@ -69,11 +70,14 @@ class DirectSink:
         if not posted:
             return self._unreadable(batches[0])
         self._offered = batches
-        return self._dispatcher.run(posted, self)
+        decision = self._dispatcher.attempt(posted)
+        self._redelivery.attempts.note(decision)
+        return decision.tell(self)
 
     def delivered(self, decision: Decision) -> CommitResult:
         """Commit the batches as delivered."""
         self._redelivery.plane_delivered()
+        self._redelivery.attempts.delivered_events += sum(each.count for each in self._offered[: decision.count])
         return self._committed(at.H_DELIVERED, decision.count)
 
     def retry(self, decision: Decision) -> CommitResult:
@@ -126,10 +130,12 @@ class DirectSink:
                 return CommitResult(wait_s=wait_s)
             said = "failed events cannot be kept as dead letters and are lost error=%s path=%s"
             self._log.error("lost", said, error.strerror, path, count=batch.count)
+            self._redelivery.lost_events += batch.count
             failed = "a batch failed and is lost"
         else:
             failed = "a batch failed and is sent again when the data plane is back" if again else REFUSED
         logger.error(failed + " id=%s events=%d reason=%s", record.id, batch.count, decision.reason)
+        self._redelivery.attempts.failed_events[class_of(decision.outcome)] += batch.count
         why = decision.reason + (dead_letters.SENT_AGAIN if again else "")
         reason = Reason(batch.count, decision.outcome.status, now_ms, why)
         return self._committed(at.H_FAILED, 1, reason)

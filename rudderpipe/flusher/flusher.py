@@ -10,6 +10,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
+from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.queue_sink import Sink
 from rudderpipe.process.clock import Clock, Every
@@ -59,6 +60,7 @@ class Flusher:
         lingers: bool = False,
         look_after: Callable[[], None] = lambda: None,
         heartbeat: Heartbeat | None = None,
+        counts: FlusherCounts | None = None,
     ) -> None:
         self._ring = ring
         served_settings.record(ring, settings)
@@ -68,6 +70,7 @@ class Flusher:
         self._lingers = lingers
         self._look_after = look_after
         self._heartbeat = heartbeat or Heartbeat(clock)
+        self._counts = counts or FlusherCounts()
         self._log = ThrottledLog(logger, clock)
         self._rare_log = ThrottledLog(logger, clock, RARELY_S)
         self._consumer = self._consume()
@@ -285,6 +288,9 @@ class Flusher:
             reasons.record(self._ring, answer.reason)  # Order: before the events leave, because readers look then
         for counter, group in groupby(zip(answer.committed, self._held, strict=False), itemgetter(0)):
             moved += self._consumer.release([batch for _, batch in group], counter)
+        for batch in self._held[: len(answer.committed)]:
+            self._counts.batch_events.note(batch.count)
+            self._counts.bytes += len(batch.data)
         self._held = self._held[len(answer.committed) :]
         if answer.halve:
             self._held[:1] = self._consumer.halves(self._held[0])

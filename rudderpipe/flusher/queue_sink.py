@@ -21,6 +21,7 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.queue.meter import RedisMeter
     from rudderpipe.queue.queue import NewJob
 
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
@@ -133,13 +134,20 @@ class QueueSink:
 
     batches_at_once = 50
 
-    def __init__(self, settings: Settings, ring: Ring, dead_letters: DeadLetters, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        ring: Ring,
+        dead_letters: DeadLetters,
+        clock: Clock,
+        meter: RedisMeter | None = None,
+    ) -> None:
         from rudderpipe.queue import job
         from rudderpipe.queue.queue import Queue
         from rudderpipe.queue.size_limit import Budget
 
         self._build = job.build
-        self._queue = Queue(settings, clock)
+        self._queue = Queue(settings, clock, meter=meter)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
         self._settings = settings
         self._lanes = settings.lanes_in_use

@@ -10,6 +10,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.delivery import dispatcher
+from rudderpipe.delivery.attempts import AttemptCounts
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Decision, Dispatcher
 from rudderpipe.flusher.dead_letters import DeadLetters, Record
@@ -50,6 +51,10 @@ class Redelivery:
     def __init__(self, settings: Settings, plane: DataPlane, dead_letters: DeadLetters, clock: Clock) -> None:
         self.plane = plane
         self.dead_letters = dead_letters
+        self.attempts = AttemptCounts()
+        """The attempts of this process, also those with fresh events."""
+        self.lost_events = 0
+        """Events that failed and could not be kept as dead letters."""
         self._settings = settings
         self._clock = clock
         self._dispatcher = Dispatcher(plane, settings, clock)
@@ -99,7 +104,9 @@ class Redelivery:
                 if not self._offered:
                     return self._pause()
                 batches = [self._batch_of(part.record) for part in self._offered]
-                return self._dispatcher.run(batches, self)
+                decision = self._dispatcher.attempt(batches)
+                self.attempts.note(decision)
+                return decision.tell(self)
         except (OSError, MemoryError) as error:
             self._log.error("host", "dead letters cannot be sent again now, trying later error=%s", error)
             return self._pause()
@@ -152,6 +159,7 @@ class Redelivery:
         """Note the parts as delivered, and count them."""
         self.is_busy = True
         events = sum(self._settle(part, delivered=True) for part in self._offered[: decision.count])
+        self.attempts.delivered_events += events
         logger.info("dead letters were delivered events=%d", events)
         return events
 

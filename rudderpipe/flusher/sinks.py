@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.counts import SCRIPTS, FlusherCounts
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring.ring import Ring
@@ -27,10 +28,20 @@ def direct(settings: Settings, clock: Clock) -> Redelivery | None:
     return Redelivery(settings, DataPlane(settings), dead_letters.of(settings), clock)
 
 
-def make_sink(settings: Settings, ring: Ring, redelivery: Redelivery | None, clock: Clock) -> Sink:
+def make_sink(
+    settings: Settings,
+    ring: Ring,
+    redelivery: Redelivery | None,
+    clock: Clock,
+    counts: FlusherCounts | None = None,
+) -> Sink:
     """Return the sink of one ring. ``redelivery`` comes from ``direct``."""
     if redelivery is None:
-        return QueueSink(settings, ring, dead_letters.of(settings), clock)
+        from rudderpipe.queue.meter import RedisMeter
+
+        counts = counts or FlusherCounts()
+        counts.redis = counts.redis or RedisMeter(SCRIPTS)
+        return QueueSink(settings, ring, dead_letters.of(settings), clock, counts.redis)
     from rudderpipe.flusher.direct_sink import DirectSink
 
     redelivery.enter(ring)

@@ -2,39 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
+from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.errors import RudderpipeError
+from rudderpipe.flusher.counts import FlusherCounts
+from rudderpipe.flusher.redelivery import Redelivery
 from rudderpipe.observe import status_json
+from rudderpipe.observe.metrics import of_counts
 from rudderpipe.observe.metrics.exposition import queue_of, served
 from rudderpipe.observe.metrics.of_pipe import build_info, of_queue, of_rings
 from rudderpipe.observe.metrics.of_process import of_process
 from rudderpipe.observe.metrics.values import Values
 from rudderpipe.observe.reader import Reader
+from rudderpipe.process.clock import Clock
+from rudderpipe.sender.state import SenderState
 from rudderpipe.service.http import Response, Responses
 from rudderpipe.settings import Settings
 
 
-def of_flusher(settings: Settings, reader: Reader) -> Responses:
-    """Return the responses of a flusher: rings, queue and process."""
+def of_flusher(settings: Settings, reader: Reader, counts: FlusherCounts, redelivery: Redelivery | None) -> Responses:
+    """Return the responses of a flusher: rings, queue and process. ``redelivery`` is that of direct mode."""
+    queue, pipe = queue_of(settings), settings.pipe_name
 
     def values() -> Values:
         view = reader.read()
         found = build_info("flusher")
         found.add(of_rings(view))
-        found.add(of_queue(view.snapshot, queue_of(settings), settings.lanes_in_use))
+        found.add(of_queue(view.snapshot, queue, settings.lanes_in_use))
+        found.add(of_counts.of_flusher(counts, redelivery.lost_events if redelivery else 0, pipe, queue))
+        if redelivery is not None:
+            found.add(of_counts.of_attempts(redelivery.attempts, [redelivery.plane], queue))
         found.add(of_process())
         return found
 
     return _responses(settings, reader, values)
 
 
-def of_sender(settings: Settings, reader: Reader) -> Responses:
+def of_sender(
+    settings: Settings,
+    reader: Reader,
+    state: SenderState,
+    planes: Sequence[DataPlane],
+    lanes_wait_s: Callable[[], Mapping[str, float]],
+    clock: Clock,
+) -> Responses:
     """Return the responses of a sender: queue and process. Rings are their own host's, so its flusher shows them."""
+    queue = queue_of(settings)
 
     def values() -> Values:
         found = build_info("sender")
-        found.add(of_queue(reader.read().snapshot, queue_of(settings), settings.lanes_in_use))
+        found.add(of_queue(reader.read().snapshot, queue, settings.lanes_in_use))
+        found.add(of_counts.of_attempts(state.counts.attempts, planes, queue))
+        found.add(of_counts.of_sender(state, lanes_wait_s(), clock.monotonic_s(), queue))
         found.add(of_process())
         return found
 

@@ -6,7 +6,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -40,16 +40,24 @@ class Connection:
     after a lost answer is right.
     """
 
-    def __init__(self, settings: Settings, key: str, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        key: str,
+        answer_s: float = ANSWER_TIMEOUT_S,
+        on_error: Callable[[BaseException], None] = lambda _error: None,
+    ) -> None:
         """Remember where Redis is, and how long a call waits for its answer.
 
-        ``key`` is any key of the queue, because a cluster has all of them in one slot.
+        ``on_error`` is called with each error of Redis or of the connection. ``key`` is any key of the queue, because a
+        cluster has all of them in one slot.
         """
         self._address = settings.redis_address
         self._password = settings.redis_password
         self.place = self._address.place
         self._key = key
         self._answer_s = answer_s
+        self._on_error = on_error
         self._client: redis.Redis | None = None
 
     @contextmanager
@@ -68,19 +76,19 @@ class Connection:
             yield self._client
         except SettingsError as error:  # the file of the password; nothing was sent
             raise QueueUnavailable(self.place, str(error), answered=True) from None
-        except redis.AuthenticationError:
-            self.close()
+        except redis.AuthenticationError as error:
+            self._failed(error)
             raise QueueUnavailable(self.place, "user or password is missing or was refused", answered=True) from None
-        except MasterNotFoundError:  # its text shows the sentinel clients
-            self.close()
+        except MasterNotFoundError as error:  # its text shows the sentinel clients
+            self._failed(error)
             reason = f"none of the sentinels that answer knows a master named {self._address.service_name}"
             raise QueueUnavailable(self.place, reason, answered=True) from None
         except redis.TimeoutError as error:
-            self.close()
+            self._failed(error)
             raise QueueUnavailable(self.place, "no answer in time", answered=not asked) from error
         except (redis.RedisError, redis.exceptions.RedisClusterException, OSError) as error:
             answered = not asked or isinstance(error, (redis.ResponseError, redis.BusyLoadingError))
-            self.close()
+            self._failed(error)
             raise QueueUnavailable(self.place, _reason(error), answered) from error
 
     def certificate_ends_s(self) -> float | None:
@@ -91,6 +99,10 @@ class Connection:
             return (
                 float(ssl.cert_time_to_seconds(own.getpeercert()["notAfter"])) if hasattr(own, "getpeercert") else None
             )
+
+    def _failed(self, error: BaseException) -> None:
+        self.close()
+        self._on_error(error)
 
     def close(self) -> None:
         """Close the connections; the next call looks the node up again."""

@@ -35,7 +35,7 @@ _HEAD = re.compile(
     r'\{"jobId":"([0-9a-f-]{36})","description":"[!#-\[\]-~]*","request":\{"auth":\{"username":"([ !#-\[\]-~]*)"\},'
     rf'"headers":\{{"user-agent":"{LIBRARY}/[!#-\[\]-~]*"\}},"data":\{{"batch":\['
 )
-_TAIL = re.compile(r'\],"timestamp":"[!#-\[\]-~]*","sentAt":"[!#-\[\]-~]*"\}\},"attempts":([0-9]{1,7})\}')
+_TAIL = re.compile(r'\],"timestamp":"([!#-\[\]-~]*)","sentAt":"[!#-\[\]-~]*"\}\},"attempts":([0-9]{1,7})\}')
 """What stands before and behind the events of a job that we made and that no other program has written anew."""
 _T = TypeVar("_T")
 _AGENT = encode({"user-agent": USER_AGENT})
@@ -51,6 +51,7 @@ class _Headers(Struct, frozen=True):
 
 class _Data(Struct):
     batch: list[Raw]
+    timestamp: Any = ""
 
 
 class _Request(Struct):
@@ -87,6 +88,8 @@ class Job(Struct, frozen=True):
     epoch: int
     """The epoch of the ring that the events came from; 0 when another SDK made the job."""
     timeout_s: float | None
+    made_at: str = ""
+    """When the job was made, as it says itself; empty if it does not."""
 
 
 def build(batch: bytes, write_key: str, sent_at: str, epoch: int) -> str:
@@ -129,7 +132,7 @@ def _read_ours(text: str) -> Job | None:
     if events is None:
         return None
     job_id, write_key = head.groups()
-    return Job(events, write_key, min(int(tail[1]), MAX_ATTEMPTS), _epoch(job_id), timeout_s=None)
+    return Job(events, write_key, min(int(tail[2]), MAX_ATTEMPTS), _epoch(job_id), timeout_s=None, made_at=tail[1])
 
 
 def _read_any(text: str) -> Job:
@@ -143,6 +146,7 @@ def _read_any(text: str) -> Job:
         attempts=min(max(inner.attempts, 0), MAX_ATTEMPTS) if isinstance(inner.attempts, int) else 0,
         epoch=_epoch(inner.jobId) if ours else 0,
         timeout_s=_timeout_s(request.timeout),
+        made_at=request.data.timestamp if isinstance(request.data.timestamp, str) else "",
     )
 
 

@@ -18,6 +18,7 @@ from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
 from rudderpipe.queue.connection import ANSWER_TIMEOUT_S, Connection
 from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.meter import TOGETHER, RedisMeter
 from rudderpipe.queue.scripts import OTHER_PLANE, Call, Scripts
 from rudderpipe.settings import Settings
 
@@ -59,14 +60,21 @@ class Queue:
     """
 
     def __init__(
-        self, settings: Settings, clock: Clock, token: str | None = None, *, answer_s: float = ANSWER_TIMEOUT_S
+        self,
+        settings: Settings,
+        clock: Clock,
+        token: str | None = None,
+        *,
+        answer_s: float = ANSWER_TIMEOUT_S,
+        meter: RedisMeter | None = None,
     ) -> None:
-        """Prepare the queue without connecting; ``token`` identifies the owner of the locks (default: random)."""
+        """Prepare the queue without connecting. ``token`` identifies the owner of the locks (default: random)."""
         self.keys = Keys(settings.prefix, settings.queue_name)
         self.name = settings.queue_name
         self.plane = settings.plane_id
         """The id of the data plane that our jobs are for."""
-        self._connection = Connection(settings, self.keys.wait, answer_s)
+        self._meter = meter or RedisMeter()
+        self._connection = Connection(settings, self.keys.wait, answer_s, self._meter.failed)
         self.place = self._connection.place
         self.clock = clock
         self._scripts = Scripts()
@@ -171,7 +179,7 @@ class Queue:
 
     def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script and return its result."""
-        with self._client() as client:
+        with self._client() as client, self._meter.timed(name, self.clock):
             return self._scripts.call(client, name, keys, *arguments)
 
     @contextmanager
@@ -279,7 +287,7 @@ class Queue:
         self, done: Sequence[ActiveJob], max_jobs: int, max_bytes: int
     ) -> tuple[int, list[ActiveJob]]:
         """Run ``complete`` and then ``take``, as two steps in one round trip; return both results."""
-        with self._answered("take_jobs"), self._client() as client:
+        with self._answered("take_jobs"), self._client() as client, self._meter.timed(TOGETHER, self.clock):
             completed, answer = self._scripts.call_together(
                 client, self._complete_call(done), self._take_call(max_jobs, max_bytes)
             )

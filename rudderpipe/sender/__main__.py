@@ -51,9 +51,9 @@ def lanes_of(settings: Settings, clock: Clock) -> tuple[list[DataPlane], list[Di
 
 def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: tuple[str, int] | None) -> None:
     """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
-    queue = Queue(settings, clock)
-    planes, dispatchers = lanes_of(settings, clock)
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
+    queue = Queue(settings, clock, meter=state.counts.redis)
+    planes, dispatchers = lanes_of(settings, clock)
     notify = Notify.from_environment(os.environ)
     lease = None
     if not settings.is_multi_processor:
@@ -69,7 +69,9 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
 
-    keeper = LockRenewer(Queue(settings, clock, queue.token), state, settings, clock, tick)
+    keeper = LockRenewer(
+        Queue(settings, clock, queue.token, meter=state.counts.keepers_redis), state, settings, clock, tick
+    )
     sender = Sender(
         queue,
         dispatchers,
@@ -95,7 +97,7 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
         answers = {
             "/healthz": lambda _accept: health.healthz(observed()),
             "/readyz": lambda _accept: health.readyz(observed()),
-            **of_sender(settings, Reader(settings, clock, has_rings=False)),
+            **of_sender(settings, Reader(settings, clock, has_rings=False), state, planes, sender.lanes_wait_s, clock),
         }
         server = AdminServer(admin, answers)
         server.start()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from rudderpipe import log_text
+from rudderpipe.delivery.attempts import UNREADABLE
 from rudderpipe.delivery.dispatcher import Dispatcher
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -64,7 +65,7 @@ class HeldJobs:
         self._state = state
         self._on_loss = on_loss
         rare_log = ThrottledLog(logger, clock, RARELY_S)
-        self._lanes = [Lane(each, self, queue, state.progress, clock, rare_log) for each in dispatchers]
+        self._lanes = [Lane(each, self, queue, state.progress, clock, rare_log, state.counts) for each in dispatchers]
         count = len(dispatchers) - 1
         self._by_name = {f"{number}/{count}": lane for number, lane in enumerate(self._lanes[1:])}
         self._couriers = couriers or Couriers()
@@ -113,6 +114,10 @@ class HeldJobs:
         size_bytes = 3 * sum(size.bytes for size in sizes) // 2 - sum(len(job.data) for job in self.jobs)
         return Room(batches, size_bytes) if min(batches, size_bytes) > 0 else Room(0, 0)
 
+    def lanes_wait_s(self, now_s: float) -> dict[str, float]:
+        """Return for each of several lanes how long its next attempt has to wait. Any thread may call it."""
+        return {name: max(0.0, lane.not_before_s - now_s) for name, lane in self._by_name.items()}
+
     def paused_until_s(self) -> float:
         """Return the moment before which no lane can do anything; minus infinity if there is something to do."""
         if not self.jobs or not self.acks.is_empty or self.are_busy or self.room().batches:
@@ -126,8 +131,10 @@ class HeldJobs:
             self.keep(again, [])
         for job in new.values():
             if job.job is None:
+                self._state.counts.failed(job, UNREADABLE)
                 self.fail(job, job.trouble)
             elif not job.job.events:
+                self._state.counts.failed(job, UNREADABLE)
                 self.fail(job, "the job's batch is empty")
             else:
                 self.jobs.append(job)

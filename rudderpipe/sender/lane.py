@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from rudderpipe import log_text
+from rudderpipe.delivery.attempts import class_of
 from rudderpipe.delivery.dispatcher import Batch, Decision, Dispatcher
 from rudderpipe.delivery.request_size import RequestSize
 from rudderpipe.errors import JobUnreadable, QueueUnavailable
@@ -15,6 +16,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
+from rudderpipe.sender.counts import SenderCounts
 from rudderpipe.service.health import Progress
 
 logger = log_text.logger("rudderpipe.sender")
@@ -56,6 +58,7 @@ class Lane:
         progress: Progress,
         clock: Clock,
         rare_log: ThrottledLog,
+        counts: SenderCounts,
     ) -> None:
         self._dispatcher = dispatcher
         self.size: RequestSize = dispatcher.size
@@ -65,6 +68,7 @@ class Lane:
         self._progress = progress
         self._clock = clock
         self._rare_log = rare_log
+        self._counts = counts
         self.not_before_s = float("-inf")
         """The moment of the next attempt."""
         self.offered: Sequence[ActiveJob] = ()
@@ -87,6 +91,7 @@ class Lane:
         try:
             if isinstance(ended, Exception):
                 raise ended
+            self._counts.attempts.note(ended)
             if ended.kind not in ("blocked", "stopped"):  # the same attempt is made again, which is no progress
                 self._progress.moved(self._clock.monotonic_s())
             self._tried = self._held.those_in(offered[: ended.count])
@@ -104,6 +109,7 @@ class Lane:
 
     def delivered(self, decision: Decision) -> None:  # noqa: ARG002  # the jobs are known
         """Note the jobs as delivered."""
+        self._counts.delivered(self._tried, self._clock.time_ms() / 1000)
         self._held.deliver(self._tried)
 
     def retry(self, decision: Decision) -> None:
@@ -133,6 +139,7 @@ class Lane:
 
     def failed(self, decision: Decision) -> None:
         """Note the job as failed."""
+        self._counts.failed(self._tried[0], class_of(decision.outcome))
         self._held.fail(self._tried[0], decision.reason, decision.outcome.status)
 
     def split(self, decision: Decision) -> None:
@@ -144,6 +151,7 @@ class Lane:
             halves = self._queue.split(job)
         except JobUnreadable as error:  # raised for any job whose data cannot be rewritten
             self._dispatcher.forget()
+            self._counts.failed(job, class_of(decision.outcome))
             self._held.fail(job, f"{reason}; {error.reason}", decision.outcome.status)
         except QueueUnavailable:
             if self._queue.unsure:

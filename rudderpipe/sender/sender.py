@@ -225,6 +225,7 @@ class Sender:
         self._to_recover = None
         self._recovered_at_s = self._clock.monotonic_s()
         if recovered.jobs:
+            self._state.counts.recovered_jobs += recovered.jobs
             said = "recovered active jobs, they are first in line again jobs=%d broken_locks=%d"
             logger.warning(said, recovered.jobs, recovered.broken_locks)
             self._state.progress.moved(self._recovered_at_s)
@@ -252,6 +253,10 @@ class Sender:
         self._held.let_go(number)
         self._queue.unsure = False
         self._not_before_s = float("-inf")
+
+    def lanes_wait_s(self) -> dict[str, float]:
+        """Return for each of several lanes how long its next attempt has to wait. Any thread may call it."""
+        return self._held.lanes_wait_s(self._clock.monotonic_s())
 
     def rest_s(self) -> float:
         """Return how long this sender has nothing to do unless a job is in line; 0 if it must go on looking."""

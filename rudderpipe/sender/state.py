@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from rudderpipe.queue.active_job import ActiveJob
+from rudderpipe.sender.counts import SenderCounts
 from rudderpipe.service import health
 
 
@@ -33,6 +34,7 @@ class SenderState:
 
     def __init__(self, now_s: float, stall_timeout_s: float) -> None:
         self.progress = health.Progress(now_s)
+        self.counts = SenderCounts()
         self._stall_timeout_s = stall_timeout_s
 
     def health(self, now_s: float) -> health.Vitals:

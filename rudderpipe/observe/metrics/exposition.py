@@ -16,7 +16,7 @@ from rudderpipe.service.histogram import Histogram
 from rudderpipe.service.http import Response
 from rudderpipe.settings import Settings
 
-_readers: dict[Settings, Reader] = {}
+_readers: dict[str, Reader] = {}
 
 
 class Exposition(NamedTuple):
@@ -63,7 +63,7 @@ def _of_application(settings: Settings | None) -> Values:
     found = build_info("application")
     queues: set[str] = set()
     for one in pipes.values():
-        reader = _readers.setdefault(one, Reader(one))
+        reader = _readers.setdefault(one.pipe_name, Reader(one))
         view = reader.read()
         found.add(of_rings(view))
         queue = queue_of(one)

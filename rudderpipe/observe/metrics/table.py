@@ -7,10 +7,20 @@ from typing import Literal
 
 import msgspec
 
+from rudderpipe.delivery.attempts import (
+    ATTEMPT_SECONDS,
+    CLASSES,
+    DECISIONS,
+    REQUEST_EVENTS,
+    UNREADABLE,
+)
+from rudderpipe.flusher.counts import BATCH_EVENTS
+from rudderpipe.queue.meter import CALL_SECONDS, ERRORS
 from rudderpipe.ring.layout import REFUSALS
+from rudderpipe.sender.counts import AGE_SECONDS
 
 Kind = Literal["counter", "gauge", "histogram"]
-Source = Literal["all", "ring", "queue", "process"]
+Source = Literal["all", "ring", "flusher", "queue", "redis", "plane", "sender", "process"]
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -34,7 +44,11 @@ class Metric(msgspec.Struct, frozen=True):
 
 FIRST_LABEL: Mapping[Source, tuple[str, ...]] = {
     "ring": ("pipe",),
+    "flusher": ("pipe",),
     "queue": ("queue",),
+    "redis": ("queue",),
+    "plane": ("queue",),
+    "sender": ("queue",),
     "process": (),
     "all": (),
 }
@@ -42,10 +56,18 @@ FIRST_LABEL: Mapping[Source, tuple[str, ...]] = {
 SHOWN_BY: Mapping[Source, str] = {
     "ring": "flusher, application, `rudderpipe metrics`",
     "queue": "flusher, sender, application, `rudderpipe metrics`",
+    "flusher": "flusher",
+    "redis": "flusher, sender",
+    "plane": "sender, and in direct mode the flusher, with an empty `queue`",
+    "sender": "sender",
     "process": "flusher, sender",
     "all": "all",
 }
 """The programs that export a metric."""
+
+
+def _histogram(source: Source, name: str, text: str, bounds: Sequence[float], **labels: Sequence[str]) -> Metric:
+    return Metric(name, "histogram", text, source, labels, bounds)
 
 
 def _gauge(source: Source, name: str, text: str, **labels: Sequence[str]) -> Metric:
@@ -171,11 +193,95 @@ _OF_QUEUE = (
         state=("active", "retrying"),
     ),
 )
+_OF_FLUSHER = (
+    _histogram("flusher", "rudderpipe_flush_batch_events", "Events of each batch that left a ring.", BATCH_EVENTS),
+    _counter("flusher", "rudderpipe_flush_bytes_total", "Bytes of these batches."),
+    _counter(
+        "flusher",
+        "rudderpipe_dead_letters_lost_events_total",
+        "Events that failed in direct mode and could not be kept as dead letters.",
+    ),
+)
+_OF_REDIS = (
+    _histogram(
+        "redis",
+        "rudderpipe_redis_call_seconds",
+        "How long each call to redis took. complete_and_take is a round trip with two scripts.",
+        CALL_SECONDS,
+        script=(),
+    ),
+    _counter(
+        "redis",
+        "rudderpipe_redis_errors_total",
+        "Errors of redis, or of the connection to it.",
+        **{"class": ERRORS},
+    ),
+)
+_OF_PLANE = (
+    _counter(
+        "plane",
+        "rudderpipe_attempts_total",
+        "Requests to the data plane, by what followed. Of split and fewer nothing is decided yet: smaller requests "
+        "follow. blocked attempts were prevented by this host and are not counted against max_attempts.",
+        decision=DECISIONS,
+        **{"class": CLASSES},
+    ),
+    _histogram("plane", "rudderpipe_attempt_seconds", "How long each request took.", ATTEMPT_SECONDS),
+    _histogram("plane", "rudderpipe_request_events", "Events of each request.", REQUEST_EVENTS),
+    _counter(
+        "plane",
+        "rudderpipe_request_bytes_total",
+        "Bytes of the bodies of requests: plain, and as they were sent, repeats and redirects included.",
+        encoding=("plain", "sent"),
+    ),
+    _counter("plane", "rudderpipe_delivered_events_total", "Events that the data plane has taken."),
+    _counter(
+        "plane",
+        "rudderpipe_failed_events_total",
+        "Events that failed, by the last reason. unreadable counts jobs that cannot be read.",
+        **{"class": (*CLASSES, UNREADABLE)},
+    ),
+    _counter("plane", "rudderpipe_splits_total", "Jobs or batches that were split in halves."),
+)
+_OF_SENDER = (
+    _gauge(
+        "sender",
+        "rudderpipe_sender_lease_held",
+        "1 if this sender has the lease, or works without one because is_multi_processor is set.",
+    ),
+    _gauge("sender", "rudderpipe_sender_backoff_seconds", "How long this sender waits before its next attempt."),
+    _gauge(
+        "sender",
+        "rudderpipe_lane_backoff_seconds",
+        "How long each lane waits before its next attempt. Absent with one lane.",
+        lane=(),
+    ),
+    _histogram(
+        "sender",
+        "rudderpipe_delivery_age_seconds",
+        "How old each job was when it was delivered, from the moment when its events left the ring.",
+        AGE_SECONDS,
+    ),
+    _counter(
+        "sender",
+        "rudderpipe_recovered_jobs_total",
+        "Active jobs that were put first in line again, after another sender's death or a lost response of redis.",
+    ),
+)
 _OF_PROCESS = (
     _counter("process", "process_cpu_seconds_total", "CPU time of the process, in user and system mode."),
     _gauge("process", "process_resident_memory_bytes", "Resident memory of the process."),
     _gauge("process", "process_open_fds", "Open descriptors of the process."),
     _gauge("process", "process_start_time_seconds", "When the process began."),
 )
-METRICS: tuple[Metric, ...] = (*_OF_ALL, *_OF_RINGS, *_OF_QUEUE, *_OF_PROCESS)
+METRICS: tuple[Metric, ...] = (
+    *_OF_ALL,
+    *_OF_RINGS,
+    *_OF_FLUSHER,
+    *_OF_QUEUE,
+    *_OF_REDIS,
+    *_OF_PLANE,
+    *_OF_SENDER,
+    *_OF_PROCESS,
+)
 BY_NAME = {metric.name: metric for metric in METRICS}

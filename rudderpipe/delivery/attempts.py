@@ -1,0 +1,56 @@
+"""The count of attempts at the data plane, by what became of them and why."""
+
+from __future__ import annotations
+
+from rudderpipe.delivery.dispatcher import Decision
+from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.service.histogram import Histogram
+
+ATTEMPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+REQUEST_EVENTS = (1, 5, 20, 100, 500, 1000, 5000)
+DECISIONS = ("delivered", "retry", "failed", "split", "fewer", "blocked")
+NO_STATUS = ("timeout", "connect", "dns", "tls", "broken")
+HOST, UNREADABLE = "host", "unreadable"
+NAMED = (400, 401, 404, 413, 429)
+CLASSES = (
+    "http_2xx",
+    "http_3xx",
+    *(f"http_{status}" for status in NAMED),
+    "http_4xx",
+    "http_5xx",
+    *NO_STATUS,
+    HOST,
+)
+
+
+def class_of(outcome: Outcome) -> str:
+    """Return the class of an outcome: by its status, or by why there was no response."""
+    if outcome.status in NAMED:
+        return f"http_{outcome.status}"
+    if 200 <= outcome.status < 600:
+        return f"http_{outcome.status // 100}xx"
+    if outcome.kind == "blocked":
+        return HOST
+    return outcome.cause if outcome.cause in NO_STATUS else "broken"
+
+
+class AttemptCounts:
+    """The attempts of one process. Only one thread may count, and any thread may read."""
+
+    def __init__(self) -> None:
+        self.decisions: dict[tuple[str, ...], int] = {(kind, each): 0 for kind in DECISIONS for each in CLASSES}
+        self.seconds = Histogram(ATTEMPT_SECONDS)
+        self.request_events = Histogram(REQUEST_EVENTS)
+        self.delivered_events = 0
+        self.failed_events = dict.fromkeys((*CLASSES, UNREADABLE), 0)
+        self.splits = 0
+
+    def note(self, decision: Decision) -> None:
+        """Count a decision, once for each request. An attempt that the stop of this process cut off is none."""
+        if decision.kind == "stopped":
+            return
+        self.splits += decision.kind == "split"
+        if decision.events:  # else no request was sent
+            self.decisions[decision.kind, class_of(decision.outcome)] += 1
+            self.seconds.note(decision.seconds)
+            self.request_events.note(decision.events)
