@@ -67,12 +67,13 @@ class RandomCouriers(Couriers):
         self._clock = clock
         self.under_way: list[Lane] = []
 
-    def begin(self, lane: Lane) -> None:
+    def begin(self, lane: Lane) -> bool:
         assert lane not in self.under_way
         self.under_way.append(lane)
         names = {job_.lane if is_own(job_.lane) else "" for each in self.under_way for job_ in each.offered}
         assert len(names) == len(self.under_way)
         assert "" not in names or len(names) == 1
+        return True
 
     def next(self, wait_s: float) -> Ended | None:
         if not self.under_way or self._dice.random() < 0.4:

@@ -37,13 +37,17 @@ class Couriers:
         self._has_threads = True
         """False while the last thread could not be started."""
 
-    def begin(self, lane: Lane) -> None:
-        """Begin an attempt with the offered jobs of a lane. Only for a lane without an attempt under way."""
+    def begin(self, lane: Lane) -> bool:
+        """Begin an attempt with the offered jobs of a lane. Only for a lane without an attempt under way.
+
+        Return False if the attempt was made here and has ended.
+        """
         due = self._threads.get(lane) or self._start(lane)
-        if due is not None:
-            due.release()
-        else:
+        if due is None:
             self._ended.append(Ended(lane, lane.attempt()))
+            return False
+        due.release()
+        return True
 
     def _start(self, lane: Lane) -> threading.Semaphore | None:
         """Start the thread of a lane; return None if the host allows none now."""

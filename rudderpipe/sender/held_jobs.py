@@ -164,10 +164,10 @@ class HeldJobs:
                 next_s = min(next_s, lane.not_before_s)
                 continue
             lane.offered = jobs
-            if self._by_name:
-                self._couriers.begin(lane)
-            else:
+            if not self._by_name:
                 lane.end(lane.attempt())
+            elif not self._couriers.begin(lane):
+                return now_s  # the cycle goes on after each attempt that it has waited for
         return next_s
 
     def record(self, wait_s: float) -> None:
