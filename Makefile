@@ -14,7 +14,7 @@ WHEEL := .venv-wheel
 # Two at a time, because most tests wait for a process or a socket.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo test quick lint coverage matrix wheel-test bench setup binutils namespaces clean
+.PHONY: help demo test quick lint coverage matrix wheel-test bench setup binutils namespaces promtool clean
 
 help:
 	@echo 'make demo        see it work: workers and the sender are killed under load, and no event is lost'
@@ -31,7 +31,7 @@ help:
 demo: $(DEMO_READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
+test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool
 	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(READY)
@@ -69,7 +69,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.page
 
-setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -103,6 +103,11 @@ namespaces:
 	@# As root on Linux some tests join two hosts by a cable, and cut it.
 	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v ip >/dev/null || \
 	  .ci/system-package iproute2 -- "ip is missing"
+
+promtool:
+	@# As root on Linux the alerts are checked by Prometheus's own tool, where Debian has it.
+	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v promtool >/dev/null || \
+	  .ci/system-package prometheus -- "promtool is missing"
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	@echo "installing the peers that the benchmarks compare with into $(VENV)"

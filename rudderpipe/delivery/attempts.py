@@ -15,7 +15,11 @@ NAMED = (400, 401, 404, 413, 429)
 CLASSES = (
     "http_2xx",
     "http_3xx",
-    *(f"http_{status}" for status in NAMED),
+    "http_400",
+    "http_401",
+    "http_404",
+    "http_413",
+    "http_429",
     "http_4xx",
     "http_5xx",
     *NO_STATUS,
