@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
+from functools import lru_cache
 
 from rudderpipe.delivery.attempts import AttemptCounts
 from rudderpipe.queue.active_job import ActiveJob
@@ -43,6 +44,7 @@ class SenderCounts:
         self.attempts.failed_events[class_] += job.events or 1
 
 
+@lru_cache(maxsize=16)  # the jobs of one commit of a flusher have one moment
 def seconds_of(text: str) -> float | None:
     """Return a moment in seconds since 1970; None if the text is none, as in jobs of other programs."""
     try:
