@@ -133,7 +133,11 @@ class Peers:
             sender.work()
             return not self.redis.llen(f"{P}wait") and not self.redis.llen(f"{P}active")
 
-        wait_until(worked)
+        def state() -> str:
+            lists = {name: self.redis.lrange(f"{P}{name}", 0, -1) for name in ("wait", "paused", "active")}
+            return f"{lists} {sender._state.state} {vars(sender._state)}"  # noqa: SLF001  # to find out what it waits for
+
+        wait_until(worked, describe=state)
         return sender
 
     def sender_process(self) -> subprocess.Popen[bytes]:

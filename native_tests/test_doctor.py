@@ -44,7 +44,7 @@ def _settings(redis_server: RedisServer, plane: DataPlaneServer, directory: Path
         write_key=KEY,
         data_plane_url=plane.url,
         redis=redis_server.url,
-        pipe="examined",
+        pipe=f"examined-{os.getpid()}",
         runtime_dir=str(directory / "run"),
         spool_dir=str(directory / "state"),
     )

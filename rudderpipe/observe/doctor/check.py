@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from rudderpipe.observe.doctor.examination import Examination
+if TYPE_CHECKING:  # the command line reads the groups, also where there is no ring
+    from rudderpipe.observe.doctor.examination import Examination
 
 Group = Literal["host", "ring", "processes", "redis", "plane"]
 State = Literal["ok", "warn", "fail", "skip"]
