@@ -259,6 +259,21 @@ def test_a_terminal_shows_how_far_it_is_and_what_holds_it_up(
     assert b"MB(" in squeezed, bytes(squeezed).decode()[:600]
 
 
+def test_a_pipe_that_nobody_writes_to_can_be_stopped(processes: Processes, directory: Path) -> None:
+    """The command waits for a writer when it opens the pipe, and must hear the signal there."""
+    del processes.explicit["pipe"]
+    pipe = directory / "events"
+    os.mkfifo(pipe)
+    process = processes.start("-m", "rudderpipe", "send", str(pipe), stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    wait_until(lambda: any("send-events" in name for name in memory.names()))
+    process.send_signal(signal.SIGINT)
+
+    _, said = process.communicate(timeout=30)
+
+    assert process.returncode == 128 + signal.SIGINT
+    assert b"stopped after 0 records" in said
+
+
 def test_a_file_is_sent_by_one_process_at_a_time(
     processes: Processes, send: Callable[..., dict[str, Any]], directory: Path
 ) -> None:

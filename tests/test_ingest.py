@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,16 @@ import pytest
 
 import rudderpipe
 from rudderpipe import Client, IngestionError, IngestionProgress, SettingsError
+from rudderpipe.cli.ingestion_bar import seconds_left
+from rudderpipe.ingestion import plan
+from rudderpipe.ingestion.block import Position
+from rudderpipe.ingestion.checkpoint import Counts
+from rudderpipe.ingestion.checkpoint_file import Place
+from rudderpipe.ingestion.destination import TransportDestination
+from rudderpipe.ingestion.reader import Reader
+from rudderpipe.ingestion.source import Source
 from rudderpipe.testing import capture
+from rudderpipe.transports.base import NullTransport
 
 
 def message(number: int, **more: Any) -> dict[str, Any]:
@@ -223,3 +234,82 @@ def test_a_line_that_was_being_written_is_read_once_more(client: Client, tmp_pat
 
     assert numbers(events) == [0, 1, 2]
     assert nothing.read == 0
+
+
+def test_a_pipe_is_read_once(client: Client, tmp_path: Path) -> None:
+    """A pipe has no identity, and opening it a second time would wait for another writer forever."""
+    pipe = tmp_path / "events"
+    os.mkfifo(pipe)
+    writer = threading.Thread(
+        target=pipe.write_bytes, args=(b'{"type":"track","userId":"a","event":"e"}\n',), daemon=True
+    )
+    writer.start()
+
+    with capture():
+        result = rudderpipe.ingest(str(pipe), client=client)
+
+    writer.join()
+    assert (result.accepted, result.complete) == (1, True)
+
+
+def test_a_file_is_the_same_by_another_path(client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run by hand names it by a relative path, and a run of cron by an absolute one."""
+    monkeypatch.chdir(tmp_path)
+    Path("events.ndjson").write_text('{"type":"track","userId":"a","event":"e"}\n')
+    with capture():
+        rudderpipe.ingest("events.ndjson", client=client, checkpoint="checkpoint")
+
+        for path in ("./events.ndjson", str(tmp_path / "events.ndjson")):
+            assert rudderpipe.ingest(path, client=client, checkpoint="checkpoint").accepted == 0
+
+
+def test_a_file_that_replaced_another_one_while_it_was_read_is_told_from_it(tmp_path: Path) -> None:
+    """Its first lines were never read, so going on in its middle would lose them."""
+    path = tmp_path / "events.ndjson"
+    path.write_text("{}\n" * 100)
+    source = Source(str(path), path.name)
+    found = plan.plan([source], plan.Options(), "pipe", tmp_path / "checkpoint")
+    state = found.steps[0].state
+    with Reader(source, format="ndjson") as reader:
+        found.saved.begin(state, reader.file_id)
+        (tmp_path / "new").write_text("{}\n" * 100)
+        (tmp_path / "new").replace(path)
+        milestone = TransportDestination(NullTransport()).milestone()
+        found.saved.add(Place(milestone, 0, state, Position(50, 147), 147, Counts(), None))
+        found.saved.look(now_s=0)
+
+    with pytest.raises(IngestionError, match="another file was put in its place while it was read"):
+        plan.plan([source], plan.Options(), "pipe", tmp_path / "checkpoint")
+
+
+def test_wrong_places_are_named_before_anything_is_sent(client: Client, tmp_path: Path) -> None:
+    """A mistake in a path must not be found after hours of sending."""
+    events = tmp_path / "events.ndjson"
+    events.write_text("{}\n")
+
+    with pytest.raises(IngestionError, match="there is no such folder"):
+        rudderpipe.ingest(str(events), client=client, rejects=str(tmp_path / "nowhere" / "rejects"))
+    with pytest.raises(IngestionError, match="there is no such folder"):
+        rudderpipe.ingest(str(events), client=client, checkpoint=str(tmp_path / "nowhere" / "checkpoint"))
+    with pytest.raises(SettingsError, match="must not be before"):
+        rudderpipe.ingest(str(events), client=client, from_line=10, until_line=5)
+
+
+def test_the_time_that_is_left_is_that_of_this_run() -> None:
+    """What an earlier run has read took none of this run's seconds."""
+    now = IngestionProgress(
+        source="a",
+        number=1,
+        done_bytes=500,
+        resumed_bytes=400,
+        size_bytes=1_000,
+        read=1,
+        accepted=1,
+        delivered=1,
+        failed=0,
+        refused=0,
+        seconds=10.0,
+        obstacle="",
+    )
+
+    assert seconds_left(now) == 50

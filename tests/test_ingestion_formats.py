@@ -94,6 +94,9 @@ def test_a_format_is_found_by_content(tmp_path: Path, text: bytes, found: str) -
         (b"PAR1xxxx", "looks like Parquet: give --map"),
         (b'{"event":"a","id":7}\n', "have no type: give --map; their keys are event, id"),
         (b'{\n  "type": "track"\n}\n', "looks like JSON objects over several lines"),
+        (b'[{"event":"a","id":7}, {"b":1}]', "have no type: give --map; their keys are event, id, b"),
+        (b'[\n{"event":"a","id":7},\n{"ev', "have no type: give --map; their keys are event, id"),
+        (b'{\n  "batch": [\n    {\n', "looks like a batch over several lines"),
         (b"{'type': 'track'}\n", "looks like Python's repr"),
         (b"<html>", "looks like HTML or XML"),
         (b"just words\n", "neither JSON nor CSV nor Parquet"),
@@ -162,17 +165,17 @@ def test_most_of_an_array_is_read_many_elements_at_a_time(tmp_path: Path) -> Non
 
 def test_a_broken_element_of_an_array_is_one_record(tmp_path: Path) -> None:
     """The elements around it are read; that it is no JSON is found when it is parsed."""
-    path = file_of(tmp_path, b'[{"a":1},{bad},{"b":2}, {"c":"x]"} ]')
+    path = file_of(tmp_path, b'[{"type":1},{bad},{"b":2}, {"c":"x]"} ]')
 
-    assert [text for _, _, text, _ in records(read(path))] == [b'{"a":1}', b"{bad}", b'{"b":2}', b'{"c":"x]"}']
+    assert [text for _, _, text, _ in records(read(path))] == [b'{"type":1}', b"{bad}", b'{"b":2}', b'{"c":"x]"}']
 
 
 @pytest.mark.parametrize(
     ("text", "sentence", "before"),
     [
-        (b'[{"a":1},{"b', "ends within its JSON array", 1),
-        (b'[{"a":1},', "ends within its JSON array", 1),
-        (b'[{"a":1}] {"b":2}', "goes on behind the end of its JSON array", 1),
+        (b'[{"type":1},{"b', "ends within its JSON array", 1),
+        (b'[{"type":1},', "ends within its JSON array", 1),
+        (b'[{"type":1}] {"b":2}', "goes on behind the end of its JSON array", 1),
     ],
 )
 def test_an_array_that_does_not_end_right_is_one_error(tmp_path: Path, text: bytes, sentence: str, before: int) -> None:

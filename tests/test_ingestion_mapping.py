@@ -287,8 +287,8 @@ def test_times_in_the_future_and_backwards_are_counted() -> None:
     assert (history.backwards.count, history.backwards.first) == (2, 2)
     assert (history.future.count, history.future.first) == (2, 6)
     assert history.warnings() == [
-        "data/events.csv: more than 1 hour in the future: 2 events, the first one at 6",
-        "data/events.csv: older than the one before: 2 events, the first one at 2",
+        "data/events.csv: more than 1 hour in the future: 2 events, the first one in line 6",
+        "data/events.csv: older than the event before: 2 events, the first one in line 2",
     ]
     assert History(SOURCE, now).warnings() == []
 

@@ -112,10 +112,11 @@ def text_of(progress: IngestionProgress) -> str:
 
 
 def seconds_left(progress: IngestionProgress) -> float | None:
-    """Return the seconds until everything is read at the average rate; None if that is not known."""
-    if not progress.size_bytes or not progress.done_bytes or progress.seconds < 1:
+    """Return the seconds until everything is read at this run's average rate; None if that is not known."""
+    read_bytes = progress.done_bytes - progress.resumed_bytes
+    if not progress.size_bytes or read_bytes <= 0 or progress.seconds < 1:
         return None
-    return max(0, progress.size_bytes - progress.done_bytes) * progress.seconds / progress.done_bytes
+    return max(0, progress.size_bytes - progress.done_bytes) * progress.seconds / read_bytes
 
 
 def duration(seconds: float) -> str:

@@ -105,7 +105,9 @@ def _checkpoint_path(settings: Settings, given: Given, sources: Sequence[Source]
         return None
     if not all(map(plan.is_file, sources)):
         if given.checkpoint is not None:
-            print("rudderpipe: standard input cannot be read again, so there is no checkpoint", file=sys.stderr)
+            print(
+                "rudderpipe: standard input and pipes cannot be read again, so there is no checkpoint", file=sys.stderr
+            )
         return None
     if given.checkpoint is not None:
         return Path(given.checkpoint).absolute()

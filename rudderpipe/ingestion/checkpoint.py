@@ -66,7 +66,12 @@ class Checkpoint(msgspec.Struct):
 
     def state_of(self, source: Source) -> SourceState | None:
         """Return the state of a source, None if it is new."""
-        return next((state for state in self.sources if state.path == source.path), None)
+        return next((state for state in self.sources if place_of(state.path) == place_of(source.path)), None)
+
+
+def place_of(path: str) -> str:
+    """Return the absolute path, so that ``./a`` and ``a`` are the same source."""
+    return os.path.abspath(path)  # noqa: PTH100  # Path.absolute() keeps ".."
 
 
 def load(path: Path) -> Checkpoint | None:
@@ -74,6 +79,8 @@ def load(path: Path) -> Checkpoint | None:
     try:
         text = path.read_bytes()
     except FileNotFoundError:
+        if not path.parent.is_dir():
+            raise IngestionError(str(path), "the checkpoint cannot be created: there is no such folder") from None
         return None
     except OSError as error:
         raise IngestionError(str(path), f"the checkpoint cannot be read: {error.strerror}") from None

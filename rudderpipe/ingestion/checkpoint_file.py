@@ -12,7 +12,7 @@ from rudderpipe.ingestion import checkpoint
 from rudderpipe.ingestion.block import Position
 from rudderpipe.ingestion.checkpoint import Checkpoint, Counts, SourceState
 from rudderpipe.ingestion.destination import Milestone
-from rudderpipe.ingestion.source import Identity, Source, identity
+from rudderpipe.ingestion.source import REPLACED, Identity, Source, identity
 from rudderpipe.process.clock import iso_ms
 
 SAVE_S = 0.5
@@ -53,6 +53,7 @@ class CheckpointFile:
         """Why the last store failed."""
         self._pending: list[Place] = []
         self._ends: list[End] = []
+        self._file_ids: dict[str, tuple[int, int] | None] = {}
         self._applied = 0
         self._due_s = float("-inf")
         self._is_unsaved = False
@@ -62,9 +63,13 @@ class CheckpointFile:
         """True if everything up to the last place is certain."""
         return not self._pending
 
+    def begin(self, state: SourceState, file_id: tuple[int, int] | None) -> None:
+        """Note which file a source is, as device and inode; None for what is no file, and has no identity."""
+        self._file_ids[state.path] = file_id
+
     def end(self, state: SourceState, position: Position, read_bytes: int) -> None:
         """Note that a source has ended."""
-        self._ends.append(End(state, position, read_bytes, _identity(state, read_bytes)))
+        self._ends.append(End(state, position, read_bytes, self._identity(state, read_bytes)))
 
     @property
     def ended(self) -> int:
@@ -95,7 +100,7 @@ class CheckpointFile:
         self._applied = max(self._applied, place.ended)
         if place.state is not None:
             place.state.position, place.state.read_bytes = place.position, place.read_bytes
-            place.state.identity = _identity(place.state, place.read_bytes)
+            place.state.identity = self._identity(place.state, place.read_bytes)
         found = self.checkpoint
         found.counts, found.rejects_bytes = place.counts, place.rejects_bytes
         found.epoch, found.accepted = place.milestone.epoch, place.milestone.accepted
@@ -117,9 +122,15 @@ class CheckpointFile:
         now_s = time.monotonic()
         self._due_s = now_s + max(SAVE_S, SLOW * (now_s - started_s))
 
-
-def _identity(state: SourceState, read_bytes: int) -> Identity | None:
-    try:
-        return identity(Source(state.path, state.id_name), read_bytes)
-    except IngestionError:  # the file was removed while it was read, or it is an iterable
-        return state.identity
+    def _identity(self, state: SourceState, read_bytes: int) -> Identity | None:
+        file_id = self._file_ids.get(state.path)
+        if file_id is None or self.path is None:
+            return state.identity
+        try:
+            found = identity(Source(state.path, state.id_name), read_bytes)
+            now = Path(state.path).stat()
+        except (IngestionError, OSError):  # the file was removed while it was read
+            return state.identity
+        if (now.st_dev, now.st_ino) != file_id:
+            return msgspec.structs.replace(found, head_sha256=REPLACED)
+        return found

@@ -47,6 +47,10 @@ class Reading(Protocol):
     def read_bytes(self) -> int:
         """The bytes of the file, as it is on the disk, that have been read."""
 
+    @property
+    def file_id(self) -> tuple[int, int] | None:
+        """Device and inode of the file that is read; None for what is no file."""
+
 
 class Engine:
     """One run of an ingestion.
@@ -100,7 +104,7 @@ class Engine:
         self._reading: Reading | None = None
         self._block: tuple[Block, int] | None = None
         self._start = Position()
-        self._done_bytes = 0
+        self._done_bytes = self._resumed_bytes = 0
         self._placed = -1, -1
         self.following: Following | None = None
         self.progressed = Progressed()
@@ -125,14 +129,18 @@ class Engine:
     ) -> None:
         """Go on with another source, from a place on."""
         self._source, self._state, self._reading, self._record_id = source, state, reading, record_id
+        self.saved.begin(state, reading.file_id)
         self._events.history = History(source, datetime.now(timezone.utc))
         self._block, self._start, self.source_over = None, start or Position(), False
+        if start is not None:
+            self._resumed_bytes += state.read_bytes
         if start is not None and self.resumed_from is None:
             self.resumed_from = Start(state.path, start.number)
 
     def skip_source(self, size_bytes: int) -> None:
         """Count the bytes of a source of which nothing need be read."""
         self._done_bytes += size_bytes
+        self._resumed_bytes += size_bytes
 
     def feed(self, block: Block) -> Iterator[float]:
         """Send the events of a block; yield the seconds to wait before the next step."""
@@ -317,6 +325,7 @@ class Engine:
             source=state.path if state is not None else "",
             number=self._position().number if state is not None else 0,
             done_bytes=self._done_bytes + self._read_bytes(),
+            resumed_bytes=self._resumed_bytes,
             size_bytes=self._size_bytes,
             read=counts.read - before.read,
             accepted=counts.accepted - before.accepted - self._already,

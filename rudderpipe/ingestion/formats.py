@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -34,6 +35,8 @@ _TAR = (257, b"ustar")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff", b"{\0", b"\0{", b"[\0", b"\0[")
 _batch = re.compile(rb'\{(?:\s*"(?!type")[^"\\]*"\s*:\s*(?:"[^"\\]*"|[^][{}",\s]+)\s*,)*\s*"batch"\s*:\s*\[')
 """The beginning of a line with a batch, before which only scalar values stand; the line may be longer than the head."""
+_decoder = json.JSONDecoder()
+"""It reads one value of a text that goes on, which msgspec does not."""
 _not_ascii = re.compile(rb"[\x80-\xff]")
 _DELIMITERS = {",": "CSV", "\t": "TSV", ";": "CSV with semicolons", "|": "CSV with vertical bars"}
 
@@ -52,6 +55,8 @@ def format_of(name: str, head: bytes, *, is_whole: bool, is_mapped: bool) -> str
     if not start:
         return NDJSON
     if start.startswith(b"["):
+        if not is_mapped:
+            _need_type(name, elements_in(start))
         return ARRAY
     if start.startswith(b"{"):
         return _of_objects(name, start, is_whole=is_whole, is_mapped=is_mapped)
@@ -113,6 +118,8 @@ def _of_objects(name: str, start: bytes, *, is_whole: bool, is_mapped: bool) -> 
         lines.pop()  # because it may be cut
     objects = objects_in(lines)
     if _batch.match(start):
+        if not objects and len(lines) > 1:
+            raise _looks_like(name, "a batch over several lines: put it on one line, for example with jq -c .")
         return BATCH
     if not objects:
         if lines[0].startswith(b"{'") or b"': " in lines[0]:
@@ -120,11 +127,34 @@ def _of_objects(name: str, start: bytes, *, is_whole: bool, is_mapped: bool) -> 
         if len(lines) > 1:
             raise _looks_like(name, "JSON objects over several lines: put each on one line, for example with jq -c .")
         return NDJSON
-    if not is_mapped and not any("type" in each for each in objects):
+    if not is_mapped:
+        _need_type(name, objects)
+    return NDJSON
+
+
+def elements_in(start: bytes) -> list[dict[str, Any]]:
+    """Return the JSON objects among the first elements of an array; ``start`` begins with its bracket."""
+    text = start[1:].decode("utf-8", "ignore")
+    found: list[dict[str, Any]] = []
+    at = 0
+    for _ in range(SAMPLE):
+        while text[at : at + 1] in (" ", "\t", "\r", "\n", ","):
+            at += 1
+        try:
+            value, at = _decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            break
+        if type(value) is dict:
+            found.append(value)
+    return found
+
+
+def _need_type(name: str, objects: list[dict[str, Any]]) -> None:
+    """Raise ``IngestionError`` if there are objects, and none of them has a type."""
+    if objects and not any("type" in each for each in objects):
         keys = shown(list(dict.fromkeys(key for each in objects for key in each)))
         what = f"JSON records that are not messages, because they have no type: give --map; their keys are {keys}"
         raise _looks_like(name, what)
-    return NDJSON
 
 
 def _is_latin_1(head: bytes) -> bool:

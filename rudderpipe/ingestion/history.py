@@ -66,10 +66,14 @@ class History:
         if self.future.count:
             events = counted(self.future.count, "event")
             hours = counted(FUTURE_H, "hour")
-            found.append(f"{name}: more than {hours} in the future: {events}, the first one at {self.future.first:,}")
+            found.append(
+                f"{name}: more than {hours} in the future: {events}, the first one in line {self.future.first:,}"
+            )
         if self.backwards.count:
             events = counted(self.backwards.count, "event")
-            found.append(f"{name}: older than the one before: {events}, the first one at {self.backwards.first:,}")
+            found.append(
+                f"{name}: older than the event before: {events}, the first one in line {self.backwards.first:,}"
+            )
         return found
 
 

@@ -32,6 +32,9 @@ class Input:
         """The bytes of the file, as it is on the disk, that have been read."""
         self.size_bytes: int | None = None
         """The size of the file when it was opened; None for a pipe."""
+        self.file_id: tuple[int, int] | None = None
+        """Device and inode of the file that was opened; None for a pipe."""
+        self._is_over = False
         self._file = self._opened()
         start = b""
         while len(start) < MAGIC_BYTES and (more := self._read_file(MAGIC_BYTES - len(start))):
@@ -125,15 +128,19 @@ class Input:
         found = os.fstat(file.fileno())
         if stat.S_ISREG(found.st_mode):
             self.size_bytes = found.st_size
+            self.file_id = found.st_dev, found.st_ino
         return file
 
     def _read_file(self, size_bytes: int) -> bytes:
         """Return what there is of the file, without waiting for more of a pipe; nothing at the end."""
+        if self._is_over:  # a terminal would wait for another Ctrl-D
+            return b""
         read = getattr(self._file, "read1", self._file.read)
         try:
             found: bytes = read(size_bytes)
         except OSError as error:
             raise unreadable(self.source.path, error) from None
+        self._is_over = not found and self.size_bytes is None
         self.raw_bytes += len(found)
         return found
 

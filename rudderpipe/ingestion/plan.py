@@ -47,6 +47,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         """Return the mapping that the options describe; raise ``SettingsError``, also for an unknown format."""
         if self.format is not None and self.format not in FORMATS:
             raise SettingsError("--format", f"must be one of {', '.join(FORMATS)}")
+        if self.until_number is not None and self.until_number < self.from_number:
+            raise SettingsError("--until-line", f"must not be before --from-line {self.from_number:,}")
         return mapping.parse(
             self.maps,
             event=self.event,
@@ -139,11 +141,11 @@ def plan(
         steps = [Step(source, state, None, is_done=False) for source, state in zip(sources, states, strict=True)]
         return Plan(steps, CheckpointFile(checkpoint_path, new), is_resumed=False)
     _check(found, sources, options, pipe, checkpoint_path)
-    by_path = {source.path: source for source in sources}
+    by_place = {checkpoint.place_of(source.path): source for source in sources}
     for source in sources:
         if found.state_of(source) is None:
             found.sources.append(SourceState(source.path, source.id_name))
-    steps = [_step(by_path[state.path], state, found) for state in found.sources]
+    steps = [_step(by_place[checkpoint.place_of(state.path)], state, found) for state in found.sources]
     return Plan(steps, CheckpointFile(checkpoint_path, found), is_resumed=True)
 
 
@@ -154,13 +156,18 @@ def _check(found: Checkpoint, sources: Sequence[Source], options: Options, pipe:
         raise IngestionError(name, f"the checkpoint is for another write key, data plane or queue; {anew}")
     if found.options != options.digest():
         raise IngestionError(name, f"the checkpoint was made with other options, such as --map; {anew}")
-    missing = {state.path for state in found.sources} - {source.path for source in sources}
+    given = {checkpoint.place_of(source.path) for source in sources}
+    missing = [state.path for state in found.sources if checkpoint.place_of(state.path) not in given]
     if missing:
         raise IngestionError(name, f"the checkpoint is of other files, such as {min(missing)}; {anew}")
 
 
 def _step(source: Source, state: SourceState, found: Checkpoint) -> Step:
-    """Return where a source goes on; raise ``IngestionError`` if it is another file than it was."""
+    """Return where a source goes on; raise ``IngestionError`` if it is another file than it was.
+
+    Its records keep the name in their ids, also if the file is named by another path now.
+    """
+    source, state.path = Source(source.path, state.id_name), source.path
     if state.identity is None:
         return Step(source, state, state.position if state.position != Position() else None, is_done=state.is_done)
     why = state.identity.change(source)

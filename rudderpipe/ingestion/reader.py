@@ -71,6 +71,11 @@ class Reader:
         """The bytes of the file, as it was on the disk when it was opened; None for a pipe."""
         return self._input.size_bytes
 
+    @property
+    def file_id(self) -> tuple[int, int] | None:
+        """Device and inode of the file that was opened; None for a pipe."""
+        return self._input.file_id
+
     def identity(self) -> Identity | None:
         """Return what a checkpoint keeps of the file; None for a pipe."""
         if self.size_bytes is None:

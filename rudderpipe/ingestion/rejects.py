@@ -58,6 +58,8 @@ class Rejects:
         if path is None:
             return
         if not (found := Path(path)).exists():
+            if not found.parent.is_dir():
+                raise IngestionError(path, "cannot be created: there is no such folder")
             if kept_bytes:
                 raise IngestionError(path, "the rejects of the run that goes on are gone")
             self._kept_bytes = None

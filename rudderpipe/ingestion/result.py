@@ -51,6 +51,8 @@ class IngestionProgress(msgspec.Struct, frozen=True, kw_only=True):
     """The record that is next."""
     done_bytes: int
     """Bytes of the files, as they are on the disk, that were read or need not be read."""
+    resumed_bytes: int
+    """Those of ``done_bytes`` that an earlier run has read."""
     size_bytes: int | None
     """The bytes of all files; None if that is not known, as for standard input and iterables."""
     read: int

@@ -66,7 +66,14 @@ class Run:
 
     def _source(self, step: Step) -> Iterator[float]:
         engine = self.engine
-        with Reader(step.source, format=self._format, mapping=self._mapping) as reader:
+        self.is_reading = True  # also while it is opened, because a pipe that nobody writes to lets open() wait
+        try:
+            if engine.stopping:
+                return
+            opened = Reader(step.source, format=self._format, mapping=self._mapping)
+        finally:
+            self.is_reading = False
+        with opened as reader:
             engine.begin(step.source, step.state, step.start, reader, ids_of(step.source))
             blocks = reader.blocks(step.start)
             while not engine.stopping:
@@ -94,6 +101,7 @@ def _is_open(reader: Reader) -> bool:
 
 class _Unread:
     read_bytes = 0
+    file_id = None
 
 
 class Items:

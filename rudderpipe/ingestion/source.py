@@ -15,6 +15,8 @@ from rudderpipe.errors import IngestionError
 STANDARD_INPUT = "-"
 HEAD_BYTES = 1 << 16
 TAIL_BYTES = 1 << 12
+REPLACED = "replaced"
+"""The ``head_sha256`` of a file in whose place another one was put while it was read."""
 _SUFFIXES = frozenset((".gz", ".zst", ".zstd", ".bz2", ".xz"))
 
 
@@ -47,6 +49,8 @@ class Identity(msgspec.Struct, frozen=True):
 
         A file may have grown. A copy with another time is the same file.
         """
+        if self.head_sha256 == REPLACED:
+            return "another file was put in its place while it was read"
         now = identity(source, self.read_bytes, self.size_bytes)
         if now.size_bytes < self.size_bytes:
             return f"it had {self.size_bytes:,} bytes, and has {now.size_bytes:,} now"
