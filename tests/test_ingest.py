@@ -291,6 +291,8 @@ def test_wrong_places_are_named_before_anything_is_sent(client: Client, tmp_path
         rudderpipe.ingest(str(events), client=client, rejects=str(tmp_path / "nowhere" / "rejects"))
     with pytest.raises(IngestionError, match="there is no such folder"):
         rudderpipe.ingest(str(events), client=client, checkpoint=str(tmp_path / "nowhere" / "checkpoint"))
+    with pytest.raises(SettingsError, match="must be a file for map"):
+        rudderpipe.ingest(iter([{"id": 1}]), client=client, map=["userId=id"], event="e")
     with pytest.raises(SettingsError, match="must not be before"):
         rudderpipe.ingest(str(events), client=client, from_line=10, until_line=5)
 

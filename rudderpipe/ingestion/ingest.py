@@ -145,6 +145,8 @@ class _Call:
         self._options = options
         self._clock = Clock()
         if paths is None:
+            if options.mapping() is not None or options.format is not None:
+                raise SettingsError("source", "must be a file for map, event, type, timestamp and format")
             self.name = name or (path.name if path is not None else None)
             sources = [Source(f"iterable:{self.name or ''}", self.name or "")]
         else:
