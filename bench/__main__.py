@@ -31,7 +31,7 @@ PARTS = {
     "ring": ("", "--rounds 5"),
     "end_to_end": ("", "--rounds 1 --events 60000"),
     "slow_plane": ("", "--rounds 1 --events 60000"),
-    "send": ("", "--rounds 1 --lines 60000"),
+    "ingest": ("", "--rounds 1 --lines 60000"),
     "backlog": ("", "--rounds 1 --events 200000"),
     "arrival": ("", "--rounds 1 --seconds 4"),
     "idle": ("", "--rounds 1 --seconds 10 --events 30"),
