@@ -33,6 +33,11 @@ _state_home = tempfile.TemporaryDirectory(prefix="rp-state-")
 os.environ["XDG_STATE_HOME"] = _state_home.name
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the storms first, because each takes minutes and would run alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in ("test_storm", "test_ingestion_storm"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn a skipped test into a failed one where nothing may be skipped (CI as root)."""
