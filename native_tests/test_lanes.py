@@ -118,7 +118,7 @@ class LaneSenders:
                 part = texts[start : start + 5]
                 jobs.append((job.build(b",".join(part), "KEY", "t", 7), len(part)))
         else:
-            for each in lanes.parts_of([b",".join(texts)], number_of_lanes, 5, 100_000):
+            for each in lanes.parts_of(list(map(msgspec.Raw, texts)), number_of_lanes, 5, 100_000):
                 data = job.build(b",".join(each.events), "KEY", "t", 7)
                 jobs.append((data, len(each.events), f"{each.lane}/{number_of_lanes}"))
         self.queue.add(7, jobs, {}, [])

@@ -13,6 +13,7 @@ import pytest
 
 from rudderpipe.cli import local_time, main, options
 from rudderpipe.flusher.__main__ import main as flusher
+from rudderpipe.ingestion import formats
 from rudderpipe.process.clock import Clock
 from rudderpipe.sender.__main__ import main as sender
 from rudderpipe.service import bootstrap
@@ -116,6 +117,11 @@ def test_the_help_has_the_commands_in_the_order_in_which_a_person_meets_them() -
     names = [name for name in COMMANDS if name and " " not in name]
 
     assert names == ["demo", "data-plane", "send", "status", "metrics", "doctor", "failed", "rings", "drain", "queue"]
+
+
+def test_the_formats_of_send_are_those_of_the_reader() -> None:
+    """The command line names them itself, because the reader takes time to load."""
+    assert main.FORMATS == formats.FORMATS
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -129,10 +129,17 @@ class Dispatcher:
         """Forget the suspects, because the next attempt has other batches."""
         self._suspects = 0
 
-    def run(self, batches: Sequence[Batch], store: Store[T]) -> T:
-        """Make one attempt with the first of these batches (at least one), and tell their store the decision."""
+    def run(
+        self, batches: Sequence[Batch], store: Store[T], note: Callable[[Decision], object] = lambda _decision: None
+    ) -> T:
+        """Make one attempt with the first of these batches (at least one), and tell their store the decision.
+
+        ``note`` is called with the decision before.
+        """
         # Order: the outcome is learned first, because the store may call ``forget`` (tests/test_sender_trouble.py).
-        return self.attempt(batches).tell(store)
+        decision = self.attempt(batches)
+        note(decision)
+        return decision.tell(store)
 
     def attempt(self, batches: Sequence[Batch]) -> Decision:
         """Send one request with the first of these batches (at least one), and return the decision about them.

@@ -70,9 +70,7 @@ class DirectSink:
         if not posted:
             return self._unreadable(batches[0])
         self._offered = batches
-        decision = self._dispatcher.attempt(posted)
-        self._redelivery.attempts.note(decision)
-        return decision.tell(self)
+        return self._dispatcher.run(posted, self, self._redelivery.attempts.note)
 
     def delivered(self, decision: Decision) -> CommitResult:
         """Commit the batches as delivered."""

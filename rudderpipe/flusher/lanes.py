@@ -36,7 +36,6 @@ class _AnyIds(msgspec.Struct, rename="camel"):
 
 _decode_ids = msgspec.json.Decoder(list[_Ids]).decode
 _decode_any_ids = msgspec.json.Decoder(_AnyIds).decode
-_decode_events = msgspec.json.Decoder(list[Raw]).decode
 
 
 class Part:
@@ -50,16 +49,14 @@ class Part:
         self.size_bytes = 0
 
 
-def parts_of(batches: Sequence[bytes], lanes: int, max_events: int, max_bytes: int) -> list[Part]:
+def parts_of(events: Sequence[Raw], lanes: int, max_events: int, max_bytes: int) -> list[Part]:
     """Return the events by lane, in parts of at most so many events and bytes; a larger event is a part of its own.
 
-    ``batches`` are JSON of events with commas in between, in order. The parts are in the order of their first events.
+    The parts are in the order of their first events.
     """
-    text = b"[%b]" % b",".join(batches)
     parts: list[Part] = []
     last: dict[int, Part] = {}
-    events = _decode_events(text)
-    for event, key in zip(events, _keys_of(text, events), strict=True):
+    for event, key in zip(events, _keys_of(events), strict=True):
         lane = lane_of(key, lanes)
         part = last.get(lane)
         size_bytes = len(memoryview(event)) + 1
@@ -77,11 +74,11 @@ def lane_of(key: str, lanes: int) -> int:
     return (crc32(key.encode(errors="surrogatepass")) >> 16) % lanes if key else 0
 
 
-def _keys_of(text: bytes, events: Sequence[Raw]) -> list[str]:
+def _keys_of(events: Sequence[Raw]) -> list[str]:
     """Return the key of each event: its userId, or its anonymousId; empty if it has neither."""
     found: Sequence[_Ids | _AnyIds]
     try:
-        found = _decode_ids(text)  # ids are text, except in a few whole messages
+        found = _decode_ids(b"[%b]" % b",".join(events))  # ids are text, except in a few whole messages
     except msgspec.ValidationError:
         found = [_any_ids(event) for event in events]
     return [_text(event.user_id) or _text(event.anonymous_id) for event in found]

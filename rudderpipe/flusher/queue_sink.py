@@ -172,10 +172,12 @@ class QueueSink:
         epoch, sent_at = self._ring.segment.epoch, iso_ms(self._clock.time_ms())
         offsets: dict[int, tuple[int, int]] = {}
         whole: list[Batch] = []
+        events: list[Raw] = []
         committed: list[int] = []
         for batch in batches:
-            if _decoded(batch):
+            if found := _decoded(batch):
                 whole.append(batch)
+                events += found
                 committed.append(at.H_QUEUED)
             elif batch.count == 1:
                 committed.append(self._damaged.pass_over(batch))
@@ -187,7 +189,7 @@ class QueueSink:
             for each in batch.ranges:
                 start, _ = offsets.get(each.sequence, (each.start, 0))
                 offsets[each.sequence] = (start, each.end)
-        jobs = self._jobs_of(whole, sent_at)
+        jobs = self._jobs_of(whole, events, sent_at)
         self._budget.check(sum(len(job[0]) for job in jobs))
         words = self._ring.words
         self._watch_eviction()
@@ -205,14 +207,14 @@ class QueueSink:
             raise
         return CommitResult(committed)
 
-    def _jobs_of(self, batches: Sequence[Batch], sent_at: str) -> list[NewJob]:
-        """Return a job for each batch, or with lanes the jobs of all lanes for all of these batches together."""
+    def _jobs_of(self, batches: Sequence[Batch], events: Sequence[Raw], sent_at: str) -> list[NewJob]:
+        """Return a job for each batch, or with lanes the jobs of all lanes for the events of all these batches."""
         epoch, key = self._ring.segment.epoch, self._settings.current_write_key
         if self._lanes == 1:
             return [(self._build(batch.data, key, sent_at, epoch), batch.count) for batch in batches]
         settings = self._settings
         max_bytes = min(settings.max_batch_bytes, settings.lane_bytes)
-        parts = lanes.parts_of([batch.data for batch in batches], self._lanes, settings.flush_at, max_bytes)
+        parts = lanes.parts_of(events, self._lanes, settings.flush_at, max_bytes)
         return [
             (self._build(b",".join(part.events), key, sent_at, epoch), len(part.events), f"{part.lane}/{self._lanes}")
             for part in parts

@@ -104,9 +104,7 @@ class Redelivery:
                 if not self._offered:
                     return self._pause()
                 batches = [self._batch_of(part.record) for part in self._offered]
-                decision = self._dispatcher.attempt(batches)
-                self.attempts.note(decision)
-                return decision.tell(self)
+                return self._dispatcher.run(batches, self, self.attempts.note)
         except (OSError, MemoryError) as error:
             self._log.error("host", "dead letters cannot be sent again now, trying later error=%s", error)
             return self._pause()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
+from rudderpipe.service.health import response_of
 from rudderpipe.service.http import Response
 
 
@@ -89,8 +88,11 @@ def readyz(vitals: Vitals) -> Response:
 
 
 def _answer(status: str, reason: str, vitals: Vitals) -> Response:
-    shown: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
-    shown |= {"waiting_events": vitals.waiting, "rings": vitals.rings, "stopping": vitals.stopping}
-    shown["worked_ago_s"] = round(vitals.worked_ago_s, 3)
-    shown["moved_ago_s"] = round(vitals.moved_ago_s, 3)
-    return Response(503 if reason else 200, shown)
+    shown = {
+        "waiting_events": vitals.waiting,
+        "rings": vitals.rings,
+        "stopping": vitals.stopping,
+        "worked_ago_s": round(vitals.worked_ago_s, 3),
+        "moved_ago_s": round(vitals.moved_ago_s, 3),
+    }
+    return response_of(status, reason, shown)

@@ -26,9 +26,8 @@ from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.layout import LARGE_BYTES
 from rudderpipe.transports.base import Encoded
 from rudderpipe.transports.flush import Flush
+from rudderpipe.transports.sending import CHUNK_EVENTS
 
-STEP = 64
-"""Records that are made and sent together."""
 ROOM_WAIT_S = 0.001
 END_WAIT_S = 0.005
 FOLLOW_WAIT_S = 0.05
@@ -87,7 +86,7 @@ class Engine:
         self._events = events
         self._clock = clock
         self._pace = pace
-        self._step = STEP if pace is None else min(STEP, pace.most)
+        self._step = CHUNK_EVENTS if pace is None else min(CHUNK_EVENTS, pace.most)
         self.rejects = rejects or Rejects(None)
         self.warnings: list[str] = []
         """What is odd about the times of the events, a line for each source."""

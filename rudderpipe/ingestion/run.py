@@ -19,11 +19,9 @@ from rudderpipe.ingestion.reader import Reader
 from rudderpipe.ingestion.record_ids import ids_of
 from rudderpipe.messages import encode
 from rudderpipe.messages.wire import message_ids
+from rudderpipe.transports.sending import CHUNK_EVENTS, CHUNK_S
 
 LINES = (NDJSON, BATCH, CSV, TSV)
-CHUNK = 64
-CHUNK_S = 0.01
-"""A chunk of an iterable's messages ends after this time, so that a slow one's messages do not wait."""
 
 
 class Run:
@@ -140,7 +138,7 @@ class Items:
             self._messages.append(message)
             self._texts.append(text)
             self._numbers.append(number)
-        return len(self._messages) + len(self._rejects) >= CHUNK or time.monotonic() - self._since_s >= CHUNK_S
+        return len(self._messages) + len(self._rejects) >= CHUNK_EVENTS or time.monotonic() - self._since_s >= CHUNK_S
 
     @staticmethod
     def _copied(item: object) -> dict[str, Any]:

@@ -35,10 +35,10 @@ class Whole(Struct, forbid_unknown_fields=True, gc=False):
     channel: Any = UNSET
     context: Any = UNSET
     originalTimestamp: Any = UNSET  # noqa: N815  # as on the wire
-    messageId: Any = UNSET  # noqa: N815
-    userId: Any = UNSET  # noqa: N815
-    anonymousId: Any = UNSET  # noqa: N815
-    groupId: Any = UNSET  # noqa: N815
+    messageId: Any = UNSET  # noqa: N815  # as on the wire
+    userId: Any = UNSET  # noqa: N815  # as on the wire
+    anonymousId: Any = UNSET  # noqa: N815  # as on the wire
+    groupId: Any = UNSET  # noqa: N815  # as on the wire
     event: Any = UNSET
     category: Any = UNSET
     name: Any = UNSET
@@ -46,7 +46,7 @@ class Whole(Struct, forbid_unknown_fields=True, gc=False):
     traits: Any = UNSET
     timestamp: Any = UNSET
     integrations: Any = UNSET
-    sentAt: Any = UNSET  # noqa: N815
+    sentAt: Any = UNSET  # noqa: N815  # as on the wire
 
 
 _decoder = msgspec.json.Decoder(Whole, float_hook=encode.number)

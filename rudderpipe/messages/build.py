@@ -75,7 +75,7 @@ def usual(kind: str, arguments: dict[str, Any]) -> bytes | bytearray | None:
         return None
     if kind == "identify" and "traits" in message:
         message["context"] = {"traits": message["traits"], "library": LIBRARY_PART}
-    return _encoded(message)
+    return encode.encode_message(message)
 
 
 class _Track(Struct, tag_field="type", tag="track", gc=False):
@@ -154,23 +154,12 @@ def track(
             UNSET if timestamp is None else validate.moment("timestamp", timestamp),
             UNSET if integrations is None else validate.mapping("integrations", integrations),
         )
-    # Same as _encoded, but without the cost of a call.
+    # Same as encode.encode_message, but without the cost of a call.
     room = bytearray(ROOM_BYTES)
     held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
     try:
         encode_into(message, room)
     except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
-        return encode.encode_any(message)
-    return room
-
-
-def _encoded(message: dict[str, Any]) -> bytes | bytearray:
-    """Return the JSON as ``encode.encode_message`` does, without copying it."""
-    room = bytearray(ROOM_BYTES)
-    held = memoryview(room)  # noqa: F841  # as in track
-    try:
-        encode_into(message, room)
-    except Exception:  # noqa: BLE001  # as in track
         return encode.encode_any(message)
     return room
 

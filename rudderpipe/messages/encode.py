@@ -49,7 +49,7 @@ _OPEN = (None, None, 0, 0)
 _surrogates = re.compile("[\ud800-\udfff]")
 
 
-def encode_message(message: Any) -> bytes:
+def encode_message(message: Any) -> bytes | bytearray:
     """Return the JSON of a dict or a ``Struct`` whose parts come from ``nested`` or ``plain``."""
     room = bytearray(ROOM_BYTES)
     held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
@@ -57,7 +57,7 @@ def encode_message(message: Any) -> bytes:
         encode_into(message, room)
     except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
         return encode_any(message)
-    return bytes(room)
+    return room
 
 
 def encode_any(message: Any) -> bytes:

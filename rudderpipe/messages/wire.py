@@ -158,7 +158,7 @@ def from_fields(kind: str, given: dict[str, Any], form: Form = WHOLE) -> bytes:
         message["originalTimestamp"] = _now(_utc)
     if not message["messageId"]:
         message["messageId"] = message_ids.new()
-    return encode.encode_message(message)
+    return bytes(encode.encode_message(message))
 
 
 def completed_context(given: dict[str, Any] | UnsetType | None, traits: Any = None) -> Any:
@@ -178,7 +178,7 @@ def encoded(complete: dict[str, Any], names: Names = WHOLE.names, required: Iter
     _require(required, message, names)
     if message.get("channel") == CHANNEL:
         message["channel"] = MARKED_CHANNEL
-    return encode.encode_message(message)
+    return bytes(encode.encode_message(message))
 
 
 def _normalise(

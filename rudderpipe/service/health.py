@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -89,8 +90,12 @@ def readyz(vitals: Vitals) -> Response:
 
 
 def _answer(status: str, reason: str, vitals: Vitals) -> Response:
-    shown: dict[str, Any] = {"status": status, **({"reason": reason} if reason else {})}
-    shown |= {name: getattr(vitals, name) for name in ("waiting_jobs", "paused", "in_backoff", "lease", "stopping")}
+    shown = {name: getattr(vitals, name) for name in ("waiting_jobs", "paused", "in_backoff", "lease", "stopping")}
     shown["moved_ago_s"] = round(vitals.now_s - vitals.moved_at_s, 3)
     shown["redis_seen_ago_s"] = vitals.redis_seen_at_s and round(vitals.now_s - vitals.redis_seen_at_s, 3)
-    return Response(503 if reason else 200, shown)
+    return response_of(status, reason, shown)
+
+
+def response_of(status: str, reason: str, shown: Mapping[str, Any]) -> Response:
+    """Return the response of a health check: 503 if there is a reason why it fails."""
+    return Response(503 if reason else 200, {"status": status, **({"reason": reason} if reason else {}), **shown})

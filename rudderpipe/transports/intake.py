@@ -152,14 +152,14 @@ class Intake:
         except Exception as error:  # noqa: BLE001  # no call raises because of a wrong event
             return self.refuse(error, callback if callable(callback) else None)
         if callback is not None or not self.is_fast:
-            return self.put(bytes(data), callback)
+            return self.put(data, callback)
         try:
             reason = self.append(data)
             return reason is None or self.refused(reason, data)
         except HOST_ERRORS as error:
             return self.cannot_take(error)
 
-    def put(self, data: bytes, callback: Callback | None = None) -> bool:
+    def put(self, data: Encoded, callback: Callback | None = None) -> bool:
         """Take a complete message that is JSON already."""
         return self._result(self._refusal(data, callback))
 

@@ -76,7 +76,7 @@ class Examination:
         self._info = _Once(self._read_info)
         self._connected: Queue | None = None
         self.plane_latency_s: float | None = None
-        """How long the data plane took to answer the smallest request; None unless it was asked."""
+        """How long the data plane took to respond to the smallest request; None unless it was asked."""
 
     @property
     def directory(self) -> Path:
