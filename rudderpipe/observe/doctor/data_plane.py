@@ -48,7 +48,7 @@ def data_plane(pipe: Examination) -> Result:
         pipe.plane_latency_s = took_s
     proxy = ", through a proxy" if settings.proxy_url else ""
     found = [_meaning(outcome), *_certificate(pipe)]
-    return worst(found, f"{settings.endpoint} answers in {took_s * 1000:.0f} ms{proxy}")
+    return worst(found, f"{settings.endpoint} responds in {took_s * 1000:.0f} ms{proxy}")
 
 
 def _meaning(outcome: Outcome) -> Result:
@@ -67,7 +67,7 @@ def _meaning(outcome: Outcome) -> Result:
         return fail(said, "look at the status page of the data plane; events wait meanwhile")
     if not status:
         return fail(said, f"{_of_connection(said)}")
-    return fail(said, "look for a proxy or a firewall between: no data plane answers like this")
+    return fail(said, "look for a proxy or a firewall between: no data plane responds like this")
 
 
 def _of_connection(reason: str) -> str:
@@ -103,7 +103,7 @@ def _certificate(pipe: Examination) -> list[Result]:
 def latency(pipe: Examination) -> Result:
     """Check that the requests that can be under way carry the present rate of events, at the measured latency."""
     if pipe.plane_latency_s is None:
-        raise Skipped("the data plane did not answer, or was not asked")
+        raise Skipped("the data plane did not respond, or was not asked")
     most = capacity_per_s(pipe.settings, pipe.plane_latency_s)
     if pipe.rate_per_s > most * BUSY:
         said = f"{pipe.rate_per_s:,.0f} events/s are accepted, and at most {most:,.0f} can be delivered"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rudderpipe.queue.queue import Queue
 
 ANSWER_S = 2.0
-"""How long a check waits for an answer of Redis or the data plane."""
+"""How long a check waits for a response of Redis or the data plane."""
 RATE_S = 0.3
 """For how long the rate of accepted events is measured."""
 

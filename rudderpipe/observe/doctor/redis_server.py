@@ -35,7 +35,7 @@ ACL_LINE = "give the user the ACL line of docs/settings.md"
 
 @check(16, "redis", "redis")
 def redis(pipe: Examination) -> Result:
-    """Check that Redis can be reached, takes user and password, answers fast, and has a certificate for long."""
+    """Check that Redis can be reached, takes user and password, responds fast, and has a certificate for long."""
     try:
         queue = pipe.connected()
     except QueueUnavailable as error:
@@ -48,12 +48,12 @@ def redis(pipe: Examination) -> Result:
     median_s = statistics.median(times_s)
     found = []
     if median_s > SLOW_S:
-        said = f"an answer takes {median_s * 1000:.1f} ms"
+        said = f"a response takes {median_s * 1000:.1f} ms"
         found.append(warn(said, "use a Redis in the same network; SLOWLOG GET shows slow commands"))
     ends_s = queue.certificate_ends_s()
     if ends_s is not None:
         found += days_left((ends_s - pipe.clock.time_ms() / 1000) / 86_400, "Redis")
-    return worst(found, f"{pipe.settings.redis_place} answers in {median_s * 1000:.2f} ms")
+    return worst(found, f"{pipe.settings.redis_place} responds in {median_s * 1000:.2f} ms")
 
 
 def _mended(reason: str) -> str:
