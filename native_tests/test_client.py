@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import psutil
 import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
 
 from native_tests.faulty_plane import FaultyPlane, answer, depends
 from native_tests.processes import Processes, wait_until
@@ -664,3 +666,35 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     assert processes.run("-c", program).returncode == -signal.SIGKILL
     processes.delivered(100)
+
+
+# Traces.
+
+
+def test_a_process_without_opentelemetry_imports_nothing_for_it() -> None:
+    """A call asks only whether OpenTelemetry is loaded."""
+    program = """if True:
+        import sys
+        from rudderpipe import Client
+
+        ours = Client("KEY", "http://127.0.0.1:9", enable=False, trace_context=True)
+        before = {*sys.modules}
+        assert ours.track("u", "e")
+        assert {*sys.modules} == before
+        assert not [name for name in before if "opentelemetry" in name]
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("sync_mode", [False, True])
+def test_the_data_plane_gets_the_ids_of_the_current_span(processes: Processes, *, sync_mode: bool) -> None:
+    """They arrive within the call, and through ring and flusher."""
+    client = processes.client(trace_context=True, sync_mode=sync_mode)
+    with TracerProvider().get_tracer("tests").start_as_current_span("request") as span:
+        assert client.track("u", "e")
+    assert client.flush(10)
+
+    (sent,) = json.loads(processes.plane.last_events()[0])["batch"]
+    found = span.get_span_context()
+    assert sent["context"]["traceId"] == trace.format_trace_id(found.trace_id)
+    assert sent["context"]["spanId"] == trace.format_span_id(found.span_id)

@@ -12,7 +12,7 @@ from rudderpipe import log_text
 from rudderpipe.compat import arguments, messages
 from rudderpipe.compat.errors import APIError, MessageTooLarge, api_error
 from rudderpipe.errors import DeliveryError, EventError, EventTooLarge, SettingsError
-from rudderpipe.messages import wire
+from rudderpipe.messages import trace, wire
 from rudderpipe.settings import EVENT_LIMIT_BYTES, Settings
 from rudderpipe.transports.callbacks import callbacks
 
@@ -369,16 +369,18 @@ class Client:
         given = {**common, "messageId": message_id, **own}
         library = self._library if self.original_library else wire.LIBRARY_PART
         message = messages.completed(given, self._integrations, library)
+        destination = self._destination()
+        if destination.client.settings.trace_context:
+            message["context"] = {**trace.ids(), **message["context"]}
         try:
             messages.check(message, given)
             data = wire.encoded(message, wire.ARGUMENT_NAMES)
         except EventTooLarge as error:
             raise MessageTooLarge(error.size_bytes, EVENT_LIMIT_BYTES) from None
         except EventError as error:
-            return self.client.refuse(error), message
+            return destination.client.refuse(error), message
         if len(data) > EVENT_LIMIT_BYTES:
             raise MessageTooLarge(len(data), EVENT_LIMIT_BYTES)
-        destination = self._destination()
         if destination.trouble is not None:
             if self.sync_mode:
                 raise self._error_type(0, "unknown", str(destination.trouble))

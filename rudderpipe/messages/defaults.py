@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from rudderpipe.errors import EventError, SettingsError
-from rudderpipe.messages import build, encode, validate, wire
+from rudderpipe.messages import build, encode, trace, validate, wire
 from rudderpipe.messages.context import current
 from rudderpipe.types import Kind
 
@@ -22,8 +22,8 @@ class Defaults:
     """The maker of a client's messages.
 
     ``context`` and ``integrations`` are defaults by key. ``default`` converts values of unknown type. A key of the
-    request's context takes precedence over the client's, and a key of the call over both. The constructor raises
-    ``SettingsError``.
+    request's context takes precedence over the client's, and a key of the call over both. All take precedence over the
+    ids of the current span. The constructor raises ``SettingsError``.
     """
 
     def __init__(
@@ -32,7 +32,12 @@ class Defaults:
         self._context = _part("context", context)
         self._integrations = _part("integrations", integrations)
         self._default = default
-        self.adds = bool(self._context or self._integrations or self._default)
+        self.use_trace(is_used=False)
+
+    def use_trace(self, *, is_used: bool) -> None:
+        """Add the ids of OpenTelemetry's current span to the context of each message, or do not."""
+        self._uses_trace = is_used
+        self.adds = bool(self._context or self._integrations or self._default or is_used)
         """True if this client adds or converts anything, apart from a request's context."""
 
     def usual(self, kind: str, arguments: dict[str, Any]) -> bytes | bytearray | None:
@@ -58,6 +63,8 @@ class Defaults:
                 if name not in _NOT_CONVERTED:
                     given[name] = encode.plain(value, name, self._default)
         context = {**self._context, **in_request} if in_request else self._context
+        if self._uses_trace:
+            context = {**trace.ids(), **context}
         if context:
             given["context"] = _merged("context", context, given, form)
         if self._integrations:

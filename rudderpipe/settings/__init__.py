@@ -24,7 +24,7 @@ EVENT_LIMIT_BYTES = 4_000_000  # the gateway takes 4,096,000 decompressed bytes 
 LANES_BYTES = 8_000_000
 """The size limit of the requests of all lanes together."""
 
-CLIENTS = ("enable", "sync_mode", "strict")
+CLIENTS = ("enable", "sync_mode", "strict", "trace_context")
 """Settings that only a client uses, not its flusher or sender."""
 OBJECTS = ("before_send", "sample_events", "sample_users", "scrubber", "context", "integrations", "default", "on_error")
 """Arguments of a client that are no settings, because most of them are Python objects."""
@@ -65,6 +65,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     enable: bool = True
     sync_mode: bool = False
     strict: bool = False
+    trace_context: bool = False
     log_level: Literal["debug", "info", "warning", "error", "none"] | None = None
     log_format: Literal["text", "json"] = "text"
     # batches
@@ -214,7 +215,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def for_processes(self) -> Settings:
         """Return the settings with ``CLIENTS`` at fixed values, so that clients that differ only there share a pipe."""
         when_full = "raise" if self.strict else self.when_full
-        return msgspec.structs.replace(self, when_full=when_full, enable=True, sync_mode=False, strict=False)
+        fixed = {"enable": True, "sync_mode": False, "strict": False, "trace_context": False}
+        return msgspec.structs.replace(self, when_full=when_full, **fixed)
 
     def require(self, *fields: str) -> None:
         """Raise ``SettingsError`` for the first of these settings that is empty, or whose file cannot be read."""

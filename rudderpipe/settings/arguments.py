@@ -36,6 +36,7 @@ class _Others(TypedDict, total=False):
     log_format: Literal["text", "json"]
     write_key_file: str | None
     redis_password_file: str | None
+    trace_context: bool
     path: str
     data_plane_id: str | None
     ca_file: str | None

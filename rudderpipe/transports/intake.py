@@ -67,6 +67,7 @@ class Intake:
         if settings.log_level is not None:
             logger.setLevel(LOG_LEVELS[settings.log_level])
         self.settings = settings
+        self.defaults.use_trace(is_used=settings.trace_context)
         self._own = self._make_transport(settings)
         self.route()
         _intakes.add(self)
