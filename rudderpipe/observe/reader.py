@@ -44,6 +44,11 @@ class Totals(msgspec.Struct, frozen=True):
     corrupt: int = 0
     starts: int = 0
 
+    @property
+    def left(self) -> int:
+        """Events that left the rings."""
+        return self.queued + self.delivered + self.failed + self.corrupt
+
     def plus(self, other: Totals) -> Totals:
         """Return the sum of both."""
         refused = {

@@ -1,0 +1,235 @@
+"""The flow of a pipe's events, as the page and ``rudderpipe top`` show it: one small value that becomes JSON."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from rudderpipe._version import VERSION
+from rudderpipe.observe import findings
+from rudderpipe.observe.findings import RECENT_S, Finding, Recent
+from rudderpipe.observe.reader import Reader, Totals, View
+from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
+from rudderpipe.ring import layout as at
+from rudderpipe.settings import Settings
+
+NOTED_EVERY_S = 10.0
+"""How often the totals are noted with which later ones are compared."""
+
+
+class Conclusion(msgspec.Struct, frozen=True):
+    """All of a flow in one sentence."""
+
+    level: Literal["ok", "warning", "trouble"]
+    text: str
+
+
+class ProducersFlow(msgspec.Struct, frozen=True):
+    """The processes that send events, and the totals of what they sent."""
+
+    processes: int
+    accepted: int
+    refused: int
+    refused_by_reason: dict[str, int]
+
+
+class RingFlow(msgspec.Struct, frozen=True):
+    """The rings of the pipe as one."""
+
+    rings: int
+    events: int
+    capacity: int
+    fill: float
+    """The share that is used, of its events or of its blocks if that is more; 1 for a full ring."""
+    used_bytes: int
+    size_bytes: int
+    oldest_age_s: float | None
+    flusher_pid: int | None
+    """0 for a process of another pid namespace, None when no process serves a ring."""
+    heartbeat_age_s: float | None
+    sink_down_s: float
+    left: int
+    """The total of events that left the rings."""
+
+
+class QueueFlow(msgspec.Struct, frozen=True):
+    """The jobs of the queue by state, and the events in them."""
+
+    waiting: int
+    active: int
+    delayed: int
+    failed: int
+    completed: int
+    paused: bool
+    oldest_job_age_s: float | None
+    oldest_failed_age_s: float | None
+    used_bytes: int
+    max_bytes: int | None
+    events_queued: int
+    events_failed: int
+    lanes: list[LaneState]
+
+
+class SenderFlow(msgspec.Struct, frozen=True):
+    """The sender that has the lease, and its report."""
+
+    host: str
+    pid: int
+    lapses_in_s: float
+    number: int
+    report: None = None
+
+
+class AccountFlow(msgspec.Struct, frozen=True):
+    """Every accepted event, by the place where it is."""
+
+    accepted: int
+    in_ring: int
+    queued: int
+    delivered: int
+    failed: int
+    removed: int
+    elsewhere: int
+    corrupt: int
+    lost: int
+    balanced: bool
+
+
+class Flow(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipe at one moment, with its troubles. None means not known or not there, and is never 0 instead."""
+
+    pipe: str
+    host: str
+    version: str
+    mode: Literal["redis", "direct"]
+    queue: str | None
+    redis: str | None
+    data_plane: str
+    taken_at_ms: int
+    """Milliseconds since 1970."""
+    taken_at_s: float
+    """Seconds on the monotonic clock. The difference of two totals over that of two of these is a rate."""
+    conclusion: Conclusion = msgspec.field(name="verdict")
+    findings: list[Finding]
+    producers: ProducersFlow
+    ring: RingFlow | None
+    queue_state: QueueFlow | None
+    queue_trouble: str
+    sender: SenderFlow | None
+    account: AccountFlow
+    dead_letters: DeadLetterState | None
+
+
+def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent: Recent | None = None) -> Flow:
+    """Return the flow that a snapshot shows.
+
+    ``totals`` are those of all rings that were ever seen, so that a total does not fall when a ring ends.
+    """
+    troubles = findings.of(found, settings, recent)
+    is_direct = settings.redis is None
+    lease = found.lease
+    return Flow(
+        pipe=found.pipe,
+        host=socket.gethostname(),
+        version=VERSION,
+        mode="direct" if is_direct else "redis",
+        queue=found.queue.name if found.queue is not None else None,
+        redis=found.redis or None,
+        data_plane=settings.endpoint,
+        taken_at_ms=found.taken_at_ms,
+        taken_at_s=found.taken_at_s,
+        conclusion=_conclusion(found, troubles),
+        findings=troubles,
+        producers=_producers(found, totals),
+        ring=_ring(found, totals),
+        queue_state=_queue(found.queue) if found.queue is not None else None,
+        queue_trouble=found.queue_trouble,
+        sender=SenderFlow(lease.host, lease.pid, lease.lapses_in_s, lease.number) if lease is not None else None,
+        account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
+        dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
+    )
+
+
+def _conclusion(found: Snapshot, troubles: list[Finding]) -> Conclusion:
+    if not troubles:
+        if found.ring is None and not found.events.accepted:
+            return Conclusion("ok", "No event has been sent through this pipe from this host.")
+        return Conclusion("ok", "All is well: every accepted event is accounted for and moving.")
+    worst = troubles[0]
+    others = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
+    return Conclusion(worst.level, f"{worst.text}{others}")
+
+
+def _producers(found: Snapshot, totals: Totals | None) -> ProducersFlow:
+    if totals is not None:
+        accepted, refused = totals.accepted, totals.refused
+    else:
+        accepted, refused = found.events.accepted, found.events.refused
+    by_reason = {reason: refused.get(reason, 0) for reason in at.REFUSALS}
+    return ProducersFlow(sum(each.producers for each in found.rings), accepted, sum(by_reason.values()), by_reason)
+
+
+def _ring(found: Snapshot, totals: Totals | None) -> RingFlow | None:
+    ring, rings = found.ring, found.rings
+    if ring is None:
+        return None
+    pids = [each.flusher_pid for each in rings if each.flusher_pid is not None]
+    return RingFlow(
+        rings=len(rings),
+        events=ring.in_ring,
+        capacity=ring.cap,
+        fill=findings.fill(found),
+        used_bytes=sum(each.used_bytes for each in rings),
+        size_bytes=sum(each.size_bytes for each in rings),
+        oldest_age_s=_most(each.oldest_event_age_s for each in rings),
+        flusher_pid=pids[0] if len(pids) == len(rings) else None,
+        heartbeat_age_s=_most(each.heartbeat_age_s for each in rings),
+        sink_down_s=max(each.sink_down_s for each in rings),
+        left=totals.left if totals is not None else ring.left,
+    )
+
+
+def _most(values: Iterable[float | None]) -> float | None:
+    return max((each for each in values if each is not None), default=None)
+
+
+def _queue(queue: QueueState) -> QueueFlow:
+    return QueueFlow(**{name: getattr(queue, name) for name in QueueFlow.__struct_fields__})
+
+
+class Watch:
+    """The flow of one pipe, read again and again, so that what happened lately can be told from what is long ago.
+
+    Any thread may call it.
+    """
+
+    def __init__(self, settings: Settings, reader: Reader) -> None:
+        self._settings = settings
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._noted: deque[tuple[float, Mapping[str, int]]] = deque()
+        """Refused events by reason, with the moment; the first is the last one that is at least ``RECENT_S`` old."""
+
+    def read(self) -> Flow:
+        """Return the flow now. Raise ``RingUnavailable`` if a ring cannot be read."""
+        return self.of(self._reader.read())
+
+    def of(self, view: View) -> Flow:
+        """Return the flow of a view that the reader has just returned."""
+        return of(view.snapshot, self._settings, view.totals, self._recent(view))
+
+    def _recent(self, view: View) -> Recent:
+        now_s, refused = view.snapshot.taken_at_s, view.totals.refused
+        with self._lock:
+            noted = self._noted
+            if not noted or now_s - noted[-1][0] >= NOTED_EVERY_S:
+                noted.append((now_s, refused))
+            while len(noted) > 1 and now_s - noted[1][0] >= RECENT_S:
+                noted.popleft()
+            before = noted[0][1]
+        return Recent({reason: count - before.get(reason, 0) for reason, count in refused.items()})

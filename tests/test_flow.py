@@ -1,0 +1,273 @@
+"""The flow of a pipe and its troubles, as the page, ``top`` and ``status`` show them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rudderpipe.encoder import encode
+from rudderpipe.observe import findings, flow, snapshot
+from rudderpipe.observe.findings import Recent
+from rudderpipe.observe.flow import Watch
+from rudderpipe.observe.reader import Reader
+from rudderpipe.observe.snapshot import LaneState, LeaseState, QueueState, Snapshot
+from rudderpipe.process.clock import iso_ms
+from rudderpipe.ring import layout as at
+from rudderpipe.ring import location, memory
+from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.settings import Settings
+from tests.fakes import FakeClock, producer_of, settings_of
+
+RUNBOOK = Path(__file__).parent.parent / "docs/runbook.md"
+QUEUE = QueueState(
+    name="{rudder}:rudderEventsQueue",
+    waiting=0,
+    active=0,
+    delayed=0,
+    failed=0,
+    completed=0,
+    paused=False,
+    used_bytes=0,
+    max_bytes=1000,
+    events_queued=0,
+    events_delivered=0,
+    events_failed=0,
+    events_removed=0,
+    events_elsewhere=0,
+    events_lost=0,
+    odd_fields=0,
+    other_plane="",
+    evicting_policy="",
+    lanes=[],
+    oldest_job_age_s=None,
+    oldest_failed_age_s=None,
+)
+LEASE = LeaseState(3, "web-1", 811, 4.5)
+
+
+@pytest.fixture(name="settings")
+def _settings(tmp_path: Path) -> Settings:
+    return settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=10)
+
+
+@pytest.fixture(name="ring")
+def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
+    ring = open_ring(settings, clock)
+    yield ring
+    memory.remove(location.own(settings).segment)
+
+
+@pytest.fixture(name="well")
+def _well(settings: Settings, ring: Ring, clock: FakeClock) -> Snapshot:
+    """A pipe with a queue, whose ring holds one event and is served."""
+    producer_of(ring, clock).append(encode({"originalTimestamp": iso_ms(clock.time_ms())}))
+    clock.sleep(0.4)
+    found = snapshot.take(settings, clock)
+    served = msgspec.structs.replace(found.rings[0], flusher_pid=7, heartbeat_age_s=0.1)
+    return msgspec.structs.replace(found, redis="localhost:6379/0", rings=[served], queue=QUEUE, lease=LEASE)
+
+
+def with_queue(**changes: Any) -> Callable[[Snapshot], Snapshot]:
+    """Return what changes the queue of a snapshot."""
+    return lambda found: msgspec.structs.replace(found, queue=msgspec.structs.replace(QUEUE, **changes))
+
+
+def with_ring(events: int = 1, **changes: Any) -> Callable[[Snapshot], Snapshot]:
+    """Return what changes the ring of a snapshot."""
+
+    def change(found: Snapshot) -> Snapshot:
+        counters = msgspec.structs.replace(found.rings[0].counters, in_ring=events)
+        state = msgspec.structs.replace(found.rings[0], counters=counters, **changes)
+        return msgspec.structs.replace(found, ring=counters, rings=[state])
+
+    return change
+
+
+def with_part(name: str, **changes: Any) -> Callable[[Snapshot], Snapshot]:
+    """Return what changes the account or the dead letters of a snapshot."""
+    return lambda found: msgspec.structs.replace(
+        found, **{name: msgspec.structs.replace(getattr(found, name), **changes)}
+    )
+
+
+def without_sender(found: Snapshot) -> Snapshot:
+    """Return a snapshot with jobs in line and no lease."""
+    return msgspec.structs.replace(with_queue(waiting=2, events_queued=40)(found), lease=None)
+
+
+def without_redis(found: Snapshot) -> Snapshot:
+    """Return a snapshot of a pipe whose Redis is away."""
+    return msgspec.structs.replace(found, queue=None, lease=None, queue_trouble="redis cannot be used: timeout.")
+
+
+TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
+    ("redis_away", "trouble", without_redis),
+    ("no_flusher", "trouble", with_ring(flusher_pid=None)),
+    ("flusher_silent", "trouble", with_ring(heartbeat_age_s=11.0)),
+    ("flusher_silent", "warning", with_ring(0, heartbeat_age_s=11.0)),
+    ("sink_down", "warning", with_ring(sink_down_s=1.0)),
+    ("sink_down", "trouble", with_ring(sink_down_s=16.0)),
+    ("ring_filling", "warning", with_ring(8)),
+    ("ring_full", "trouble", with_ring(10)),
+    ("other_plane", "trouble", with_queue(other_plane="https://other.example")),
+    ("no_sender", "trouble", without_sender),
+    ("paused", "warning", with_queue(paused=True)),
+    ("paused", "trouble", with_queue(paused=True, waiting=1)),
+    ("job_old", "warning", with_queue(oldest_job_age_s=301.0)),
+    ("job_too_old", "trouble", with_queue(oldest_job_age_s=3001.0)),
+    ("lanes_blocked", "warning", with_queue(lanes=[LaneState("0/4", 3, 1), LaneState("1/4", 3, 0)])),
+    ("failed_jobs", "warning", with_queue(failed=3, events_failed=60)),
+    ("queue_near_max_bytes", "warning", with_queue(used_bytes=800)),
+    ("queue_near_max_bytes", "trouble", with_queue(used_bytes=1000)),
+    ("evicting_policy", "warning", with_queue(evicting_policy="allkeys-lru")),
+    ("odd_fields", "warning", with_queue(odd_fields=1)),
+    ("account_unbalanced", "trouble", with_part("events", balanced=False)),
+    ("corrupt", "warning", with_part("events", corrupt=1)),
+    ("lost_with_redis", "warning", with_part("events", lost=1)),
+    ("dead_letters", "warning", with_part("dead_letters", batches=1, events=20)),
+    ("dead_letters_near_max_bytes", "warning", with_part("dead_letters", used_bytes=80, max_bytes=100)),
+]
+
+
+def found_in(shown: Snapshot, settings: Settings, refused: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
+    """Return codes and levels of the troubles in a snapshot."""
+    return [(each.code, each.level) for each in findings.of(shown, settings, Recent(refused or {}))]
+
+
+def test_a_pipe_that_works_has_no_trouble(well: Snapshot, settings: Settings) -> None:
+    """The sentence on top says so."""
+    shown = flow.of(well, settings)
+
+    assert (shown.findings, shown.conclusion.level) == ([], "ok")
+    assert shown.conclusion.text.startswith("All is well")
+
+
+@pytest.mark.parametrize(("code", "level", "change"), TROUBLES, ids=[f"{code}-{level}" for code, level, _ in TROUBLES])
+def test_each_trouble_is_found_alone(
+    code: str, level: str, change: Callable[[Snapshot], Snapshot], well: Snapshot, settings: Settings
+) -> None:
+    """It is said in one sentence, with one that says how to mend it."""
+    (finding,) = findings.of(change(well), settings)
+
+    assert (finding.code, finding.level) == (code, level)
+    for sentence in (finding.text, finding.fix):
+        assert re.fullmatch(r"[A-Z0-9][^\n]*\.", sentence)
+    assert flow.of(change(well), settings).conclusion.text == finding.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        with_ring(7),
+        with_ring(0, flusher_pid=None),
+        with_ring(heartbeat_age_s=9.0),
+        with_queue(oldest_job_age_s=299.0),
+        with_queue(waiting=5, active=5),
+        with_queue(used_bytes=799),
+        with_queue(max_bytes=None, used_bytes=1 << 40),
+        with_queue(lanes=[LaneState("0/4", 3, 0), LaneState("", 1, 0)]),
+    ],
+)
+def test_what_is_usual_is_no_trouble(
+    change: Callable[[Snapshot], Snapshot], well: Snapshot, settings: Settings
+) -> None:
+    """A false alarm teaches people to look away."""
+    assert found_in(change(well), settings) == []
+
+
+def test_several_senders_take_no_lease(well: Snapshot, settings: Settings) -> None:
+    """So a missing lease says nothing there."""
+    several = msgspec.structs.replace(settings, is_multi_processor=True)
+
+    assert found_in(without_sender(well), several) == []
+
+
+def test_the_worst_trouble_comes_first(well: Snapshot, settings: Settings) -> None:
+    """The sentence on top is the worst one, with the number of the others."""
+    shown = flow.of(with_part("events", balanced=False)(with_queue(failed=1)(well)), settings)
+
+    assert [each.code for each in shown.findings] == ["account_unbalanced", "failed_jobs"]
+    assert (shown.conclusion.level, shown.conclusion.text) == (
+        "trouble",
+        f"{shown.findings[0].text} (1 more below)",
+    )
+
+
+@pytest.mark.parametrize("reason", at.REFUSALS)
+def test_recent_refusals_are_troubles(reason: str, well: Snapshot, settings: Settings) -> None:
+    """Except what the application dropped on purpose; what is wrong with an event is only a warning."""
+    level = "warning" if reason in ("invalid", "closed") else "trouble"
+    expected = [] if reason == "dropped" else [(f"refused_{reason}", level)]
+
+    assert found_in(well, settings, {reason: 2}) == expected
+    assert found_in(well, settings, {reason: 0}) == []
+
+
+def test_every_heading_is_in_the_runbook(well: Snapshot, settings: Settings) -> None:
+    """So a link to it leads somewhere."""
+    headings = re.findall(r"^## Rudderpipe(\w+)$", RUNBOOK.read_text(), re.MULTILINE)
+    named = {each.runbook for _, _, change in TROUBLES for each in findings.of(change(well), settings)}
+    named |= {each.runbook for each in findings.of(well, settings, Recent(dict.fromkeys(at.REFUSALS, 1)))}
+
+    assert named - {None} <= set(headings)
+
+
+def test_the_json_of_a_flow(well: Snapshot, settings: Settings) -> None:
+    """The names are those of the page's contract, and what is not there is null."""
+    queued = msgspec.structs.replace(settings, redis="redis://localhost:6379/0")
+    shown = msgspec.json.decode(msgspec.json.encode(flow.of(well, queued)))
+
+    assert shown["verdict"]["level"] == "ok"
+    assert (shown["mode"], shown["queue"], shown["redis"]) == ("redis", QUEUE.name, "localhost:6379/0")
+    assert shown["data_plane"] == settings.endpoint
+    assert (shown["producers"]["processes"], shown["producers"]["accepted"], shown["producers"]["refused"]) == (1, 1, 0)
+    assert list(shown["producers"]["refused_by_reason"]) == list(at.REFUSALS)
+    ring = shown["ring"]
+    assert (ring["rings"], ring["events"], ring["capacity"], ring["fill"], ring["left"]) == (1, 1, 10, 0.1, 0)
+    assert ring["oldest_age_s"] == pytest.approx(0.4, abs=0.1)
+    assert (ring["flusher_pid"], ring["heartbeat_age_s"], ring["sink_down_s"]) == (7, 0.1, 0.0)
+    assert shown["queue_state"] == {
+        name: getattr(QUEUE, name) for name in flow.QueueFlow.__struct_fields__ if name != "lanes"
+    } | {"lanes": []}
+    assert shown["sender"] == {"host": "web-1", "pid": 811, "number": 3, "lapses_in_s": 4.5, "report": None}
+    assert (shown["account"]["accepted"], shown["account"]["in_ring"], shown["account"]["balanced"]) == (1, 1, True)
+
+    shown = msgspec.json.decode(msgspec.json.encode(flow.of(without_redis(well), settings)))
+
+    assert (shown["queue"], shown["queue_state"], shown["sender"]) == (None, None, None)
+    assert shown["queue_trouble"] == "redis cannot be used: timeout."
+
+
+def test_a_pipe_without_a_ring(settings: Settings, clock: FakeClock) -> None:
+    """It is no trouble, and the sentence does not say that all is well with events."""
+    shown = flow.of(snapshot.take(settings, clock), settings)
+
+    assert (shown.ring, shown.findings, shown.producers.processes) == (None, [], 0)
+    assert shown.conclusion.text.startswith("No event")
+
+
+def test_a_refusal_is_a_trouble_for_five_minutes(settings: Settings, ring: Ring, clock: FakeClock) -> None:
+    """What was refused before the first look, or long ago, is only in the totals."""
+    producer, reader = producer_of(ring, clock), Reader(settings, clock)
+    watch = Watch(settings, reader)
+    producer.append(b"{}")  # so that it has a slot, which counts
+    producer.count_refused("invalid")
+
+    def refused() -> tuple[list[str], int]:
+        shown = watch.read()
+        return [each.code for each in shown.findings if "refused" in each.code], shown.producers.refused
+
+    assert refused() == ([], 1)
+    producer.count_refused("invalid")
+    clock.sleep(1)
+    assert refused() == (["refused_invalid"], 2)
+    for _ in range(29):
+        clock.sleep(10)
+        assert refused() == (["refused_invalid"], 2)
+    clock.sleep(20)
+    assert refused() == ([], 2)
