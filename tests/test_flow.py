@@ -17,6 +17,7 @@ from rudderpipe.observe.flow import Watch
 from rudderpipe.observe.reader import Reader
 from rudderpipe.observe.snapshot import LaneState, LeaseState, QueueState, Snapshot
 from rudderpipe.process.clock import iso_ms
+from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
 from rudderpipe.ring.ring import Ring, open_ring
@@ -48,6 +49,17 @@ QUEUE = QueueState(
     oldest_failed_age_s=None,
 )
 LEASE = LeaseState(3, "web-1", 811, 4.5)
+REPORT = SenderReport(
+    written_ms=1_700_000_001_000,
+    started_ms=1_700_000_000_000,
+    retry_in_s=0.0,
+    delivered_events=20,
+    attempts={"delivered": 1, "retry": 0, "failed": 0, "split": 0, "fewer": 0, "blocked": 0},
+    classes={"http_2xx": 1},
+    attempt_s_buckets=[(0.1, 0), (1.0, 1), (None, 1)],
+    last_class="http_2xx",
+    last_reason="status 503",
+)
 
 
 @pytest.fixture(name="settings")
@@ -69,7 +81,9 @@ def _well(settings: Settings, ring: Ring, clock: FakeClock) -> Snapshot:
     clock.sleep(0.4)
     found = snapshot.take(settings, clock)
     served = msgspec.structs.replace(found.rings[0], flusher_pid=7, heartbeat_age_s=0.1)
-    return msgspec.structs.replace(found, redis="localhost:6379/0", rings=[served], queue=QUEUE, lease=LEASE)
+    return msgspec.structs.replace(
+        found, redis="localhost:6379/0", rings=[served], queue=QUEUE, lease=LEASE, senders=[]
+    )
 
 
 def with_queue(**changes: Any) -> Callable[[Snapshot], Snapshot]:
@@ -95,6 +109,16 @@ def with_part(name: str, **changes: Any) -> Callable[[Snapshot], Snapshot]:
     )
 
 
+def after_attempt(class_: str) -> Callable[[Snapshot], Snapshot]:
+    """Return what makes this the class of the last attempt, with jobs in line."""
+
+    def change(found: Snapshot) -> Snapshot:
+        report = msgspec.structs.replace(REPORT, last_class=class_)
+        return msgspec.structs.replace(with_queue(waiting=1)(found), senders=[Sender("web-1", 811, report)])
+
+    return change
+
+
 def without_sender(found: Snapshot) -> Snapshot:
     """Return a snapshot with jobs in line and no lease."""
     return msgspec.structs.replace(with_queue(waiting=2, events_queued=40)(found), lease=None)
@@ -105,6 +129,7 @@ def without_redis(found: Snapshot) -> Snapshot:
     return msgspec.structs.replace(found, queue=None, lease=None, queue_trouble="redis cannot be used: timeout.")
 
 
+OWN = Sender("web-1", 811, REPORT)
 TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
     ("redis_away", "trouble", without_redis),
     ("no_flusher", "trouble", with_ring(flusher_pid=None)),
@@ -126,6 +151,12 @@ TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
     ("queue_near_max_bytes", "trouble", with_queue(used_bytes=1000)),
     ("evicting_policy", "warning", with_queue(evicting_policy="allkeys-lru")),
     ("odd_fields", "warning", with_queue(odd_fields=1)),
+    ("credentials_refused", "trouble", after_attempt("http_401")),
+    ("credentials_refused", "trouble", after_attempt("http_404")),
+    ("host_prevents_delivery", "trouble", after_attempt("host")),
+    ("retrying", "warning", after_attempt("http_5xx")),
+    ("retrying", "warning", after_attempt("http_429")),
+    ("retrying", "warning", after_attempt("timeout")),
     ("account_unbalanced", "trouble", with_part("events", balanced=False)),
     ("corrupt", "warning", with_part("events", corrupt=1)),
     ("lost_with_redis", "warning", with_part("events", lost=1)),
@@ -171,6 +202,8 @@ def test_each_trouble_is_found_alone(
         with_queue(used_bytes=799),
         with_queue(max_bytes=None, used_bytes=1 << 40),
         with_queue(lanes=[LaneState("0/4", 3, 0), LaneState("", 1, 0)]),
+        after_attempt("http_2xx"),
+        after_attempt("http_400"),
     ],
 )
 def test_what_is_usual_is_no_trouble(
@@ -234,13 +267,71 @@ def test_the_json_of_a_flow(well: Snapshot, settings: Settings) -> None:
     assert shown["queue_state"] == {
         name: getattr(QUEUE, name) for name in flow.QueueFlow.__struct_fields__ if name != "lanes"
     } | {"lanes": []}
-    assert shown["sender"] == {"host": "web-1", "pid": 811, "number": 3, "lapses_in_s": 4.5, "report": None}
+    holder = {"host": "web-1", "pid": 811, "senders": 1, "number": 3, "lapses_in_s": 4.5}
+    assert shown["sender"] == {**holder, "report": None}
     assert (shown["account"]["accepted"], shown["account"]["in_ring"], shown["account"]["balanced"]) == (1, 1, True)
 
     shown = msgspec.json.decode(msgspec.json.encode(flow.of(without_redis(well), settings)))
 
     assert (shown["queue"], shown["queue_state"], shown["sender"]) == (None, None, None)
     assert shown["queue_trouble"] == "redis cannot be used: timeout."
+
+
+def test_the_report_of_the_sender_with_the_lease(well: Snapshot, settings: Settings) -> None:
+    """A sender that had it before may have left one too."""
+    other = Sender("web-2", 811, REPORT)
+    before, now = (msgspec.structs.replace(well, senders=senders) for senders in ([other], [other, OWN]))
+
+    shown = [flow.of(each, settings).sender for each in (before, now)]
+
+    assert [each and each.report for each in shown] == [None, REPORT]
+
+
+def test_the_reports_of_several_senders_are_summed(well: Snapshot, settings: Settings) -> None:
+    """They have no lease, and the place shown is that of the one that reported last."""
+    several = msgspec.structs.replace(settings, is_multi_processor=True)
+    other = msgspec.structs.replace(
+        REPORT, attempts={"delivered": 2, "retry": 5}, retry_in_s=4.0, last_class="http_5xx"
+    )
+    both = msgspec.structs.replace(well, lease=None, senders=[Sender("web-2", 9, other), OWN])
+
+    shown = flow.of(both, several).sender
+
+    assert shown is not None
+    assert (shown.host, shown.pid, shown.senders, shown.number, shown.lapses_in_s) == ("web-2", 9, 2, None, None)
+    assert shown.report is not None
+    assert (shown.report.attempts["delivered"], shown.report.attempts["retry"]) == (3, 5)
+    assert shown.report.attempt_s_buckets == [(0.1, 0), (1.0, 2), (None, 2)]
+    assert (shown.report.delivered_events, shown.report.retry_in_s) == (40, 4.0)
+    assert (shown.report.last_class, shown.report.classes) == ("http_5xx", {"http_2xx": 2})
+    assert flow.of(msgspec.structs.replace(both, senders=[]), several).sender is None
+
+
+def test_mostly_retries_are_a_trouble(well: Snapshot, settings: Settings) -> None:
+    """Also right after an attempt that delivered; of a few attempts no share is formed."""
+    shown = msgspec.structs.replace(well, senders=[OWN])
+
+    def codes(**attempts: int) -> list[str]:
+        return [each.code for each in findings.of(shown, settings, Recent(attempts=attempts))]
+
+    assert codes(delivered=2, retry=3) == codes(delivered=2, retry=1, blocked=2) == ["mostly_retries"]
+    assert codes(delivered=3, retry=3) == codes(delivered=1, retry=3) == []
+
+
+def test_attempts_of_another_sender_are_no_growth(settings: Settings, ring: Ring, clock: FakeClock) -> None:
+    """Its totals begin at 0 again."""
+    reader = Reader(settings, clock)
+    watch = Watch(settings, reader)
+
+    def codes(retry: int, delivered: int) -> list[str]:
+        report = msgspec.structs.replace(REPORT, attempts={"retry": retry, "delivered": delivered})
+        view = reader.read()
+        shown = msgspec.structs.replace(view.snapshot, queue=QUEUE, lease=LEASE, senders=[Sender("web-1", 811, report)])
+        return [each.code for each in watch.of(msgspec.structs.replace(view, snapshot=shown)).findings]
+
+    assert codes(100, 0) == []
+    assert codes(105, 1) == ["mostly_retries"]
+    assert codes(2, 3) == []
 
 
 def test_a_pipe_without_a_ring(settings: Settings, clock: FakeClock) -> None:

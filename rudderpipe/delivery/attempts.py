@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from rudderpipe.delivery.dispatcher import Decision
 from rudderpipe.delivery.outcome import Outcome
+from rudderpipe.log_text import one_line
 from rudderpipe.service.histogram import Histogram
 
 ATTEMPT_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 REQUEST_EVENTS = (1, 5, 20, 100, 500, 1000, 5000)
 DECISIONS = ("delivered", "retry", "failed", "split", "fewer", "blocked")
+REASON_SHOWN = 199
+"""Characters of a reason, with one more that says that it was cut."""
 NO_STATUS = ("timeout", "connect", "dns", "tls", "broken")
 HOST, UNREADABLE = "host", "unreadable"
 NAMED = (400, 401, 404, 413, 429)
@@ -48,6 +51,10 @@ class AttemptCounts:
         self.delivered_events = 0
         self.failed_events = dict.fromkeys((*CLASSES, UNREADABLE), 0)
         self.splits = 0
+        self.last_class = ""
+        """The class of the last attempt."""
+        self.last_reason = ""
+        """Why the last attempt that did not deliver failed; safe to show, and without anything of what was sent."""
 
     def note(self, decision: Decision) -> None:
         """Count a decision, once for each request. An attempt that the stop of this process cut off is none."""
@@ -55,6 +62,9 @@ class AttemptCounts:
             return
         self.splits += decision.kind == "split"
         if decision.events:  # else no request was sent
-            self.decisions[decision.kind, class_of(decision.outcome)] += 1
+            self.last_class = class_of(decision.outcome)
+            if decision.kind != "delivered":
+                self.last_reason = one_line(decision.outcome.reason, REASON_SHOWN)
+            self.decisions[decision.kind, self.last_class] += 1
             self.seconds.note(decision.seconds)
             self.request_events.note(decision.events)

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
+from rudderpipe.delivery.attempts import HOST, NO_STATUS
 from rudderpipe.log_text import counted
 from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
 from rudderpipe.observe.status_json import lacks_sender
@@ -24,6 +25,8 @@ DOWN_S = 15.0
 OLD_S, TOO_OLD_S = 300.0, 3000.0
 FEWEST_ATTEMPTS = 5
 """A share of fewer attempts says nothing."""
+REPEATED = frozenset(("http_429", "http_5xx", *NO_STATUS))
+"""The classes of attempts that are made again, except ``HOST``."""
 INTENDED = frozenset(("dropped", "invalid", "closed"))
 """The reasons that the application itself brings about. For every other reason an event is lost that was good."""
 REFUSED: dict[str, tuple[str, str]] = {
@@ -76,15 +79,19 @@ class Recent(NamedTuple):
 
     refused: Mapping[str, int] = {}
     """Number of refused events, by reason."""
+    attempts: Mapping[str, int] = {}
+    """Number of attempts, by what became of them."""
 
 
 def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> list[Finding]:
     """Return the troubles that a snapshot shows, the worst first. Refusals are found only with ``recent``."""
+    recent = recent or Recent()
     troubles = [
         *_of_queue_that_is_away(found),
         *_of_ring(found),
-        *_of_refusals((recent or Recent()).refused),
+        *_of_refusals(recent.refused),
         *_of_queue(found, settings),
+        *_of_attempts(found, settings, recent.attempts),
         *_of_account(found),
         *_of_dead_letters(found.dead_letters),
     ]
@@ -262,6 +269,51 @@ def _of_lanes(queue: QueueState) -> Iterator[Finding]:
             "lanes_blocked",
             f"{'Lane' if len(retrying) == 1 else 'Lanes'} {names} must send jobs again{waits}.",
             "The sender's log has the reason.",
+            "Retrying",
+        )
+
+
+def _of_attempts(found: Snapshot, settings: Settings, recent: Mapping[str, int]) -> Iterator[Finding]:
+    report, queue = found.report(settings), found.queue
+    if report is None or queue is None:
+        return
+    jobs = queue.waiting + queue.active
+    last, reason = report.last_class, report.last_reason.rstrip(".")
+    attempts = sum(recent.values())
+    again = recent.get("retry", 0) + recent.get("blocked", 0)
+    if last in ("http_401", "http_404"):
+        what = "the write key" if last == "http_401" else "the source, or the path of the data plane"
+        yield Finding(
+            "trouble",
+            "credentials_refused",
+            f"The data plane refuses {what}: {reason}.",
+            "Correct write_key, data_plane_url and path, restart flusher and sender, then run "
+            "`rudderpipe failed retry --all --replace-write-key`.",
+            "CredentialsRefused",
+        )
+    elif last == HOST and jobs:
+        yield Finding(
+            "trouble",
+            "host_prevents_delivery",
+            f"The sender's host cannot make an attempt: {reason}.",
+            "Correct what the sender's log names; nothing is lost meanwhile.",
+            "NothingDelivered",
+        )
+    elif last in REPEATED and jobs:
+        yield Finding(
+            "warning",
+            "retrying",
+            f"The last attempt at the data plane failed, and the same events are sent again: {reason}.",
+            "See the data plane's status, its load and the way to it; nothing is lost meanwhile.",
+            "Retrying",
+        )
+    elif attempts >= FEWEST_ATTEMPTS and again > attempts / 2:
+        yield Finding(
+            "warning",
+            "mostly_retries",
+            f"{again / attempts:.0%} of the attempts of the last {RECENT_S / 60:.0f} minutes were repeated, the last "
+            f"one because of: {reason}.",
+            "See the data plane's status, its load and the way to it; nothing is lost meanwhile.",
             "Retrying",
         )
 

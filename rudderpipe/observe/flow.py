@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from rudderpipe.observe import findings
 from rudderpipe.observe.findings import RECENT_S, Finding, Recent
 from rudderpipe.observe.reader import Reader, Totals, View
 from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
+from rudderpipe.queue.sender_report import SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
 
@@ -76,13 +77,18 @@ class QueueFlow(msgspec.Struct, frozen=True):
 
 
 class SenderFlow(msgspec.Struct, frozen=True):
-    """The sender that has the lease, and its report."""
+    """The sender that has the lease, and its report; where several senders work, the one that reported last.
+
+    ``report`` is the sum of the reports of all senders that work, and None if none may write one into Redis.
+    """
 
     host: str
     pid: int
-    lapses_in_s: float
-    number: int
-    report: None = None
+    senders: int
+    lapses_in_s: float | None
+    """None where several senders work, which have no lease."""
+    number: int | None
+    report: SenderReport | None
 
 
 class AccountFlow(msgspec.Struct, frozen=True):
@@ -132,7 +138,6 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
     """
     troubles = findings.of(found, settings, recent)
     is_direct = settings.redis is None
-    lease = found.lease
     return Flow(
         pipe=found.pipe,
         host=socket.gethostname(),
@@ -149,10 +154,20 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         ring=_ring(found, totals),
         queue_state=_queue(found.queue) if found.queue is not None else None,
         queue_trouble=found.queue_trouble,
-        sender=SenderFlow(lease.host, lease.pid, lease.lapses_in_s, lease.number) if lease is not None else None,
+        sender=_sender(found, settings),
         account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
         dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
     )
+
+
+def _sender(found: Snapshot, settings: Settings) -> SenderFlow | None:
+    lease, report = found.lease, found.report(settings)
+    if lease is not None:
+        return SenderFlow(lease.host, lease.pid, 1, lease.lapses_in_s, lease.number, report)
+    if not settings.is_multi_processor or not found.senders:
+        return None
+    first = found.senders[0]
+    return SenderFlow(first.host, first.pid, len(found.senders), None, None, report)
 
 
 def _conclusion(found: Snapshot, troubles: list[Finding]) -> Conclusion:
@@ -212,8 +227,8 @@ class Watch:
         self._settings = settings
         self._reader = reader
         self._lock = threading.Lock()
-        self._noted: deque[tuple[float, Mapping[str, int]]] = deque()
-        """Refused events by reason, with the moment; the first is the last one that is at least ``RECENT_S`` old."""
+        self._noted: deque[_Noted] = deque()
+        """Totals of the last ``RECENT_S``; the first is the last one that is at least so old."""
 
     def read(self) -> Flow:
         """Return the flow now. Raise ``RingUnavailable`` if a ring cannot be read."""
@@ -224,12 +239,25 @@ class Watch:
         return of(view.snapshot, self._settings, view.totals, self._recent(view))
 
     def _recent(self, view: View) -> Recent:
-        now_s, refused = view.snapshot.taken_at_s, view.totals.refused
+        report = view.snapshot.report(self._settings)
+        now = _Noted(view.snapshot.taken_at_s, view.totals.refused, report.attempts if report is not None else {})
         with self._lock:
             noted = self._noted
-            if not noted or now_s - noted[-1][0] >= NOTED_EVERY_S:
-                noted.append((now_s, refused))
-            while len(noted) > 1 and now_s - noted[1][0] >= RECENT_S:
+            if not noted or now.at_s - noted[-1].at_s >= NOTED_EVERY_S:
+                noted.append(now)
+            while len(noted) > 1 and now.at_s - noted[1].at_s >= RECENT_S:
                 noted.popleft()
-            before = noted[0][1]
-        return Recent({reason: count - before.get(reason, 0) for reason, count in refused.items()})
+            before = noted[0]
+        return Recent(_growth(before.refused, now.refused), _growth(before.attempts, now.attempts))
+
+
+class _Noted(NamedTuple):
+    at_s: float
+    refused: Mapping[str, int]
+    attempts: Mapping[str, int]
+
+
+def _growth(before: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    """Return by how much each total has grown; all of it if one is lower, because another sender works then."""
+    grown = {name: count - before.get(name, 0) for name, count in now.items()}
+    return grown if min(grown.values(), default=0) >= 0 else dict(now)

@@ -17,6 +17,8 @@ from rudderpipe.flusher import dead_letters
 from rudderpipe.observe import account, host_rings
 from rudderpipe.observe.account import Events, PipeRing, RingAccount
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue import sender_report
+from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import oldest_event
 from rudderpipe.ring.counters import Counters
@@ -158,12 +160,25 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueueState | None
     queue_trouble: str
     lease: LeaseState | None
+    senders: list[Sender]
+    """The senders that report what they do, the one with the latest report first; one that may not write into Redis,
+    or of an earlier version, is absent."""
     dead_letters: DeadLetterState
 
     @property
     def is_stuck(self) -> bool:
         """True when events wait and no process serves their ring."""
         return any(ring.is_stuck for ring in self.rings)
+
+    def report(self, settings: Settings) -> SenderReport | None:
+        """Return the report of the sender that has the lease, or the sum where several work; None without one."""
+        if settings.is_multi_processor:
+            return sender_report.merged([each.report for each in self.senders])
+        lease = self.lease
+        if lease is None:
+            return None
+        own = [each.report for each in self.senders if (each.host, each.pid) == (lease.host, lease.pid)]
+        return own[0] if own else None
 
 
 class Accounted(NamedTuple):
@@ -173,6 +188,7 @@ class Accounted(NamedTuple):
     events: Events
     queue: QueueState | None = None
     lease: LeaseState | None = None
+    senders: Sequence[Sender] = ()
     trouble: str = ""
     """Why Redis could not be read; empty in direct mode."""
 
@@ -210,7 +226,8 @@ def of_queue(queue: Queue, settings: Settings, found: Sequence[PipeRing], tries:
         accounts = [account.of_queue(queue, ring.view, tries) for ring in found]
         counts = queue.counts()
         events = account.total(accounts, counts)
-        return Accounted(accounts, events, _queue(queue, counts, settings), lease_state(queue))
+        state = _queue(queue, counts, settings)
+        return Accounted(accounts, events, state, lease_state(queue), sender_report.read(queue))
     except QueueUnavailable as error:
         return of_rings(found, str(error), tries)
 
@@ -230,6 +247,7 @@ def assembled(
         queue=accounted.queue,
         queue_trouble=accounted.trouble,
         lease=accounted.lease,
+        senders=list(accounted.senders),
         dead_letters=letters,
     )
 

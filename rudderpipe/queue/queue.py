@@ -32,7 +32,7 @@ LOCK_MS = 30_000
 SWEEP_MS = 30_000
 RECOVER_AT_ONCE = 1000
 PROMOTE_AT_ONCE = 1000
-REPEATABLE = frozenset({"renew_locks", "promote_delayed"})
+REPEATABLE = frozenset({"renew_locks", "promote_delayed", "report_sender"})
 """Scripts that may run late, or a second time, without harm."""
 Whose = Literal["all", "free", "ours"]
 NewJob = tuple[str, int] | tuple[str, int, str]

@@ -33,6 +33,7 @@ NAMES = (
     "restore_account",
     "take_lease",
     "release_lease",
+    "report_sender",
 )
 LOST = "LEASELOST"
 OTHER_PLANE = "OTHERPLANE "

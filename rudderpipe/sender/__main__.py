@@ -18,6 +18,7 @@ from rudderpipe.queue.job_wait import JobWait
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.heartbeat import LockRenewer
+from rudderpipe.sender.reporting import Reporting
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.sleep import Sleep, longest_wait_s
 from rudderpipe.sender.state import SenderState
@@ -68,10 +69,11 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
             notify.stopping()
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
+        reporting.work()
 
-    keeper = LockRenewer(
-        Queue(settings, clock, queue.token, meter=state.counts.keepers_redis), state, settings, clock, tick
-    )
+    keepers_queue = Queue(settings, clock, queue.token, meter=state.counts.keepers_redis)
+    reporting = Reporting(keepers_queue, state, clock)
+    keeper = LockRenewer(keepers_queue, state, settings, clock, tick)
     sender = Sender(
         queue,
         dispatchers,

@@ -17,7 +17,7 @@ SCRIPTS = (
     *("put_back", "recover_active", "promote_delayed", "sweep_stalled"),
 )
 """The scripts that the sender's own thread calls."""
-KEEPERS_SCRIPTS = ("renew_locks", "count_jobs", "count_stranded")
+KEEPERS_SCRIPTS = ("renew_locks", "count_jobs", "count_stranded", "report_sender")
 """The scripts that the thread calls which renews lease and locks."""
 
 
