@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
 from weakref import WeakSet
@@ -140,7 +140,7 @@ class Client:
 
     def create_persistence_queue(
         self,
-        redis: str | Mapping[str, Any] | RedisAddress | None = None,
+        redis: str | Mapping[str, Any] | RedisAddress | Sequence[str | Mapping[str, Any] | RedisAddress] | None = None,
         callback: QueueCallback | None = None,
         **settings: Unpack[QueueArguments],
     ) -> None:

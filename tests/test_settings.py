@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from types import UnionType
@@ -301,13 +301,13 @@ def _plain(name: str, type_: Any) -> set[Any]:
 
 
 def test_the_typed_keyword_arguments_are_the_settings() -> None:
-    """Type checkers must know each new or changed setting. For them ``redis`` may also be a mapping."""
+    """Type checkers must know each new or changed setting. For them ``redis`` may also be mappings."""
     types = get_type_hints(Settings, include_extras=True)
     own = {name: _plain(name, type_) for name, type_ in types.items()}
     typed = {name: _plain(name, type_) for name, type_ in get_type_hints(SettingsArguments).items()}
 
     assert own.pop("write_key") == own.pop("data_plane_url") == {str}
-    own["redis"] |= {Mapping[str, Any]}
+    own["redis"] |= {Mapping[str, Any], Sequence[str | Mapping[str, Any] | RedisAddress]}
     assert typed == own
     del typed["redis"]
     assert {name: _plain(name, type_) for name, type_ in get_type_hints(QueueArguments).items()} == typed
@@ -438,7 +438,7 @@ def test_a_wrong_value_is_answered_with_what_the_value_must_be() -> None:
     assert reason_of(AUTOSTART="x") == 'setting autostart: must be true, false or "flusher"'
     assert reason_of({"autostart": 2.5}).startswith('setting autostart: must be true, false or "flusher"')
     assert reason_of(PIPE="a/b").startswith("setting pipe: must be text of 1 to 64 letters, digits")
-    assert reason_of({"redis": 5}) == "setting redis: must be a URL or a mapping, not a number"
+    assert reason_of({"redis": 5}) == "setting redis: must be a URL, a mapping or a list of these, not a number"
     assert reason_of({"redis": {"port": 0}}) == "setting redis.port: must be a whole number from 1 to 65535"
     assert reason_of({"redis": {"sentinels": [5]}}) == (
         "setting redis.sentinels: must be a list of texts, not a number"
@@ -500,3 +500,56 @@ def test_lanes_are_ignored_where_nothing_keeps_them_apart() -> None:
         found = settings.load({**queue, **others}, environment={"RUDDERPIPE_LANES": "4"})
         assert found.lanes_in_use == 1
         assert why in found.lanes_ignored
+
+
+SERVERS = [
+    "redis://a:1/2 rediss://u:p@b  redis+sentinel://c,d/main",
+    ["redis://a:1/2", {"host": "b", "ssl": True, "username": "u", "password": "p"}, "redis+sentinel://c,d/main"],
+]
+
+
+@pytest.mark.parametrize("given", SERVERS, ids=["text", "list"])
+def test_redis_may_be_several_servers(given: Any) -> None:
+    """The first one is where a process with one queue works. It alone names the pipe, so that a list may grow."""
+    loaded = settings.load({"redis": given}, environment={})
+
+    assert [each.place for each in loaded.redis_servers] == ["a:1/2", "b:6379/0", "c,d/main/0"]
+    assert loaded.redis_address.host == "a"
+    assert loaded.pipe_name == settings.load({"redis": "redis://a:1/2"}, environment={}).pipe_name
+    assert settings.from_json(msgspec.json.encode(loaded)) == loaded
+    assert settings.load({"flush_at": 3}, base=loaded).redis_servers == loaded.redis_servers
+
+
+def test_each_queue_has_settings_of_its_own() -> None:
+    """Everything that works on one queue then works on this one."""
+    loaded = settings.load({"redis": SERVERS[0], "queue_name": "q"}, environment={})
+
+    found = loaded.of_queue("rudder-7", 4)
+
+    assert (found.prefix, found.queue_name, found.redis_address.host) == ("rudder-7", "q", "b")
+    assert found.redis_password() == "p"
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([], "setting redis: must not be an empty list"),
+        (["redis://a", 5], "setting redis: must be a URL, a mapping or a list of these, not a number"),
+        (["redis://a", "redis+cluster://b,c"], "setting redis: must not be a list with a cluster"),
+        ("redis://a http://b", "setting redis: must start with redis://"),
+    ],
+)
+def test_a_wrong_list_of_servers_is_refused(given: Any, reason: str) -> None:
+    """The error names the setting."""
+    with pytest.raises(SettingsError) as caught:
+        settings.load({"redis": given}, environment={})
+    assert str(caught.value).startswith(reason)
+
+
+def test_a_password_of_any_server_goes_before_the_file(tmp_path: Path) -> None:
+    """A file beside a password in the list is a mistake, and a credential of systemd is not used then."""
+    with pytest.raises(SettingsError, match="redis_password_file"):
+        settings.load({"redis": SERVERS[0], "redis_password_file": "/x"}, environment={})
+    (tmp_path / "redis_password").write_text("x")
+    found = settings.load({"redis": SERVERS[1]}, environment={"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert found.redis_password_file is None

@@ -34,6 +34,7 @@ NAMES = (
     "take_lease",
     "release_lease",
     "report_sender",
+    "set_route",
 )
 LOST = "LEASELOST"
 OTHER_PLANE = "OTHERPLANE "

@@ -69,7 +69,7 @@ def _value(settings: Settings, name: str) -> Any:
     if name == "data_plane_url":
         return settings.endpoint
     if name == "redis" and settings.redis is not None:
-        return settings.redis_address
+        return settings.redis_address if len(settings.redis_servers) == 1 else settings.redis_servers
     return getattr(settings, name)
 
 

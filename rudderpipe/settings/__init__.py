@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -40,6 +41,7 @@ PATH_WORDS = "text that begins with / and has at most 1000 printable ASCII chara
 ID_WORDS = "text of 1 to 200 printable ASCII characters, without blanks"
 PIPE_WORDS = "text of 1 to 64 letters, digits, dots, underscores and hyphens"
 LANE_WORDS = "a power of two from 1 to 64"
+_NEXT_URL = re.compile(r"\s+(?=[a-z+]+://)")
 AUTOSTART_WORDS = 'true, false or "flusher"'
 
 
@@ -74,7 +76,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     max_internal_queue_size: Annotated[int, Meta(ge=1, le=100_000_000)] = 20_000
     max_batch_bytes: Bytes = 460_800
     # the queue
-    redis: Annotated[str | RedisAddress | None, Meta(description="a URL or a mapping")] = None
+    redis: Annotated[
+        str | RedisAddress | tuple[str | RedisAddress, ...] | None,
+        Meta(description="a URL, a mapping or a list of these"),
+    ] = None
     redis_password_file: str | None = None
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
@@ -120,9 +125,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
                 raise SettingsError("data_plane_url", reason)
         if self.proxy_url:
             _check_url("proxy_url", self.proxy_url, ("http", "https"))
-        if isinstance(self.redis, str):
-            from_url(self.redis)
-        if self.redis_password_file and self.redis is not None and self.redis_address.password is not None:
+        servers = self.redis_servers
+        if self.redis is not None and not servers:
+            raise SettingsError("redis", "must not be an empty list")
+        if len(servers) > 1 and any(each.cluster_nodes for each in servers):
+            raise SettingsError("redis", "must not be a list with a cluster, which has several nodes itself")
+        if self.redis_password_file and any(each.password is not None for each in servers):
             raise SettingsError("redis_password_file", "must not be given together with a password in redis")
         if self.prefix.startswith(("{}", "}")):
             raise SettingsError("prefix", "must not begin with } or {}; a cluster would not keep the keys in one slot")
@@ -134,10 +142,26 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
 
     @property
     def redis_address(self) -> RedisAddress:
-        """The address of Redis. Raises ``SettingsError`` in direct mode."""
+        """The address of Redis, the first one of a list. Raises ``SettingsError`` in direct mode."""
         if self.redis is None:
             raise SettingsError("redis", "is missing")
-        return from_url(self.redis) if isinstance(self.redis, str) else self.redis
+        return self.redis_servers[0]
+
+    @property
+    def redis_servers(self) -> tuple[RedisAddress, ...]:
+        """The addresses of all Redis servers; empty in direct mode. As text, several URLs have blanks in between."""
+        given = self.redis
+        if given is None:
+            return ()
+        if isinstance(given, str):
+            given = tuple(_NEXT_URL.split(given.strip()))
+        each_given = given if isinstance(given, tuple) else (given,)
+        return tuple(from_url(each) if isinstance(each, str) else each for each in each_given)
+
+    def of_queue(self, prefix: str, server: int) -> Settings:
+        """Return the settings of one of several queues, with its prefix and with the Redis server that has it."""
+        servers = self.redis_servers
+        return msgspec.structs.replace(self, prefix=prefix, redis=servers[server % len(servers)])
 
     @property
     def current_write_key(self) -> str:
@@ -262,11 +286,10 @@ def load(
     for name in ("runtime_dir", "spool_dir", "ca_file", *SECRET_FILES):
         if isinstance(merged.get(name), str):
             merged[name] = _absolute(name, merged[name])
-    if isinstance(merged.get("redis"), Mapping):
-        merged["redis"] = {
-            name: _absolute(f"redis.{name}", value) if name in PATHS and isinstance(value, str) else value
-            for name, value in merged["redis"].items()
-        }
+    if isinstance(merged.get("redis"), (list, tuple)):
+        merged["redis"] = [_with_absolute_paths(each) for each in merged["redis"]]
+    else:
+        merged["redis"] = _with_absolute_paths(merged.get("redis"))
     if "proxy_url" not in merged and isinstance(merged.get("data_plane_url"), str):
         merged["proxy_url"] = proxies.from_environment(environment, merged["data_plane_url"])
     return _convert(merged)
@@ -299,10 +322,23 @@ def _add_credentials(merged: dict[str, Any], environment: Mapping[str, str]) -> 
         raise SettingsError("pipe", reason)
 
 
+def _with_absolute_paths(redis: Any) -> Any:
+    if not isinstance(redis, Mapping):
+        return redis
+    return {
+        name: _absolute(f"redis.{name}", value) if name in PATHS and isinstance(value, str) else value
+        for name, value in redis.items()
+    }
+
+
 def _has_password(redis: Any) -> bool:
     if isinstance(redis, Mapping):
         return redis.get("password") is not None
-    return (from_url(redis) if isinstance(redis, str) else redis).password is not None
+    if isinstance(redis, (list, tuple)):
+        return any(map(_has_password, redis))
+    if isinstance(redis, str):
+        return any(from_url(each).password is not None for each in _NEXT_URL.split(redis.strip()))
+    return redis.password is not None
 
 
 def _check_text(path: str, value: Any) -> None:

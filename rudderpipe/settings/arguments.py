@@ -5,14 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from rudderpipe.settings.redis_url import RedisAddress
 
 
 class _Redis(TypedDict, total=False):
-    redis: str | Mapping[str, Any] | RedisAddress | None
+    redis: (
+        str
+        | Mapping[str, Any]
+        | RedisAddress
+        | Sequence[str | Mapping[str, Any] | RedisAddress]
+        | tuple[str | RedisAddress, ...]
+        | None
+    )
 
 
 class _Renamed(TypedDict, total=False):
