@@ -11,20 +11,26 @@ NODE := native_tests/node
 NODE_READY := $(NODE)/node_modules/.ready
 NODE_THERE := node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null
 WHEEL := .venv-wheel
+SITE := build/docs
+# A warning is an error. Every page is read anew, because pages depend on the code too.
+SPHINX := $(BIN)/python -m sphinx -q -W --keep-going -E -a
+SOURCES := rudderpipe tests native_tests bench docs/conf.py docs/site
 # Two at a time, because most tests wait for a process or a socket.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo test quick lint coverage matrix wheel-test bench setup binutils namespaces promtool clean
+.PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool clean
 
 help:
 	@echo 'make demo        see it work: workers and the sender are killed under load, and no event is lost'
 	@echo 'make quick       the hermetic tests without the slow ones'
 	@echo 'make test        all tests: also those with real Redis, Bull, Node, gunicorn, uWSGI and kill -9'
-	@echo 'make lint        ruff and mypy'
+	@echo 'make lint        ruff, mypy, and the documentation with its links'
 	@echo 'make coverage    the hermetic tests, and how much of the package they run'
 	@echo 'make matrix      the hermetic tests on every Python from 3.10 that is on this machine'
 	@echo 'make wheel-test  build the wheel, install it, and run the hermetic tests against it'
 	@echo 'make bench       the benchmarks: 20 minutes, and docs/benchmarks.md is made anew'
+	@echo 'make docs        the documentation site, in $(SITE)'
+	@echo 'make linkcheck   the links of the site to other sites'
 	@echo 'make setup       only the set-up of make test'
 	@echo 'make clean       remove everything that these made'
 
@@ -38,9 +44,17 @@ quick: $(READY)
 	$(BIN)/python -m pytest -q $(PARALLEL) -m 'not slow' tests
 
 lint: $(READY)
-	$(BIN)/ruff check rudderpipe tests native_tests bench
-	$(BIN)/ruff format --check rudderpipe tests native_tests bench
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(SPHINX) -b dummy docs $(SITE)-lint
+
+docs: $(READY)
+	$(SPHINX) -b html docs $(SITE)
+	@echo 'the site is $(CURDIR)/$(SITE)/index.html'
+
+linkcheck: $(READY)
+	$(SPHINX) -b linkcheck docs $(SITE)-links
 
 coverage: $(READY)
 	@# One process: with several, each would have figures of its own.
@@ -125,4 +139,4 @@ $(NODE_READY): $(NODE)/package.json $(NODE)/package-lock.json $(NODE)/.npmrc
 
 clean:
 	rm -rf $(VENV) .venv-matrix $(WHEEL) $(NODE)/node_modules .pytest_cache .mypy_cache .ruff_cache .hypothesis \
-	  .coverage dist
+	  .coverage build dist

@@ -11,7 +11,8 @@ import pytest
 
 import rudderpipe
 from rudderpipe.cli import main
-from rudderpipe.service import bootstrap
+from rudderpipe.flusher.__main__ import parser as flusher
+from rudderpipe.sender.__main__ import parser as sender
 from rudderpipe.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -85,12 +86,21 @@ def test_every_command_exists_with_its_options(text: str) -> None:
 @pytest.mark.parametrize("text", pages())
 def test_every_option_exists(text: str) -> None:
     """An option that stands alone in a sentence belongs to one of our programs, or to a known one."""
-    ours = set().union(*map(options, parsers().values()), options(bootstrap.parser("flusher", "")))
-    ours |= set(re.findall(r'"(--[a-z-]+)"', (PACKAGE / "flusher" / "__main__.py").read_text()))
-    ours |= set(re.findall(r'"(--[a-z-]+)"', (PACKAGE / "sender" / "__main__.py").read_text()))
+    ours = set().union(*map(options, parsers().values()), options(flusher()), options(sender()))
     named = {option for code in code_of(text) for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)}
 
     assert named - ours - OTHER_PROGRAMS == set()
+
+
+def test_every_page_is_listed() -> None:
+    """The list is the navigation of the site, and how a reader of the repository finds a page."""
+    docs = ROOT / "docs"
+    listed = re.findall(r"^\| \[[^]]+\]\(([a-z/-]+\.md)\)", (docs / "README.md").read_text(), re.MULTILINE)
+
+    assert sorted(page for page in listed if "/" not in page) == sorted(
+        page.name for page in docs.glob("*.md") if page.name not in ("README.md", "index.md")
+    )
+    assert [page for page in listed if not (docs / page).exists()] == []
 
 
 def test_no_example_uses_the_port_of_another_program() -> None:

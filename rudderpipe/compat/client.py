@@ -393,7 +393,7 @@ class Client:
     def flush(self) -> None:
         """Wait until the events have left the ring and ``on_error`` has returned for those that failed.
 
-        Give up when nothing has moved for ``STUCK_S``. The events that stay are delivered without this process.
+        Give up when nothing has moved for 10 s. The events that stay are delivered without this process.
         """
         if self._ring is None:
             return

@@ -25,7 +25,7 @@ from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
-from rudderpipe.service.arguments import add_option, number
+from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
@@ -200,19 +200,22 @@ def check(settings: Settings, clock: Clock) -> int:
     return EXIT_OK
 
 
+def parser() -> Parser:
+    """Return the parser of the program's arguments."""
+    made = bootstrap.parser("flusher", "Moves events from the ring to the queue, or without a queue to the data plane.")
+    add_option(made, "--detach", does="run in the background (for autostart)", action="store_true")
+    does_linger = "end linger_s after the last producer has ended (for autostart)"
+    add_option(made, "--lingers", does=does_linger, action="store_true")
+    claim, descriptor = "unlock this start lock once serving (for autostart)", number(int, 0, 1 << 30)
+    add_option(made, "--claim", does=claim, default="none", type=descriptor, metavar="FD")
+    add_option(made, "--check", does="only check that Redis and the queue can be used", action="store_true")
+    add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
+    return made
+
+
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
-    parser = bootstrap.parser(
-        "flusher", "Moves events from the ring to the queue, or without a queue to the data plane."
-    )
-    add_option(parser, "--detach", does="run in the background (for autostart)", action="store_true")
-    does_linger = "end linger_s after the last producer has ended (for autostart)"
-    add_option(parser, "--lingers", does=does_linger, action="store_true")
-    claim, descriptor = "unlock this start lock once serving (for autostart)", number(int, 0, 1 << 30)
-    add_option(parser, "--claim", does=claim, default="none", type=descriptor, metavar="FD")
-    add_option(parser, "--check", does="only check that Redis and the queue can be used", action="store_true")
-    add_option(parser, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
     settings.require("write_key", "data_plane_url")

@@ -26,12 +26,15 @@ class Ingested(msgspec.Struct, frozen=True, kw_only=True):
     already: int = 0
     """Events that an earlier run had put into the ring, and that were not sent again."""
     delivered: int = 0
+    """Events that the data plane has accepted."""
     failed: int = 0
+    """Events that will not be delivered; ``rudderpipe failed`` shows them."""
     refused: int = 0
     """Records that are no events, or that ``before_send`` or sampling left out."""
     rejects: dict[str, int] = {}
     """How many were refused, by reason."""
     seconds: float = 0.0
+    """How long this run took."""
     resumed_from: Start | None = None
     """Where this run went on; None if it began at the beginning."""
     warnings: tuple[str, ...] = ()
@@ -47,6 +50,7 @@ class IngestionProgress(msgspec.Struct, frozen=True, kw_only=True):
     """An ingestion at one moment, in this run."""
 
     source: str
+    """The file that is read, or the name of the iterable."""
     number: int
     """The record that is next."""
     done_bytes: int
@@ -56,10 +60,12 @@ class IngestionProgress(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int | None
     """The bytes of all files; None if that is not known, as for standard input and iterables."""
     read: int
+    """Records that were read, as in ``Ingested``; so are the next four."""
     accepted: int
     delivered: int
     failed: int
     refused: int
     seconds: float
+    """How long this run has taken."""
     obstacle: str
     """What holds the events up now, empty if they move."""

@@ -23,7 +23,7 @@ from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.sleep import Sleep, longest_wait_s
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
-from rudderpipe.service.arguments import add_option, number
+from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
@@ -118,13 +118,18 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
             plane.close()
 
 
+def parser() -> Parser:
+    """Return the parser of the program's arguments."""
+    made = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
+    parent, pid = "end after this parent process, when no job is left (for autostart)", number(int, 1, 1 << 30)
+    add_option(made, "--parent", does=parent, default="none", type=pid, metavar="PID")
+    add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
+    return made
+
+
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
-    parser = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
-    parent, pid = "end after this parent process, when no job is left (for autostart)", number(int, 1, 1 << 30)
-    add_option(parser, "--parent", does=parent, default="none", type=pid, metavar="PID")
-    add_option(parser, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     clock, stop = Clock(), bootstrap.stop_flag(arguments)
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")

@@ -30,23 +30,39 @@ class RedisAddress(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """
 
     host: str = "localhost"
+    """The host name or the address."""
     port: Annotated[int, Meta(ge=1, le=65535)] = REDIS_PORT
+    """From 1 to 65535."""
     db: Annotated[int, Meta(ge=0)] = 0
+    """The number of the database, from 0."""
     username: str | None = None
+    """The user of Redis; None for its default user."""
     password: str | None = None
+    """The password of that user."""
     protocol: Annotated[int, Meta(ge=2, le=3)] | None = None
     """2 for RESP2, 3 for RESP3; None for redis-py's default."""
     ssl: bool = False
+    """Whether to use TLS."""
     unix_socket_path: str | None = None
+    """The socket of a Redis on this host."""
     ssl_ca_file: str | None = None
+    """The certificates to trust; None for those of the system."""
     ssl_cert_file: str | None = None
+    """The certificate of the client."""
     ssl_key_file: str | None = None
+    """The key of the client's certificate."""
     ssl_check_hostname: bool = True
+    """Whether the certificate of Redis must name the host."""
     sentinels: tuple[str, ...] = ()
+    """The sentinels, each ``host`` or ``host:port`` (26379 by default)."""
     service_name: str | None = None
+    """The name under which the sentinels know the master."""
     sentinel_username: str | None = None
+    """The user of the sentinels."""
     sentinel_password: str | None = None
+    """The password of that user."""
     cluster_nodes: tuple[str, ...] = ()
+    """Nodes of a Redis Cluster, each ``host`` or ``host:port``; one that responds is enough."""
 
     def __post_init__(self) -> None:
         if sum(map(bool, (self.unix_socket_path, self.sentinels, self.cluster_nodes))) > 1:

@@ -20,20 +20,20 @@ class FlushResult(msgspec.Struct, frozen=True):
 
     Events of other processes on this host are included. The result is true if all is well: every event that was in the
     ring when the flush began reached its destination within the time, and none has failed.
-
-    ``queued`` events are in Redis; with ``until="delivered"`` only those that are not delivered yet count. ``rudderpipe
-    failed`` shows the ``failed`` events; direct mode sends those again that were only tried too often. ``pending``
-    events were in the ring when the flush began and are still there. ``complete`` is False while some are. ``reason``
-    says why events failed last, why events stay in the ring, or why the ring could not be flushed at all; it is empty
-    otherwise.
     """
 
     queued: int = 0
+    """Events in Redis; with ``until="delivered"`` only those that are not delivered yet."""
     delivered: int = 0
+    """Events that the data plane has accepted."""
     failed: int = 0
+    """Events that ``rudderpipe failed`` shows. Direct mode sends those again that were only tried too often."""
     pending: int = 0
+    """Events that were in the ring when the flush began, and are still there."""
     complete: bool = True
+    """False while events are pending."""
     reason: str = ""
+    """Why events failed last, why they stay in the ring, or why the ring could not be flushed; empty otherwise."""
 
     def __bool__(self) -> bool:
         return self.complete and not self.failed

@@ -23,7 +23,9 @@ class Exposition(NamedTuple):
     """The metrics as text, and its type."""
 
     content: bytes
+    """The text, in UTF-8."""
     content_type: str
+    """The value of the header ``Content-Type``."""
 
 
 def text(settings: Settings | None = None, accept: str = "") -> Exposition:
