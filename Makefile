@@ -37,7 +37,7 @@ help:
 demo: $(DEMO_READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool
+test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd
 	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(READY)
@@ -83,7 +83,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.page
 
-setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -122,6 +122,11 @@ promtool:
 	@# As root on Linux the alerts are checked by Prometheus's own tool, where Debian has it.
 	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v promtool >/dev/null || \
 	  .ci/system-package prometheus -- "promtool is missing"
+
+systemd:
+	@# As root on Linux the units are checked by systemd's own tool, where Debian has it. It need not run.
+	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v systemd-analyze >/dev/null || \
+	  .ci/system-package systemd -- "systemd-analyze is missing"
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	@echo "installing the peers that the benchmarks compare with into $(VENV)"
