@@ -18,7 +18,7 @@ SOURCES := rudderpipe tests native_tests bench docs/conf.py docs/site
 # Two at a time, because most tests wait for a process or a socket.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool clean
+.PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool systemd clean
 
 help:
 	@echo 'make demo        see it work: workers and the sender are killed under load, and no event is lost'
