@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 
 from native_tests.pages import DOCS
 from native_tests.processes import Processes, free_port, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
+yaml: Any = pytest.importorskip("yaml", reason="needs pyyaml, of the extra test")
 RECIPES = DOCS / "deploy"
 BIN = Path(sys.executable).parent
 CLIENTS = 3
@@ -91,8 +93,8 @@ class Deployment:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "XDG_STATE_HOME": os.environ["XDG_STATE_HOME"],
             "PORT": str(self.port),
-            **self._isolated,
             **{name: self.own(value) for name, value in more.items()},
+            **self._isolated,
         }
 
     def start(self, *command: str, environment: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
@@ -112,8 +114,9 @@ class Deployment:
         sender.wait()
 
     def ring_events(self) -> int:
-        """Return how many events wait in the pipe's rings."""
-        return sum(ring.events for ring in self.processes.status().rings)
+        """Return how many events wait in the pipe's ring, which is gone once it is empty and not used any more."""
+        ring = self.processes.status().ring
+        return ring.in_ring if ring else 0
 
     def workers(self, server: subprocess.Popen[bytes]) -> set[int]:
         """Return the pids of a server's own children."""
@@ -205,6 +208,11 @@ def stop(process: subprocess.Popen[bytes], within_s: float = 40) -> float:
     process.send_signal(signal.SIGTERM)
     assert process.wait(within_s) == 0
     return time.monotonic() - began_s
+
+
+def manifests(name: str) -> list[dict[str, Any]]:
+    """Return the manifests of a file for Kubernetes."""
+    return list(yaml.safe_load_all((RECIPES / "kubernetes" / name).read_text()))
 
 
 def variables(text: str) -> dict[str, str]:
