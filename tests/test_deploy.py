@@ -14,6 +14,7 @@ import pytest
 from rudderpipe import settings as settings_module
 from rudderpipe.observe.doctor.host import FORBIDDEN
 from rudderpipe.observe.metrics.table import METRICS
+from rudderpipe.queue.keys import Keys
 from rudderpipe.service.http import PATHS
 from rudderpipe.service.signals import EXIT_USAGE, GRACE_S
 from rudderpipe.settings import Settings, mistakes
@@ -386,15 +387,15 @@ def test_the_image_installs_extras_that_exist() -> None:
 
 
 def test_the_autoscaler_asks_for_a_metric_that_exists() -> None:
-    """With the label that the metric has, for a Deployment that exists."""
+    """It is a metric of the queue, with its name as the label, and the Deployment exists too."""
     (scaled,) = manifests("ScaledObject")
-    (metric, label, queue) = re.fullmatch(
-        r'max\((\w+)\{(\w+)="(.*)"\}\)', scaled["spec"]["triggers"][0]["metadata"]["query"]
-    ).groups()
+    asked = re.fullmatch(r'max\((\w+)\{(\w+)="(.*)"\}\)', scaled["spec"]["triggers"][0]["metadata"]["query"])
+    assert asked
+    metric, label, queue = asked.groups()
     settings = settings_module.load(environment=environments()["kubernetes"])
 
-    assert (label, queue) == ("queue", f"{settings.prefix}:{settings.queue_name}")
-    assert label in next(each for each in METRICS if each.name == metric).labels
+    assert (label, f"{queue}:") == ("queue", Keys(settings.prefix, settings.queue_name).base)
+    assert [each.source for each in METRICS if each.name == metric] == [label]
     assert scaled["spec"]["scaleTargetRef"]["name"] in pods()
     (budget,) = manifests("PodDisruptionBudget")
     assert budget["spec"]["selector"]["matchLabels"] == pods()["rudderpipe-sender"]["metadata"]["labels"]

@@ -167,7 +167,7 @@ def units(pipe: Examination) -> Result:
         if str(runtime_dir.HOME) in proc.value_of(lines, _HIDES):
             wrong.append(f"{_HIDES}={runtime_dir.HOME}")
         if wrong:
-            fix = f"remove it: systemctl edit {name}; docs/operations.md has a unit that works"
+            fix = f"remove it: systemctl edit {name}; docs/deployment.md has units that work"
             found.append(fail(f"the unit {name} of the {what} says {', '.join(wrong)}", fix))
     if not seen:
         raise Skipped("no process of the pipe is in a systemd service")
