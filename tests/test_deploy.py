@@ -18,7 +18,7 @@ from rudderpipe.queue.keys import Keys
 from rudderpipe.service.http import PATHS
 from rudderpipe.service.signals import EXIT_USAGE, GRACE_S
 from rudderpipe.settings import Settings, mistakes
-from tests.test_docs import PACKAGE, ROOT, options_of_programs
+from tests.test_docs import PACKAGE, ROOT, flusher, options, sender
 
 yaml: Any = pytest.importorskip("yaml", reason="needs pyyaml, of the extra test")
 
@@ -178,7 +178,8 @@ def test_every_command_of_ours_has_options_that_exist() -> None:
         if ours is None:
             continue
         found.setdefault(name, set()).add(ours[1])
-        assert set(re.findall(r"--[a-z-]+", ours[2])) <= options_of_programs(), command
+        parser = flusher() if ours[1] == "flusher" else sender()
+        assert set(re.findall(r"--[a-z-]+", ours[2])) <= options(parser), command
 
     assert found.pop("rudderpipe-flusher@.service") | found.pop("rudderpipe-sender@.service") == {"flusher", "sender"}
     assert found.pop("Procfile") == {"sender"}

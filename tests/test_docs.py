@@ -28,7 +28,7 @@ OTHER_PROGRAMS = frozenset(
         *("--init", "--stop-timeout", "--no-deps", "--system", "--now"),
     )
 )
-"""Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest, argcomplete, benchmarks, systemd."""
+"""Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest, argcomplete, benchmarks."""
 
 
 def pages() -> list[pytest.ParameterSet]:
