@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 
 from rudderpipe import settings as settings_module
+from rudderpipe.flusher.__main__ import parser as flusher
 from rudderpipe.observe.doctor.host import FORBIDDEN
 from rudderpipe.observe.metrics.table import METRICS
 from rudderpipe.queue.keys import Keys
+from rudderpipe.sender.__main__ import parser as sender
 from rudderpipe.service.http import PATHS
 from rudderpipe.service.signals import EXIT_USAGE, GRACE_S
 from rudderpipe.settings import Settings, mistakes
-from tests.test_docs import PACKAGE, ROOT, flusher, options, sender
+from tests.test_docs import PACKAGE, ROOT, options
 
 yaml: Any = pytest.importorskip("yaml", reason="needs pyyaml, of the extra test")
 
