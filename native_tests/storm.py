@@ -24,7 +24,7 @@ from native_tests.processes import Processes, wait_until
 from native_tests.storm_processes import StormProcesses, resume
 from native_tests.storm_result import Excuses, Name, PlaneLog, StormResult
 from native_tests.storm_watch import Watch
-from rudderpipe.cli.failed import failed_jobs
+from rudderpipe.observe.failed_store import failed_jobs
 from rudderpipe.observe import snapshot
 from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.queue.failed_jobs import Selection

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from msgspec import Raw
 
-from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.delivery import outcome
 from rudderpipe.flusher import dead_letters
 from rudderpipe.flusher.dead_letters import PAGE_BYTES, DeadLetters, Record
 from rudderpipe.flusher.direct_sink import DirectSink
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import Damaged
+from rudderpipe.observe.dead_letter_jobs import DeadLetterJobs
 from rudderpipe.queue.failed_jobs import FailedJob, Selection
 from rudderpipe.ring import counters, memory
 from rudderpipe.ring import layout as at

@@ -33,6 +33,7 @@ ONLY = {
     },
     "urllib3": {"delivery.connection"},
     "psutil": {"process.identity", "observe.metrics.of_process", "cli.demo"},
+    "waitress": {"observe.web.server"},
     "rudderpipe.delivery": {"delivery", "transports.sync", "flusher", "sender", "observe"},
 }
 """The only modules or packages that may import these, so that the application's process loads them late or never."""

@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.flusher import dead_letters
@@ -23,6 +22,7 @@ from rudderpipe.flusher.redelivery import PROBE_S
 from rudderpipe.flusher.ring_set import Rings
 from rudderpipe.observe import account
 from rudderpipe.observe.account import Events
+from rudderpipe.observe.dead_letter_jobs import DeadLetterJobs
 from rudderpipe.queue.failed_jobs import Selection
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, TextIO
+from typing import BinaryIO, TextIO
 
 import msgspec
 
 from rudderpipe.cli import local_time
-from rudderpipe.cli.dead_letters import DeadLetterJobs
 from rudderpipe.cli.progress import Progress
 from rudderpipe.flusher import dead_letters
 from rudderpipe.log_text import counted, one_line
-from rudderpipe.process.clock import Clock, iso_ms
-from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, FailedJobs, Selection
-from rudderpipe.queue.queue import Queue
+from rudderpipe.observe.failed_store import FailedStore
+from rudderpipe.process.clock import iso_ms
+from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, Selection
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from rudderpipe.settings import Settings
 
@@ -51,30 +50,6 @@ class Changed(msgspec.Struct, frozen=True):
     events: int
     done: int
     """The jobs that are in line again, deleted or written; 0 with ``--dry-run``."""
-
-
-class FailedStore(Protocol):
-    """The store of failed jobs: the failed set of the queue, or the dead letters of direct mode."""
-
-    def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
-        """Yield the selected jobs, oldest first, without jobs that fail meanwhile."""
-
-    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False, write_key: str | None = None) -> int:
-        """Make at most ``AT_ONCE`` jobs wait again, in this order and with this key. Return how many wait again."""
-
-    def remove(self, ids: Sequence[str]) -> tuple[int, int]:
-        """Delete at most 1,000 jobs permanently. Return the number of deleted jobs and of their events."""
-
-
-@contextmanager
-def failed_jobs(settings: Settings) -> Iterator[FailedStore]:
-    """Yield the store of failed jobs of the pipe that these settings name."""
-    if settings.redis is None:
-        with closing(DeadLetterJobs(settings, Clock())) as spooled:
-            yield spooled
-        return
-    with closing(Queue(settings, Clock())) as queue:
-        yield FailedJobs(queue)
 
 
 def name_other_pipes(settings: Settings) -> None:

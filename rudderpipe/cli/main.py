@@ -78,10 +78,11 @@ def _metrics(arguments: argparse.Namespace) -> int:
 
 def _failed(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli import failed
+    from rudderpipe.observe.failed_store import failed_jobs
     from rudderpipe.queue.failed_jobs import Selection
 
     if arguments.action == "show":
-        with failed.failed_jobs(settings_of(arguments)) as found:
+        with failed_jobs(settings_of(arguments)) as found:
             return failed.show(found, arguments.id, as_json=arguments.json)
     picked = arguments.id or arguments.since or arguments.reason
     if arguments.action in ("retry", "delete") and not (picked or arguments.all):
@@ -94,7 +95,7 @@ def _failed(arguments: argparse.Namespace) -> int:
         reason=arguments.reason,
     )
     settings = settings_of(arguments)
-    with failed.failed_jobs(settings) as found:
+    with failed_jobs(settings) as found:
         if arguments.action == "list":
             failed.name_other_pipes(settings)
             return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
@@ -172,6 +173,35 @@ def _queue(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.queue import queue
 
     return queue(settings_of(arguments), adopt=arguments.adopt, as_json=arguments.json)
+
+
+def _web(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.web import Given, web
+
+    given = Given(
+        arguments.listen,
+        arguments.token_file,
+        tuple(arguments.allow_host or ()),
+        behind_https=arguments.behind_https,
+        shows_events=arguments.show_events,
+    )
+    return web(settings_of(arguments), given)
+
+
+def _add_web(commands: Any) -> None:
+    what = "serve a page that shows the pipe in a browser, and acts on failed jobs and the queue for who has the token"
+    page = _add(commands, "web", what, _web)
+    where = "address to listen on; any one except loopback needs --token-file"
+    add_option(page, "--listen", does=where, default="127.0.0.1:9770", metavar="HOST:PORT")
+    file = "file with the token, of 32 characters or more, that only its owner may read"
+    add_option(page, "--token-file", does=file, default="none, so nobody may change anything", metavar="FILE")
+    host = "also respond under this host name; may be repeated"
+    add_option(page, "--allow-host", does=host, default="those of loopback", action="append", metavar="NAME")
+    proxy = "a proxy with TLS is in front of the page"
+    add_option(page, "--behind-https", does=proxy, action="store_true")
+    add_option(page, "--show-events", does="also show the payload of failed events", action="store_true")
+    add_settings(page)
+    page.set_defaults(listen="127.0.0.1:9770")
 
 
 def _rings(arguments: argparse.Namespace) -> int:
@@ -316,6 +346,7 @@ def parser() -> Parser:
     add_option(metrics, "--json", does="print a JSON array, for example for Telegraf", action="store_true")
     add_settings(metrics)
 
+    _add_web(commands)
     _add_doctor(commands)
     _add_failed(commands)
     _add_rings(commands)

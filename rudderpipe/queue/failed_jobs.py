@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,9 @@ from rudderpipe.queue.queue import Queue, pack
 AT_ONCE = 100
 """Jobs in one round trip. The number is small because each job comes with its data."""
 TRIM_AT_ONCE = 1000
+SEARCHED_AT_ONCE = 1000
+SEARCHED_AT_MOST = 20_000
+"""A page by reason looks at so many of the newest jobs, because Redis has no index of reasons."""
 
 
 class FailedJob(msgspec.Struct, frozen=True):
@@ -38,6 +42,7 @@ class Selection(msgspec.Struct, frozen=True):
 
     ids: frozenset[str] | None = None
     since_ms: int | None = None
+    until_ms: int | None = None
     reason: str | None = None
     """A case-insensitive substring of the failure reason."""
 
@@ -46,8 +51,23 @@ class Selection(msgspec.Struct, frozen=True):
         return (
             (self.ids is None or failed.id in self.ids)
             and (self.since_ms is None or failed.failed_at_ms >= self.since_ms)
-            and (self.reason is None or self.reason.lower() in failed.reason.lower())
+            and (self.until_ms is None or failed.failed_at_ms <= self.until_ms)
+            and self.takes_reason(failed.reason)
         )
+
+    def takes_reason(self, reason: str) -> bool:
+        """Return True if the selection includes jobs with this failure reason."""
+        return self.reason is None or self.reason.lower() in reason.lower()
+
+
+class Page(NamedTuple):
+    """Some of the selected jobs, newest first."""
+
+    jobs: list[FailedJob]
+    next: str | None
+    """Where the next page begins; None for the last page."""
+    total: int
+    """The number of selected jobs, of the newest ``SEARCHED_AT_MOST`` when they are selected by reason."""
 
 
 class FailedJobs:
@@ -63,13 +83,16 @@ class FailedJobs:
         """Yield the selected jobs, oldest first. Jobs that fail after the call began are not included."""
         names = self._names(selection)[:: -1 if newest_first else 1]
         for start in range(0, len(names), AT_ONCE):
-            yield from filter(selection.takes, self._read(names[start : start + AT_ONCE]))
+            piece = names[start : start + AT_ONCE]
+            if selection.reason is not None:
+                piece = self._with_reason(piece, selection)  # before the data of all these jobs is read
+            yield from filter(selection.takes, self._read(piece))
 
     def _names(self, selection: Selection) -> list[tuple[bytes, int]]:
         failed = self._queue.keys.failed
         if selection.ids is None:
-            since: int | str = "-inf" if selection.since_ms is None else selection.since_ms
-            (known,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, "+inf", withscores=True))
+            since, until = _bounds(selection)
+            (known,) = self._queue.ask(lambda pipe: pipe.zrangebyscore(failed, since, until, withscores=True))
         else:
             known = self._since([name.encode(errors="surrogateescape") for name in selection.ids])
         # Jobs of the same millisecond are sorted by number, because Redis sorts "10" before "9".
@@ -82,6 +105,58 @@ class FailedJobs:
         scores = self._queue.ask(lambda pipe: [pipe.zscore(failed, name) for name in names])
         return [(name, score) for name, score in zip(names, scores, strict=True) if score is not None]
 
+    def page(self, selection: Selection, after: str | None, limit: int) -> Page:
+        """Return the next ``limit`` selected jobs after the ``next`` of a page, newest first. ``ids`` have no effect.
+
+        Only the page's own jobs are read with their data. Raise ``ValueError`` if ``after`` is no ``next``.
+        """
+        before = _place(after) if after is not None else None
+        found: list[tuple[bytes, int]] = []
+        total = 0
+        if selection.reason is None:
+            since, until = _bounds(selection)
+            (total,) = self._queue.ask(lambda pipe: pipe.zcount(self._queue.keys.failed, since, until))
+        for names in self._newest_first(selection, before):
+            if selection.reason is None:
+                found += _behind(names, before)
+                if len(found) > limit:
+                    break
+                continue
+            names_with_it = self._with_reason(names, selection)
+            total += len(names_with_it)
+            found += _behind(names_with_it, before)
+        jobs_ = [
+            job for start in range(0, limit, AT_ONCE) for job in self._read(found[start : min(start + AT_ONCE, limit)])
+        ]
+        last = found[limit - 1] if len(found) > limit else None
+        return Page(jobs_, None if last is None else f"{last[1]}:{last[0].decode(errors='surrogateescape')}", total)
+
+    def _newest_first(
+        self, selection: Selection, before: tuple[int, bytes] | None
+    ) -> Iterator[list[tuple[bytes, int]]]:
+        """Yield pieces of the failed set in Redis's own order, newest first.
+
+        A search by reason begins with the newest job, because it counts all jobs, and looks at ``SEARCHED_AT_MOST``.
+        """
+        keys, (since, until) = self._queue.keys, _bounds(selection)
+        if selection.reason is None and before is not None:
+            until = before[0]
+        end = SEARCHED_AT_MOST if selection.reason is not None else sys.maxsize
+        for start in range(0, end, SEARCHED_AT_ONCE):
+            (piece,) = self._queue.ask(
+                lambda pipe, start=start: pipe.zrevrangebyscore(  # type: ignore[misc]  # mypy does not know the default
+                    keys.failed, until, since, start=start, num=SEARCHED_AT_ONCE, withscores=True
+                )
+            )
+            yield [(name, int(score)) for name, score in piece]
+            if len(piece) < SEARCHED_AT_ONCE:
+                return
+
+    def _with_reason(self, names: Sequence[tuple[bytes, int]], selection: Selection) -> list[tuple[bytes, int]]:
+        base = self._queue.keys.base.encode()
+        reasons = self._queue.ask(lambda pipe: [pipe.hget(base + name, "failedReason") for name, _ in names])
+        return [name for name, reason in zip(names, reasons, strict=True) if selection.takes_reason(_reason(reason))]
+
     def _read(self, names: Sequence[tuple[bytes, int]]) -> Iterator[FailedJob]:
         base = self._queue.keys.base.encode()
 
@@ -89,6 +164,8 @@ class FailedJobs:
             for name, _ in names:
                 pipe.hmget(base + name, "failedReason", "data")
 
+        if not names:
+            return
         for (name, failed_at_ms), (reason, data) in zip(names, self._queue.ask(fill), strict=True):
             try:
                 job = jobs.read(data or b"")
@@ -97,7 +174,7 @@ class FailedJobs:
             yield FailedJob(
                 id=name.decode(errors="surrogateescape"),
                 failed_at_ms=failed_at_ms,
-                reason=(reason or b"no reason was given").decode(errors="replace"),
+                reason=_reason(reason),
                 data=data or b"",
                 job=job,
             )
@@ -159,6 +236,29 @@ class FailedJobs:
         if not names:
             return 0, 0
         return self.remove([name.decode(errors="surrogateescape") for name in sorted(names)[:at_most]])
+
+
+def _bounds(selection: Selection) -> tuple[int | str, int | str]:
+    """Return the least and the greatest score of a selection, as Redis reads them."""
+    since, until = selection.since_ms, selection.until_ms
+    return "-inf" if since is None else since, "+inf" if until is None else until
+
+
+def _place(after: str) -> tuple[int, bytes]:
+    """Return the failure time and the id in the ``next`` of a page."""
+    moment, colon, name = after.partition(":")
+    if not colon:
+        raise ValueError
+    return int(moment), name.encode(errors="surrogateescape")
+
+
+def _behind(names: Sequence[tuple[bytes, int]], before: tuple[int, bytes] | None) -> list[tuple[bytes, int]]:
+    """Return the names behind a place, in Redis's order of a sorted set from its end."""
+    return [(name, score) for name, score in names if before is None or (score, name) < before]
+
+
+def _reason(stored: bytes | None) -> str:
+    return (stored or b"no reason was given").decode(errors="replace")
 
 
 def _is_text(name: str) -> bool:

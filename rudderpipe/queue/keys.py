@@ -31,6 +31,9 @@ class Keys:
         self.wait = f"{self.base}wait"  # list: the next job at the tail
         self.paused = f"{self.base}paused"  # list: takes the place of wait while meta-paused exists
         self.meta_paused = f"{self.base}meta-paused"  # string
+        self.meta = (
+            f"{self.base}meta"  # hash: where BullMQ, and Bull beside meta-paused, stores that the queue is paused
+        )
         self.active = f"{self.base}active"  # list: the newest job at the head
         self.delayed = f"{self.base}delayed"  # sorted set
         self.priority = f"{self.base}priority"  # sorted set

@@ -31,6 +31,7 @@ NAMES = (
     "measure_jobs",
     "end_ring",
     "restore_account",
+    "set_paused",
     "take_lease",
     "release_lease",
     "report_sender",

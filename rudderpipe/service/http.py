@@ -55,21 +55,21 @@ LOOPBACK = "127.0.0.1"
 FORMS = "8080, :8080, 127.0.0.1:8080, 0.0.0.0:8080 or [::1]:8080"
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, option: str = "--admin") -> tuple[str, int]:
     """Return host and port of ``HOST:PORT``. Without a host it is loopback, so that no other machine has access.
 
-    Port 0 lets the system choose. Raises ``SettingsError``.
+    Port 0 lets the system choose. Raises ``SettingsError``, which names the option.
     """
     host, colon, port = text.strip().rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     if bracketed:
         host = host[1:-1]
     if not (port.isascii() and port.isdecimal() and int(port) <= 65_535):
-        raise SettingsError("--admin", f"has no valid port, write it as {FORMS}")
+        raise SettingsError(option, f"has no valid port, write it as {FORMS}")
     if bracketed != (":" in host):
-        raise SettingsError("--admin", f"is ambiguous, because only an IPv6 address has brackets, write it as {FORMS}")
+        raise SettingsError(option, f"is ambiguous, because only an IPv6 address has brackets, write it as {FORMS}")
     if (bracketed and not host) or any(character <= " " or character in "/@[]" for character in host):
-        raise SettingsError("--admin", f"has no valid host, write it as {FORMS}")
+        raise SettingsError(option, f"has no valid host, write it as {FORMS}")
     return (host if colon and host else LOOPBACK), int(port)
 
 

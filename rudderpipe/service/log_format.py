@@ -24,7 +24,7 @@ _NAME = re.compile(r" ([a-z_]+)=%")
 
 
 def of(settings: Settings, component: str) -> logging.Formatter:
-    """Return the form that the settings ask for; ``component`` is ``flusher`` or ``sender``."""
+    """Return the form that the settings ask for; ``component`` is ``flusher``, ``sender`` or ``web``."""
     if settings.log_format == "text":
         return logging.Formatter(TEXT)
     return JsonFormat(component, settings)
@@ -38,7 +38,7 @@ class JsonFormat(logging.Formatter):
         queue = f"{settings.prefix}:{settings.queue_name}" if settings.redis is not None else None
         self._own = {
             "component": component,
-            "pipe": settings.pipe_name if component == "flusher" else settings.pipe,
+            "pipe": settings.pipe if component == "sender" else settings.pipe_name,
             "queue": queue,
             "host": socket.gethostname(),
         }

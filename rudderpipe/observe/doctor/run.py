@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 
 import msgspec
 
-from rudderpipe.errors import QueueUnavailable, RingUnavailable, SettingsError
+from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.log_text import one_line
 from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings
 from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, fail
 from rudderpipe.observe.doctor.examination import Examination, Skipped
-from rudderpipe.settings import Settings
+from rudderpipe.observe.secrets_in_text import without_secrets
 
 MODULES = (host, rings, processes, redis_server, queue_jobs, data_plane)
 """The modules that fill the table of checks when they are imported."""
@@ -40,7 +40,7 @@ def finding(check: Check, examination: Examination) -> Finding:
     thread.join(CHECK_S)
     slow = fail(f"not finished within {CHECK_S:g} s", "look whether this host, Redis or the data plane is overloaded")
     result = (results or [slow])[0]
-    text, fix = (_without_secrets(each, examination.settings) for each in result[1:])
+    text, fix = (without_secrets(each, examination.settings) for each in result[1:])
     return Finding(check.number, check.name, check.group, result.state, one_line(text, 500), one_line(fix, 500))
 
 
@@ -56,25 +56,6 @@ def _result(check: Check, examination: Examination) -> Result:
         return Result("skip", f"the ring cannot be read, see check 6: {error.reason}")
     except Exception as error:  # noqa: BLE001  # one check must not end the others; its text may hold what was sent
         return Result("skip", f"the check could not be made here: {type(error).__name__}")
-
-
-def _without_secrets(text: str, settings: Settings) -> str:
-    """Return the text without write key and passwords, which no check prints, but a server may repeat."""
-    for secret in _secrets(settings):
-        text = text.replace(secret, "…")
-    return text
-
-
-def _secrets(settings: Settings) -> Iterator[str]:
-    found = [settings.write_key]
-    with suppress(SettingsError):  # check 32 says what is wrong with a file
-        found.append(settings.current_write_key)
-        found.append(settings.redis_password() or "" if settings.redis is not None else "")
-    if settings.redis is not None:
-        found.append(settings.redis_address.sentinel_password or "")
-    if settings.proxy_url and "@" in settings.proxy_url:
-        found.append(settings.proxy_url.partition("//")[2].rpartition("@")[0].partition(":")[2])
-    yield from (secret for secret in found if len(secret) > 2)  # a shorter one would also hit harmless text
 
 
 def as_json(findings: list[Finding]) -> dict[str, object]:

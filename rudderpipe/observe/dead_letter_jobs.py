@@ -1,28 +1,34 @@
-"""The dead letters of a pipe, as a store of failed jobs for the command ``failed``."""
+"""The dead letters of a pipe, as a store of failed jobs for the command ``failed`` and the page."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
-from rudderpipe.cli.backpressure import put
-from rudderpipe.errors import SettingsError
+from rudderpipe.errors import EventTooLarge, RingFull, SettingsError
 from rudderpipe.flusher import dead_letters
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue.failed_jobs import FailedJob, Selection
+from rudderpipe.queue.failed_jobs import FailedJob, Page, Selection
 from rudderpipe.queue.job import Job
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
 from rudderpipe.transports.ring import Pipe
 
+WAIT_S = 0.002
+
 
 class DeadLetterJobs:
-    """Dead letters with the methods of the queue's ``FailedJobs``; every method may raise ``OSError``."""
+    """Dead letters with the methods of the queue's ``FailedJobs``; every method may raise ``OSError``.
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    ``patience_s`` is how long one event of a retry waits for room in the ring.
+    """
+
+    def __init__(self, settings: Settings, clock: Clock, patience_s: float = float("inf")) -> None:
         if settings.pipe is None:
             settings.require("write_key", "data_plane_url")
         self._settings = settings
         self._clock = clock
+        self._patience_s = patience_s
         self._letters = dead_letters.of(settings)
         self._letters.take_over()
         self._names: dict[str, list[str]] = {}
@@ -49,6 +55,18 @@ class DeadLetterJobs:
             if names[0] == name and selection.takes(failed):
                 yield failed
 
+    def page(self, selection: Selection, after: str | None, limit: int) -> Page:
+        """Return the next ``limit`` of the selected batches after a page's ``next``, newest first."""
+        found = list(self.find(selection))[::-1]
+        keys = [f"{job.failed_at_ms}:{job.id}" for job in found]
+        start = 0
+        if after is not None:
+            failed_at_ms = int(after.partition(":")[0])
+            start = next((number for number, job in enumerate(found) if job.failed_at_ms <= failed_at_ms), len(found))
+            start = keys.index(after) + 1 if after in keys else start
+        end = start + limit
+        return Page(found[start:end], keys[end - 1] if len(found) > end else None, len(found))
+
     def retry(
         self,
         chosen: Sequence[FailedJob],
@@ -58,7 +76,8 @@ class DeadLetterJobs:
     ) -> int:
         """Append the events of the batches to the ring, and remove each batch once all its events are there.
 
-        Return the number of removed batches.
+        Return the number of removed batches. Raise ``RingFull`` when the ring has no room in time; the batch whose
+        events are partly in the ring then stays a dead letter.
         """
         self._settings.require("write_key", "data_plane_url")
         back = 0
@@ -72,10 +91,26 @@ class DeadLetterJobs:
                 if self._pipe is None:
                     self._pipe = Pipe(self._settings, self._clock)
                 for event in events:
-                    put(self._pipe, event)
+                    self._append(event)
                 self._remove(failed.id)  # Order: after all are in the ring; a kill before this line sends them twice
                 back += 1
         return back
+
+    def _append(self, event: bytes) -> None:
+        """Append one event to the ring, and wait until the ring accepts it.
+
+        Raise ``EventTooLarge``, ``RingFull``, and ``RingUnavailable`` when the ring cannot be opened.
+        """
+        assert self._pipe is not None
+        producer, deadline_s = self._pipe.producer, time.monotonic() + self._patience_s
+        while (reason := producer.append(event)) is not None:
+            if reason == "too_large":
+                raise EventTooLarge(len(event), at.EVENT_MAX_BYTES)
+            if reason == "ring" and producer.trouble is not None:
+                raise producer.trouble
+            if time.monotonic() > deadline_s:
+                raise RingFull(reason)
+            time.sleep(WAIT_S)
 
     def remove(self, ids: Sequence[str]) -> tuple[int, int]:
         """Delete batches permanently. Return the number of deleted batches and of their events."""

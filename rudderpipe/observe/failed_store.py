@@ -1,0 +1,44 @@
+"""The store of failed jobs of a pipe, whichever mode it is in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import Protocol
+
+from rudderpipe.observe.dead_letter_jobs import DeadLetterJobs
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.connection import ANSWER_TIMEOUT_S
+from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs, Page, Selection
+from rudderpipe.queue.queue import Queue
+from rudderpipe.settings import Settings
+
+
+class FailedStore(Protocol):
+    """The store of failed jobs: the failed set of the queue, or the dead letters of direct mode."""
+
+    def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
+        """Yield the selected jobs, oldest first, without jobs that fail meanwhile."""
+
+    def page(self, selection: Selection, after: str | None, limit: int) -> Page:
+        """Return the next ``limit`` of the selected jobs after the ``next`` of a page, newest first."""
+
+    def retry(self, chosen: Sequence[FailedJob], *, first: bool = False, write_key: str | None = None) -> int:
+        """Make at most ``AT_ONCE`` jobs wait again, in this order and with this key. Return how many wait again."""
+
+    def remove(self, ids: Sequence[str]) -> tuple[int, int]:
+        """Delete at most 1,000 jobs permanently. Return the number of deleted jobs and of their events."""
+
+
+@contextmanager
+def failed_jobs(settings: Settings, patience_s: float | None = None) -> Iterator[FailedStore]:
+    """Yield the store of failed jobs of the pipe that these settings name.
+
+    ``patience_s`` is how long a call waits for Redis, or for room in the ring.
+    """
+    if settings.redis is None:
+        with closing(DeadLetterJobs(settings, Clock(), patience_s or float("inf"))) as letters:
+            yield letters
+        return
+    with closing(Queue(settings, Clock(), answer_s=patience_s or ANSWER_TIMEOUT_S)) as queue:
+        yield FailedJobs(queue)
