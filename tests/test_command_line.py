@@ -116,7 +116,19 @@ def test_the_help_has_the_commands_in_the_order_in_which_a_person_meets_them() -
     """First what shows that it works, then what sends and looks, then what mends."""
     names = [name for name in COMMANDS if name and " " not in name]
 
-    assert names == ["demo", "data-plane", "send", "status", "metrics", "doctor", "failed", "rings", "drain", "queue"]
+    assert names == [
+        "demo",
+        "data-plane",
+        "send",
+        "status",
+        "metrics",
+        "web",
+        "doctor",
+        "failed",
+        "rings",
+        "drain",
+        "queue",
+    ]
 
 
 def test_the_formats_of_send_are_those_of_the_reader() -> None:
@@ -159,7 +171,7 @@ def test_the_help_shows_the_settings_in_groups_with_their_real_defaults() -> Non
     [
         (["stauts"], "rudderpipe: there is no such command; did you mean status?; see rudderpipe --help"),
         (["failed", "lst"], "rudderpipe failed: there is no such command; did you mean list?"),
-        (["zzz"], "; choose demo, data-plane, send, status, metrics, doctor, failed, rings, drain or queue;"),
+        (["zzz"], "; choose demo, data-plane, send, status, metrics, web, doctor, failed, rings, drain or queue;"),
         (["send", "--flsh-at", "3"], "rudderpipe send: there is no option --flsh-at; did you mean --flush-at?"),
         (["send", f"--writ-key={SECRET}"], "there is no option --writ-key; did you mean --write-key?"),
         (["status", "--jsn"], "did you mean --json?"),

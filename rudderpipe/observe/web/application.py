@@ -10,13 +10,12 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable, RudderpipeError
-from rudderpipe.observe.web import response as responses
 from rudderpipe.observe.web.api import Api
 from rudderpipe.observe.web.door import Access, Door, MountedDoor, Visitor, check_origin
 from rudderpipe.observe.web.download import Download
 from rudderpipe.observe.web.failed import Changed, FailedPages, Wanted
 from rudderpipe.observe.web.request import Refused, Request
-from rudderpipe.observe.web.response import Response
+from rudderpipe.observe.web.response import Response, of_json, of_refusal, status_line
 from rudderpipe.settings import Settings
 
 logger = log_text.logger("rudderpipe.web")
@@ -60,9 +59,9 @@ class Application:
             "/api/flow": self._flow,
             "/api/failed": lambda request, _: self._slowly(lambda: self._failed.page(request)),
             "/api/failed.ndjson": self._download,
-            "/api/producers": lambda _request, _: responses.of_json(self._api.producers()),
+            "/api/producers": lambda _request, _: of_json(self._api.producers()),
             "/api/doctor": lambda _request, _: self._slowly(self._api.doctor),
-            "/api/history": lambda _request, _: responses.of_json(self._api.history()),
+            "/api/history": lambda _request, _: of_json(self._api.history()),
         }
         self._post: dict[str, Handler] = {
             "/api/failed/retry": self._retry,
@@ -78,7 +77,7 @@ class Application:
         """Respond to a request, as WSGI wants it."""
         request = Request(environ)
         response = self._response(request)
-        start_response(responses.status_line(response.status), response.fields())
+        start_response(status_line(response.status), response.fields())
         if isinstance(response.body, Download):
             if request.method != "HEAD":
                 return response.body
@@ -97,15 +96,15 @@ class Application:
         try:
             return self._routed(request)
         except Refused as refused:
-            return responses.of_refusal(refused)
+            return of_refusal(refused)
         except QueueUnavailable as error:
-            return responses.of_refusal(Refused(503, f"Redis: {error.reason}"))
+            return of_refusal(Refused(503, f"Redis: {error.reason}"))
         except (RudderpipeError, OSError) as error:
             said = str(error) if isinstance(error, RudderpipeError) else f"{error.strerror or type(error).__name__}"
-            return responses.of_refusal(Refused(503, log_text.one_line(said, 500)))
+            return of_refusal(Refused(503, log_text.one_line(said, 500)))
         except Exception:
             logger.exception("a request to the page failed, events are not affected")
-            return responses.of_refusal(Refused(500, "The page failed; its log has the reason."))
+            return of_refusal(Refused(500, "The page failed; its log has the reason."))
 
     def _routed(self, request: Request) -> Response:
         visitor = self._door.visitor(request)
@@ -164,11 +163,11 @@ class Application:
         if tag in known:
             return Response(304, headers=(("ETag", tag),))
         own = {"access": visitor.access, "shows_events": self._shows_events, "can_log_in": self._door.can_log_in}
-        return responses.of_json({**flow, **own}, ("ETag", tag))
+        return of_json({**flow, **own}, ("ETag", tag))
 
     def _slowly(self, read: Callable[[], object]) -> Response:
         with self._api.slow_call():
-            return responses.of_json(read())
+            return of_json(read())
 
     def _show(self, request: Request, _visitor: Visitor) -> Response:
         return self._slowly(lambda: self._failed.show(request.path.removeprefix("/api/failed/")))
@@ -194,14 +193,14 @@ class Application:
         with self._api.slow_call():
             found = change(wanted)
         _audit(f"{what} by=%s from=%s jobs=%s left_alone=%s", visitor, found.changed, found.left_alone)
-        return responses.of_json(found)
+        return of_json(found)
 
     def _set_paused(self, request: Request, visitor: Visitor, *, pauses: bool) -> Response:
         request.json(Nothing)
         with self._api.slow_call():
             self._api.set_paused(pauses=pauses)
         _audit("queue paused by=%s from=%s" if pauses else "queue resumed by=%s from=%s", visitor)
-        return responses.of_json({"paused": pauses})
+        return of_json({"paused": pauses})
 
     def _log_in(self, request: Request, visitor: Visitor) -> Response:
         token = request.json(Login).token
@@ -220,9 +219,9 @@ class Application:
         return Response(204, headers=(("Set-Cookie", cookie),))
 
 
-def _audit(template: str, visitor: Visitor, *facts: object) -> None:
+def _audit(template: str, visitor: Visitor, *more: object) -> None:
     """Log what a visitor did: who, from where, what and how many."""
-    logger.info(template, visitor.who, visitor.address, *facts)
+    logger.info(template, visitor.who, visitor.address, *more)
 
 
 def application(

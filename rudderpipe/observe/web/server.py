@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
 from typing import Any
 
 from rudderpipe.errors import ExtraMissing, SettingsError
-from rudderpipe.observe.web import response as responses
 from rudderpipe.observe.web.application import Application
 from rudderpipe.observe.web.history import INTERVAL_S
 from rudderpipe.observe.web.request import BODY_BYTES, Refused
+from rudderpipe.observe.web.response import of_refusal, status_line
 from rudderpipe.service.http import BACKLOG, text_of
 
 try:
@@ -21,6 +20,7 @@ try:
     from waitress.channel import HTTPChannel
     from waitress.server import TcpWSGIServer
     from waitress.task import ErrorTask, ThreadedTaskDispatcher
+    from waitress.utilities import logger as waitress_log
 except ImportError:
     raise ExtraMissing("web", "waitress") from None
 
@@ -47,9 +47,9 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]  # waitress has no types
     def execute(self) -> None:
         """Send the response, and close the connection."""
         status = int(self.request.error.code)
-        found = responses.of_refusal(Refused(status, _SENTENCES.get(status, "The request failed.")))
+        found = of_refusal(Refused(status, _SENTENCES.get(status, "The request failed.")))
         assert isinstance(found.body, bytes)
-        self.status = responses.status_line(status)
+        self.status = status_line(status)
         self.response_headers.extend(found.fields())
         self.set_close_on_finish()
         self.content_length = len(found.body)
@@ -98,7 +98,7 @@ class Server:
 
     def __init__(self, application: Application, host: str, port: int, *, behind_https: bool) -> None:
         """Listen. Raise ``SettingsError`` if the address cannot be used."""
-        logging.getLogger("waitress").setLevel(logging.ERROR)  # it warns of every client that is slow
+        waitress_log.setLevel("ERROR")  # it warns of every client that is slow
         self._application = application
         self._stopped = threading.Event()
         try:
