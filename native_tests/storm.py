@@ -24,8 +24,8 @@ from native_tests.processes import Processes, wait_until
 from native_tests.storm_processes import StormProcesses, resume
 from native_tests.storm_result import Excuses, Name, PlaneLog, StormResult
 from native_tests.storm_watch import Watch
-from rudderpipe.observe.failed_store import failed_jobs
 from rudderpipe.observe import snapshot
+from rudderpipe.observe.failed_store import failed_jobs
 from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.queue.failed_jobs import Selection
 from rudderpipe.queue.keys import Keys

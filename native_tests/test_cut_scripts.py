@@ -16,6 +16,7 @@ from rudderpipe.errors import QueueBehind, QueueUnavailable
 from rudderpipe.queue import scripts
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.failed_jobs import FailedJobs
+from rudderpipe.queue.pause import set_paused
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
 from tests.queue_contract import ALL, EPOCH, add, data_of, users
@@ -109,6 +110,11 @@ def _retry(filled: FilledQueue, queue: Queue, *, first: bool) -> None:
     assert filled.queue_server.view().failed == []
 
 
+def _resume(filled: FilledQueue, queue: Queue) -> None:
+    filled.queue_server.pause()
+    set_paused(queue, pauses=False)
+
+
 CALLS: dict[str, tuple[str, Callable[[FilledQueue, Queue], object]]] = {
     "add": ("add_jobs", _add),
     "add while paused": ("add_jobs", _add_while_paused),
@@ -125,6 +131,8 @@ CALLS: dict[str, tuple[str, Callable[[FilledQueue, Queue], object]]] = {
     "promote": ("promote_delayed", lambda _, queue: queue.promote()),
     "retry": ("retry_failed", lambda filled, queue: _retry(filled, queue, first=False)),
     "retry first": ("retry_failed", lambda filled, queue: _retry(filled, queue, first=True)),
+    "pause": ("set_paused", lambda _, queue: set_paused(queue, pauses=True)),
+    "resume": ("set_paused", _resume),
     "remove": ("remove_jobs", lambda _, queue: FailedJobs(queue).remove(["7"])),
 }
 """By name, the script that is interrupted and the call that runs it."""
@@ -190,7 +198,7 @@ def test_a_script_interrupted_at_any_write_loses_and_doubles_nothing(
 
 WRITES = (
     *("set", "del", "hset", "hsetnx", "hdel", "hincrby", "incr", "incrby", "pexpire", "lpush", "rpush", "lpop", "rpop"),
-    *("lrem", "ltrim", "linsert", "zadd", "zrem", "sadd", "srem"),
+    *("lrem", "ltrim", "linsert", "zadd", "zrem", "sadd", "srem", "rename"),
 )
 
 

@@ -17,6 +17,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts
 from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs
 from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.pause import set_paused
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -242,6 +243,9 @@ REPLAYED = {
         {"published": (STALLED, [("failed", '{"jobId":"1","val":"job stalled more than maxStalledCount"}')])},
     ),
     "39-stalled-locked-is-kept": Replay(TracedQueue.sweep_later, 0),
+    "40-pause": Replay(lambda traced: set_paused(traced.queue, pauses=True), result=True),
+    "44-resume": Replay(lambda traced: set_paused(traced.queue, pauses=False), result=True),
+    "45-pause-empty": Replay(lambda traced: set_paused(traced.queue, pauses=True), result=True),
     "41-add-while-paused": Replay(TracedQueue.add, differences=_added("1")),
     "47-remove-active-error": Replay(lambda traced: FailedJobs(traced.queue).remove(["1"]), (0, 0)),
     "50-clean-failed-limit": Replay(lambda traced: FailedJobs(traced.queue).trim(1, None), (1, 0)),
@@ -260,9 +264,6 @@ NOT_OURS = {
     "28-add-custom-id-duplicate": "our jobs are numbered by the counter",
     "29-addBulk": "add_jobs adds many in one step, and none of them to the front as this call does",
     "32-complete-removeOnComplete-age": "we bound completed jobs by number alone",
-    "40-pause": "operators pause with Bull's tools, and we obey",
-    "44-resume": "operators resume with Bull's tools, and we obey",
-    "45-pause-empty": "operators pause with Bull's tools, and we obey",
     "46-remove-waiting": "we delete failed jobs only, because waiting jobs must be delivered",
     "48-removeJobs-pattern": "we delete failed jobs only, because waiting jobs must be delivered",
     "49-clean-completed": "keep_completed bounds completed jobs with each completion",

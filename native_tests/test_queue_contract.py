@@ -14,6 +14,7 @@ from native_tests.traces import Listener
 from rudderpipe.queue import scripts
 from rudderpipe.queue.failed_jobs import FailedJobs, Selection
 from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.pause import set_paused
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.scripts import Call, Scripts
 from rudderpipe.testing.redis_server import RedisServer
@@ -187,6 +188,114 @@ class TestFailedJobs:
         assert queue_server.view().failed == ["4", "5"]
         assert FailedJobs(queue).trim(1, 0.5) == (1, 2)
         assert queue.counts().events_removed == 8
+
+
+class TestPause:
+    """What a person may rely on who pauses and resumes the queue."""
+
+    def test_a_pause_holds_until_the_resume_and_keeps_the_order(self, queue_server: RedisQueueServer) -> None:
+        """A second call changes nothing, and says so."""
+        queue = queue_server.queue()
+        add(queue, 2)
+
+        assert set_paused(queue, pauses=True)
+        assert not set_paused(queue, pauses=True)
+        add(queue, 1, 2)
+        assert queue.take(*ALL) == []
+        assert queue.counts().paused
+        assert set_paused(queue, pauses=False)
+        assert not set_paused(queue, pauses=False)
+
+        assert not queue.counts().paused
+        assert ids(queue.take(*ALL)) == ["1", "2", "3"]
+
+    def test_a_pause_of_an_empty_queue_can_be_resumed(self, queue_server: RedisQueueServer) -> None:
+        """There is no list to rename then."""
+        queue = queue_server.queue()
+
+        assert set_paused(queue, pauses=True)
+        assert set_paused(queue, pauses=False)
+
+        assert queue_server.client.keys(f"{P}*pause*") == []
+
+    @pytest.mark.parametrize("pauses", [True, False])
+    @pytest.mark.parametrize("count", [1, 2500])
+    def test_ids_that_another_program_left_in_the_other_list_are_kept(
+        self, queue_server: RedisQueueServer, pauses: bool, count: int
+    ) -> None:
+        """Bull's own pause deletes them. Those in ``wait`` came later, so they go behind those in ``paused``."""
+        queue, client = queue_server.queue(), queue_server.client
+        before, later = [f"b{number}" for number in range(count)], [f"l{number}" for number in range(count)]
+        client.lpush(f"{P}paused", *before)
+        client.lpush(f"{P}wait", *later)
+        if not pauses:
+            client.set(f"{P}meta-paused", "1")
+
+        assert set_paused(queue, pauses=pauses)
+
+        assert queue_server.view().line == [*before, *later]
+
+    def test_bulls_listeners_hear_it(self, queue_server: RedisQueueServer) -> None:
+        """As from Bull's own call."""
+        listener = Listener(queue_server.client)
+
+        set_paused(queue_server.queue(), pauses=True)
+        set_paused(queue_server.queue(), pauses=False)
+
+        assert listener.heard() == [(f"{P}paused", "paused"), (f"{P}resumed", "resumed")]
+
+
+class TestPages:
+    """What the page relies on that shows failed jobs, newest first."""
+
+    def test_pages_have_each_job_once(self, queue_server: RedisQueueServer) -> None:
+        """Also jobs of one moment, and when jobs of a page are gone before the next one is read."""
+        queue = queue_server.queue()
+        fail(queue_server, queue, 7)
+        failed = FailedJobs(queue)
+        queue_server.client.zadd(f"{P}failed", {str(number): 5000 for number in range(1, 8)})
+
+        first = failed.page(Selection(), None, 3)
+        assert failed.remove([first.jobs[-1].id]) == (1, 2)
+        second = failed.page(Selection(), first.next, 3)
+        third = failed.page(Selection(), second.next, 3)
+
+        found = [job.id for page in (first, second, third) for job in page.jobs]
+        assert (first.total, second.total, third.next) == (7, 6, None)
+        assert sorted(found) == ["1", "2", "3", "4", "5", "6", "7"]
+
+    def test_a_page_by_reason_counts_all_jobs_that_have_it(self, queue_server: RedisQueueServer) -> None:
+        """The text is part of the reason, in upper or lower case, and no pattern."""
+        queue = queue_server.queue()
+        fail(queue_server, queue, 5)
+        for job_id in ("1", "3", "4"):
+            queue_server.client.hset(P + job_id, "failedReason", "Invalid (.*) Key")
+        failed = FailedJobs(queue)
+
+        page = failed.page(Selection(reason="invalid (.*)"), None, 2)
+        rest = failed.page(Selection(reason="invalid (.*)"), page.next, 2)
+
+        assert (page.total, rest.total, rest.next) == (3, 3, None)
+        assert [job.id for job in (*page.jobs, *rest.jobs)] == ["4", "3", "1"]
+        assert failed.page(Selection(reason="invalid .+"), None, 2).total == 0
+
+    def test_a_page_keeps_to_its_times(self, queue_server: RedisQueueServer) -> None:
+        """Jobs that failed earlier or later are not counted either."""
+        queue = queue_server.queue()
+        fail(queue_server, queue, 3)
+        times = [job.failed_at_ms for job in FailedJobs(queue)]
+        queue_server.client.zadd(f"{P}failed", {"1": times[0] - 1000, "3": times[2] + 1000})
+
+        selection = Selection(since_ms=times[1], until_ms=times[1] + 500)
+
+        page = FailedJobs(queue).page(selection, None, 10)
+        assert ([job.id for job in page.jobs], page.total) == (["2"], 1)
+
+    @pytest.mark.parametrize("after", ["", "x", "x:1", "1"])
+    def test_a_place_that_is_none_is_refused(self, queue_server: RedisQueueServer, after: str) -> None:
+        """It comes from a browser."""
+        with pytest.raises(ValueError, match="end of a page"):
+            FailedJobs(queue_server.queue()).page(Selection(), after, 1)
 
 
 class TestKeysInRedis:
@@ -442,7 +551,7 @@ def test_the_contract_calls_every_script(server: RedisServer, monkeypatch: pytes
         return together(self, client, *calls)
 
     monkeypatch.setattr(Scripts, "call_together", noted)
-    for promises in (TestQueue(), TestFailedJobs()):
+    for promises in (TestQueue(), TestFailedJobs(), TestPause()):
         for name in dir(promises):
             test = getattr(promises, name)
             if name.startswith("test_") and list(inspect.signature(test).parameters) == ["queue_server"]:

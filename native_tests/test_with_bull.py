@@ -10,6 +10,9 @@ import pytest
 from native_tests.node_programs import NodeError, NodeProgram
 from native_tests.peers import P, Peers, paused
 from native_tests.processes import wait_until
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.pause import set_paused
+from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.data_plane import Misbehaviour
 
 QUICK = {"lockDuration": 300, "stalledInterval": 100, "guardInterval": 100}
@@ -121,6 +124,27 @@ def test_a_queue_that_bull_paused_takes_jobs_and_gives_none(peers: Peers, calls:
     wait_until(peers.settled)
     assert peers.plane.stats()["duplicates"] == 0
     assert [event["properties"]["n"] for event in peers.sent()] == list(range(100))
+
+
+def test_bull_obeys_and_ends_our_pause(peers: Peers, calls: NodeProgram) -> None:
+    """Its worker takes nothing, its counts show it, and its ``resume`` and ours are one thing."""
+    queue = Queue(peers.processes.settings, Clock())
+    ids = peers.add(2)
+    set_paused(queue, pauses=True)
+    assert calls.call("isPaused") is True
+    assert calls.call("getJobCounts")["paused"] == 2
+    worker = peers.node.start("worker")
+    calls.call("resume")
+
+    jobs = [args[0]["id"] for args in worker.heard("job", 2)]
+
+    assert jobs == ids
+    assert not queue.counts().paused
+    calls.call("pause")
+    assert queue.counts().paused
+    set_paused(queue, pauses=False)
+    assert calls.call("isPaused") is False
+    queue.close()
 
 
 def test_bull_can_remove_and_clean_our_jobs_but_not_an_active_one(peers: Peers, calls: NodeProgram) -> None:

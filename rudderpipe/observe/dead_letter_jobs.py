@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rudderpipe.errors import EventTooLarge, RingFull, SettingsError
 from rudderpipe.flusher import dead_letters
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue import failed_jobs
 from rudderpipe.queue.failed_jobs import FailedJob, Page, Selection
 from rudderpipe.queue.job import Job
 from rudderpipe.ring import layout as at
@@ -56,12 +57,15 @@ class DeadLetterJobs:
                 yield failed
 
     def page(self, selection: Selection, after: str | None, limit: int) -> Page:
-        """Return the next ``limit`` of the selected batches after a page's ``next``, newest first."""
+        """Return the next ``limit`` of the selected batches after a page's ``next``, newest first.
+
+        Raise ``ValueError`` if ``after`` is no ``next``.
+        """
         found = list(self.find(selection))[::-1]
         keys = [f"{job.failed_at_ms}:{job.id}" for job in found]
         start = 0
         if after is not None:
-            failed_at_ms = int(after.partition(":")[0])
+            failed_at_ms = failed_jobs.place(after)[0]
             start = next((number for number, job in enumerate(found) if job.failed_at_ms <= failed_at_ms), len(found))
             start = keys.index(after) + 1 if after in keys else start
         end = start + limit

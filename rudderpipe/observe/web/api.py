@@ -14,6 +14,7 @@ from rudderpipe.observe.doctor import run
 from rudderpipe.observe.doctor.examination import Examination
 from rudderpipe.observe.flow import Watch
 from rudderpipe.observe.reader import Reader
+from rudderpipe.observe.secrets_in_text import without_secrets
 from rudderpipe.observe.web.history import INTERVAL_S, History
 from rudderpipe.observe.web.request import Refused
 from rudderpipe.process import fork, identity
@@ -74,6 +75,9 @@ class Api:
         with own.reading:
             if not own.flow or self._clock.monotonic_s() - own.flow["taken_at_s"] > FLOW_KEPT_S:
                 own.flow = msgspec.to_builtins(own.watch.read())
+                report = (own.flow["sender"] or {}).get("report")
+                if report is not None:  # the data plane's response may repeat what was sent
+                    report["last_reason"] = without_secrets(report["last_reason"], self.settings)
                 own.tag = _tag(own.flow)
                 own.history.note(own.flow)
             return own.flow, own.tag
