@@ -94,14 +94,14 @@ def test_every_option_exists(text: str) -> None:
 
 
 def test_every_page_is_listed() -> None:
-    """The list is the navigation of the site, and how a reader of the repository finds a page."""
+    """The list is the navigation of the site. A reader of the repository finds it from README.md."""
     docs = ROOT / "docs"
     listed = re.findall(r"^\| \[[^]]+\]\(([a-z/-]+\.md)\)", (docs / "README.md").read_text(), re.MULTILINE)
 
     assert sorted(page for page in listed if "/" not in page) == sorted(
         page.name for page in docs.glob("*.md") if page.name not in ("README.md", "index.md")
     )
-    assert [page for page in listed if not (docs / page).exists()] == []
+    assert "/docs/README.md)" in (ROOT / "README.md").read_text()
 
 
 def test_no_example_uses_the_port_of_another_program() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 
 ROOT = Path(__file__).parent.parent.parent
@@ -25,6 +26,7 @@ _LISTED = re.compile(r"^\| \[[^]]*\]\(([^)#]+)\.md\)", re.MULTILINE)
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the extension with Sphinx."""
     app.connect("source-read", _read)
+    app.connect("doctree-read", _add_anchors)
     return {"parallel_read_safe": True}
 
 
@@ -40,6 +42,14 @@ def _read(app: Sphinx, page: str, source: list[str]) -> None:
     if page in CONTENTS:
         app.env.note_dependency(str(ROOT / DOCS / f"{CONTENTS[page]}.md"))
         source[0] += _navigation((ROOT / DOCS / f"{CONTENTS[page]}.md").read_text())
+
+
+def _add_anchors(_app: Sphinx, document: nodes.document) -> None:
+    """Give each heading the anchor that it has on GitHub, as newer versions of MyST do by themselves."""
+    for section in document.findall(nodes.section):
+        anchor = section.get("slug")
+        if anchor and anchor not in section["ids"]:
+            section["ids"].append(anchor)
 
 
 def _with_links_of_site(text: str, page: str, file: str, known: Container[str]) -> str:
