@@ -50,6 +50,7 @@ NOT_IN_TRACES = {
     "a response of 301, 302, 303",
     "a stalled job without `opts`",
     "a delayed job with a priority",
+    "a pause, and a resume",
     "an id whose key is not a hash",
 }
 

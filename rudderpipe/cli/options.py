@@ -12,7 +12,11 @@ import msgspec
 
 from rudderpipe import settings as settings_module
 from rudderpipe.service.arguments import add_option
+from rudderpipe.service.signals import EXIT_OK
 from rudderpipe.settings import CLIENTS, LOG_LEVELS, Settings
+
+MANY = 1_000_000_000
+"""More than any number that a person means."""
 
 GROUPS = {
     "where events go": {
@@ -145,3 +149,13 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
             explicit[name] = settings_module.from_text(name, text)
     settings = settings_module.load(explicit, environment=environment, config=arguments.config)
     return msgspec.structs.replace(settings, redis=None) if without_queue else settings
+
+
+def help_of(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], int]:
+    """Return a command that prints the help of a parser, for a command line that ends before it names what to do."""
+
+    def run(_arguments: argparse.Namespace) -> int:
+        parser.print_help()
+        return EXIT_OK
+
+    return run

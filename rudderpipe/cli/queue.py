@@ -8,6 +8,7 @@ import msgspec
 
 from rudderpipe.log_text import counted, lines, one_line
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue.pause import set_paused
 from rudderpipe.queue.queue import Queue
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK
 from rudderpipe.settings import Settings
@@ -22,17 +23,20 @@ class QueueJson(msgspec.Struct, frozen=True):
     active: int
     delayed: int
     failed: int
+    paused: bool
     data_plane: str | None
     data_plane_of_settings: str
 
 
-def queue(settings: Settings, *, adopt: bool, as_json: bool = False) -> int:
+def queue(settings: Settings, *, adopt: bool, pauses: bool | None = None, as_json: bool = False) -> int:
     """Print the data plane of the queue; with ``adopt``, change it to that of these settings. Return an exit code.
 
-    Raise ``QueueUnavailable``.
+    ``pauses`` True pauses the queue, and False resumes it. Raise ``QueueUnavailable``.
     """
     settings.require("redis", "data_plane_url")
     with closing(Queue(settings, Clock())) as found:
+        if pauses is not None:
+            set_paused(found, pauses=pauses)
         before, counts = found.owner(), found.counts()
         if as_json:
             if adopt and before != found.plane:
@@ -45,6 +49,7 @@ def queue(settings: Settings, *, adopt: bool, as_json: bool = False) -> int:
                 counts.active,
                 counts.delayed,
                 counts.failed,
+                counts.paused,
                 owner_now or None,
                 found.plane,
             )
@@ -52,7 +57,7 @@ def queue(settings: Settings, *, adopt: bool, as_json: bool = False) -> int:
             return EXIT_OK if owner_now in ("", found.plane) else EXIT_FAILED
         jobs = (
             f"{counted(counts.waiting, 'job')} waiting, {counts.active:,} active, {counts.delayed:,} delayed, "
-            f"{counts.failed:,} failed"
+            f"{counts.failed:,} failed{', paused' if counts.paused else ''}"
         )
         owner = one_line(before) or "unknown: no version that records the data plane has added or taken a job"
         print(lines(f"queue     {settings.queue_name} at redis {settings.redis_place}: {jobs}\njobs for  {owner}"))

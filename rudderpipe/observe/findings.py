@@ -204,7 +204,7 @@ def _of_queue(found: Snapshot, settings: Settings) -> Iterator[Finding]:
             "trouble" if jobs else "warning",
             "paused",
             f"The queue is paused, and {counted(jobs, 'job')} {_wait(jobs)}.",
-            "Resume the queue where it was paused, for example in Bull's dashboard.",
+            "Run `rudderpipe queue --resume`, or resume it where it was paused.",
             "NothingDelivered",
         )
     yield from _of_age(queue)
