@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, get_args
@@ -19,6 +18,7 @@ from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import BeforeSend, check_callable, shaper_of, steps_of
 from rudderpipe.messages.scrubber import Scrubber
 from rudderpipe.process.clock import Clock
+from rudderpipe.process.handlers import let_through
 from rudderpipe.settings import Settings
 from rudderpipe.settings.redis_url import RedisAddress
 from rudderpipe.transports.callbacks import Callback, callbacks
@@ -232,8 +232,8 @@ class Client:
                 if in_request is not None:
                     context = {**in_request, **(context or {})}
                 data = _track(user_id, event, properties, context, timestamp, anonymous_id, integrations, message_id)
-            except Exception:  # noqa: BLE001, S110  # the slow path raises the same error again, and logs it
-                pass
+            except Exception as error:  # noqa: BLE001  # the slow path raises the same error again, and logs it
+                let_through(error)
             else:
                 try:
                     reason = intake.append(data)
@@ -370,7 +370,7 @@ class Client:
             callback, timeout_s = timeout_s, 10.0
         flush = self._intake.begin_flush(until)
         if callback is None:
-            return wait_for(flush, timeout_s, self._clock, time.sleep)
+            return wait_for(flush, timeout_s, self._clock, self._clock.sleep)
         callbacks.watch(report_to(flush, timeout_s, self._clock, callback))
         return flush.poll()
 

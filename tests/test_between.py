@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from rudderpipe.process import identity
-from rudderpipe.ring import claims, counters, memory
+from rudderpipe.process.locks import LockFile
+from rudderpipe.ring import claims, counters, flusher_lock, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Consumer
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
 from tests.crash_simulation import Process, simulation_of
-from tests.fakes import FakeClock, drain, producer_of, settings_of
+from tests.fakes import FakeClock, drain, pipe_called, pipe_of, producer_of, settings_of
 
 
 def between(producer: Producer, happens: Callable[[], object]) -> None:
@@ -272,24 +273,48 @@ def test_an_exception_at_any_store_of_a_claim_a_chunk_or_a_leave_loses_nothing(
     assert number > 3
 
 
+def count_without_a_slot(producer: Producer, ring: Ring) -> None:
+    """Move refusals into the ring while this process has no slot there."""
+    producer.slot.ring = ring
+    producer.slot.note_refusal("full")
+    producer.slot.count_refusals()
+
+
+CLAIMS: dict[str, tuple[int, Callable[[Producer, Ring, Path], object]]] = {
+    "a slot": (0, lambda producer, _ring, _directory: producer.append(b"2")),
+    "credits": (1, lambda producer, _ring, _directory: producer.append(b"2")),
+    "refusals": (0, lambda producer, ring, _directory: count_without_a_slot(producer, ring)),
+    "a start": (0, lambda _producer, ring, _directory: flusher_lock.may_start(ring, FakeClock())),
+    "a ring": (0, lambda _producer, ring, directory: open_ring(pipe_of(directory, pipe_called(ring)), FakeClock())),
+}
+"""Calls of an application that take the claim lock, and how many events come before each."""
+
+
+@pytest.mark.parametrize(("events", "call"), CLAIMS.values(), ids=CLAIMS)
 def test_an_exception_at_the_release_of_the_claim_lock_leaves_it_free(
-    ring: Ring, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    ring: Ring,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    events: int,
+    call: Callable[[Producer, Ring, Path], object],
 ) -> None:
     """A signal handler may raise before the first line of ``release``. The process would keep the lock for life, and
     the events of all processes would be refused as busy."""
     producer = producer_of(ring, clock)
-    release, raised = ring.locks.release, iter([True])
+    release, raised = LockFile.release, iter([True])
 
-    def interrupted(byte: int) -> None:
+    def interrupted(lock_file: LockFile, byte: int) -> None:
         if next(raised, False):
             raise KeyboardInterrupt
-        release(byte)
+        release(lock_file, byte)
 
-    assert producer.append(b"1") is None
-    monkeypatch.setattr(ring.locks, "release", interrupted)
+    for _ in range(events):
+        assert producer.append(b"1") is None
+    monkeypatch.setattr(LockFile, "release", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        producer.append(b"2")
+        call(producer, ring, ring.locks.path.parent)
 
+    assert next(raised, None) is None
     assert not ring.locks.is_ours
     assert producer.append(b"3") is None
-    assert drain(Consumer(ring)) == ["1", "3"]
+    assert drain(Consumer(ring)) == ["1"] * events + ["3"]

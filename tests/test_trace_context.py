@@ -186,8 +186,9 @@ def test_an_error_of_opentelemetry_costs_no_event(captured: CapturedEvents, capl
 
 
 def test_the_ring_has_the_ids(tmp_path: Path, span: Span) -> None:
-    """Clients that differ only in the setting share a ring."""
+    """Clients that differ only in the setting share a ring, whose flusher does not know the setting."""
     settings = settings_of(tmp_path, **DESTINATION, autostart=False)
+    assert msgspec.structs.replace(settings, trace_context=True).for_processes() == settings.for_processes()
     for is_on in (True, False):
         ours = Client(settings=settings, trace_context=is_on)
         assert ours.track("u", "e")

@@ -13,6 +13,7 @@ from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.outcome import BLOCKED_S, Outcome, before_retry_s, of_obstacle
 from rudderpipe.delivery.request_size import RequestSize
 from rudderpipe.process.clock import Clock, iso_ms
+from rudderpipe.process.handlers import let_through
 from rudderpipe.settings import Settings
 
 T = TypeVar("T")
@@ -160,6 +161,7 @@ class Dispatcher:
         except MemoryError:
             outcome = of_obstacle("no memory is left for a request")
         except Exception as error:  # noqa: BLE001  # events that are JSON can be posted, so they are not the cause
+            let_through(error)
             outcome = of_obstacle(f"the request cannot be made: {type(error).__name__}")
         took_s = self._clock.monotonic_s() - begun_s
         self.size.learn(outcome, took_s, first.timeout_s)

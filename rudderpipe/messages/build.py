@@ -13,6 +13,7 @@ from rudderpipe.messages import encode, validate, wire
 from rudderpipe.messages.encode import INT_FROM, INT_TO, ROOM_BYTES, SCALARS
 from rudderpipe.messages.wire import CONTEXT, LIBRARY_PART, MARKED_CHANNEL, REQUIRED, SET_BY_US, message_ids
 from rudderpipe.process.fork import PAGE
+from rudderpipe.process.handlers import let_through
 
 _utc = timezone.utc
 _now = datetime.now
@@ -159,7 +160,8 @@ def track(
     held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
     try:
         encode_into(message, room)
-    except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
+    except Exception as error:  # noqa: BLE001  # the message is large, or contains a lone surrogate
+        let_through(error)
         return encode.encode_any(message)
     return room
 

@@ -21,6 +21,7 @@ from rudderpipe.errors import EventError, EventTooLarge
 from rudderpipe.log_text import one_line
 from rudderpipe.messages import foreign
 from rudderpipe.messages.foreign import NoForm
+from rudderpipe.process.handlers import let_through
 from rudderpipe.settings import EVENT_LIMIT_BYTES
 
 Default = Callable[[Any], Any]
@@ -55,7 +56,8 @@ def encode_message(message: Any) -> bytes | bytearray:
     held = memoryview(room)  # noqa: F841  # while it is held, the encoder cannot grow room for text of any length
     try:
         encode_into(message, room)
-    except Exception:  # noqa: BLE001  # the message is large, or contains a lone surrogate
+    except Exception as error:  # noqa: BLE001  # the message is large, or contains a lone surrogate
+        let_through(error)
         return encode_any(message)
     return room
 
@@ -124,7 +126,8 @@ def nested(value: dict[Any, Any], path: str, *, depth: int = 1) -> dict[str, Any
     own = value.copy()
     try:
         _replace(own, _FEW)
-    except Exception:  # noqa: BLE001  # _Unusual, or an error of a zone, which plain meets again and names
+    except Exception as error:  # noqa: BLE001  # _Unusual, or an error of a zone, which plain meets again and names
+        let_through(error)
         own = plain(value, path, depth=depth)
     return own
 
@@ -263,6 +266,7 @@ class _Copier:
             try:
                 return foreign.moment(value) if kind is datetime else foreign.time_of_day(value)
             except Exception as error:  # noqa: BLE001  # the code of its zone may raise any error
+                let_through(error)
                 raise _raised(kind, error) from None
         if kind is UUID:
             return str(value)
@@ -306,6 +310,7 @@ class _Copier:
         except (NoForm, EventTooLarge, RecursionError):
             raise
         except Exception as error:  # noqa: BLE001  # a value's own code may raise any error
+            let_through(error)
             raise _raised(kind, error) from None
         raise NoForm(f"is of type {kind.__name__}, which JSON cannot hold")
 

@@ -11,6 +11,7 @@ import msgspec
 from rudderpipe.errors import EventError, SettingsError
 from rudderpipe.messages import encode, wire
 from rudderpipe.messages.scrubber import Scrubber
+from rudderpipe.process.handlers import let_through
 
 
 class Sampling:
@@ -117,6 +118,7 @@ def _ask(step: BeforeSend, message: dict[str, Any]) -> Any:
     try:
         return step(message)
     except Exception as error:  # an error of the application's function, which must not reach its request
+        let_through(error)
         # The unchanged message is not sent, because it still contains what before_send should remove.
         raise EventError("before_send", f"raised {type(error).__name__}") from error
 

@@ -6,6 +6,7 @@ import sys
 
 from rudderpipe import log_text
 from rudderpipe.process.clock import Clock
+from rudderpipe.process.handlers import let_through
 from rudderpipe.process.log_limit import ThrottledLog
 
 _log = ThrottledLog(log_text.logger(), Clock())
@@ -26,5 +27,6 @@ def ids() -> dict[str, str]:
             return {}
         return {"traceId": format(span.trace_id, "032x"), "spanId": format(span.span_id, "016x")}
     except Exception as error:  # noqa: BLE001  # the application chooses OpenTelemetry's version and its context
+        let_through(error)
         _log.warning("trace", "events have no trace and span ids: OpenTelemetry raises %s", type(error).__name__)
         return {}

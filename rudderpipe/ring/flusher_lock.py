@@ -95,4 +95,8 @@ def may_start(ring: Ring, clock: Clock, *, sure: bool = False) -> bool:
         ring.words[at.H_START_MS] = now_ms
         return True
     finally:
-        ring.locks.release(at.LOCK_CLAIM)
+        try:
+            ring.locks.release(at.LOCK_CLAIM)
+        except BaseException:
+            ring.locks.release(at.LOCK_CLAIM)  # a signal handler may raise before the first line of the call
+            raise

@@ -155,7 +155,11 @@ def _claimed(path: Path, wait_s: float = OPEN_TIMEOUT_S) -> Iterator[LockFile]:
                     raise
                 return
         finally:
-            lock_file.release(at.LOCK_CLAIM)
+            try:
+                lock_file.release(at.LOCK_CLAIM)
+            except BaseException:
+                lock_file.release(at.LOCK_CLAIM)  # a signal handler may raise before the first line of the call
+                raise
 
 
 def find(settings: Settings) -> Ring | None:

@@ -154,7 +154,11 @@ class Slot:
                     continue  # it was closed after we opened it
                 number = claims.take_slot(ring, me, is_inner=self._is_inner)
             finally:
-                ring.locks.release(at.LOCK_CLAIM)
+                try:
+                    ring.locks.release(at.LOCK_CLAIM)
+                except BaseException:
+                    ring.locks.release(at.LOCK_CLAIM)  # a signal handler may raise before the first line of the call
+                    raise
             self._words_at = ring.layout.slot(number)
             self._refused_at = None
             self.block = OpenBlock(ring.words[self._words_at + at.S_ENTERED])
@@ -289,7 +293,11 @@ class Slot:
         except RingUnavailable:
             pass  # no locks are left: a later call stores the counts
         finally:
-            ring.locks.release(at.LOCK_CLAIM)
+            try:
+                ring.locks.release(at.LOCK_CLAIM)
+            except BaseException:
+                ring.locks.release(at.LOCK_CLAIM)  # a signal handler may raise before the first line of the call
+                raise
 
     def _count_at(self, ring: Ring, counters: int) -> None:
         for reason in list(self._uncounted):

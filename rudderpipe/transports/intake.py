@@ -23,6 +23,7 @@ from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
 from rudderpipe.process import unix
 from rudderpipe.process.clock import Clock
+from rudderpipe.process.handlers import let_through
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.settings import EVENT_LIMIT_BYTES, LOG_LEVELS, Settings
 from rudderpipe.transports.base import Encoded, NullTransport, Transport
@@ -235,6 +236,7 @@ class Intake:
             if data is not None and self.shaper is not None:
                 data = self.shaper.shape(data)
         except Exception as error:
+            let_through(error)
             raise _event_error(error) from error
         if data is None:
             return None
@@ -256,6 +258,7 @@ class Intake:
 
     def prevented(self, error: Exception) -> RingUnavailable:
         """Log an error of the host, at most once a second; return it as ``RingUnavailable``."""
+        let_through(error)
         if not isinstance(error, RingUnavailable):
             reason = (error.strerror if isinstance(error, OSError) else None) or "out of memory"
             error = RingUnavailable("ring", f"cannot be used: {reason}")
@@ -267,6 +270,7 @@ class Intake:
         return self._result(self._refusal_of_wrong(error, callback))
 
     def _refusal_of_wrong(self, error: Exception, callback: Callback | None = None) -> EventError:
+        let_through(error)
         error = _event_error(error)
         reason = "too_large" if isinstance(error, EventTooLarge) else "invalid"
         try:

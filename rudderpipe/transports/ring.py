@@ -14,6 +14,7 @@ from rudderpipe import log_text
 from rudderpipe.errors import EventRefused, EventTooLarge, RingFull, RingUnavailable, RudderpipeError
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
+from rudderpipe.process.handlers import let_through
 from rudderpipe.process.log_limit import ThrottledLog
 from rudderpipe.ring import counters, flusher_lock, served_settings
 from rudderpipe.ring import layout as at
@@ -221,6 +222,7 @@ class Pipe:
             self._compare_settings(ring)
             self._failures.look(ring)
         except Exception as error:  # noqa: BLE001  # no error here matters to the event, which has been accepted
+            let_through(error)
             self._log.warning("start", "cannot check whether a flusher runs: %s", error)
 
     def _tell_large(self, size_bytes: int) -> None:
