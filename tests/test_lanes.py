@@ -447,6 +447,29 @@ def test_requests_of_lanes_are_under_way_at_the_same_time(clock: FakeClock) -> N
     assert sorted(delivery.queue.store.delivered) == ["a1", "b1"]
 
 
+def test_a_lane_goes_on_after_no_memory_was_left_for_its_result(
+    clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The result of the attempt is handed over later, once."""
+    failures = iter([True, True])
+
+    def scarce(*fields: Any) -> Ended:
+        if next(failures, False):
+            raise MemoryError
+        return Ended(*fields)
+
+    monkeypatch.setattr("rudderpipe.sender.couriers.Ended", scarce)
+    delivery = LaneDelivery(clock)
+    delivery.put("a1", "a2", "b1")
+    sender = delivery.another(FakePlane(), None, Couriers())
+
+    while len(delivery.queue.store.delivered) < 3:
+        sender.work()
+
+    assert next(failures, None) is None
+    assert sorted(delivery.queue.store.delivered) == ["a1", "a2", "b1"]
+
+
 @given(st.randoms(use_true_random=False), st.integers(1, 40))
 @hypothesis_settings(suppress_health_check=list(HealthCheck), deadline=None)
 def test_no_event_overtakes_a_barrier_or_an_event_of_its_lane(dice: random.Random, steps: int) -> None:

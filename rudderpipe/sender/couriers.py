@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from typing import NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.delivery.dispatcher import Decision
 from rudderpipe.sender.lane import Lane
+
+RETRY_S = 0.05
+"""Time between two tries to hand a result over while no memory is left."""
 
 logger = log_text.logger("rudderpipe.sender")
 
@@ -75,6 +79,19 @@ class Couriers:
         while True:
             due.acquire()
             result = lane.attempt()
+            while not self._hand_over(lane, result):
+                time.sleep(RETRY_S)
+
+    def _hand_over(self, lane: Lane, result: Decision | Exception) -> bool:
+        """Give a result to the sender's own thread; return False if no memory is left for that.
+
+        Without the result the lane would never have another attempt.
+        """
+        try:
             with self._changed:
-                self._ended.append(Ended(lane, result))
                 self._changed.notify()
+                # Order: last, because a result that is handed over must not be handed over again.
+                self._ended.append(Ended(lane, result))
+        except MemoryError:
+            return False
+        return True
