@@ -175,3 +175,23 @@ def test_what_a_client_adds_and_drops_is_as_in_a_call() -> None:
     assert (value_of(kept)["seen"], value_of(kept)["context"]["app"]) == (True, "shop")
     assert isinstance(dropped, Reject)
     assert "before_send" in dropped.reason
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "rest"),
+    [
+        ("userId", "user_id", {"type": "track", "event": "e"}),
+        ("anonymousId", "anonymous_id", {"type": "track", "event": "e"}),
+        ("groupId", "group_id", {"type": "group", "userId": "u"}),
+    ],
+)
+def test_the_reject_of_a_misspelt_field_says_how_to_map_it(field: str, name: str, rest: dict[str, Any]) -> None:
+    """The file need not be written anew. All such records have one reason."""
+    first, second = (
+        EVENTS.of(block_of([json.dumps({name: each, **rest}).encode()]), 0, 1, RECORD_ID)[0] for each in ("a", "b")
+    )
+
+    assert isinstance(first, Reject)
+    assert isinstance(second, Reject)
+    assert first.kind == second.kind
+    assert first.reason.endswith(f"{name} is no field of a message, did you mean {field}? (--map {field}={name})")

@@ -136,3 +136,39 @@ def test_a_falsy_id_is_missing_beside_the_other_one(value: Any) -> None:
     message = json.loads(wire.from_arguments("page", {"": {"userId": value, "anonymousId": "a"}}))
 
     assert (message.get("userId"), message["anonymousId"]) == (None, "a")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "hint"),
+    [
+        ("track", {"user_id": "u", "event": "e"}, "user_id is no field of a message, did you mean userId?"),
+        ("track", {"UserID": "u", "event": "e"}, "UserID is no field of a message, did you mean userId?"),
+        (
+            "track",
+            {"anonymous_id": "a", "event": "e"},
+            "anonymous_id is no field of a message, did you mean anonymousId?",
+        ),
+        ("group", {"userId": "u", "group-id": "g"}, "group-id is no field of a message, did you mean groupId?"),
+        (
+            "alias",
+            {"userId": "u", "previous_id": "p"},
+            "previous_id is no field of a message, did you mean previousId?",
+        ),
+        ("track", {"userId": "u", "Event": "e"}, "Event is no field of a message, did you mean event?"),
+    ],
+)
+def test_a_missing_field_that_is_only_misspelt_is_named(kind: Any, message: dict[str, Any], hint: str) -> None:
+    """Names in Python's spelling are the most usual mistake."""
+    with pytest.raises(EventError) as caught:
+        CLIENTS["plain"].preview(kind, message)
+
+    assert str(caught.value).endswith(f"; {hint}")
+
+
+@pytest.mark.parametrize("message", [{"userId": " ", "user_id": "u", "event": "e"}, {"user": "u", "event": "e"}])
+def test_the_error_of_another_missing_field_names_no_other_key(message: dict[str, Any]) -> None:
+    """A key that means something else may hold anything."""
+    with pytest.raises(EventError) as caught:
+        CLIENTS["plain"].preview("track", message)
+
+    assert str(caught.value).endswith("one of them must be given")

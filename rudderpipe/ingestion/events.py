@@ -13,7 +13,7 @@ from rudderpipe.errors import EventError, EventTooLarge
 from rudderpipe.ingestion import whole_lines
 from rudderpipe.ingestion.block import PREVIEW_BYTES, Block, Reject
 from rudderpipe.ingestion.history import History
-from rudderpipe.messages import encode, foreign, validate
+from rudderpipe.messages import encode, foreign, validate, wire
 from rudderpipe.messages.context import current
 from rudderpipe.messages.defaults import Defaults
 from rudderpipe.messages.processors import Shaper
@@ -87,7 +87,8 @@ class Events:
         except EventTooLarge as error:
             return _reject(block, index, TOO_LARGE, error.reason)
         except EventError as error:
-            return _reject(block, index, _kind_of(error), str(error))
+            hint = _map_hint(error, message)
+            return _reject(block, index, _kind_of(error) + hint, str(error) + hint)
         if data is None:
             return _reject(block, index, DROPPED)
         if len(data) > EVENT_LIMIT_BYTES:
@@ -117,6 +118,13 @@ def _reject(block: Block, index: int, kind: str, reason: str = "") -> Reject:
     size = len(text)
     kept = text if size <= EVENT_LIMIT_BYTES else text[:PREVIEW_BYTES]
     return Reject(block.numbers[index], block.offsets[index], kind, reason or kind, kept, size)
+
+
+def _map_hint(error: EventError, message: dict[str, Any]) -> str:
+    """Return the option that maps a misspelt field, if the error is about one; else an empty text."""
+    names = ("userId", "anonymousId") if error.field == "userId" else (error.field,)
+    found = [f" (--map {name}={key})" for name in names if (key := wire.misspelt(name, message))]
+    return found[0] if found else ""
 
 
 def _kind_of(error: EventError) -> str:

@@ -205,7 +205,8 @@ def _normalise(
                 message[name] = own
     if not message.get("userId") and not message.get("anonymousId"):
         user_id, anonymous_id = (names.get(name, name) for name in ("userId", "anonymousId"))
-        raise EventError(user_id, f"is missing or blank, and so is {anonymous_id}; one of them must be given")
+        hint = _meant("userId", given, names) or _meant("anonymousId", given, names)
+        raise EventError(user_id, f"is missing or blank, and so is {anonymous_id}; one of them must be given{hint}")
     if unknown:
         message |= encode.nested(unknown, "", depth=depth - 1)
 
@@ -213,4 +214,20 @@ def _normalise(
 def _require(required: Iterable[str], message: Mapping[str, Any], names: Names) -> None:
     for name in required:
         if not message.get(name):
-            raise EventError(names.get(name, name), "is missing or blank")
+            raise EventError(names.get(name, name), f"is missing or blank{_meant(name, message, names)}")
+
+
+def _meant(name: str, given: Mapping[str, Any], names: Names) -> str:
+    other = misspelt(name, given)
+    return f"; {other} is no field of a message, did you mean {names.get(name, name)}?" if other else ""
+
+
+def misspelt(name: str, given: Mapping[str, Any]) -> str:
+    """Return the key that was given for a missing field, such as ``user_id``; an empty text if there is none.
+
+    The key differs from the field only in its case, underscores and hyphens.
+    """
+    if name in given:
+        return ""
+    keys = (key for key in given if type(key) is str)
+    return next((key for key in keys if key.replace("_", "").replace("-", "").lower() == name.lower()), "")
