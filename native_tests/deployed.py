@@ -62,6 +62,7 @@ class Deployment:
             "0.0.0.0:9120": f"127.0.0.1:{self.flusher_port}",
             "0.0.0.0:9122": f"127.0.0.1:{self.sender_port}",
         }
+        processes.explicit["flush_interval_ms"] = 60_000  # so the last events leave the ring only by a drain
         kept = ("pipe", "runtime_dir", "flush_interval_ms")
         self._isolated = {f"RUDDERPIPE_{name.upper()}": str(processes.explicit[name]) for name in kept}
         processes.explicit |= {"redis": redis.url, "autostart": False}

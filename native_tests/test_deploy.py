@@ -254,6 +254,7 @@ def test_uwsgi(shop: Deployment, form: str) -> None:
     # pyuwsgi starts Python before it reads the file's variables, and reloads into a Python without the environment.
     paths = os.pathsep.join((sysconfig.get_path("purelib"), str(REPOSITORY)))
     environment = shop.environment(RUDDERPIPE_CONFIG="/etc/rudderpipe/shop.toml", PYTHONPATH=paths)
+    environment["RUDDERPIPE_FLUSH_INTERVAL_MS"] = "200"  # what an earlier end left must leave while the server runs
 
     def start(*command: str) -> subprocess.Popen[bytes]:
         return shop.start(*command, environment=environment, stderr=subprocess.DEVNULL)

@@ -30,8 +30,7 @@ FILES = sorted(
 )
 PIPE = "shop"
 OURS = re.compile(r"-m rudderpipe\.(flusher|sender)((?: \S+)*)")
-SOURCES = {"/etc/rudderpipe", "/var/lib/rudderpipe"}
-"""Folders that an operator makes, or a unit."""
+SERVED = frozenset(re.findall(r"/[\w.]+", PATHS))
 
 
 def text_of(name: str) -> str:
@@ -124,7 +123,10 @@ def commands() -> list[tuple[str, str]]:
     found += [("Procfile", line.partition(": ")[2]) for line in text_of("app/Procfile").splitlines()]
     found += [("compose.yaml", shlex.join(each["command"])) for each in services().values() if "command" in each]
     found += [("kubernetes", shlex.join(each["command"])) for each in containers().values()]
-    found += [("attached.ini", each) for each in re.findall(r"cmd=([^,\n]+)", text_of("uwsgi/attached.ini"))]
+    found += [
+        ("attached.ini", each)
+        for each in re.findall(r"^attach-daemon2 = cmd=([^,\n]+)", text_of("uwsgi/attached.ini"), re.MULTILINE)
+    ]
     found += [
         ("Dockerfile", shlex.join(json.loads(re.findall(r"^CMD (.*)$", text_of("app/Dockerfile"), re.MULTILINE)[0])))
     ]
@@ -250,7 +252,7 @@ def test_every_probe_asks_a_port_and_a_path_that_are_served() -> None:
         assert probes, name
         for probe in probes:
             assert probe["port"] in named, name
-            assert probe["path"] in PATHS, name
+            assert probe["path"] in SERVED, name
         if name != "shop":
             assert list(named.values()) == [admin_port(shlex.join(container["command"]))]
             ports.add((name, *named.values()))
@@ -259,7 +261,7 @@ def test_every_probe_asks_a_port_and_a_path_that_are_served() -> None:
         port = admin_port(shlex.join(service["command"]))
         ports.add((name, port))
         (asked,) = re.findall(r"http://127.0.0.1:(\d+)(/\w+)", service["healthcheck"]["test"][-1])
-        assert (int(asked[0]), asked[1] in PATHS) == (port, True)
+        assert (int(asked[0]), asked[1] in SERVED) == (port, True)
         ports.add((name, admin_port(supervised()[f"shop-{name}"]["command"])))
         ports.add((name, admin_port(variables(text_of("systemd/shop.env"))[f"{name.upper()}_ADMIN"])))
     scraped = {name: pod["metadata"]["annotations"]["prometheus.io/port"] for name, pod in pods().items()}
