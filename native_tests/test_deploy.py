@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -15,11 +16,14 @@ from typing import Any
 
 import pytest
 
-from native_tests.deployed import BIN, RECIPES, Deployment, Orders, manifests, responds, stop, variables
+from native_tests.deployed import BIN, RECIPES, Deployment, Orders, arrived, manifests, responds, stop, variables
 from native_tests.manager import Manager
 from native_tests.pages import REPOSITORY
 from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
+
+PAUSE_MS = 3_000
+"""Longer than gunicorn takes to stop its workers."""
 
 
 @pytest.fixture(name="shop")
@@ -183,7 +187,7 @@ def containers(name: str) -> dict[str, dict[str, Any]]:
 
 
 def test_kubernetes(shop: Deployment, redis_server: RedisServer) -> None:
-    """The containers' commands and probes. A pod ends with the application, then the sidecar, then the ring.
+    """The containers' commands and probes. The sidecar drains what a killed application left, before the pod ends.
 
     Of two senders one stands by, ready, and takes over. The senders have no write key.
     """
@@ -214,8 +218,8 @@ def test_kubernetes(shop: Deployment, redis_server: RedisServer) -> None:
         stop(first)
         orders.more()
         assert shop.processes.status().ring is not None
-        application.send_signal(signal.SIGTERM)
-        assert application.wait(40) == 0
+        os.killpg(application.pid, signal.SIGKILL)  # out of memory: its own hook for the end does not run
+        application.wait()
         stop(flusher)
 
     assert shop.ring_events() == 0
@@ -223,19 +227,48 @@ def test_kubernetes(shop: Deployment, redis_server: RedisServer) -> None:
     stop(second)
 
 
-def test_a_procfile(shop: Deployment) -> None:
-    """The flusher that the application starts serves one dyno; the ring is empty when the dyno has ended."""
+@pytest.fixture(name="variables")
+def _variables(shop: Deployment) -> dict[str, str]:
+    """Return the variables of a container whose application starts the flusher."""
     environment = shop.environment(**settings_of("shop.yaml"))
-    for name in ("AUTOSTART", "REDIS_PASSWORD_FILE"):
-        del environment[f"RUDDERPIPE_{name}"]
-    manager = shop.start(
-        str(BIN / "honcho"), "start", "--no-colour", environment=environment, stdout=subprocess.DEVNULL
-    )
+    del environment["RUDDERPIPE_REDIS_PASSWORD_FILE"]
     shop.processes.explicit["autostart"] = True
+    return environment | {"RUDDERPIPE_AUTOSTART": "flusher"}
+
+
+def test_gunicorn_in_a_container(shop: Deployment, redis_server: RedisServer, variables: dict[str, str]) -> None:
+    """The server ends only when the ring is empty, although Redis takes nothing for a while: the flusher ends with it.
+
+    Before that it reloads under requests.
+    """
+    (command,) = re.findall(r"^CMD (.*)$", (RECIPES / "app" / "Dockerfile").read_text(), re.MULTILINE)
+    server = shop.start(*json.loads(command), environment=variables)
+    wait_until(lambda: responds(shop.port, "/healthz"))
+    with Orders(shop.port).running() as orders:
+        orders.more()
+        before = shop.workers(server)
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(now := shop.workers(server)) == len(before) and not now & before)
+        orders.more()
+        redis_server.text_client().execute_command("CLIENT", "PAUSE", PAUSE_MS, "WRITE")
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(40) == 0
+        for process in shop.processes.own_processes():
+            process.kill()
+
+    assert shop.ring_events() == 0
+    shop.deliver_the_rest(orders)
+
+
+def test_a_procfile(shop: Deployment, variables: dict[str, str]) -> None:
+    """The lines of both processes, under a program that reads such files."""
+    del variables["RUDDERPIPE_AUTOSTART"]
+    honcho = str(BIN / "honcho")
+    manager = shop.start(honcho, "start", "--no-colour", environment=variables, stdout=subprocess.DEVNULL)
     wait_until(lambda: responds(shop.port, "/healthz"))
     with Orders(shop.port).running() as orders:
         orders.more(300)
-        assert shop.processes.status().ring is not None
+        wait_until(lambda: len(arrived(shop.processes)) > 100)
         manager.send_signal(signal.SIGTERM)
         manager.wait(40)
 
