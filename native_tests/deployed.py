@@ -44,6 +44,7 @@ class Deployment:
         self.port = free_port()
         self.flusher_port = free_port()
         self.sender_port = free_port()
+        self.web_port = free_port()
         self._own = {
             "https://dataplane.example.com": processes.plane.url,
             "redis://localhost:6379/0": redis.url,
@@ -59,6 +60,7 @@ class Deployment:
             "127.0.0.1:8000": f"127.0.0.1:{self.port}",
             "127.0.0.1:9120": f"127.0.0.1:{self.flusher_port}",
             "127.0.0.1:9122": f"127.0.0.1:{self.sender_port}",
+            "127.0.0.1:9770": f"127.0.0.1:{self.web_port}",
             "0.0.0.0:9120": f"127.0.0.1:{self.flusher_port}",
             "0.0.0.0:9122": f"127.0.0.1:{self.sender_port}",
         }
@@ -194,10 +196,11 @@ def arrived(processes: Processes) -> Counter[str]:
     return Counter(event["properties"]["order"] for body in bodies for event in body["batch"])
 
 
-def responds(port: int, path: str) -> bool:
+def responds(port: int, path: str, **headers: str) -> bool:
     """Return whether an address responds with 200."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as response:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=5) as response:
             return bool(response.status == 200)
     except (OSError, HTTPException):
         return False

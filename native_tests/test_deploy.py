@@ -22,6 +22,7 @@ from native_tests.pages import REPOSITORY
 from native_tests.processes import Processes, wait_until
 from rudderpipe.testing.redis_server import RedisServer
 
+TOKEN = "0123456789abcdef" * 4
 PAUSE_MS = 3_000
 """Longer than gunicorn takes to stop its workers."""
 
@@ -104,13 +105,13 @@ class Unit:
             (folder / key).write_text(Path(path).read_text())
             (folder / key).chmod(0o400)
         (file,) = self.all("EnvironmentFile")
-        self._environment = {
+        self.environment = {
             **shop.environment(**variables(Path(file).read_text())),
             "CREDENTIALS_DIRECTORY": str(folder),
             "NOTIFY_SOCKET": self.manager.path,
         }
         if watchdog := self.all("WatchdogSec"):
-            self._environment["WATCHDOG_USEC"] = str(int(watchdog[0]) * 1_000_000)
+            self.environment["WATCHDOG_USEC"] = str(int(watchdog[0]) * 1_000_000)
 
     def all(self, name: str) -> list[str]:
         """Return the values of a line of the unit."""
@@ -118,7 +119,7 @@ class Unit:
 
     def command(self, name: str) -> list[str]:
         """Return a command line, with its variables."""
-        known = {**self._environment, "MAINPID": str(self.process.pid) if name == "ExecReload" else ""}
+        known = {**self.environment, "MAINPID": str(self.process.pid) if name == "ExecReload" else ""}
         return [
             os.path.expandvars(word) if "$" not in word else _expand(word, known)
             for word in shlex.split(self.all(name)[0])
@@ -126,7 +127,7 @@ class Unit:
 
     def start(self) -> None:
         """Start the service, and wait until it notifies that it is ready."""
-        self.process = self._shop.start(*self.command("ExecStart"), environment=self._environment)
+        self.process = self._shop.start(*self.command("ExecStart"), environment=self.environment)
         self.manager.receives("READY=1")
 
     def stop(self) -> None:
@@ -143,9 +144,13 @@ def _expand(word: str, known: dict[str, str]) -> str:
     return re.sub(r"\$\{?(\w+)\}?", lambda found: known[found[1]], word)
 
 
-def test_systemd(shop: Deployment) -> None:
-    """The lines of the units, with credentials in a directory of each unit, through an upgrade and a reload."""
+def test_systemd(shop: Deployment, capfd: pytest.CaptureFixture[str]) -> None:
+    """The lines of the units, with credentials in a directory of each unit, through an upgrade and a reload.
+
+    No process warns of anything.
+    """
     (shop.directory / "etc" / "shop.env").write_text(shop.text_of("systemd/shop.env"))
+    (shop.directory / "etc" / "shop.web").write_text(TOKEN)
     flusher, sender, application = units = [
         Unit(shop, name)
         for name in ("rudderpipe-flusher@shop.service", "rudderpipe-sender@shop.service", "shop.service")
@@ -156,6 +161,11 @@ def test_systemd(shop: Deployment) -> None:
         unit.manager.receives("WATCHDOG=1")
     assert responds(shop.flusher_port, "/readyz")
     assert responds(shop.sender_port, "/readyz")
+    page = Unit(shop, "rudderpipe-web@shop.service")
+    web = shop.start(*page.command("ExecStart"), environment=page.environment, stdout=subprocess.DEVNULL)
+    page.manager.close()
+    wait_until(lambda: responds(shop.web_port, "/api/flow", Authorization=f"Bearer {TOKEN}"))
+    assert not responds(shop.web_port, "/api/failed.ndjson")
     with Orders(shop.port).running() as orders:
         for unit in (flusher, sender, application):
             orders.more()
@@ -169,8 +179,12 @@ def test_systemd(shop: Deployment) -> None:
 
     assert shop.ring_events() == 0
     sender.stop()
+    stop(web)
     for unit in units:
         unit.manager.close()
+    said = capfd.readouterr().err
+    assert "flusher started" in said
+    assert [line for line in said.splitlines() if re.search("WARN|ERROR|other settings", line)] == []
     shop.deliver_the_rest(orders)
 
 

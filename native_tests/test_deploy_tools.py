@@ -19,6 +19,7 @@ kubernetes_validate: Any = pytest.importorskip("kubernetes_validate", reason="ne
 UNITS = {
     "rudderpipe-flusher@.service": "rudderpipe-flusher@shop.service",
     "rudderpipe-sender@.service": "rudderpipe-sender@shop.service",
+    "rudderpipe-web@.service": "rudderpipe-web@shop.service",
     "shop.service": "shop.service",
 }
 EXPOSURE = 20
@@ -54,8 +55,8 @@ def test_systemd_knows_every_line_of_the_units(units: Path) -> None:
     assert analyze(units, "verify", *(f"./{name}" for name in UNITS.values())) == ""
 
 
-@pytest.mark.parametrize("name", ["rudderpipe-flusher@shop.service", "rudderpipe-sender@shop.service"])
-def test_flusher_and_sender_may_do_little(units: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in UNITS.values() if name.startswith("rudderpipe")])
+def test_our_processes_may_do_little(units: Path, name: str) -> None:
     """A hole in one of their libraries must not open the host."""
     analyze(units, "security", "--offline=true", f"--threshold={EXPOSURE}", "--no-pager", f"./{name}")
 

@@ -20,7 +20,7 @@ from rudderpipe.sender.__main__ import parser as sender
 from rudderpipe.service.http import PATHS
 from rudderpipe.service.signals import EXIT_USAGE, GRACE_S
 from rudderpipe.settings import Settings, mistakes
-from tests.test_docs import PACKAGE, ROOT, options
+from tests.test_docs import PACKAGE, ROOT, options, parsers
 
 yaml: Any = pytest.importorskip("yaml", reason="needs pyyaml, of the extra test")
 
@@ -192,6 +192,18 @@ def test_every_command_of_ours_has_options_that_exist() -> None:
     assert set(map(frozenset, found.values())) == {frozenset(("flusher", "sender"))}
 
 
+def test_every_variable_of_a_unit_is_in_its_file() -> None:
+    """Systemd replaces one that is not there by nothing. The unit of the page has options that exist."""
+    known = set(variables(text_of("systemd/shop.env"))) | {"CREDENTIALS_DIRECTORY", "MAINPID"}
+    for path in (DEPLOY / "systemd").glob("*.service"):
+        lines = "\n".join(re.findall(r"^Exec\w+=(.*)$", path.read_text(), re.MULTILINE))
+        assert set(re.findall(r"\$\{?(\w+)", lines)) <= known, path
+    _, _, given = value(unit("rudderpipe-web@.service"), "ExecStart").partition("rudderpipe web ")
+
+    assert set(re.findall(r"--[a-z-]+", given)) <= options(parsers()["rudderpipe web"])
+    assert "web_token:/etc/rudderpipe/%i.web" in value(unit("rudderpipe-web@.service"), "LoadCredential")
+
+
 def gunicorn(name: str) -> float:
     """Return a number of the gunicorn's configuration."""
     (found,) = re.findall(rf"^{name} = ([\d_]+)$", text_of("app/gunicorn.conf.py"), re.MULTILINE)
@@ -354,10 +366,11 @@ def hardening(name: str) -> str:
     return text_of(f"systemd/{name}").partition("# What the process may do.")[2]
 
 
-def test_flusher_and_sender_have_the_same_restrictions() -> None:
+def test_our_units_have_the_same_restrictions() -> None:
     """None of them hides the ring, another process of the user, or the id of the boot."""
-    assert hardening("rudderpipe-flusher@.service") == hardening("rudderpipe-sender@.service") != ""
-    for name in ("rudderpipe-flusher@.service", "rudderpipe-sender@.service", "shop.service"):
+    ours = [f"rudderpipe-{name}@.service" for name in ("flusher", "sender", "web")]
+    assert hardening(ours[0]) == hardening(ours[1]) == hardening(ours[2]) != ""
+    for name in (*ours, "shop.service"):
         lines = unit(name)
         assert [each for each in FORBIDDEN.items() if each in lines] == []
         assert {"TemporaryFileSystem", "ProcSubset", "PrivateIPC"} & {key for key, _ in lines} == set()

@@ -25,7 +25,7 @@ OTHER_PROGRAMS = frozenset(
         *("--preload", "--workers", "--bind", "--pid", "--daemon", "--env", "--max-tasks-per-child", "--master"),
         *("--retry", "--retry-connrefused", "--port", "--save", "--collect-data", "--home", "--without-gossip"),
         *("--durations", "--quick", "--shm-size", "--memory", "--shell", "--ini", "--http-socket"),
-        *("--init", "--stop-timeout", "--no-deps", "--system", "--now"),
+        *("--init", "--stop-timeout", "--no-deps", "--system", "--now", "--pipe", "--wait"),
     )
 )
 """Options of gunicorn, uWSGI, Celery, curl, redis-server, docker, PyInstaller, pytest, argcomplete, benchmarks."""

@@ -462,6 +462,26 @@ def test_settings_of_another_version_are_not_compared(
     assert len(caplog.messages) == 1
 
 
+def test_units_of_systemd_have_the_same_credential(
+    pipes: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each unit has it in a directory of its own, and only flusher and sender have the password of Redis."""
+    pipe = pipes()
+    assert put(pipe)
+    ring = ring_of(pipe)
+    assert flusher_lock.take(ring, clock)
+
+    def of(path: str, **more: str) -> Any:
+        return msgspec.structs.replace(pipe.settings, write_key="", write_key_file=path, **more)
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/flusher")
+    served_settings.record(ring, of("/run/credentials/flusher/write_key", redis_password_file="/run/password"))
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", "/run/credentials/shop")
+    assert served_settings.differing(ring, of("/run/credentials/shop/write_key")) == []
+    assert served_settings.differing(ring, of("/etc/other/write_key")) == ["write_key_file"]
+
+
 def test_a_client_that_is_dropped_gives_its_slot_up(pipes: Any) -> None:
     """A program may make a client for each request. The events of a dropped client are drained all the same."""
     keeps = pipes()

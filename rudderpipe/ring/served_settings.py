@@ -6,6 +6,7 @@ A digest is salted with the ring's epoch. Neither a digest nor a name reveals a 
 from __future__ import annotations
 
 import hashlib
+import os
 from typing import Any
 
 import msgspec
@@ -13,11 +14,12 @@ import msgspec
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.fence import fence
 from rudderpipe.ring.ring import Ring, RingView
-from rudderpipe.settings import CLIENTS, Settings
+from rudderpipe.settings import CLIENTS, CREDENTIALS_VARIABLE, Settings
 
 _NOT_THE_FLUSHERS = {
     *CLIENTS,
     *("when_full", "block_timeout_ms", "log_level", "log_format", "autostart", "shutdown_timeout_s", "linger_s"),
+    "redis_password_file",  # Only flusher and sender connect to Redis.
     # These name the pipe, or are the ring's own.
     *("pipe", "runtime_dir", "ring_bytes", "max_internal_queue_size", "path"),
 }
@@ -70,7 +72,15 @@ def _value(settings: Settings, name: str) -> Any:
         return settings.endpoint
     if name == "redis" and settings.redis is not None:
         return settings.redis_address if len(settings.redis_servers) == 1 else settings.redis_servers
+    if name == "write_key_file" and settings.write_key_file:
+        return _without_unit(settings.write_key_file)
     return getattr(settings, name)
+
+
+def _without_unit(path: str) -> str:
+    """Return a credential of systemd without its directory, because each unit of a pipe has a directory of its own."""
+    directory, _, name = path.rpartition("/")
+    return name if directory == os.environ.get(CREDENTIALS_VARIABLE) else path
 
 
 def _digest(ring: RingView, value: Any) -> int:

@@ -61,7 +61,7 @@ def flusher(pipe: Examination) -> Result:
 
 def _start(settings: Settings) -> str:
     if settings.autostart is False:
-        return "start it: systemctl start rudderpipe-flusher, or python -m rudderpipe.flusher"
+        return "start it: systemctl start rudderpipe-flusher@PIPE, or python -m rudderpipe.flusher"
     return "the application starts it with its next event, and logs if that fails; or: rudderpipe drain"
 
 

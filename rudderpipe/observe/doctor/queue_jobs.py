@@ -66,7 +66,7 @@ def sender(pipe: Examination) -> Result:
     counts, lease = queue.counts(), snapshot.lease_state(queue)
     found = []
     if not several and lease is None and counts.waiting + counts.active and not counts.paused:
-        fix = "start one: systemctl start rudderpipe-sender, or python -m rudderpipe.sender"
+        fix = "start one: systemctl start rudderpipe-sender@PIPE, or python -m rudderpipe.sender"
         found.append(fail("jobs wait, and no sender has the lease", fix))
     others = _other_workers(queue, _token(queue) if lease is not None else b"") if not several else []
     if others:
