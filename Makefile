@@ -18,7 +18,7 @@ SOURCES := rudderpipe tests native_tests bench docs/conf.py docs/site
 # Two at a time, because most tests wait for a process or a socket.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool systemd clean
+.PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool systemd chromium clean
 
 help:
 	@echo 'make demo        see it work: workers and the sender are killed under load, and no event is lost'
@@ -37,7 +37,7 @@ help:
 demo: $(DEMO_READY)
 	$(BIN)/rudderpipe demo
 
-test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd
+test: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd chromium
 	$(BIN)/python -m pytest $(PARALLEL)
 
 quick: $(READY)
@@ -83,7 +83,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.page
 
-setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd
+setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd chromium
 
 $(BIN)/python:
 	@# Debian keeps venv in a package of its own.
@@ -127,6 +127,11 @@ systemd:
 	@# As root on Linux the units are checked by systemd's own tool, where Debian has it. It need not run.
 	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v systemd-analyze >/dev/null || \
 	  .ci/system-package systemd -- "systemd-analyze is missing"
+
+chromium:
+	@# As root on Linux the page is looked at in a real browser, where Debian has it.
+	@[ "$$(uname)" != Linux ] || [ "$$(id -u)" != 0 ] || command -v chromium >/dev/null || \
+	  .ci/system-package chromium -- "chromium is missing"
 
 $(BENCH_READY): pyproject.toml $(READY) $(NODE_READY)
 	@echo "installing the peers that the benchmarks compare with into $(VENV)"
