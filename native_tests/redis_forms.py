@@ -41,6 +41,10 @@ class Wire:
         self.cuts = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
+    def lead_to(self, server: RedisServer) -> None:
+        """Carry later connections to this server."""
+        self._server = server
+
     def cut_answer(self, number: int = 1) -> None:
         """End the connection in place of the ``number``-th answer from now on."""
         self._cut = number
@@ -144,15 +148,11 @@ class Cluster:
     """Three masters, each with a third of the slots."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self.ports = [free_port(CLUSTER_BUS) for _ in range(3)]
-        self.servers = []
+        self.servers: list[RedisServer] = []
         for number, port in enumerate(self.ports):
-            place = directory / f"node-{port}"
-            place.mkdir()
-            self.servers.append(
-                RedisServer(place, "--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
-            )
-            self.servers[-1].start()
+            self._start(port)
             slots = range(number * SLOTS // 3, (number + 1) * SLOTS // 3)
             self.ask(number, "CLUSTER", "ADDSLOTS", *slots)
         for port in self.ports[1:]:
@@ -162,7 +162,26 @@ class Cluster:
 
     def _is_whole(self, number: int) -> bool:
         information = self.ask(number, "CLUSTER", "INFO")
-        return "cluster_state:ok" in information and "cluster_known_nodes:3" in information
+        return "cluster_state:ok" in information and f"cluster_known_nodes:{len(self.ports)}" in information
+
+    def _start(self, port: int) -> RedisServer:
+        place = self._directory / f"node-{port}"
+        place.mkdir()
+        options = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
+        self.servers.append(RedisServer(place, *options, "--repl-diskless-sync-delay", "0"))
+        self.servers[-1].start()
+        return self.servers[-1]
+
+    def add_replica(self, number: int) -> int:
+        """Start a replica of a node, and return its number when every node knows it and it has the data."""
+        self.ports.append(free_port(CLUSTER_BUS))
+        replica = self._start(self.ports[-1])
+        self.ask(0, "CLUSTER", "MEET", "127.0.0.1", self.ports[-1])
+        for each in range(len(self.ports)):
+            wait_until(partial(self._is_whole, each))
+        self.ask(-1, "CLUSTER", "REPLICATE", self.ask(number, "CLUSTER", "MYID"))
+        wait_until(lambda: replica.text_client().info("replication")["master_link_status"] == "up")
+        return len(self.ports) - 1
 
     def ask(self, number: int, *command: Any) -> Any:
         """Return the answer of one node, without following a redirection."""

@@ -241,6 +241,17 @@ class QueueFull(QueueUnavailable):
         self.limit_bytes = limit_bytes
 
 
+class NotReplicated(QueueUnavailable):
+    """Redis has the last events, but only ``found`` of the ``wanted`` replicas have them (``redis_replicas``)."""
+
+    def __init__(self, address: str, found: int, wanted: int) -> None:
+        reason = f"replicas do not have the last events, found={found} redis_replicas={wanted}"
+        super().__init__(address, reason, answered=True)
+        self.args = (address, found, wanted)
+        self.found = found
+        self.wanted = wanted
+
+
 class LeaseLost(QueueError):
     """Another sender may own the queue now; nothing was changed."""
 

@@ -7,18 +7,20 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from copy import copy
+from copy import copy, deepcopy
 from functools import wraps
 from typing import Any
 
 from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
+from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
 from rudderpipe.queue.keys import Keys
-from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, NewJob, Recovered, Whose
+from rudderpipe.queue.queue import LOCK_MS, SWEEP_MS, NewJob, Wait, Whose
 
 _LANE = re.compile(r'"lane":"(\d+/\d+)"')
+OWN = ("clock", "away", "follows", "_replica")
+"""What belongs to a server, and is not replicated."""
 STALLED = "job stalled more than allowable limit"
 
 
@@ -55,6 +57,18 @@ class FakeStore:
         self._swept_until_ms = 0
         self._lease = ("", 0)
         self._last_lease = ""
+        self.follows = False
+        """True while a replica gets every write at once."""
+        self._replica: dict[str, Any] = {}
+        """The data that the replica has."""
+
+    def replicate(self) -> None:
+        """Give the replica all data."""
+        self._replica = {name: deepcopy(value) for name, value in vars(self).items() if name not in OWN}
+
+    def fail_over(self) -> None:
+        """Let the replica become the master. What it lacks is forgotten."""
+        vars(self).update(deepcopy(self._replica))
 
     def leaseholder(self) -> str:
         """Return the lease that has not lapsed, or an empty text."""
@@ -242,9 +256,10 @@ class FakeQueue:
 
     def let_go(self) -> None:
         """Execute the calls that were held up, as Redis does when it gets them late."""
-        late, self._late = self._late, []
+        late = self._late[:]
+        self._late.clear()
         for call in late:
-            with suppress(QueueUnavailable, LeaseLost):
+            with suppress(QueueUnavailable, QueueBehind, LeaseLost):
                 call()
 
     @changes
@@ -269,6 +284,32 @@ class FakeQueue:
     def close(self) -> None:
         self.away = True
 
+    def _ring(self, epoch: int, term: int) -> Counter[str]:
+        self.ping()
+        ring = self.store.rings.get(epoch, Counter())
+        if ring["term"] > term:
+            raise QueueBehind({0: ring["term"]})
+        if ring["ended"]:
+            raise QueueUnavailable("here", "RINGENDED", answered=True)
+        return ring
+
+    def _replicas(self, wait: Wait | None) -> int:
+        if self.store.follows:
+            self.store.replicate()
+        return int(self.store.follows and wait is not None)
+
+    @changes
+    def fence(
+        self, epoch: int, term: int, freed: Sequence[int], wait: Wait | None = None
+    ) -> tuple[dict[int, int], int]:
+        ring = self._ring(epoch, term)
+        for block in freed:
+            ring.pop(str(block), None)
+        ring["term"] = term
+        self.store.rings[epoch] = ring
+        return {int(name): count for name, count in ring.items() if name.isdigit()}, self._replicas(wait)
+
+    @changes
     def add(
         self,
         epoch: int,
@@ -276,14 +317,9 @@ class FakeQueue:
         offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
-    ) -> None:
-        self.ping()
-        store = self.store
-        ring = store.rings.get(epoch, Counter())
-        if ring["term"] > term:
-            raise QueueBehind({0: ring["term"]})
-        if ring["ended"]:
-            raise QueueUnavailable("here", "RINGENDED", answered=True)
+        wait: Wait | None = None,
+    ) -> int:
+        store, ring = self.store, self._ring(epoch, term)
         if behind := {block: ring[str(block)] for block, (start, _) in offsets.items() if ring[str(block)] > start}:
             raise QueueBehind(behind)
         store.rings[epoch] = ring
@@ -314,6 +350,7 @@ class FakeQueue:
         for block in freed:
             ring.pop(str(block), None)
         ring["term"] = term
+        return self._replicas(wait)
 
     @changes
     def take(self, max_jobs: int, max_bytes: int) -> list[ActiveJob]:

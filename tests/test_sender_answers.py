@@ -9,8 +9,8 @@ import pytest
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import job
-from rudderpipe.queue.active_job import ActiveJob
-from rudderpipe.queue.queue import Queue, Recovered
+from rudderpipe.queue.active_job import ActiveJob, Recovered
+from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import health

@@ -144,11 +144,14 @@ class QueueSink:
     ) -> None:
         from rudderpipe.queue import job
         from rudderpipe.queue.queue import Queue
+        from rudderpipe.queue.replicas import Replicas
         from rudderpipe.queue.size_limit import Budget
 
         self._build = job.build
         self._queue = Queue(settings, clock, meter=meter)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
+        self._replicas = Replicas(self._queue, settings) if settings.redis_replicas else None
+        ring.words[at.H_UNCONFIRMED_MS] = 0
         self._settings = settings
         self._lanes = settings.lanes_in_use
         self._ring = ring
@@ -193,8 +196,9 @@ class QueueSink:
         self._budget.check(sum(len(job[0]) for job in jobs))
         words = self._ring.words
         self._watch_eviction()
+        adds = self._replicas or self._queue
         try:
-            self._queue.add(epoch, jobs, offsets, freed, words[at.H_TERM])
+            adds.add(epoch, jobs, offsets, freed, words[at.H_TERM])
         except QueueUnavailable as error:
             # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
             if not error.answered:
@@ -205,6 +209,9 @@ class QueueSink:
             if later := behind.read.get(0, 0):
                 words[at.H_TERM] = max(words[at.H_TERM], later) + 1
             raise
+        finally:
+            if self._replicas is not None:
+                words[at.H_UNCONFIRMED_MS] = self._replicas.since_ms
         return CommitResult(committed)
 
     def _jobs_of(self, batches: Sequence[Batch], events: Sequence[Raw], sent_at: str) -> list[NewJob]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import msgspec
 
@@ -51,6 +52,13 @@ class ActiveJob(msgspec.Struct, frozen=True):
     def epoch(self) -> str:
         """The epoch, in hexadecimal, of the ring that the events came from; empty when another SDK made the job."""
         return f"{self.job.epoch:016x}" if self.job and self.job.epoch else ""
+
+
+class Recovered(NamedTuple):
+    """The number of jobs that are in line again, and how many of their locks belonged to another worker."""
+
+    jobs: int
+    broken_locks: int
 
 
 class LastFailure(msgspec.Struct, frozen=True):

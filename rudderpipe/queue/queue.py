@@ -7,7 +7,7 @@ import secrets
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 from redis import Redis, ResponseError
@@ -15,7 +15,7 @@ from redis import Redis, ResponseError
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
-from rudderpipe.queue.active_job import ActiveJob, QueueCounts, active_jobs, half
+from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
 from rudderpipe.queue.connection import ANSWER_TIMEOUT_S, Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.meter import TOGETHER, RedisMeter
@@ -37,13 +37,8 @@ REPEATABLE = frozenset({"renew_locks", "promote_delayed", "report_sender"})
 Whose = Literal["all", "free", "ours"]
 NewJob = tuple[str, int] | tuple[str, int, str]
 """A job's data, its number of events, and its lane if it has one, such as ``3/8``."""
-
-
-class Recovered(NamedTuple):
-    """The number of jobs that are in line again, and how many of their locks belonged to another worker."""
-
-    jobs: int
-    broken_locks: int
+Wait = tuple[int, int]
+"""How many replicas a call waits for, and for how many milliseconds at the most."""
 
 
 def new_token() -> str:
@@ -108,8 +103,9 @@ class Queue:
         offsets: dict[int, tuple[int, int]],
         freed: Sequence[int],
         term: int = 0,
-    ) -> None:
-        """Add jobs, oldest first, and store the ring's new offsets.
+        wait: Wait | None = None,
+    ) -> int:
+        """Add jobs, oldest first, and store the ring's new offsets. With ``wait``, return how many replicas have them.
 
         ``offsets`` are the offsets from and to in each tenure of a block, and ``freed`` the tenures whose offsets may
         go. ``term`` rises with each flusher of the ring: once a later flusher has added jobs, a call of an earlier one
@@ -119,24 +115,35 @@ class Queue:
         ``AnotherDataPlane`` while the queue has jobs for another data plane.
         """
         keys = self.keys
-        answer = self.call(
+        hashes = [
+            *(keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events, keys.plane),
+            *(keys.active, keys.delayed, keys.failed),
+        ]
+        marks = pack([(sequence, start, end) for sequence, (start, end) in offsets.items()])
+        answer, replicas = self._call(
+            wait,
             "add_jobs",
-            [
-                *(keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events, keys.plane),
-                *(keys.active, keys.delayed, keys.failed),
-            ],
-            keys.base,
-            self.token,
-            self.clock.time_ms(),
-            RING_KEEP_MS,
-            pack([(sequence, start, end) for sequence, (start, end) in offsets.items()]),
-            pack(freed),
-            pack(batches),
-            term,
-            self.plane,
+            hashes,
+            *(keys.base, self.token, self.clock.time_ms(), RING_KEEP_MS),
+            *(marks, pack(freed), pack(batches), term, self.plane),
         )
         if answer[0] is None:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
+        return replicas
+
+    def fence(
+        self, epoch: int, term: int, freed: Sequence[int], wait: Wait | None = None
+    ) -> tuple[dict[int, int], int]:
+        """Make Redis refuse every call of an earlier term; return the ring's offsets, and the replicas as ``add`` does.
+
+        Raise ``QueueBehind`` if a call had a later term.
+        """
+        keys = [self.keys.ring(epoch)]
+        answer, replicas = self._call(wait, "fence_ring", keys, RING_KEEP_MS, pack(freed), term)
+        known = dict(zip(answer[1::2], answer[2::2], strict=True))
+        if answer[0] is None:
+            raise QueueBehind(known)
+        return known, replicas
 
     def counts(self, epoch: int | None = None) -> QueueCounts:
         """Return the queue's counts at one moment; the events are those of one ring if its epoch is given."""
@@ -179,8 +186,13 @@ class Queue:
 
     def call(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Any:
         """Run one script and return its result."""
+        return self._call(None, name, keys, *arguments)[0]
+
+    def _call(self, wait: Wait | None, name: str, keys: list[str], *arguments: str | bytes | int) -> tuple[Any, int]:
         with self._client() as client, self._meter.timed(name, self.clock):
-            return self._scripts.call(client, name, keys, *arguments)
+            if wait is None:
+                return self._scripts.call(client, name, keys, *arguments), 0
+            return self._scripts.call_and_wait(client, (name, keys, arguments), *wait)
 
     @contextmanager
     def _client(self) -> Iterator[Redis]:
@@ -329,16 +341,9 @@ class Queue:
         answer = self._run(
             "fail_job",
             [keys.active, keys.failed, keys.stalled, keys.account, keys.failed_events, keys.id],
-            keys.base,
-            self.token,
-            self.clock.time_ms(),
-            taken.id.encode(errors="surrogateescape"),
-            reason,
-            jobs.without_attempts(taken.data) if inner else b"",
-            taken.epoch,
-            taken.events,
-            int(taken.displaced),
-            status,
+            *(keys.base, self.token, self.clock.time_ms(), taken.id.encode(errors="surrogateescape"), reason),
+            *(jobs.without_attempts(taken.data) if inner else b"", taken.epoch, taken.events),
+            *(int(taken.displaced), status),
         )
         return bool(answer)
 
@@ -353,13 +358,7 @@ class Queue:
         new_id = self._run(
             "split_job",
             [keys.active, keys.id, keys.stalled],
-            keys.base,
-            self.token,
-            LOCK_MS,
-            taken.id,
-            first,
-            second,
-            len(taken.data),
+            *(keys.base, self.token, LOCK_MS, taken.id, first, second, len(taken.data)),
             hashlib.sha1(taken.data, usedforsecurity=False).hexdigest(),
         )
         if new_id is None:

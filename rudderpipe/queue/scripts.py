@@ -14,6 +14,7 @@ from rudderpipe.errors import LeaseLost
 
 NAMES = (
     "add_jobs",
+    "fence_ring",
     "take_jobs",
     "renew_locks",
     "retry_later",
@@ -53,6 +54,7 @@ _INCLUDE = re.compile(r"^-- include: (\w+)\n", re.MULTILINE)
 
 
 Call = tuple[str, list[str], tuple[str | bytes | int, ...]]
+Command = tuple[str | bytes | int, ...]
 
 
 def source(name: str) -> str:
@@ -88,14 +90,32 @@ class Scripts:
         They run in this order, except that a script that Redis does not know is sent again as a whole, and runs after
         the others. Raise ``LeaseLost`` or the first error of a script.
         """
-        answers = _ask(client, [("EVALSHA", self.digests[name], keys, arguments) for name, keys, arguments in calls])
-        for number, (name, keys, arguments) in enumerate(calls):
+        answers = _ask(client, [_command("EVALSHA", self.digests[call[0]], call) for call in calls])
+        for number, call in enumerate(calls):
             if isinstance(answers[number], redis.exceptions.NoScriptError):
-                (answers[number],) = _ask(client, [("EVAL", self._sources[name], keys, arguments)])
+                (answers[number],) = _ask(client, [_command("EVAL", self._sources[call[0]], call)])
         for (name, keys, _), answer in zip(calls, answers, strict=True):
-            if isinstance(answer, Exception):
-                raise LeaseLost if str(answer).startswith(LOST) else self._named(client, answer, name, keys)
+            self._check(client, answer, name, keys)
         return answers
+
+    def call_and_wait(self, client: redis.Redis, call: Call, replicas: int, wait_ms: int) -> tuple[Any, int]:
+        """Run one script, and wait until so many replicas have its writes; return its result and how many have them.
+
+        The number means nothing if the script has written nothing. Raise as ``call`` does, and the error of WAIT.
+        """
+        name, keys, _ = call
+        wait = ("WAIT", replicas, wait_ms)
+        answer, found = _ask(client, [_command("EVALSHA", self.digests[name], call), wait])
+        if isinstance(answer, redis.exceptions.NoScriptError):  # the first WAIT had nothing to wait for
+            answer, found = _ask(client, [_command("EVAL", self._sources[name], call), wait])
+        self._check(client, answer, name, keys)
+        if isinstance(found, Exception):
+            raise found
+        return answer, int(found)
+
+    def _check(self, client: redis.Redis, answer: Any, name: str, keys: list[str]) -> None:
+        if isinstance(answer, Exception):
+            raise LeaseLost if str(answer).startswith(LOST) else self._named(client, answer, name, keys)
 
     def _named(self, client: redis.Redis, error: Exception, name: str, keys: list[str]) -> Exception:
         """Return an error about a key of another type with the name of that key, which Redis does not say."""
@@ -110,15 +130,19 @@ class Scripts:
         return error
 
 
-def _ask(client: redis.Redis, commands: Sequence[tuple[str, str, list[str], Sequence[str | bytes | int]]]) -> list[Any]:
+def _command(command: str, script: str, call: Call) -> Command:
+    _, keys, arguments = call
+    return (command, script, len(keys), *keys, *arguments)
+
+
+def _ask(client: redis.Redis, commands: Sequence[Command]) -> list[Any]:
     """Send commands and return the answers. An error from Redis is one of the answers.
 
     The commands are packed here, because redis-py's own packing takes ten times as long. ``client`` must have exactly
     one connection (``single_connection_client``).
     """
     parts: list[bytes] = []
-    for command, script, keys, arguments in commands:
-        words = (command, script, len(keys), *keys, *arguments)
+    for words in commands:
         parts.append(b"*%d\r\n" % len(words))
         for word in words:
             packed = word if isinstance(word, bytes) else str(word).encode()

@@ -37,6 +37,7 @@ The segment, in order (all words are u64, host order, aligned)::
      65  reasons: the number of the latest of those below     1024..2047  the last 16 reasons, of 64 words each: number
          (0 while it is written), events, status, ms, number of the first failure that it explains, bytes, text
      66  recovered: events of 37 that were delivered later, as dead letters
+     67  unconfirmed ms: the moment since which replicas of Redis lack events that Redis has; 0 if they have them
     512  the start (54) of the flusher that uses these settings: 513 a digest of their names, 514..639 digests of
          their values
     640..1023   reserved
@@ -163,7 +164,7 @@ H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 H_REASONS = 65
-H_RECOVERED = 66
+H_RECOVERED, H_UNCONFIRMED_MS = 66, 67
 REASONS_AT, REASONS, REASON_WORDS = 1024, 16, 64
 FIXED_WORDS = 512
 """Words of the header that are the same in every layout."""

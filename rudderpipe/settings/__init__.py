@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         Meta(description="a URL, a mapping or a list of these"),
     ] = None
     redis_password_file: str | None = None
+    redis_replicas: Annotated[int, Meta(ge=0, le=100)] = 0
+    redis_replicas_strict: bool = True
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
     is_multi_processor: bool = False

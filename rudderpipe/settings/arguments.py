@@ -44,6 +44,8 @@ class _Others(TypedDict, total=False):
     write_key_file: str | None
     redis_password_file: str | None
     trace_context: bool
+    redis_replicas: int
+    redis_replicas_strict: bool
     path: str
     data_plane_id: str | None
     ca_file: str | None
