@@ -53,8 +53,13 @@ class Link:
         with suppress(OSError):
             while True:
                 replica, _ = self._listener.accept()
-                master = socket.create_connection(("127.0.0.1", self._to))
-                self._ends += [replica, master]
+                self._ends.append(replica)
+                try:
+                    master = socket.create_connection(("127.0.0.1", self._to))
+                except OSError:  # the master was killed
+                    replica.close()
+                    continue
+                self._ends.append(master)
                 for source, sink in ((replica, master), (master, replica)):
                     threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
 

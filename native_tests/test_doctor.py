@@ -171,6 +171,16 @@ def test_a_redis_that_keeps_nothing(settings: Settings, client: Any) -> None:
     assert "only from time to time" in look(19, settings).text
 
 
+def test_too_few_replicas(settings: Settings) -> None:
+    """Without the setting none is needed."""
+    wanted = msgspec.structs.replace(settings, redis_replicas=1)
+
+    found = look(19, wanted)
+
+    assert (found.state, "redis_replicas is 1, and 0 replicas are connected" in found.text) == ("fail", True)
+    assert look(19, settings).state == "ok"
+
+
 def test_no_room_for_an_outage(settings: Settings, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either because nothing is free, or because of the rate."""
     assert look(20, settings).state == "ok"
@@ -197,9 +207,12 @@ def test_rights_that_lack(settings: Settings, server: RedisServer) -> None:
 
     found = look(21, there)
 
-    client.execute_command("ACL", "SETUSER", "default", "+@all")
+    client.execute_command("ACL", "SETUSER", "default", "+@all", "-wait")
     assert (found.state, found.fix) == ("fail", "give the user the ACL line of docs/settings.md")
     assert "LINSERT, PUBLISH" in found.text
+    assert look(21, there).state == "ok"
+    assert "may not run WAIT" in look(21, msgspec.structs.replace(there, redis_replicas=1)).text
+    client.execute_command("ACL", "SETUSER", "default", "+@all")
 
 
 def test_a_user_of_redis_who_may_not_ask(settings: Settings, client: Any) -> None:

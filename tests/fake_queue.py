@@ -299,7 +299,7 @@ class FakeQueue:
         return int(self.store.follows and wait is not None)
 
     @changes
-    def fence(
+    def raise_term(
         self, epoch: int, term: int, freed: Sequence[int], wait: Wait | None = None
     ) -> tuple[dict[int, int], int]:
         ring = self._ring(epoch, term)

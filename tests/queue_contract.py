@@ -157,16 +157,16 @@ class QueueContract:
         assert caught.value.read == {0: 2}
         assert queue_server.view().line == ["1", "2"]
 
-    def test_a_fence_returns_what_was_added_and_ends_earlier_terms(self, queue_server: QueueServer) -> None:
+    def test_a_raised_term_ends_earlier_ones_and_returns_what_was_added(self, queue_server: QueueServer) -> None:
         """It forgets the offsets of freed blocks as an addition does."""
         queue = queue_server.queue()
         add(queue, 1, term=2)
         queue.add(EPOCH, [(data_of(7), 2)], {9: (0, 2)}, [], 2)
 
-        assert queue.fence(EPOCH, 3, []) == ({1: 2, 9: 2}, 0)
-        assert queue.fence(EPOCH, 3, [9]) == ({1: 2}, 0)
-        assert queue.fence(OTHER_EPOCH, 1, []) == ({}, 0)
-        for late in (partial(add, queue, 1, 7, term=2), partial(queue.fence, EPOCH, 2, [])):
+        assert queue.raise_term(EPOCH, 3, []) == ({1: 2, 9: 2}, 0)
+        assert queue.raise_term(EPOCH, 3, [9]) == ({1: 2}, 0)
+        assert queue.raise_term(OTHER_EPOCH, 1, []) == ({}, 0)
+        for late in (partial(add, queue, 1, 7, term=2), partial(queue.raise_term, EPOCH, 2, [])):
             with pytest.raises(QueueBehind) as caught:
                 late()
             assert caught.value.read == {0: 3}
@@ -175,14 +175,14 @@ class QueueContract:
         assert queue_server.view().line == ["1", "2", "3"]
         assert queue.counts(EPOCH).events_queued == 6
 
-    def test_an_ended_ring_cannot_be_fenced(self, queue_server: QueueServer) -> None:
+    def test_the_term_of_an_ended_ring_cannot_be_raised(self, queue_server: QueueServer) -> None:
         """Otherwise its hash would have a life of 30 days again."""
         queue = queue_server.queue()
         add(queue, 1)
         queue.end_ring(EPOCH)
 
         with pytest.raises(QueueUnavailable, match="RINGENDED"):
-            queue.fence(EPOCH, 1, [])
+            queue.raise_term(EPOCH, 1, [])
 
     def test_a_take_keeps_to_its_bounds(self, queue_server: QueueServer) -> None:
         """A take is bounded in jobs and in bytes of data, but takes at least one job."""

@@ -137,6 +137,8 @@ TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
     ("flusher_silent", "warning", with_ring(0, heartbeat_age_s=11.0)),
     ("sink_down", "warning", with_ring(sink_down_s=1.0)),
     ("sink_down", "trouble", with_ring(sink_down_s=16.0)),
+    ("unconfirmed", "warning", with_ring(unconfirmed_s=1.0)),
+    ("unconfirmed", "trouble", with_ring(unconfirmed_s=16.0)),
     ("ring_filling", "warning", with_ring(8)),
     ("ring_full", "trouble", with_ring(10)),
     ("other_plane", "trouble", with_queue(other_plane="https://other.example")),

@@ -158,6 +158,7 @@ def test_the_loop_drains_and_closes_a_stopped_program() -> None:
         errors.RingFull(),
         errors.QueueUnavailable("place", "reason"),
         errors.QueueBehind({1: 2}),
+        errors.NotReplicated("redis", 0, 1),
         errors.JobUnreadable("reason"),
     ],
 )

@@ -116,6 +116,15 @@ def test_a_sink_that_is_down(settings: Settings, ring: Ring, clock: FakeClock) -
     assert snapshot.take(settings, clock).rings[0].sink_down_s == 1.5
 
 
+def test_replicas_that_lack_events(settings: Settings, ring: Ring, clock: FakeClock) -> None:
+    """For how long, by the clock that no operator sets."""
+    assert snapshot.take(settings, clock).unconfirmed_s == 0
+    ring.words[at.H_UNCONFIRMED_MS] = clock.monotonic_ms() - 2500
+    clock.stepped_ms = 60_000
+
+    assert snapshot.take(settings, clock).unconfirmed_s == 2.5
+
+
 def test_the_oldest_event(ring: Ring, clock: FakeClock) -> None:
     """Of the block that was claimed first, behind what has left the ring; also when it takes a run of blocks."""
     first, second = producer_of(ring, clock), producer_of(ring, clock)

@@ -248,13 +248,13 @@ STEPS: dict[str, Callable[[Host], object]] = {
     "the replica gets a part": lambda host: host.store.replicate(),
     "fail over": fail_over,
     "lose the answer of add": lambda host: host.queue.loses.append("add"),
-    "lose the answer of fence": lambda host: host.queue.loses.append("fence"),
+    "lose the answer of raise_term": lambda host: host.queue.loses.append("raise_term"),
     "hold add": lambda host: host.queue.holds.append("add"),
-    "hold fence": lambda host: host.queue.holds.append("fence"),
+    "hold raise_term": lambda host: host.queue.holds.append("raise_term"),
     "let calls go": lambda host: host.queue.let_go(),
     "kill": Host.kill,
     "kill after add": lambda host: killed_after(host, "add"),
-    "kill after fence": lambda host: killed_after(host, "fence"),
+    "kill after raise_term": lambda host: killed_after(host, "raise_term"),
     "kill before release": killed_before_release,
 }
 

@@ -43,6 +43,8 @@ GROUPS = {
     "the queue": {
         "redis": "URL of Redis; none sends events directly to the data plane, without a queue",
         "redis_password_file": "file that holds the password of Redis, and is read again when it changes",
+        "redis_replicas": "replicas of Redis that must have events before they leave the ring",
+        "redis_replicas_strict": "true or false: whether events wait for them for longer than 5 s",
         "queue_name": "name of the queue in Redis",
         "prefix": "prefix of the queue's keys in Redis",
         "is_multi_processor": "true or false: let several senders work at once, without keeping the order",

@@ -78,6 +78,8 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     if ring.down_since_ms:
         cannot = "add to the queue" if found.redis else "reach the data plane"
         lines.append(f"          cannot {cannot}; events stay in the ring; the flusher's log has the reason")
+    if found.unconfirmed_s:
+        lines.append(f"          replicas of Redis lack events that it has taken, for {found.unconfirmed_s:,.0f} s now")
     return lines
 
 

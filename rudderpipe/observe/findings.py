@@ -142,6 +142,14 @@ def _of_ring(found: Snapshot) -> Iterator[Finding]:
             f"Run `rudderpipe doctor --only {'redis' if found.redis else 'plane'}`; the flusher's log has the reason.",
             "SinkDown",
         )
+    if found.unconfirmed_s:
+        yield Finding(
+            "trouble" if found.unconfirmed_s > DOWN_S else "warning",
+            "unconfirmed",
+            f"Replicas of Redis have lacked events that it has taken for {duration(found.unconfirmed_s)}.",
+            "Look whether the replicas are connected, with `rudderpipe doctor --only redis`.",
+            "Unconfirmed",
+        )
     full = fill(found)
     if full >= FILLING:
         is_full = full >= 1

@@ -62,6 +62,8 @@ class RingState(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds since the flusher's last sign of life; None before the first flusher."""
     sink_down_s: float
     """For how long the flusher has not been able to hand over events; 0 while it can."""
+    unconfirmed_s: float
+    """For how long replicas of Redis have lacked events that Redis has (``redis_replicas``); 0 while they have them."""
 
     @property
     def is_stuck(self) -> bool:
@@ -170,6 +172,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         """True when events wait and no process serves their ring."""
         return any(ring.is_stuck for ring in self.rings)
 
+    @property
+    def unconfirmed_s(self) -> float:
+        """For how long replicas of Redis have lacked events of any ring; 0 while they have all."""
+        return max((ring.unconfirmed_s for ring in self.rings), default=0.0)
+
     def report(self, settings: Settings) -> SenderReport | None:
         """Return the report of the sender that has the lease, or the sum where several work; None without one."""
         if settings.is_multi_processor:
@@ -261,6 +268,7 @@ def ring_state(ring: PipeRing, counters: Counters, clock: Clock, *, tries_lock: 
     """Return the state of one ring. ``tries_lock`` is that of ``host_rings.flusher_pid``."""
     view, words = ring.view, ring.view.words
     beat_ms, down_ms = counters.heartbeat_ms, counters.down_since_ms
+    unconfirmed_ms = words[at.H_UNCONFIRMED_MS]
     return RingState(
         name=view.segment.name,
         layout=ring.location.layout,
@@ -277,6 +285,7 @@ def ring_state(ring: PipeRing, counters: Counters, clock: Clock, *, tries_lock: 
         flusher_starts=words[at.H_STARTS],
         heartbeat_age_s=(clock.monotonic_ms() - beat_ms) / 1000 if beat_ms else None,
         sink_down_s=max(0, clock.time_ms() - down_ms) / 1000 if down_ms else 0.0,
+        unconfirmed_s=max(0, clock.monotonic_ms() - unconfirmed_ms) / 1000 if unconfirmed_ms else 0.0,
     )
 
 

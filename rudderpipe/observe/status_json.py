@@ -55,6 +55,7 @@ def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
     del counters["recovered"]  # a part of the delivered events
     counters["heartbeat_age_s"] = max(0.0, round(found.taken_at_s - beat_ms / 1000, 3)) if beat_ms else None
     counters["down_since"] = iso_ms(down_ms) if down_ms else None
+    counters["unconfirmed_s"] = found.unconfirmed_s
     return counters
 
 

@@ -131,7 +131,7 @@ class Queue:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
         return replicas
 
-    def fence(
+    def raise_term(
         self, epoch: int, term: int, freed: Sequence[int], wait: Wait | None = None
     ) -> tuple[dict[int, int], int]:
         """Make Redis refuse every call of an earlier term; return the ring's offsets, and the replicas as ``add`` does.

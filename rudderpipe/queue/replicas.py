@@ -55,7 +55,7 @@ class Replicas:
             if 0 in behind.read:  # a later term
                 raise
             # Order: a write before the WAIT, which waits only for writes of its own connection.
-            known, found = self._queue.fence(epoch, term, freed, self._wait)
+            known, found = self._queue.raise_term(epoch, term, freed, self._wait)
             self._check(found)
             self._added = 0
             if any(known.get(sequence, 0) < end for sequence, (_, end) in offsets.items()):

@@ -114,7 +114,7 @@ def eviction(pipe: Examination) -> Result:
 
 @check(19, "persistence", "redis")
 def persistence(pipe: Examination) -> Result:
-    """Check that Redis keeps its data over a restart, that its last save worked, and that replicas follow."""
+    """Check that Redis keeps its data over a restart, that its last save worked, and that enough replicas follow."""
     info = pipe.info
     saves = _saves(pipe)
     found = []
@@ -126,8 +126,12 @@ def persistence(pipe: Examination) -> Result:
         else:
             said = "Redis saves only from time to time, so that a crash loses the jobs of some minutes"
         found.append(warn(said, "CONFIG SET appendonly yes (appendfsync everysec), and the same in redis.conf"))
-    replicas = int(str(info.get("connected_slaves", 0)))
+    replicas, wanted = int(str(info.get("connected_slaves", 0))), pipe.settings.redis_replicas
     least = info.get("min_slaves_good_slaves")
+    if replicas < wanted:
+        stays = "no event leaves the ring" if pipe.settings.redis_replicas_strict else "a failover loses events"
+        said = f"redis_replicas is {wanted}, and {replicas} replicas are connected, so that {stays}"
+        found.append(fail(said, "connect more replicas to Redis, or lower redis_replicas"))
     if replicas and least is None:
         said = f"{replicas} replicas follow, and a write counts without any of them"
         found.append(warn(said, "CONFIG SET min-replicas-to-write 1, so that a master without replicas takes no jobs"))
@@ -181,7 +185,8 @@ def rights(pipe: Examination) -> Result:
     if version < (7,):
         raise Skipped("ACL DRYRUN needs Redis 7.0")
     (user,) = queue.ask(lambda each: each.execute_command("ACL", "WHOAMI"))
-    lines = [line.replace("XX", queue.keys.wait).split(" ") for line in dry_runs()]
+    more = ["WAIT 1 1"] if pipe.settings.redis_replicas else []
+    lines = [line.replace("XX", queue.keys.wait).split(" ") for line in (*dry_runs(), *more)]
     answers = queue.ask(lambda each: [each.execute_command("ACL", "DRYRUN", _text(user), *line) for line in lines])
     refused = sorted({line[0] for line, answer in zip(lines, answers, strict=True) if _text(answer) != "OK"})
     if refused:

@@ -144,6 +144,11 @@ _OF_RINGS = (
     ),
     _gauge(
         "ring",
+        "rudderpipe_unconfirmed_seconds",
+        "For how long replicas of redis have lacked events that redis has (redis_replicas); 0 if they have them.",
+    ),
+    _gauge(
+        "ring",
         "rudderpipe_account_balanced",
         "1 if the events that left the rings are those that redis, or in direct mode the data plane, has counted.",
     ),
