@@ -27,9 +27,8 @@ FLOW_KEPT_S = 0.2
 """How long a flow is shown again, so that many visitors cost as much as one."""
 DOCTOR_KEPT_S = 10.0
 ANSWER_S = 3.0
-SLOW_CALLS = 3
-"""Calls that may wait for Redis at once, so that threads are left for the flow."""
-SLOW_S = 1.0
+SLOW_CALLS = 6
+"""Calls that may wait for Redis at once: fewer than the server's threads, so that the flow is always served."""
 
 
 class _Own:
@@ -62,7 +61,7 @@ class Api:
     def slow_call(self) -> Iterator[None]:
         """Allow a call that may wait long. Raise ``Refused`` if too many are under way."""
         slow = self._own.value.slow
-        if not slow.acquire(timeout=SLOW_S):
+        if not slow.acquire(blocking=False):
             raise Refused(503, "The page is busy with other requests; try again.", Retry_After="2")
         try:
             yield
