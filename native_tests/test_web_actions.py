@@ -253,6 +253,33 @@ def test_a_paused_queue_gives_nothing_until_it_is_resumed(pipe: Processes, start
     assert "INFO queue resumed by=token" in web.log
 
 
+def test_the_command_pauses_and_resumes_too(pipe: Processes, start: Start, queue: Queue) -> None:
+    """It is one pause, whoever sets it."""
+    paused = pipe.run("-m", "rudderpipe", "queue", "--pause")
+    web = start()
+    shown = web.get("/api/flow").json["queue_state"]["paused"]
+    assert web.post("/api/queue/resume", {}).status == 200
+    resumed = msgspec.json.decode(pipe.run("-m", "rudderpipe", "queue", "--resume", "--json").stdout)
+    both = pipe.run("-m", "rudderpipe", "queue", "--resume", "--pause")
+
+    assert paused.returncode == 0
+    assert paused.stdout.decode().splitlines()[0].endswith("0 failed, paused")
+    assert (shown, resumed["paused"], both.returncode, queue.counts().paused) == (True, False, 2, False)
+
+
+def test_jobs_that_are_too_many_to_search_are_not_changed(start: Start, queue: Queue) -> None:
+    """A filter by reason looks at the newest 20,000 jobs only, so it would not be what the person means."""
+    queue.ask(lambda pipe: pipe.zadd(queue.keys.failed, {f"x{number}": number for number in range(20_001)}))
+    web = start()
+
+    page = web.get("/api/failed?q=reason&limit=1").json
+    reply = web.post("/api/failed/delete", {"all": True, "q": "reason", "count": page["total"]})
+
+    assert (page["total"], page["searched_at_most"]) == (20_000, 20_000)
+    assert (reply.status, "--reason" in reply.json["error"]) == (400, True)
+    assert web.get("/api/failed?limit=1").json["total"] == 20_001
+
+
 @pytest.mark.parametrize("action", ["retry", "delete"])
 def test_without_a_queue_the_dead_letters_are_the_failed_jobs(processes: Processes, start: Start, action: str) -> None:
     """They are shown, retried and deleted in the same way."""
