@@ -303,6 +303,7 @@ def test_without_a_queue_the_dead_letters_are_the_failed_jobs(processes: Process
     assert [message["properties"]["n"] for message in shown["messages"]] == [2]
     assert (changed["changed"], everything["changed"], first.status) == (1, 2, 400)
     assert letters.names() == []
+    assert web.get("/api/failed?limit=2&after=x").json["jobs"] == []
     assert web.post("/api/queue/pause", {}).status == 400
     if action == "retry":
         processes.delivered(3)

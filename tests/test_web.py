@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
@@ -203,6 +204,21 @@ def test_a_length_of_any_form_is_answered(settings: Settings, length: str) -> No
     status = page.ask("/api/failed/delete", "POST", b"", **more)[0]
 
     assert status in (400, 413)
+
+
+def test_every_file_of_the_page_is_served_with_its_type(settings: Settings) -> None:
+    """A browser runs no script and uses no style that has another type. The files come out of the package."""
+    page = Mounted(settings, lambda _: "read")
+    folder = files("rudderpipe.observe.web") / "static"
+    names = [each.name for each in folder.iterdir()]
+    kinds = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+
+    assert {"index.html", "login.html", "page.css", "page.js"} <= set(names)
+    for name in names:
+        status, headers, body = page.ask(f"/static/{name}")
+        assert (status, headers["Content-Type"].partition(";")[0]) == (200, kinds[name.rpartition(".")[2]])
+        assert body == (folder / name).read_bytes()
+    assert page.ask("/")[2] == (folder / "index.html").read_bytes()
 
 
 def test_an_action_is_logged_with_the_name_of_the_user(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:

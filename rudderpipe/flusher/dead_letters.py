@@ -177,11 +177,11 @@ class DeadLetters:
 
     def names(self, part: str = "") -> list[str]:
         """Return the names of the files that contain ``part``, oldest first. Equal moments: by place in the ring."""
-        return sorted((name for name in self._all_names(SUFFIX) if part in name), key=_order)
+        return sorted((name for name in self._all_names(SUFFIX) if part in name), key=order)
 
     def names_again(self) -> list[str]:
         """Return the names of the files that are sent again, oldest first."""
-        return sorted(self._all_names(AGAIN_SUFFIX), key=_order)
+        return sorted(self._all_names(AGAIN_SUFFIX), key=order)
 
     def _all_names(self, suffix: str) -> list[str]:
         try:
@@ -344,7 +344,13 @@ def _parse_line(line: bytes) -> Record | None:
     return Record(f"event-{name}", 0, "unknown, the event was kept without a reason", 0, [Raw(event)])
 
 
-def _order(name: str) -> tuple[tuple[int, str], ...]:
+def moment_ms(name: str) -> int:
+    """Return when the batch of a file failed; 0 for a name of another kind."""
+    moment = name.partition("-")[0]
+    return int(moment) if moment.isdecimal() else 0
+
+
+def order(name: str) -> tuple[tuple[int, str], ...]:
     """Return a sort key: moment, ring, tenure and first event. Digits compare by value, other text as text."""
     moment, _, rest = name.removesuffix(SUFFIX).removesuffix(".again").partition("-")
     epoch, _, place = rest.partition("-")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from rudderpipe.errors import EventTooLarge, RingFull, SettingsError
 from rudderpipe.flusher import dead_letters
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue import failed_jobs
-from rudderpipe.queue.failed_jobs import FailedJob, Page, Selection
+from rudderpipe.queue.failed_jobs import SEARCHED_AT_MOST, FailedJob, Page, Selection
 from rudderpipe.queue.job import Job
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
@@ -42,34 +43,42 @@ class DeadLetterJobs:
             raise SettingsError(
                 "--first", "needs a queue, because in direct mode the events go back into the ring, after other events"
             )
-        for name in self._letters.names():
-            record = self._letters.read(name)
-            if record is None or not (record.events or record.damaged):
-                continue
-            names = self._names.setdefault(record.id, [])
-            if name not in names:
-                names.append(name)
-            job = Job(record.events, write_key="", attempts=record.attempts, epoch=0, timeout_s=None)
-            data = record.damaged_bytes or b",".join(bytes(event) for event in record.events)
-            reason = record.reason + (dead_letters.SENT_AGAIN if name.endswith(dead_letters.AGAIN_SUFFIX) else "")
-            failed = FailedJob(record.id, record.failed_at_ms, reason, data, None if record.damaged else job)
-            if names[0] == name and selection.takes(failed):
-                yield failed
+        for _, failed in self._read(self._letters.names(), selection):
+            yield failed
 
     def page(self, selection: Selection, after: str | None, limit: int) -> Page:
         """Return the next ``limit`` of the selected batches after a page's ``next``, newest first.
 
-        Raise ``ValueError`` if ``after`` is no ``next``.
+        Without a reason, only the files of the page are read, and the total counts files that cannot be read too.
         """
-        found = list(self.find(selection))[::-1]
-        keys = [f"{job.failed_at_ms}:{job.id}" for job in found]
-        start = 0
-        if after is not None:
-            failed_at_ms = failed_jobs.place(after)[0]
-            start = next((number for number, job in enumerate(found) if job.failed_at_ms <= failed_at_ms), len(found))
-            start = keys.index(after) + 1 if after in keys else start
-        end = start + limit
-        return Page(found[start:end], keys[end - 1] if len(found) > end else None, len(found))
+        since_ms, until_ms = selection.since_ms or 0, selection.until_ms
+        names = [
+            name
+            for name in reversed(self._letters.names())
+            if since_ms <= dead_letters.moment_ms(name) <= (sys.maxsize if until_ms is None else until_ms)
+        ]
+        if selection.reason is not None:
+            names = [name for name, _ in self._read(names[:SEARCHED_AT_MOST], selection)]
+        place = None if after is None else dead_letters.order(after)
+        behind = [name for name in names if place is None or dead_letters.order(name) < place]
+        found = list(islice(self._read(behind, selection), limit + 1))
+        return Page([failed for _, failed in found[:limit]], found[limit - 1][0] if found[limit:] else None, len(names))
+
+    def _read(self, names: Sequence[str], selection: Selection) -> Iterator[tuple[str, FailedJob]]:
+        """Yield the selected batches of these files, each with the name of its file."""
+        for name in names:
+            record = self._letters.read(name)
+            if record is None or not (record.events or record.damaged):
+                continue
+            names_of_it = self._names.setdefault(record.id, [])
+            if name not in names_of_it:
+                names_of_it.append(name)
+            job = Job(record.events, write_key="", attempts=record.attempts, epoch=0, timeout_s=None)
+            data = record.damaged_bytes or b",".join(bytes(event) for event in record.events)
+            reason = record.reason + (dead_letters.SENT_AGAIN if name.endswith(dead_letters.AGAIN_SUFFIX) else "")
+            failed = FailedJob(record.id, record.failed_at_ms, reason, data, None if record.damaged else job)
+            if names_of_it[0] == name and selection.takes(failed):
+                yield name, failed
 
     def retry(
         self,

@@ -110,7 +110,7 @@ class FailedJobs:
 
         Only the page's own jobs are read with their data. Raise ``ValueError`` if ``after`` is no ``next``.
         """
-        before = place(after) if after is not None else None
+        before = _place(after) if after is not None else None
         found: list[tuple[bytes, int]] = []
         total = 0
         if selection.reason is None:
@@ -244,7 +244,7 @@ def _bounds(selection: Selection) -> tuple[int | str, int | str]:
     return "-inf" if since is None else since, "+inf" if until is None else until
 
 
-def place(after: str) -> tuple[int, bytes]:
+def _place(after: str) -> tuple[int, bytes]:
     """Return the failure time and the id in the ``next`` of a page. Raise ``ValueError`` if it is none."""
     moment, colon, name = after.partition(":")
     if not (colon and moment.isascii() and moment.isdecimal()):

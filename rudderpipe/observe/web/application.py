@@ -51,7 +51,7 @@ class Application:
         folder = files("rudderpipe.observe.web") / "static"
         self._files = {
             each.name: Response(200, each.read_bytes(), TYPES[each.name.rpartition(".")[2]])
-            for each in (folder.iterdir() if folder.is_dir() else ())
+            for each in folder.iterdir()
             if each.name.rpartition(".")[2] in TYPES
         }
         self._get: dict[str, Handler] = {
