@@ -21,6 +21,7 @@ SWITCHES = {
     "enable": "false: check and count events, but start nothing and send nothing",
     "sync_mode": "true: deliver each event within its call, without another process",
     "strict": "true: raise the error of a refused event, for tests",
+    "trace_context": "true: add the ids of OpenTelemetry's current span to the context of each event",
 }
 """What those settings do that are no options of a command."""
 SENTENCES = {**SWITCHES, **{name: does for group in options.GROUPS.values() for name, does in group.items()}}
@@ -43,7 +44,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 def _describe(_app: Sphinx, _what: str, name: str, value: object, _options: object, lines: list[str]) -> None:
     """Add to a docstring what the code says elsewhere, and make links of the names of pages."""
     owner, _, field = name.rpartition(".")
-    if owner == "rudderpipe.Settings" and field in SENTENCES:
+    if owner == "rudderpipe.Settings" and field in MUST_BE:
         lines[:] = _setting(field)
     if owner == "rudderpipe.RedisAddress" and field in RedisAddress.__struct_fields__:
         lines[-1:] = [f"Default: ``{getattr(RedisAddress(), field)!r}``.", ""]

@@ -18,6 +18,7 @@ from rudderpipe.sender.__main__ import parser as sender
 SETTINGS = "settings"
 """How the titles of those groups of options begin that are the same in all commands."""
 TITLE = "The settings as options"
+_NOT_LISTED = (argparse._HelpAction, argparse._SubParsersAction)
 
 
 class CommandLine(SphinxDirective):
@@ -61,41 +62,36 @@ def _command(parser: argparse.ArgumentParser) -> Iterator[str]:
     below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     for choice in (choice for action in below for choice in action._choices_actions):
         yield f"- [{parser.prog} {choice.dest}](#{nodes.make_id(f'{parser.prog} {choice.dest}')}): {_text(choice.help)}"
-    yield from _options(parser.prog, [action for group in _groups(parser, of_settings=False) for action in group])
-    if any(_groups(parser, of_settings=True)):
+    own = [group for group in _groups(parser) if not (group.title or "").startswith(SETTINGS)]
+    yield from _options(parser.prog, [action for group in own for action in group._group_actions])
+    if len(own) < len(_groups(parser)):
         yield from ("", f"It also takes [every setting as an option](#{nodes.make_id(TITLE)}).")
 
 
 def _settings(parser: argparse.ArgumentParser) -> Iterator[str]:
     """Yield the Markdown of the options that are settings."""
-    for group in parser._action_groups:
-        if group._group_actions:
-            title = group.title or ""
-            yield from ("", f"**{_sentence(title.removeprefix(f'{SETTINGS}: '))[:-1]}**", "")
-            yield _text(group.description)
-            yield from _options(parser.prog, group._group_actions)
+    for group in _groups(parser):
+        title = (group.title or "").removeprefix(f"{SETTINGS}: ").capitalize()
+        description = re.sub(r"docs/(\w+)\.md", r"[\1](../\1.md)", _text(group.description))
+        yield from ("", f"**{title}**", "", description)
+        yield from _options(parser.prog, group._group_actions)
 
 
 def _options(program: str, actions: Iterable[argparse.Action]) -> Iterator[str]:
     """Yield the Markdown of these options."""
     yield from ("", f"```{{program}} {program}", "```")
     for action in actions:
+        if isinstance(action, _NOT_LISTED):
+            continue
         value = "" if action.nargs == 0 else action.metavar
         names = ", ".join(f"{name} {value}".strip() for name in action.option_strings) or value
-        help_ = argparse.HelpFormatter(program)._expand_help(action)
-        yield from ("", f"````{{option}} {names}", _text(help_), "````")
+        does = argparse.HelpFormatter(program)._expand_help(action)
+        yield from ("", f"````{{option}} {names}", _text(does), "````")
 
 
-def _groups(parser: argparse.ArgumentParser, *, of_settings: bool) -> list[list[argparse.Action]]:
-    """Return the options of a command by group, those that every command has or those that are its own."""
-    return [
-        [action for action in group._group_actions if not isinstance(action, _NOT_LISTED)]
-        for group in parser._action_groups
-        if (group.title or "").startswith(SETTINGS) is of_settings and group._group_actions
-    ]
-
-
-_NOT_LISTED = (argparse._HelpAction, argparse._SubParsersAction)
+def _groups(parser: argparse.ArgumentParser) -> list[argparse._ArgumentGroup]:
+    """Return the groups of options that are not empty."""
+    return [group for group in parser._action_groups if group._group_actions]
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -104,9 +100,8 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 def _sentence(text: str) -> str:
-    """Return a text as a sentence."""
-    ended = text if text.endswith(".") else f"{text}."
-    return _text(ended[0].upper() + ended[1:])
+    """Return the Markdown of a text as a sentence."""
+    return _text(f"{text[0].upper()}{text[1:].removesuffix('.')}.")
 
 
 def _text(text: str | None) -> str:
