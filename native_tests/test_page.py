@@ -416,6 +416,21 @@ def test_a_server_that_is_away_is_said_in_words(browser: Browser, web: WebPage) 
     assert browser.call("getAttribute", "#figures", "data-stale") == "false"
 
 
+def test_a_login_that_has_ended_is_said_with_the_way_back(browser: Browser, web: WebPage) -> None:
+    """Where even a look needs the token, the page cannot know more, and links to the login."""
+    web.serve("--allow-host", "pipe.example.com", has_token=True)
+    log_in(browser, web)
+
+    web.kill_server()  # sessions are in its memory
+    web.serve_again()
+
+    browser.says("#verdict", "Logged out since ")
+    browser.says("[data-t=note]", "Log in first.")
+    assert browser.call("getAttribute", "#figures", "data-stale") == "true"
+    browser.call("click", "#log-in")
+    browser.says("h1", "Log in")
+
+
 def test_a_hidden_tab_asks_nothing(browser: Browser, web: WebPage) -> None:
     """A tab that nobody sees costs the server nothing, and is at once up to date when somebody does."""
     web.serve()

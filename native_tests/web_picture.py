@@ -47,7 +47,11 @@ def main(path: str = str(PICTURE), long_s: str = str(LONG_S), scheme: str = "lig
                 browser.open(web.url, int(width), scheme)
                 threading.Event().wait(float(long_s))
                 browser.says("#verdict", "All is well")
-                browser.call("screenshot", {"path": path})
+                last = "document.querySelector('#sparklines').closest('section').getBoundingClientRect().bottom"
+                height = browser.call("evaluate", last) + 10
+                browser.call(
+                    "screenshot", {"path": path, "clip": {"x": 0, "y": 0, "width": int(width), "height": height}}
+                )
         finally:
             browser.end()
             processes.end()

@@ -64,6 +64,8 @@ def _with_links_of_site(text: str, page: str, file: str, known: Container[str]) 
             return found[0]
         else:
             target = normpath(PurePosixPath(file).parent / url)
+        if target.endswith(".png"):  # a picture, which the site has itself
+            return relpath(target, str(PurePosixPath(DOCS, page).parent))
         name = pages.get(target, target.removeprefix(f"{DOCS}/").removesuffix(".md"))
         if name in known:
             return f"{relpath(name, str(PurePosixPath(page).parent))}.md{anchor}"

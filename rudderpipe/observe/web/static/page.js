@@ -33,7 +33,7 @@ async function poll() {
   timer = setTimeout(poll, POLL_MS);
   if (answer instanceof Error) {
     awaySinceMs ??= Date.now();
-    showAway(answer.status ? answer.message : '');
+    showAway(answer);
     return;
   }
   awaySinceMs = null;
@@ -81,13 +81,16 @@ function showLatest() {
   failed.follow(flow);
 }
 
-function showAway(sentence) {
-  const since = `Not connected since ${clock(awaySinceMs)}`;
+function showAway(error) {
+  const isLoggedOut = error.status === 403 && latest?.flow.can_log_in;
+  const since = `${isLoggedOut ? 'Logged out' : 'Not connected'} since ${clock(awaySinceMs)}`;
+  byId('log-in').hidden = !isLoggedOut;
+  byId('log-out').hidden = true;
   const old = latest ? `What is shown below is from ${clock(latest.flow.taken_at_ms)}. ` : '';
   showVerdict(
     'unknown',
     `${since}: it is not known whether all is well.`,
-    `${sentence || 'The server of this page does not respond.'} ${old}The page asks again each second.`,
+    `${error.status ? error.message : 'The server of this page does not respond.'} ${old}The page asks again each second.`,
   );
   byId('findings').replaceChildren();
   byId('findings').dataset.shown = '';
