@@ -70,6 +70,7 @@ def finds(browser: Browser, code: str, *words: str) -> None:
     """Wait for a finding, whose text has these words, and for the verdict to say that not all is well."""
     for word in words:
         browser.says(f"[data-code={code}]", word)
+    assert "`" not in browser.text(f"[data-code={code}]")
     browser.says(f"[data-code={code}]", "What to do: ")
     assert browser.call("getAttribute", "#verdict", "data-level") in ("warning", "trouble")
     assert "All is well" not in browser.text("#verdict")
@@ -123,6 +124,7 @@ def test_the_data_plane_responds_with_503(browser: Browser, web: WebPage) -> Non
     browser.says("[data-s=plane]", "status 5xx")
     browser.says("[data-t=last-reason]", "simulated failure")
     browser.says("[data-s=sender]", "Waits to try again")
+    browser.says("[data-s=queue]", "Jobs wait")
     wait_until(lambda: "in " in browser.text("[data-t=retry-in]"))
     finds(browser, "retrying")
 
@@ -152,6 +154,7 @@ def test_no_flusher_serves_the_ring(browser: Browser, web: WebPage) -> None:
 
     finds(browser, "no_flusher", "10 events wait in the ring")
     browser.says("[data-s=ring]", "No flusher empties it")
+    assert browser.text("[data-code=no_flusher] .fix code >> nth=0") == "rudderpipe drain"
     web.run_flusher()
     web.run_sender()
     browser.says("#verdict", "All is well")
@@ -224,6 +227,8 @@ def test_failed_jobs_are_shown_to_everyone_and_changed_with_the_token_only(brows
     browser.open(web.url)
     finds(browser, "failed_jobs", "3 jobs with 3 events")
     browser.says("#jobs", "status 401")
+    aged = browser.text("#jobs .age")
+    wait_until(lambda: browser.text("#jobs .age") != aged)
     browser.says("#failed-rights", "log in with the token")
     assert not browser.sees("#bulk")
     assert not browser.sees("#jobs >> text=Retry")
@@ -481,7 +486,10 @@ def test_the_doctor_examines_on_demand(browser: Browser, web: WebPage) -> None:
     browser.call("click", "#examine")
 
     browser.says("#doctor-said", "Examined at ")
-    browser.says("#checks", "OK · ")
+    browser.says("#fine-summary", "What is ok: ")
+    assert "OK · " not in browser.text("#checks")
+    browser.call("click", "#fine-summary")
+    browser.says("#fine", "OK · settings: ")
     assert browser.asked("GET /api/doctor") == 1
 
 
@@ -550,8 +558,10 @@ for (let s = 4; s < 20; s++) add(s, 130);         // it stands still, and that i
 add(20, 5);                                       // begun again
 for (let s = 21; s < 40; s++) add(s, 5 + 50 * Math.floor((s - 20) / 5));  // read every 5 s: 10 a second
 add(40, null);                                    // not known
+const late = new Rates();                         // first seen a second before the change of an older reading
+for (const [atS, total] of [[0, 100], [1, 150], [6, 200], [11, 250]]) late.add(atS, { total });
 const buckets = [[0.01, 50], [0.1, 90], [null, 100]];
-console.log(JSON.stringify([said.slice(0, 4), said[13], said[19], said[20], said[39], said[40],
+console.log(JSON.stringify([said.slice(0, 4), said[13], said[19], said[20], said[39], said[40], late.of('total'),
   quantile(buckets, 0.5), quantile(buckets, 0.7), quantile(buckets, 0.99),
   quantile([[0.01, 0]], 0.5), quantile(null, 0.5)]));
 """
@@ -565,7 +575,7 @@ def test_rates_are_made_of_the_moments_at_which_a_total_changed() -> None:
     done = subprocess.run([node, "--input-type=module"], input=program.encode(), capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
 
-    first, falling, still, begun_again, slow, unknown, *quantiles = json.loads(done.stdout)
+    first, falling, still, begun_again, slow, unknown, late, *quantiles = json.loads(done.stdout)
 
     assert first == [None, None, 10, 10]
     assert 0 < falling < 10
@@ -573,6 +583,7 @@ def test_rates_are_made_of_the_moments_at_which_a_total_changed() -> None:
     assert begun_again is None
     assert slow == pytest.approx(10)
     assert unknown is None
+    assert late == 10
     assert quantiles == [0.01, pytest.approx(0.055), 0.1, None, None]
 
 

@@ -1,11 +1,12 @@
 // What `rudderpipe doctor` finds, on demand.
 
 import { get, sentence } from './api.js';
-import { byId, clock, counted, icon, make } from './text.js';
+import { finding } from './finding.js';
+import { byId, clock, counted } from './text.js';
 
 const LEVELS = { ok: 'ok', warn: 'warning', fail: 'trouble', skip: 'unknown' };
 const WORDS = { ok: 'OK', warn: 'Warning', fail: 'Failure', skip: 'Skipped' };
-const ORDER = ['fail', 'warn', 'skip', 'ok'];
+const ORDER = ['fail', 'warn', 'skip'];
 const PATIENCE_MS = 120_000;
 
 export class Doctor {
@@ -22,8 +23,12 @@ export class Doctor {
       const found = await get('api/doctor', PATIENCE_MS);
       const bad = `${counted(found.warn, 'warning')}, ${counted(found.fail, 'failure')}`;
       said.textContent = `Examined at ${clock(Date.now())}: ${found.ok} ok, ${bad}, ${found.skip} skipped.`;
-      const worst = [...found.checks].sort((one, other) => ORDER.indexOf(one.state) - ORDER.indexOf(other.state));
+      const worst = found.checks.filter((each) => each.state !== 'ok').sort((one, other) => rank(one) - rank(other));
+      const fine = found.checks.filter((each) => each.state === 'ok');
       byId('checks').replaceChildren(...worst.map(row));
+      byId('fine').replaceChildren(...fine.map(row));
+      byId('fine-summary').textContent = `What is ok: ${counted(fine.length, 'check')}`;
+      byId('fine-summary').parentElement.hidden = !fine.length;
     } catch (error) {
       said.textContent = sentence(error);
     }
@@ -31,16 +36,7 @@ export class Doctor {
   }
 }
 
-function row({ state, check, text, fix }) {
-  return make(
-    'li',
-    { 'data-level': LEVELS[state] },
-    icon(LEVELS[state]),
-    make(
-      'div',
-      {},
-      make('p', {}, make('strong', {}, `${WORDS[state]} · ${check}: `), text),
-      ...(fix ? [make('p', { class: 'fix' }, make('strong', {}, 'What to do: '), fix)] : []),
-    ),
-  );
-}
+const rank = ({ state }) => ORDER.indexOf(state);
+
+const row = ({ state, check, text, fix }) =>
+  finding({ level: LEVELS[state], title: `${WORDS[state]} · ${check}`, text, fix });

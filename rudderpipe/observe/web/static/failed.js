@@ -12,6 +12,7 @@ const keyOf = (job) => `${job.id} ${job.failed_at_ms}`; // a job that was retrie
 
 export class FailedJobs {
   #flow = null;
+  #nowMs = 0; // by the server's clock
   #jobs = [];
   #next = null;
   #total = 0;
@@ -36,8 +37,10 @@ export class FailedJobs {
   }
 
   // Load the list again when the number of failed jobs is another one.
-  follow(flow) {
+  follow(flow, nowMs) {
     this.#flow = flow;
+    this.#nowMs = nowMs;
+    this.#showAges();
     const isDirect = flow.mode === 'direct';
     show({ 'failed-title': isDirect ? 'Dead letters' : 'Failed jobs' });
     const number = isDirect ? flow.dead_letters?.batches : flow.queue_state?.failed;
@@ -109,7 +112,6 @@ export class FailedJobs {
       (row, index) => list.children[index] !== row && list.insertBefore(row, list.children[index] ?? null),
     );
     this.#rows = rows;
-    for (const job of this.#jobs) rows.get(keyOf(job)).querySelector('.age').textContent = `${age(job.age_s)} ago`;
     for (const element of list.querySelectorAll('.act')) element.hidden = !this.#mayAct;
     const events = this.#events == null ? '' : `, ${counted(this.#events, 'event')}`;
     show({
@@ -123,6 +125,14 @@ export class FailedJobs {
     byId('download').hidden = !(this.#flow.shows_events && this.#mayAct);
     byId('failed-rights').textContent = this.#rights();
     this.#showChosen();
+    this.#showAges();
+  }
+
+  #showAges() {
+    for (const job of this.#jobs) {
+      const ageS = Math.max(0, this.#nowMs - job.failed_at_ms) / 1000;
+      this.#rows.get(keyOf(job)).querySelector('.age').textContent = `${age(ageS)} ago`;
+    }
   }
 
   // What may be done, and how to get what may not.

@@ -25,6 +25,7 @@ const PLACES = {
   corrupt: 'damaged',
   lost: 'lost with Redis',
 };
+const STUCK_S = 5; // a job may wait so long, even where nothing else happens
 const RARE = ['removed', 'elsewhere', 'corrupt', 'lost']; // shown only when there are some
 
 export function forgetRates() {
@@ -49,7 +50,7 @@ export function showFlow(flow, atS, history) {
   showRing(flow.ring);
   byId('queue-card').hidden = byId('sender-card').hidden = flow.mode === 'direct';
   if (flow.mode === 'redis') {
-    showQueue(flow);
+    showQueue(flow, outS);
     showSender(flow, outS);
   }
   showPlane(flow, report, outS);
@@ -94,10 +95,10 @@ function showRing(ring) {
   else if (ring.fill >= 1) state('ring', 'trouble', 'Full');
   else if (ring.fill > 0.8) state('ring', 'warning', 'Nearly full');
   else if (ring.flusher_pid == null) state('ring', 'unknown', 'Empty, without a flusher');
-  else state('ring', 'ok', ring.events ? 'Moving' : 'Empty');
+  else state('ring', 'ok', !ring.events ? 'Empty' : rates.of('left') === 0 ? 'Waiting for more events' : 'Moving');
 }
 
-function showQueue({ queue_state: queue, queue_trouble: trouble }) {
+function showQueue({ queue_state: queue, queue_trouble: trouble }, outS) {
   const jobs = queue && queue.waiting + queue.active + queue.delayed;
   show({
     jobs: count(jobs),
@@ -113,6 +114,7 @@ function showQueue({ queue_state: queue, queue_trouble: trouble }) {
   if (!queue) state('queue', 'trouble', trouble ? 'Redis cannot be read' : 'Not known');
   else if (queue.paused) state('queue', 'warning', 'Paused: no job is taken');
   else if (queue.max_bytes && queue.used_bytes > 0.8 * queue.max_bytes) state('queue', 'warning', 'Nearly full');
+  else if (jobs && outS === 0 && queue.oldest_job_age_s > STUCK_S) state('queue', 'warning', 'Jobs wait');
   else if (queue.oldest_job_age_s > 300 && jobs) state('queue', 'warning', 'Jobs wait for long');
   else state('queue', 'ok', jobs ? 'Moving' : 'Empty');
 }

@@ -40,12 +40,13 @@ export class History {
   // Return [time, value] pairs. A total that fell was begun again, and what is not known leaves a gap (null).
   #values(name, isGauge = false) {
     if (isGauge) return this.#points.map((point) => [point.taken_at_ms, point[name]]);
-    return this.#points.slice(1).map((point, index) => {
+    const rates = this.#points.slice(1).map((point, index) => {
       const before = this.#points[index];
       const grown = point[name] == null || before[name] == null ? null : point[name] - before[name];
       const perS = grown == null || grown < 0 ? null : (1000 * grown) / (point.taken_at_ms - before.taken_at_ms);
       return [point.taken_at_ms, perS];
     });
+    return rates.length ? [[this.#points[0].taken_at_ms, rates[0][1]], ...rates] : [];
   }
 
   #figure({ name, label, text, isGauge }) {

@@ -4,6 +4,7 @@ import { get, getChanged, post } from './api.js';
 import { pauseOrResume } from './changes.js';
 import { Doctor } from './doctor.js';
 import { FailedJobs } from './failed.js';
+import { finding } from './finding.js';
 import { forgetRates, showFlow } from './flow.js';
 import { History } from './history.js';
 import { age, byId, clock, count, icon, make, show } from './text.js';
@@ -64,8 +65,9 @@ function askWhatIsDue() {
 function showLatest() {
   const { flow, atMs } = latest;
   // A response without a body says that all totals are the same a moment later.
-  const sinceS = (performance.now() - atMs) / 1000;
-  showFlow(flow, flow.taken_at_s + (sinceS > 2 ? sinceS : 0), history);
+  const sinceMs = performance.now() - atMs;
+  const laterMs = sinceMs > 2 * POLL_MS ? sinceMs : 0;
+  showFlow(flow, flow.taken_at_s + laterMs / 1000, history);
   showVerdict(flow.verdict.level, flow.verdict.text, '');
   showFindings(flow.findings);
   showAccess(flow);
@@ -74,11 +76,11 @@ function showLatest() {
   show({
     pipe: flow.pipe,
     facts: `on ${flow.host}`,
-    live: `Live, ${clock(flow.taken_at_ms + 1000 * (sinceS > 2 ? sinceS : 0))}`,
+    live: `Live, ${clock(flow.taken_at_ms + laterMs)}`,
     footer: `rudderpipe ${flow.version} · pipe ${flow.pipe} · ${mode} · data plane ${flow.data_plane}`,
   });
   byId('live').dataset.state = 'live';
-  failed.follow(flow);
+  failed.follow(flow, flow.taken_at_ms + laterMs);
 }
 
 function showAway(error) {
@@ -130,29 +132,7 @@ function showFindings(findings) {
   const shown = JSON.stringify(findings);
   if (list.dataset.shown === shown) return;
   list.dataset.shown = shown;
-  list.replaceChildren(
-    ...findings.map(({ level, code, text, fix, runbook }) =>
-      make(
-        'li',
-        { 'data-level': level, 'data-code': code },
-        icon(level),
-        make(
-          'div',
-          {},
-          make('p', {}, make('strong', {}, `${WORDS[level]}: `), text),
-          make(
-            'p',
-            { class: 'fix' },
-            make('strong', {}, 'What to do: '),
-            fix,
-            ...(runbook
-              ? [' ', make('span', { class: 'hint' }, 'Runbook: ', make('code', {}, `Rudderpipe${runbook}`))]
-              : []),
-          ),
-        ),
-      ),
-    ),
-  );
+  list.replaceChildren(...findings.map((each) => finding({ ...each, title: WORDS[each.level] })));
 }
 
 function showAccess(flow) {
