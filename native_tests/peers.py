@@ -87,6 +87,17 @@ class Peers:
         """Start the Node SDK, which produces and works, and wait until it is ready."""
         return self.node.start("sdk", data_plane_url=self.plane.url, write_key=write_key, **settings)
 
+    def kill(self, *workers: NodeProgram) -> None:
+        """Kill all workers, and wait until Redis knows.
+
+        Redis gives the next job to a dead worker's connection while it has not read the end of that connection. The job
+        is then active without a lock, until a sweep for stalled jobs half a minute later.
+        """
+        for worker in workers:
+            worker.kill()
+        # Twice, because Redis may read the last command of a dead worker after the first question.
+        wait_until(lambda: not any(self.redis.info("clients")["blocked_clients"] for _ in range(2)))
+
     def add(self, jobs: int, events: int = 2, write_key: str = "OUR_KEY") -> list[str]:
         """Add jobs of ours as a flusher does, and return their ids."""
         self.add_built([(job.build(self._batch(events), write_key, SENT_AT, EPOCH), events) for _ in range(jobs)])

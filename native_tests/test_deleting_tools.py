@@ -99,7 +99,7 @@ def test_half_a_surrogate_pair_from_the_node_sdk_is_delivered(peers: Peers, call
         sdk = peers.sdk()
         sdk.ask(events=[["track", {"userId": "u", "event": "cut", "properties": {"text": "\ud83d"}}]])
         wait_until(lambda: peers.ids("paused"))
-        sdk.kill()
+        peers.kill(sdk)
 
     peers.send_all()
 

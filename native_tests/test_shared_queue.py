@@ -54,7 +54,7 @@ def test_a_killed_workers_job_is_delivered_by_the_other_sdk(peers: Peers, victim
         producer = peers.sdk()
         producer.ask(track=3)
         wait_until(lambda: len(peers.ids("paused")) == 2)  # the first event makes a job by itself
-        producer.kill()
+        peers.kill(producer)
         peers.add(3)
     peers.plane.misbehaviour = Misbehaviour(500)
     held = kill_while_it_holds_a_job(peers, peers.sdk() if victim == "node" else peers.sender_process())

@@ -92,8 +92,7 @@ def test_our_sender_delivers_jobs_of_several_node_clients(peers: Peers) -> None:
             client.ask(track=1, start=number)
             theirs_waiting(peers, number + 1)
         timeouts = [inner(peers.hash(found))["request"].get("timeout") for found in peers.ids("paused")[::-1]]
-        for client in clients:
-            client.kill()
+        peers.kill(*clients)
     assert timeouts == [None, 5000]
 
     sender = peers.sender_process()
@@ -120,7 +119,7 @@ def test_our_sender_adds_to_the_attempts_of_the_node_sdk(peers: Peers) -> None:
     again = jobs[-1]  # it is next in line, although the other job is older
     assert inner(peers.hash(again))["attempts"] == 1
     assert json.loads(peers.hash(again)["opts"])["lifo"] is True
-    sdk.kill()
+    peers.kill(sdk)
     calls.call("resume")
     peers.plane.misbehaviour = Misbehaviour(500, times=1)
 
@@ -143,7 +142,7 @@ def test_the_node_sdk_delivers_retried_jobs_that_our_sender_failed(peers: Peers)
         theirs = peers.sdk(job_options={"maxAttempts": 3})
         theirs.ask(track=1)
         (their_id,) = theirs_waiting(peers, 1)
-        theirs.kill()
+        peers.kill(theirs)
     (our_id,) = peers.add(1)
     peers.plane.misbehaviour = Misbehaviour(500)
     peers.send_all(max_attempts=1)
