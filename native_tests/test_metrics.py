@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane
+from native_tests.processes import Processes
 from native_tests.test_admin import scraped
 from native_tests.test_sender_process import Senders, admin_of
 from rudderpipe.delivery.attempts import class_of
@@ -43,6 +44,26 @@ def test_nothing_is_written_where_an_application_keeps_its_metrics(tmp_path: Pat
     done = subprocess.run([sys.executable, "-c", program], env=variables, capture_output=True, text=True, check=True)
 
     assert int(done.stdout) > 1000
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
+def test_our_processes_do_not_inherit_where_an_application_keeps_its_metrics(
+    processes: Processes, redis_server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The files of an autostarted process would stay in the application's sums when the process has ended."""
+    folder = tmp_path / "multiproc"
+    folder.mkdir()
+    monkeypatch.setenv(name, str(folder))
+    processes.explicit["redis"] = redis_server.url
+    client = processes.client()
+
+    assert client.track("u", "e")
+    assert client.flush(10, until="delivered")
+
+    for process in (processes.flusher(), processes.sender()):
+        assert name not in process.environ()
+        assert "PATH" in process.environ()
     assert list(folder.iterdir()) == []
 
 
