@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import signal
 import socket
 import sys
@@ -231,3 +232,25 @@ def test_what_a_server_says_to_a_request(server: tuple[str, int], data: bytes, s
     """Each gets its response, and the next one is served."""
     assert said(server, data) == status
     assert asked(f"http://127.0.0.1:{server[1]}/ok") == (200, {"accept": ""})
+
+
+def test_each_path_is_read_once_at_the_start() -> None:
+    """The first scrape then pays for no modules. A path that fails stops neither the others nor the start."""
+    read: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def fails(accept: str) -> Response:
+        read.put(accept)
+        raise RuntimeError
+
+    def works(accept: str) -> Response:
+        read.put(accept)
+        return Response(200, {})
+
+    server = AdminServer(("127.0.0.1", 0), {"/fails": fails, "/works": works})
+    server.start()
+    try:
+        accepted = {read.get(timeout=30), read.get(timeout=30)}
+    finally:
+        server.close()
+
+    assert accepted == {http.OPEN_METRICS}

@@ -21,6 +21,8 @@ from rudderpipe.errors import SettingsError
 
 logger = log_text.logger("rudderpipe.service.http")
 JSON = "application/json"
+OPEN_METRICS = "application/openmetrics-text"
+"""What Prometheus accepts, and what needs the most modules."""
 
 
 class Response(msgspec.Struct, frozen=True):
@@ -165,10 +167,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class AdminServer:
-    """A server for GET and HEAD of the given paths. It calls their functions on its threads."""
+    """A server for GET and HEAD of the given paths. It calls their functions on its threads.
+
+    It calls each function once at the start, so that the first scrape pays for no modules and no connections.
+    """
 
     def __init__(self, address: tuple[str, int], answers: Responses) -> None:
         self._wanted = address
+        self._answers = answers
         self._handler = type("Handler", (_Handler,), {"answers": answers})
         self._server: ThreadingHTTPServer | None = None
 
@@ -189,6 +195,13 @@ class AdminServer:
         except OSError as error:
             raise SettingsError("--admin", f"cannot listen on {text_of(host, port)}: {error.strerror}") from None
         threading.Thread(target=self._server.serve_forever, name="rudderpipe-admin", daemon=True).start()
+        # On a thread of its own, because neither a probe nor this program's own work must wait for it.
+        threading.Thread(target=self._warm_up, name="rudderpipe-admin-first", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        for answer in self._answers.values():
+            with suppress(Exception):  # a request meets the same error, and logs it
+                answer(OPEN_METRICS)
 
     def close(self) -> None:
         """Stop the server. May be called again."""
