@@ -75,6 +75,15 @@ def test_a_host_with_many_addresses_is_one(sessions: Sessions) -> None:
     assert is_refused(sessions, TOKEN, "2001:db8:0:1::1") == 0
 
 
+def test_hosts_that_come_over_ipv4_are_told_apart(sessions: Sessions) -> None:
+    """A server that listens on all addresses sees them within one network of IPv6."""
+    for _ in range(5):
+        assert is_refused(sessions, "x", "::ffff:1.2.3.4") == 403
+
+    assert is_refused(sessions, TOKEN, "::ffff:1.2.3.4") == 429
+    assert is_refused(sessions, TOKEN, "::ffff:1.2.3.5") == 0
+
+
 def test_many_addresses_do_not_fill_the_memory(sessions: Sessions) -> None:
     """The address with the oldest try is forgotten."""
     for number in range(ADDRESSES + 500):
