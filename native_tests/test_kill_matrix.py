@@ -70,7 +70,7 @@ class Delivery:
         self.queue = Queue(settings_module.load({"redis": server.url}, environment={}), Clock())
         for name in scripts.NAMES:
             server.text_client().script_load(scripts.source(name))
-        lane = f"{lanes.lane_of('u', count)}/{count}"
+        lane = f"{lanes.lane_of(lanes.user_of('u'), count)}/{count}"
         jobs: list[NewJob] = [(data_of(name), 4) if count == 1 else (data_of(name), 4, lane) for name in "abc"]
         self.queue.add(7, jobs, {}, [])
 

@@ -270,6 +270,18 @@ class QueueBehind(QueueError):
         return f"Redis has recorded later offsets than this flusher knew, blocks={len(self.read)}"
 
 
+class QueueSealed(QueueError):
+    """The queue takes no more events, because a later generation of queues has taken its place."""
+
+    def __init__(self, queue_name: str, generation: int) -> None:
+        super().__init__(queue_name, generation)
+        self.queue_name = queue_name
+        self.generation = generation
+
+    def __str__(self) -> str:
+        return f"the queue {self.queue_name} of generation {self.generation} is sealed"
+
+
 class JobUnreadable(QueueError):
     """A job's data has another form than a RudderStack SDK writes; the failed set shows ``reason``."""
 

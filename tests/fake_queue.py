@@ -11,7 +11,7 @@ from copy import copy, deepcopy
 from functools import wraps
 from typing import Any
 
-from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, JobUnreadable, LeaseLost, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
@@ -49,6 +49,10 @@ class FakeStore:
         self.account: Counter[str] = Counter()
         self.plane = ""
         """The data plane to which the jobs belong."""
+        self.route = ""
+        self.seal = ""
+        """The generation and the last job's number from the moment when no flusher may add any more."""
+        self.opened = False
         self.rings: dict[int, Counter[str]] = {}
         self.failures: dict[int, dict[str, str]] = {}
         """The fields of a ring's account that say why its events failed last."""
@@ -148,6 +152,19 @@ class FakeStore:
         self.move_events(epoch, "failed", to, events)
         return events
 
+    def sealed_id(self) -> int:
+        """Return the number in the seal; 0 without one."""
+        return int(self.seal.partition(" ")[2] or 0)
+
+    def remains(self) -> list[int]:
+        """Do what the script ``find_remains`` does."""
+        ids = [*self.line, *self.active, *self.delayed]
+        return [
+            int(bool(self.seal)),
+            int(self.opened),
+            int(any(name.isdigit() and int(name) <= self.sealed_id() for name in ids)),
+        ]
+
     def sweep_begins(self, every_ms: int) -> bool:
         """Return False while the last sweep is younger than the interval."""
         now_ms = self.clock.time_ms()
@@ -208,6 +225,7 @@ class FakeQueue:
         self._late: list[Callable[[], object]] = []
         self.keys = Keys("rudder", "rudderEventsQueue")
         self.plane = data_plane_id
+        self.place, self.name = "here", "rudderEventsQueue"
 
     def check_owner(self, *, is_empty: bool | None = None) -> None:
         self.ping()
@@ -221,16 +239,35 @@ class FakeQueue:
         self.store.plane = self.plane
         self.store.hold_lease("", 0)
 
-    def call(self, name: str, _keys: list[str], *arguments: Any) -> Any:
+    def call(self, name: str, keys: list[str], *arguments: Any) -> Any:
         """Run a script that is called by its name."""
         self.ping()
         if name == "take_lease":
             return self.store.take_lease(*arguments)
+        if name == "set_route":
+            if self.store.route == arguments[0]:
+                self.store.route = arguments[1]
+            return self.store.route.encode()
+        if name == "seal_queue":
+            self.store.seal = self.store.seal or f"{arguments[0]} {self.store.last_id}"
+            return self.store.seal.encode()
+        if name == "find_remains":
+            return self.store.remains()
+        if name == "open_queue":
+            self.store.opened = True
+            return 1
         assert name == "release_lease"
         ours = self.store.leaseholder() == arguments[0]
         if ours:
             self.store.hold_lease("", 0)
         return int(ours)
+
+    def ask(self, fill: Callable[[Any], object]) -> list[Any]:
+        """Return the results of reading the route, or of asking whether keys exist."""
+        self.ping()
+        asked = _Asked(self)
+        fill(asked)
+        return asked.results
 
     def _check(self) -> None:
         self.ping()
@@ -272,6 +309,8 @@ class FakeQueue:
             return None
         store.last_id += 1
         name, middle = str(store.last_id), taken.events // 2
+        if taken.id.isdigit() and int(taken.id) <= store.sealed_id():
+            store.seal = f"{store.seal.partition(' ')[0]} {name}"
         halves = [jobs.with_events(taken.data, 0, middle), jobs.with_events(taken.data, middle, taken.events)]
         store.jobs[name] = {**store.jobs[taken.id], "data": halves[1]}
         store.jobs[taken.id]["data"] = halves[0]
@@ -320,6 +359,8 @@ class FakeQueue:
         wait: Wait | None = None,
     ) -> int:
         store, ring = self.store, self._ring(epoch, term)
+        if store.seal:
+            raise QueueSealed("rudderEventsQueue", int(store.seal.partition(" ")[0]))
         if behind := {block: ring[str(block)] for block, (start, _) in offsets.items() if ring[str(block)] > start}:
             raise QueueBehind(behind)
         store.rings[epoch] = ring
@@ -582,6 +623,23 @@ class FakeQueue:
             self.store.rings[epoch] = Counter(term=ring["term"], ended=1)
             self.store.failures.pop(epoch, None)
         return over
+
+
+class _Asked:
+    """The commands of a pipeline, which are executed at once."""
+
+    def __init__(self, queue: FakeQueue) -> None:
+        self._store, self._keys = queue.store, queue.keys
+        self.results: list[Any] = []
+
+    def get(self, key: str) -> None:
+        assert key == self._keys.route
+        self.results.append(self._store.route.encode() or None)
+
+    def exists(self, *keys: str) -> None:
+        store = self._store
+        is_route = keys == (self._keys.route,)
+        self.results.append(int(bool(store.route) if is_route else bool(store.last_id or store.line or store.account)))
 
 
 def _by_time(times: dict[str, int]) -> list[str]:

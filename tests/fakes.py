@@ -116,6 +116,8 @@ class FakeSink:
     """A sink that keeps its batches, and raises ``trouble`` if that is set."""
 
     batches_at_once = 50
+    queues = 1
+    kept = 0
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -134,6 +136,9 @@ class FakeSink:
 
     def acknowledged(self) -> Acknowledged | None:
         return self.seen
+
+    def keep_house(self) -> None:
+        pass
 
     def ended(self, ring: Ring) -> None:
         self.ends += 1

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
-from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueUnavailable
-from rudderpipe.queue import job
+from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.queue import job, seal
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.seal import Remains
 from tests.fakes import FakeClock
 
 EPOCH = 0x1111_1111_1111_4111
@@ -111,6 +112,68 @@ class QueueContract:
         counts = queue.counts(EPOCH)
         assert (counts.events_queued, counts.offsets) == (6, {1: 6})
         assert users(queue.take(*ALL)[2]) == ["a2", "b2"]
+
+    def test_the_route_is_changed_by_a_caller_that_has_read_it(self, queue_server: QueueServer) -> None:
+        """Another caller changes nothing, and is told what the route is."""
+        queue = queue_server.queue()
+        for known, wanted, found in (("", "a", b"a"), ("", "b", b"a"), ("a", "b", b"b"), ("a", "b", b"b")):
+            assert queue.call("set_route", [queue.keys.route], known, wanted) == found
+
+    def test_a_sealed_queue_takes_no_events(self, queue_server: QueueServer) -> None:
+        """Its jobs are delivered as before. The seal names the last job, and is made once."""
+        queue = queue_server.queue()
+        add(queue, 2)
+        seal.seal(queue, 3)
+        with pytest.raises(QueueSealed) as caught:
+            add(queue, 1, 2)
+        assert caught.value.generation == 3
+
+        seal.seal(queue, 4)
+        with pytest.raises(QueueSealed) as caught:
+            add(queue, 1, 2)
+        assert caught.value.generation == 3
+        taken = queue.take(*ALL)
+        assert ids(taken) == ["1", "2"]
+        assert queue.complete(taken) == 2
+        assert queue.counts(EPOCH).events_delivered == 4
+
+    def test_a_sealed_queue_is_drained_when_its_own_jobs_are_gone(self, queue_server: QueueServer) -> None:
+        """Jobs that a program adds behind the seal do not count. The halves of an earlier job do."""
+        queue = queue_server.queue()
+        add(queue, 2)
+        assert seal.remains(queue) == Remains(is_sealed=False, is_open=False, has_jobs=False)
+        seal.seal(queue, 0)
+        queue_server.put("7", {"data": data_of(7), "opts": "{}"})
+        queue_server.put("own-name", {"data": data_of(8), "opts": "{}"})
+        assert seal.remains(queue) == Remains(is_sealed=True, is_open=False, has_jobs=True)
+        one, two = queue.take(2, 10_000_000)
+        halves = queue.split(two)
+        assert halves is not None
+        assert queue.complete([one, halves[0]]) == 2
+        assert seal.remains(queue).has_jobs
+
+        assert queue.complete([halves[1]]) == 1
+        assert seal.remains(queue) == Remains(is_sealed=True, is_open=False, has_jobs=False)
+        seal.open_(queue)
+        seal.open_(queue)
+        assert seal.remains(queue).is_open
+
+    @pytest.mark.parametrize("where", ["delayed", "paused", "put back"])
+    def test_a_job_that_is_not_next_in_line_is_found_too(self, queue_server: QueueServer, where: str) -> None:
+        """A later generation must wait for it."""
+        queue = queue_server.queue()
+        add(queue, 1)
+        if where == "delayed":
+            queue.complete(queue.take(*ALL))
+            queue_server.delay("1", queue_server.clock.time_ms() + 1000, {"data": data_of(1), "opts": "{}"})
+        elif where == "paused":
+            queue_server.pause()
+        else:
+            queue_server.put("9", {"data": data_of(9), "opts": "{}"})
+            queue.put_back(queue.take(1, 1))
+        seal.seal(queue, 0)
+
+        assert seal.remains(queue).has_jobs
 
     def test_events_are_added_once(self, queue_server: QueueServer) -> None:
         """A repeated call, or one whose batch overlaps, adds nothing and reports the offsets of the queue."""

@@ -64,8 +64,8 @@ def test_an_event_without_an_id_is_in_the_first_lane() -> None:
 
 def test_the_lane_of_a_user_never_changes() -> None:
     """The lane is the upper half of the CRC-32, so that its lower half can choose a queue."""
-    assert [lanes.lane_of(key, K) for key in ("", "u", "123456", "\ud83d")] == [0, 5, 2, 4]
-    assert {lanes.lane_of(str(number), K) for number in range(100)} == set(range(K))
+    assert [lanes.lane_of(lanes.user_of(key), K) for key in ("", "u", "123456", "\ud83d")] == [0, 5, 2, 4]
+    assert {lanes.lane_of(lanes.user_of(str(number)), K) for number in range(100)} == set(range(K))
 
 
 EVENTS = st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 60)), max_size=60)
@@ -88,7 +88,7 @@ def test_parts_hold_every_event_once_and_each_lane_in_order(
         by_lane[part.lane] += each
         assert len(each) <= max_events
         assert len(each) == 1 or len(b",".join(each)) <= max_bytes
-        assert {lanes.lane_of(json.loads(event)["userId"], K) for event in each} == {part.lane}
+        assert {lanes.lane_of(lanes.user_of(json.loads(event)["userId"]), K) for event in each} == {part.lane}
     for each in by_lane.values():
         assert each == [text for text in texts if text in each]
 
@@ -139,7 +139,7 @@ def test_a_commit_is_one_call_with_the_jobs_of_all_lanes(ring: Ring, clock: Fake
     counts = flushed.queue.counts(ring.segment.epoch)
     assert (counts.events_queued, sum(counts.offsets.values())) == (300, 300)
     for lane, numbers in flushed.numbers().items():
-        assert numbers == [n for n in range(300) if f"{lanes.lane_of(str(n % 11), K)}/{K}" == lane]
+        assert numbers == [n for n in range(300) if f"{lanes.lane_of(lanes.user_of(str(n % 11)), K)}/{K}" == lane]
 
 
 def test_a_commit_whose_answer_is_lost_adds_no_event_twice(

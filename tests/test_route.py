@@ -24,12 +24,14 @@ def test_without_a_route_there_is_the_queue_of_the_settings() -> None:
 def test_a_route_is_read_as_it_was_written() -> None:
     """The text is compared in Redis, so a later change must begin with the same bytes."""
     first = route.of_text("", SETTINGS).with_queues([QueuePlace("rudder-0"), QueuePlace("rudder-1", 1)], 5)
-    second = first.with_queues([QueuePlace("rudder-2-0")], 7).with_retired(0)
+    second = first.with_queues([QueuePlace("rudder-2-0")], 7).with_retired(0, 9)
 
     assert route.of_text(first.text, SETTINGS) == first
     assert [each.number for each in second.generations] == [0, 1, 2]
     assert [each.number for each in second.living] == [1, 2]
     assert second.current.made_ms == 7
+    assert [each.number for each in second.counted(route.CLOCKS_DIFFER_MS)] == [0, 1, 2]
+    assert [each.number for each in second.counted(route.CLOCKS_DIFFER_MS + 9)] == [1, 2]
     assert route.of_text(second.text, SETTINGS) == second
 
 

@@ -394,7 +394,7 @@ def test_an_unknown_setting_names_the_nearest_one(tmp_path: Path) -> None:
     assert reason_of({"befor_send": None, "before_sent": 1}) == (
         "setting before_sent: is unknown; did you mean before_send?"
     )
-    assert reason_of({"quux": 1}) == "setting quux: is unknown; docs/settings.md lists all settings"
+    assert reason_of({"zorg": 1}) == "setting zorg: is unknown; docs/settings.md lists all settings"
     assert reason_of({"redis": {"hots": "h"}}) == "setting redis: has an unknown key hots; did you mean host?"
     config = tmp_path / "rudderpipe.toml"
     config.write_text("data_plan_url = 'x'\n")
@@ -468,14 +468,14 @@ def test_a_misspelt_variable_is_warned_of_once(
 ) -> None:
     """It is ignored, and without the warning nobody would learn why. The value may be a secret and is not shown."""
     monkeypatch.setenv("RUDDERPIPE_WRIT_KEY", SECRET)
-    monkeypatch.setenv("RUDDERPIPE_QUUX", SECRET)
+    monkeypatch.setenv("RUDDERPIPE_AZORG", SECRET)
     monkeypatch.setattr("rudderpipe.settings.mistakes._warned", set())
 
     for _ in range(2):
         Client("k", "http://127.0.0.1:9", autostart=False)
 
     assert sorted(caplog.messages) == [
-        "the variable RUDDERPIPE_QUUX is ignored, because no setting has this name",
+        "the variable RUDDERPIPE_AZORG is ignored, because no setting has this name",
         "the variable RUDDERPIPE_WRIT_KEY is ignored, because no setting has this name; "
         "did you mean RUDDERPIPE_WRITE_KEY?",
     ]
@@ -553,3 +553,12 @@ def test_a_password_of_any_server_goes_before_the_file(tmp_path: Path) -> None:
     (tmp_path / "redis_password").write_text("x")
     found = settings.load({"redis": SERVERS[1]}, environment={"CREDENTIALS_DIRECTORY": str(tmp_path)})
     assert found.redis_password_file is None
+
+
+def test_several_queues_need_senders_that_an_operator_starts() -> None:
+    """Autostart starts one sender, so that the jobs of the other queues would never be delivered."""
+    for autostart in (False, "flusher"):
+        assert settings.load({"redis": "redis://a", "queues": 2, "autostart": autostart}, environment={}).queues == 2
+    with pytest.raises(SettingsError, match="queues: must be 1 with autostart"):
+        settings.load({"redis": "redis://a", "queues": 2}, environment={})
+    assert settings.load({"queues": 2}, environment={}).queues == 2

@@ -9,7 +9,7 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.sinks import direct, make_sink
+from rudderpipe.flusher.sinks import direct, make_queues_sink, make_sink
 from rudderpipe.observe import host_rings
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
@@ -87,7 +87,14 @@ def _drain(
             print(f"{where.stem}: pid {pid} already serves the ring")
         return EXIT_RUNNING
     before = counters.read(ring)
-    flusher = Flusher(ring, make_sink(settings, ring, direct(settings, clock), clock), settings, clock, lingers=True)
+    flusher = Flusher(
+        ring,
+        make_sink(settings, ring, direct(settings, clock), clock),
+        settings,
+        clock,
+        lingers=True,
+        next_sink=lambda: make_queues_sink(settings, ring, clock),
+    )
     try:
         flusher.drain(deadline_s, waits=True)
         after = counters.read(ring)

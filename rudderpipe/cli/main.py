@@ -90,6 +90,14 @@ def _queue(arguments: argparse.Namespace) -> int:
     return queue(settings_of(arguments), adopt=arguments.adopt, pauses=pauses, as_json=arguments.json)
 
 
+def _scale(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.scale import scale
+
+    arguments.autostart = arguments.autostart or "false"  # the command starts no sender
+    settings = settings_of(arguments)
+    return scale(settings, settings.queues, arguments.timeout)
+
+
 def _web(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.web import Given, web
 
@@ -267,6 +275,11 @@ def parser() -> Parser:
     add_option(queue, "--resume", does="let the senders take jobs again", action="store_true")
     add_option(queue, "--json", does="print one JSON object", action="store_true")
     add_settings(queue)
+    what = "spread new events over --queues queues, and wait until the queues before them are drained"
+    scale = _add(commands, "scale", what, _scale)
+    seconds, drains = number(float, 0, 86_400 * 30), "seconds to wait for the earlier queues, at most"
+    add_option(scale, "--timeout", does=drains, default=3600.0, type=seconds, metavar="SECONDS")
+    add_settings(scale)
     return made
 
 

@@ -48,6 +48,7 @@ GROUPS = {
         "queue_name": "name of the queue in Redis",
         "prefix": "prefix of the queue's keys in Redis",
         "is_multi_processor": "true or false: let several senders work at once, without keeping the order",
+        "queues": "how many queues in Redis share the events, each user's in one of them",
         "lanes": "requests at once, in order for each user: a power of two from 1 to 64",
         "lease_ms": "how long the active sender may be silent before another takes over, in milliseconds",
         "max_queue_bytes": "memory that the jobs may take in Redis, in bytes",

@@ -18,7 +18,7 @@ from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
-from rudderpipe.flusher.sinks import direct, make_sink
+from rudderpipe.flusher.sinks import direct, make_queues_sink, make_sink
 from rudderpipe.flusher.sleep import Sleep
 from rudderpipe.flusher.state import FlusherState, healthz, readyz, stalled
 from rudderpipe.process import runtime_dir, spawn, start_lock
@@ -112,6 +112,7 @@ def serve(
             look_after=look_after,
             heartbeat=heartbeat,
             counts=counts,
+            next_sink=lambda: make_queues_sink(settings, ring, clock, counts),
         )
 
     take_over(settings)

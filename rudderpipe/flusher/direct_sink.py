@@ -47,6 +47,9 @@ class DirectSink:
         self._offered: Sequence[Batch] = ()
         """The batches of the last ``commit``."""
 
+    queues = 1
+    kept = 0
+
     @property
     def batches_at_once(self) -> int:
         """How many batches a request may hold now, and the usual number at least."""
@@ -186,6 +189,9 @@ class DirectSink:
     def acknowledged(self) -> Acknowledged | None:
         """Return None, because a batch that is committed here has been delivered or has failed."""
         return None
+
+    def keep_house(self) -> None:
+        """Do nothing, because the pipe's one redelivery keeps house."""
 
     def ended(self, ring: Ring) -> None:
         """Do nothing, because no offsets are kept outside the ring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
@@ -9,7 +10,7 @@ from operator import itemgetter
 import msgspec
 
 from rudderpipe import log_text
-from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.queue_sink import Sink
@@ -61,7 +62,10 @@ class Flusher:
         look_after: Callable[[], None] = lambda: None,
         heartbeat: Heartbeat | None = None,
         counts: FlusherCounts | None = None,
+        next_sink: Callable[[], Sink] | None = None,
     ) -> None:
+        """``next_sink`` returns the sink that takes the place of one that raises ``QueueSealed``."""
+        self._next_sink = next_sink
         self._ring = ring
         served_settings.record(ring, settings)
         self._sink = sink
@@ -87,8 +91,10 @@ class Flusher:
         """True if a producer found no room since the events in the ring last became due."""
         self._forced = False
         """True if all events are due, because a flush was requested or only dead producers are left."""
-        self._serving: int | None = None
-        """The tickets that are served once the held batches have left the ring."""
+        self._handed = self._left = 0
+        """How many events were ever held, and how many of these are not held any more."""
+        self._serving: deque[tuple[int, int]] = deque()
+        """Tickets, each with how many events must have left before they are served."""
         self.removed = False
         """True once the ring was removed. It is drained, and another ring takes its place."""
         self._ended = False
@@ -128,11 +134,23 @@ class Flusher:
             return 0
 
     def _begin_again(self) -> None:
-        self._held, self._serving = [], None
+        self._drop_held()
         self._consumer = self._consume()
         at.bump(self._ring.words, at.H_TERM)  # the call that was cut short may be in Redis, or arrive there later
         self._forced = True  # the batches that were handed out were due
         self.is_broken = False
+
+    def _drop_held(self) -> None:
+        self._held, self._left = [], self._handed
+        self._serving.clear()
+
+    def _replace_sink(self) -> None:
+        """Go on with another sink, because events go to other queues now. It begins as that of a new flusher does."""
+        assert self._next_sink is not None
+        logger.info("events go to other queues from now on ring=%s", self._ring.segment.name)
+        self._sink.close()
+        self._sink = self._next_sink()
+        self._begin_again()
 
     def _cycle(self, now_s: float) -> int:
         starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
@@ -151,13 +169,17 @@ class Flusher:
             self._living = self._reclaimer.living()
             self._see_removal()
             self._look_after()
+            try:
+                self._sink.keep_house()
+            except QueueSealed:
+                self._replace_sink()
         if self._living:
             self._busy_at_s = now_s
         if self._acknowledging.is_due(now_s):
             self._acknowledge()
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
-        if not self._held:
+        if len(self._held) <= self._sink.kept:
             self._collect(now_s, tickets)
         if not self._held:
             return 0
@@ -188,6 +210,9 @@ class Flusher:
         self._looking.restart(now_s)
         try:
             seen = self._sink.acknowledged()
+        except QueueSealed:
+            self._replace_sink()
+            return
         except QueueUnavailable as error:
             said = "cannot read from redis what was delivered, trying again, producers keep waiting error=%s"
             self._log.warning("queue", said, error)
@@ -208,7 +233,7 @@ class Flusher:
         if not events:
             self._waiting_since_s = now_s
             self._forced = self._is_starved = False
-            self._serve(tickets)
+            self._serve_after(tickets)
             return
         if not self._living:
             self._living = self._reclaimer.living()
@@ -222,23 +247,26 @@ class Flusher:
             or size >= settings.max_batch_bytes
             or self._is_full()
         )
-        if not everything and events < settings.flush_at:
+        at_least, at_most = settings.flush_at * self._sink.queues, self._sink.kept + self._sink.batches_at_once
+        if not everything and events < at_least:
             return
         taken = 0
-        while len(self._held) < self._sink.batches_at_once and taken < BYTES_AT_ONCE:
-            if events < settings.flush_at and not everything:
+        while len(self._held) < at_most and taken < BYTES_AT_ONCE:
+            if events < at_least and not everything:
                 break
             batch = self._consumer.next_batch(settings.flush_at, settings.max_batch_bytes)
             if batch is None:
                 break
             self._held.append(batch)
+            self._handed += batch.count
             events -= batch.count
             taken += len(batch.data)
         self.waiting = max(0, events)
         self._waiting_since_s = now_s
         self._is_starved = self._is_starved and events > 0
         self._forced = self._forced and events > 0
-        self._serving = tickets if events <= 0 else None
+        if events <= 0:
+            self._serve_after(tickets)
 
     def _is_full(self) -> bool:
         """Return whether all events are due, because the ring takes no more, has few blocks, or refused an event."""
@@ -246,7 +274,17 @@ class Flusher:
             return True
         return self._consumer.free_blocks() < self._ring.layout.blocks // 4
 
-    def _serve(self, tickets: int) -> None:
+    def _serve_after(self, tickets: int) -> None:
+        """Serve these tickets once all events that are held now have left the ring."""
+        if not self._serving or self._serving[-1][0] != tickets:
+            self._serving.append((tickets, self._handed))
+        self._serve()
+
+    def _serve(self) -> None:
+        while self._serving and self._serving[0][1] <= self._left:
+            self._store_served(self._serving.popleft()[0])
+
+    def _store_served(self, tickets: int) -> None:
         """Store that all events that were in the ring when these tickets were counted have left it.
 
         A new flusher then serves only later tickets.
@@ -269,8 +307,11 @@ class Flusher:
             )
             self._consumer.read_to(behind.read)
             self._consumer.rewind()
-            self._held = []
+            self._drop_held()
             self._retry_at_s = now_s + RETRY_MIN_S
+            return 0
+        except QueueSealed:
+            self._replace_sink()
             return 0
         except QueueUnavailable as error:
             self._say_down(down=True)
@@ -279,7 +320,10 @@ class Flusher:
             )
             self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0
-        self._say_down(down=answer.wait_s > 0)
+        self._say_down(down=answer.wait_s > 0 or answer.trouble is not None)
+        if answer.trouble is not None:
+            said = "one of the queues takes nothing now, its events stay in the ring, trying again error=%s"
+            self._log.warning("one queue", said, answer.trouble)
         self._retry_s = RETRY_MIN_S
         self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
@@ -291,12 +335,11 @@ class Flusher:
         for batch in self._held[: len(answer.committed)]:
             self._counts.batch_events.note(batch.count)
             self._counts.bytes += len(batch.data)
+        self._left += sum(batch.count for batch in self._held[: len(answer.committed)])
         self._held = self._held[len(answer.committed) :]
         if answer.halve:
             self._held[:1] = self._consumer.halves(self._held[0])
-        if not self._held and self._serving is not None:
-            self._serve(self._serving)
-            self._serving = None
+        self._serve()
         return moved
 
     def _wait(self, now_s: float, at_least_s: float = 0.0) -> None:

@@ -49,15 +49,17 @@ class Part:
         self.size_bytes = 0
 
 
-def parts_of(events: Sequence[Raw], lanes: int, max_events: int, max_bytes: int) -> list[Part]:
+def parts_of(
+    events: Sequence[Raw], lanes: int, max_events: int, max_bytes: int, users: Sequence[int] | None = None
+) -> list[Part]:
     """Return the events by lane, in parts of at most so many events and bytes; a larger event is a part of its own.
 
-    The parts are in the order of their first events.
+    The parts are in the order of their first events. ``users`` are the hashes of the events' users, if they are known.
     """
     parts: list[Part] = []
     last: dict[int, Part] = {}
-    for event, key in zip(events, _keys_of(events), strict=True):
-        lane = lane_of(key, lanes)
+    for event, user in zip(events, users_of(events) if users is None else users, strict=True):
+        lane = lane_of(user, lanes)
         part = last.get(lane)
         size_bytes = len(memoryview(event)) + 1
         if part is None or len(part.events) >= max_events or part.size_bytes + size_bytes > max_bytes + 1:
@@ -68,10 +70,19 @@ def parts_of(events: Sequence[Raw], lanes: int, max_events: int, max_bytes: int)
     return parts
 
 
-def lane_of(key: str, lanes: int) -> int:
-    """Return the lane of a key; 0 for an empty key."""
-    # The low bits are left to the choice of a queue, because one bit cannot choose both.
-    return (crc32(key.encode(errors="surrogatepass")) >> 16) % lanes if key else 0
+def lane_of(user: int, lanes: int) -> int:
+    """Return the lane of a user."""
+    return (user >> 16) % lanes  # the low bits are left to the choice of a queue, because one bit cannot choose both
+
+
+def user_of(key: str) -> int:
+    """Return the hash of a user's key; 0 for an empty key."""
+    return crc32(key.encode(errors="surrogatepass"))
+
+
+def users_of(events: Sequence[Raw]) -> list[int]:
+    """Return the hash of each event's user; 0 if the event has none."""
+    return list(map(user_of, _keys_of(events)))
 
 
 def _keys_of(events: Sequence[Raw]) -> list[str]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec import Raw
 
 from rudderpipe import log_text
-from rudderpipe.errors import QueueBehind, QueueUnavailable
+from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.events.marked import marked
 from rudderpipe.flusher import lanes
 from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
-from rudderpipe.process.clock import Clock, iso_ms
+from rudderpipe.process.clock import Clock, Every, iso_ms
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, OffsetRange
 from rudderpipe.ring.reasons import Reason
@@ -21,9 +22,12 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.meter import RedisMeter
     from rudderpipe.queue.queue import NewJob
 
+ROUTE_S = 10.0
+"""The interval at which the route is looked for again."""
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -39,6 +43,8 @@ class CommitResult(msgspec.Struct, frozen=True):
     """Why events failed, if some of these did."""
     wait_s: float = 0.0
     """Seconds in which nothing must be offered. A flusher that is stopped meanwhile does not wait for the end."""
+    trouble: QueueUnavailable | None = None
+    """Why one of several queues takes nothing now. The others go on."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -54,7 +60,15 @@ class Sink(Protocol):
 
     @property
     def batches_at_once(self) -> int:
-        """How many batches the flusher may offer at once."""
+        """How many batches the flusher may offer at once, besides those that are kept."""
+
+    @property
+    def queues(self) -> int:
+        """How many queues share the events, so that each gets a full batch."""
+
+    @property
+    def kept(self) -> int:
+        """How many of the first batches are not settled and need not be offered alone, because others may go on."""
 
     def known(self) -> dict[int, int]:
         """Return the offset, for each tenure, up to which the sink holds failed events.
@@ -65,14 +79,19 @@ class Sink(Protocol):
     def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         """Take or refuse the first of these jobs. ``freed`` are tenures whose offsets are no longer needed.
 
-        Raises ``QueueUnavailable``, or ``QueueBehind`` when the sink already holds events that the flusher offers.
+        Raises ``QueueUnavailable``, ``QueueBehind`` when the sink already holds events that the flusher offers, or
+        ``QueueSealed`` when another sink must take this one's place.
         """
 
     def acknowledged(self) -> Acknowledged | None:
         """Return how many events that left the ring are acknowledged, and how many of those failed.
 
-        None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``.
+        None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``, or ``QueueSealed`` as
+        ``commit`` does.
         """
+
+    def keep_house(self) -> None:
+        """Do what does not wait for events. Called a few times a second. Raises ``QueueSealed``, as ``commit``."""
 
     def ended(self, ring: Ring) -> None:
         """Forget a ring that is empty and removed."""
@@ -86,10 +105,11 @@ def events_of(batch: Batch) -> Sequence[Raw]:
     events = marked(batch.data) if _is_utf8(batch.data) else None
     if events is not None and len(events) == batch.count:
         return events
-    return _decoded(batch)
+    return decoded(batch)
 
 
-def _decoded(batch: Batch) -> list[Raw]:
+def decoded(batch: Batch) -> list[Raw]:
+    """Return the events of a batch as JSON alone, as ``events_of``."""
     try:
         events = _decode_events(b"[%b]" % batch.data) if _is_utf8(batch.data) else []
     except (msgspec.MsgspecError, RecursionError):
@@ -103,6 +123,16 @@ def _is_utf8(data: bytes) -> bool:
         return data.isascii() or bool(data.decode())
     except UnicodeDecodeError:
         return False
+
+
+def acknowledged_of(counts: QueueCounts) -> Acknowledged:
+    """Return the acknowledged events of a ring."""
+    last = counts.last_failure
+    return Acknowledged(
+        events=counts.events_gone - counts.events_queued,
+        failed=counts.events_failed + counts.events_lost,
+        reason=None if last is None else Reason(0, last.status, last.at_ms, last.text),
+    )
 
 
 class Damaged:
@@ -133,6 +163,8 @@ class QueueSink:
     """A sink that makes a job of every batch, or with lanes a job of each lane's events in all batches of a commit."""
 
     batches_at_once = 50
+    queues = 1
+    kept = 0
 
     def __init__(
         self,
@@ -142,12 +174,13 @@ class QueueSink:
         clock: Clock,
         meter: RedisMeter | None = None,
     ) -> None:
-        from rudderpipe.queue import job
+        from rudderpipe.queue import job, route
         from rudderpipe.queue.queue import Queue
         from rudderpipe.queue.replicas import Replicas
         from rudderpipe.queue.size_limit import Budget
 
         self._build = job.build
+        self._has_route = route.exists
         self._queue = Queue(settings, clock, meter=meter)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
         self._replicas = Replicas(self._queue, settings) if settings.redis_replicas else None
@@ -158,6 +191,8 @@ class QueueSink:
         self._clock = clock
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._has_seen_redis = False
+        self._housekeeping = Every(ROUTE_S)
+        self._housekeeping.restart(clock.monotonic_s())
         self._lost: int | None = None
         """The events of the ring that Redis had lost at the last look; None before the first."""
         self._handed: int | None = None
@@ -178,7 +213,7 @@ class QueueSink:
         events: list[Raw] = []
         committed: list[int] = []
         for batch in batches:
-            if found := _decoded(batch):
+            if found := decoded(batch):
                 whole.append(batch)
                 events += found
                 committed.append(at.H_QUEUED)
@@ -195,7 +230,8 @@ class QueueSink:
         jobs = self._jobs_of(whole, events, sent_at)
         self._budget.check(sum(len(job[0]) for job in jobs))
         words = self._ring.words
-        self._watch_eviction()
+        if not self._has_seen_redis:
+            self._look()
         adds = self._replicas or self._queue
         try:
             adds.add(epoch, jobs, offsets, freed, words[at.H_TERM])
@@ -227,17 +263,29 @@ class QueueSink:
             for part in parts
         ]
 
-    def _watch_eviction(self) -> None:
-        """Log once if Redis may evict queued events."""
-        if not self._has_seen_redis:
-            if policy := self._queue.evicting_policy():
-                logger.warning(
-                    "redis evicts queued events when its memory is full, set noeviction maxmemory_policy=%s", policy
-                )
-            self._has_seen_redis = True
+    def _look(self) -> None:
+        """Log if Redis may evict queued events. Raise ``QueueSealed`` if there is a route to other queues."""
+        self._check_route()
+        if policy := self._queue.evicting_policy():
+            logger.warning(
+                "redis evicts queued events when its memory is full, set noeviction maxmemory_policy=%s", policy
+            )
+        self._has_seen_redis = True
+
+    def _check_route(self) -> None:
+        if self._has_route(self._queue):
+            raise QueueSealed(self._queue.name, 0)
+
+    def keep_house(self) -> None:
+        """Raise ``QueueSealed`` if there is a route by now, because an idle ring must not hold up a change."""
+        if self._has_seen_redis and self._housekeeping.is_due(self._clock.monotonic_s()):
+            with suppress(QueueUnavailable):  # the next events find out
+                self._check_route()
 
     def acknowledged(self) -> Acknowledged | None:
         """Return what Redis has counted. What another SDK's worker delivered is known once no job waits."""
+        if not self._has_seen_redis:
+            self._look()
         words = self._ring.words
         # The smaller of the two, because they are equal unless one is damaged.
         epoch, handed = self._ring.segment.epoch, min(words[at.H_QUEUED], self._ring.drained())
@@ -257,12 +305,7 @@ class QueueSink:
                 "redis has lost its data and queued events, check its AOF and maxmemory-policy events=%d",
                 self._lost - lost,
             )
-        reason = counts.last_failure
-        return Acknowledged(
-            events=counts.events_gone - counts.events_queued,
-            failed=counts.events_failed + counts.events_lost,
-            reason=None if reason is None else Reason(0, reason.status, reason.at_ms, reason.text),
-        )
+        return acknowledged_of(counts)
 
     def ended(self, ring: Ring) -> None:
         """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""

@@ -13,6 +13,7 @@ from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
     from rudderpipe.flusher.redelivery import Redelivery
+    from rudderpipe.queue.meter import RedisMeter
 
 
 def direct(settings: Settings, clock: Clock) -> Redelivery | None:
@@ -36,13 +37,26 @@ def make_sink(
     counts: FlusherCounts | None = None,
 ) -> Sink:
     """Return the sink of one ring. ``redelivery`` comes from ``direct``."""
+    if redelivery is None and settings.queues > 1:
+        return make_queues_sink(settings, ring, clock, counts)
     if redelivery is None:
-        from rudderpipe.queue.meter import RedisMeter
-
-        counts = counts or FlusherCounts()
-        counts.redis = counts.redis or RedisMeter(SCRIPTS)
-        return QueueSink(settings, ring, dead_letters.of(settings), clock, counts.redis)
+        return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
     from rudderpipe.flusher.direct_sink import DirectSink
 
     redelivery.enter(ring)
     return DirectSink(settings, ring.segment.epoch, redelivery, clock)
+
+
+def make_queues_sink(settings: Settings, ring: Ring, clock: Clock, counts: FlusherCounts | None = None) -> Sink:
+    """Return the sink of one ring for several queues, or for the several that a change of their number has made."""
+    from rudderpipe.flusher.queues_sink import QueuesSink
+
+    return QueuesSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
+
+
+def _meter_of(counts: FlusherCounts | None) -> RedisMeter:
+    from rudderpipe.queue.meter import RedisMeter
+
+    counts = counts or FlusherCounts()
+    counts.redis = counts.redis or RedisMeter(SCRIPTS)
+    return counts.redis

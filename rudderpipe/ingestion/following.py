@@ -19,7 +19,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 
 if TYPE_CHECKING:
-    from rudderpipe.queue.queue import Queue
+    from rudderpipe.queue.queue_set import QueueSet
 
 _LOG_BYTES = 4096
 _LOG_FRESH_S = 40.0
@@ -45,7 +45,7 @@ class Following:
         self._destination = destination
         self._settings = destination.pipe.settings
         self._clock = clock
-        self._queue = self._new_queue()
+        self._queues = self._new_queues()
         self._first_ring = destination.ring
         self._before = self._read(self._first_ring)
         self._last = self._before
@@ -96,15 +96,15 @@ class Following:
         elif self.redis_trouble:
             cause = "Redis does not respond"
         else:
-            cause = self._of_queue() if self._queue is not None else self._reason_in_log()
+            cause = self._of_queue() if self._queues is not None else self._reason_in_log()
         if refused in ("full", "no_block"):
             return f"the ring is full: {cause}" if cause else "the ring is full"
         return cause or _WORDS.get(refused, refused)
 
     def _of_queue(self) -> str:
-        assert self._queue is not None
+        assert self._queues is not None
         try:
-            counts = self._queue.counts()
+            counts = self._queues.counts()
             if counts.paused:
                 return "the queue is paused"
             is_multi = self._settings.is_multi_processor
@@ -115,9 +115,8 @@ class Following:
         return self._reason_in_log()
 
     def _has_sender(self) -> bool:
-        queue = self._queue
-        assert queue is not None
-        return queue.ask(lambda pipe: pipe.get(queue.keys.lease))[0] is not None
+        assert self._queues is not None
+        return any(queue.ask(lambda pipe: pipe.get(queue.keys.lease))[0] for queue in self._queues.all())  # noqa: B023  # asked at once
 
     def _reason_in_log(self) -> str:
         """Return the reason of the last failed attempt, which the processes of this pipe have logged just now."""
@@ -133,22 +132,22 @@ class Following:
 
     def close(self) -> None:
         """Close the connection to Redis."""
-        if self._queue is not None:
+        if self._queues is not None:
             with suppress(QueueUnavailable):
-                self._queue.close()
+                self._queues.close()
 
-    def _new_queue(self) -> Queue | None:
+    def _new_queues(self) -> QueueSet | None:
         if self._settings.redis is None:
             return None
-        from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+        from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
 
-        return Queue(self._settings, self._clock)
+        return QueueSet(self._settings, self._clock)
 
     def _read(self, ring: Ring) -> Events:
-        if self._queue is None:
+        if self._queues is None:
             return account.of_ring(ring).events
         try:
-            return account.of_queue(self._queue, ring).events
+            return account.of_queues(self._queues, ring).events
         except QueueUnavailable:
             if not hasattr(self, "_last"):
                 return account.of_ring(ring).events

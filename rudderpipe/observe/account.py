@@ -19,7 +19,7 @@ from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
     from rudderpipe.queue.active_job import QueueCounts
-    from rudderpipe.queue.queue import Queue
+    from rudderpipe.queue.queue_set import QueueSet
 
 TRIES = 100
 ADDED = (
@@ -99,13 +99,13 @@ def read(settings: Settings) -> Events:
     found = rings(settings)
     if settings.redis is None:
         return total([of_ring(ring.view) for ring in found])
-    from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+    from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
 
-    queue = Queue(settings, Clock())
+    queues = QueueSet(settings, Clock())
     try:
-        return total([of_queue(queue, ring.view) for ring in found], queue.counts())
+        return total([of_queues(queues, ring.view) for ring in found], queues.counts())
     finally:
-        queue.close()
+        queues.close()
 
 
 def total(accounts: Sequence[RingAccount], counts: QueueCounts | None = None) -> Events:
@@ -161,20 +161,21 @@ def of_ring(ring: RingView, tries: int = TRIES) -> RingAccount:
     return RingAccount(now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after))
 
 
-def of_queue(queue: Queue, ring: RingView, tries: int = TRIES) -> RingAccount:
+def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccount:
     """Return one ring's account, with Redis's counters of its events. Raise ``QueueUnavailable``.
 
     The numbers of both sides agree exactly only if no event moves while they are read, which is tried ``tries`` times.
     """
     # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
     # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
-    # These are two bounds, which are equal when no event moves.
+    # These are two bounds, which are equal when no event moves. With several queues, no queue has an event above the
+    # largest of their offsets, and every event below READ is in its queue.
     words = ring.words
     for _ in range(tries):
         before = ring.drained()
         ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
         handed = min(words[at.H_QUEUED], before)
-        counts = queue.counts(ring.segment.epoch).with_losses(handed, ended, 0)
+        counts = queues.counts(ring.segment.epoch, words[at.H_CREATED_MS]).with_losses(handed, ended, 0)
         after = counters.handed_over(ring, counts.offsets)
         now = counters.read(ring)
         gone = counts.events_gone + now.corrupt

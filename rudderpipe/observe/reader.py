@@ -22,7 +22,7 @@ from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.queue.queue import Queue
+    from rudderpipe.queue.queue_set import QueueSet
 
 REDIS_KEPT_S = 5.0
 LETTERS_KEPT_S = 30.0
@@ -145,20 +145,20 @@ class _Slow:
         self._settings = settings
         self._has_rings = has_rings
         self._clock = clock
-        self._queue: Queue | None = None
+        self._queues: QueueSet | None = None
         self._events: dict[tuple[str, int], int] = {}
         """Number of events in each dead letter, by name and size of its file; 0 for a damaged event."""
         self.accounted = Cached(self._read_queue, REDIS_KEPT_S, clock, patience_s)
         self.letters = Cached(self._read_letters, LETTERS_KEPT_S, clock, patience_s)
 
     def _read_queue(self) -> Accounted:
-        from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+        from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
 
         try:
-            if self._queue is None:
-                self._queue = Queue(self._settings, self._clock)
+            if self._queues is None:
+                self._queues = QueueSet(self._settings, self._clock)
             found = account.rings(self._settings) if self._has_rings else []
-            return snapshot.of_queue(self._queue, self._settings, found, TRIES)
+            return snapshot.of_queues(self._queues, self._settings, found, TRIES)
         except Exception as error:  # noqa: BLE001  # whatever it is, the ring's side is shown
             trouble = f"the queue cannot be read: {type(error).__name__}"
             return Accounted([], Events(0, 0, 0, 0, 0, {}, balanced=True), trouble=trouble)

@@ -28,6 +28,7 @@ from rudderpipe.settings import Settings
 if TYPE_CHECKING:
     from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.queue import Queue
+    from rudderpipe.queue.queue_set import QueueSet
 
 
 LANES_SAMPLE = 1000
@@ -210,11 +211,11 @@ def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
     if settings.redis is None:
         accounted = of_rings(found)
     else:
-        from rudderpipe.queue.queue import Queue  # imported here, because direct mode needs no Redis client
+        from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
 
-        redis = Queue(settings, clock)
+        redis = QueueSet(settings, clock)
         try:
-            accounted = of_queue(redis, settings, found)
+            accounted = of_queues(redis, settings, found)
         finally:
             redis.close()
     rings = [ring_state(ring, each.counters, clock) for ring, each in zip(found, accounted.rings, strict=True)]
@@ -227,13 +228,16 @@ def of_rings(found: Sequence[PipeRing], trouble: str = "", tries: int = account.
     return Accounted(accounts, account.total(accounts), trouble=trouble)
 
 
-def of_queue(queue: Queue, settings: Settings, found: Sequence[PipeRing], tries: int = account.TRIES) -> Accounted:
-    """Return the account with Redis's side, and the queue. Without Redis it is that of the rings, with the reason."""
+def of_queues(queues: QueueSet, settings: Settings, found: Sequence[PipeRing], tries: int = account.TRIES) -> Accounted:
+    """Return the account with Redis's side, and the queue. Without Redis it is that of the rings, with the reason.
+
+    The numbers are those of all queues; the rest is that of the settings' own queue.
+    """
     try:
-        accounts = [account.of_queue(queue, ring.view, tries) for ring in found]
-        counts = queue.counts()
+        accounts = [account.of_queues(queues, ring.view, tries) for ring in found]
+        counts, queue = queues.counts(), queues.home
         events = account.total(accounts, counts)
-        state = _queue(queue, counts, settings)
+        state = _queue(queue, counts, queues.size_bytes(), settings)
         return Accounted(accounts, events, state, lease_state(queue), sender_report.read(queue))
     except QueueUnavailable as error:
         return of_rings(found, str(error), tries)
@@ -309,7 +313,7 @@ class _Event(msgspec.Struct):
     originalTimestamp: str  # noqa: N815  # as on the wire
 
 
-def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
+def _queue(queue: Queue, counts: QueueCounts, used_bytes: int, settings: Settings) -> QueueState:
     oldest_job_age_s, oldest_failed_age_s = _ages_s(queue)
     return QueueState(
         name=queue.keys.base.removesuffix(":"),
@@ -319,7 +323,7 @@ def _queue(queue: Queue, counts: QueueCounts, settings: Settings) -> QueueState:
         failed=counts.failed,
         completed=counts.completed,
         paused=counts.paused,
-        used_bytes=queue.size_bytes(),
+        used_bytes=used_bytes,
         max_bytes=settings.max_queue_bytes,
         events_queued=counts.events_queued,
         events_delivered=counts.events_delivered,

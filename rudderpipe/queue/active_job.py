@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -129,6 +130,24 @@ class QueueCounts(msgspec.Struct, frozen=True):
             events_delivered=self.events_delivered + restored,
             events_queued=self.events_queued + (unsure if may_be_there else 0),
             events_lost=self.events_lost + (0 if may_be_there else unsure),
+        )
+
+    @staticmethod
+    def merged(counts: Sequence[QueueCounts]) -> QueueCounts:
+        """Return the counts of several queues as those of one. Their offset is that of the queue that has most."""
+        if len(counts) == 1:
+            return counts[0]
+        own = ("paused", "offsets", "last_failure")
+        names = [name for name in QueueCounts.__struct_fields__ if name not in own]
+        offsets: dict[int, int] = {}
+        for each in counts:
+            offsets.update((tenure, max(end, offsets.get(tenure, 0))) for tenure, end in each.offsets.items())
+        failures = [each.last_failure for each in counts if each.last_failure is not None]
+        return QueueCounts(
+            **{name: sum(getattr(each, name) for each in counts) for name in names},
+            paused=any(each.paused for each in counts),
+            offsets=offsets,
+            last_failure=max(failures, key=lambda failure: failure.at_ms, default=None),
         )
 
     @property

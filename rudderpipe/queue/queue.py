@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 from redis import Redis, ResponseError
 
-from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueUnavailable
+from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
@@ -32,6 +32,8 @@ LOCK_MS = 30_000
 SWEEP_MS = 30_000
 RECOVER_AT_ONCE = 1000
 PROMOTE_AT_ONCE = 1000
+SEALED = -1
+"""What ``add_jobs`` returns in place of a tenure when the queue is sealed."""
 REPEATABLE = frozenset({"renew_locks", "promote_delayed", "report_sender"})
 """Scripts that may run late, or a second time, without harm."""
 Whose = Literal["all", "free", "ours"]
@@ -111,13 +113,14 @@ class Queue:
         go. ``term`` rises with each flusher of the ring: once a later flusher has added jobs, a call of an earlier one
         adds nothing.
 
-        Raise ``QueueBehind``, and add nothing, if an earlier call had run although its answer was lost. Raise
-        ``AnotherDataPlane`` while the queue has jobs for another data plane.
+        Raise ``QueueBehind``, and add nothing, if an earlier call had run although its answer was lost, and
+        ``QueueSealed`` if a later generation has taken the queue's place. Raise ``AnotherDataPlane`` while the queue
+        has jobs for another data plane.
         """
         keys = self.keys
         hashes = [
             *(keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events, keys.plane),
-            *(keys.active, keys.delayed, keys.failed),
+            *(keys.active, keys.delayed, keys.failed, keys.sealed),
         ]
         marks = pack([(sequence, start, end) for sequence, (start, end) in offsets.items()])
         answer, replicas = self._call(
@@ -127,6 +130,8 @@ class Queue:
             *(keys.base, self.token, self.clock.time_ms(), RING_KEEP_MS),
             *(marks, pack(freed), pack(batches), term, self.plane),
         )
+        if answer[0] is None and answer[1] == SEALED:
+            raise QueueSealed(self.name, answer[2])
         if answer[0] is None:
             raise QueueBehind(dict(zip(answer[1::2], answer[2::2], strict=True)))
         return replicas
@@ -357,7 +362,7 @@ class Queue:
         first, second = jobs.with_events(taken.data, 0, middle), jobs.with_events(taken.data, middle, taken.events)
         new_id = self._run(
             "split_job",
-            [keys.active, keys.id, keys.stalled],
+            [keys.active, keys.id, keys.stalled, keys.sealed],
             *(keys.base, self.token, LOCK_MS, taken.id, first, second, len(taken.data)),
             hashlib.sha1(taken.data, usedforsecurity=False).hexdigest(),
         )

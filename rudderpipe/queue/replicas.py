@@ -68,6 +68,15 @@ class Replicas:
             self._check(found)
             self._added = 0
 
+    def raise_term(self, epoch: int, term: int, freed: Sequence[int]) -> dict[int, int]:
+        """Raise the ring's term as ``Queue.raise_term`` does. Return the offsets when enough replicas have them.
+
+        Raise ``NotReplicated`` if they do not have them in time.
+        """
+        known, found = self._queue.raise_term(epoch, term, freed, self._wait)
+        self._check(found)
+        return known
+
     @property
     def _wait(self) -> tuple[int, int] | None:
         return None if self._queue.clock.monotonic_ms() < self._asks_at_ms else (self._wanted, WAIT_MS)

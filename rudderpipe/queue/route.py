@@ -21,6 +21,8 @@ from rudderpipe.settings import Settings
 
 UNREADABLE = "the route in Redis cannot be read; a later version may have written it"
 SLOTS = 16_384
+CLOCKS_DIFFER_MS = 24 * 3600 * 1000
+"""How far the clocks of hosts may differ."""
 NAMES_TRIED = 10_000
 
 
@@ -42,8 +44,8 @@ class Generation(msgspec.Struct, frozen=True, omit_defaults=True):
     queues: tuple[QueuePlace, ...]
     made_ms: int = 0
     """When it was made, in milliseconds since 1970; 0 for generation 0."""
-    retired: bool = False
-    """True once its queues are empty for good, so that no process needs to look at them."""
+    retired_ms: int = 0
+    """When its queues were found empty for good, in milliseconds since 1970; 0 before that."""
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -60,17 +62,23 @@ class Route(msgspec.Struct, frozen=True):
     @property
     def living(self) -> tuple[Generation, ...]:
         """The generations whose queues may still hold events, the oldest first."""
-        return tuple(each for each in self.generations if not each.retired)
+        return tuple(each for each in self.generations if not each.retired_ms)
+
+    def counted(self, created_ms: int) -> tuple[Generation, ...]:
+        """Return the generations that may have counted events of a ring that was made at this moment."""
+        return tuple(
+            each for each in self.generations if not each.retired_ms or each.retired_ms > created_ms - CLOCKS_DIFFER_MS
+        )
 
     def with_queues(self, queues: Sequence[QueuePlace], now_ms: int) -> Route:
         """Return the route with one more generation."""
         return _encoded((*self.generations, Generation(len(self.generations), tuple(queues), now_ms)))
 
-    def with_retired(self, number: int) -> Route:
+    def with_retired(self, number: int, now_ms: int) -> Route:
         """Return the route with this generation marked as retired."""
         return _encoded(
             tuple(
-                msgspec.structs.replace(each, retired=True) if each.number == number else each
+                msgspec.structs.replace(each, retired_ms=now_ms) if each.number == number else each
                 for each in self.generations
             )
         )
@@ -103,6 +111,12 @@ def read(home: Queue, settings: Settings) -> Route:
     """Return the route. ``home`` is the queue of the setting ``prefix``. Raise ``QueueUnavailable``."""
     (text,) = home.ask(lambda pipe: pipe.get(home.keys.route))
     return _parsed(home, text or b"", settings)
+
+
+def exists(home: Queue) -> bool:
+    """Return whether there is a route, so that events may go to other queues. Raise ``QueueUnavailable``."""
+    (found,) = home.ask(lambda pipe: pipe.exists(home.keys.route))
+    return bool(found)
 
 
 def store(home: Queue, settings: Settings, known: Route, wanted: Route) -> Route:
@@ -187,9 +201,9 @@ def names_of(stem: str, generation: int, count: int, nodes: set[str], node_of: C
     names = []
     for place in range(count):
         first = f"{stem}-{place}" if generation == 1 else f"{stem}-{generation}-{place}"
-        tried = (first, *(f"{first}.{number}" for number in range(1, NAMES_TRIED)))
         least = min(load.values(), default=0)
-        name = next(itertools.chain((name for name in tried if load[node_of(name)] <= least), tried))
+        tried = itertools.chain([first], (f"{first}.{number}" for number in range(1, NAMES_TRIED)))
+        name = next((name for name in tried if load[node_of(name)] <= least), first)
         load[node_of(name)] += 1
         names.append(name)
     return names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -37,6 +38,9 @@ NAMES = (
     "release_lease",
     "report_sender",
     "set_route",
+    "seal_queue",
+    "find_remains",
+    "open_queue",
 )
 LOST = "LEASELOST"
 OTHER_PLANE = "OTHERPLANE "
@@ -57,6 +61,7 @@ Call = tuple[str, list[str], tuple[str | bytes | int, ...]]
 Command = tuple[str | bytes | int, ...]
 
 
+@cache
 def source(name: str) -> str:
     """Return the text of one script and its includes. Raise ``FileNotFoundError`` if the package is incomplete.
 

@@ -76,6 +76,15 @@ class RingView:
         words, layout = self.words, self.layout
         return [slot for slot in range(self.slots_used) if words[layout.slot(slot) + at.S_PID]]
 
+    def left(self) -> dict[int, int]:
+        """Return, for each tenure of a block that is not free, how many of its events have left the ring."""
+        words, layout, bits = self.words, self.layout, at.READ_BITS
+        found = {}
+        for tenure, block in self.blocks_in_use():
+            word = words[layout.read + block]
+            found[tenure] = int(word & ((1 << bits) - 1)) if word >> bits == tenure else 0
+        return found
+
     def blocks_in_use(self) -> list[tuple[int, int]]:
         """Return (sequence, block) of every block that is not free, oldest first."""
         layout = self.layout

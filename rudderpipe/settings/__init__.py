@@ -85,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     redis_replicas_strict: bool = True
     queue_name: Name = "rudderEventsQueue"
     prefix: Name = "rudder"
+    queues: Annotated[int, Meta(ge=1, le=256)] = 1
     is_multi_processor: bool = False
     lanes: Annotated[Literal[1, 2, 4, 8, 16, 32, 64], Meta(description=LANE_WORDS)] = 1
     lease_ms: Annotated[int, Meta(ge=1_000, le=600_000)] = 10_000
@@ -134,6 +135,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             raise SettingsError("redis", "must not be a list with a cluster, which has several nodes itself")
         if self.redis_password_file and any(each.password is not None for each in servers):
             raise SettingsError("redis_password_file", "must not be given together with a password in redis")
+        if self.queues > 1 and self.redis is not None and self.autostart is True:
+            reason = 'must be 1 with autostart, which starts one sender; set autostart to "flusher" or false'
+            raise SettingsError("queues", reason)
         if self.prefix.startswith(("{}", "}")):
             raise SettingsError("prefix", "must not begin with } or {}; a cluster would not keep the keys in one slot")
 
@@ -163,7 +167,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     def of_queue(self, prefix: str, server: int) -> Settings:
         """Return the settings of one of several queues, with its prefix and with the Redis server that has it."""
         servers = self.redis_servers
-        return msgspec.structs.replace(self, prefix=prefix, redis=servers[server % len(servers)])
+        return msgspec.structs.replace(self, prefix=prefix, redis=servers[server % len(servers)], queues=1)
 
     @property
     def current_write_key(self) -> str:

@@ -52,6 +52,7 @@ class _Others(TypedDict, total=False):
     max_batch_bytes: int
     queue_name: str
     prefix: str
+    queues: int
     is_multi_processor: bool
     lanes: Literal[1, 2, 4, 8, 16, 32, 64]
     lease_ms: int

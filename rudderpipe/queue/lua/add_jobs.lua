@@ -14,6 +14,7 @@
   KEYS[9] active    LIST*   ids of jobs being attempted; counted
   KEYS[10] delayed  ZSET*   jobs that wait until a time; counted
   KEYS[11] failed   ZSET*   failed jobs; counted
+  KEYS[12] sealed   STRING* "<generation> <id>", exists when the queue takes no more events; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the id that Bull's listeners see as the producer
@@ -28,14 +29,15 @@
   Returns   {first id, last id}. {false, tenure, events, ...}, and nothing is changed, when Redis has more than `from`
             events of a tenure, because an earlier call had run although its answer was lost. (When Redis has fewer,
             it lost its last writes and their jobs, and the flusher's events are added.) {false, 0, term} for a late
-            call of an earlier term, whose caller has died or given the call up. The error OTHERPLANE when the queue
-            has jobs for another data plane. The error RINGENDED when the ring has ended
+            call of an earlier term, whose caller has died or given the call up. {false, -1, generation} when the queue
+            is sealed. The error OTHERPLANE when the queue has jobs for another data plane. The error RINGENDED when the
+            ring has ended
   Promises  no event of a ring is in two jobs, even if its flusher dies many times
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, without custom id, delay, priority and debounce
 ]]
-local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed, sealed =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
 local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local jobs, term, plane = ARGV[7], ARGV[8], ARGV[9]
 
@@ -43,14 +45,16 @@ local jobs, term, plane = ARGV[7], ARGV[8], ARGV[9]
 -- include: of_another_plane
 -- include: count
 -- include: publish
+-- include: late_for
 
 local behind = {false}
-local later = tonumber(redis.call("HGET", ring, "term") or "0") or 0
-if later > tonumber(term) then
-  return {false, 0, later}
+local late = late_for(ring, term)
+if late then
+  return late
 end
-if redis.call("HEXISTS", ring, "ended") == 1 then
-  return redis.error_reply("RINGENDED the ring has ended, and nothing can be added for it")
+local seal = redis.call("GET", sealed)
+if seal then
+  return {false, -1, tonumber(string.match(seal, "^%d+") or "0")}
 end
 marks = cmsgpack.unpack(marks)
 for _, mark in ipairs(marks) do

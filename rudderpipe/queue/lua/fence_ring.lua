@@ -18,13 +18,11 @@
 ]]
 local ring = KEYS[1]
 local keep_ms, freed, term = ARGV[1], ARGV[2], ARGV[3]
+-- include: late_for
 
-local later = tonumber(redis.call("HGET", ring, "term") or "0") or 0
-if later > tonumber(term) then
-  return {false, 0, later}
-end
-if redis.call("HEXISTS", ring, "ended") == 1 then
-  return redis.error_reply("RINGENDED the ring has ended, and nothing can be added for it")
+local late = late_for(ring, term)
+if late then
+  return late
 end
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)

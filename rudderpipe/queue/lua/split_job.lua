@@ -6,7 +6,8 @@
   KEYS[1] active    LIST    ids of jobs being attempted; gains the new id before the old one
   KEYS[2] id        STRING  the last job's number; grows by one
   KEYS[3] stalled   SET     ids suspected of being stalled; loses the old id
-  KEYS[4] lease     STRING  the lease of the queue's one sender; read
+  KEYS[4] sealed    STRING* "<generation> <id>", exists when the queue takes no more events; the new id counts too
+  KEYS[5] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the sender that holds the lock
@@ -25,7 +26,7 @@
   Costs     O(active), plus the size of the job
   Same as   nothing in Bull
 ]]
-local active, id, stalled, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local active, id, stalled, sealed, lease = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local prefix, token, lock_ms, job_id, first, second, length, digest, fence =
   ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
 -- include: holder_of
@@ -47,8 +48,12 @@ local whole = redis.call("HGET", key, "data")
 if not whole or #whole ~= tonumber(length) or redis.sha1hex(whole) ~= digest then
   return false
 end
+local generation, last = string.match(redis.call("GET", sealed) or "", "^(%d+) (%d+)$")
 redis.call("SREM", stalled, job_id) -- first: Redis out of memory refuses a script whose first write needs memory
 local new_id = string.format("%.0f", redis.call("INCR", id))
+if last and (tonumber(job_id) or math.huge) <= tonumber(last) then -- the half is from before the seal, as the job is
+  redis.call("SET", sealed, generation .. " " .. new_id)
+end
 local fields = redis.call("HGETALL", key)
 for number = 1, #fields, 2 do
   redis.call("HSET", prefix .. new_id, fields[number], fields[number + 1])

@@ -1,0 +1,241 @@
+"""Several queues on several Redis servers, one of which is stopped or dies."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from native_tests.processes import Processes, wait_until
+from rudderpipe.flusher import lanes
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue import gate, job, route
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
+from rudderpipe.queue.route import QueuePlace
+from rudderpipe.settings import Settings
+from rudderpipe.testing.redis_server import RedisServer
+
+USERS = 60
+QUEUES = 3
+
+
+class Servers:
+    """Three Redis servers as a list, with a queue on each."""
+
+    def __init__(self, directory: Path, processes: Processes) -> None:
+        self.all: list[RedisServer] = []
+        for number in range(QUEUES):
+            place = directory / f"r{number}"
+            place.mkdir()
+            self.all.append(RedisServer(place, persistent=True))
+            self.all[-1].start()
+        self.processes = processes
+        processes.explicit |= {
+            "redis": " ".join(server.url for server in self.all),
+            "queues": QUEUES,
+            "autostart": False,
+            "flush_at": 5,
+            "flush_interval_ms": 50,
+        }
+        self.client = processes.client()
+        self.sent = 0
+
+    def send(self, count: int) -> None:
+        """Send events of all users in turn."""
+        for _ in range(count):
+            assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
+            self.sent += 1
+
+    def events(self, place: int) -> list[int]:
+        """Return the events that are in a queue, in the order in which they will be delivered."""
+        redis = self.all[place].text_client()
+        base = f"{{rudder-{place}}}:rudderEventsQueue:"
+        return [
+            msgspec.json.decode(event)["properties"]["n"]
+            for name in reversed(redis.lrange(f"{base}wait", 0, -1))
+            for event in job.read(redis.hget(f"{base}{name}", "data").encode()).events
+        ]
+
+    def expected(self, place: int) -> list[int]:
+        """Return the events that belong into a queue, in order."""
+        return [n for n in range(self.sent) if lanes.user_of(f"u{n % USERS}") % QUEUES == place]
+
+    def wait_for(self, *places: int) -> None:
+        """Wait until these queues have all of their events, and check that they have nothing else."""
+        for place in places:
+            wait_until(lambda place=place: len(self.events(place)) >= len(self.expected(place)))  # type: ignore[misc]  # mypy cannot infer the default
+            assert self.events(place) == self.expected(place)
+
+    def end(self) -> None:
+        """Kill the servers."""
+        for server in self.all:
+            server.kill()
+
+
+@pytest.fixture(name="servers")
+def _servers(directory: Path, processes: Processes) -> Iterator[Servers]:
+    servers = Servers(directory, processes)
+    yield servers
+    servers.end()
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("dies", [False, True], ids=["the flusher goes on", "the flusher is killed"])
+def test_a_server_that_is_away_holds_only_its_queue(servers: Servers, how: str, dies: bool) -> None:
+    """The others get their events, also from a flusher that starts meanwhile. Nothing is lost or added twice."""
+    processes = servers.processes
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    servers.send(200)
+    servers.wait_for(0, 1, 2)
+    away = servers.all[2]
+    assert away.process is not None
+    if how == "stopped":
+        away.process.send_signal(signal.SIGSTOP)
+    else:
+        away.kill()
+
+    servers.send(400)
+    servers.wait_for(0, 1)
+    if dies:
+        flusher.kill()
+        flusher.wait()
+        flusher = processes.start("-m", "rudderpipe.flusher")
+    servers.send(400)
+    servers.wait_for(0, 1)
+    if how == "stopped":
+        away.process.send_signal(signal.SIGCONT)
+    else:
+        away.start()
+    servers.wait_for(0, 1, 2)
+
+    wait_until(lambda: processes.status().events.in_ring == 0)
+    events = processes.status().events
+    assert (events.accepted, events.queued, events.lost, events.balanced) == (1000, 1000, 0, True)
+    assert servers.client.flush(10)
+
+
+def test_a_flush_waits_for_the_delivery_of_all_queues(servers: Servers) -> None:
+    """The flusher counts in every queue what became of the events."""
+    processes = servers.processes
+    processes.start("-m", "rudderpipe.flusher")
+    servers.send(100)
+    servers.wait_for(0, 1, 2)
+
+    settings = processes.settings
+    for place in range(QUEUES):
+        _deliver(settings, place)
+    result = servers.client.flush(10, until="delivered")
+
+    assert result
+    assert processes.status().events.delivered == 100
+    assert processes.status().events.balanced
+
+
+def _deliver(settings: Settings, place: int) -> None:
+    queue = Queue(QueuePlace(f"rudder-{place}", place).settings(settings), Clock())
+    while taken := queue.take(1000, 1 << 30):
+        queue.complete(taken)
+    queue.close()
+
+
+class Deliverer(threading.Thread):
+    """Senders of all queues, which deliver what the gate lets them."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        self._settings = settings
+        self.delivered: dict[str, list[int]] = {}
+        self.count = 0
+        self.ends = threading.Event()
+
+    def run(self) -> None:
+        """Take a few jobs of each queue in turn, of the newest queues first."""
+        queues = QueueSet(self._settings, Clock())
+        while not self.ends.wait(0.02):
+            known = route.read(queues.home, self._settings)
+            for generation in reversed(known.living):
+                for place in generation.queues:
+                    if gate.is_open(queues.queue, known, generation.number, place):
+                        self._deliver(queues.queue(place))
+        queues.close()
+
+    def _deliver(self, queue: Queue) -> None:
+        taken = queue.take(5, 1 << 30)
+        for each in taken:
+            assert each.job is not None
+            for event in each.job.events:
+                found = msgspec.json.decode(event)
+                self.delivered.setdefault(found["userId"], []).append(found["properties"]["n"])
+                self.count += 1
+        queue.complete(taken)
+
+
+@pytest.mark.timeout(180)
+def test_the_number_of_queues_changes_while_events_flow(servers: Servers) -> None:
+    """From one queue to four to two. Command and flusher are killed in between, and the command is run again."""
+    processes = servers.processes
+    processes.explicit["queues"] = 1
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    deliverer = Deliverer(processes.settings)
+    deliverer.start()
+    servers.send(300)
+    for count in (4, 2):
+        first = processes.start("-m", "rudderpipe", "scale", "--queues", str(count), stderr=subprocess.DEVNULL)
+        servers.send(100)
+        first.kill()
+        first.wait()
+        servers.send(100)
+        flusher.kill()
+        flusher.wait()
+        servers.send(100)
+        flusher = processes.start("-m", "rudderpipe.flusher")
+        ended = processes.run("-m", "rudderpipe", "scale", "--queues", str(count), "--timeout", "60")
+        assert ended.returncode == 0, ended
+        assert b"all earlier queues are drained" in ended.stdout
+    servers.send(100)
+    wait_until(lambda: deliverer.count >= servers.sent)
+
+    deliverer.ends.set()
+    deliverer.join()
+    assert deliverer.delivered == {f"u{user}": list(range(user, servers.sent, USERS)) for user in range(USERS)}
+    found = route.read(Queue(processes.settings, Clock()), processes.settings)
+    assert [len(each.queues) for each in found.generations] == [1, 4, 2]
+    assert [each.number for each in found.living] == [2]
+    assert {place.server for each in found.generations for place in each.queues} == {0, 1, 2}
+    events = processes.status().events
+    assert (events.accepted, events.balanced) == (servers.sent, True)
+
+
+def test_no_number_is_changed_while_a_server_is_away(servers: Servers) -> None:
+    """The command names the server. Nothing would be added anywhere until it is back."""
+    processes = servers.processes
+    servers.all[2].kill()
+    ended = processes.run("-m", "rudderpipe", "scale", "--queues", "4")
+
+    assert ended.returncode == 4
+    assert str(servers.all[2].socket).encode() in ended.stderr
+    assert not servers.all[0].client().exists("{rudder}:rudderpipe:rudderEventsQueue:route")
+
+
+def test_the_command_drain_knows_the_queues(servers: Servers) -> None:
+    """It does what a flusher does, also with the settings of one queue."""
+    processes = servers.processes
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    servers.send(100)
+    servers.wait_for(0, 1, 2)
+    flusher.kill()
+    flusher.wait()
+    servers.send(100)
+    processes.explicit["queues"] = 1
+    servers.client.shutdown(0)
+
+    ended = processes.run("-m", "rudderpipe", "drain")
+
+    assert ended.returncode == 0, ended
+    servers.wait_for(0, 1, 2)

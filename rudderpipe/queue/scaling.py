@@ -1,0 +1,110 @@
+"""The change of the number of queues while events flow.
+
+Each step may be cut off at any moment and made again: the route is changed by compare and set, and a seal and a
+retirement are for good. The flushers do by themselves what is between the steps.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from rudderpipe.queue import gate, route, seal
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
+from rudderpipe.queue.route import Generation, QueuePlace, Route
+from rudderpipe.settings import Settings
+
+SCANNED = 10_000
+_EPOCH = re.compile(rb":[0-9a-f]{16}$")
+_SPECIAL = re.compile(r"[\\?*\[\]]")
+"""What a pattern of Redis does not take as it is."""
+
+
+class Remainder(msgspec.Struct, frozen=True):
+    """What is left of a generation that is past."""
+
+    generation: int
+    queues: int
+    jobs: int
+    """Jobs that wait, are active or delayed, in all its queues."""
+    failed: int
+    """Failed jobs. They must be retried or deleted first, because no sender serves a retired queue."""
+    rings: int
+    """Rings whose flusher still needs to know what the queues have. It forgets that seconds after it was needed."""
+    is_drained: bool
+    """True if nothing is left, so that the generation may be retired."""
+
+
+def reach_all(queues: QueueSet, settings: Settings, known: Route) -> None:
+    """Check that every queue in use, and every server that may get one, can be reached. Raise ``QueueUnavailable``."""
+    places = [place for each in known.living for place in each.queues]
+    places += [QueuePlace(settings.prefix, number) for number in range(len(settings.redis_servers))]
+    for place in dict.fromkeys(places):
+        queues.queue(place).ping()
+
+
+def begin(queues: QueueSet, settings: Settings, count: int) -> Route:
+    """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
+
+    Raise ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached.
+    """
+    known = route.read(queues.home, settings)
+    if len(known.current.queues) == count:
+        return known
+    reach_all(queues, settings, known)
+    wanted = route.with_queues(queues.home, settings, known, count)
+    return route.store(queues.home, settings, known, wanted)
+
+
+def seal_past(queues: QueueSet, known: Route) -> None:
+    """Seal every queue of the generations before the last. Raise ``QueueUnavailable`` for the first that is away."""
+    for generation in known.living[:-1]:
+        for place in generation.queues:
+            seal.seal(queues.queue(place), generation.number)
+
+
+def remainder(queues: QueueSet, known: Route, generation: Generation) -> Remainder:
+    """Return what is left of a generation. Raise ``QueueUnavailable``."""
+    own = [queues.queue(place) for place in generation.queues]
+    counts = [queue.counts() for queue in own]
+    jobs = sum(each.waiting + each.active + each.delayed for each in counts)
+    # Order: seals and jobs before the rings' offsets, because no offset comes to a sealed queue.
+    states = [seal.remains(queue) for queue in own]
+    is_over = all(each.is_sealed and not each.has_jobs for each in states)
+    is_open = all(gate.is_open(queues.queue, known, generation.number, place) for place in generation.queues)
+    failed = sum(each.failed for each in counts)
+    rings = len({epoch for queue in own for epoch in _rings(queue)}) if is_over else 0
+    is_drained = is_open and is_over and not rings and not failed
+    return Remainder(generation.number, len(own), jobs, failed, rings, is_drained)
+
+
+def _rings(queue: Queue) -> list[bytes]:
+    """Return the epoch of each ring of which the queue has an offset."""
+    names, cursor = _scan(queue, 0)
+    while cursor:
+        more, cursor = _scan(queue, cursor)
+        names += more
+    if not names:
+        return []
+    found = queue.ask(lambda pipe: [pipe.hkeys(name) for name in names])
+    return [name[-16:] for name, fields in zip(names, found, strict=True) if any(map(bytes.isdigit, fields))]
+
+
+def _scan(queue: Queue, cursor: int) -> tuple[list[bytes], int]:
+    """Return the keys of rings in a part of Redis, and where the next part begins; 0 at the end."""
+    pattern = _SPECIAL.sub(r"\\\g<0>", f"{queue.keys.account}:") + "*"
+    ((following, names),) = queue.ask(lambda pipe: pipe.scan(cursor, match=pattern, count=SCANNED))
+    return [name for name in names if _EPOCH.search(name)], int(following)
+
+
+def retire(queues: QueueSet, settings: Settings, known: Route) -> Route:
+    """Retire the generations that are drained, the oldest first. Return the route. Raise ``QueueUnavailable``."""
+    for generation in known.living[:-1]:
+        if not remainder(queues, known, generation).is_drained:
+            break
+        known = route.store(
+            queues.home, settings, known, known.with_retired(generation.number, queues.home.clock.time_ms())
+        )
+    return known

@@ -1,0 +1,444 @@
+"""The sink for several queues, over queues in memory. The test says when each call ends, and how."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.flusher import lanes, queue_cursor, sinks
+from rudderpipe.flusher.dead_letters import DeadLetters
+from rudderpipe.flusher.flusher import Flusher
+from rudderpipe.flusher.queue_calls import Ended, QueueCalls
+from rudderpipe.flusher.queue_sink import QueueSink
+from rudderpipe.flusher.queues_sink import QueuesSink
+from rudderpipe.queue import job, route, seal
+from rudderpipe.queue.queue import Queue
+from rudderpipe.ring import counters
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring
+from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock, producer_of
+
+USERS = 23
+NO_ANSWER = QueueUnavailable("here", "no answer in time")
+AWAY = QueueUnavailable("here", "refused", answered=True)
+
+
+class ManualCalls(QueueCalls):
+    """Calls that run at once, except those that add events to the queues that are held."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, list[tuple[Hashable, Callable[[], Any]]]] = {}
+        """The calls that are held, by the prefix of their queue. A queue without an entry is not held."""
+        self.results: deque[Ended] = deque()
+        self.made: list[str] = []
+        """The prefixes of the queues that were called."""
+
+    def begin(self, owner: Any, call: Callable[[], Any]) -> None:
+        prefix = owner.place.prefix
+        self.made.append(prefix)
+        if prefix in self.held and owner.under_way.kind == "add":
+            self.held[prefix].append((owner, call))
+        else:
+            self.results.append(Ended(owner, result_of(call)))
+
+    def let_go(self, prefix: str, result: Exception | None = None, *, runs: bool = True) -> None:
+        """End what is held of a queue: executed or not, with its own result or with this one."""
+        for owner, call in self.held.pop(prefix):
+            own = result_of(call) if runs else None
+            self.results.append(Ended(owner, result or own))
+
+    def next(self, wait_s: float) -> Ended | None:  # as the original
+        return self.results.popleft() if self.results else None
+
+    def close(self) -> None:
+        pass
+
+
+def result_of(call: Callable[[], Any]) -> Any:
+    """Return the result of a call, or its error."""
+    try:
+        return call()
+    except (QueueUnavailable, QueueBehind, QueueSealed) as error:
+        return error
+
+
+class Spread:
+    """A ring whose flusher puts events into several queues."""
+
+    def __init__(self, ring: Ring, clock: FakeClock, directory: Path, **settings: Any) -> None:
+        self.ring, self.clock = ring, clock
+        self.letters = DeadLetters(directory / "x.failed", 1 << 20)
+        self.settings = Settings(
+            redis="redis://a", write_key="KEY", **{"queues": 3, "flush_at": 4, "autostart": False, **settings}
+        )
+        self.stores: dict[str, FakeStore] = {}
+        self.sinks: list[QueuesSink] = []
+        self.producer = producer_of(ring, clock)
+        self.sent = itertools.count()
+        self.start()
+
+    def queue(self, prefix: str) -> FakeQueue:
+        """Return a queue of this prefix."""
+        return FakeQueue(self.stores.setdefault(prefix, FakeStore(self.clock)))
+
+    def start(self) -> None:
+        """Start a flusher. The one before it is dead."""
+        at.bump(self.ring.words, at.H_TERM)
+        self.calls = ManualCalls()
+        self.flusher = Flusher(self.ring, self.sink(), self.settings, self.clock, next_sink=self.sink)
+
+    def sink(self) -> QueuesSink:
+        """Return a sink whose calls the test may hold."""
+        self.sinks.append(QueuesSink(self.settings, self.ring, self.letters, self.clock, calls=self.calls))
+        return self.sinks[-1]
+
+    def send(self, count: int) -> None:
+        """Append events of all users in turn."""
+        for number in itertools.islice(self.sent, count):
+            assert self.producer.append(b'{"userId":"u%d","n":%d}' % (number % USERS, number)) is None
+
+    def work(self, cycles: int = 5) -> None:
+        """Let the flusher work, and let everything be due."""
+        for _ in range(cycles):
+            self.clock.now_s += 30
+            self.flusher.work()
+
+    def numbers(self, prefix: str) -> list[int]:
+        """Return the events in a queue, in order."""
+        store = self.stores[prefix]
+        return [
+            msgspec.json.decode(event)["n"]
+            for name in store.line
+            for event in job.read(store.jobs[name]["data"].encode()).events
+        ]
+
+    def everything(self) -> list[int]:
+        """Return the events in all queues, after a check that each queue has its own users in order."""
+        found = []
+        for prefix in self.stores:
+            numbers = self.numbers(prefix)
+            assert numbers == sorted(numbers)
+            found += numbers
+        return sorted(found)
+
+    def reshard(self, *prefixes: str) -> None:
+        """Store a route with one more generation, as ``rudderpipe scale`` does, without a seal."""
+        home: Any = self.queue("rudder")
+        known = route.read(home, self.settings)
+        places = [route.QueuePlace(prefix) for prefix in prefixes]
+        route.store(home, self.settings, known, known.with_queues(places, 1))
+
+
+@pytest.fixture(name="spread")
+def _spread(ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spread:
+    stores: dict[str, FakeStore] = {}
+
+    def queue_of(settings: Settings, *_: Any, **__: Any) -> FakeQueue:
+        return FakeQueue(stores.setdefault(settings.prefix, FakeStore(clock)))
+
+    monkeypatch.setattr(queue_cursor, "Queue", queue_of)
+    monkeypatch.setattr("rudderpipe.queue.queue.Queue", queue_of)
+    spread = Spread(ring, clock, tmp_path)
+    spread.stores = stores
+    return spread
+
+
+def test_each_user_has_one_queue(spread: Spread) -> None:
+    """The first flusher of an unused queue makes the queues, and seals that queue."""
+    spread.send(100)
+    spread.work()
+
+    assert spread.everything() == list(range(100))
+    for place in range(3):
+        users = {number % USERS for number in spread.numbers(f"rudder-{place}")}
+        assert users == {number for number in range(USERS) if lanes.user_of(f"u{number}") % 3 == place}
+    assert spread.numbers("rudder") == []
+    assert spread.stores["rudder"].seal == "0 0"
+    found = counters.read(spread.ring)
+    assert (found.queued, found.in_ring) == (100, 0)
+
+
+def test_a_batch_leaves_when_every_queue_has_its_part(spread: Spread) -> None:
+    """The other queues go on while one does not answer, far beyond what is offered at once, and nothing leaves."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    behind = []
+
+    for _ in range(8):
+        spread.send(100)
+        spread.work(12)
+        behind.append(counters.read(spread.ring).in_ring)
+
+    others = {number for place in (0, 2) for number in spread.numbers(f"rudder-{place}")}
+    assert others == {n for n in range(820) if lanes.user_of(f"u{n % USERS}") % 3 != 1}
+    assert behind == list(range(100, 900, 100))
+    assert spread.ring.words[at.H_DOWN_MS] == 0
+    spread.calls.let_go("rudder-1")
+    spread.work(40)
+    assert spread.everything() == list(range(820))
+    assert counters.read(spread.ring).in_ring == 0
+
+
+def test_a_queue_that_refuses_holds_its_own_part(spread: Spread) -> None:
+    """The ring shows that a sink is away, so that ``status`` says it."""
+    spread.send(20)
+    spread.work()
+    spread.stores["rudder-0"].away = True
+    spread.send(50)
+    spread.work(10)
+
+    assert len(spread.everything()) < 70
+    assert spread.ring.words[at.H_DOWN_MS]
+    spread.stores["rudder-0"].away = False
+    spread.work(10)
+    assert spread.everything() == list(range(70))
+    assert spread.ring.words[at.H_DOWN_MS] == 0
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["executed", "not executed"])
+@pytest.mark.parametrize("dies", [True, False], ids=["the flusher dies", "the flusher goes on"])
+def test_a_lost_answer_doubles_and_loses_nothing(spread: Spread, runs: bool, dies: bool) -> None:
+    """Other queues have their part already. The term rises before the call is made again."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    spread.send(30)
+    spread.work()
+    term = spread.ring.words[at.H_TERM]
+    calls = spread.calls
+    if dies:
+        spread.start()
+    calls.let_go("rudder-1", NO_ANSWER, runs=runs)
+    spread.work(10)
+
+    assert spread.everything() == list(range(50))
+    assert spread.ring.words[at.H_TERM] == term + 1
+
+
+def test_the_call_of_a_dead_flusher_changes_nothing_later(spread: Spread) -> None:
+    """Its successor has fenced the queue, even if the block is free and its offsets are gone."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    spread.send(30)
+    spread.work()
+    (late,) = [call for _, call in spread.calls.held["rudder-1"]]
+    spread.start()
+    spread.work()
+    spread.producer.leave()
+    spread.producer = producer_of(spread.ring, spread.clock)
+    spread.work()
+    spread.send(40)
+    spread.work()
+    (kept,) = spread.stores["rudder-1"].rings.values()
+    assert [block for block in kept if block.isdigit()] == ["2"]
+    assert isinstance(result_of(late), QueueBehind)
+    assert spread.everything() == list(range(90))
+
+
+def test_a_new_generation_begins_when_all_queues_of_the_last_are_sealed(spread: Spread) -> None:
+    """An answer that is under way decides what is in the old queue, so nothing is added before it is known."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-2"] = []
+    spread.send(30)
+    spread.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    seal.seal(as_queue(spread.queue("rudder-0")), 1)
+    spread.send(30)
+    spread.work()
+
+    assert "rudder-2-0" not in spread.stores or not spread.numbers("rudder-2-0")
+    spread.calls.let_go("rudder-2", NO_ANSWER)
+    spread.work(10)
+    assert spread.everything() == list(range(80))
+    assert [spread.stores[f"rudder-{place}"].seal != "" for place in range(3)] == [True] * 3
+    assert spread.numbers("rudder-2-0") + spread.numbers("rudder-2-1")
+
+
+def test_an_idle_flusher_seals_too(spread: Spread) -> None:
+    """The route is read again after a minute. A ring without events must not hold up the change."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0")
+    spread.work(10)
+
+    assert all(spread.stores[f"rudder-{place}"].seal for place in range(3))
+
+
+def test_one_queue_becomes_several_while_events_flow(spread: Spread) -> None:
+    """The flusher of one queue meets the seal, and another sink takes the place of its own."""
+    spread.settings = msgspec.structs.replace(spread.settings, queues=1)
+    sink = QueueSink(spread.settings, spread.ring, spread.letters, spread.clock)
+    spread.flusher = Flusher(spread.ring, sink, spread.settings, spread.clock, next_sink=spread.sink)
+    spread.send(20)
+    spread.work()
+    assert spread.numbers("rudder") == list(range(20))
+    spread.reshard("rudder-0", "rudder-1")
+    seal.seal(as_queue(spread.queue("rudder")), 0)
+    spread.send(20)
+    spread.work()
+
+    assert spread.everything() == list(range(40))
+    assert spread.numbers("rudder") == list(range(20))
+
+
+def test_a_flusher_of_one_queue_reads_the_route_first(spread: Spread) -> None:
+    """Redis may have forgotten the seal in a failover. What is in the later queues must not be added again."""
+    spread.send(10)
+    spread.work()
+    spread.stores["rudder"].seal = ""
+    spread.settings = msgspec.structs.replace(spread.settings, queues=1)
+    sink = QueueSink(spread.settings, spread.ring, spread.letters, spread.clock)
+    spread.flusher = Flusher(spread.ring, sink, spread.settings, spread.clock, next_sink=spread.sink)
+    spread.send(10)
+    spread.work()
+
+    assert spread.numbers("rudder") == []
+    assert spread.everything() == list(range(20))
+
+
+def test_a_flusher_of_one_queue_counts_nothing_before_it_has_read_the_route(spread: Spread) -> None:
+    """What the other queues have would look like events that Redis has lost."""
+    spread.send(20)
+    spread.work()
+    spread.settings = msgspec.structs.replace(spread.settings, queues=1)
+    sink = QueueSink(spread.settings, spread.ring, spread.letters, spread.clock)
+    spread.flusher = Flusher(spread.ring, sink, spread.settings, spread.clock, next_sink=spread.sink)
+    spread.work()
+
+    assert [store.account["added"] for store in spread.stores.values()] == [
+        len(spread.numbers(prefix)) for prefix in spread.stores
+    ]
+    assert all(ring["unsure"] == 0 for store in spread.stores.values() for ring in store.rings.values())
+
+
+def test_events_of_retired_queues_stay_counted(spread: Spread) -> None:
+    """Otherwise they would look like events that Redis has lost."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0")
+    spread.work()
+    for place in range(3):
+        queue = spread.queue(f"rudder-{place}")
+        queue.complete(queue.take(100, 1 << 20))
+    spread.work()
+    assert spread.ring.words[at.H_ACKED] == 20
+    home = as_queue(spread.queue("rudder"))
+    known = route.read(home, spread.settings)
+    for number in (0, 1):
+        known = route.store(home, spread.settings, known, known.with_retired(number, spread.clock.time_ms()))
+    spread.work()
+    assert len(spread.sinks[-1].past) == 0
+    spread.start()
+    spread.send(5)
+    spread.work()
+
+    assert spread.ring.words[at.H_ACKED] == 20
+    assert sum(store.account["added"] for store in spread.stores.values()) == 25
+
+
+def test_a_seal_without_a_later_route_stops_the_flusher(spread: Spread) -> None:
+    """Events stay in the ring, because no other place for them is known."""
+    spread.send(20)
+    spread.work()
+    seal.seal(as_queue(spread.queue("rudder-1")), 1)
+    spread.send(20)
+    spread.work(10)
+    assert counters.read(spread.ring).in_ring > 0
+
+    spread.reshard("rudder-2-0")
+    spread.work(10)
+    assert spread.everything() == list(range(40))
+
+
+def test_a_damaged_event_costs_only_itself(spread: Spread) -> None:
+    """The events around it keep their order, also beside a queue that is behind."""
+    spread.send(10)
+    assert spread.producer.append(b'{"userId":') is None
+    spread.send(10)
+    spread.work(20)
+
+    assert spread.everything() == list(range(20))
+    assert counters.read(spread.ring).corrupt == 1
+
+
+def test_a_flush_is_served_under_steady_load(spread: Spread) -> None:
+    """Events that came later must not hold it up, although the flusher always holds some."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    spread.send(40)
+    spread.producer.ask_flush()
+    spread.work(3)
+    spread.calls.held["rudder-0"] = []
+    spread.send(40)
+    spread.work(3)
+    tickets = spread.ring.words[at.H_TICKETS_SERVED]
+    assert counters.read(spread.ring).in_ring == 80
+
+    spread.calls.let_go("rudder-1")
+    spread.work(3)
+
+    assert 0 < counters.read(spread.ring).in_ring <= 40
+    assert spread.ring.words[at.H_TICKETS_SERVED] == tickets + 1
+
+
+def test_what_all_queues_have_counted_is_acknowledged(spread: Spread) -> None:
+    """A queue that does not answer counts as it did last."""
+    spread.send(20)
+    spread.work()
+    for place in range(3):
+        queue = spread.queue(f"rudder-{place}")
+        queue.complete(queue.take(1, 1))
+    delivered = sum(len(store.delivered) for store in spread.stores.values())
+    assert delivered == 3
+    sink = spread.sinks[-1]
+
+    seen = sink.acknowledged()
+
+    assert seen is not None
+    counted = seen.events
+    assert 3 <= counted < 20
+    for place in range(3):
+        queue = spread.queue(f"rudder-{place}")
+        queue.complete(queue.take(100, 1 << 20))
+    spread.stores["rudder-1"].away = True
+    seen = sink.acknowledged()
+    assert seen is not None
+    assert counted < seen.events < 20
+
+
+def test_an_ended_ring_is_forgotten_by_all_queues(spread: Spread) -> None:
+    """A late call then adds nothing to any of them."""
+    spread.send(20)
+    spread.work()
+    spread.producer.leave()
+    spread.work()
+    spread.flusher.drain(spread.clock.now_s + 1)
+
+    assert all(ring["ended"] for store in spread.stores.values() for ring in store.rings.values())
+    assert len(spread.stores) == 4
+
+
+def test_the_setting_chooses_the_sink(ring: Ring, clock: FakeClock) -> None:
+    """One queue keeps the sink that knows nothing of others."""
+    settings = Settings(redis="redis://a", write_key="KEY", autostart=False)
+    assert type(sinks.make_sink(settings, ring, None, clock)) is QueueSink
+    several = msgspec.structs.replace(settings, queues=2)
+    assert type(sinks.make_sink(several, ring, None, clock)) is QueuesSink
+
+
+def as_queue(queue: Any) -> Queue:
+    """Return a queue in memory as the type that it stands for."""
+    return cast("Queue", queue)
