@@ -15,6 +15,7 @@ from native_tests.processes import Processes, wait_until
 from rudderpipe.flusher import lanes
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import gate, job, route
+from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace
@@ -210,6 +211,35 @@ def test_the_number_of_queues_changes_while_events_flow(servers: Servers) -> Non
     assert {place.server for each in found.generations for place in each.queues} == {0, 1, 2}
     events = processes.status().events
     assert (events.accepted, events.balanced) == (servers.sent, True)
+    assert b"queues    2 of generation 2\n" in processes.run("-m", "rudderpipe", "status").stdout
+
+
+def test_the_status_tells_what_is_drained_and_which_queue_has_no_sender(servers: Servers) -> None:
+    """A sender of the first queue alone is not enough."""
+    processes = servers.processes
+    processes.start("-m", "rudderpipe.flusher")
+    servers.send(100)
+    servers.wait_for(0, 1, 2)
+    ended = processes.run("-m", "rudderpipe", "scale", "--queues", "1", "--timeout", "0")
+    assert ended.returncode == 4
+    assert b"generation 1 (3 queues): " in ended.stdout
+    places = [QueuePlace("rudder"), *(QueuePlace(f"rudder-{place}", place) for place in range(QUEUES))]
+    queues = [Queue(place.settings(processes.settings), Clock()) for place in places]
+    leases = [Lease(queue, 60_000, f"here {number} 1", lambda _holder: False) for number, queue in enumerate(queues)]
+
+    for lease in leases:
+        assert processes.status().lease is None
+        assert lease.take()
+
+    assert processes.status().lease is not None
+    found = processes.status_json()["jobs"]
+    assert [(each["number"], each["queues"], each["is_current"]) for each in found["generations"]] == [
+        (1, 3, False),
+        (2, 1, True),
+    ]
+    assert found["generations"][0]["jobs"] == found["waiting"] > 0
+    for queue in queues:
+        queue.close()
 
 
 def test_no_number_is_changed_while_a_server_is_away(servers: Servers) -> None:

@@ -10,7 +10,7 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.observe import host_rings, snapshot, status_json
 from rudderpipe.observe.host_rings import HostRing
-from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import DeadLetterState, GenerationState, LaneState, QueueState, Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
@@ -91,6 +91,8 @@ def _queue(queue: QueueState, place: str) -> list[str]:
         f"jobs      {queue.waiting:,} waiting, {queue.active:,} active, {queue.delayed:,} delayed, "
         f"{queue.failed:,} failed{completed}; {queue.used_bytes:,}{limit} bytes",
     ]
+    if queue.generations:
+        lines.append(f"queues    {', '.join(map(_generation, queue.generations))}")
     if queue.lanes:
         lines.append(f"lanes     {', '.join(map(_lane, queue.lanes))}")
         if queue.lanes[0].lane and not all(each.lane for each in queue.lanes):
@@ -102,6 +104,11 @@ def _queue(queue: QueueState, place: str) -> list[str]:
     if queue.odd_fields:
         lines.append(f"          {queue.odd_fields:,} fields of the account are from another program and count as 0")
     return lines
+
+
+def _generation(found: GenerationState) -> str:
+    own = f"{found.queues:,} of generation {found.number}"
+    return own if found.is_current else f"{own} that are drained first ({found.jobs:,} jobs left)"
 
 
 def _lane(jobs: LaneState) -> str:

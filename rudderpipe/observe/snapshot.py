@@ -116,6 +116,19 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
     and when this user of Redis may not read jobs."""
     oldest_failed_age_s: float | None
     """Seconds since the oldest job of the failed set failed. None as for ``oldest_job_age_s``."""
+    generations: list[GenerationState] = []
+    """Where events are, the oldest generation first; empty where there never was more than one queue."""
+
+
+class GenerationState(msgspec.Struct, frozen=True):
+    """One generation of queues that is not retired."""
+
+    number: int
+    queues: int
+    jobs: int
+    """Jobs in its queues that wait, are active or delayed."""
+    is_current: bool
+    """True if new events go there. The others are drained first."""
 
 
 class LeaseState(msgspec.Struct, frozen=True):
@@ -231,14 +244,19 @@ def of_rings(found: Sequence[PipeRing], trouble: str = "", tries: int = account.
 def of_queues(queues: QueueSet, settings: Settings, found: Sequence[PipeRing], tries: int = account.TRIES) -> Accounted:
     """Return the account with Redis's side, and the queue. Without Redis it is that of the rings, with the reason.
 
-    The numbers are those of all queues; the rest is that of the settings' own queue.
+    The numbers and the senders are those of all queues. The rest is that of the settings' own queue. There is no lease
+    while a queue that has jobs has no sender.
     """
     try:
         accounts = [account.of_queues(queues, ring.view, tries) for ring in found]
-        counts, queue = queues.counts(), queues.home
-        events = account.total(accounts, counts)
-        state = _queue(queue, counts, queues.size_bytes(), settings)
-        return Accounted(accounts, events, state, lease_state(queue), sender_report.read(queue))
+        counted = queues.counted()
+        counts = queues.merged(counted)
+        state = _queue(queues, counted, counts, settings)
+        leases = {queue: lease_state(queue) for queue in counted}
+        lacks = any(leases[queue] is None and each.waiting + each.active for queue, each in counted.items())
+        lease = None if lacks else next(filter(None, leases.values()), None)
+        senders = [each for queue in counted for each in sender_report.read(queue)]
+        return Accounted(accounts, account.total(accounts, counts), state, lease, senders)
     except QueueUnavailable as error:
         return of_rings(found, str(error), tries)
 
@@ -313,7 +331,19 @@ class _Event(msgspec.Struct):
     originalTimestamp: str  # noqa: N815  # as on the wire
 
 
-def _queue(queue: Queue, counts: QueueCounts, used_bytes: int, settings: Settings) -> QueueState:
+def _generations(queues: QueueSet, counted: dict[Queue, QueueCounts]) -> list[GenerationState]:
+    if queues.known is None or not queues.known.text:
+        return []
+    found = []
+    for each in queues.known.living:
+        own = [counts for place in each.queues if (counts := counted.get(queues.queue(place))) is not None]
+        jobs = sum(counts.waiting + counts.active + counts.delayed for counts in own)
+        found.append(GenerationState(each.number, len(each.queues), jobs, each is queues.known.current))
+    return found
+
+
+def _queue(queues: QueueSet, counted: dict[Queue, QueueCounts], counts: QueueCounts, settings: Settings) -> QueueState:
+    queue = queues.home
     oldest_job_age_s, oldest_failed_age_s = _ages_s(queue)
     return QueueState(
         name=queue.keys.base.removesuffix(":"),
@@ -323,7 +353,7 @@ def _queue(queue: Queue, counts: QueueCounts, used_bytes: int, settings: Setting
         failed=counts.failed,
         completed=counts.completed,
         paused=counts.paused,
-        used_bytes=used_bytes,
+        used_bytes=queues.size_bytes(),
         max_bytes=settings.max_queue_bytes,
         events_queued=counts.events_queued,
         events_delivered=counts.events_delivered,
@@ -337,6 +367,7 @@ def _queue(queue: Queue, counts: QueueCounts, used_bytes: int, settings: Setting
         lanes=lane_states(queue),
         oldest_job_age_s=oldest_job_age_s,
         oldest_failed_age_s=oldest_failed_age_s,
+        generations=_generations(queues, counted),
     )
 
 

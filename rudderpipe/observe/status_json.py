@@ -73,6 +73,7 @@ def _jobs(queue: QueueState) -> dict[str, Any]:
         "other_plane": queue.other_plane,
         "eviction": eviction(queue),
         "lanes": queue.lanes,
+        "generations": queue.generations,
     }
 
 

@@ -7,7 +7,7 @@ from rudderpipe.queue import route
 from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.queue.connection import ANSWER_TIMEOUT_S
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.route import QueuePlace
+from rudderpipe.queue.route import QueuePlace, Route
 from rudderpipe.settings import Settings
 
 
@@ -24,6 +24,8 @@ class QueueSet:
         self._answer_s = answer_s
         self.home = Queue(settings, clock, answer_s=answer_s)
         """The queue of generation 0, beside which the route is."""
+        self.known: Route | None = None
+        """The route as it was read last."""
         self._others: dict[QueuePlace, Queue] = {}
 
     def all(self, ring_created_ms: int | None = None) -> list[Queue]:
@@ -32,6 +34,7 @@ class QueueSet:
         Without a route the home is the only one.
         """
         own, known = QueuePlace(self._settings.prefix), route.read(self.home, self._settings)
+        self.known = known
         generations = known.living if ring_created_ms is None else known.counted(ring_created_ms)
         places = [place for each in generations for place in each.queues]
         return [self.home, *(self.queue(place) for place in places if place != own)]
@@ -47,7 +50,16 @@ class QueueSet:
 
     def counts(self, epoch: int | None = None, ring_created_ms: int | None = None) -> QueueCounts:
         """Return the sum of the counts of all queues; the events are those of one ring if its epoch is given."""
-        return QueueCounts.merged([queue.counts(epoch) for queue in self.all(ring_created_ms)])
+        return self.merged(self.counted(epoch, ring_created_ms))
+
+    def counted(self, epoch: int | None = None, ring_created_ms: int | None = None) -> dict[Queue, QueueCounts]:
+        """Return the counts of each queue, as ``counts`` does of all."""
+        return {queue: queue.counts(epoch) for queue in self.all(ring_created_ms)}
+
+    @staticmethod
+    def merged(counted: dict[Queue, QueueCounts]) -> QueueCounts:
+        """Return the sum of these counts."""
+        return QueueCounts.merged(list(counted.values()))
 
     def size_bytes(self) -> int:
         """Return the memory in Redis of the jobs of all queues, as ``Queue.size_bytes`` does."""
