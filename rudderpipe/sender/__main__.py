@@ -136,6 +136,9 @@ def main() -> int:
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
     bootstrap.log_to(arguments, settings, "sender")
     bootstrap.warn_of_lanes(settings)
+    if settings.queues > 1:
+        said = "this sender serves the queue of its prefix alone, each other queue needs its own queue=%s queues=%d"
+        logger.warning(said, settings.prefix, settings.queues)
     stop.install()
     place, name = settings.redis_place, settings.queue_name
     logger.info("sender started version=%s redis=%s queue=%s", VERSION, place, name)
