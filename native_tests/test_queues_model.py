@@ -11,7 +11,7 @@ import pytest
 from native_tests.queues_model import ALL, episode
 from rudderpipe.testing.redis_server import RedisServer
 
-EPISODES = 60
+EPISODES = 40
 AT_MOST = 500
 """The number of episodes in which a missing rule must be found out."""
 

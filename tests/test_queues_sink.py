@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Hashable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
+from tests.crash_simulation import simulation_of
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock, producer_of
 
@@ -442,3 +444,54 @@ def test_the_setting_chooses_the_sink(ring: Ring, clock: FakeClock) -> None:
 def as_queue(queue: Any) -> Queue:
     """Return a queue in memory as the type that it stands for."""
     return cast("Queue", queue)
+
+
+@pytest.mark.parametrize("last", ["answered", "executed", "executed later"])
+def test_a_flusher_killed_at_any_store_doubles_and_loses_nothing(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str
+) -> None:
+    """Between any two stores into the ring. Its last call of one queue is executed, or later, and the number of queues
+    changes before the next flusher begins."""
+    stores: dict[str, FakeStore] = {}
+
+    def queue_of(settings: Settings, *_: Any, **__: Any) -> FakeQueue:
+        return FakeQueue(stores.setdefault(settings.prefix, FakeStore(clock)))
+
+    monkeypatch.setattr(queue_cursor, "Queue", queue_of)
+    with simulation_of(tmp_path, clock) as simulation:
+        for number in itertools.count(1):
+            simulation.reset()
+            stores.clear()
+            victim = simulation.process()
+            spread = Spread(simulation.process().ring, clock, tmp_path, queues=2)
+            spread.stores = stores
+            spread.send(20)
+            spread.work(2)
+            spread.send(20)
+            is_over = victim.run(partial(_work_at, victim.ring, spread, holds=last != "answered"), number)
+            late = spread.calls.held.pop("rudder-1", [])
+            victim.die()
+            if last == "executed":
+                assert [result_of(call) for _, call in late] == [None] * len(late)
+            spread.reshard("rudder-2-0", "rudder-2-1", "rudder-2-2")
+            spread.ring = simulation.process().ring
+            spread.start()
+            spread.send(5)
+            spread.work(10)
+            for _, call in late if last == "executed later" else []:
+                assert isinstance(result_of(call), (QueueBehind, QueueSealed))
+
+            assert spread.everything() == list(range(45)), f"killed at store {number}, {victim.last}"
+            assert counters.read(spread.ring).in_ring == 0
+            if is_over:
+                assert number > 20
+                break
+
+
+def _work_at(ring: Ring, spread: Spread, *, holds: bool) -> None:
+    """Let a flusher work at this view of the ring. With ``holds``, a queue does not answer its first call."""
+    spread.ring = ring
+    spread.start()
+    if holds:
+        spread.calls.held["rudder-1"] = []
+    spread.work(3)
