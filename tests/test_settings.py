@@ -17,6 +17,7 @@ import pytest
 from rudderpipe import Client, settings
 from rudderpipe.compat import rudderstack, segment
 from rudderpipe.errors import SettingsError
+from rudderpipe.observe.secrets_in_text import without_secrets
 from rudderpipe.settings import Settings
 from rudderpipe.settings.arguments import DropInArguments, QueueArguments, SettingsArguments
 from rudderpipe.settings.redis_url import RedisAddress
@@ -562,3 +563,10 @@ def test_several_queues_need_senders_that_an_operator_starts() -> None:
     with pytest.raises(SettingsError, match="queues: must be 1 with autostart"):
         settings.load({"redis": "redis://a", "queues": 2}, environment={})
     assert settings.load({"queues": 2}, environment={}).queues == 2
+
+
+def test_the_secrets_of_all_servers_are_kept_out_of_texts() -> None:
+    """A server may repeat what it was sent."""
+    servers = ["redis://:first-secret@a", "redis+sentinel://:other@b/main?sentinel_password=third-secret"]
+    loaded = settings.load({"redis": servers}, environment={})
+    assert without_secrets("x first-secret other third-secret y", loaded) == "x … … … y"

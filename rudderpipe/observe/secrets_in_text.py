@@ -24,8 +24,8 @@ def _secrets(settings: Settings) -> Iterator[str]:
     with suppress(SettingsError):  # check 32 says what is wrong with a file
         found.append(settings.current_write_key)
         found.append(settings.redis_password() or "" if settings.redis is not None else "")
-    if settings.redis is not None:
-        found.append(settings.redis_address.sentinel_password or "")
+    for server in settings.redis_servers:
+        found += [server.password or "", server.sentinel_password or ""]
     if settings.proxy_url and "@" in settings.proxy_url:
         found.append(settings.proxy_url.partition("//")[2].rpartition("@")[0].partition(":")[2])
     yield from (secret for secret in found if len(secret) > 2)  # a shorter one would also hit harmless text
