@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from native_tests.processes import Processes, wait_until
+from native_tests.redis_forms import Cluster, ending
 from rudderpipe.flusher import lanes
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import gate, job, route
@@ -269,3 +270,32 @@ def test_the_command_drain_knows_the_queues(servers: Servers) -> None:
 
     assert ended.returncode == 0, ended
     servers.wait_for(0, 1, 2)
+
+
+def test_a_cluster_takes_a_queue_on_each_master(processes: Processes, directory: Path) -> None:
+    """While one master is away, the queues of the others go on, if the cluster allows that."""
+    with ending(Cluster(directory)) as redis:
+        for number in range(3):
+            redis.ask(number, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+        own = {"redis": redis.url, "queues": 3, "autostart": False, "flush_at": 5, "flush_interval_ms": 50}
+        processes.explicit |= own
+        client = processes.client()
+        processes.start("-m", "rudderpipe.flusher")
+        for number in range(60):
+            assert client.track(f"u{number}", "e", {"n": number})
+        wait_until(lambda: processes.status().events.queued == 60)
+        found = route.read(Queue(processes.settings, Clock()), processes.settings)
+        slots = [route.slot_of(f"{{{place.prefix}}}:q") for place in found.current.queues]
+        home = redis.holder(route.slot_of("{rudder}:q"))
+        place, number = next((place, each) for place, each in enumerate(map(redis.holder, slots)) if each != home)
+        redis.servers[number].kill()
+
+        for number in range(60, 120):
+            assert client.track(f"u{number}", "e", {"n": number})
+
+        expected = [sum(lanes.user_of(f"u{n}") % 3 == each for n in range(120)) for each in range(3)]
+        queues = [Queue(each.settings(processes.settings), Clock()) for each in found.current.queues]
+        for each in {0, 1, 2} - {place}:
+            wait_until(lambda each=each: queues[each].counts().events_queued == expected[each])  # type: ignore[misc]  # mypy cannot infer the default
+        for queue in queues:
+            queue.close()
