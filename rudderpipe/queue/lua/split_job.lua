@@ -6,7 +6,7 @@
   KEYS[1] active    LIST    ids of jobs being attempted; gains the new id before the old one
   KEYS[2] id        STRING  the last job's number; grows by one
   KEYS[3] stalled   SET     ids suspected of being stalled; loses the old id
-  KEYS[4] sealed    STRING* "<generation> <id>", exists when the queue takes no more events; the new id counts too
+  KEYS[4] sealed    STRING  "<generation> <id>", exists when the queue takes no more events; the new id counts too
   KEYS[5] lease     STRING  the lease of the queue's one sender; read
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
