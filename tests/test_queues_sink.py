@@ -269,7 +269,7 @@ def test_a_new_generation_begins_when_all_queues_of_the_last_are_sealed(spread: 
 
 
 def test_an_idle_flusher_seals_too(spread: Spread) -> None:
-    """The route is read again after a minute. A ring without events must not hold up the change."""
+    """The route is read again after a while. A ring without events must not hold up the change."""
     spread.send(20)
     spread.work()
     spread.reshard("rudder-2-0")

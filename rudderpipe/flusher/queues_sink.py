@@ -38,7 +38,7 @@ PATIENCE_S = 0.05
 COMMIT_S = 0.2
 """How long a commit lasts at most, because the flusher has other work."""
 OTHER_PLANE_S = 5.0
-ROUTE_S, CHANGING_S = 60.0, 5.0
+ROUTE_S, CHANGING_S = 10.0, 5.0
 """The intervals at which the route is read again, and at which offsets that are not needed are deleted: usually, and
 while an earlier generation may still hold events."""
 UNCOUNTED = "not every queue has counted its events yet"
