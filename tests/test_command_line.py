@@ -121,6 +121,7 @@ def test_the_help_has_the_commands_in_the_order_in_which_a_person_meets_them() -
         "data-plane",
         "send",
         "status",
+        "top",
         "metrics",
         "web",
         "doctor",
@@ -174,7 +175,7 @@ def test_the_help_shows_the_settings_in_groups_with_their_real_defaults() -> Non
         (["failed", "lst"], "rudderpipe failed: there is no such command; did you mean list?"),
         (
             ["zzz"],
-            "; choose demo, data-plane, send, status, metrics, web, doctor, failed, rings, drain, queue or scale;",
+            "; choose demo, data-plane, send, status, top, metrics, web, doctor, failed, rings, drain, queue or scale;",
         ),
         (["send", "--flsh-at", "3"], "rudderpipe send: there is no option --flsh-at; did you mean --flush-at?"),
         (["send", f"--writ-key={SECRET}"], "there is no option --writ-key; did you mean --write-key?"),

@@ -69,6 +69,15 @@ def _status(arguments: argparse.Namespace) -> int:
     return status(settings_of(arguments), as_json=arguments.json, producers=arguments.producers)
 
 
+def _top(arguments: argparse.Namespace) -> int:
+    from rudderpipe.cli.top import top
+
+    every_ring = arguments.pipe == "all"
+    if every_ring:
+        arguments.pipe = None
+    return top(settings_of(arguments), once=arguments.once, every_ring=every_ring)
+
+
 def _metrics(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.metrics import metrics
 
@@ -252,6 +261,11 @@ def parser() -> Parser:
     each = "also print a line for each process that sends events"
     add_option(status, "--producers", does=each, action="store_true")
     add_settings(status)
+
+    live = "show once a second how events flow and what is wrong; --pipe all: every ring of this user on this host"
+    top = _add(commands, "top", live, _top)
+    add_option(top, "--once", does="print it once, as without a terminal", action="store_true")
+    add_settings(top)
 
     metrics = _add(commands, "metrics", "print the metrics of the ring and the queue once, for Prometheus", _metrics)
     textfile = "write them to this file for node_exporter, as a whole"

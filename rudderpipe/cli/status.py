@@ -30,9 +30,15 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
         note += [f"log       {log}"] if log else []
         lines = [*lines_of(found, others), *note, *(_producers(found.ring) if producers and found.ring else [])]
         print(log_text.lines("\n".join(lines)))
+    return code_of(found, settings)
+
+
+def code_of(found: Snapshot, settings: Settings) -> int:
+    """Return the exit code of a command that shows a pipe."""
     if found.queue_trouble:
         return EXIT_UNAVAILABLE
-    return EXIT_OK if found.events.balanced and not found.is_stuck and not lacks_sender else EXIT_FAILED
+    is_well = found.events.balanced and not found.is_stuck and not status_json.lacks_sender(found, settings)
+    return EXIT_OK if is_well else EXIT_FAILED
 
 
 def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from rudderpipe.delivery.attempts import HOST, NO_STATUS
 from rudderpipe.log_text import counted
-from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.observe import account
+from rudderpipe.observe.snapshot import DeadLetterState, QueueState, RingState, Snapshot
 from rudderpipe.observe.status_json import lacks_sender
+from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
 
 Level = Literal["warning", "trouble"]
@@ -29,6 +31,12 @@ REPEATED = frozenset(("http_429", "http_5xx", *NO_STATUS))
 """The classes of attempts that are made again, except ``HOST``."""
 INTENDED = frozenset(("dropped", "invalid", "closed"))
 """The reasons that the application itself brings about. For every other reason an event is lost that was good."""
+SINKS = {
+    "redis": ("add events to the queue", " --only redis"),
+    "plane": ("reach the data plane", " --only plane"),
+    "unknown": ("hand events over", ""),
+}
+"""What a flusher cannot do while its sink is away, and the doctor's option, by the sink."""
 REFUSED: dict[str, tuple[str, str]] = {
     "full": (
         "because the ring was full",
@@ -88,7 +96,7 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
     recent = recent or Recent()
     troubles = [
         *_of_queue_that_is_away(found),
-        *_of_ring(found),
+        *of_rings(found.rings, "redis" if found.redis else "plane"),
         *_of_refusals(recent.refused),
         *_of_queue(found, settings),
         *_of_attempts(found, settings, recent.attempts),
@@ -109,14 +117,15 @@ def _of_queue_that_is_away(found: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _of_ring(found: Snapshot) -> Iterator[Finding]:
-    ring = found.ring
+def of_rings(rings: Sequence[RingState], sink: Literal["redis", "plane", "unknown"]) -> Iterator[Finding]:
+    """Yield the troubles of a pipe's rings; ``sink`` is where the flusher hands events over."""
+    ring = account.merged([each.counters for each in rings])
     if ring is None:
         return
     waiting = counted(ring.in_ring, "event")
-    silent_s = max((each.heartbeat_age_s or 0.0 for each in found.rings if each.flusher_pid is not None), default=0.0)
-    down_s = max(each.sink_down_s for each in found.rings)
-    if found.is_stuck:
+    silent_s = max((each.heartbeat_age_s or 0.0 for each in rings if each.flusher_pid is not None), default=0.0)
+    down_s = max(each.sink_down_s for each in rings)
+    if any(each.is_stuck for each in rings):
         yield Finding(
             "trouble",
             "no_flusher",
@@ -133,24 +142,25 @@ def _of_ring(found: Snapshot) -> Iterator[Finding]:
             "NobodyDrains",
         )
     if down_s:
-        cannot = "add events to the queue" if found.redis else "reach the data plane"
+        cannot, only = SINKS[sink]
         yield Finding(
             "trouble" if down_s > DOWN_S else "warning",
             "sink_down",
             f"The flusher has not been able to {cannot} for {duration(down_s)}; {waiting} {_wait(ring.in_ring)} in the "
             "ring.",
-            f"Run `rudderpipe doctor --only {'redis' if found.redis else 'plane'}`; the flusher's log has the reason.",
+            f"Run `rudderpipe doctor{only}`; the flusher's log has the reason.",
             "SinkDown",
         )
-    if found.unconfirmed_s:
+    unconfirmed_s = max(each.unconfirmed_s for each in rings)
+    if unconfirmed_s:
         yield Finding(
-            "trouble" if found.unconfirmed_s > DOWN_S else "warning",
+            "trouble" if unconfirmed_s > DOWN_S else "warning",
             "unconfirmed",
-            f"Replicas of Redis have lacked events that it has taken for {duration(found.unconfirmed_s)}.",
+            f"Replicas of Redis have lacked events that it has taken for {duration(unconfirmed_s)}.",
             "Look whether the replicas are connected, with `rudderpipe doctor --only redis`.",
             "Unconfirmed",
         )
-    full = fill(found)
+    full = fill(ring)
     if full >= FILLING:
         is_full = full >= 1
         state = "full, and further events are refused" if is_full else f"{full:.0%} full"
@@ -164,11 +174,8 @@ def _of_ring(found: Snapshot) -> Iterator[Finding]:
         )
 
 
-def fill(found: Snapshot) -> float:
-    """Return the share of the ring that is used, 1 for a full one: of its events or of its blocks, if that is more."""
-    ring = found.ring
-    if ring is None:
-        return 0.0
+def fill(ring: Counters) -> float:
+    """Return the share of a ring that is used, 1 for a full one: of its events or of its blocks, if that is more."""
     return max(ring.in_ring / ring.cap if ring.cap else 0.0, ring.blocks_in_use / ring.blocks if ring.blocks else 0.0)
 
 

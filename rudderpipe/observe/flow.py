@@ -198,7 +198,7 @@ def _ring(found: Snapshot, totals: Totals | None) -> RingFlow | None:
         rings=len(rings),
         events=ring.in_ring,
         capacity=ring.cap,
-        fill=findings.fill(found),
+        fill=findings.fill(ring),
         used_bytes=sum(each.used_bytes for each in rings),
         size_bytes=sum(each.size_bytes for each in rings),
         oldest_age_s=_most(each.oldest_event_age_s for each in rings),

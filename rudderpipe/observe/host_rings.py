@@ -121,10 +121,8 @@ def user_name(uid: int) -> str:
 
 def of_this_user(given: str | None) -> list[HostRing]:
     """Return this user's rings without creating or removing anything, and without waiting."""
-    directories = [Path(given)] if given else []
-    directories.append(runtime_dir.default())
     seen: dict[str, HostRing] = {}
-    for directory in directories:
+    for directory in directories(given):
         for stem in sorted(location.stems(directory)):
             row = _row(stem, directory)
             if row is not None and (stem not in seen or seen[stem].runtime_dir is None):
@@ -132,18 +130,29 @@ def of_this_user(given: str | None) -> list[HostRing]:
     return list(seen.values())
 
 
+def directories(given: str | None) -> list[Path]:
+    """Return the directories that may have lock files of this user's rings."""
+    return [*([Path(given)] if given else []), runtime_dir.default()]
+
+
+def opened(stem: str, directory: Path) -> tuple[RingLocation, RingView] | None:
+    """Return a ring, mapped for reading; None when only files of an ended ring are left. Raise ``RingUnavailable``."""
+    readings = list(location.readings(directory, stem))
+    segment = memory.attach(readings[0].segment, removes=False)
+    if segment is None:
+        return None
+    where = next((each for each in readings if each.layout == segment.layout.format.version), readings[0])
+    return where, RingView(segment)
+
+
 def _row(stem: str, directory: Path) -> HostRing | None:
     """Return one ring's row, or None when only files of an ended ring are left."""
-    readings = list(location.readings(directory, stem))
     try:
-        segment = memory.attach(readings[0].segment, removes=False)
-        if segment is None:
-            return None
-        where = next((each for each in readings if each.layout == segment.layout.format.version), readings[0])
-        return _row_of(where, RingView(segment))
+        found = opened(stem, directory)
+        return _row_of(*found) if found is not None else None
     except (RudderpipeError, OSError) as error:
         reason = error.reason if isinstance(error, RingUnavailable) else str(error)
-        return _unreadable(readings[0], reason)
+        return _unreadable(next(iter(location.readings(directory, stem))), reason)
 
 
 def _row_of(where: RingLocation, ring: RingView) -> HostRing:

@@ -71,7 +71,7 @@ class View(msgspec.Struct, frozen=True):
 class Reader:
     """A reader of one pipe. Any thread may call it, and a forked process has connections of its own.
 
-    Redis is read by a thread of its own at most every ``REDIS_KEPT_S``, and the dead letters every ``LETTERS_KEPT_S``.
+    Redis is read by a thread of its own at most every ``redis_kept_s``, and the dead letters every ``LETTERS_KEPT_S``.
     A caller waits for either at most ``patience_s``. ``is_flusher`` is True in the process that serves the pipe. With
     ``has_rings`` False only the queue is read, as a sender does, whose host may have no ring.
     """
@@ -84,12 +84,13 @@ class Reader:
         is_flusher: bool = False,
         has_rings: bool = True,
         patience_s: float = PATIENCE_S,
+        redis_kept_s: float = REDIS_KEPT_S,
     ) -> None:
         self._settings = settings
         self._clock = clock or Clock()
         self._is_flusher = is_flusher
         self._has_rings = has_rings
-        self._cached = fork.Local(lambda: _Slow(settings, self._clock, patience_s, has_rings=has_rings))
+        self._cached = fork.Local(lambda: _Slow(settings, self._clock, patience_s, redis_kept_s, has_rings=has_rings))
         self._seen: dict[int, Totals] = {}
         """The last known sums of each ring, by its epoch."""
 
@@ -141,14 +142,16 @@ class Reader:
 class _Slow:
     """What takes long to read, of one process."""
 
-    def __init__(self, settings: Settings, clock: Clock, patience_s: float, *, has_rings: bool) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, patience_s: float, redis_kept_s: float, *, has_rings: bool
+    ) -> None:
         self._settings = settings
         self._has_rings = has_rings
         self._clock = clock
         self._queues: QueueSet | None = None
         self._events: dict[tuple[str, int], int] = {}
         """Number of events in each dead letter, by name and size of its file; 0 for a damaged event."""
-        self.accounted = Cached(self._read_queue, REDIS_KEPT_S, clock, patience_s)
+        self.accounted = Cached(self._read_queue, redis_kept_s, clock, patience_s)
         self.letters = Cached(self._read_letters, LETTERS_KEPT_S, clock, patience_s)
 
     def _read_queue(self) -> Accounted:
