@@ -156,6 +156,8 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
     assert printed["events"]["queued"] == 45
     [producer] = printed["ring"]["producers"]
     assert (producer["pid"], producer["accepted"], producer["in_ring"]) == (os.getpid(), 45, 0)
+    assert "oldest    " in text
+    assert printed["jobs"].pop("oldest_job_age_s") > 0
     assert {**printed["jobs"], "bytes": bool(printed["jobs"]["bytes"])} == {
         "waiting": 2,
         "active": 1,
@@ -169,6 +171,7 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
         "odd_fields": 0,
         "other_plane": "",
         "max_bytes": None,
+        "oldest_failed_age_s": None,
     }
 
 
@@ -197,7 +200,7 @@ def test_the_exit_code_of_status_is_0_only_when_all_is_well(
     assert done.returncode == {"none": 0, "away": 4}.get(trouble, 1), done
     words = {
         "none": b": balanced",
-        "ring": b"no process serves the ring",
+        "ring": b"no process serves it",
         "jobs": b"no sender has the queue",
         "balance": b"does NOT balance",
         "away": b"127.0.0.1:1",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.cli import rings
-from rudderpipe.observe import host_rings, snapshot, status_json
+from rudderpipe.observe import findings, host_rings, snapshot, status_json
+from rudderpipe.observe.findings import duration
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, GenerationState, LaneState, QueueState, Snapshot
 from rudderpipe.process import runtime_dir
@@ -21,14 +22,13 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     """Print the status of the pipe, and return an exit code."""
     found = snapshot.take(settings)
     others = [] if found.rings else host_rings.visible(settings.runtime_dir)
-    lacks_sender = status_json.lacks_sender(found, settings)
     if as_json:
         print(msgspec.json.encode(status_json.of(found, settings, others)).decode())
     else:
-        note = ["sender    none: jobs wait in Redis and no sender has the queue"] if lacks_sender else []
         log = runtime_dir.existing_log(settings)
-        note += [f"log       {log}"] if log else []
-        lines = [*lines_of(found, others), *note, *(_producers(found.ring) if producers and found.ring else [])]
+        note = [f"log       {log}"] if log else []
+        lines = [*lines_of(found, others), *note, *_findings(found, settings)]
+        lines += _producers(found.ring) if producers and found.ring else []
         print(log_text.lines("\n".join(lines)))
     return code_of(found, settings)
 
@@ -37,15 +37,15 @@ def code_of(found: Snapshot, settings: Settings) -> int:
     """Return the exit code of a command that shows a pipe."""
     if found.queue_trouble:
         return EXIT_UNAVAILABLE
-    is_well = found.events.balanced and not found.is_stuck and not status_json.lacks_sender(found, settings)
+    is_well = found.events.balanced and not found.is_stuck and not found.lacks_sender(settings)
     return EXIT_OK if is_well else EXIT_FAILED
 
 
 def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     """Return the lines that the command prints; ``others`` are the host's rings when the pipe has none."""
-    lines = [f"pipe      {found.pipe}", *_ring(found, others)]
+    lines = [f"pipe      {found.pipe}", *_ages(found), *_ring(found, others)]
     if found.queue_trouble:
-        lines.append(f"queue     {found.queue_trouble.rstrip('.')}; queued counts all events handed to Redis")
+        lines.append("queue     not known; queued counts all events handed to Redis")
     elif found.queue is not None:
         lines += _queue(found.queue, found.redis)
     if status_json.shows_dead_letters(found):
@@ -65,6 +65,19 @@ def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     return lines
 
 
+def _ages(found: Snapshot) -> list[str]:
+    """Return a line with the age of the oldest event, because it says more than the number of events."""
+    ages_s = {"ring": found.oldest_event_age_s, "queue": found.queue.oldest_job_age_s if found.queue else None}
+    said = [f"{duration(age_s)} in the {place}" for place, age_s in ages_s.items() if age_s is not None]
+    return [f"oldest    {', '.join(said)}"] if said else []
+
+
+def _findings(found: Snapshot, settings: Settings) -> Iterator[str]:
+    for finding in findings.of(found, settings):
+        yield f"{finding.level.upper():<8}  {finding.text}"
+        yield f"          {finding.fix}"
+
+
 def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     ring = found.ring
     if ring is None:
@@ -79,13 +92,6 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     if len(found.rings) > 1:
         lines += [f"          {one.counters.in_ring:,} in {one.name}" for one in found.rings]
     lines.append(f"flusher   {flusher}")
-    if found.is_stuck:
-        lines.append("          no process serves the ring now; events wait in it")
-    if ring.down_since_ms:
-        cannot = "add to the queue" if found.redis else "reach the data plane"
-        lines.append(f"          cannot {cannot}; events stay in the ring; the flusher's log has the reason")
-    if found.unconfirmed_s:
-        lines.append(f"          replicas of Redis lack events that it has taken, for {found.unconfirmed_s:,.0f} s now")
     return lines
 
 
@@ -103,12 +109,6 @@ def _queue(queue: QueueState, place: str) -> list[str]:
         lines.append(f"lanes     {', '.join(map(_lane, queue.lanes))}")
         if queue.lanes[0].lane and not all(each.lane for each in queue.lanes):
             lines.append("          the jobs without a lane wait until all lanes have settled the jobs before them")
-    if queue.other_plane:
-        lines.append(f"          its jobs are for the data plane {queue.other_plane}; see `rudderpipe queue`")
-    if queue.evicting_policy:
-        lines.append(f"          {status_json.eviction(queue)} must be set")
-    if queue.odd_fields:
-        lines.append(f"          {queue.odd_fields:,} fields of the account are from another program and count as 0")
     return lines
 
 

@@ -11,7 +11,6 @@ from rudderpipe.delivery.attempts import HOST, NO_STATUS
 from rudderpipe.log_text import counted
 from rudderpipe.observe import account
 from rudderpipe.observe.snapshot import DeadLetterState, QueueState, RingState, Snapshot
-from rudderpipe.observe.status_json import lacks_sender
 from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
 
@@ -206,7 +205,7 @@ def _of_queue(found: Snapshot, settings: Settings) -> Iterator[Finding]:
             "Give this pipe a queue_name of its own, or see `rudderpipe queue`.",
             "NothingDelivered",
         )
-    if lacks_sender(found, settings):
+    if found.lacks_sender(settings):
         yield Finding(
             "trouble",
             "no_sender",

@@ -154,13 +154,14 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         ring=_ring(found, totals),
         queue_state=_queue(found.queue) if found.queue is not None else None,
         queue_trouble=found.queue_trouble,
-        sender=_sender(found, settings),
+        sender=sender_of(found, settings),
         account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
         dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
     )
 
 
-def _sender(found: Snapshot, settings: Settings) -> SenderFlow | None:
+def sender_of(found: Snapshot, settings: Settings) -> SenderFlow | None:
+    """Return the sender that a snapshot shows, or None without one."""
     lease, report = found.lease, found.report(settings)
     if lease is not None:
         return SenderFlow(lease.host, lease.pid, 1, lease.lapses_in_s, lease.number, report)
@@ -201,7 +202,7 @@ def _ring(found: Snapshot, totals: Totals | None) -> RingFlow | None:
         fill=findings.fill(ring),
         used_bytes=sum(each.used_bytes for each in rings),
         size_bytes=sum(each.size_bytes for each in rings),
-        oldest_age_s=_most(each.oldest_event_age_s for each in rings),
+        oldest_age_s=found.oldest_event_age_s,
         flusher_pid=pids[0] if len(pids) == len(rings) else None,
         heartbeat_age_s=_most(each.heartbeat_age_s for each in rings),
         sink_down_s=max(each.sink_down_s for each in rings),

@@ -191,6 +191,19 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         """For how long replicas of Redis have lacked events of any ring; 0 while they have all."""
         return max((ring.unconfirmed_s for ring in self.rings), default=0.0)
 
+    @property
+    def oldest_event_age_s(self) -> float | None:
+        """How long the oldest event of all rings has been there; None when they are empty."""
+        ages_s = (ring.oldest_event_age_s for ring in self.rings)
+        return max((age_s for age_s in ages_s if age_s is not None), default=None)
+
+    def lacks_sender(self, settings: Settings) -> bool:
+        """Return True if jobs wait and no sender works. Several senders take no lease, so it is False for them."""
+        queue = self.queue
+        if queue is None or queue.paused or settings.is_multi_processor:
+            return False
+        return queue.waiting + queue.active > 0 and self.lease is None
+
     def report(self, settings: Settings) -> SenderReport | None:
         """Return the report of the sender that has the lease, or the sum where several work; None without one."""
         if settings.is_multi_processor:

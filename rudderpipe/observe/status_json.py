@@ -7,20 +7,13 @@ from typing import Any
 
 import msgspec
 
+from rudderpipe.observe import findings, flow
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
-
-
-def lacks_sender(found: Snapshot, settings: Settings) -> bool:
-    """Return True if jobs wait and no sender works. Where several senders work they take no lease, so it is False."""
-    queue = found.queue
-    if queue is None or queue.paused or settings.is_multi_processor:
-        return False
-    return queue.waiting + queue.active > 0 and found.lease is None
 
 
 def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> dict[str, Any]:
@@ -37,6 +30,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "redis": found.redis,
         "ring": _counters(found, found.ring) if found.ring is not None else None,
         "jobs": _jobs(found.queue) if found.queue is not None else None,
+        "sender": _sender(found, settings),
         "events": found.events,
         "trouble": found.queue_trouble or None,
         "spool": _spool(letters) if letters is not None else None,
@@ -44,7 +38,8 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "log": str(log) if log is not None else None,
         "is_stuck": found.is_stuck,
         "others": others,
-        "lacks_sender": lacks_sender(found, settings),
+        "findings": findings.of(found, settings),
+        "lacks_sender": found.lacks_sender(settings),
     }
 
 
@@ -54,6 +49,7 @@ def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
     beat_ms, down_ms = counters.pop("heartbeat_ms"), counters.pop("down_since_ms")
     del counters["recovered"]  # a part of the delivered events
     counters["heartbeat_age_s"] = max(0.0, round(found.taken_at_s - beat_ms / 1000, 3)) if beat_ms else None
+    counters["oldest_event_age_s"] = found.oldest_event_age_s
     counters["down_since"] = iso_ms(down_ms) if down_ms else None
     counters["unconfirmed_s"] = found.unconfirmed_s
     return counters
@@ -71,16 +67,31 @@ def _jobs(queue: QueueState) -> dict[str, Any]:
         "max_bytes": queue.max_bytes,
         "odd_fields": queue.odd_fields,
         "other_plane": queue.other_plane,
-        "eviction": eviction(queue),
+        "eviction": _eviction(queue),
         "lanes": queue.lanes,
         "generations": queue.generations,
+        "oldest_job_age_s": queue.oldest_job_age_s,
+        "oldest_failed_age_s": queue.oldest_failed_age_s,
     }
 
 
-def eviction(queue: QueueState) -> str:
-    """Return a warning if Redis may evict queued events; empty if not."""
+def _eviction(queue: QueueState) -> str:
     policy = queue.evicting_policy
     return f"maxmemory-policy is {policy}, which evicts queued events: noeviction" if policy else ""
+
+
+def _sender(found: Snapshot, settings: Settings) -> dict[str, Any] | None:
+    """Return the sender with its report, whose moments have the form of every JSON output."""
+    sender = flow.sender_of(found, settings)
+    if sender is None:
+        return None
+    fields: dict[str, Any] = msgspec.to_builtins(sender)
+    report = fields["report"]
+    if report is not None:
+        del report["attempt_s_buckets"]  # the metrics have them
+        report["written_at"] = iso_ms(report.pop("written_ms"))
+        report["started_at"] = iso_ms(report.pop("started_ms"))
+    return fields
 
 
 def _spool(letters: DeadLetterState) -> dict[str, Any]:
