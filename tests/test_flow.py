@@ -109,12 +109,12 @@ def with_part(name: str, **changes: Any) -> Callable[[Snapshot], Snapshot]:
     )
 
 
-def after_attempt(class_: str) -> Callable[[Snapshot], Snapshot]:
-    """Return what makes this the class of the last attempt, with jobs in line."""
+def after_attempt(class_: str, jobs: int = 1) -> Callable[[Snapshot], Snapshot]:
+    """Return what makes this the class of the last attempt, with so many jobs in line."""
 
     def change(found: Snapshot) -> Snapshot:
         report = msgspec.structs.replace(REPORT, last_class=class_)
-        return msgspec.structs.replace(with_queue(waiting=1)(found), senders=[Sender("web-1", 811, report)])
+        return msgspec.structs.replace(with_queue(waiting=jobs)(found), senders=[Sender("web-1", 811, report)])
 
     return change
 
@@ -206,6 +206,8 @@ def test_each_trouble_is_found_alone(
         with_queue(lanes=[LaneState("0/4", 3, 0), LaneState("", 1, 0)]),
         after_attempt("http_2xx"),
         after_attempt("http_400"),
+        after_attempt("http_5xx", jobs=0),
+        after_attempt("host", jobs=0),
     ],
 )
 def test_what_is_usual_is_no_trouble(
@@ -334,6 +336,7 @@ def test_attempts_of_another_sender_are_no_growth(settings: Settings, ring: Ring
     assert codes(100, 0) == []
     assert codes(105, 1) == ["mostly_retries"]
     assert codes(2, 3) == []
+    assert codes(5, 1) == ["mostly_retries"]
 
 
 def test_a_pipe_without_a_ring(settings: Settings, clock: FakeClock) -> None:

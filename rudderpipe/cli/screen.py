@@ -89,7 +89,7 @@ class Screen:
         self.ended_by = next((each for each in ENDING if each in came), self.ended_by)
         if self.ended_by is None and signal.SIGTSTP in came:
             self._stop()
-        elif signal.SIGCONT in came:  # after a SIGSTOP; a shell may have changed the terminal
+        elif signal.SIGCONT in came:  # after Ctrl-Z, or a SIGSTOP; a shell has changed the terminal
             self._enter()
         if self._in not in ready:
             return ""
@@ -106,10 +106,7 @@ class Screen:
         self._leave()
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTSTP)
-        signal.signal(signal.SIGTSTP, self._note)
-        self._came.discard(signal.SIGCONT)
-        self._before = termios.tcgetattr(self._in)
-        self._enter()
+        signal.signal(signal.SIGTSTP, self._note)  # SIGCONT came too, so that the next ``wait`` shows the page again
 
     @property
     def size(self) -> os.terminal_size:
