@@ -12,10 +12,11 @@ import pytest
 
 from rudderpipe.encoder import encode
 from rudderpipe.observe import findings, flow, snapshot
+from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import Recent
 from rudderpipe.observe.flow import Watch
 from rudderpipe.observe.reader import Reader
-from rudderpipe.observe.snapshot import LaneState, LeaseState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import LeaseState, QueueState, Snapshot
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at

@@ -9,9 +9,10 @@ import msgspec
 from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.observe import findings, host_rings, snapshot, status_json
+from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import duration
 from rudderpipe.observe.host_rings import HostRing
-from rudderpipe.observe.snapshot import DeadLetterState, GenerationState, LaneState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import DeadLetterState, GenerationState, QueueState, Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE

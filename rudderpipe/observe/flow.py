@@ -12,9 +12,10 @@ import msgspec
 
 from rudderpipe._version import VERSION
 from rudderpipe.observe import findings
+from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import RECENT_S, Finding, Recent
 from rudderpipe.observe.reader import Reader, Totals, View
-from rudderpipe.observe.snapshot import DeadLetterState, LaneState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
 from rudderpipe.queue.sender_report import SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
@@ -164,7 +165,8 @@ def sender_of(found: Snapshot, settings: Settings) -> SenderFlow | None:
     """Return the sender that a snapshot shows, or None without one."""
     lease, report = found.lease, found.report(settings)
     if lease is not None:
-        return SenderFlow(lease.host, lease.pid, 1, lease.lapses_in_s, lease.number, report)
+        senders = max(1, len(found.senders)) if found.has_several_senders(settings) else 1
+        return SenderFlow(lease.host, lease.pid, senders, lease.lapses_in_s, lease.number, report)
     if not settings.is_multi_processor or not found.senders:
         return None
     first = found.senders[0]

@@ -5,7 +5,6 @@ Taking one takes no lock for longer than an instant, and changes neither ring no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +15,7 @@ from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.flusher import dead_letters
 from rudderpipe.observe import account, host_rings
 from rudderpipe.observe.account import Events, PipeRing, RingAccount
+from rudderpipe.observe.active_lanes import LaneState, lane_states
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import sender_report
 from rudderpipe.queue.sender_report import Sender, SenderReport
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
     from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.queue import Queue
     from rudderpipe.queue.queue_set import QueueSet
-
-
-LANES_SAMPLE = 1000
-"""How many active jobs are looked at for their lanes."""
-_LANE = re.compile(rb'"lane":"(\d+/\d+)"')
 
 
 class RingState(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,16 +65,6 @@ class RingState(msgspec.Struct, frozen=True, kw_only=True):
     def is_stuck(self) -> bool:
         """True when events wait in the ring and no process serves it."""
         return self.counters.in_ring > 0 and self.flusher_pid is None
-
-
-class LaneState(msgspec.Struct, frozen=True):
-    """The active jobs of one lane."""
-
-    lane: str
-    """The number of the lane, and of how many lanes, such as ``3/8``; empty for jobs without a lane."""
-    active: int
-    retrying: int
-    """Jobs of these that had an attempt, and are tried again."""
 
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
@@ -204,9 +189,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             return False
         return queue.waiting + queue.active > 0 and self.lease is None
 
+    def has_several_senders(self, settings: Settings) -> bool:
+        """Return True if several senders may work at once: on one queue, or on several queues."""
+        return settings.is_multi_processor or (self.queue is not None and bool(self.queue.generations))
+
     def report(self, settings: Settings) -> SenderReport | None:
         """Return the report of the sender that has the lease, or the sum where several work; None without one."""
-        if settings.is_multi_processor:
+        if self.has_several_senders(settings):
             return sender_report.merged([each.report for each in self.senders])
         lease = self.lease
         if lease is None:
@@ -269,6 +258,7 @@ def of_queues(queues: QueueSet, settings: Settings, found: Sequence[PipeRing], t
         lacks = any(leases[queue] is None and each.waiting + each.active for queue, each in counted.items())
         lease = None if lacks else next(filter(None, leases.values()), None)
         senders = [each for queue in counted for each in sender_report.read(queue)]
+        senders.sort(key=lambda each: -each.report.written_ms)
         return Accounted(accounts, account.total(accounts, counts), state, lease, senders)
     except QueueUnavailable as error:
         return of_rings(found, str(error), tries)
@@ -390,24 +380,6 @@ def _other_plane(queue: Queue) -> str:
     except AnotherDataPlane as error:
         return error.owner
     return ""
-
-
-def lane_states(queue: Queue) -> list[LaneState]:
-    """Return the lanes of the oldest active jobs. The jobs may move while they are read."""
-    base, active = queue.keys.base.encode(), queue.keys.active
-    try:
-        (ids,) = queue.ask(lambda pipe: pipe.lrange(active, -LANES_SAMPLE, -1))
-        rows = queue.ask(lambda pipe: [pipe.hmget(base + each, "opts", "attemptsMade") for each in reversed(ids)])
-    except QueueUnavailable as error:
-        if not error.answered:
-            raise
-        return []  # this user of Redis may not read jobs
-    found: dict[str, list[bool]] = {}
-    for opts, made in rows:
-        if opts is not None:  # else the job was delivered meanwhile
-            lane = _LANE.search(opts)
-            found.setdefault(lane[1].decode() if lane else "", []).append((made or b"0") != b"0")
-    return [LaneState(lane, len(retried), sum(retried)) for lane, retried in found.items()] if any(found) else []
 
 
 def _ages_s(queue: Queue) -> tuple[float | None, float | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from rudderpipe.observe import snapshot
+from rudderpipe.observe import active_lanes, snapshot
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.queue.queue import Queue
@@ -104,7 +104,7 @@ def _is_bulls(client: Any, name: str) -> bool:
 def lanes(pipe: Examination) -> Result:
     """Check that no lane waits for a job without a lane, or for one lane that is tried again."""
     queue = pipe.queue
-    found = snapshot.lane_states(queue)
+    found = active_lanes.lane_states(queue)
     if not found:
         raise Skipped("no active job has a lane")
     if any(not each.lane for each in found):

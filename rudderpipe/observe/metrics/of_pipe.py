@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from rudderpipe._version import VERSION
+from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.metrics.table import NO_LANE
 from rudderpipe.observe.metrics.values import Values
 from rudderpipe.observe.reader import Totals, View
-from rudderpipe.observe.snapshot import LaneState, QueueState, RingState, Snapshot
+from rudderpipe.observe.snapshot import QueueState, RingState, Snapshot
 from rudderpipe.process import runtime_dir
 
 SHM = "/dev/shm"  # noqa: S108  # where Linux keeps the segments
