@@ -11,5 +11,7 @@ max_requests = 10_000
 max_requests_jitter = 1_000
 # The stop of the container must leave time for these seconds, and for shutdown_timeout_s (10 s) after them.
 graceful_timeout = 20
+# It would be in the user's home, which a container may not have or let be written.
+control_socket_disable = True
 # The disk of a container may be slow; gunicorn's heartbeat files belong into memory.
 worker_tmp_dir = "/dev/shm"
