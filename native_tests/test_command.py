@@ -167,6 +167,7 @@ def test_status_shows_ring_queue_and_account(processes: Processes, redis_server:
         "completed": 0,
         "bytes": True,
         "eviction": "",
+        "generations": [],
         "lanes": [],
         "odd_fields": 0,
         "other_plane": "",

@@ -146,7 +146,7 @@ def _demonstrate(stack: ExitStack, seconds: float) -> int:
             "runtime_dir": str(directory / "run"),
             "spool_dir": str(directory / "spool"),
             "flush_interval_ms": 500,
-            "linger_s": 1.0,
+            "linger_s": 10.0,
         },
         environment={},
     )
