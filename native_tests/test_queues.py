@@ -299,3 +299,23 @@ def test_a_cluster_takes_a_queue_on_each_master(processes: Processes, directory:
             wait_until(lambda each=each: queues[each].counts().events_queued == expected[each])  # type: ignore[misc]  # mypy cannot infer the default
         for queue in queues:
             queue.close()
+
+
+def test_the_command_makes_queues_when_redis_has_forgotten_the_route(servers: Servers) -> None:
+    """No flusher knows it any more either. The queues that are made by the setting are sealed."""
+    processes = servers.processes
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    servers.send(100)
+    servers.wait_for(0, 1, 2)
+    assert processes.run("-m", "rudderpipe", "scale", "--queues", "2", "--timeout", "0").returncode == 4
+    flusher.kill()
+    flusher.wait()
+    servers.all[0].client().delete("{rudder}:rudderpipe:rudderEventsQueue:route")
+    processes.start("-m", "rudderpipe.flusher")
+    servers.send(10)
+    wait_until(lambda: (ring := processes.status().ring) is not None and ring.down_since_ms > 0)
+
+    ended = processes.run("-m", "rudderpipe", "scale", "--queues", "3", "--timeout", "0")
+
+    assert b"generation 2 has 3 queues: " in ended.stdout
+    wait_until(lambda: processes.status().events.in_ring == 0)

@@ -7,9 +7,11 @@ retirement are for good. The flushers do by themselves what is between the steps
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 import msgspec
 
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import gate, route, seal
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
@@ -48,14 +50,24 @@ def reach_all(queues: QueueSet, settings: Settings, known: Route) -> None:
 def begin(queues: QueueSet, settings: Settings, count: int) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
-    Raise ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached.
+    If these are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
+    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached.
     """
     known = route.read(queues.home, settings)
-    if len(known.current.queues) == count:
+    if len(known.current.queues) == count and not _is_any_sealed(queues, known.current):
         return known
     reach_all(queues, settings, known)
     wanted = route.with_queues(queues.home, settings, known, count)
     return route.store(queues.home, settings, known, wanted)
+
+
+def _is_any_sealed(queues: QueueSet, generation: Generation) -> bool:
+    """Return whether a queue of the generation that answers is sealed."""
+    for place in generation.queues:
+        with suppress(QueueUnavailable):
+            if seal.remains(queues.queue(place)).is_sealed:
+                return True
+    return False
 
 
 def seal_past(queues: QueueSet, known: Route) -> None:
