@@ -350,6 +350,99 @@ def test_events_of_retired_queues_stay_counted(spread: Spread) -> None:
     assert sum(store.account["added"] for store in spread.stores.values()) == 25
 
 
+def deliver(spread: Spread, *prefixes: str) -> None:
+    """Deliver all jobs of these queues."""
+    for prefix in prefixes:
+        queue = spread.queue(prefix)
+        queue.complete(queue.take(1000, 1 << 20))
+
+
+def test_retired_queues_keep_what_they_have_counted(spread: Spread) -> None:
+    """Redis forgets a ring after 30 days without a write, and a ring may live longer."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0")
+    spread.work()
+    deliver(spread, "rudder-0", "rudder-1", "rudder-2")
+    home = as_queue(spread.queue("rudder"))
+    known = route.read(home, spread.settings)
+    for number in (0, 1):
+        known = route.store(home, spread.settings, known, known.with_retired(number, spread.clock.time_ms()))
+    spread.start()
+    spread.send(1)
+    spread.work()
+
+    def written() -> list[bool]:
+        rings = [ring for place in range(3) for ring in spread.stores[f"rudder-{place}"].rings.values()]
+        return [ring["term"] == spread.ring.words[at.H_TERM] for ring in rings]
+
+    assert written() == [True] * 3
+    at.bump(spread.ring.words, at.H_TERM)
+    spread.work()
+    assert written() == [False] * 3
+    spread.clock.now_s += 24 * 3600
+    spread.work()
+    assert written() == [True] * 3
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["the flusher goes on", "the flusher is killed"])
+def test_delivered_events_are_not_lost_when_redis_forgets_them(spread: Spread, dies: bool) -> None:
+    """As with one queue, only events that were not known to be delivered may be lost."""
+    spread.send(40)
+    spread.work()
+    deliver(spread, "rudder-0", "rudder-1")
+    spread.work()
+    before = spread.ring.words[at.H_ACKED]
+    assert 0 < before < 40
+    for place in (0, 1) if not dies else (1,):
+        spread.stores[f"rudder-{place}"].rings.clear()
+    if dies:
+        spread.start()
+        spread.send(1)
+    spread.work(10)
+
+    assert spread.ring.words[at.H_ACKED] == before
+    assert spread.ring.words[at.H_ACKED_FAILED] == 0
+
+
+@pytest.mark.parametrize("loses", ["the route", "everything"])
+@pytest.mark.parametrize("settings", [3, 2], ids=["the same setting", "another setting"])
+def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, settings: int) -> None:
+    """The first server was started without its data. The others still have the queues, and earlier ones are sealed."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    spread.work(10)
+    spread.calls.held["rudder-2-1"] = []
+    spread.send(20)
+    spread.work(4)
+    text = spread.stores["rudder"].route
+    home = spread.stores["rudder"]
+    vars(home).update(vars(FakeStore(spread.clock)) if loses == "everything" else {"route": ""})
+    settings_of_another = msgspec.structs.replace(spread.settings, queues=settings)
+    route.establish(as_queue(spread.queue("rudder")), settings_of_another, settings)
+    spread.work(5)
+    spread.calls.let_go("rudder-2-1")
+    spread.send(20)
+    spread.work(20)
+
+    assert spread.everything() == list(range(60))
+    assert counters.read(spread.ring).in_ring == 0
+    assert home.route == text
+
+
+def test_the_first_of_two_routes_stays(spread: Spread) -> None:
+    """Two flushers must not replace each other's route again and again."""
+    first = route.of_text("", spread.settings).with_queues([route.QueuePlace("rudder-0")], 1)
+    later = route.of_text("", spread.settings).with_queues([route.QueuePlace("rudder-0"), route.QueuePlace("x")], 2)
+    retired = first.with_retired(0, 3)
+    assert first.is_ahead_of(later)
+    assert not later.is_ahead_of(first)
+    assert not first.is_ahead_of(retired)
+    assert not retired.is_ahead_of(first)
+    assert later.with_queues([route.QueuePlace("y")], 3).is_ahead_of(first)
+
+
 def test_a_seal_without_a_later_route_stops_the_flusher(spread: Spread) -> None:
     """Events stay in the ring, because no other place for them is known."""
     spread.send(20)

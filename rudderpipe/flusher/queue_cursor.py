@@ -74,8 +74,10 @@ class QueueCursor:
         """What the queue counted last of the ring's events; None before it is counted."""
         self.has_new_counts = False
         """False from the moment when the events must be counted anew until they are."""
-        self.has_lost = False
-        """True if the queue had fewer of the ring's events than before."""
+        self.before: QueueCounts | None = None
+        """What the queue had counted before it forgot events of the ring, until it counts them again."""
+        self.kept_s = float("-inf")
+        """When the queue last wrote something of the ring."""
 
     def add(
         self, epoch: int, jobs: Sequence[NewJob], marks: dict[int, tuple[int, int]], freed: Sequence[int], term: int
@@ -119,7 +121,8 @@ class QueueCursor:
 
     def note_counts(self, counts: QueueCounts) -> None:
         """Note what the queue has counted."""
-        self.has_lost = self.counts is not None and counts.events_gone < self.counts.events_gone
+        if self.counts is not None and counts.events_gone < self.counts.events_gone:
+            self.before = self.before or self.counts
         self.counts, self.has_new_counts = counts, True
 
     def forget(self, freed: Sequence[int]) -> None:

@@ -42,7 +42,9 @@ ROUTE_S, CHANGING_S = 10.0, 5.0
 """The intervals at which the route is read again, and at which offsets that are not needed are deleted: usually, and
 while an earlier generation may still hold events."""
 UNCOUNTED = "not every queue has counted its events yet"
-UNROUTED = "the queue is sealed, and the route has no later queues"
+KEEP_S = 24 * 3600.0
+"""The interval at which a queue that gets nothing is told to keep what it has counted of the ring."""
+UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
 ALL_RULES = frozenset(("term", "own", "cas", "barrier"))
 
 logger = log_text.logger("rudderpipe.flusher")
@@ -172,7 +174,7 @@ class QueuesSink:
                     tenure for tenure, final in cursor.offsets.items() if left.get(tenure, final) >= final
                 )
             for cursor in self._cursors.values():
-                if cursor.freed and cursor.is_fenced and self._is_idle(cursor):
+                if (self._must_keep(cursor) or (cursor.freed and cursor.is_fenced)) and self._is_idle(cursor):
                     self._begin_fence(cursor, None)
         self._begin_calls()
 
@@ -196,18 +198,33 @@ class QueuesSink:
             if cursor.under_way is None:
                 cursor.queue.close()
 
+    def _must_keep(self, cursor: QueueCursor) -> bool:
+        """Return whether a queue would forget what it has counted of the ring, because it gets no more events."""
+        is_old = self._clock.monotonic_s() - cursor.kept_s >= KEEP_S
+        return is_old and cursor.counts is not None and cursor.counts.events_gone > 0
+
     def _restore(self, missing: int) -> None:
-        """Have a queue count the events that Redis had been given and no longer knows, if there are any."""
+        """Have queues count the events that Redis had been given and no longer knows, if there are any."""
         if missing <= 0:
             return
-        cursor = next((each for each in self._cursors.values() if each.has_lost), self._queues[0])
-        if self._is_idle(cursor) and cursor.counts is not None:
-            logger.error(
-                "redis no longer knows events it had taken, they count as queued until no job is left events=%d",
-                missing,
-            )
-            call = partial(cursor.queue.restore, self._epoch, cursor.counts.events_gone + missing, 0, 0)
-            self._begin(cursor, "restore", call)
+        said = "redis no longer knows events it had taken, they count as queued until no job is left events=%d"
+        logger.error(said, missing)
+        counted = [(cursor, cursor.counts) for cursor in self._cursors.values() if cursor.counts is not None]
+        parts = [
+            (cursor, now, max(0, before.events_gone - now.events_gone), before.events_over)
+            for cursor, now in counted
+            if (before := cursor.before) is not None
+        ]
+        if not parts:  # an earlier flusher had counted them, and nothing says in which queue
+            words, (cursor, now) = self._ring.words, next(each for each in counted if each[0] is self._queues[0])
+            ended = words[at.H_ACKED] - words[at.H_ACKED_FAILED] - sum(each.events_over for _, each in counted)
+            parts = [(cursor, now, missing, now.events_over + max(0, ended))]
+        for number, (cursor, now, lost, over) in enumerate(parts, 1):
+            part = missing if number == len(parts) else min(missing, lost)
+            missing -= part
+            if part and self._is_idle(cursor):
+                call = partial(cursor.queue.restore, self._epoch, now.events_gone + part, over, 0)
+                self._begin(cursor, "restore", call)
 
     # the window
 
@@ -262,7 +279,8 @@ class QueuesSink:
                     self._begin_fence(cursor, generation)
         # Order: behind the fences, or a route that is read again and again would hold up the home's own.
         if self._reads_route and self._is_idle(self._home):
-            call = partial(route.establish, self._home.queue, self._settings, self._settings.queues)
+            makes = self._settings.queues if self._route is None or not self._route.text else 1
+            call = partial(route.establish, self._home.queue, self._settings, makes)
             self._begin(self._home, "route", call)
         for number, cursor in enumerate(self._queues):
             if not self._is_idle(cursor):
@@ -358,6 +376,8 @@ class QueuesSink:
     def _note(self, cursor: QueueCursor, call: UnderWay, result: Any) -> None:
         """Note the result of a call that has succeeded."""
         cursor.forget(call.freed)
+        if call.kind in ("fence", "add"):
+            cursor.kept_s = self._clock.monotonic_s()
         if call.kind == "route":
             self._adopt(result)
         elif call.kind == "fence":
@@ -370,9 +390,16 @@ class QueuesSink:
                 cursor.done = max(cursor.done, call.end)
         elif call.kind == "count":
             cursor.note_counts(result)
+        elif call.kind == "restore":
+            cursor.before = None
 
     def _adopt(self, found: Route) -> None:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""
+        if self._route is not None and self._route.is_ahead_of(found):
+            logger.error("redis has forgotten the route to the queues, storing it again")
+            call = partial(route.store, self._home.queue, self._settings, found, self._route)
+            self._begin(self._home, "route", call)
+            return
         self._reads_route = False
         if self._route is not None and found.text == self._route.text:
             if self._is_sealed:  # whoever sealed the queue had stored a later route before

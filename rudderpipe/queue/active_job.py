@@ -113,6 +113,11 @@ class QueueCounts(msgspec.Struct, frozen=True):
             + self.events_lost
         )
 
+    @property
+    def events_over(self) -> int:
+        """The events that are known to be finished without having failed."""
+        return self.events_delivered + self.events_removed + self.events_elsewhere
+
     def with_losses(self, handed: int, over: int, since: int) -> QueueCounts:
         """Return the counts of a ring, corrected for the events that Redis has lost.
 
@@ -121,8 +126,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
         other missing events count as queued while a job waits, is active or delayed, and as lost after that.
         """
         missing = handed - max(self.events_gone, self.events_added)
-        known = self.events_delivered + self.events_removed + self.events_elsewhere
-        restored = max(0, min(missing, over - max(0, known - since)))
+        restored = max(0, min(missing, over - max(0, self.events_over - since)))
         unsure = max(0, missing) - restored
         may_be_there = self.waiting + self.active + self.delayed > 0
         return msgspec.structs.replace(

@@ -70,6 +70,16 @@ class Route(msgspec.Struct, frozen=True):
             each for each in self.generations if not each.retired_ms or each.retired_ms > created_ms - CLOCKS_DIFFER_MS
         )
 
+    def is_ahead_of(self, found: Route) -> bool:
+        """Return True if Redis forgot this route after it was read, and ``found`` is there now.
+
+        Generations are only ever added. If both have as many, another process has made the last ones of ``found`` anew.
+        """
+        ours, theirs = ([each.queues for each in route.generations] for route in (self, found))
+        if len(ours) != len(theirs):
+            return len(ours) > len(theirs)
+        return ours != theirs and self.current.made_ms < found.current.made_ms
+
     def with_queues(self, queues: Sequence[QueuePlace], now_ms: int) -> Route:
         """Return the route with one more generation."""
         return _encoded((*self.generations, Generation(len(self.generations), tuple(queues), now_ms)))
