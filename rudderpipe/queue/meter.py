@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -37,18 +38,20 @@ _BY_TEXT = (
 
 
 class RedisMeter:
-    """The calls of one thread. Any thread may read the counts."""
+    """The calls of one process, or of one part of it. With several queues, each is called by a thread of its own."""
 
     def __init__(self, scripts: Sequence[str] = ()) -> None:
         """``scripts`` are those that are shown before their first call."""
         self.calls = {name: Histogram(CALL_SECONDS) for name in scripts}
         self.errors = dict.fromkeys(ERRORS, 0)
+        self._lock = threading.Lock()
 
     def note(self, script: str, seconds: float) -> None:
         """Count a call, whether it succeeded or not."""
-        if script not in self.calls:
-            self.calls = {**self.calls, script: Histogram(CALL_SECONDS)}  # replaced, because a reader may iterate
-        self.calls[script].note(seconds)
+        with self._lock:
+            if script not in self.calls:
+                self.calls = {**self.calls, script: Histogram(CALL_SECONDS)}  # replaced, because a reader may iterate
+            self.calls[script].note(seconds)
 
     @contextmanager
     def timed(self, script: str, clock: Clock) -> Iterator[None]:
@@ -61,7 +64,9 @@ class RedisMeter:
 
     def failed(self, error: BaseException) -> None:
         """Count an error."""
-        self.errors[class_of(error)] += 1
+        name = class_of(error)
+        with self._lock:
+            self.errors[name] += 1
 
 
 def class_of(error: BaseException) -> str:
