@@ -41,7 +41,7 @@ OTHER_PLANE_S = 5.0
 ROUTE_S, CHANGING_S = 10.0, 5.0
 """The intervals at which the route is read again, and at which offsets that are not needed are deleted: usually, and
 while an earlier generation may still hold events."""
-UNCOUNTED = "not every queue has counted its events yet"
+UNCOUNTED = "the queue has not counted its events yet"
 KEEP_S = 24 * 3600.0
 """The interval at which a queue that gets nothing is told to keep what it has counted of the ring."""
 UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
@@ -157,7 +157,8 @@ class QueuesSink:
         self._wait_for_all()
         counts = [cursor.counts for cursor in self._cursors.values() if cursor.counts is not None]
         if self._route is None or len(counts) < len(self._cursors):
-            raise self._home.trouble or QueueUnavailable(self._home.queue.place, UNCOUNTED, answered=True)
+            lacks = self._home if self._route is None else next(self._uncounted())
+            raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
         if all(cursor.has_new_counts for cursor in self._cursors.values()):
             self._restore(handed - sum(each.events_gone for each in counts))
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
@@ -197,6 +198,9 @@ class QueuesSink:
         for cursor in self._cursors.values():
             if cursor.under_way is None:
                 cursor.queue.close()
+
+    def _uncounted(self) -> Iterator[QueueCursor]:
+        return (cursor for cursor in self._cursors.values() if cursor.counts is None)
 
     def _must_keep(self, cursor: QueueCursor) -> bool:
         """Return whether a queue would forget what it has counted of the ring, because it gets no more events."""
