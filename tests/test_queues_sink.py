@@ -207,6 +207,21 @@ def test_a_queue_that_refuses_holds_its_own_part(spread: Spread) -> None:
     assert spread.ring.words[at.H_DOWN_MS] == 0
 
 
+def test_a_queue_that_is_not_needed_may_be_away(spread: Spread) -> None:
+    """Otherwise an idle ring would look held up long after the queue is back."""
+    spread.send(20)
+    spread.work()
+    away = lanes.user_of(f"u{20 % USERS}") % 3 - 1
+    spread.stores[f"rudder-{away % 3}"].away = True
+    spread.work()
+    spread.send(1)
+    spread.work()
+
+    assert counters.read(spread.ring).in_ring == 0
+    assert spread.sinks[-1].acknowledged() is not None
+    assert spread.ring.words[at.H_DOWN_MS] == 0
+
+
 @pytest.mark.parametrize("runs", [True, False], ids=["executed", "not executed"])
 @pytest.mark.parametrize("dies", [True, False], ids=["the flusher dies", "the flusher goes on"])
 def test_a_lost_answer_doubles_and_loses_nothing(spread: Spread, runs: bool, dies: bool) -> None:

@@ -320,7 +320,9 @@ class Flusher:
             )
             self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0
-        self._say_down(down=answer.wait_s > 0 or answer.trouble is not None)
+        # A queue that is away does not matter while no event waits for it: no later commit would say that it is back.
+        is_held_up = answer.trouble is not None and len(answer.committed) < len(self._held)
+        self._say_down(down=answer.wait_s > 0 or is_held_up)
         if answer.trouble is not None:
             said = "one of the queues takes nothing now, its events stay in the ring, trying again error=%s"
             self._log.warning("one queue", said, answer.trouble)
