@@ -22,6 +22,7 @@ from rudderpipe.flusher import dead_letters
 from rudderpipe.observe.doctor import host, proc, processes, redis_server, rings, run
 from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, check, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.process import identity
 from rudderpipe.ring import flusher_lock, layout, location, memory, served_settings
 from rudderpipe.ring import layout as at
@@ -258,6 +259,15 @@ def test_a_shell_with_other_settings(settings: Settings, ring: Ring, clock: Fake
     assert (found.state, found.fix) == ("warn", "compare queue_name of this shell and the application")
 
 
+def test_rings_that_are_served_are_named_first() -> None:
+    """The ring of an application that runs is among the few that are named."""
+    rows = [HostRing(f"{name}-v4", name, 4, 0, "app", producers=1) for name in ("a", "b", "c")]
+    served = HostRing("shop-v4", "shop", 4, 0, "app", producers=1, flusher=4711)
+
+    assert processes.names_of([*rows, served]) == "shop, a, b, others"
+    assert processes.names_of([*rows[:1], served]) == "shop, a"
+
+
 def test_too_many_producers(
     settings: Settings, ring: Ring, clock: FakeClock, process: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,9 +311,11 @@ def test_a_ring_that_is_soon_full(settings: Settings, ring: Ring, clock: FakeClo
     found = look(13, settings, clock)
 
     assert found.state == "warn"
-    assert "look at checks 8, 16 and 24; raise max_internal_queue_size" in found.fix
+    assert found.fix == "look at checks 8, 16 and 24; raise max_internal_queue_size and ring_bytes"
     clock.now_s += 1000
-    assert "the oldest event has been in" in look(13, settings, clock).text
+    old = look(13, settings, clock)
+    assert "the oldest event has been in" in old.text
+    assert old.fix == found.fix
 
 
 @pytest.mark.parametrize(
@@ -472,6 +484,8 @@ def test_the_worst_result_counts() -> None:
 
     assert worst(found, "fine") == Result("fail", "b; c", "mend b")
     assert worst(found[:1], "fine") == found[0]
+    same = [Result("warn", "a", "look; mend"), Result("warn", "b", "look")]
+    assert worst(same, "fine") == Result("warn", "a; b", "look; mend")
     assert worst([], "fine") == Result("ok", "fine")
 
 

@@ -83,6 +83,6 @@ def worst(results: list[Result], fine: str) -> Result:
     for state in ("fail", "warn"):
         found = [result for result in results if result.state == state]
         if found:
-            fixes = list(dict.fromkeys(result.fix for result in found))
+            fixes = dict.fromkeys(fix for result in found for fix in result.fix.split("; "))
             return Result(found[0].state, "; ".join(result.text for result in found), "; ".join(fixes))
     return ok(fine)

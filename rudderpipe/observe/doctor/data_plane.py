@@ -21,6 +21,8 @@ ANSWER_S = 1.5
 EMPTY = b'{"batch":[]}'
 EMPTY_TEXT = "empty batch"
 """What rudder-server says of a batch without events, after it has looked at the write key."""
+NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+"""What OpenSSL says of a server that responds without TLS."""
 BUSY = 0.7
 EVENT_BYTES = 600
 
@@ -72,12 +74,16 @@ def _meaning(outcome: Outcome) -> Result:
 
 def _of_connection(reason: str) -> str:
     lower = reason.lower()
+    if any(each in reason for each in NO_TLS):
+        return "correct the port in data_plane_url, or write http://, because this server does not use TLS"
     if "certificate" in lower or "ssl" in lower or "tls" in lower:
         return "correct ca_file, the clock of this host, or the certificate of the data plane"
     if "refused" in lower:
         return "correct host and port in data_plane_url, or start the data plane"
     if "name" in lower or "resolv" in lower or "address" in lower:
         return "correct the host in data_plane_url, or the DNS of this host"
+    if "closed" in lower:
+        return "correct the port in data_plane_url, or write https://; look for a firewall between"
     return "look for a firewall between this host and the data plane; set proxy_url if a proxy is needed"
 
 
@@ -108,7 +114,7 @@ def latency(pipe: Examination) -> Result:
     if pipe.rate_per_s > most * BUSY:
         said = f"{pipe.rate_per_s:,.0f} events/s are accepted, and at most {most:,.0f} can be delivered"
         return warn(said, "raise max_request_bytes, max_jobs_per_request or lanes; docs/operations.md, larger requests")
-    return ok(f"at most {most:,.0f} events/s, at {pipe.rate_per_s:,.0f}")
+    return ok(f"{pipe.rate_per_s:,.0f} events/s are accepted, and at most {most:,.0f} can be delivered")
 
 
 def capacity_per_s(settings: Settings, latency_s: float) -> float:

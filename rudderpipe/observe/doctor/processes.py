@@ -11,6 +11,7 @@ from rudderpipe.observe import host_rings
 from rudderpipe.observe.doctor import proc
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.process import identity, runtime_dir
 from rudderpipe.ring import served_settings
 from rudderpipe.settings import Settings
@@ -97,15 +98,20 @@ def _inputs(settings: Settings) -> Iterator[str]:
         yield f"{settings.redis_place}, {settings.queue_name}, prefix {settings.prefix}"
 
 
+def names_of(rings: list[HostRing]) -> str:
+    """Return the names of at most three pipes, first those that a flusher serves, because these are in use."""
+    first = [row.pipe for row in sorted(rings, key=lambda row: row.flusher is None)[:3]]
+    return ", ".join([*first, *(["others"] if rings[3:] else [])])
+
+
 def _others(pipe: Examination) -> list[Result]:
     """Return what is wrong when this pipe has no ring, and another one of this user has producers."""
     rings = [row for row in host_rings.of_this_user(pipe.settings.runtime_dir) if row.producers]
     if not rings:
         return []
-    names = ", ".join([*(row.pipe for row in rings[:3]), *(["others"] if rings[3:] else [])])
     pids = [row.flusher for row in rings if row.flusher]
     differing = sorted({name for pid in pids for name in _differing(pipe, pid)})
-    said = f"this pipe has no ring, and processes of this user send to {names}"
+    said = f"this pipe has no ring, and processes of this user send to {names_of(rings)}"
     fix = f"compare {', '.join(differing or IN_THE_NAME)} of this shell and the application"
     return [warn(said, fix)]
 

@@ -28,7 +28,7 @@ def jobs(pipe: Examination) -> Result:
         fix = "set another queue_name, or rudderpipe queue --adopt"
         found.append(fail(f"the jobs of the queue are for the data plane {owner}", fix))
     if counts.paused:
-        found.append(warn("the queue is paused", "resume it with the tool that paused it (Bull: queue.resume())"))
+        found.append(warn("the queue is paused", "rudderpipe queue --resume, or the tool that paused it"))
     if counts.failed:
         fix = "rudderpipe failed list shows why; rudderpipe failed retry or delete"
         found.append(warn(f"{counts.failed:,} jobs have failed", fix))

@@ -31,6 +31,8 @@ SAMPLE = {
 }
 """The commands that scripts and sender use, by arguments that fit; XX is a key of the queue."""
 OTHER_COMMANDS = ("EVALSHA 0 0", "EVAL x 0", "PING", "MEMORY USAGE XX", "PUBLISH XX x")
+UNKNOWN_NAME = ("not known", "name resolution", "nodename nor servname", "No address associated")
+"""What the systems say of a host name that DNS does not know."""
 ACL_LINE = "give the user the ACL line of docs/settings.md"
 
 
@@ -62,11 +64,17 @@ def _mended(reason: str) -> str:
         return "correct user and password in the setting redis"
     if "refused" in reason.lower() or "No such file" in reason:
         return "start Redis, or correct host and port in the setting redis"
+    if any(each in reason for each in UNKNOWN_NAME):
+        return "correct the host in the setting redis, or the DNS of this host"
+    if "DB index" in reason:
+        return "correct the number of the database in the setting redis"
     if "MOVED" in reason or "sentinel" in reason:
         return "correct the setting redis; docs/settings.md has the form of each kind of Redis"
     if "certificate" in reason.lower() or "SSL" in reason:
         return "correct ssl_ca_file, or renew the certificate of Redis"
-    return "look whether Redis runs, and whether a firewall is between it and this host"
+    return (
+        "look whether Redis runs there, whether a firewall is between, and whether only one side uses TLS (rediss://)"
+    )
 
 
 def days_left(days: float, whose: str) -> list[Result]:

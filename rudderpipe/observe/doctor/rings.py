@@ -96,7 +96,8 @@ def room(pipe: Examination) -> Result:
     found, shown = [], []
     for state in pipe.states:
         held, cap = state.counters.in_ring, state.counters.cap
-        if held > cap * FULL:
+        is_full = held > cap * FULL
+        if is_full:
             said = f"{held:,} of {cap:,} events are in {state.name}"
             found.append(warn(said, "look at checks 8, 16 and 24; raise max_internal_queue_size and ring_bytes"))
         allowed_s = OLD_S + pipe.settings.flush_interval_ms / 1000
@@ -106,7 +107,7 @@ def room(pipe: Examination) -> Result:
         if pipe.rate_per_s >= 1:
             survives_s = (cap - held) / pipe.rate_per_s
             shown.append(f"{survives_s:,.0f} s of outage at {pipe.rate_per_s:,.0f} events/s")
-            if survives_s < SURVIVES_S:
+            if survives_s < SURVIVES_S and not is_full:
                 said = f"the ring is full after {survives_s:,.0f} s of outage, at {pipe.rate_per_s:,.0f} events/s"
                 found.append(warn(said, "raise max_internal_queue_size, and ring_bytes with it"))
         shown.append(f"{held:,} of {cap:,} events")
