@@ -161,6 +161,9 @@ def test_exported_events_can_be_deleted_and_sent_again(failing: Processes, direc
     exported = [json.loads(line) for line in path.read_text().splitlines()]
     assert [event["userId"] for event in exported] == ["u0", "u1", "u2", "u3"]
     assert command(failing, "export", str(path))[0] == 2
+    nowhere = f"{path}.d/events"
+    said = f"rudderpipe: {nowhere} cannot be written: no directory, or no right to write there\n"
+    assert command(failing, "export", nowhere) == (2, "", said)
     assert command(failing, "export", "-", "--id", "1")[1] == path.read_text().splitlines()[0] + "\n"
 
     assert command(failing, "delete", "--all", "--dry-run")[1] == "would delete 5 failed jobs, 4 events\n"

@@ -164,6 +164,9 @@ def test_status_and_drain_of_an_unknown_pipe_list_the_existing_rings(processes: 
 
     assert there in output + errors
     assert code == (0 if command == "status" else 1)
+    if command == "drain":
+        pipe = location.own(processes.settings).pipe
+        assert f"no such ring: {pipe}x; did you mean {pipe}?" in run(processes, command, f"{pipe}x")[2]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, as root")

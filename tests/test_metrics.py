@@ -320,7 +320,9 @@ def test_without_the_extra_the_response_says_what_to_install(
     }
 
 
-def test_a_textfile_is_written_as_a_whole_and_may_be_read_by_all(settings: Settings, tmp_path: Path) -> None:
+def test_a_textfile_is_written_as_a_whole_and_may_be_read_by_all(
+    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """node_exporter runs as another user."""
     path = tmp_path / "rudderpipe.prom"
     path.write_text("before")
@@ -331,6 +333,9 @@ def test_a_textfile_is_written_as_a_whole_and_may_be_read_by_all(settings: Setti
     assert path.stat().st_mode & 0o777 == 0o644
     assert list(parser.text_string_to_metric_families(path.read_text()))
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".part")] == []
+    assert main.main(["metrics", *options[:-1], str(tmp_path / "nowhere" / "x.prom")]) == 2
+    said = "rudderpipe: option --textfile: cannot be written: No such file or directory\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_value_is_read_once_while_it_is_fresh_and_a_caller_does_not_wait_for_long(clock: FakeClock) -> None:

@@ -19,6 +19,7 @@ from rudderpipe.ring.location import RingLocation
 from rudderpipe.ring.ring import Ring, find_at
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
+from rudderpipe.settings.mistakes import meant
 
 
 class Drained(msgspec.Struct, frozen=True):
@@ -46,11 +47,11 @@ def drain(
     wanted = _places(settings, pipe, ring_name)
     found = [(where, ring) for where in wanted if (ring := find_at(where)) is not None]
     if not found:
-        print(
-            log_text.lines(f"rudderpipe: this user has no such ring: {ring_name or pipe or settings.pipe_name}"),
-            file=sys.stderr,
-        )
-        there = [*rings.table(host_rings.visible(settings.runtime_dir)), *rings.hidden()]
+        given = ring_name or pipe or settings.pipe_name
+        others = host_rings.visible(settings.runtime_dir)
+        near = "" if ring_name else meant(given, [row.pipe for row in others])
+        print(log_text.lines(f"rudderpipe: this user has no such ring: {given}{near}"), file=sys.stderr)
+        there = [*rings.table(others), *rings.hidden()]
         print(log_text.lines("\n".join(there)), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s

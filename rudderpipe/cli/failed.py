@@ -166,6 +166,9 @@ def export(found: FailedStore, selection: Selection, path: str, *, dry_run: bool
     if path != "-" and Path(path).exists():
         print(f"rudderpipe: {path} already exists; give another name", file=sys.stderr)
         return EXIT_USAGE
+    if path != "-" and not os.access(Path(path).parent, os.W_OK):
+        print(f"rudderpipe: {path} cannot be written: no directory, or no right to write there", file=sys.stderr)
+        return EXIT_USAGE
     progress, jobs, events, unreadable = Progress(), 0, 0, 0
     with _written(path, dry_run=dry_run) as file:
         for job in found.find(selection):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from rudderpipe.errors import SettingsError
 from rudderpipe.observe.metrics import exposition, of_pipe
 from rudderpipe.observe.reader import Reader
 from rudderpipe.service.signals import EXIT_OK
@@ -26,7 +27,10 @@ def metrics(settings: Settings, textfile: str | None, *, as_json: bool) -> int:
         sys.stdout.flush()
         sys.stdout.buffer.write(content)
     else:
-        _replace(Path(textfile), content)
+        try:
+            _replace(Path(textfile), content)
+        except OSError as error:
+            raise SettingsError("--textfile", f"cannot be written: {error.strerror}") from error
     return EXIT_OK
 
 
