@@ -106,7 +106,7 @@ def test_redis_is_away(browser: Browser, web: WebPage) -> None:
 
     web.redis_server.kill()
 
-    finds(browser, "redis_away", "Redis does not show the queue")
+    finds(browser, "redis_away", "The queue in Redis cannot be read")
     browser.says("[data-s=queue]", "Redis cannot be read")
     assert browser.text("[data-t=waiting]") == browser.text("[data-t=jobs]") == NONE
     browser.says("#failed-rights", "Not known while Redis cannot be read.")

@@ -210,6 +210,7 @@ def test_a_logout_ends_the_session(start: Start) -> None:
     assert f"rudderpipe_{web.port}=; Path=/; Max-Age=0;" in reply.headers["set-cookie"]
     assert web.get("/api/flow", **browser).json["access"] == "read"
     assert web.post("/api/queue/pause", {}, **browser).status == 403
+    assert "a script must send the token" in web.post("/api/queue/pause", {}, Cookie="a=b").json["error"]
 
 
 def test_behind_https_the_cookie_is_sent_over_https_alone(start: Start) -> None:

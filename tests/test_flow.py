@@ -134,8 +134,8 @@ OWN = Sender("web-1", 811, REPORT)
 TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
     ("redis_away", "trouble", without_redis),
     ("no_flusher", "trouble", with_ring(flusher_pid=None)),
-    ("flusher_silent", "trouble", with_ring(heartbeat_age_s=11.0)),
-    ("flusher_silent", "warning", with_ring(0, heartbeat_age_s=11.0)),
+    ("flusher_silent", "trouble", with_ring(heartbeat_age_s=5.1)),
+    ("flusher_silent", "warning", with_ring(0, heartbeat_age_s=5.1)),
     ("sink_down", "warning", with_ring(sink_down_s=1.0)),
     ("sink_down", "trouble", with_ring(sink_down_s=16.0)),
     ("unconfirmed", "warning", with_ring(unconfirmed_s=1.0)),
@@ -199,7 +199,7 @@ def test_each_trouble_is_found_alone(
     [
         with_ring(7),
         with_ring(0, flusher_pid=None),
-        with_ring(heartbeat_age_s=9.0),
+        with_ring(heartbeat_age_s=4.9),
         with_queue(oldest_job_age_s=299.0),
         with_queue(waiting=5, active=5),
         with_queue(used_bytes=799),

@@ -20,7 +20,7 @@ RECENT_S = 300.0
 """How long a refusal or a failed attempt counts as a trouble of now."""
 FILLING = 0.8
 """The share of a ring, or of ``max_queue_bytes``, from which it is nearly full."""
-SILENT_S = 10.0
+SILENT_S = 5.0
 """A flusher without a sign of life for so long does not work. It gives several a second."""
 DOWN_S = 15.0
 OLD_S, TOO_OLD_S = 300.0, 3000.0
@@ -110,7 +110,7 @@ def _of_queue_that_is_away(found: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "trouble",
             "redis_away",
-            f"Redis does not show the queue: {found.queue_trouble.rstrip('.')}.",
+            f"The queue in Redis cannot be read: {found.queue_trouble.rstrip('.')}.",
             "Run `rudderpipe doctor --only redis`; accepted events stay in the ring until Redis is back.",
             "SinkDown",
         )
@@ -210,7 +210,7 @@ def _of_queue(found: Snapshot, settings: Settings) -> Iterator[Finding]:
             "trouble",
             "no_sender",
             f"{counted(jobs, 'job')} {_wait(jobs)} in Redis, and no sender has the queue.",
-            "Start a sender; the log of the last one says why it ended.",
+            "Start a sender; the log of the last one says why it ended, unless it was killed or stopped (SIGSTOP).",
             "NoActiveSender",
         )
     if queue.paused:
@@ -352,7 +352,7 @@ def _of_account(found: Snapshot) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "lost_with_redis",
-            f"Redis has lost data, with {counted(found.events.lost, 'event')}.",
+            f"Redis has lost data, and with it up to {counted(found.events.lost, 'event')}.",
             "Let Redis write an append-only file; `rudderpipe doctor --only redis` checks it.",
         )
 

@@ -11,13 +11,12 @@ from rudderpipe.observe import host_rings
 from rudderpipe.observe.doctor import proc
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.observe.findings import DOWN_S, SILENT_S
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.process import identity, runtime_dir
 from rudderpipe.ring import served_settings
 from rudderpipe.settings import Settings
 
-SILENT_S = 2.0
-DOWN_S = 15.0
 USED = 0.8
 AUTOSTARTED = "--detach"
 IN_THE_NAME = (

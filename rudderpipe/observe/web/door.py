@@ -153,7 +153,7 @@ def check_origin(request: Request) -> None:
         host = (request.header("host") or "").lower()
         is_ours = bool(host) and _host_of(origin or "") == host
     if not is_ours:
-        raise Refused(403, "The request does not come from this page.")
+        raise Refused(403, "The request does not come from this page; a script must send the token in Authorization.")
 
 
 def _host_of(origin: str) -> str:
