@@ -13,6 +13,8 @@ import pytest
 from native_tests.pages import section
 from native_tests.processes import Processes, wait_until
 from native_tests.redis_queue_server import P
+from rudderpipe.queue.keys import Keys
+from rudderpipe.queue.route import QueuePlace, of_text
 from rudderpipe.testing.data_plane import Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -110,7 +112,10 @@ def test_every_command_prints_the_documented_fields(
     client_of_redis.lpush(f"{P}active", "x")
     if through_redis:
         wait_until(lambda: processes.status().senders)
+        queues = of_text("", processes.settings).with_queues([QueuePlace("rudder-0")], 1)
+        client_of_redis.set(Keys("rudder", "rudderEventsQueue").route, queues.text)
     seen = check(status_fields, *printed(processes, "status"))
+    client_of_redis.delete(Keys("rudder", "rudderEventsQueue").route)
     client_of_redis.delete(f"{P}active")
     (of_none,) = printed(processes, "status", "--pipe", "misspelt")
     seen |= check(status_fields, of_none)
