@@ -6,6 +6,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -53,6 +54,23 @@ class Servers:
         for _ in range(count):
             assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
             self.sent += 1
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Let a thread send events meanwhile."""
+        ends = threading.Event()
+
+        def send() -> None:
+            while not ends.wait(0.05):
+                self.send(5)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            ends.set()
+            thread.join()
 
     def events(self, place: int) -> list[int]:
         """Return the events that are in a queue, in the order in which they will be delivered."""
@@ -197,7 +215,8 @@ def test_the_number_of_queues_changes_while_events_flow(servers: Servers) -> Non
         flusher.wait()
         servers.send(100)
         flusher = processes.start("-m", "rudderpipe.flusher")
-        ended = processes.run("-m", "rudderpipe", "scale", "--queues", str(count), "--timeout", "60")
+        with servers.sending():
+            ended = processes.run("-m", "rudderpipe", "scale", "--queues", str(count), "--timeout", "50")
         assert ended.returncode == 0, ended
         assert b"all earlier queues are drained" in ended.stdout
     servers.send(100)
