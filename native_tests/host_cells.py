@@ -21,6 +21,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +204,11 @@ def aflush(client: Call) -> Any:
     one = client()
     one.track("u", "e", {"p": PAYLOAD})
     loop = loop or asyncio.new_event_loop()
-    return result_of(loop.run_until_complete(one.aflush(one.patience_s)))
+    try:
+        return result_of(loop.run_until_complete(one.aflush(one.patience_s)))
+    finally:
+        with suppress(OSError, ValueError):  # its descriptors may be closed already
+            loop.close()
 
 
 @call
