@@ -140,7 +140,7 @@ def _addresses(to: Server) -> Sequence[_Address]:
         return socket.getaddrinfo(to.host, to.port, type=socket.SOCK_STREAM)
     except UnicodeError:
         raise Obstacle(f"no connection: {to.host} is not a valid host name") from None
-    except socket.gaierror:
+    except OSError:  # a gaierror, or with some plug-ins of the lookup an error with any number
         socket.socket().close()  # raises EMFILE when the cause is that no descriptor is left for the lookup
         raise
 
