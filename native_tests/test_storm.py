@@ -9,7 +9,7 @@ import pytest
 from native_tests.storm import Storm
 from rudderpipe.testing.redis_server import RedisServer
 
-SEED, SECONDS = 1, 120.0
+SEED, SECONDS = 1, 60.0
 
 
 @pytest.mark.timeout(500)

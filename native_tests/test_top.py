@@ -96,7 +96,7 @@ def test_without_redis_the_ring_is_shown(processes: Processes, redis_server: Red
         terminal.shows("jobs;")
         redis_server.kill()
         assert client.track("u", "e")
-        terminal.shows("TROUBLE  Redis does not show the queue", "queue       not known", "1 of 20,000 events")
+        terminal.shows("TROUBLE  The queue in Redis cannot be read", "queue       not known", "1 of 20,000 events")
         assert column(terminal, "Out/s") == "-"
         redis_server.start()
         terminal.shows("OK  All is well", "jobs;")
@@ -258,7 +258,7 @@ def test_it_prints_once_without_a_terminal(processes: Processes, redis_server: R
 
     assert (stuck_before.returncode, stuck.returncode, away.returncode) == (0, 1, 4)
     assert b"no process serves it" in stuck.stdout
-    assert b"Redis does not show the queue" in away.stdout
+    assert b"The queue in Redis cannot be read" in away.stdout
     assert b"\x1b" not in stuck.stdout
     assert b"q quit" not in stuck.stdout
 
