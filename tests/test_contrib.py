@@ -98,10 +98,11 @@ def test_asgi_has_a_request_context_for_http_and_websockets() -> None:
     assert asgi.context_of({"type": "http", "client": None}) == {}
 
 
-def test_django_has_a_request_context_in_sync_and_async_views() -> None:
+def test_django_has_a_request_context_in_sync_and_async_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Django runs both kinds of views, and the middleware serves each in its own kind."""
     if not django_settings.configured:
-        django_settings.configure(RUDDERPIPE={"proxies": 1})
+        django_settings.configure()
+    monkeypatch.setattr(django_settings, "RUDDERPIPE", {"proxies": 1}, raising=False)
     request = HttpRequest()
     request.META, request.path = ENVIRON, "/shop/items"
     seen: list[Any] = []
