@@ -18,7 +18,6 @@ import redis
 from rudderpipe.errors import LeaseLost, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.queue_calls import Ended, QueueCalls
 from rudderpipe.flusher.queues_sink import ALL_RULES, QueuesSink
 from rudderpipe.queue import gate, route, scaling, seal
 from rudderpipe.queue.queue_set import QueueSet
@@ -27,6 +26,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring import memory
 from rudderpipe.ring.producer import Producer
 from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, producer_of, settings_of
 
@@ -35,15 +35,16 @@ ALL: Rules = ALL_RULES | gate.ALL_RULES
 NO_ANSWER = QueueUnavailable("here", "no answer in time")
 
 
-class Calls(QueueCalls):
+class ModelCalls(Calls):
     """The calls of one flusher, each of which runs when the model says so."""
 
     def __init__(self) -> None:
         self.begun: dict[Hashable, Callable[[], Any]] = {}
         self.results: deque[Ended] = deque()
 
-    def begin(self, owner: Hashable, call: Callable[[], Any]) -> None:
+    def begin(self, owner: Hashable, call: Callable[[], Any]) -> bool:
         self.begun[owner] = call
+        return True
 
     def next(self, wait_s: float) -> Ended | None:  # noqa: ARG002  # as the original
         return self.results.popleft() if self.results else None
@@ -72,7 +73,7 @@ class Host:
     def start(self) -> None:
         """Start a flusher, as one that takes the ring's lock."""
         at.bump(self.ring.words, at.H_TERM)
-        self.calls = Calls()
+        self.calls = ModelCalls()
         letters = DeadLetters(self._model.directory / f"letters-{self.number}", 0)
         sink = QueuesSink(
             self.settings, self.ring, letters, self._model.clock, calls=self.calls, rules=self._model.rules & ALL_RULES

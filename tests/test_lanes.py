@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -17,12 +18,12 @@ from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.__main__ import lanes_of
-from rudderpipe.sender.couriers import Couriers, Ended
 from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.lane import Lane
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import health
+from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
@@ -30,18 +31,17 @@ from tests.test_sender import BAD, DOWN, OK, FakePlane, job_of, run, sender_of, 
 from tests.test_sender_storm import LANES, Storm
 
 
-class ManualCouriers(Couriers):
+class ManualCouriers(Calls):
     """Couriers without threads. An attempt is made when the test lets it end."""
 
     def __init__(self, clock: FakeClock) -> None:
-        super().__init__()
         self._clock = clock
         self.under_way: list[Lane] = []
         self._results: deque[Ended] = deque()
         self.all_end = False
 
-    def begin(self, lane: Lane) -> bool:
-        self.under_way.append(lane)
+    def begin(self, owner: Any, call: Callable[[], Any]) -> bool:  # as the original
+        self.under_way.append(owner)
         return True
 
     def ids(self) -> list[list[str]]:
@@ -75,7 +75,7 @@ class LaneDelivery:
         self.settings = Settings(**{"redis": "redis://x", "lanes": 2, "max_jobs_per_request": 10, **settings})
         self.sender = self.another(self.plane, self.state, self.couriers)
 
-    def another(self, plane: FakePlane, state: SenderState | None, couriers: Couriers) -> Sender:
+    def another(self, plane: FakePlane, state: SenderState | None, couriers: Calls | None) -> Sender:
         """Return a sender with these lanes."""
         return wired(self.queue, plane, self.clock, self.settings, state=state, couriers=couriers)
 
@@ -384,7 +384,7 @@ def test_a_host_without_a_thread_for_a_lane_delivers_one_lane_after_the_other(
 
     delivery = LaneDelivery(clock)
     delivery.put("a1", "b1", "x", "a2")
-    sender = delivery.another(delivery.plane, None, Couriers())
+    sender = delivery.another(delivery.plane, None, None)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(10):
@@ -439,7 +439,7 @@ def test_requests_of_lanes_are_under_way_at_the_same_time(clock: FakeClock) -> N
 
     delivery = LaneDelivery(clock)
     delivery.put("a1", "b1")
-    sender = delivery.another(WaitingPlane(), None, Couriers())
+    sender = delivery.another(WaitingPlane(), None, None)
 
     while len(delivery.queue.store.delivered) < 2:
         sender.work()
@@ -458,10 +458,10 @@ def test_a_lane_goes_on_after_no_memory_was_left_for_its_result(
             raise MemoryError
         return Ended(*fields)
 
-    monkeypatch.setattr("rudderpipe.sender.couriers.Ended", scarce)
+    monkeypatch.setattr("rudderpipe.service.calls.Ended", scarce)
     delivery = LaneDelivery(clock)
     delivery.put("a1", "a2", "b1")
-    sender = delivery.another(FakePlane(), None, Couriers())
+    sender = delivery.another(FakePlane(), None, None)
 
     while len(delivery.queue.store.delivered) < 3:
         sender.work()

@@ -16,7 +16,6 @@ from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher import lanes, queue_cursor, sinks
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.queue_calls import Ended, QueueCalls
 from rudderpipe.flusher.queue_sink import QueueSink
 from rudderpipe.flusher.queues_sink import QueuesSink
 from rudderpipe.queue import job, route, seal
@@ -24,6 +23,7 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
+from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.crash_simulation import simulation_of
 from tests.fake_queue import FakeQueue, FakeStore
@@ -34,7 +34,7 @@ NO_ANSWER = QueueUnavailable("here", "no answer in time")
 AWAY = QueueUnavailable("here", "refused", answered=True)
 
 
-class ManualCalls(QueueCalls):
+class ManualCalls(Calls):
     """Calls that run at once, except those that add events to the queues that are held."""
 
     def __init__(self) -> None:
@@ -44,13 +44,14 @@ class ManualCalls(QueueCalls):
         self.made: list[str] = []
         """The prefixes of the queues that were called."""
 
-    def begin(self, owner: Any, call: Callable[[], Any]) -> None:
+    def begin(self, owner: Any, call: Callable[[], Any]) -> bool:
         prefix = owner.place.prefix
         self.made.append(prefix)
         if prefix in self.held and owner.under_way.kind == "add":
             self.held[prefix].append((owner, call))
         else:
             self.results.append(Ended(owner, result_of(call)))
+        return True
 
     def let_go(self, prefix: str, result: Exception | None = None, *, runs: bool = True) -> None:
         """End what is held of a queue: executed or not, with its own result or with this one."""

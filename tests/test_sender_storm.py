@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import random
-from typing import cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -15,11 +16,11 @@ from rudderpipe.delivery import outcome
 from rudderpipe.delivery.outcome import Outcome
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
-from rudderpipe.sender.couriers import Couriers, Ended
 from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.lane import Lane
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.state import SenderState
+from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock
@@ -58,18 +59,17 @@ class UnreliablePlane(FakePlane):
         return outcome.of_answer(200, b"ok")
 
 
-class RandomCouriers(Couriers):
+class RandomCouriers(Calls):
     """Couriers without threads, whose attempts end in any order. They check what may be under way together."""
 
     def __init__(self, dice: random.Random, clock: FakeClock) -> None:
-        super().__init__()
         self._dice = dice
         self._clock = clock
         self.under_way: list[Lane] = []
 
-    def begin(self, lane: Lane) -> bool:
-        assert lane not in self.under_way
-        self.under_way.append(lane)
+    def begin(self, owner: Any, call: Callable[[], Any]) -> bool:  # as the original
+        assert owner not in self.under_way
+        self.under_way.append(owner)
         names = {job_.lane if is_own(job_.lane) else "" for each in self.under_way for job_ in each.offered}
         assert len(names) == len(self.under_way)
         assert "" not in names or len(names) == 1

@@ -16,7 +16,6 @@ from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher import lanes, queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
-from rudderpipe.flusher.queue_calls import QueueCalls
 from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
 from rudderpipe.flusher.window import Event, Window
@@ -29,6 +28,7 @@ from rudderpipe.queue.route import QueuePlace, Route
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch
 from rudderpipe.ring.ring import Ring
+from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
 BATCHES_AT_ONCE = 50
@@ -65,7 +65,7 @@ class QueuesSink:
         clock: Clock,
         meter: RedisMeter | None = None,
         *,
-        calls: QueueCalls | None = None,
+        calls: Calls | None = None,
         rules: frozenset[str] = ALL_RULES,
     ) -> None:
         self._settings = settings
@@ -74,7 +74,7 @@ class QueuesSink:
         self._meter = meter
         self._epoch = ring.segment.epoch
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
-        self._calls = calls or QueueCalls()
+        self._calls = calls or Calls("rudderpipe-queue", _note_no_thread)
         self._rules = rules
         self._cursors: dict[QueuePlace, QueueCursor] = {}
         self._home = self._cursor(QueuePlace(settings.prefix))
@@ -406,7 +406,7 @@ class QueuesSink:
             return
         self._reads_route = False
         if self._route is not None and found.text == self._route.text:
-            if self._is_sealed:  # whoever sealed the queue had stored a later route before
+            if self._is_sealed:  # a later route is stored before a queue is sealed
                 self._reads_route = True
                 trouble = QueueUnavailable(self._home.queue.place, UNROUTED, answered=True)
                 self._home.failed(trouble, self._clock.monotonic_s())
@@ -423,3 +423,7 @@ class QueuesSink:
         if len(current.queues) != self._settings.queues:
             said = "the setting queues differs from the number of queues in use, which counts queues=%d in_use=%d"
             logger.warning(said, self._settings.queues, len(current.queues))
+
+
+def _note_no_thread(error: Exception) -> None:
+    logger.warning("a queue has no thread, other queues wait for its calls error=%s", error)

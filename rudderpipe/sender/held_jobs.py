@@ -13,12 +13,11 @@ from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.acks import FailedJob, PendingAcks
-from rudderpipe.sender.couriers import Couriers
 from rudderpipe.sender.lane import Lane
 from rudderpipe.sender.state import SenderState
+from rudderpipe.service.calls import Calls
 
 logger = log_text.logger("rudderpipe.sender")
-
 
 JOBS_A_LANE = 64
 """How many jobs may be held for each of several lanes, so that each lane finds some of its own among them."""
@@ -55,7 +54,7 @@ class HeldJobs:
         state: SenderState,
         clock: Clock,
         on_loss: Callable[[], None],
-        couriers: Couriers | None = None,
+        couriers: Calls | None = None,
     ) -> None:
         """Hold nothing yet. ``on_loss`` is called when some held jobs are found to be no longer this sender's.
 
@@ -68,7 +67,7 @@ class HeldJobs:
         self._lanes = [Lane(each, self, queue, state.progress, clock, rare_log, state.counts) for each in dispatchers]
         count = len(dispatchers) - 1
         self._by_name = {f"{number}/{count}": lane for number, lane in enumerate(self._lanes[1:])}
-        self._couriers = couriers or Couriers()
+        self._couriers = couriers or Calls("rudderpipe-courier", _note_no_thread)
         self.jobs: list[ActiveJob] = []
         """The jobs without a result."""
         self.acks = PendingAcks(queue)
@@ -166,14 +165,14 @@ class HeldJobs:
             lane.offered = jobs
             if not self._by_name:
                 lane.end(lane.attempt())
-            elif not self._couriers.begin(lane):
+            elif not self._couriers.begin(lane, lane.attempt):
                 return now_s  # the cycle goes on after each attempt that it has waited for
         return next_s
 
     def record(self, wait_s: float) -> None:
         """Record the decisions of the attempts that have ended. Wait for the first of them for so many seconds."""
         while (ended := self._couriers.next(wait_s)) is not None:
-            ended.lane.end(ended.result)
+            ended.owner.end(ended.result)
             wait_s = 0.0
 
     def those_in(self, jobs: Iterable[ActiveJob]) -> list[ActiveJob]:
@@ -239,3 +238,7 @@ class HeldJobs:
     def _remove(self, jobs: Sequence[ActiveJob]) -> None:
         gone = set(map(id, jobs))
         self.jobs = [job for job in self.jobs if id(job) not in gone]
+
+
+def _note_no_thread(error: Exception) -> None:
+    logger.warning("a lane has no thread, its requests are not beside those of other lanes error=%s", error)

@@ -13,10 +13,10 @@ from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import LOCK_MS, Queue, Whose, new_token
-from rudderpipe.sender.couriers import Couriers
 from rudderpipe.sender.held_jobs import HeldJobs, Room
 from rudderpipe.sender.maintenance import Upkeep
 from rudderpipe.sender.state import SenderState
+from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
@@ -52,7 +52,7 @@ class Sender:
         *,
         state: SenderState | None = None,
         abandoned: Callable[[], bool] = lambda: False,
-        couriers: Couriers | None = None,
+        couriers: Calls | None = None,
     ) -> None:
         """``dispatchers`` and ``couriers`` are those of ``HeldJobs``."""
         self._queue = queue

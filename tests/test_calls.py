@@ -1,4 +1,4 @@
-"""Calls of several queues at once."""
+"""Calls of several owners at once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from functools import partial
 
 import pytest
 
-from rudderpipe.flusher.queue_calls import Ended, QueueCalls
+from rudderpipe.flusher import queues_sink
+from rudderpipe.service.calls import Calls, Ended
 from tests.test_queues_sink import NO_ANSWER
+
+
+def calls_of() -> Calls:
+    """Return the calls of a flusher."""
+    return Calls("test", queues_sink._note_no_thread)
 
 
 def test_a_call_that_does_not_end_holds_up_no_other() -> None:
     """Each owner has a thread. What ends first is returned first."""
-    calls, gate = QueueCalls(), threading.Event()
+    calls, gate = calls_of(), threading.Event()
     calls.begin("slow", gate.wait)
     for number in range(3):
         calls.begin("quick", partial(int, number))
@@ -27,7 +33,7 @@ def test_a_call_that_does_not_end_holds_up_no_other() -> None:
 
 def test_an_error_is_a_result() -> None:
     """The flusher's thread decides what it means."""
-    calls = QueueCalls()
+    calls = calls_of()
 
     def fail() -> None:
         raise NO_ANSWER
@@ -48,7 +54,7 @@ def test_a_host_without_threads_makes_the_calls_one_after_the_other(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    calls = QueueCalls()
+    calls = calls_of()
     calls.begin("one", threading.get_ident)
     assert calls.next(0) == Ended("one", threading.get_ident())
     assert "a queue has no thread" in caplog.text
