@@ -43,7 +43,7 @@ def web(settings: Settings, given: Given) -> int:
         said = "is needed with --allow-host, --behind-https, and for any address except loopback"
         raise SettingsError("--token-file", said)
     sessions = Sessions(token_of(given.token_file), Clock()) if given.token_file is not None else None
-    # Whoever can reach loopback may look: every user of this host. Beyond it, everything needs the token.
+    # Every user of this host can reach loopback, and may look. Beyond loopback, everything needs the token.
     door = OwnDoor(sessions, (*given.hosts, host), "read" if is_local else "none", behind_https=given.behind_https)
     stop = StopFlag()
     stop.install()  # before threads start, because they inherit which signals are blocked
