@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from rudderpipe.process import log_limit
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring import memory
+from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.settings import Settings
 from rudderpipe.transports.callbacks import callbacks
-from tests.fakes import FakeClock, ring_of
+from tests.fakes import FakeClock, settings_of
 
 pytest.register_assert_rewrite("tests.queue_contract")
 
@@ -56,11 +58,18 @@ def _clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(name="settings")
+def _settings(tmp_path: Path) -> Settings:
+    """Return settings with which a ring has 1 MiB for 1,000 events."""
+    return settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=1000)
+
+
 @pytest.fixture(name="ring")
-def _ring(tmp_path: Path, clock: FakeClock) -> Iterator[Ring]:
-    """Open a ring under a name of its own, for 1,000 events in 1 MiB."""
-    with ring_of(tmp_path, clock) as ring:
-        yield ring
+def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
+    """Open the ring of the settings, under a name of its own."""
+    ring = open_ring(settings, clock)
+    yield ring
+    memory.remove(ring.segment.name)
 
 
 def pytest_sessionfinish() -> None:

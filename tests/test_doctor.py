@@ -10,7 +10,6 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -24,10 +23,10 @@ from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, che
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.process import identity
-from rudderpipe.ring import flusher_lock, layout, location, memory, served_settings
+from rudderpipe.ring import flusher_lock, layout, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, OffsetRange
-from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, producer_of, settings_of
 
@@ -41,13 +40,6 @@ def _settings(tmp_path: Path) -> Settings:
     directory.mkdir(mode=0o700)
     own = {"write_key": SECRET, "data_plane_url": "http://127.0.0.1:9", "spool_dir": str(tmp_path / "state")}
     return settings_of(directory, **own, ring_bytes=1 << 20, max_internal_queue_size=1000)
-
-
-@pytest.fixture(name="ring")
-def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
-    ring = open_ring(settings, clock)
-    yield ring
-    memory.remove(location.own(settings).segment)
 
 
 @pytest.fixture(name="process")

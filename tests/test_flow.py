@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,7 @@ from rudderpipe.observe.snapshot import LeaseState, QueueState, Snapshot
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at
-from rudderpipe.ring import location, memory
-from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, producer_of, settings_of
 
@@ -66,13 +65,6 @@ REPORT = SenderReport(
 @pytest.fixture(name="settings")
 def _settings(tmp_path: Path) -> Settings:
     return settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=10)
-
-
-@pytest.fixture(name="ring")
-def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
-    ring = open_ring(settings, clock)
-    yield ring
-    memory.remove(location.own(settings).segment)
 
 
 @pytest.fixture(name="well")

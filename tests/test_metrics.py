@@ -113,13 +113,6 @@ def _clock() -> FakeClock:
     return FakeClock()
 
 
-@pytest.fixture(name="ring")
-def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
-    ring = open_ring(settings, clock)
-    yield ring
-    memory.remove(location.own(settings).segment)
-
-
 def numbers(values: Values) -> dict[str, float]:
     """Return each value by its name and its labels, without the first one."""
     found: dict[str, float] = {}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,19 +18,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, Consumer, OffsetRange
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, producer_of, settings_of
-
-
-@pytest.fixture(name="settings")
-def _settings(tmp_path: Path) -> Settings:
-    return settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=1000)
-
-
-@pytest.fixture(name="ring")
-def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
-    ring = open_ring(settings, clock)
-    yield ring
-    memory.remove(location.own(settings).segment)
+from tests.fakes import FakeClock, producer_of
 
 
 def event(clock: FakeClock, ago_s: float = 0.0, **more: object) -> bytes:

@@ -422,8 +422,8 @@ def test_delivered_events_are_not_lost_when_redis_forgets_them(spread: Spread, d
 
 
 @pytest.mark.parametrize("loses", ["the route", "everything"])
-@pytest.mark.parametrize("settings", [3, 2], ids=["the same setting", "another setting"])
-def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, settings: int) -> None:
+@pytest.mark.parametrize("queues", [3, 2], ids=["the same setting", "another setting"])
+def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, queues: int) -> None:
     """The first server was started without its data. The others still have the queues, and earlier ones are sealed."""
     spread.send(20)
     spread.work()
@@ -435,8 +435,8 @@ def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, s
     text = spread.stores["rudder"].route
     home = spread.stores["rudder"]
     vars(home).update(vars(FakeStore(spread.clock)) if loses == "everything" else {"route": ""})
-    settings_of_another = msgspec.structs.replace(spread.settings, queues=settings)
-    route.establish(as_queue(spread.queue("rudder")), settings_of_another, settings)
+    settings_of_another = msgspec.structs.replace(spread.settings, queues=queues)
+    route.establish(as_queue(spread.queue("rudder")), settings_of_another, queues)
     spread.work(5)
     spread.calls.let_go("rudder-2-1")
     spread.send(20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,26 +18,14 @@ from rudderpipe.observe.host_flow import HostWatch
 from rudderpipe.observe.rates import RateMeter, Rates, quantile
 from rudderpipe.observe.reader import Reader, View
 from rudderpipe.queue.sender_report import SenderReport
-from rudderpipe.ring import location, memory
+from rudderpipe.ring import location
 from rudderpipe.ring.consumer import Consumer
-from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
-from tests.fakes import FakeClock, drain, producer_of, settings_of
+from tests.fakes import FakeClock, drain, producer_of
 
 BUCKETS = [(0.1, 0), (1.0, 0), (None, 0)]
 REPORT = SenderReport(0, 0, 0.0, 0, {}, {}, BUCKETS, "", "")
-
-
-@pytest.fixture(name="settings")
-def _settings(tmp_path: Path) -> Settings:
-    return settings_of(tmp_path, ring_bytes=1 << 20, max_internal_queue_size=1000)
-
-
-@pytest.fixture(name="ring")
-def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
-    ring = open_ring(settings, clock)
-    yield ring
-    memory.remove(location.own(settings).segment)
 
 
 @pytest.fixture(name="view")
