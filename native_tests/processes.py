@@ -188,8 +188,10 @@ class Processes:
             for stream in (process.stdin, process.stdout, process.stderr):
                 if stream:
                     stream.close()
-        for own in self.own_processes():
-            own.kill()
+        own = self.own_processes()
+        for process_left in own:
+            process_left.kill()
+        psutil.wait_procs(own, timeout=10)  # before their ring is removed, because a living one may make it anew
         for lock_file in Path(self.explicit["runtime_dir"]).glob("*.lock"):
             prefix = memory.segment_name("").replace(str(os.getuid()), str(lock_file.stat().st_uid))
             memory.remove(f"{prefix}{lock_file.stem}")  # a test may have become another user

@@ -28,6 +28,7 @@ from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
+from rudderpipe.ring import location, memory
 from rudderpipe.settings import Settings
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
@@ -38,9 +39,9 @@ KEY = "s3cr3t-key"
 
 
 @pytest.fixture(name="settings")
-def _settings(redis_server: RedisServer, plane: DataPlaneServer, directory: Path) -> Settings:
+def _settings(redis_server: RedisServer, plane: DataPlaneServer, directory: Path) -> Iterator[Settings]:
     (directory / "run").mkdir(mode=0o700)
-    return Settings(
+    settings = Settings(
         write_key=KEY,
         data_plane_url=plane.url,
         redis=redis_server.url,
@@ -48,6 +49,9 @@ def _settings(redis_server: RedisServer, plane: DataPlaneServer, directory: Path
         runtime_dir=str(directory / "run"),
         spool_dir=str(directory / "state"),
     )
+    yield settings
+    for each in (settings, msgspec.structs.replace(settings, redis=None)):  # each has a ring of its own
+        memory.remove(location.own(each).segment)
 
 
 @pytest.fixture(name="queue")
