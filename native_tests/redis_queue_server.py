@@ -105,5 +105,10 @@ class RedisQueueServer:
     def lapse_lease(self) -> None:
         self.client.delete("{rudder}:rudderpipe:rudderEventsQueue:lease")
 
+    def lapse_member(self, name: str) -> None:
+        for member in self.client.zrange("{rudder}:rudderpipe:rudderEventsQueue:members", 0, -1):
+            if member.split()[1] == name:
+                self.client.zadd("{rudder}:rudderpipe:rudderEventsQueue:members", {member: 1})
+
     def interval_passes(self) -> None:
         self.client.delete(f"{P}stalled-check")

@@ -53,6 +53,8 @@ class FakeStore:
         self.seal = ""
         """The generation and the last job's number from the moment when no flusher may add any more."""
         self.opened = False
+        self.members: dict[str, tuple[int, int, bytes]] = {}
+        """Of each manager of senders: since when and until when it is a member, and its facts."""
         self.rings: dict[int, Counter[str]] = {}
         self.failures: dict[int, dict[str, str]] = {}
         """The fields of a ring's account that say why its events failed last."""
@@ -91,6 +93,15 @@ class FakeStore:
             self._last_lease = f"{max(number, above) + 1} {mine if holder == mine else fresh}"
         self.hold_lease(self._last_lease, lease_ms)
         return [1, self._last_lease.encode(), lease_ms, int(holder == mine)]
+
+    def renew_member(self, name: str, facts: bytes, lease_ms: int) -> list[Any]:
+        """Do what the script of that name does."""
+        now_ms = self.clock.time_ms()
+        self.members = {name: each for name, each in self.members.items() if each[1] > now_ms}
+        since_ms, _, _ = self.members.pop(name, (now_ms, 0, b""))
+        if lease_ms:
+            self.members[name] = (since_ms, now_ms + lease_ms, facts)
+        return [now_ms, [b"%d %b %b" % (each[0], name.encode(), each[2]) for name, each in self.members.items()]]
 
     def hold_lease(self, value: str, lease_ms: int) -> None:
         """Store the lease, with its lifetime from now on."""
@@ -244,6 +255,8 @@ class FakeQueue:
         self.ping()
         if name == "take_lease":
             return self.store.take_lease(*arguments)
+        if name == "renew_member":
+            return self.store.renew_member(*arguments)
         if name == "set_route":
             if self.store.route == arguments[0]:
                 self.store.route = arguments[1]

@@ -74,6 +74,10 @@ class FakeQueueServer:
     def lapse_lease(self) -> None:
         self.store.hold_lease("", 0)
 
+    def lapse_member(self, name: str) -> None:
+        since_ms, _, facts = self.store.members[name]
+        self.store.members[name] = (since_ms, 0, facts)
+
     def interval_passes(self) -> None:
         self.store.interval_passes()
 

@@ -95,4 +95,5 @@ def test_no_script_writes_out_a_key(path: Path) -> None:
 
     assert "{rudder}" not in code
     assert not re.search(r"redis\.call\(\"\w+\", \"(?!USAGE)", code)  # the first argument of a command
-    assert 'redis.call("TIME"' not in code  # the time is an argument too
+    # The time is an argument too, except where moments of several hosts are compared.
+    assert 'redis.call("TIME"' not in code or path.stem == "renew_member"

@@ -46,6 +46,7 @@ class Keys:
         self.failed_events = f"{self.account}:failed"  # hash: failed job -> "<epoch>:<events>"
         self.plane = f"{tagged}:rudderpipe:{queue_name}:plane"  # string: the data plane that the queue's jobs are for
         self.route = f"{tagged}:rudderpipe:{queue_name}:route"  # string: JSON, all queues; beside generation 0
+        self.members = f"{tagged}:rudderpipe:{queue_name}:members"  # sorted set: managers of senders, beside the route
         self.sealed = f"{tagged}:rudderpipe:{queue_name}:sealed"  # string: "<generation> <id>", no flusher adds then
         self.open = f"{tagged}:rudderpipe:{queue_name}:open"  # string: exists once senders may deliver
         self.lease = f"{tagged}:rudderpipe:{queue_name}:lease"  # string: "<number> <holder>", expires with the lease

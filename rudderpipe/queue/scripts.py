@@ -37,6 +37,7 @@ NAMES = (
     "take_lease",
     "release_lease",
     "report_sender",
+    "renew_member",
     "set_route",
     "seal_queue",
     "find_remains",

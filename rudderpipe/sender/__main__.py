@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
 
@@ -12,12 +15,15 @@ from rudderpipe import log_text
 from rudderpipe._version import VERSION
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
-from rudderpipe.process import identity
+from rudderpipe.process import identity, spawn
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.job_wait import JobWait
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.route import QueuePlace
+from rudderpipe.sender.children import Children
 from rudderpipe.sender.heartbeat import LockRenewer
+from rudderpipe.sender.manager import Manager
 from rudderpipe.sender.reporting import Reporting
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.sleep import Sleep, longest_wait_s
@@ -26,10 +32,12 @@ from rudderpipe.service import bootstrap, health
 from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
-from rudderpipe.service.signals import EXIT_OK, StopFlag
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
+CHILDREN_S = 1.0
+"""The time after ``shutdown_timeout_s`` in which senders whose requests were cut off put their jobs back."""
 logger = log_text.logger("rudderpipe.sender")
 
 
@@ -50,8 +58,18 @@ def lanes_of(settings: Settings, clock: Clock) -> tuple[list[DataPlane], list[Di
     return planes, [Dispatcher(plane, each, clock) for plane, each in zip(planes, own, strict=False)]
 
 
-def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, admin: tuple[str, int] | None) -> None:
-    """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do."""
+def serve(
+    settings: Settings,
+    stop: StopFlag,
+    clock: Clock,
+    parent: int | None,
+    manager: int | None,
+    admin: tuple[str, int] | None,
+) -> None:
+    """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do.
+
+    The end of ``manager``, which has started this sender, is like SIGTERM.
+    """
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
     queue = Queue(settings, clock, meter=state.counts.redis)
     planes, dispatchers = lanes_of(settings, clock)
@@ -59,6 +77,8 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
     lease = None
     if not settings.is_multi_processor:
         lease = Lease(queue, settings.lease_ms, identity.address(), identity.is_surely_dead)
+
+    has_no_manager, manager_ended = orphaned(manager), list[bool]()
 
     def observed() -> health.Vitals:
         return state.health(clock.monotonic_s())
@@ -69,6 +89,16 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
             notify.stopping()
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
+        elif manager is not None:
+            said = (
+                "jobs wait, and nothing has moved for stall_timeout_s, ending so that the manager starts another sender"
+            )
+            logger.error(said)
+            os._exit(EXIT_FAILED)
+        if has_no_manager() and not manager_ended:
+            manager_ended.append(True)
+            logger.warning("the manager of this sender has ended, so this one ends too")
+            os.kill(os.getpid(), signal.SIGTERM)
         reporting.work()
 
     keepers_queue = Queue(settings, clock, queue.token, meter=state.counts.keepers_redis)
@@ -118,11 +148,36 @@ def serve(settings: Settings, stop: StopFlag, clock: Clock, parent: int | None, 
             plane.close()
 
 
+def manage(arguments: argparse.Namespace, settings: Settings, stop: StopFlag, clock: Clock) -> None:
+    """Have senders for this manager's share of the queues, until ``stop`` is raised or they are not needed any more."""
+    notify = Notify.from_environment(os.environ)
+    own = ["--manager", str(os.getpid())]
+    own += ["--verbose"] if arguments.verbose else []
+    own += ["--log", str(arguments.log.absolute())] if arguments.log else []
+    own += ["--parent", str(arguments.parent)] if arguments.parent is not None else []
+
+    def start(place: QueuePlace) -> subprocess.Popen[bytes]:
+        payload = msgspec.json.encode(place.settings(settings))
+        return spawn.start("rudderpipe.sender", payload, *own, log=arguments.log, output=sys.stderr.fileno())
+
+    abandoned = orphaned(arguments.parent)
+    children = Children(start, clock, abandoned)
+    manager = Manager(settings, children, clock, abandoned=abandoned, on_cycle=lambda: notify.beat(clock.monotonic_s()))
+    stop.wakes(notify.stopping)
+    stop.bound(settings.shutdown_timeout_s, lambda: None)
+    notify.ready(f"sharing the queues of {settings.queue_name} at {settings.redis_place}")
+    run(manager, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s + CHILDREN_S)
+
+
 def parser() -> Parser:
     """Return the parser of the program's arguments."""
     made = bootstrap.parser("sender", "Delivers the events in the queue to the data plane.")
     parent, pid = "end after this parent process, when no job is left (for autostart)", number(int, 1, 1 << 30)
     add_option(made, "--parent", does=parent, default="none", type=pid, metavar="PID")
+    shares = "work on this host's share of all queues, with one sender as a child process for each"
+    add_option(made, "--all", does=shares, action="store_true")
+    manager = "end when this manager has ended (for --all)"
+    add_option(made, "--manager", does=manager, default="none", type=pid, metavar="PID")
     add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     return made
 
@@ -134,15 +189,22 @@ def main() -> int:
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
-    bootstrap.log_to(arguments, settings, "sender")
-    bootstrap.warn_of_lanes(settings)
-    if settings.queues > 1:
-        said = "this sender serves the queue of its prefix alone, each other queue needs its own queue=%s queues=%d"
+    is_managed = arguments.manager is not None
+    bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if is_managed else "")
+    if not is_managed:
+        bootstrap.warn_of_lanes(settings)
+    if settings.queues > 1 and not arguments.all:
+        said = "this sender serves the queue of its prefix alone, use --all for every queue queue=%s queues=%d"
         logger.warning(said, settings.prefix, settings.queues)
     stop.install()
     place, name = settings.redis_place, settings.queue_name
+    if arguments.all:
+        logger.info("manager of senders started version=%s redis=%s queue=%s", VERSION, place, name)
+        manage(arguments, settings, stop, clock)
+        logger.info("manager of senders ended redis=%s queue=%s", place, name)
+        return EXIT_OK
     logger.info("sender started version=%s redis=%s queue=%s", VERSION, place, name)
-    serve(settings, stop, clock, arguments.parent, admin)
+    serve(settings, stop, clock, arguments.parent, arguments.manager, admin)
     logger.info("sender ended redis=%s queue=%s", place, name)
     return EXIT_OK
 

@@ -119,12 +119,12 @@ def _own_log(path: Path) -> OwnLog:
         raise SettingsError("--log", f"cannot be written: {error.strerror}") from None
 
 
-def log_to(arguments: argparse.Namespace, settings: Settings, component: str) -> logging.Logger:
-    """Set up logging and return the logger. Only for rudderpipe's own programs."""
+def log_to(arguments: argparse.Namespace, settings: Settings, component: str, *, queue: str = "") -> logging.Logger:
+    """Set up logging and return the logger. Only for rudderpipe's own programs. ``queue`` is in each entry as text."""
     handler: logging.Handler = logging.StreamHandler()
     if arguments.log:
         handler = _own_log(arguments.log)
-    handler.setFormatter(log_format.of(settings, component))
+    handler.setFormatter(log_format.of(settings, component, queue))
     logger = log_text.logger()
     logger.addHandler(handler)
     usual = logging.DEBUG if arguments.verbose else logging.INFO

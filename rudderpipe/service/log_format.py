@@ -23,10 +23,14 @@ _FIELDS = re.compile(rf"(?: [a-z_]+={_CONVERSION.pattern})+$")
 _NAME = re.compile(r" ([a-z_]+)=%")
 
 
-def of(settings: Settings, component: str) -> logging.Formatter:
-    """Return the form that the settings ask for; ``component`` is ``flusher``, ``sender`` or ``web``."""
+def of(settings: Settings, component: str, queue: str = "") -> logging.Formatter:
+    """Return the form that the settings ask for; ``component`` is ``flusher``, ``sender`` or ``web``.
+
+    ``queue`` is in each text entry, where the processes of several queues write into one log. JSON always has it.
+    """
     if settings.log_format == "text":
-        return logging.Formatter(TEXT)
+        own = one_line(queue).replace("%", "%%")
+        return logging.Formatter(TEXT.replace("%(message)s", f"[{own}] %(message)s") if queue else TEXT)
     return JsonFormat(component, settings)
 
 

@@ -1,0 +1,44 @@
+--[[
+  renew_member: keep a manager of senders in the list of members, or remove it, and return the list.
+
+  One script, because a manager that is added twice would get two shares of the queues.
+
+  KEYS[1] members   ZSET    "<since_ms> <name> <facts>" by the moment when it lapses; expires with the last member
+
+  ARGV[1] name      string  the caller's name, without blanks
+  ARGV[2] facts     string  what the other managers must know of it
+  ARGV[3] lease_ms  integer how long it stays a member unless it calls again; 0 to leave the list
+
+  Returns   {now, the members}, with milliseconds since 1970 of the clock of Redis, because those of the hosts differ
+  Promises  a member that calls in time keeps the moment at which it became one; members that have lapsed are removed
+  Costs     O(members)
+  Same as   nothing in Bull
+]]
+local members = KEYS[1]
+local name, facts, lease_ms = ARGV[1], ARGV[2], ARGV[3]
+
+local time = redis.call("TIME")
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call("ZREMRANGEBYSCORE", members, "-inf", now_ms)
+local since_ms, known = string.format("%.0f", now_ms), {}
+for _, member in ipairs(redis.call("ZRANGE", members, 0, -1)) do
+  local since, other = string.match(member, "^(%d+) (%S+) ")
+  if other == name then
+    since_ms = tonumber(since) < tonumber(since_ms) and since or since_ms
+    known[#known + 1] = member
+  end
+end
+local own = since_ms .. " " .. name .. " " .. facts
+if tonumber(lease_ms) > 0 then
+  redis.call("ZADD", members, now_ms + lease_ms, own)
+end
+for _, member in ipairs(known) do
+  if member ~= own or tonumber(lease_ms) == 0 then
+    redis.call("ZREM", members, member)
+  end
+end
+local last = redis.call("ZRANGE", members, -1, -1, "WITHSCORES")
+if last[2] then
+  redis.call("PEXPIREAT", members, string.format("%.0f", last[2]))
+end
+return {now_ms, redis.call("ZRANGE", members, 0, -1)}

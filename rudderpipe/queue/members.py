@@ -1,0 +1,59 @@
+"""The managers of senders that share the queues, as Redis lists them beside the first queue."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rudderpipe.queue.queue import Queue
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a manager says of itself."""
+
+    weight: int
+    """Its share of the queues, in relation to the weights of the others."""
+    host: str
+    pid: int
+    without: tuple[str, ...] = ()
+    """The queues on which it cannot work now."""
+
+
+class Member(msgspec.Struct, frozen=True):
+    """A manager in the list."""
+
+    name: str
+    """A text that no other manager has, without blanks."""
+    member_ms: int
+    """How long it has been a member without a gap, in milliseconds."""
+    facts: Facts
+
+
+_decode = msgspec.json.Decoder(Facts).decode
+
+
+def renew(home: Queue, name: str, facts: Facts, lease_ms: int) -> list[Member]:
+    """Make this manager a member for the next ``lease_ms``, and return all members. Raise ``QueueUnavailable``.
+
+    A repeated call after a lost answer changes nothing else.
+    """
+    return _call(home, name, facts, lease_ms)
+
+
+def leave(home: Queue, name: str, facts: Facts) -> None:
+    """Remove this manager from the list. Raise ``QueueUnavailable``."""
+    _call(home, name, facts, 0)
+
+
+def _call(home: Queue, name: str, facts: Facts, lease_ms: int) -> list[Member]:
+    now_ms, found = home.call("renew_member", [home.keys.members], name, msgspec.json.encode(facts), lease_ms)
+    members = (_member(text, now_ms) for text in found)
+    return [member for member in members if member is not None]
+
+
+def _member(text: bytes, now_ms: int) -> Member | None:
+    """Return one member; None if another version has written it in another form."""
+    since, name, facts = [*text.split(b" ", 2), b"", b""][:3]
+    try:
+        return Member(name.decode(), now_ms - int(since), _decode(facts))
+    except ValueError:  # also msgspec's errors
+        return None

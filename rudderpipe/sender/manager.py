@@ -1,0 +1,287 @@
+"""The manager of senders: it shares the queues with the managers of other hosts, and has a sender for each of its own.
+
+Exclusivity is not the manager's: the lease of each queue lets one sender work. So managers that see different lists for
+a moment cost a hand-over, and never two senders.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable
+
+import msgspec
+
+from rudderpipe import log_text
+from rudderpipe.errors import QueueUnavailable
+from rudderpipe.process.clock import Clock, Every
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
+from rudderpipe.queue import gate, members, route
+from rudderpipe.queue.members import Facts, Member
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
+from rudderpipe.queue.route import QueuePlace, Route
+from rudderpipe.sender.children import Children
+from rudderpipe.sender.plan import plan
+from rudderpipe.service.calls import Calls, Ended
+from rudderpipe.settings import Settings
+
+LOOK_S = 1.0
+"""The longest pause between two looks at the members, the route and the own queues."""
+LOOKS = 2
+"""After so many looks a list that Redis had forgotten has all managers again."""
+LEASES = 2
+"""How many leases a queue waits for its new manager, and for one that cannot reach it."""
+AGAIN_S = 300.0
+"""A manager that could not work on a queue of another first choice is not tried again for so long."""
+DRAIN_S = 0.02
+HOME = "home"
+logger = log_text.logger("rudderpipe.sender")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _OwnQueue:
+    """A queue of this manager, which its thread looks at. The thread uses connections of its own."""
+
+    def __init__(self, queues: QueueSet, number: int, place: QueuePlace, now_s: float) -> None:
+        self._queues = queues
+        self._number = number
+        self._place = place
+        self.is_open = False
+        """True once a sender may deliver from the queue. This is for good."""
+        self.seen_s = now_s
+        """When the queue was reached last."""
+        self.is_asked = False
+
+    def look(self, known: Route) -> bool:
+        """Reach the queue; return whether it is open. Raise ``QueueUnavailable``."""
+        if not self.is_open and self._number:
+            return gate.is_open(self._queues.queue, known, self._number, self._place)
+        self._queues.queue(self._place).ping()
+        return True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._queues.close()
+
+
+class Manager:
+    """The work of a manager, as ``service.loop`` runs it.
+
+    It is the first choice for the queues that the plan gives it. It says so to the other managers if it cannot work on
+    one, because the sender ends again and again or because the queue is not reached. The plan then gives the queue to
+    the next one, until the first choice, which goes on trying, can work on it.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        children: Children,
+        clock: Clock,
+        *,
+        calls: Calls | None = None,
+        home: Queue | None = None,
+        queues: Callable[[], QueueSet] | None = None,
+        abandoned: Callable[[], bool] = lambda: False,
+        on_cycle: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``home`` is the queue of the settings. ``queues`` makes a set of all queues for one thread.
+
+        ``on_cycle`` is called in each cycle, also of a drain. ``abandoned`` returns whether the parent has ended.
+        """
+        self._settings = settings
+        self._children = children
+        self._clock = clock
+        self._calls = calls or Calls("rudderpipe-manager", self._no_thread)
+        self._home = home or Queue(settings, clock)
+        self._queues = queues or (lambda: QueueSet(settings, clock))
+        self._abandoned = abandoned
+        self._on_cycle = on_cycle
+        self._log = ThrottledLog(logger, clock, RARELY_S)
+        self.name = secrets.token_hex(8)
+        self._facts = Facts(cores(), "".join(socket.gethostname().split()) or "localhost", os.getpid())
+        self._lease_s = settings.lease_ms / 1000
+        self._looking = Every(min(LOOK_S, self._lease_s / 3))
+        self._without: dict[str, float] = {}
+        """The queues on which this manager cannot work, by prefix, and until when it says so."""
+        self._is_home_asked = False
+        self.members: list[Member] = []
+        self.route: Route | None = None
+        """The route as it was read last; None until Redis has answered."""
+        self._places: dict[str, QueuePlace] = {}
+        """The queues of the generations that are not retired, by prefix."""
+        self._own: dict[QueuePlace, _OwnQueue] = {}
+        self._planned: tuple[object, dict[str, str], dict[str, str]] = (None, {}, {})
+
+    def _no_thread(self, error: Exception) -> None:
+        self._log.warning("thread", "no thread can be started, the queues are looked at in turn error=%s", error)
+
+    def work(self) -> int:
+        """Run one cycle. It never waits for Redis or for a sender. Return 0, so that the loop pauses."""
+        now_s = self._clock.monotonic_s()
+        self._on_cycle()
+        self._collect(now_s)
+        if self._looking.is_due(now_s):
+            self._look()
+        self._share(now_s)
+        self._children.look()
+        return 0
+
+    def _look(self) -> None:
+        if not self._is_home_asked:
+            facts = self._facts  # the thread must not see a later value
+            self._is_home_asked = True
+            self._calls.begin(HOME, lambda: self._ask_home(facts))
+        known = self.route
+        for place, own in self._own.items():
+            if not own.is_asked and known is not None:
+                own.is_asked = True
+                self._calls.begin(place, lambda own=own: own.look(known))  # type: ignore[misc]  # mypy cannot infer the default
+
+    def _ask_home(self, facts: Facts) -> tuple[list[Member], Route]:
+        found = members.renew(self._home, self.name, facts, self._settings.lease_ms)
+        return found, route.read(self._home, self._settings)
+
+    def _collect(self, now_s: float) -> None:
+        """Note the answers that have come."""
+        while (ended := self._calls.next(0.0)) is not None:
+            if ended.owner == HOME:
+                self._note_home(ended, now_s)
+            elif ended.owner in self._own:
+                self._note_own(ended, now_s)
+
+    def _note_home(self, ended: Ended, now_s: float) -> None:
+        self._is_home_asked = False
+        if isinstance(ended.result, Exception):
+            said = "the list of managers cannot be read, senders go on, trying again error=%s"
+            self._trouble(HOME, said, ended.result)
+        elif ended.result is not None:
+            self.members, self.route = ended.result
+            self._places = {place.prefix: place for each in self.route.living for place in each.queues}
+        self._know_own(now_s)
+
+    def _know_own(self, now_s: float) -> None:
+        """Look at the queues of this manager, and no more at others."""
+        numbers = {place: each.number for each in self.route.living for place in each.queues} if self.route else {}
+        wanted = {place for place in self._mine() if place in numbers}
+        for place in wanted - set(self._own):
+            self._own[place] = _OwnQueue(self._queues(), numbers[place], place, now_s)
+            self._looking.at_once()
+        for place in [place for place, own in self._own.items() if place not in wanted and not own.is_asked]:
+            self._own.pop(place).close()
+
+    def _note_own(self, ended: Ended, now_s: float) -> None:
+        own = self._own[ended.owner]
+        own.is_asked = False
+        if isinstance(ended.result, Exception):
+            said = "a queue of this manager cannot be reached, trying again error=%s"
+            self._trouble(ended.owner.prefix, said, ended.result)
+            return
+        own.seen_s = now_s
+        own.is_open = own.is_open or ended.result
+
+    def _trouble(self, reason: str, said: str, error: Exception) -> None:
+        if not isinstance(error, QueueUnavailable):
+            self._log.error(f"{reason} {type(error).__name__}", said, repr(error))
+        else:
+            self._log.warning(reason, said, error)
+
+    def _plans(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the managers that work on the queues, and those that are their first choice."""
+        given = (sorted(self._places), [(each.name, each.facts) for each in self.members])
+        if self._planned[0] != given:
+            able = [
+                msgspec.structs.replace(each, facts=msgspec.structs.replace(each.facts, without=()))
+                for each in self.members
+            ]
+            self._planned = (given, plan(self._places, self.members), plan(self._places, able))
+        return self._planned[1:]
+
+    def _mine(self) -> set[QueuePlace]:
+        """Return the queues on which this manager works, or of which it is the first choice."""
+        if self._settings.is_multi_processor:
+            return set(self._places.values())
+        working, first = self._plans()
+        return {place for name, place in self._places.items() if self.name in (working.get(name), first.get(name))}
+
+    def _share(self, now_s: float) -> None:
+        """Have senders for the own queues that are open, and give up those that have another manager."""
+        mine, with_sender = self._mine(), self._children.places
+        wanted = {place for place in mine if place in self._own and self._own[place].is_open}
+        if not self._is_settled:
+            wanted &= with_sender
+        retired = with_sender - set(self._places.values())
+        kept = {place for place in with_sender - mine - retired if not self._may_give_up(place)}
+        for place in sorted(with_sender - wanted - kept, key=lambda place: place.prefix):
+            said = "the queue is retired, its sender ends queue=%s"
+            logger.info(said if place in retired else "handing the queue over queue=%s", place.prefix)
+        self._children.want(wanted | kept)
+        self._know_trouble(mine, now_s)
+
+    @property
+    def _is_settled(self) -> bool:
+        """False while managers may be missing in the list, because it was empty a moment ago.
+
+        Otherwise each manager would start senders for the queues of those that are missing.
+        """
+        age_s = max((each.member_ms for each in self.members), default=0) / 1000
+        return age_s >= LOOKS * self._looking.seconds
+
+    def _may_give_up(self, place: QueuePlace) -> bool:
+        """Return whether the queue's new manager has had the time to start a sender."""
+        name = self._plans()[0].get(place.prefix)
+        member_ms = next((each.member_ms for each in self.members if each.name == name), 0)
+        return member_ms >= LEASES * self._settings.lease_ms
+
+    def _know_trouble(self, mine: set[QueuePlace], now_s: float) -> None:
+        """Note on which queues this manager cannot work. The list gets it with the next look."""
+        lost = {place for place, own in self._own.items() if now_s - own.seen_s > LEASES * self._lease_s}
+        for place in mine:
+            if place in lost or place in self._children.failing:
+                self._without[place.prefix] = now_s + AGAIN_S
+            else:
+                self._without.pop(place.prefix, None)
+        self._without = {name: until_s for name, until_s in self._without.items() if now_s < until_s}
+        self._facts = msgspec.structs.replace(self._facts, without=tuple(sorted(self._without)))
+
+    def finished(self) -> bool:
+        """Return True once the parent process has ended, and each own queue has been delivered."""
+        return bool(self._places) and self._abandoned() and self._mine() <= self._children.done
+
+    def drain(self, deadline_s: float) -> None:
+        """Leave the list, so that the other managers start their senders, and let all senders end at once.
+
+        Senders that still run at ``deadline_s`` of the monotonic clock are killed.
+        """
+        logger.info("stopping the senders of this manager queues=%d", len(self._children.places))
+        self._children.want(())
+        has_left = False
+        while self._clock.monotonic_s() < deadline_s:
+            self._on_cycle()
+            self._collect(self._clock.monotonic_s())
+            if not self._is_home_asked and not has_left:
+                # Order: after the last renewal has ended, which would else come later and make a member again.
+                has_left = self._is_home_asked = True
+                self._calls.begin(HOME, self._leave)
+            self._children.look()
+            if not self._children.are_running and not self._is_home_asked:
+                break
+            self._clock.sleep(DRAIN_S)
+        self._children.kill()
+
+    def _leave(self) -> None:
+        members.leave(self._home, self.name, self._facts)
+
+    def close(self) -> None:
+        """Close the connections, except those that a thread still uses: they end with the process."""
+        self._calls.close()
+        if not self._is_home_asked:
+            self._home.close()
+        for own in self._own.values():
+            if not own.is_asked:
+                own.close()

@@ -1,0 +1,371 @@
+"""Managers of senders that share queues in memory. Their senders are stand-ins, which end when they are asked to."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any, cast
+
+import pytest
+
+from rudderpipe.queue import route
+from rudderpipe.queue.queue_set import QueueSet
+from rudderpipe.queue.route import QueuePlace, Route
+from rudderpipe.sender import children as children_module
+from rudderpipe.sender.children import Children
+from rudderpipe.sender.manager import Manager
+from rudderpipe.service.calls import Calls, Ended
+from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock
+
+HOME = QueuePlace("rudder")
+LEASE_S = 10.0
+
+
+class CallsAtOnce(Calls):
+    """Calls that have ended when they have begun."""
+
+    def __init__(self) -> None:
+        self._results: deque[Ended] = deque()
+
+    def begin(self, owner: Hashable, call: Callable[[], Any]) -> bool:
+        try:
+            self._results.append(Ended(owner, call()))
+        except Exception as error:  # noqa: BLE001  # as in the original
+            self._results.append(Ended(owner, error))
+        return False
+
+    def next(self, wait_s: float) -> Ended | None:
+        return self._results.popleft() if self._results else None
+
+    def close(self) -> None:
+        pass
+
+
+class FakeProcess:
+    """A sender's process. With ``hangs`` it does not end when it is asked to."""
+
+    def __init__(self, *, hangs: bool = False) -> None:
+        self.pid = 7
+        self.returncode: int | None = None
+        self._hangs = hangs
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def terminate(self) -> None:
+        self.returncode = None if self._hangs else 0
+
+    def kill(self) -> None:
+        self.returncode = -9
+
+    def wait(self) -> int:
+        assert self.returncode is not None
+        return self.returncode
+
+
+class FakeQueues:
+    """The queues in memory, each with a store."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.stores: dict[QueuePlace, FakeStore] = {}
+
+    def queue(self, place: QueuePlace) -> FakeQueue:
+        return FakeQueue(self.stores.setdefault(place, FakeStore(self.clock)))
+
+    def close(self) -> None:
+        pass
+
+
+class Host:
+    """A manager and its senders."""
+
+    def __init__(self, scene: Scene, settings: Settings, **options: Any) -> None:
+        self.senders: dict[str, FakeProcess] = {}
+        self.starts: list[str] = []
+        self.refused: set[str] = set()
+        """The queues that this host does not reach."""
+        self.hangs = False
+        self.is_abandoned = False
+        self._scene = scene
+        self.children = Children(cast("Any", self._start), scene.clock, lambda: self.is_abandoned)
+        self.manager = Manager(
+            settings,
+            self.children,
+            scene.clock,
+            calls=CallsAtOnce(),
+            home=cast("Any", scene.queues.queue(HOME)),
+            queues=lambda: cast("QueueSet", self),
+            abandoned=lambda: self.is_abandoned,
+            **options,
+        )
+
+    def _start(self, place: QueuePlace) -> FakeProcess:
+        self.senders[place.prefix] = FakeProcess(hangs=self.hangs)
+        self.starts.append(place.prefix)
+        return self.senders[place.prefix]
+
+    def queue(self, place: QueuePlace) -> FakeQueue:
+        """Return a queue, as a set of queues does."""
+        queue = self._scene.queues.queue(place)
+        queue.away = place.prefix in self.refused
+        return queue
+
+    def close(self) -> None:
+        """Close the connections, as a set of queues does."""
+
+    @property
+    def running(self) -> set[str]:
+        """The queues with a sender."""
+        return {prefix for prefix, process in self.senders.items() if process.returncode is None}
+
+
+class Scene:
+    """Hosts that share the queues of a route."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.clock = FakeClock()
+        self.queues = FakeQueues(self.clock)
+        self.settings = Settings(redis="redis://a", autostart=False, **settings)
+        self.home = self.queues.queue(HOME)
+        self.route: Route = route.of_text("", self.settings)
+        self.hosts: list[Host] = []
+
+    def scale(self, count: int) -> None:
+        """Add a generation, and seal the one before it."""
+        number = len(self.route.generations)
+        places = [QueuePlace(f"rudder-{number}-{each}") for each in range(count)]
+        for place in self.route.current.queues:
+            self.queues.queue(place).call("seal_queue", [], number)
+        self.route = self.route.with_queues(places, self.clock.time_ms())
+        self.home.store.route = self.route.text
+
+    def retire(self, number: int) -> None:
+        """Retire a generation."""
+        self.route = self.route.with_retired(number, self.clock.time_ms())
+        self.home.store.route = self.route.text
+
+    def host(self, **options: Any) -> Host:
+        """Start a manager."""
+        self.hosts.append(Host(self, self.settings, **options))
+        return self.hosts[-1]
+
+    def passes(self, seconds: float) -> None:
+        """Let time pass, while all managers work twice a second."""
+        end_s = self.clock.now_s + seconds
+        while self.clock.now_s < end_s:
+            for host in self.hosts:
+                host.manager.work()
+            self.clock.now_s += 0.5
+
+
+@pytest.fixture(name="shared")
+def _shared() -> Scene:
+    """Return eight queues that are open, because the one before them was never used."""
+    scene = Scene()
+    scene.scale(8)
+    scene.retire(0)
+    return scene
+
+
+def names(count: int, number: int = 1) -> set[str]:
+    """Return the queues of a generation."""
+    return {f"rudder-{number}-{each}" for each in range(count)}
+
+
+def test_without_a_route_the_one_queue_has_a_sender() -> None:
+    """So a manager may be used everywhere."""
+    scene = Scene()
+    host = scene.host()
+
+    scene.passes(5)
+
+    assert host.starts == ["rudder"]
+
+
+def test_a_queue_gets_no_sender_before_the_queues_before_it_are_drained() -> None:
+    """Otherwise later events of a user would be delivered before earlier ones."""
+    scene = Scene()
+    host = scene.host()
+    scene.home.add(7, [("{}", 1)], {}, [])
+    scene.passes(5)
+    scene.scale(2)
+    scene.passes(60)
+    assert host.running == {"rudder"}
+
+    store = scene.home.store
+    store.line.clear()
+    scene.passes(5)
+
+    assert host.running == {"rudder", *names(2)}
+    assert all(scene.queues.queue(QueuePlace(name)).store.opened for name in names(2))
+
+
+def test_the_sender_of_a_retired_queue_ends(shared: Scene) -> None:
+    """It ends without waiting for another manager, because none takes the queue."""
+    host = shared.host()
+    shared.passes(5)
+    assert host.running == names(8)
+    shared.scale(2)
+    shared.passes(5)
+    shared.retire(1)
+
+    shared.passes(5)
+
+    assert host.running == names(2, 2)
+
+
+def test_a_manager_that_comes_gets_its_share_after_two_leases(shared: Scene) -> None:
+    """Until then its senders stand by, so that a manager that fails at once costs no hand-over."""
+    first = shared.host()
+    shared.passes(60)
+    second = shared.host()
+
+    shared.passes(2 * LEASE_S - 1)
+
+    assert first.running == names(8)
+    assert len(second.running) == 4
+    shared.passes(4)
+    assert first.running == names(8) - second.running
+    assert len(first.starts) == 8
+
+
+def test_the_queues_of_a_manager_that_is_silent_go_to_the_others(shared: Scene) -> None:
+    """It may be killed at any moment. Its membership lapses."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    assert len(second.running) == 4
+
+    shared.hosts.remove(second)
+    shared.passes(LEASE_S + 3)
+
+    assert first.running == names(8)
+
+
+def test_a_queue_whose_sender_ends_again_and_again_goes_to_another_manager(shared: Scene) -> None:
+    """The first choice tries again, and gets the queue back once its sender runs."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    queue = min(second.running)
+    for _ in range(children_module.FAILURES):
+        second.senders[queue].returncode = 1
+        shared.passes(8)
+
+    shared.passes(3)
+    assert queue in first.running
+    assert queue in second.running
+    shared.passes(children_module.STABLE_S)
+
+    assert queue not in first.running
+    assert queue in second.running
+    assert second.starts.count(queue) == 1 + children_module.FAILURES
+
+
+def test_a_queue_that_a_manager_does_not_reach_goes_to_another_one(shared: Scene) -> None:
+    """Its own sender goes on trying. The queue comes back with the connection."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    queue = min(second.running)
+    second.refused.add(queue)
+
+    shared.passes(2 * LEASE_S + 5)
+
+    assert queue in first.running & second.running
+    second.refused.clear()
+    shared.passes(5)
+    assert queue not in first.running
+
+
+def test_a_queue_that_no_manager_reaches_keeps_its_manager(shared: Scene) -> None:
+    """No manager does better, so there is nothing to hand over."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    queue = min(second.running)
+    first.refused.add(queue)
+    second.refused.add(queue)
+
+    shared.passes(20 * LEASE_S)
+
+    assert queue in second.running
+    assert queue not in first.running
+
+
+def test_senders_go_on_while_the_list_is_away(shared: Scene) -> None:
+    """Their leases are in the queues' own servers. After that the shares are as before."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    before = first.running, second.running, len(first.starts), len(second.starts)
+
+    shared.home.store.away = True
+    shared.passes(5 * LEASE_S)
+    shared.home.store.away = False
+    shared.passes(5 * LEASE_S)
+
+    assert before == (first.running, second.running, len(first.starts), len(second.starts))
+
+
+def test_with_several_senders_a_queue_every_manager_works_on_every_queue() -> None:
+    """There is no lease, so there is nothing to share."""
+    scene = Scene(is_multi_processor=True)
+    scene.scale(3)
+    scene.retire(0)
+    hosts = [scene.host(), scene.host()]
+
+    scene.passes(60)
+
+    assert [host.running for host in hosts] == [names(3), names(3)]
+
+
+def test_a_stop_leaves_the_list_and_ends_all_senders(shared: Scene) -> None:
+    """The other managers start their senders at once, and not when the membership lapses."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    shared.hosts.remove(second)
+
+    second.manager.drain(shared.clock.now_s + 10)
+
+    assert second.running == set()
+    shared.passes(3)
+    assert first.running == names(8)
+
+
+def test_a_sender_that_hangs_is_killed_at_the_end_of_a_stop() -> None:
+    """The service manager would kill this process otherwise, and the sender would go on."""
+    scene = Scene()
+    host = scene.host()
+    host.hangs = True
+    scene.passes(5)
+    begun_s = scene.clock.now_s
+
+    host.manager.drain(begun_s + 10)
+
+    assert host.senders["rudder"].returncode == -9
+    assert scene.clock.now_s >= begun_s + 10
+
+
+def test_a_sender_that_ends_is_started_again_ever_later(shared: Scene) -> None:
+    """A cause that stays must not keep a core busy with starts."""
+    host = shared.host()
+    shared.passes(5)
+    for _ in range(600):
+        host.senders["rudder-1-0"].returncode = 1
+        shared.passes(0.5)
+
+    assert 10 < host.starts.count("rudder-1-0") < 20
+
+
+def test_an_abandoned_manager_ends_with_its_last_sender(shared: Scene) -> None:
+    """Autostarted senders end by themselves when their queues are empty."""
+    host = shared.host()
+    shared.passes(5)
+    assert not host.manager.finished()
+    host.is_abandoned = True
+    for name in sorted(names(8)):
+        assert not host.manager.finished()
+        host.senders[name].returncode = 0
+        shared.passes(0.5)
+
+    assert host.manager.finished()
+    assert len(host.starts) == 8
