@@ -1,0 +1,175 @@
+"""Managers of senders that share several queues while they come and go, are killed, and queues are added."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+import psutil
+import pytest
+
+from native_tests.processes import Processes, wait_until
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue import route
+from rudderpipe.queue.queue import Queue
+from rudderpipe.testing.redis_server import RedisServer
+
+USERS = 60
+QUEUES = 8
+KEYS = "{{{}}}:rudderpipe:rudderEventsQueue:{}"
+
+
+class Managers:
+    """A pipe with several queues, and the managers of their senders."""
+
+    def __init__(self, processes: Processes, server: RedisServer) -> None:
+        self.processes = processes
+        self.server = server
+        processes.explicit |= {
+            "redis": server.url,
+            "autostart": False,
+            "queues": QUEUES,
+            "flush_at": 5,
+            "flush_interval_ms": 50,
+            "lease_ms": 1000,
+        }
+        self.client = processes.client()
+        self.sent = 0
+        self.flusher = processes.start("-m", "rudderpipe.flusher")
+
+    def start(self) -> psutil.Process:
+        """Start a manager."""
+        return psutil.Process(self.processes.start("-m", "rudderpipe.sender", "--all").pid)
+
+    def send(self, count: int) -> None:
+        """Send events of all users in turn."""
+        for _ in range(count):
+            assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
+            self.sent += 1
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Let a thread send events meanwhile."""
+        ends = threading.Event()
+
+        def send() -> None:
+            while not ends.wait(0.02):
+                self.send(4)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            yield
+        finally:
+            ends.set()
+            thread.join()
+
+    def holders(self) -> dict[str, int]:
+        """Return the pid of the sender that has the lease of each queue."""
+        redis = self.server.text_client()
+        names = [key.split("}")[0][1:] for key in redis.keys(KEYS.format("*", "lease"))]
+        leases = {name: redis.get(KEYS.format(name, "lease")) for name in names}
+        redis.close()
+        return {name: int(lease.split()[3]) for name, lease in leases.items() if lease}
+
+    def share(self, manager: psutil.Process) -> set[str]:
+        """Return the queues whose lease a child of the manager has."""
+        pids = {child.pid for child in manager.children()}
+        return {name for name, pid in self.holders().items() if pid in pids and name != "rudder"}
+
+    def wait_for_shares(self, *managers: psutil.Process) -> None:
+        """Wait until each manager has its share of the queues, and no other senders run."""
+
+        def are_shared() -> bool:
+            shares = [self.share(manager) for manager in managers]
+            queues = sum(len(manager.children()) for manager in managers)
+            return sum(map(len, shares)) == QUEUES and all(shares) and queues == QUEUES + 1
+
+        wait_until(are_shared, describe=lambda: [self.share(manager) for manager in managers])
+
+    def delivered(self) -> dict[str, list[int]]:
+        """Return the events of each user in the order in which they first arrived."""
+        found: dict[str, dict[int, None]] = {}
+        for body in self.processes.plane.last_events():
+            for event in msgspec.json.decode(body)["batch"]:
+                found.setdefault(event["userId"], {})[event["properties"]["n"]] = None
+        return {user: list(numbers) for user, numbers in found.items()}
+
+    def assert_in_order(self) -> None:
+        """Wait until all events have arrived, and check that those of each user did so in order."""
+        assert self.processes.delivered(self.sent)
+        assert self.delivered() == {f"u{user}": list(range(user, self.sent, USERS)) for user in range(USERS)}
+
+
+@pytest.fixture(name="managers")
+def _managers(processes: Processes, redis_server: RedisServer) -> Iterator[Managers]:
+    managers = Managers(processes, redis_server)
+    yield managers
+    for process in processes.started:
+        if process.poll() is None:  # the sessions of its senders are not that of the manager
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+
+
+@pytest.mark.timeout(120)
+def test_managers_share_the_queues_while_they_come_and_go(managers: Managers) -> None:
+    """No event arrives twice, because a sender that is stopped hands over what it has not delivered."""
+    first, second = managers.start(), managers.start()
+    with managers.sending():
+        managers.wait_for_shares(first, second)
+        third = managers.start()
+        managers.wait_for_shares(first, second, third)
+        second.terminate()
+        assert second.wait(30) == 0
+        managers.wait_for_shares(first, third)
+    managers.assert_in_order()
+
+    assert managers.processes.plane.stats()["duplicates"] == 0
+    for manager in (first, third):
+        manager.send_signal(signal.SIGTERM)
+    assert [manager.wait(30) for manager in (first, third)] == [0, 0]
+    assert managers.holders() == {}
+
+
+@pytest.mark.timeout(120)
+def test_nothing_is_lost_when_managers_and_senders_are_killed(managers: Managers) -> None:
+    """Senders whose manager was killed end by themselves. One that was killed is started again."""
+    first, second, third = managers.start(), managers.start(), managers.start()
+    with managers.sending():
+        managers.wait_for_shares(first, second, third)
+        orphans = second.children()
+        second.kill()
+        killed = min(first.children(), key=lambda child: child.pid)
+        killed.kill()
+        psutil.wait_procs([*orphans, killed], timeout=20)
+        assert [child for child in orphans if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+        managers.wait_for_shares(first, third)
+
+    managers.assert_in_order()
+    events = managers.processes.status().events
+    assert (events.accepted, events.failed, events.balanced) == (managers.sent, 0, True)
+
+
+@pytest.mark.timeout(120)
+def test_order_is_kept_while_the_number_of_queues_changes(managers: Managers) -> None:
+    """The senders of the new queues wait until the one before them is drained."""
+    managers.processes.plane.misbehaviour.delay_ms = 10
+    managers.flusher.kill()
+    managers.flusher.wait()
+    managers.processes.explicit["queues"] = 1
+    managers.processes.start("-m", "rudderpipe.flusher")
+    first, second = managers.start(), managers.start()
+    with managers.sending():
+        wait_until(lambda: "rudder" in managers.holders())
+        managers.send(1000)
+        ended = managers.processes.run("-m", "rudderpipe", "scale", "--queues", "4", "--timeout", "50")
+
+    assert ended.returncode == 0, ended
+    managers.assert_in_order()
+    queue = Queue(managers.processes.settings, Clock())
+    assert [each.number for each in route.read(queue, managers.processes.settings).living] == [1]
+    queue.close()
+    wait_until(lambda: len(first.children()) + len(second.children()) == 4)
