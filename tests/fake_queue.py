@@ -54,7 +54,7 @@ class FakeStore:
         """The generation and the last job's number from the moment when no flusher may add any more."""
         self.opened = False
         self.members: dict[str, tuple[int, int, bytes]] = {}
-        """Of each manager of senders: since when and until when it is a member, and its facts."""
+        """Of each manager of senders: since when and until when it is a member, and its profile."""
         self.rings: dict[int, Counter[str]] = {}
         self.failures: dict[int, dict[str, str]] = {}
         """The fields of a ring's account that say why its events failed last."""
@@ -94,13 +94,13 @@ class FakeStore:
         self.hold_lease(self._last_lease, lease_ms)
         return [1, self._last_lease.encode(), lease_ms, int(holder == mine)]
 
-    def renew_member(self, name: str, facts: bytes, lease_ms: int) -> list[Any]:
+    def renew_member(self, name: str, profile: bytes, lease_ms: int) -> list[Any]:
         """Do what the script of that name does."""
         now_ms = self.clock.time_ms()
         self.members = {name: each for name, each in self.members.items() if each[1] > now_ms}
         since_ms, _, _ = self.members.pop(name, (now_ms, 0, b""))
         if lease_ms:
-            self.members[name] = (since_ms, now_ms + lease_ms, facts)
+            self.members[name] = (since_ms, now_ms + lease_ms, profile)
         return [now_ms, [b"%d %b %b" % (each[0], name.encode(), each[2]) for name, each in self.members.items()]]
 
     def hold_lease(self, value: str, lease_ms: int) -> None:

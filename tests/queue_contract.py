@@ -13,7 +13,7 @@ from rudderpipe.errors import AnotherDataPlane, LeaseLost, QueueBehind, QueueSea
 from rudderpipe.queue import job, members, seal
 from rudderpipe.queue.active_job import ActiveJob
 from rudderpipe.queue.lease import Lease
-from rudderpipe.queue.members import Facts
+from rudderpipe.queue.members import Profile
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.seal import Remains
 from tests.fakes import FakeClock
@@ -122,32 +122,32 @@ class QueueContract:
             assert queue.call("set_route", [queue.keys.route], known, wanted) == found
 
     def test_a_manager_is_listed_once_since_it_came(self, queue_server: QueueServer) -> None:
-        """Its facts may change. A manager that is listed twice would get two shares of the queues."""
+        """Its profile may change. A manager that is listed twice would get two shares of the queues."""
         home = queue_server.queue()
-        first = members.renew(home, "a", Facts(2, "here", 7), 60_000)
-        assert [(each.name, each.facts, each.member_ms) for each in first] == [("a", Facts(2, "here", 7), 0)]
-        changed = Facts(2, "here", 7, ("rudder-1",))
+        first = members.renew(home, "a", Profile(2, "here", 7), 60_000)
+        assert [(each.name, each.profile, each.member_ms) for each in first] == [("a", Profile(2, "here", 7), 0)]
+        changed = Profile(2, "here", 7, ("rudder-1",))
         _, before = home.call("renew_member", [home.keys.members], "b", b"{}", 60_000)
 
         found = members.renew(home, "a", changed, 60_000)
 
         _, after = home.call("renew_member", [home.keys.members], "b", b"{}", 60_000)
-        assert [(each.name, each.facts) for each in found] == [("a", changed)]  # facts that are none are not listed
+        assert [(each.name, each.profile) for each in found] == [("a", changed)]  # profile that are none are not listed
         assert len(before) == len(after) == 2
         since_ms = [[text.split()[0] for text in texts if b" a " in text] for texts in (before, after)]
         assert since_ms[0] == since_ms[1]
 
     def test_a_manager_that_is_silent_or_leaves_is_not_listed(self, queue_server: QueueServer) -> None:
         """Its queues go to the others. When it calls again, it is a new member."""
-        home, facts = queue_server.queue(), Facts(1, "here", 7)
+        home, profile = queue_server.queue(), Profile(1, "here", 7)
         for name in ("a", "b", "c"):
-            members.renew(home, name, facts, 60_000)
+            members.renew(home, name, profile, 60_000)
         queue_server.lapse_member("a")
-        assert {each.name for each in members.renew(home, "b", facts, 60_000)} == {"b", "c"}
-        members.leave(home, "c", facts)
-        members.leave(home, "c", facts)
+        assert {each.name for each in members.renew(home, "b", profile, 60_000)} == {"b", "c"}
+        members.leave(home, "c", profile)
+        members.leave(home, "c", profile)
 
-        found = members.renew(home, "a", facts, 60_000)
+        found = members.renew(home, "a", profile, 60_000)
 
         assert sorted(each.name for each in found) == ["a", "b"]
         assert next(each.member_ms for each in found if each.name == "a") == 0

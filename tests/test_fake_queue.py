@@ -75,8 +75,8 @@ class FakeQueueServer:
         self.store.hold_lease("", 0)
 
     def lapse_member(self, name: str) -> None:
-        since_ms, _, facts = self.store.members[name]
-        self.store.members[name] = (since_ms, 0, facts)
+        since_ms, _, profile = self.store.members[name]
+        self.store.members[name] = (since_ms, 0, profile)
 
     def interval_passes(self) -> None:
         self.store.interval_passes()

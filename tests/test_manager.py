@@ -11,8 +11,7 @@ import pytest
 from rudderpipe.queue import route
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
-from rudderpipe.sender import children as children_module
-from rudderpipe.sender.children import Children
+from rudderpipe.sender.children import FAILURES, STABLE_S, Children
 from rudderpipe.sender.manager import Manager
 from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
@@ -249,18 +248,18 @@ def test_a_queue_whose_sender_ends_again_and_again_goes_to_another_manager(share
     first, second = shared.host(), shared.host()
     shared.passes(60)
     queue = min(second.running)
-    for _ in range(children_module.FAILURES):
+    for _ in range(FAILURES):
         second.senders[queue].returncode = 1
         shared.passes(8)
 
     shared.passes(3)
     assert queue in first.running
     assert queue in second.running
-    shared.passes(children_module.STABLE_S)
+    shared.passes(STABLE_S)
 
     assert queue not in first.running
     assert queue in second.running
-    assert second.starts.count(queue) == 1 + children_module.FAILURES
+    assert second.starts.count(queue) == 1 + FAILURES
 
 
 def test_a_queue_that_a_manager_does_not_reach_goes_to_another_one(shared: Scene) -> None:

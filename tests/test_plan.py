@@ -8,7 +8,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rudderpipe.queue.members import Facts, Member
+from rudderpipe.queue.members import Member, Profile
 from rudderpipe.sender.plan import plan
 
 QUEUES = [f"rudder-{number}" for number in range(12)]
@@ -16,7 +16,7 @@ QUEUES = [f"rudder-{number}" for number in range(12)]
 
 def member(name: str, weight: int = 1, without: tuple[str, ...] = (), member_ms: int = 0) -> Member:
     """Return a manager with this name."""
-    return Member(name, member_ms, Facts(weight, "host", 7, without))
+    return Member(name, member_ms, Profile(weight, "host", 7, without))
 
 
 NAMES = st.text("0123456789abcdef", min_size=16, max_size=16)
@@ -47,18 +47,18 @@ def test_each_queue_has_one_manager(queues: list[str], members: list[Member]) ->
 @given(SOME_QUEUES, MEMBERS)
 def test_a_manager_gets_at_most_its_share(queues: list[str], members: list[Member]) -> None:
     """Its weight is the number of its cores."""
-    able = [member(each.name, each.facts.weight) for each in members]
-    total = sum(each.facts.weight for each in able)
+    able = [member(each.name, each.profile.weight) for each in members]
+    total = sum(each.profile.weight for each in able)
 
     load = Counter(plan(queues, able).values())
 
-    assert all(load[each.name] < len(queues) * each.facts.weight / total + 1 for each in able)
+    assert all(load[each.name] < len(queues) * each.profile.weight / total + 1 for each in able)
 
 
 @given(SOME_QUEUES, MEMBERS, st.randoms(use_true_random=False))
 def test_all_managers_compute_the_same(queues: list[str], members: list[Member], rng: random.Random) -> None:
     """Redis returns the list in any order, and ages differ with the moment of the answer."""
-    others = [member(each.name, each.facts.weight, each.facts.without) for each in members]
+    others = [member(each.name, each.profile.weight, each.profile.without) for each in members]
     mixed = queues[:]
     rng.shuffle(others)
     rng.shuffle(mixed)
@@ -69,10 +69,10 @@ def test_all_managers_compute_the_same(queues: list[str], members: list[Member],
 @given(SOME_QUEUES, MEMBERS)
 def test_a_queue_goes_to_a_manager_that_can_work_on_it(queues: list[str], members: list[Member]) -> None:
     """This is more important than the shares. If none can, the best one tries again."""
-    found, without = plan(queues, members), {each.name: each.facts.without for each in members}
+    found, without = plan(queues, members), {each.name: each.profile.without for each in members}
 
     for queue, name in found.items():
-        can = [each for each in members if queue not in each.facts.without]
+        can = [each for each in members if queue not in each.profile.without]
         assert queue not in without[name] or not can
 
 

@@ -7,7 +7,7 @@ import msgspec
 from rudderpipe.queue.queue import Queue
 
 
-class Facts(msgspec.Struct, frozen=True):
+class Profile(msgspec.Struct, frozen=True):
     """What a manager says of itself."""
 
     weight: int
@@ -25,35 +25,35 @@ class Member(msgspec.Struct, frozen=True):
     """A text that no other manager has, without blanks."""
     member_ms: int
     """How long it has been a member without a gap, in milliseconds."""
-    facts: Facts
+    profile: Profile
 
 
-_decode = msgspec.json.Decoder(Facts).decode
+_decode = msgspec.json.Decoder(Profile).decode
 
 
-def renew(home: Queue, name: str, facts: Facts, lease_ms: int) -> list[Member]:
+def renew(home: Queue, name: str, profile: Profile, lease_ms: int) -> list[Member]:
     """Make this manager a member for the next ``lease_ms``, and return all members. Raise ``QueueUnavailable``.
 
     A repeated call after a lost answer changes nothing else.
     """
-    return _call(home, name, facts, lease_ms)
+    return _call(home, name, profile, lease_ms)
 
 
-def leave(home: Queue, name: str, facts: Facts) -> None:
+def leave(home: Queue, name: str, profile: Profile) -> None:
     """Remove this manager from the list. Raise ``QueueUnavailable``."""
-    _call(home, name, facts, 0)
+    _call(home, name, profile, 0)
 
 
-def _call(home: Queue, name: str, facts: Facts, lease_ms: int) -> list[Member]:
-    now_ms, found = home.call("renew_member", [home.keys.members], name, msgspec.json.encode(facts), lease_ms)
+def _call(home: Queue, name: str, profile: Profile, lease_ms: int) -> list[Member]:
+    now_ms, found = home.call("renew_member", [home.keys.members], name, msgspec.json.encode(profile), lease_ms)
     members = (_member(text, now_ms) for text in found)
     return [member for member in members if member is not None]
 
 
 def _member(text: bytes, now_ms: int) -> Member | None:
     """Return one member; None if another version has written it in another form."""
-    since, name, facts = [*text.split(b" ", 2), b"", b""][:3]
+    since, name, profile = [*text.split(b" ", 2), b"", b""][:3]
     try:
-        return Member(name.decode(), now_ms - int(since), _decode(facts))
+        return Member(name.decode(), now_ms - int(since), _decode(profile))
     except ValueError:  # also msgspec's errors
         return None

@@ -90,10 +90,7 @@ def serve(
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
         elif manager is not None:
-            said = (
-                "jobs wait, and nothing has moved for stall_timeout_s, ending so that the manager starts another sender"
-            )
-            logger.error(said)
+            logger.error("jobs wait and nothing has moved for stall_timeout_s, the manager starts another sender")
             os._exit(EXIT_FAILED)
         if has_no_manager() and not manager_ended:
             manager_ended.append(True)

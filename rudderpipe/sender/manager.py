@@ -18,7 +18,7 @@ from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue import gate, members, route
-from rudderpipe.queue.members import Facts, Member
+from rudderpipe.queue.members import Member, Profile
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
@@ -104,7 +104,7 @@ class Manager:
         self._on_cycle = on_cycle
         self._log = ThrottledLog(logger, clock, RARELY_S)
         self.name = secrets.token_hex(8)
-        self._facts = Facts(cores(), "".join(socket.gethostname().split()) or "localhost", os.getpid())
+        self._profile = Profile(cores(), "".join(socket.gethostname().split()) or "localhost", os.getpid())
         self._lease_s = settings.lease_ms / 1000
         self._looking = Every(min(LOOK_S, self._lease_s / 3))
         self._without: dict[str, float] = {}
@@ -134,17 +134,17 @@ class Manager:
 
     def _look(self) -> None:
         if not self._is_home_asked:
-            facts = self._facts  # the thread must not see a later value
+            profile = self._profile  # the thread must not see a later value
             self._is_home_asked = True
-            self._calls.begin(HOME, lambda: self._ask_home(facts))
+            self._calls.begin(HOME, lambda: self._ask_home(profile))
         known = self.route
         for place, own in self._own.items():
             if not own.is_asked and known is not None:
                 own.is_asked = True
                 self._calls.begin(place, lambda own=own: own.look(known))  # type: ignore[misc]  # mypy cannot infer the default
 
-    def _ask_home(self, facts: Facts) -> tuple[list[Member], Route]:
-        found = members.renew(self._home, self.name, facts, self._settings.lease_ms)
+    def _ask_home(self, profile: Profile) -> tuple[list[Member], Route]:
+        found = members.renew(self._home, self.name, profile, self._settings.lease_ms)
         return found, route.read(self._home, self._settings)
 
     def _collect(self, now_s: float) -> None:
@@ -159,7 +159,7 @@ class Manager:
         self._is_home_asked = False
         if isinstance(ended.result, Exception):
             said = "the list of managers cannot be read, senders go on, trying again error=%s"
-            self._trouble(HOME, said, ended.result)
+            self._log.warning(HOME, said, _reason(ended.result))
         elif ended.result is not None:
             self.members, self.route = ended.result
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
@@ -180,23 +180,17 @@ class Manager:
         own.is_asked = False
         if isinstance(ended.result, Exception):
             said = "a queue of this manager cannot be reached, trying again error=%s"
-            self._trouble(ended.owner.prefix, said, ended.result)
+            self._log.warning(ended.owner.prefix, said, _reason(ended.result))
             return
         own.seen_s = now_s
         own.is_open = own.is_open or ended.result
 
-    def _trouble(self, reason: str, said: str, error: Exception) -> None:
-        if not isinstance(error, QueueUnavailable):
-            self._log.error(f"{reason} {type(error).__name__}", said, repr(error))
-        else:
-            self._log.warning(reason, said, error)
-
     def _plans(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the managers that work on the queues, and those that are their first choice."""
-        given = (sorted(self._places), [(each.name, each.facts) for each in self.members])
+        given = (sorted(self._places), [(each.name, each.profile) for each in self.members])
         if self._planned[0] != given:
             able = [
-                msgspec.structs.replace(each, facts=msgspec.structs.replace(each.facts, without=()))
+                msgspec.structs.replace(each, profile=msgspec.structs.replace(each.profile, without=()))
                 for each in self.members
             ]
             self._planned = (given, plan(self._places, self.members), plan(self._places, able))
@@ -218,8 +212,10 @@ class Manager:
         retired = with_sender - set(self._places.values())
         kept = {place for place in with_sender - mine - retired if not self._may_give_up(place)}
         for place in sorted(with_sender - wanted - kept, key=lambda place: place.prefix):
-            said = "the queue is retired, its sender ends queue=%s"
-            logger.info(said if place in retired else "handing the queue over queue=%s", place.prefix)
+            if place in retired:
+                logger.info("the queue is retired, its sender ends queue=%s", place.prefix)
+            else:
+                logger.info("handing the queue over queue=%s", place.prefix)
         self._children.want(wanted | kept)
         self._know_trouble(mine, now_s)
 
@@ -247,7 +243,7 @@ class Manager:
             else:
                 self._without.pop(place.prefix, None)
         self._without = {name: until_s for name, until_s in self._without.items() if now_s < until_s}
-        self._facts = msgspec.structs.replace(self._facts, without=tuple(sorted(self._without)))
+        self._profile = msgspec.structs.replace(self._profile, without=tuple(sorted(self._without)))
 
     def finished(self) -> bool:
         """Return True once the parent process has ended, and each own queue has been delivered."""
@@ -275,7 +271,7 @@ class Manager:
         self._children.kill()
 
     def _leave(self) -> None:
-        members.leave(self._home, self.name, self._facts)
+        members.leave(self._home, self.name, self._profile)
 
     def close(self) -> None:
         """Close the connections, except those that a thread still uses: they end with the process."""
@@ -285,3 +281,8 @@ class Manager:
         for own in self._own.values():
             if not own.is_asked:
                 own.close()
+
+
+def _reason(error: Exception) -> str:
+    """Return the text of an error; the type too of one of this host, such as MemoryError, which may have no text."""
+    return str(error) if isinstance(error, QueueUnavailable) else repr(error)

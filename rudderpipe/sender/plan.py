@@ -17,7 +17,7 @@ def plan(queues: Iterable[str], members: Sequence[Member]) -> dict[str, str]:
     rounded up, unless the others cannot work on the rest.
     """
     queues = set(queues)
-    weights = {member.name: max(1, member.facts.weight) for member in members}
+    weights = {member.name: max(1, member.profile.weight) for member in members}
     without = {(name, queue) for name, queue in _withouts(members)}
     total = sum(weights.values())
     most = {name: -(-len(queues) * weight // total) for name, weight in weights.items()}
@@ -35,7 +35,7 @@ def plan(queues: Iterable[str], members: Sequence[Member]) -> dict[str, str]:
 
 
 def _withouts(members: Sequence[Member]) -> Iterable[tuple[str, str]]:
-    return ((member.name, queue) for member in members for queue in member.facts.without)
+    return ((member.name, queue) for member in members for queue in member.profile.without)
 
 
 def _rank(pair: tuple[str, str]) -> bytes:

@@ -23,14 +23,14 @@ JOB_EVENT_BYTES = 630
 NO_EVICTION = "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf"
 SAMPLE = {
     "XX": "DEL EXISTS GET HGETALL HLEN INCR LLEN MGET PTTL SMEMBERS TYPE ZCARD",
-    "XX 0": "HDEL HEXISTS HGET HMGET INCRBY LPUSH PEXPIRE RPUSH SADD SREM SET ZREM ZSCORE",
-    "XX 0 1": "HINCRBY HSET HSETNX LRANGE LREM LTRIM ZADD ZRANGE ZRANGEBYSCORE",
+    "XX 0": "HDEL HEXISTS HGET HMGET INCRBY LPUSH PEXPIRE PEXPIREAT RPUSH SADD SREM SET ZREM ZSCORE",
+    "XX 0 1": "HINCRBY HSET HSETNX LRANGE LREM LTRIM ZADD ZRANGE ZRANGEBYSCORE ZREMRANGEBYSCORE",
     "XX XX": "RENAME",
     "XX before 0 1": "LINSERT",
     "XX XX RIGHT RIGHT 1": "BLMOVE",
 }
 """The commands that scripts and sender use, by arguments that fit; XX is a key of the queue."""
-OTHER_COMMANDS = ("EVALSHA 0 0", "EVAL x 0", "PING", "MEMORY USAGE XX", "PUBLISH XX x")
+OTHER_COMMANDS = ("EVALSHA 0 0", "EVAL x 0", "PING", "TIME", "MEMORY USAGE XX", "PUBLISH XX x")
 UNKNOWN_NAME = ("not known", "name resolution", "nodename nor servname", "No address associated")
 """What the systems say of a host name that DNS does not know."""
 ACL_LINE = "give the user the ACL line of docs/settings.md"

@@ -3,10 +3,10 @@
 
   One script, because a manager that is added twice would get two shares of the queues.
 
-  KEYS[1] members   ZSET    "<since_ms> <name> <facts>" by the moment when it lapses; expires with the last member
+  KEYS[1] members   ZSET    "<since_ms> <name> <profile>" by the moment when it lapses; expires with the last member
 
   ARGV[1] name      string  the caller's name, without blanks
-  ARGV[2] facts     string  what the other managers must know of it
+  ARGV[2] profile     string  what the other managers must know of it
   ARGV[3] lease_ms  integer how long it stays a member unless it calls again; 0 to leave the list
 
   Returns   {now, the members}, with milliseconds since 1970 of the clock of Redis, because those of the hosts differ
@@ -15,7 +15,7 @@
   Same as   nothing in Bull
 ]]
 local members = KEYS[1]
-local name, facts, lease_ms = ARGV[1], ARGV[2], ARGV[3]
+local name, profile, lease_ms = ARGV[1], ARGV[2], ARGV[3]
 
 local time = redis.call("TIME")
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -28,7 +28,7 @@ for _, member in ipairs(redis.call("ZRANGE", members, 0, -1)) do
     known[#known + 1] = member
   end
 end
-local own = since_ms .. " " .. name .. " " .. facts
+local own = since_ms .. " " .. name .. " " .. profile
 if tonumber(lease_ms) > 0 then
   redis.call("ZADD", members, now_ms + lease_ms, own)
 end
