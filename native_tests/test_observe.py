@@ -41,7 +41,7 @@ def test_an_empty_queue(settings: Settings) -> None:
     found = snapshot.take(settings)
 
     assert found.queue is not None
-    assert found.queue.name == "{rudder}:rudderEventsQueue"
+    assert [each.name for each in found.queues] == ["{rudder}:rudderEventsQueue"]
     assert (found.queue.waiting, found.queue.used_bytes, found.queue.max_bytes) == (0, 0, 1 << 20)
     assert (found.queue.oldest_job_age_s, found.queue.oldest_failed_age_s) == (None, None)
     assert (found.lease, found.queue_trouble) == (None, "")

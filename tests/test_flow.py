@@ -15,8 +15,10 @@ from rudderpipe.observe import findings, flow, snapshot
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import Recent
 from rudderpipe.observe.flow import Watch
+from rudderpipe.observe.pipe_queues import LeaseState, PipeQueue, QueueState
 from rudderpipe.observe.reader import Reader
-from rudderpipe.observe.snapshot import LeaseState, QueueState, Snapshot
+from rudderpipe.observe.shares import ShareMeter
+from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at
@@ -26,7 +28,6 @@ from tests.fakes import FakeClock, producer_of, settings_of
 
 RUNBOOK = Path(__file__).parent.parent / "docs/runbook.md"
 QUEUE = QueueState(
-    name="{rudder}:rudderEventsQueue",
     waiting=0,
     active=0,
     delayed=0,
@@ -49,6 +50,15 @@ QUEUE = QueueState(
     oldest_failed_age_s=None,
 )
 LEASE = LeaseState(3, "web-1", 811, 4.5)
+HOME = PipeQueue(
+    name="{rudder}:rudderEventsQueue",
+    prefix="rudder",
+    place="localhost:6379/0",
+    generation=0,
+    is_current=True,
+    state=QUEUE,
+    lease=LEASE,
+)
 REPORT = SenderReport(
     written_ms=1_700_000_001_000,
     started_ms=1_700_000_000_000,
@@ -74,14 +84,37 @@ def _well(settings: Settings, ring: Ring, clock: FakeClock) -> Snapshot:
     clock.sleep(0.4)
     found = snapshot.take(settings, clock)
     served = msgspec.structs.replace(found.rings[0], flusher_pid=7, heartbeat_age_s=0.1)
-    return msgspec.structs.replace(
-        found, redis="localhost:6379/0", rings=[served], queue=QUEUE, lease=LEASE, senders=[]
-    )
+    return msgspec.structs.replace(found, redis="localhost:6379/0", rings=[served], queues=[HOME])
 
 
 def with_queue(**changes: Any) -> Callable[[Snapshot], Snapshot]:
-    """Return what changes the queue of a snapshot."""
-    return lambda found: msgspec.structs.replace(found, queue=msgspec.structs.replace(QUEUE, **changes))
+    """Return what changes the jobs of the queue of a snapshot."""
+    return lambda found: of_home(found, state=msgspec.structs.replace(QUEUE, **changes))
+
+
+def of_home(found: Snapshot, **changes: Any) -> Snapshot:
+    """Return a snapshot with one queue, which is changed so."""
+    return msgspec.structs.replace(found, queues=[msgspec.structs.replace(found.queues[0], **changes)])
+
+
+def with_queues(*others: PipeQueue) -> Callable[[Snapshot], Snapshot]:
+    """Return what gives a snapshot more queues, of another generation."""
+
+    def change(found: Snapshot) -> Snapshot:
+        home = msgspec.structs.replace(HOME, is_current=False)
+        return msgspec.structs.replace(found, queues=[home, *others])
+
+    return change
+
+
+def queue_of(place: int, state: QueueState | None = QUEUE, **changes: Any) -> PipeQueue:
+    """Return one of several queues of generation 1."""
+    own = {
+        "name": f"{{rudder-{place}}}:rudderEventsQueue",
+        "prefix": f"rudder-{place}",
+        "place": f"redis-{place}:6379/0",
+    }
+    return msgspec.structs.replace(HOME, generation=1, state=state, **own, **changes)
 
 
 def with_ring(events: int = 1, **changes: Any) -> Callable[[Snapshot], Snapshot]:
@@ -107,19 +140,19 @@ def after_attempt(class_: str, jobs: int = 1) -> Callable[[Snapshot], Snapshot]:
 
     def change(found: Snapshot) -> Snapshot:
         report = msgspec.structs.replace(REPORT, last_class=class_)
-        return msgspec.structs.replace(with_queue(waiting=jobs)(found), senders=[Sender("web-1", 811, report)])
+        return of_home(with_queue(waiting=jobs)(found), senders=[Sender("web-1", 811, report)])
 
     return change
 
 
 def without_sender(found: Snapshot) -> Snapshot:
     """Return a snapshot with jobs in line and no lease."""
-    return msgspec.structs.replace(with_queue(waiting=2, events_queued=40)(found), lease=None)
+    return of_home(with_queue(waiting=2, events_queued=40)(found), lease=None)
 
 
 def without_redis(found: Snapshot) -> Snapshot:
     """Return a snapshot of a pipe whose Redis is away."""
-    return msgspec.structs.replace(found, queue=None, lease=None, queue_trouble="redis cannot be used: timeout.")
+    return of_home(found, state=None, lease=None, trouble="redis cannot be used: timeout.")
 
 
 OWN = Sender("web-1", 811, REPORT)
@@ -146,6 +179,13 @@ TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
     ("queue_near_max_bytes", "trouble", with_queue(used_bytes=1000)),
     ("evicting_policy", "warning", with_queue(evicting_policy="allkeys-lru")),
     ("odd_fields", "warning", with_queue(odd_fields=1)),
+    ("redis_away", "trouble", with_queues(queue_of(0), queue_of(1, None, trouble="redis at redis-1: no answer"))),
+    ("no_sender", "trouble", with_queues(queue_of(0, msgspec.structs.replace(QUEUE, waiting=1), lease=None))),
+    (
+        "queue_share",
+        "warning",
+        with_queues(*(queue_of(each, share=share) for each, share in enumerate((0.7, 0.2, 0.1)))),
+    ),
     ("credentials_refused", "trouble", after_attempt("http_401")),
     ("credentials_refused", "trouble", after_attempt("http_404")),
     ("host_prevents_delivery", "trouble", after_attempt("host")),
@@ -217,6 +257,80 @@ def test_several_senders_take_no_lease(well: Snapshot, settings: Settings) -> No
     assert found_in(without_sender(well), several) == []
 
 
+def test_a_trouble_of_several_queues_is_one_finding(well: Snapshot, settings: Settings) -> None:
+    """It names the queue where it is worst with its server, and then the others."""
+    paused = [msgspec.structs.replace(QUEUE, paused=True, waiting=jobs) for jobs in (0, 3, 0)]
+    shown = with_queues(*map(queue_of, range(3), paused))(well)
+
+    (finding,) = findings.of(shown, settings)
+
+    assert (finding.code, finding.level) == ("paused", "trouble")
+    assert finding.text == (
+        "Queue rudder-1 at redis-1:6379/0: The queue is paused, and 3 jobs wait; "
+        "the same is true of the queues rudder-0 and rudder-2."
+    )
+
+
+def test_queues_that_are_away_are_named_by_server(well: Snapshot, settings: Settings) -> None:
+    """The others are still shown, and their sum is that of the queue."""
+    away = [queue_of(each, None, trouble=f"redis at redis-{each % 2}: timeout") for each in range(3)]
+    shown = with_queues(*away, queue_of(3, msgspec.structs.replace(QUEUE, waiting=4)))(well)
+
+    assert [each.text for each in findings.of(shown, settings)] == [
+        f"The {which} in Redis cannot be read, so that all events there count as queued: {reason}: timeout."
+        for which, reason in (
+            ("queues rudder-0 and rudder-2", "redis at redis-0"),
+            ("queue rudder-1", "redis at redis-1"),
+        )
+    ]
+    found = flow.of(shown, settings)
+    assert found.queue_state is not None
+    assert found.queue_state.waiting == 4
+    assert [(each.number, each.queues, each.away, each.is_current) for each in found.generations] == [
+        (0, 1, 0, False),
+        (1, 4, 3, True),
+    ]
+    assert [(each.prefix, each.waiting, each.trouble) for each in found.queues[1:]] == [
+        *((each.prefix, None, each.trouble) for each in away),
+        ("rudder-3", 4, ""),
+    ]
+
+
+def test_a_queue_that_waits_for_an_earlier_one_lacks_no_sender(well: Snapshot, settings: Settings) -> None:
+    """Its sender must wait as well."""
+    jobs = msgspec.structs.replace(QUEUE, waiting=1)
+    early = msgspec.structs.replace(HOME, state=jobs, is_current=False)
+    shown = msgspec.structs.replace(well, queues=[early, queue_of(0, jobs, lease=None)])
+
+    assert found_in(shown, settings) == []
+    drained = msgspec.structs.replace(shown, queues=[msgspec.structs.replace(early, state=QUEUE), shown.queues[1]])
+    assert found_in(drained, settings) == [("no_sender", "trouble")]
+
+
+def test_an_equal_share_is_no_trouble(well: Snapshot, settings: Settings) -> None:
+    """Up to twice an equal share comes by chance, if there are few users."""
+    shown = with_queues(*(queue_of(each, share=share) for each, share in enumerate((0.5, 0.3, 0.1, 0.1))))(well)
+
+    assert found_in(shown, settings) == []
+
+
+def test_shares_are_those_of_the_last_five_minutes() -> None:
+    """At the first look, and of too few events, they are those of all."""
+    meter = ShareMeter()
+
+    def shares(at_s: float, *added: int) -> list[float | None]:
+        queues = [queue_of(each, msgspec.structs.replace(QUEUE, events_delivered=n)) for each, n in enumerate(added)]
+        return [each.share for each in meter.note(queues, at_s)]
+
+    assert shares(0, 50, 50) == [None, None]
+    assert shares(5, 500, 500) == [0.5, 0.5]
+    assert shares(10, 500, 650) == [450 / 1050, 600 / 1050]
+    assert shares(309, 500, 850) == [450 / 1250, 800 / 1250]
+    assert shares(320, 500, 1050) == [0.0, 1.0]
+    assert shares(321, 400, 1200) == [0.25, 0.75]
+    assert [each.share for each in meter.note([queue_of(0), queue_of(1, None)], 322)] == [None, None]
+
+
 def test_the_worst_trouble_comes_first(well: Snapshot, settings: Settings) -> None:
     """The sentence on top is the worst one, with the number of the others."""
     shown = flow.of(with_part("events", balanced=False)(with_queue(failed=1)(well)), settings)
@@ -253,7 +367,7 @@ def test_the_json_of_a_flow(well: Snapshot, settings: Settings) -> None:
     shown = msgspec.json.decode(msgspec.json.encode(flow.of(well, queued)))
 
     assert shown["verdict"]["level"] == "ok"
-    assert (shown["mode"], shown["queue"], shown["redis"]) == ("redis", QUEUE.name, "localhost:6379/0")
+    assert (shown["mode"], shown["queue"], shown["redis"]) == ("redis", HOME.name, "localhost:6379/0")
     assert shown["data_plane"] == settings.endpoint
     assert (shown["producers"]["processes"], shown["producers"]["accepted"], shown["producers"]["refused"]) == (1, 1, 0)
     assert list(shown["producers"]["refused_by_reason"]) == list(at.REFUSALS)
@@ -277,7 +391,7 @@ def test_the_json_of_a_flow(well: Snapshot, settings: Settings) -> None:
 def test_the_report_of_the_sender_with_the_lease(well: Snapshot, settings: Settings) -> None:
     """A sender that had it before may have left one too."""
     other = Sender("web-2", 811, REPORT)
-    before, now = (msgspec.structs.replace(well, senders=senders) for senders in ([other], [other, OWN]))
+    before, now = (of_home(well, senders=senders) for senders in ([other], [other, OWN]))
 
     shown = [flow.of(each, settings).sender for each in (before, now)]
 
@@ -290,7 +404,7 @@ def test_the_reports_of_several_senders_are_summed(well: Snapshot, settings: Set
     other = msgspec.structs.replace(
         REPORT, attempts={"delivered": 2, "retry": 5}, retry_in_s=4.0, last_class="http_5xx"
     )
-    both = msgspec.structs.replace(well, lease=None, senders=[Sender("web-2", 9, other), OWN])
+    both = of_home(well, lease=None, senders=[Sender("web-2", 9, other), OWN])
 
     shown = flow.of(both, several).sender
 
@@ -301,12 +415,12 @@ def test_the_reports_of_several_senders_are_summed(well: Snapshot, settings: Set
     assert shown.report.attempt_s_buckets == [(0.1, 0), (1.0, 2), (None, 2)]
     assert (shown.report.delivered_events, shown.report.retry_in_s) == (40, 4.0)
     assert (shown.report.last_class, shown.report.classes) == ("http_5xx", {"http_2xx": 2})
-    assert flow.of(msgspec.structs.replace(both, senders=[]), several).sender is None
+    assert flow.of(of_home(both, senders=[]), several).sender is None
 
 
 def test_mostly_retries_are_a_trouble(well: Snapshot, settings: Settings) -> None:
     """Also right after an attempt that delivered; of a few attempts no share is formed."""
-    shown = msgspec.structs.replace(well, senders=[OWN])
+    shown = of_home(well, senders=[OWN])
 
     def codes(**attempts: int) -> list[str]:
         return [each.code for each in findings.of(shown, settings, Recent(attempts=attempts))]
@@ -320,10 +434,13 @@ def test_attempts_of_another_sender_are_no_growth(settings: Settings, ring: Ring
     reader = Reader(settings, clock)
     watch = Watch(settings, reader)
 
+    def with_report(report: SenderReport) -> PipeQueue:
+        return msgspec.structs.replace(HOME, senders=[Sender("web-1", 811, report)])
+
     def codes(retry: int, delivered: int) -> list[str]:
         report = msgspec.structs.replace(REPORT, attempts={"retry": retry, "delivered": delivered})
         view = reader.read()
-        shown = msgspec.structs.replace(view.snapshot, queue=QUEUE, lease=LEASE, senders=[Sender("web-1", 811, report)])
+        shown = msgspec.structs.replace(view.snapshot, queues=[with_report(report)])
         return [each.code for each in watch.of(msgspec.structs.replace(view, snapshot=shown)).findings]
 
     assert codes(100, 0) == []

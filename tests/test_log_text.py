@@ -148,7 +148,7 @@ def test_a_count_has_its_noun_in_the_right_number() -> None:
 def test_a_setting_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """``status`` shows names as they were given."""
     settings = Settings(write_key="KEY", data_plane_url="http://127.0.0.1:9", pipe="p")
-    found = msgspec.structs.replace(snapshot.take(settings), pipe=EVIL, queue_trouble=EVIL)
+    found = msgspec.structs.replace(snapshot.take(settings), pipe=EVIL, redis=EVIL)
 
     print(log_text.lines("\n".join(status.lines_of(found, []))))  # noqa: T201  # as the command does
 

@@ -19,7 +19,7 @@ from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe.failed_store import FailedStore
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.queue.failed_jobs import AT_ONCE, FailedJob, Selection
-from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE, EXIT_USAGE
 from rudderpipe.settings import Settings
 
 
@@ -57,6 +57,13 @@ def name_other_pipes(settings: Settings) -> None:
     if settings.redis is None:
         for pipe, count in dead_letters.of_other_pipes(settings).items():
             print(f"{count:,} more in pipe {pipe}; to list them: rudderpipe failed list --pipe {pipe}", file=sys.stderr)
+
+
+def code_with_away(found: FailedStore, code: int) -> int:
+    """Print which queues were left out, because they cannot be read. Return the exit code of the command."""
+    for prefix, reason in found.away.items():
+        print(f"rudderpipe: without the failed jobs of {prefix}, which cannot be read: {reason}", file=sys.stderr)
+    return EXIT_UNAVAILABLE if found.away else code
 
 
 def list_(found: FailedStore, selection: Selection, *, limit: int | None, as_json: bool) -> int:

@@ -3,45 +3,63 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rudderpipe.cli.local_time import moment_ms
 from rudderpipe.cli.options import MANY, add_settings, help_of, settings_of
 from rudderpipe.service.arguments import add_option, number
 
+if TYPE_CHECKING:
+    from rudderpipe.observe.failed_store import FailedStore
+    from rudderpipe.queue.failed_jobs import Selection
+    from rudderpipe.settings import Settings
+
 
 def _failed(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli import failed
     from rudderpipe.observe.failed_store import failed_jobs
+
+    selection = None if arguments.action == "show" else _selection(arguments)
+    settings = settings_of(arguments)
+    with failed_jobs(settings) as found:
+        code = _done(arguments, settings, found, selection)
+        return failed.code_with_away(found, code)
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    """Return the selection of the arguments. End the command if they contradict each other."""
     from rudderpipe.queue.failed_jobs import Selection
 
-    if arguments.action == "show":
-        with failed_jobs(settings_of(arguments)) as found:
-            return failed.show(found, arguments.id, as_json=arguments.json)
     picked = arguments.id or arguments.since or arguments.reason
     if arguments.action in ("retry", "delete") and not (picked or arguments.all):
         arguments.parser.error("choose the failed jobs with --all, or with --id, --since or --reason")
     if picked and arguments.all:
         arguments.parser.error("--all cannot be combined with --id, --since or --reason")
-    selection = Selection(
+    return Selection(
         ids=frozenset(arguments.id) if arguments.id else None,
         since_ms=arguments.since,
         reason=arguments.reason,
     )
-    settings = settings_of(arguments)
-    with failed_jobs(settings) as found:
-        if arguments.action == "list":
-            failed.name_other_pipes(settings)
-            return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
-        if arguments.action == "retry":
-            if arguments.replace_write_key:
-                settings.require("write_key")
-            key = settings.current_write_key if arguments.replace_write_key else None
-            how = {"first": arguments.first, "dry_run": arguments.dry_run, "write_key": key}
-            return failed.retry(found, selection, **how, as_json=arguments.json)
-        if arguments.action == "delete":
-            return failed.delete(found, selection, dry_run=arguments.dry_run, as_json=arguments.json)
-        return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run, as_json=arguments.json)
+
+
+def _done(arguments: argparse.Namespace, settings: Settings, found: FailedStore, selection: Selection | None) -> int:
+    """Do what the command line names, and return an exit code. Only ``show`` has no selection."""
+    from rudderpipe.cli import failed
+
+    if selection is None:
+        return failed.show(found, arguments.id, as_json=arguments.json)
+    if arguments.action == "list":
+        failed.name_other_pipes(settings)
+        return failed.list_(found, selection, limit=arguments.limit, as_json=arguments.json)
+    if arguments.action == "retry":
+        if arguments.replace_write_key:
+            settings.require("write_key")
+        key = settings.current_write_key if arguments.replace_write_key else None
+        how = {"first": arguments.first, "dry_run": arguments.dry_run, "write_key": key}
+        return failed.retry(found, selection, **how, as_json=arguments.json)
+    if arguments.action == "delete":
+        return failed.delete(found, selection, dry_run=arguments.dry_run, as_json=arguments.json)
+    return failed.export(found, selection, arguments.file, dry_run=arguments.dry_run, as_json=arguments.json)
 
 
 def add(commands: Any) -> None:

@@ -8,11 +8,13 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.cli import rings
-from rudderpipe.observe import findings, host_rings, snapshot, status_json
+from rudderpipe.observe import findings, flow, host_rings, snapshot, status_json
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import duration
+from rudderpipe.observe.flow import QueueRow
 from rudderpipe.observe.host_rings import HostRing
-from rudderpipe.observe.snapshot import DeadLetterState, GenerationState, QueueState, Snapshot
+from rudderpipe.observe.pipe_queues import GenerationState, QueueState
+from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
@@ -45,10 +47,10 @@ def code_of(found: Snapshot, settings: Settings) -> int:
 def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     """Return the lines that the command prints; ``others`` are the host's rings when the pipe has none."""
     lines = [f"pipe      {found.pipe}", *_ages(found), *_ring(found, others)]
-    if found.queue_trouble:
+    if found.queue is not None:
+        lines += _queue(found, found.queue)
+    elif found.queue_trouble:
         lines.append("queue     not known; queued counts all events handed to Redis")
-    elif found.queue is not None:
-        lines += _queue(found.queue, found.redis)
     if status_json.shows_dead_letters(found):
         lines += _kept(found.dead_letters)
     events = found.events
@@ -96,16 +98,21 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     return lines
 
 
-def _queue(queue: QueueState, place: str) -> list[str]:
+def _queue(found: Snapshot, queue: QueueState) -> list[str]:
     completed = f", {queue.completed:,} completed" if queue.completed else ""
     limit = f" of {queue.max_bytes:,}" if queue.max_bytes is not None else ""
     lines = [
-        f"queue     redis {place}{' (paused)' if queue.paused else ''}",
+        f"queue     redis {found.redis}{' (paused)' if queue.paused else ''}",
         f"jobs      {queue.waiting:,} waiting, {queue.active:,} active, {queue.delayed:,} delayed, "
         f"{queue.failed:,} failed{completed}; {queue.used_bytes:,}{limit} bytes",
     ]
-    if queue.generations:
-        lines.append(f"queues    {', '.join(map(_generation, queue.generations))}")
+    if found.generations:
+        lines.append(f"queues    {', '.join(map(of_generation, found.generations))}")
+        lines += [f"          {of_row(each)}" for each in flow.rows(found)]
+        if found.queue_trouble:
+            lines.append(
+                "          the jobs are those of the queues that can be read; queued counts the others' events"
+            )
     if queue.lanes:
         lines.append(f"lanes     {', '.join(map(_lane, queue.lanes))}")
         if queue.lanes[0].lane and not all(each.lane for each in queue.lanes):
@@ -113,9 +120,25 @@ def _queue(queue: QueueState, place: str) -> list[str]:
     return lines
 
 
-def _generation(found: GenerationState) -> str:
+def of_generation(found: GenerationState) -> str:
+    """Return a generation of queues in words."""
     own = f"{found.queues:,} of generation {found.number}"
-    return own if found.is_current else f"{own} that are drained first ({found.jobs:,} jobs left)"
+    away = f"{found.away:,} cannot be read" if found.away else ""
+    if found.is_current:
+        return f"{own} ({away})" if away else own
+    return f"{own} that are drained first ({found.jobs:,} jobs left{f', {away}' if away else ''})"
+
+
+def of_row(row: QueueRow) -> str:
+    """Return one of several queues in words."""
+    if row.trouble:
+        return f"{row.prefix}: cannot be read: {row.trouble}"
+    oldest = f", oldest {duration(row.oldest_job_age_s)}" if row.oldest_job_age_s is not None else ""
+    share = f", {row.share:.0%} of the events" if row.share is not None else ""
+    sender = f"sender {row.sender.host} pid {row.sender.pid}" if row.sender is not None else "no sender"
+    paused = " (paused)" if row.paused else ""
+    jobs = f"{row.waiting:,} waiting, {row.active:,} active, {row.failed:,} failed"
+    return f"{row.prefix} at {row.redis}{paused}: {jobs}{oldest}{share}; {sender}"
 
 
 def _lane(jobs: LaneState) -> str:

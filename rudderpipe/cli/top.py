@@ -72,17 +72,21 @@ class OnePipe:
         trouble = ""
         if panel == "failed":
             try:
-                jobs = self._failed()
+                jobs, trouble = self._failed()
             except (RudderpipeError, OSError) as error:
                 trouble = str(error)
         self._shown = Shown(view, flow, self._meter.note(flow), jobs, trouble)
 
-    def _failed(self) -> list[FailedJob]:
-        """Return the newest failed jobs, the newest first; dead letters only come oldest first."""
+    def _failed(self) -> tuple[list[FailedJob], str]:
+        """Return the newest failed jobs, the newest first, and why those of some queues are missing.
+
+        Dead letters only come oldest first.
+        """
         with failed_jobs(self._settings) as store:
-            if self._settings.redis is not None:
-                return list(islice(store.find(Selection(), newest_first=True), FAILED_SHOWN))
-            return list(store.find(Selection()))[: -FAILED_SHOWN - 1 : -1]
+            if self._settings.redis is None:
+                return list(store.find(Selection()))[: -FAILED_SHOWN - 1 : -1], ""
+            jobs = list(islice(store.find(Selection(), newest_first=True), FAILED_SHOWN))
+            return jobs, "; ".join(f"{prefix}: {reason}" for prefix, reason in store.away.items())
 
     def lines(self, size: os.terminal_size, panel: Panel | None, *, is_ascii: bool) -> list[Text]:
         """Return the flow and the panel."""

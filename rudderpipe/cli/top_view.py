@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from rudderpipe.cli import local_time
 from rudderpipe.cli.ingestion_bar import size_of
+from rudderpipe.cli.status import of_generation, of_row
 from rudderpipe.errors import ExtraMissing
 from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe import findings
@@ -163,6 +164,10 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
     yield _row("ring", _ring(flow.ring, is_ascii=is_ascii) if flow.ring else "this pipe has no ring")
     if flow.mode == "redis":
         yield _row("queue", _queue(flow.queue_state) if flow.queue_state else f"not known: {flow.queue_trouble}")
+        if flow.generations:
+            yield _row("queues", ", ".join(map(of_generation, flow.generations)))
+        for row in flow.queues:
+            yield Text(f"{'':<12}{one_line(of_row(row))}", style=STYLES["trouble"] if row.trouble else "")
         if flow.queue_state is not None:
             yield _row("sender", _sender(flow.sender))
     elif flow.dead_letters is not None:
@@ -245,7 +250,7 @@ def _producers(shown: Shown) -> Iterator[Text]:
 
 def _failed(shown: Shown) -> Iterator[Text]:
     if shown.trouble:
-        yield Text(f"they cannot be read: {one_line(shown.trouble)}", style=STYLES["warning"])
+        yield Text(f"not all can be read: {one_line(shown.trouble)}", style=STYLES["warning"])
     elif not shown.failed:
         yield Text("none")
     for job in shown.failed:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from rudderpipe.errors import RingUnavailable
+from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.ring import counters, location, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.counters import Counters
@@ -18,7 +20,7 @@ from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.queue.active_job import QueueCounts
+    from rudderpipe.queue.queue import Queue
     from rudderpipe.queue.queue_set import QueueSet
 
 TRIES = 100
@@ -183,6 +185,24 @@ def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccou
             break
     balanced = before <= gone <= after and counts.is_sound
     return RingAccount(now, _with(_events(now, counts.events_gone, 0, 0, balanced=balanced), counts))
+
+
+def of_some_queues(readable: Sequence[Queue], ring: RingView, tries: int = TRIES) -> RingAccount:
+    """Return one ring's account while some of its queues are away, by the counters of those that can be read.
+
+    What was handed to the others counts as queued, and only the ring's own counters are compared.
+    """
+    found = of_ring(ring, tries)
+    counts = []
+    for queue in readable:
+        with suppress(QueueUnavailable):
+            counts.append(queue.counts(ring.segment.epoch))
+    if not counts:
+        return found
+    known = QueueCounts.merged(counts)
+    queued = max(0, found.events.queued - known.events_gone) + known.events_queued
+    events = msgspec.structs.replace(_with(found.events, known), queued=queued)
+    return RingAccount(found.counters, events)
 
 
 def _with(events: Events, counts: QueueCounts) -> Events:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -43,3 +44,12 @@ def lane_states(queue: Queue) -> list[LaneState]:
             lane = _LANE.search(opts)
             found.setdefault(lane[1].decode() if lane else "", []).append((made or b"0") != b"0")
     return [LaneState(lane, len(retried), sum(retried)) for lane, retried in found.items()] if any(found) else []
+
+
+def merged(lanes: Sequence[LaneState]) -> list[LaneState]:
+    """Return the lanes of several queues, those of the same number as one."""
+    found: dict[str, LaneState] = {}
+    for each in lanes:
+        before = found.get(each.lane, LaneState(each.lane, 0, 0))
+        found[each.lane] = LaneState(each.lane, before.active + each.active, before.retrying + each.retrying)
+    return list(found.values())

@@ -11,7 +11,7 @@ from rudderpipe.flusher.redelivery import Redelivery
 from rudderpipe.observe import status_json
 from rudderpipe.observe.metrics import of_counts
 from rudderpipe.observe.metrics.exposition import queue_of, served
-from rudderpipe.observe.metrics.of_pipe import build_info, of_queue, of_rings
+from rudderpipe.observe.metrics.of_pipe import build_info, of_queues, of_rings
 from rudderpipe.observe.metrics.of_process import of_process
 from rudderpipe.observe.metrics.values import Values
 from rudderpipe.observe.reader import Reader
@@ -29,7 +29,7 @@ def of_flusher(settings: Settings, reader: Reader, counts: FlusherCounts, redeli
         view = reader.read()
         found = build_info("flusher")
         found.add(of_rings(view))
-        found.add(of_queue(view.snapshot, queue, settings.lanes_in_use))
+        found.add(of_queues(view.snapshot, settings.lanes_in_use))
         found.add(of_counts.of_flusher(counts, redelivery.lost_events if redelivery else 0, pipe, queue))
         if redelivery is not None:
             found.add(of_counts.of_attempts(redelivery.attempts, [redelivery.plane], queue))
@@ -52,7 +52,7 @@ def of_sender(
 
     def values() -> Values:
         found = build_info("sender")
-        found.add(of_queue(reader.read().snapshot, queue, settings.lanes_in_use))
+        found.add(of_queues(reader.read().snapshot, settings.lanes_in_use))
         found.add(of_counts.of_attempts(state.counts.attempts, planes, queue))
         found.add(of_counts.of_sender(state, lanes_wait_s(), clock.monotonic_s(), queue))
         found.add(of_process())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from rudderpipe.errors import EventTooLarge, RingFull, SettingsError
@@ -24,6 +24,9 @@ class DeadLetterJobs:
 
     ``patience_s`` is how long one event of a retry waits for room in the ring.
     """
+
+    away: Mapping[str, str] = {}
+    """Queues that cannot be read and are left out: none here."""
 
     def __init__(self, settings: Settings, clock: Clock, patience_s: float = float("inf")) -> None:
         if settings.pipe is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Protocol
 
@@ -10,12 +10,17 @@ from rudderpipe.observe.dead_letter_jobs import DeadLetterJobs
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue.connection import ANSWER_TIMEOUT_S
 from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs, Page, Selection
-from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.failed_sets import FailedSets
+from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.settings import Settings
 
 
 class FailedStore(Protocol):
-    """The store of failed jobs: the failed set of the queue, or the dead letters of direct mode."""
+    """The store of failed jobs: the failed sets of the queues, or the dead letters of direct mode."""
+
+    @property
+    def away(self) -> Mapping[str, str]:
+        """Why queues could not be read and are left out, by their prefixes, as far as they were asked."""
 
     def find(self, selection: Selection, *, newest_first: bool = False) -> Iterator[FailedJob]:
         """Yield the selected jobs, oldest first, without jobs that fail meanwhile."""
@@ -40,5 +45,12 @@ def failed_jobs(settings: Settings, patience_s: float | None = None) -> Iterator
         with closing(DeadLetterJobs(settings, Clock(), patience_s or float("inf"))) as letters:
             yield letters
         return
-    with closing(Queue(settings, Clock(), answer_s=patience_s or ANSWER_TIMEOUT_S)) as queue:
-        yield FailedJobs(queue)
+    with closing(QueueSet(settings, Clock(), answer_s=patience_s or ANSWER_TIMEOUT_S)) as queues:
+        members = queues.members()
+        if len(members) == 1:
+            yield FailedJobs(queues.home)
+        else:
+            away = {each.settings.prefix: str(each.trouble) for each in members if each.trouble is not None}
+            yield FailedSets(
+                {each.settings.prefix: FailedJobs(each.queue) for each in members if each.trouble is None}, away
+            )

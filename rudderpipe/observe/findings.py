@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from rudderpipe.delivery.attempts import HOST, NO_STATUS
 from rudderpipe.log_text import counted
-from rudderpipe.observe import account
-from rudderpipe.observe.snapshot import DeadLetterState, QueueState, RingState, Snapshot
+from rudderpipe.observe import account, shares
+from rudderpipe.observe.pipe_queues import PipeQueue, QueueState
+from rudderpipe.observe.snapshot import DeadLetterState, RingState, Snapshot
 from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
 
@@ -94,10 +95,10 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
     """Return the troubles that a snapshot shows, the worst first. Refusals are found only with ``recent``."""
     recent = recent or Recent()
     troubles = [
-        *_of_queue_that_is_away(found),
+        *_of_queues_that_are_away(found),
         *of_rings(found.rings, "redis" if found.redis else "plane"),
         *_of_refusals(recent.refused),
-        *_of_queue(found, settings),
+        *_of_queues(found, settings),
         *_of_attempts(found, settings, recent.attempts),
         *_of_account(found),
         *_of_dead_letters(found.dead_letters),
@@ -105,15 +106,25 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
     return sorted(troubles, key=lambda each: each.level != "trouble")
 
 
-def _of_queue_that_is_away(found: Snapshot) -> Iterator[Finding]:
-    if found.queue_trouble:
+def _of_queues_that_are_away(found: Snapshot) -> Iterator[Finding]:
+    away = [each for each in found.queues if each.trouble]
+    for trouble in dict.fromkeys(each.trouble for each in away):
+        prefixes = [each.prefix for each in away if each.trouble == trouble]
+        which = "The queue" if not found.generations else f"The {_named(prefixes)}"
+        others = ", so that all events there count as queued" if len(found.queues) > 1 else ""
         yield Finding(
             "trouble",
             "redis_away",
-            f"The queue in Redis cannot be read: {found.queue_trouble.rstrip('.')}.",
+            f"{which} in Redis cannot be read{others}: {trouble.rstrip('.')}.",
             "Run `rudderpipe doctor --only redis`; accepted events stay in the ring until Redis is back.",
             "SinkDown",
         )
+
+
+def _named(prefixes: Sequence[str]) -> str:
+    """Return the prefixes of queues as a part of a sentence."""
+    *first, last = prefixes
+    return f"queues {', '.join(first)} and {last}" if first else f"queue {last}"
 
 
 def of_rings(rings: Sequence[RingState], sink: Literal["redis", "plane", "unknown"]) -> Iterator[Finding]:
@@ -192,10 +203,45 @@ def _of_refusals(refused: Mapping[str, int]) -> Iterator[Finding]:
             )
 
 
-def _of_queue(found: Snapshot, settings: Settings) -> Iterator[Finding]:
-    queue = found.queue
-    if queue is None:
+def _of_queues(found: Snapshot, settings: Settings) -> Iterator[Finding]:
+    """Yield the troubles of the queues; one that several queues have is one finding."""
+    lacking = found.queues_without_sender(settings)
+    each = [
+        (queue, finding)
+        for queue in found.queues
+        if queue.state is not None
+        for finding in _of_queue(queue.state, lacks_sender=queue in lacking)
+    ]
+    if not found.generations:
+        yield from (finding for _, finding in each)
         return
+    for code in dict.fromkeys(finding.code for _, finding in each):
+        yield _joined([pair for pair in each if pair[1].code == code])
+    yield from _of_shares(found.queues)
+
+
+def _joined(same: Sequence[tuple[PipeQueue, Finding]]) -> Finding:
+    """Return one finding for the same trouble of several queues: the worst, and the names of the others."""
+    (queue, worst), *others = sorted(same, key=lambda pair: pair[1].level != "trouble")
+    also = f"; the same is true of the {_named([other.prefix for other, _ in others])}" if others else ""
+    text = f"Queue {queue.prefix} at {queue.place}: {worst.text.removesuffix('.')}{also}."
+    return msgspec.structs.replace(worst, text=text)
+
+
+def _of_shares(queues: Iterable[PipeQueue]) -> Iterator[Finding]:
+    current = [each for each in queues if each.is_current]
+    for each in current:
+        if each.share is not None and shares.is_uneven(each.share, len(current)):
+            yield Finding(
+                "warning",
+                "queue_share",
+                f"Queue {each.prefix} gets {each.share:.0%} of the events; an equal share is {1 / len(current):.0%}.",
+                "Run `rudderpipe doctor --only redis`, which looks for a user with very many events.",
+                "QueueShare",
+            )
+
+
+def _of_queue(queue: QueueState, *, lacks_sender: bool) -> Iterator[Finding]:
     jobs = queue.waiting + queue.active
     if queue.other_plane:
         yield Finding(
@@ -205,7 +251,7 @@ def _of_queue(found: Snapshot, settings: Settings) -> Iterator[Finding]:
             "Give this pipe a queue_name of its own, or see `rudderpipe queue`.",
             "NothingDelivered",
         )
-    if found.lacks_sender(settings):
+    if lacks_sender:
         yield Finding(
             "trouble",
             "no_sender",

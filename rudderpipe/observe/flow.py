@@ -6,7 +6,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -14,8 +14,9 @@ from rudderpipe._version import VERSION
 from rudderpipe.observe import findings
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import RECENT_S, Finding, Recent
+from rudderpipe.observe.pipe_queues import GenerationState, PipeQueue, QueueState
 from rudderpipe.observe.reader import Reader, Totals, View
-from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
 from rudderpipe.queue.sender_report import SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
@@ -92,6 +93,38 @@ class SenderFlow(msgspec.Struct, frozen=True):
     report: SenderReport | None
 
 
+class Holder(msgspec.Struct, frozen=True):
+    """The process that sends the jobs of one queue."""
+
+    host: str
+    pid: int
+
+
+class QueueRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several queues. Its numbers are None while it cannot be read."""
+
+    queue: str
+    """Its name in Redis."""
+    prefix: str
+    redis: str
+    """Where its Redis is."""
+    generation: int
+    is_current: bool
+    trouble: str
+    """Why it cannot be read; empty if it can."""
+    waiting: int | None
+    active: int | None
+    delayed: int | None
+    failed: int | None
+    paused: bool | None
+    used_bytes: int | None
+    oldest_job_age_s: float | None
+    share: float | None
+    """Its share of the recent events; None if it is not known, and for a queue of an earlier generation."""
+    sender: Holder | None
+    """None if no sender works on it."""
+
+
 class AccountFlow(msgspec.Struct, frozen=True):
     """Every accepted event, by the place where it is."""
 
@@ -127,6 +160,9 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     ring: RingFlow | None
     queue_state: QueueFlow | None
     queue_trouble: str
+    queues: list[QueueRow]
+    """Each of several queues; empty where there never was more than one."""
+    generations: list[GenerationState]
     sender: SenderFlow | None
     account: AccountFlow
     dead_letters: DeadLetterState | None
@@ -144,7 +180,7 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         host=socket.gethostname(),
         version=VERSION,
         mode="direct" if is_direct else "redis",
-        queue=found.queue.name if found.queue is not None else None,
+        queue=found.queues[0].name if found.queue is not None else None,
         redis=found.redis or None,
         data_plane=settings.endpoint,
         taken_at_ms=found.taken_at_ms,
@@ -155,6 +191,8 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         ring=_ring(found, totals),
         queue_state=_queue(found.queue) if found.queue is not None else None,
         queue_trouble=found.queue_trouble,
+        queues=rows(found),
+        generations=found.generations,
         sender=sender_of(found, settings),
         account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
         dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
@@ -218,6 +256,27 @@ def _most(values: Iterable[float | None]) -> float | None:
 
 def _queue(queue: QueueState) -> QueueFlow:
     return QueueFlow(**{name: getattr(queue, name) for name in QueueFlow.__struct_fields__})
+
+
+def rows(found: Snapshot) -> list[QueueRow]:
+    """Return a row for each of several queues; none where there never was more than one."""
+    return [_row(each) for each in found.queues] if found.generations else []
+
+
+def _row(queue: PipeQueue) -> QueueRow:
+    names = ("waiting", "active", "delayed", "failed", "paused", "used_bytes", "oldest_job_age_s")
+    holder: Any = queue.lease or next(iter(queue.senders), None)
+    return QueueRow(
+        queue=queue.name,
+        prefix=queue.prefix,
+        redis=queue.place,
+        generation=queue.generation,
+        is_current=queue.is_current,
+        trouble=queue.trouble,
+        **{name: getattr(queue.state, name, None) for name in names},
+        share=queue.share,
+        sender=Holder(holder.host, holder.pid) if holder is not None else None,
+    )
 
 
 class Watch:

@@ -9,9 +9,10 @@ import msgspec
 
 from rudderpipe.errors import RudderpipeError
 from rudderpipe.flusher import dead_letters
-from rudderpipe.observe import account, snapshot
+from rudderpipe.observe import account, pipe_queues, snapshot
 from rudderpipe.observe.account import Events
 from rudderpipe.observe.cached import PATIENCE_S, Cached
+from rudderpipe.observe.shares import ShareMeter
 from rudderpipe.observe.snapshot import Accounted, DeadLetterState, Snapshot
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Clock
@@ -109,7 +110,8 @@ class Reader:
         if settings.redis is None:
             accounted = snapshot.of_rings(found, tries=TRIES)
         else:
-            accounted = slow.accounted.get() or snapshot.of_rings(found, SILENT, TRIES)
+            silent = [pipe_queues.unread(settings, SILENT)]
+            accounted = slow.accounted.get() or snapshot.of_rings(found, silent, TRIES)
         letters = (slow.letters.get() if self._has_rings else None) or DeadLetterState(
             0, 0, 0, 0, settings.max_spool_bytes, 0, ""
         )
@@ -149,6 +151,7 @@ class _Slow:
         self._has_rings = has_rings
         self._clock = clock
         self._queues: QueueSet | None = None
+        self._shares = ShareMeter()
         self._events: dict[tuple[str, int], int] = {}
         """Number of events in each dead letter, by name and size of its file; 0 for a damaged event."""
         self.accounted = Cached(self._read_queue, redis_kept_s, clock, patience_s)
@@ -159,12 +162,12 @@ class _Slow:
 
         try:
             if self._queues is None:
-                self._queues = QueueSet(self._settings, self._clock)
+                self._queues = QueueSet(self._settings, self._clock, answer_s=pipe_queues.ANSWER_S)
             found = account.rings(self._settings) if self._has_rings else []
-            return snapshot.of_queues(self._queues, self._settings, found, TRIES)
+            return snapshot.of_queues(self._queues, found, self._shares, TRIES)
         except Exception as error:  # noqa: BLE001  # whatever it is, the ring's side is shown
-            trouble = f"the queue cannot be read: {type(error).__name__}"
-            return Accounted([], Events(0, 0, 0, 0, 0, {}, balanced=True), trouble=trouble)
+            shown = [pipe_queues.unread(self._settings, f"the queue cannot be read: {type(error).__name__}")]
+            return Accounted([], Events(0, 0, 0, 0, 0, {}, balanced=True), shown)
 
     def _read_letters(self) -> DeadLetterState | None:
         """Count the dead letters. Each file is read once, because the files never change, except that they shrink."""

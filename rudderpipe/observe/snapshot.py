@@ -6,16 +6,18 @@ Taking one takes no lock for longer than an instant, and changes neither ring no
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import dead_letters
-from rudderpipe.observe import account, host_rings
+from rudderpipe.observe import account, host_rings, pipe_queues
 from rudderpipe.observe.account import Events, PipeRing, RingAccount
-from rudderpipe.observe.active_lanes import LaneState, lane_states
+from rudderpipe.observe.pipe_queues import GenerationState, LeaseState, PipeQueue, QueueState
+from rudderpipe.observe.shares import ShareMeter
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import sender_report
 from rudderpipe.queue.sender_report import Sender, SenderReport
@@ -26,8 +28,6 @@ from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.queue.active_job import QueueCounts
-    from rudderpipe.queue.queue import Queue
     from rudderpipe.queue.queue_set import QueueSet
 
 
@@ -67,65 +67,6 @@ class RingState(msgspec.Struct, frozen=True, kw_only=True):
         return self.counters.in_ring > 0 and self.flusher_pid is None
 
 
-class QueueState(msgspec.Struct, frozen=True, kw_only=True):
-    """The queue in Redis: its jobs by state, and what is wrong with it."""
-
-    name: str
-    waiting: int
-    active: int
-    delayed: int
-    failed: int
-    completed: int
-    paused: bool
-    used_bytes: int
-    """Memory in Redis of the jobs in all states; an estimate when there are thousands of jobs."""
-    max_bytes: int | None
-    events_queued: int
-    """Events of all rings that are in the queue; the five below are of all rings too, since the queue was made."""
-    events_delivered: int
-    events_failed: int
-    """Events of the failed jobs that are there now."""
-    events_removed: int
-    events_elsewhere: int
-    events_lost: int
-    odd_fields: int
-    """Fields of the account that another program has written; they count as 0."""
-    other_plane: str
-    """Data plane that the queue's jobs are for, when it is not that of the settings."""
-    evicting_policy: str
-    """Redis's ``maxmemory-policy`` if it evicts queued events; empty otherwise."""
-    lanes: list[LaneState]
-    """Active jobs by lane, and those without a lane, in the order of the oldest of each; empty if none has a lane."""
-    oldest_job_age_s: float | None
-    """Seconds since the next job, or the oldest active one, was made; by the clocks of both hosts. None without a job,
-    and when this user of Redis may not read jobs."""
-    oldest_failed_age_s: float | None
-    """Seconds since the oldest job of the failed set failed. None as for ``oldest_job_age_s``."""
-    generations: list[GenerationState] = []
-    """Where events are, the oldest generation first; empty where there never was more than one queue."""
-
-
-class GenerationState(msgspec.Struct, frozen=True):
-    """One generation of queues that is not retired."""
-
-    number: int
-    queues: int
-    jobs: int
-    """Jobs in its queues that wait, are active or delayed."""
-    is_current: bool
-    """True if new events go there. The others are drained first."""
-
-
-class LeaseState(msgspec.Struct, frozen=True):
-    """The sender that has the queue's lease."""
-
-    number: int
-    """It grows with each sender that takes the lease."""
-    host: str
-    pid: int
-    lapses_in_s: float
-
-
 class DeadLetterState(msgspec.Struct, frozen=True):
     """Dead letters of all rings that the pipe has had: batches that failed in direct mode, and damaged events.
 
@@ -144,9 +85,8 @@ class DeadLetterState(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A pipe at one moment, except that numbers may move while they are read.
 
-    ``ring`` is the sum of ``rings``, and None when the pipe has none. ``queue`` and ``lease`` are None in direct mode,
-    and when Redis could not be read: ``queue_trouble`` is the reason then, and ``events.queued`` counts every event
-    that was handed to Redis. ``lease`` is also None when no sender has it.
+    ``ring`` is the sum of ``rings``, and None when the pipe has none. While a queue cannot be read, ``queue_trouble``
+    is the reason, and ``events.queued`` counts every event that was handed to it.
     """
 
     taken_at_ms: int
@@ -158,12 +98,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     ring: Counters | None
     rings: list[RingState]
     events: Events
-    queue: QueueState | None
-    queue_trouble: str
-    lease: LeaseState | None
-    senders: list[Sender]
-    """The senders that report what they do, the one with the latest report first; one that may not write into Redis,
-    or of an earlier version, is absent."""
+    queues: list[PipeQueue]
+    """Every queue that may hold jobs, the one of the settings first; none in direct mode."""
     dead_letters: DeadLetterState
 
     @property
@@ -182,16 +118,58 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         ages_s = (ring.oldest_event_age_s for ring in self.rings)
         return max((age_s for age_s in ages_s if age_s is not None), default=None)
 
+    @property
+    def queue(self) -> QueueState | None:
+        """The sum of the queues that can be read; None in direct mode, and when none can."""
+        return pipe_queues.total(self.queues)
+
+    @property
+    def queue_trouble(self) -> str:
+        """Why queues cannot be read; empty in direct mode, and when all can."""
+        away = [each for each in self.queues if each.trouble]
+        if len(self.queues) == 1:
+            return self.queues[0].trouble
+        return "; ".join(f"{each.prefix}: {each.trouble}" for each in away)
+
+    @property
+    def generations(self) -> list[GenerationState]:
+        """Where events are, the oldest generation first; empty where there never was more than one queue."""
+        return pipe_queues.generations(self.queues)
+
+    @property
+    def lease(self) -> LeaseState | None:
+        """The lease of the first queue that a sender has; None while a queue that has jobs has no sender."""
+        if any(each.lacks_sender for each in self.queues):
+            return None
+        return next((each.lease for each in self.queues if each.lease is not None), None)
+
+    @property
+    def senders(self) -> list[Sender]:
+        """The senders that report what they do, the one with the latest report first.
+
+        One that may not write into Redis, or of an earlier version, is absent.
+        """
+        found = [sender for each in self.queues for sender in each.senders]
+        return sorted(found, key=lambda each: -each.report.written_ms)
+
+    def queues_without_sender(self, settings: Settings) -> list[PipeQueue]:
+        """Return the queues where jobs wait and no sender works. Several senders take no lease, so none is named then.
+
+        A queue whose jobs must wait for an earlier generation is not among them.
+        """
+        if settings.is_multi_processor:
+            return []
+        first = min((each.number for each in self.generations if each.jobs or each.away), default=0)
+        lacking = [each for each in self.queues if each.lacks_sender]
+        return [each for each in lacking if each.generation <= first or len(self.queues) == 1]
+
     def lacks_sender(self, settings: Settings) -> bool:
-        """Return True if jobs wait and no sender works. Several senders take no lease, so it is False for them."""
-        queue = self.queue
-        if queue is None or queue.paused or settings.is_multi_processor:
-            return False
-        return queue.waiting + queue.active > 0 and self.lease is None
+        """Return True if jobs wait and no sender works."""
+        return bool(self.queues_without_sender(settings))
 
     def has_several_senders(self, settings: Settings) -> bool:
         """Return True if several senders may work at once: on one queue, or on several queues."""
-        return settings.is_multi_processor or (self.queue is not None and bool(self.queue.generations))
+        return settings.is_multi_processor or bool(self.generations)
 
     def report(self, settings: Settings) -> SenderReport | None:
         """Return the report of the sender that has the lease, or the sum where several work; None without one."""
@@ -205,15 +183,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Accounted(NamedTuple):
-    """The account of a pipe, and the queue as Redis shows it; without Redis the account by the rings alone."""
+    """The account of a pipe, and its queues as Redis shows them; without Redis the account by the rings alone."""
 
     rings: list[RingAccount]
     events: Events
-    queue: QueueState | None = None
-    lease: LeaseState | None = None
-    senders: Sequence[Sender] = ()
-    trouble: str = ""
-    """Why Redis could not be read; empty in direct mode."""
+    queues: Sequence[PipeQueue] = ()
 
 
 def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
@@ -228,40 +202,34 @@ def take(settings: Settings, clock: Clock | None = None) -> Snapshot:
     else:
         from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
 
-        redis = QueueSet(settings, clock)
+        queues = QueueSet(settings, clock, answer_s=pipe_queues.ANSWER_S)
         try:
-            accounted = of_queues(redis, settings, found)
+            accounted = of_queues(queues, found, ShareMeter())
         finally:
-            redis.close()
+            queues.close()
     rings = [ring_state(ring, each.counters, clock) for ring, each in zip(found, accounted.rings, strict=True)]
     return assembled(settings, clock, rings, accounted, dead_letters_of(settings))
 
 
-def of_rings(found: Sequence[PipeRing], trouble: str = "", tries: int = account.TRIES) -> Accounted:
-    """Return the account by the rings' own counters."""
+def of_rings(found: Sequence[PipeRing], queues: Sequence[PipeQueue] = (), tries: int = account.TRIES) -> Accounted:
+    """Return the account by the rings' own counters; ``queues`` are shown beside it."""
     accounts = [account.of_ring(ring.view, tries) for ring in found]
-    return Accounted(accounts, account.total(accounts), trouble=trouble)
+    return Accounted(accounts, account.total(accounts), queues)
 
 
-def of_queues(queues: QueueSet, settings: Settings, found: Sequence[PipeRing], tries: int = account.TRIES) -> Accounted:
-    """Return the account with Redis's side, and the queue. Without Redis it is that of the rings, with the reason.
-
-    The numbers and the senders are those of all queues. The rest is that of the settings' own queue. There is no lease
-    while a queue that has jobs has no sender.
-    """
-    try:
-        accounts = [account.of_queues(queues, ring.view, tries) for ring in found]
-        counted = queues.counted()
-        counts = queues.merged(counted)
-        state = _queue(queues, counted, counts, settings)
-        leases = {queue: lease_state(queue) for queue in counted}
-        lacks = any(leases[queue] is None and each.waiting + each.active for queue, each in counted.items())
-        lease = None if lacks else next(filter(None, leases.values()), None)
-        senders = [each for queue in counted for each in sender_report.read(queue)]
-        senders.sort(key=lambda each: -each.report.written_ms)
-        return Accounted(accounts, account.total(accounts, counts), state, lease, senders)
-    except QueueUnavailable as error:
-        return of_rings(found, str(error), tries)
+def of_queues(queues: QueueSet, found: Sequence[PipeRing], shares: ShareMeter, tries: int = account.TRIES) -> Accounted:
+    """Return the account with Redis's side, and the queues. What cannot be read is accounted by the rings alone."""
+    read = pipe_queues.read(queues)
+    if read.counts is None:
+        return of_rings(found, read.shown, tries)
+    accounts = None
+    if read.is_complete:
+        with suppress(QueueUnavailable):
+            accounts = [account.of_queues(queues, ring.view, tries) for ring in found]
+    if accounts is None:
+        accounts = [account.of_some_queues(read.readable, ring.view, tries) for ring in found]
+    shown = shares.note(read.shown, queues.home.clock.monotonic_s())
+    return Accounted(accounts, account.total(accounts, read.counts), shown)
 
 
 def assembled(
@@ -276,10 +244,7 @@ def assembled(
         ring=account.merged([each.counters for each in rings]),
         rings=rings,
         events=accounted.events,
-        queue=accounted.queue,
-        queue_trouble=accounted.trouble,
-        lease=accounted.lease,
-        senders=list(accounted.senders),
+        queues=list(accounted.queues),
         dead_letters=letters,
     )
 
@@ -332,92 +297,6 @@ def _oldest_event_age_s(ring: RingView, clock: Clock) -> float | None:
 
 class _Event(msgspec.Struct):
     originalTimestamp: str  # noqa: N815  # as on the wire
-
-
-def _generations(queues: QueueSet, counted: dict[Queue, QueueCounts]) -> list[GenerationState]:
-    if queues.known is None or not queues.known.text:
-        return []
-    found = []
-    for each in queues.known.living:
-        own = [counts for place in each.queues if (counts := counted.get(queues.queue(place))) is not None]
-        jobs = sum(counts.waiting + counts.active + counts.delayed for counts in own)
-        found.append(GenerationState(each.number, len(each.queues), jobs, each is queues.known.current))
-    return found
-
-
-def _queue(queues: QueueSet, counted: dict[Queue, QueueCounts], counts: QueueCounts, settings: Settings) -> QueueState:
-    queue = queues.home
-    oldest_job_age_s, oldest_failed_age_s = _ages_s(queue)
-    return QueueState(
-        name=queue.keys.base.removesuffix(":"),
-        waiting=counts.waiting,
-        active=counts.active,
-        delayed=counts.delayed,
-        failed=counts.failed,
-        completed=counts.completed,
-        paused=counts.paused,
-        used_bytes=queues.size_bytes(),
-        max_bytes=settings.max_queue_bytes,
-        events_queued=counts.events_queued,
-        events_delivered=counts.events_delivered,
-        events_failed=counts.events_failed,
-        events_removed=counts.events_removed,
-        events_elsewhere=counts.events_elsewhere,
-        events_lost=counts.events_lost,
-        odd_fields=counts.odd_fields,
-        other_plane=_other_plane(queue),
-        evicting_policy=queue.evicting_policy(),
-        lanes=lane_states(queue),
-        oldest_job_age_s=oldest_job_age_s,
-        oldest_failed_age_s=oldest_failed_age_s,
-        generations=_generations(queues, counted),
-    )
-
-
-def _other_plane(queue: Queue) -> str:
-    try:
-        queue.check_owner()
-    except AnotherDataPlane as error:
-        return error.owner
-    return ""
-
-
-def _ages_s(queue: Queue) -> tuple[float | None, float | None]:
-    """Return the ages of the oldest job that is not delivered, and of the oldest failure."""
-    keys = queue.keys
-
-    def first(pipe: Any) -> None:
-        for jobs in (keys.active, keys.wait, keys.paused):
-            pipe.lindex(jobs, -1)
-        pipe.zrange(keys.failed, 0, 0, withscores=True)
-
-    try:
-        *ids, failed = queue.ask(first)
-        oldest = [job_id for job_id in ids if job_id is not None][:1]
-        made = queue.ask(lambda pipe: [pipe.hget(keys.base.encode() + job_id, "timestamp") for job_id in oldest])
-    except QueueUnavailable as error:
-        if not error.answered:
-            raise
-        return None, None
-    now_ms = queue.clock.time_ms()
-    job_ages_s = [max(0, now_ms - int(text)) / 1000 for text in made if text is not None and text.isdigit()]
-    failed_ages_s = [max(0.0, now_ms - score) / 1000 for _, score in failed]
-    return next(iter(job_ages_s), None), next(iter(failed_ages_s), None)
-
-
-def lease_state(queue: Queue) -> LeaseState | None:
-    """Return the lease, or None if no sender has it."""
-
-    def fill(pipe: Any) -> None:
-        pipe.get(queue.keys.lease)
-        pipe.pttl(queue.keys.lease)
-
-    value, lapses_in_ms = queue.ask(fill)
-    try:
-        number, _, host, pid, _ = (value or b"").decode(errors="replace").split(" ")
-        return LeaseState(int(number), host, int(pid), max(0, lapses_in_ms) / 1000)
-    except ValueError:  # no sender has it, or its address is in an unknown form
-        return None
 
 
 def dead_letters_of(settings: Settings) -> DeadLetterState:

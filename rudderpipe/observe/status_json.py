@@ -9,7 +9,8 @@ import msgspec
 
 from rudderpipe.observe import findings, flow
 from rudderpipe.observe.host_rings import HostRing
-from rudderpipe.observe.snapshot import DeadLetterState, QueueState, Snapshot
+from rudderpipe.observe.pipe_queues import QueueState
+from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring.counters import Counters
@@ -29,7 +30,8 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "pipe": found.pipe,
         "redis": found.redis,
         "ring": _counters(found, found.ring) if found.ring is not None else None,
-        "jobs": _jobs(found.queue) if found.queue is not None else None,
+        "jobs": _jobs(found, found.queue) if found.queue is not None else None,
+        "queues": flow.rows(found),
         "sender": _sender(found, settings),
         "events": found.events,
         "trouble": found.queue_trouble or None,
@@ -55,7 +57,7 @@ def _counters(found: Snapshot, ring: Counters) -> dict[str, Any]:
     return counters
 
 
-def _jobs(queue: QueueState) -> dict[str, Any]:
+def _jobs(found: Snapshot, queue: QueueState) -> dict[str, Any]:
     return {
         "waiting": queue.waiting,
         "active": queue.active,
@@ -69,7 +71,7 @@ def _jobs(queue: QueueState) -> dict[str, Any]:
         "other_plane": queue.other_plane,
         "eviction": _eviction(queue),
         "lanes": queue.lanes,
-        "generations": queue.generations,
+        "generations": found.generations,
         "oldest_job_age_s": queue.oldest_job_age_s,
         "oldest_failed_age_s": queue.oldest_failed_age_s,
     }

@@ -147,7 +147,7 @@ class Connection:
     def _options(self) -> dict[str, Any]:
         where = self._address
         options: dict[str, Any] = {
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
+            "socket_connect_timeout": min(CONNECT_TIMEOUT_S, self._answer_s),
             "socket_timeout": self._answer_s,
             "retry": Retry(NoBackoff(), 0),
             "client_name": "rudderpipe",

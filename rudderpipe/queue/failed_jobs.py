@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -73,6 +73,9 @@ class Page(NamedTuple):
 class FailedJobs:
     """The failed set of one queue. Every method raises ``QueueUnavailable`` when Redis does not answer or refuses."""
 
+    away: Mapping[str, str] = {}
+    """Queues that cannot be read and are left out: none here."""
+
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
 
@@ -110,7 +113,7 @@ class FailedJobs:
 
         Only the page's own jobs are read with their data. Raise ``ValueError`` if ``after`` is no ``next``.
         """
-        before = _place(after) if after is not None else None
+        before = place_of(after) if after is not None else None
         found: list[tuple[bytes, int]] = []
         total = 0
         if selection.reason is None:
@@ -244,7 +247,7 @@ def _bounds(selection: Selection) -> tuple[int | str, int | str]:
     return "-inf" if since is None else since, "+inf" if until is None else until
 
 
-def _place(after: str) -> tuple[int, bytes]:
+def place_of(after: str) -> tuple[int, bytes]:
     """Return the failure time and the id in the ``next`` of a page. Raise ``ValueError`` if it is none."""
     moment, colon, name = after.partition(":")
     if not (colon and moment.isascii() and moment.isdecimal()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
 
 
 def set_paused(queue: Queue, *, pauses: bool) -> bool:
@@ -12,3 +14,22 @@ def set_paused(queue: Queue, *, pauses: bool) -> bool:
     """
     keys = queue.keys
     return bool(queue.call("set_paused", [keys.wait, keys.paused, keys.meta_paused, keys.meta], keys.base, int(pauses)))
+
+
+def set_all_paused(queues: QueueSet, *, pauses: bool) -> dict[str, str]:
+    """Pause or resume every queue. Return the queues that could not be, by prefix, with the reason.
+
+    Raise ``QueueUnavailable`` if that is all of them.
+    """
+    away: dict[str, str] = {}
+    members = queues.members()
+    for member in members:
+        try:
+            if member.trouble is not None:
+                raise member.trouble
+            set_paused(member.queue, pauses=pauses)
+        except QueueUnavailable as error:
+            away[member.settings.prefix] = str(error)
+            if len(away) == len(members):
+                raise
+    return away

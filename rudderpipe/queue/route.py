@@ -123,6 +123,23 @@ def read(home: Queue, settings: Settings) -> Route:
     return _parsed(home, text or b"", settings)
 
 
+def expected(settings: Settings) -> Route | None:
+    """Return the route that the first flusher makes by these settings; None for one queue.
+
+    It is also None for a cluster, because the names depend on the slots of its masters.
+    """
+    if settings.queues == 1 or settings.redis_address.cluster_nodes:
+        return None
+    names = names_of(_stem(settings.prefix), 1, settings.queues, {""}, lambda _name: "")
+    return of_text("", settings).with_queues(_spread(names, settings), 0)
+
+
+def _spread(names: Sequence[str], settings: Settings) -> list[QueuePlace]:
+    """Return the places of queues, which take the servers of the settings in turn."""
+    servers = len(settings.redis_servers)
+    return [QueuePlace(name, place % servers) for place, name in enumerate(names)]
+
+
 def exists(home: Queue) -> bool:
     """Return whether there is a route, so that events may go to other queues. Raise ``QueueUnavailable``."""
     (found,) = home.ask(lambda pipe: pipe.exists(home.keys.route))
@@ -160,7 +177,6 @@ def with_queues(home: Queue, settings: Settings, known: Route, count: int) -> Ro
 
     Raise ``QueueUnavailable`` if the nodes of a cluster cannot be asked.
     """
-    servers = len(settings.redis_servers)
     nodes = _nodes(home) if settings.redis_address.cluster_nodes else {range(SLOTS): ""}
 
     def node_of(prefix: str) -> str:
@@ -168,8 +184,7 @@ def with_queues(home: Queue, settings: Settings, known: Route, count: int) -> Ro
         return next(node for slots, node in nodes.items() if slot in slots)
 
     names = names_of(_stem(settings.prefix), len(known.generations), count, set(nodes.values()), node_of)
-    queues = [QueuePlace(name, place % servers) for place, name in enumerate(names)]
-    return known.with_queues(queues, home.clock.time_ms())
+    return known.with_queues(_spread(names, settings), home.clock.time_ms())
 
 
 def _nodes(home: Queue) -> dict[range, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
-from rudderpipe.observe import active_lanes, snapshot
+from rudderpipe.observe import active_lanes, pipe_queues
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.queue.queue import Queue
@@ -43,7 +43,7 @@ def jobs(pipe: Examination) -> Result:
         fix = "set another queue_name for rudderpipe, or for the other program"
         found.append(warn(f"{foreign} of the next jobs are another program's", fix))
     stranded = queue.stranded() if counts.active else 0
-    if stranded and snapshot.lease_state(queue) is None:
+    if stranded and pipe_queues.lease_state(queue) is None:
         said = f"{stranded:,} jobs are active without a lock and without a sender"
         found.append(warn(said, "start a sender, which puts them first in line again"))
     return worst(found, f"{counts.waiting:,} waiting, {counts.active:,} active, {counts.delayed:,} delayed")
@@ -63,7 +63,7 @@ def _strange(queue: Queue) -> tuple[int, int]:
 def sender(pipe: Examination) -> Result:
     """Check that a sender works where jobs wait, and that no other worker takes jobs from the same queue."""
     queue, several = pipe.queue, pipe.settings.is_multi_processor
-    counts, lease = queue.counts(), snapshot.lease_state(queue)
+    counts, lease = queue.counts(), pipe_queues.lease_state(queue)
     found = []
     if not several and lease is None and counts.waiting + counts.active and not counts.paused:
         fix = "start one: systemctl start rudderpipe-sender@PIPE, or python -m rudderpipe.sender"

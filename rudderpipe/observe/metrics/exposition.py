@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rudderpipe.client import living
 from rudderpipe.errors import ExtraMissing, RudderpipeError
-from rudderpipe.observe.metrics.of_pipe import build_info, of_queue, of_rings
+from rudderpipe.observe.metrics.of_pipe import build_info, of_queues, of_rings
 from rudderpipe.observe.metrics.table import METRICS, Metric
 from rudderpipe.observe.metrics.values import Value, Values, buckets
 from rudderpipe.observe.reader import Reader
@@ -55,7 +55,7 @@ def of_pipe_and_queue(settings: Settings, reader: Reader) -> Values:
     """Return the metrics of a pipe's rings and of its queue. Raise ``RingUnavailable``."""
     view = reader.read()
     found = of_rings(view)
-    found.add(of_queue(view.snapshot, queue_of(settings), settings.lanes_in_use))
+    found.add(of_queues(view.snapshot, settings.lanes_in_use))
     return found
 
 
@@ -71,7 +71,7 @@ def _of_application(settings: Settings | None) -> Values:
         queue = queue_of(one)
         if queue not in queues:
             queues.add(queue)
-            found.add(of_queue(view.snapshot, queue, one.lanes_in_use))
+            found.add(of_queues(view.snapshot, one.lanes_in_use))
     return found
 
 

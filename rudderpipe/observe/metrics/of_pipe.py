@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -11,8 +12,9 @@ from rudderpipe._version import VERSION
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.metrics.table import NO_LANE
 from rudderpipe.observe.metrics.values import Values
+from rudderpipe.observe.pipe_queues import QueueState
 from rudderpipe.observe.reader import Totals, View
-from rudderpipe.observe.snapshot import QueueState, RingState, Snapshot
+from rudderpipe.observe.snapshot import RingState, Snapshot
 from rudderpipe.process import runtime_dir
 
 SHM = "/dev/shm"  # noqa: S108  # where Linux keeps the segments
@@ -79,19 +81,25 @@ def _heartbeat_s(rings: Sequence[RingState], shown: Snapshot) -> float:
     return min(moments)
 
 
-def of_queue(shown: Snapshot, name: str, lanes: int) -> Values:
-    """Return the metrics of the queue ``name``; in direct mode none."""
+def of_queues(shown: Snapshot, lanes: int) -> Values:
+    """Return the metrics of each queue; in direct mode none."""
     found = Values()
-    if not shown.redis:
-        return found
-    found.put("redis_up", int(shown.queue is not None), name)
-    if shown.queue is None:
-        return found
-    _put_queue(found, shown.queue, name)
-    if shown.lease is not None:
-        found.put("queue_lease_number", shown.lease.number, name)
-    if lanes > 1:
-        _put_lanes(found, shown.queue.lanes, name, lanes)
+    sizes = Counter(queue.generation for queue in shown.queues)
+    for queue in shown.queues:
+        found.put("redis_up", int(queue.state is not None), queue.name)
+        if shown.generations:
+            found.put("queue_generation", queue.generation, queue.name)
+            found.put("queue_current", int(queue.is_current), queue.name)
+            found.put("generation_queues", sizes[queue.generation], queue.name)
+        if queue.state is None:
+            continue
+        _put_queue(found, queue.state, queue.name)
+        if queue.share is not None:
+            found.put("queue_share", queue.share, queue.name)
+        if queue.lease is not None:
+            found.put("queue_lease_number", queue.lease.number, queue.name)
+        if lanes > 1:
+            _put_lanes(found, queue.state.lanes, queue.name, lanes)
     return found
 
 

@@ -192,6 +192,25 @@ _OF_QUEUE = (
     ),
     _gauge(
         "queue",
+        "rudderpipe_queue_generation",
+        "The number of the generation that the queue belongs to. Absent where there never was more than one queue, as "
+        "the two below.",
+    ),
+    _gauge(
+        "queue",
+        "rudderpipe_queue_current",
+        "1 if new events go to the generation of the queue, 0 if the queue is drained.",
+    ),
+    _gauge("queue", "rudderpipe_generation_queues", "How many queues the generation of the queue has."),
+    _gauge(
+        "queue",
+        "rudderpipe_queue_share",
+        "The share of the events of the last 5 minutes that this queue got, of all queues of its generation. At the "
+        "first look, and if fewer than 200 events came, it is that of all events since the generation was made. Absent "
+        "with one queue, for an earlier generation, and while a queue cannot be read.",
+    ),
+    _gauge(
+        "queue",
         "rudderpipe_lane_jobs",
         "Active jobs by lane. Jobs without a lane wait for the lanes before them. Absent with one lane.",
         lane=(),

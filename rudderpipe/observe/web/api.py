@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from rudderpipe.observe.web.request import Refused
 from rudderpipe.process import fork, identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import pause
-from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.settings import Settings
 
 FLOW_KEPT_S = 0.2
@@ -121,15 +121,15 @@ class Api:
         finally:
             own.examining.release()
 
-    def set_paused(self, *, pauses: bool) -> bool:
-        """Pause or resume the queue. Return False if it was so already. Raise ``Refused`` in direct mode."""
+    def set_paused(self, *, pauses: bool) -> None:
+        """Pause or resume every queue. Raise ``Refused`` in direct mode, and if a queue cannot be reached."""
         if self.settings.redis is None:
             raise Refused(400, "Without a queue there is nothing to pause.")
-        queue = Queue(self.settings, self._clock, answer_s=ANSWER_S)
-        try:
-            return pause.set_paused(queue, pauses=pauses)
-        finally:
-            queue.close()
+        with closing(QueueSet(self.settings, self._clock, answer_s=ANSWER_S)) as queues:
+            away = pause.set_all_paused(queues, pauses=pauses)
+        if away:
+            said = "; ".join(f"{prefix}: {reason}" for prefix, reason in away.items())
+            raise Refused(503, f"{'Paused' if pauses else 'Resumed'} without the queues that are away: {said}")
 
 
 def _tag(flow: Mapping[str, Any]) -> str:
@@ -145,6 +145,8 @@ def _rounded(value: Any) -> Any:
     """Return a value with its ages in whole seconds, as a person reads them."""
     if isinstance(value, dict):
         return {key: int(each) if _is_age(key, each) else _rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
     return value
 
 

@@ -92,6 +92,7 @@ class FailedPages:
             "next": page.next if page.next is None or page.next.isprintable() else None,
             "total": page.total,
             "total_events": None,
+            "away": dict(found.away),
             "searched_at_most": SEARCHED_AT_MOST if selection.reason is not None else None,
         }
 

@@ -17,6 +17,7 @@ export class FailedJobs {
   #next = null;
   #total = 0;
   #events = null;
+  #away = {}; // why queues cannot be read, by their prefixes
   #pages = 1;
   #filter = {};
   #chosen = new Set();
@@ -93,7 +94,7 @@ export class FailedJobs {
       }
       if (mine !== this.#loads) return; // a later filter has been set meanwhile
       [this.#jobs, this.#pages] = [jobs, pages];
-      [this.#next, this.#total, this.#events] = [page.next, page.total, page.total_events];
+      [this.#next, this.#total, this.#events, this.#away] = [page.next, page.total, page.total_events, page.away];
       this.#show();
     } catch (error) {
       this.#loadedFor = null; // load it again
@@ -138,8 +139,10 @@ export class FailedJobs {
   // What may be done, and how to get what may not.
   #rights() {
     if (this.#total === null) return 'Not known while Redis cannot be read.';
+    const away = Object.keys(this.#away);
+    const without = away.length ? `Without those of ${away.join(', ')}, which cannot be read. ` : '';
     const none = this.#isFiltered ? `No failed ${this.#noun} matches the filter. ` : 'None: no event has failed. ';
-    return `${this.#total ? '' : none}${this.#mayAct ? this.#whyNoEvents() : this.#whyReadOnly()}`;
+    return `${without}${this.#total || without ? '' : none}${this.#mayAct ? this.#whyNoEvents() : this.#whyReadOnly()}`;
   }
 
   #whyNoEvents() {

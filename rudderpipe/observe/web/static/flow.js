@@ -112,7 +112,8 @@ function showQueue({ queue_state: queue, queue_trouble: trouble }, outS) {
   });
   fill('queue-fill', queue?.used_bytes, queue?.max_bytes);
   if (!queue) state('queue', 'trouble', trouble ? 'Redis cannot be read' : 'Not known');
-  else if (queue.paused) state('queue', 'warning', 'Paused: no job is taken');
+  else if (trouble) state('queue', 'trouble', 'Some queues cannot be read');
+  else if (queue.paused) state('queue', jobs ? 'trouble' : 'warning', 'Paused: no job is taken');
   else if (queue.max_bytes && queue.used_bytes > 0.8 * queue.max_bytes) state('queue', 'warning', 'Nearly full');
   else if (jobs && outS === 0 && queue.oldest_job_age_s > STUCK_S) state('queue', 'warning', 'Jobs wait');
   else if (queue.oldest_job_age_s > 300 && jobs) state('queue', 'warning', 'Jobs wait for long');
@@ -133,7 +134,7 @@ function showSender({ sender, queue_state: queue, account }, outS) {
   else if (!sender && queue.waiting + queue.active + queue.delayed)
     state('sender', 'trouble', 'No sender takes the jobs');
   else if (!sender) state('sender', 'unknown', 'None, and no job waits');
-  else if (queue.paused) state('sender', 'warning', 'Stands by: the queue is paused');
+  else if (queue.paused) state('sender', 'unknown', 'Stands by: the queue is paused');
   else if (sender.report?.retry_in_s > 0) state('sender', 'warning', 'Waits to try again');
   else state('sender', 'ok', outS > 0 ? 'Delivers' : 'Ready');
 }

@@ -7,6 +7,7 @@ import { FailedJobs } from './failed.js';
 import { finding } from './finding.js';
 import { forgetRates, showFlow } from './flow.js';
 import { History } from './history.js';
+import { showQueues } from './queues.js';
 import { age, byId, clock, count, icon, make, show } from './text.js';
 
 const POLL_MS = 1000;
@@ -68,6 +69,7 @@ function showLatest() {
   const sinceMs = performance.now() - atMs;
   const laterMs = sinceMs > 2 * POLL_MS ? sinceMs : 0;
   showFlow(flow, flow.taken_at_s + laterMs / 1000, history);
+  showQueues(flow);
   showVerdict(flow.verdict.level, flow.verdict.text, '');
   showFindings(flow.findings);
   showAccess(flow);

@@ -1,0 +1,199 @@
+"""What an operator sees of several queues on several Redis servers, also while one of them is away."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from native_tests.processes import Processes, wait_until
+from native_tests.test_queues import QUEUES, Servers
+from rudderpipe.observe.web.api import Api
+from rudderpipe.process import identity
+from rudderpipe.process.clock import Clock
+from rudderpipe.queue.lease import Lease
+from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.route import QueuePlace
+from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE
+from rudderpipe.testing.redis_server import RedisServer
+
+PREFIXES = [f"rudder-{place}" for place in range(QUEUES)]
+
+
+@pytest.fixture(name="servers")
+def _servers(directory: Path, processes: Processes) -> Iterator[Servers]:
+    servers = Servers(directory, processes)
+    processes.start("-m", "rudderpipe.flusher")
+    servers.send(300)
+    servers.wait_for(0, 1, 2)
+    yield servers
+    servers.end()
+
+
+@contextmanager
+def stopped(server: RedisServer) -> Iterator[None]:
+    """Let a server not respond meanwhile."""
+    assert server.process is not None
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+
+
+def queue_at(processes: Processes, place: int) -> Queue:
+    """Return one of the queues."""
+    return Queue(QueuePlace(PREFIXES[place], place).settings(processes.settings), Clock())
+
+
+def waiting_in(processes: Processes) -> list[int]:
+    """Return the number of jobs that wait in each queue."""
+    return [queue_at(processes, place).counts().waiting for place in range(QUEUES)]
+
+
+def fail_one(processes: Processes, place: int, reason: str) -> str:
+    """Let the next job of a queue fail, and return its id."""
+    queue = queue_at(processes, place)
+    (taken,) = queue.take(1, 1 << 20)
+    assert queue.fail(taken, reason)
+    queue.close()
+    return f"{PREFIXES[place]}:{taken.id}"
+
+
+def command(processes: Processes, *arguments: str, code: int = EXIT_OK) -> str:
+    """Return what a command prints, after a check of its exit code."""
+    ended = processes.run("-m", "rudderpipe", *arguments)
+    assert ended.returncode == code, ended
+    return (ended.stdout + ended.stderr).decode()
+
+
+def series(processes: Processes, name: str) -> dict[str, float]:
+    """Return a metric of each queue, by its prefix."""
+    found: list[dict[str, Any]] = msgspec.json.decode(command(processes, "metrics", "--json"))
+    own = [each for each in found if each["name"] == name and each["labels"].get("state", "waiting") == "waiting"]
+    return {each["labels"]["queue"].partition("}")[0].removeprefix("{"): each["value"] for each in own}
+
+
+def test_each_queue_is_shown_with_its_place_its_jobs_its_share_and_its_sender(servers: Servers) -> None:
+    """The sum stands above them."""
+    processes = servers.processes
+    jobs = waiting_in(processes)
+    queue = queue_at(processes, 1)
+    assert Lease(queue, 60_000, identity.address(), lambda _holder: False).take()
+    failed = fail_one(processes, 0, "status 400")
+
+    text = command(processes, "status", code=1)
+    found = processes.status()
+
+    lines = [line.strip() for line in text.splitlines()]
+    at = [f"{server.socket}" for server in servers.all]
+    assert "queues    1 of generation 0 that are drained first (0 jobs left), 3 of generation 1" in lines
+    share = [f"{len(servers.expected(place)) / servers.sent:.0%} of the events" for place in range(QUEUES)]
+    host = identity.address().split(" ")[0]
+    for place, (waiting, failures) in enumerate([(jobs[0] - 1, 1), (jobs[1], 0), (jobs[2], 0)]):
+        (line,) = [line for line in lines if line.startswith(f"{PREFIXES[place]} at ")]
+        assert at[place] in line
+        assert f": {waiting} waiting, 0 active, {failures} failed, oldest " in line
+        assert share[place] in line
+        assert line.endswith("sender " + f"{host} pid {queue_pid()}" if place == 1 else "no sender")
+    assert f"{sum(jobs) - 1} waiting" in text
+    assert found.events.balanced
+    assert [each.code for each in found_findings(servers)] == ["no_sender", "failed_jobs"]
+    assert "; the same is true of the queue rudder-2." in text
+    assert series(processes, "rudderpipe_queue_jobs") == {
+        "rudder": 0,
+        **dict(zip(PREFIXES, [jobs[0] - 1, jobs[1], jobs[2]], strict=True)),
+    }
+    assert series(processes, "rudderpipe_generation_queues") == {"rudder": 1, **dict.fromkeys(PREFIXES, 3)}
+    assert sum(series(processes, "rudderpipe_queue_share").values()) == pytest.approx(1)
+    top = command(processes, "top", "--once", code=1)
+    assert f"{PREFIXES[2]} at {at[2]}/0: {jobs[2]} waiting" in top
+    assert failed in command(processes, "failed", "list")
+    queue.close()
+
+
+def queue_pid() -> int:
+    """Return the pid of the sender, which is this process."""
+    return int(identity.address().split(" ")[1])
+
+
+def found_findings(servers: Servers) -> list[Any]:
+    """Return the findings of the page."""
+    flow, _ = Api(servers.processes.settings).flow()
+    return msgspec.convert(flow["findings"], list[_Finding])
+
+
+class _Finding(msgspec.Struct):
+    code: str
+
+
+@pytest.mark.parametrize("place", [0, 2])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_a_server_that_is_away_is_named_and_the_others_are_shown(servers: Servers, how: str, place: int) -> None:
+    """Also the first one, which has the route. The view does not wait for long."""
+    processes = servers.processes
+    jobs = dict(zip(PREFIXES, waiting_in(processes), strict=True))
+    away = servers.all[place]
+    if how == "killed":
+        away.kill()
+        text = command(processes, "status", code=EXIT_UNAVAILABLE)
+        found = processes.status_json()
+    else:
+        with stopped(away):
+            text = command(processes, "status", code=EXIT_UNAVAILABLE)
+            found = processes.status_json()
+
+    gone = {"rudder", "rudder-0"} if place == 0 else {"rudder-2"}
+    rows = {each["prefix"]: each for each in found["queues"]}
+    assert {prefix for prefix, row in rows.items() if row["trouble"]} == gone
+    assert all(str(away.socket) in rows[prefix]["trouble"] for prefix in gone)
+    others = {prefix: row["waiting"] for prefix, row in rows.items() if prefix not in gone and prefix != "rudder"}
+    assert others == {prefix: waiting for prefix, waiting in jobs.items() if prefix not in gone}
+    assert found["jobs"]["waiting"] == sum(others.values())
+    assert [(each["number"], each["away"]) for each in found["jobs"]["generations"]] == [
+        (0, int(place == 0)),
+        (1, 1),
+    ]
+    assert (found["events"]["queued"], found["events"]["balanced"]) == (300, True)
+    assert found["findings"][0]["code"] == "redis_away"
+    assert str(away.socket) in found["findings"][0]["text"]
+    assert "queued counts the others' events" in text
+
+
+def test_failed_jobs_of_all_queues_are_one_list(servers: Servers) -> None:
+    """An id has the prefix of its queue. Each action reaches the queue, and one that is away is named."""
+    processes = servers.processes
+    ids = [fail_one(processes, place, f"reason {place}") for place in (0, 1, 2, 0)]
+
+    listed = command(processes, "failed", "list").splitlines()
+    assert [line.split()[0] for line in listed] == [*ids, "4"]
+    assert "reason 1" in command(processes, "failed", "show", ids[1])
+    assert "no failed job has this id" in command(processes, "failed", "show", "1", code=1)
+    assert "1 failed job deleted" in command(processes, "failed", "delete", "--id", ids[0])
+    assert queue_at(processes, 0).counts().failed == 1
+    assert "1 failed job in line again" in command(processes, "failed", "retry", "--reason", "reason 1")
+    servers.all[0].kill()
+    text = command(processes, "failed", "list", code=EXIT_UNAVAILABLE)
+    assert [line.split()[0] for line in text.splitlines()] == [ids[2], "1", "rudderpipe:", "rudderpipe:"]
+    assert f"without the failed jobs of {PREFIXES[0]}, which cannot be read" in text
+    assert [queue_at(processes, place).counts().failed for place in (1, 2)] == [0, 1]
+
+
+def test_a_pause_is_that_of_all_queues(servers: Servers) -> None:
+    """Of those that can be reached; the others are named."""
+    processes = servers.processes
+
+    text = command(processes, "queue", "--pause")
+
+    assert [line.endswith(", paused") for line in text.splitlines() if line.startswith("queue ")] == [True] * 4
+    assert all(queue_at(processes, place).counts().paused for place in range(QUEUES))
+    servers.all[2].kill()
+    said = command(processes, "queue", "--resume", code=EXIT_UNAVAILABLE)
+    assert "queue rudder-2 is left as it is: redis at " in said
+    assert [queue_at(processes, place).counts().paused for place in (0, 1)] == [False, False]
+    wait_until(lambda: series(processes, "rudderpipe_redis_up")["rudder-2"] == 0)
