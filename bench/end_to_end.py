@@ -8,6 +8,7 @@ Redis queue and without. Everything runs on this machine, Redis and data plane i
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -142,13 +143,11 @@ def results(rounds: int, events: int, *, alone: bool) -> Iterator[Result]:
 
 
 def by_process(cpu: list[dict[str, float]]) -> dict[str, list[float]]:
-    """Return what each process takes in every round, the producers together."""
-    parts: dict[str, list[float]] = {"producers": []}
-    for used in cpu:
-        parts["producers"].append(sum(each for name, each in used.items() if name.startswith("producer")))
-        for name, each in used.items():
-            if not name.startswith("producer"):
-                parts.setdefault(name, []).append(each)
+    """Return what each process takes in every round; the processes of one kind, which are numbered, together."""
+    parts: dict[str, list[float]] = {}
+    for number, used in enumerate(cpu):
+        for name, each in sorted(used.items(), key=lambda part: not part[0].startswith("producer")):
+            parts.setdefault(re.sub(r" \d+$", "s", name), [0.0] * len(cpu))[number] += each
     return {name: each for name, each in parts.items() if any(each)}
 
 

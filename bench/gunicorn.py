@@ -165,7 +165,7 @@ def _requests(port: int, seconds: float) -> tuple[float, float]:
 def running(names: Iterable[str], workers: int, plane: Plane) -> Iterator[list[Server]]:
     """Yield a gunicorn for each candidate, with the processes that it needs."""
     with servers(plane.url) as queued:
-        direct = Servers(queued.directory, queued.server, plane.url)
+        direct = Servers(queued.directory, plane.url, queued.server)
         del direct.environment["RUDDERPIPE_REDIS"]
         try:
             queued.program("flusher")

@@ -28,16 +28,17 @@ class Begin(msgspec.Struct):
 
 
 class Servers:
-    """A Redis, a directory, and our settings as variables. Events go directly while the Redis does not run."""
+    """Redis, a directory, and our settings as variables. Events go directly while the first Redis does not run."""
 
-    def __init__(self, directory: str, server: RedisServer, url: str) -> None:
+    def __init__(self, directory: str, url: str, server: RedisServer, *others: RedisServer) -> None:
         self.directory = directory
         self.server = server
+        self.redis = [server, *others]
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("RUDDERPIPE_")},
             "RUDDERPIPE_WRITE_KEY": "KEY",
             "RUDDERPIPE_DATA_PLANE_URL": url,
-            **({"RUDDERPIPE_REDIS": server.url} if server.process else {}),
+            **({"RUDDERPIPE_REDIS": " ".join(each.url for each in self.redis)} if server.process else {}),
             "RUDDERPIPE_RUNTIME_DIR": f"{directory}/run",
             "RUDDERPIPE_PIPE": f"bench-{os.getpid()}",
             "RUDDERPIPE_AUTOSTART": "false",
@@ -81,7 +82,9 @@ class Servers:
 
     def known(self) -> dict[str, int]:
         """Return the pid of each process, Redis included."""
-        redis = {"redis": self.server.process.pid} if self.server.process else {}
+        redis = {
+            f"redis server {number}": each.process.pid for number, each in enumerate(self.redis, 1) if each.process
+        }
         return {**redis, **{name: each.pid for name, each in self._processes.items()}}
 
     def end(self, *names: str) -> None:
@@ -100,18 +103,25 @@ class Servers:
 
 
 @contextlib.contextmanager
-def servers(url: str, *, redis: bool = True) -> Iterator[Servers]:
-    """Yield Redis if it is wanted, directory and settings, and remove all of it afterwards."""
-    with tempfile.TemporaryDirectory(prefix="rp-") as directory:
-        server = RedisServer(Path(directory))
-        with server if redis else contextlib.nullcontext():
-            made = Servers(directory, server, url)
-            try:
-                yield made
-            finally:
-                made.end()
-                for lock_file in Path(directory, "run").glob("*.lock"):
-                    memory.remove(memory.segment_name(lock_file.stem))
+def servers(url: str, *, redis: int = 1) -> Iterator[Servers]:
+    """Yield so many Redis servers, directory and settings, and remove all of it afterwards. With 0 none runs."""
+    with tempfile.TemporaryDirectory(prefix="rp-") as directory, contextlib.ExitStack() as running:
+        made = [RedisServer(_made(directory, number)) for number in range(max(1, redis))]
+        for server in made[:redis]:
+            running.enter_context(server)
+        found = Servers(directory, url, *made)
+        try:
+            yield found
+        finally:
+            found.end()
+            for lock_file in Path(directory, "run").glob("*.lock"):
+                memory.remove(memory.segment_name(lock_file.stem))
+
+
+def _made(directory: str, number: int) -> Path:
+    path = Path(directory, f"redis-{number}")
+    path.mkdir()
+    return path
 
 
 def cpu_s(pid: int) -> float:

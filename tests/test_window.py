@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 import msgspec
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
@@ -14,18 +14,20 @@ from rudderpipe.flusher.window import Window
 from rudderpipe.ring.consumer import Batch, OffsetRange
 
 USERS = st.lists(st.integers(0, 9), min_size=1, max_size=40)
+TENURE = 5
+"""Events of a tenure."""
 OFFSETS = st.lists(st.dictionaries(st.integers(1, 3), st.integers(0, 20)), min_size=1, max_size=4)
 
 
 def window_of(users: list[int], queues: int, size: int, former: list[list[dict[int, int]]]) -> Window:
-    """Return a window with these users' events, in batches of ``size`` over three tenures."""
+    """Return a window with these users' events, in batches of ``size`` over several tenures."""
     window = Window(queues, former)
     events = [Raw(b'{"userId":"u%d","n":%d}' % (user, number)) for number, user in enumerate(users)]
     for start in range(0, len(events), size):
         part = events[start : start + size]
         ranges: list[OffsetRange] = []
         for number in range(start, start + len(part)):
-            tenure, offset = number // 15 + 1, number % 15
+            tenure, offset = number // TENURE + 1, number % TENURE
             if ranges and ranges[-1].sequence == tenure:
                 ranges[-1] = OffsetRange(tenure, ranges[-1].start, offset + 1)
             else:
@@ -34,7 +36,8 @@ def window_of(users: list[int], queues: int, size: int, former: list[list[dict[i
     return window
 
 
-@given(USERS, st.integers(1, 4), st.integers(1, 7), OFFSETS, OFFSETS, st.integers(1, 9))
+@example([0] * 8, 1, 2, [{}], [{2: 2}], 1, 1)  # a batch of two tenures, and more of the second one is known
+@given(USERS, st.integers(1, 4), st.integers(1, 7), OFFSETS, OFFSETS, st.integers(1, 9), st.integers(1, 200))
 def test_each_event_is_planned_for_one_queue_once(
     users: list[int],
     queues: int,
@@ -42,6 +45,7 @@ def test_each_event_is_planned_for_one_queue_once(
     past: list[dict[int, int]],
     known: list[dict[int, int]],
     at_once: int,
+    max_bytes: int,
 ) -> None:
     """Except what an earlier generation has, and what the queue itself is known to have."""
     window = window_of(users, queues, size, [past])
@@ -50,19 +54,23 @@ def test_each_event_is_planned_for_one_queue_once(
         offsets = dict(known[queue % len(known)])
         begin = 0
         while begin < window.end:
-            plan = window.plan(queue, begin, offsets, at_once, 1 << 20)
+            plan = window.plan(queue, begin, offsets, at_once, max_bytes)
             assert plan.end > begin
-            for event in plan.events:
-                start, end = plan.marks[event.tenure]
-                assert start == offsets.get(event.tenure, 0) <= event.offset < end
-                planned[queue].append(msgspec.json.decode(event.data)["n"])
+            numbers = [msgspec.json.decode(event)["n"] for event in plan.events]
+            is_within = len(numbers) <= at_once and len(b"".join(plan.events)) <= max_bytes
+            assert is_within or numbers[0] // size == numbers[-1] // size
+            assert plan.users == [lanes.user_of(f"u{users[number]}") for number in numbers]
+            for tenure, offset in (divmod(number + TENURE, TENURE) for number in numbers):
+                start, end = plan.marks[tenure]
+                assert start == offsets.get(tenure, 0) <= offset < end
+            planned[queue] += numbers
             offsets.update((tenure, end) for tenure, (_, end) in plan.marks.items())
             begin = plan.end
 
     for queue in range(queues):
         expected = []
         for number, user in enumerate(users):
-            hashed, tenure, offset = lanes.user_of(f"u{user}"), number // 15 + 1, number % 15
+            hashed, tenure, offset = lanes.user_of(f"u{user}"), number // TENURE + 1, number % TENURE
             is_past = offset < past[hashed % len(past)].get(tenure, 0)
             is_known = offset < known[queue % len(known)].get(tenure, 0)
             if hashed % queues == queue and not is_past and not is_known:

@@ -254,7 +254,7 @@ class Flusher:
         while len(self._held) < at_most and taken < BYTES_AT_ONCE:
             if events < at_least and not everything:
                 break
-            batch = self._consumer.next_batch(settings.flush_at, settings.max_batch_bytes)
+            batch = self._consumer.next_batch(at_least, settings.max_batch_bytes)
             if batch is None:
                 break
             self._held.append(batch)

@@ -8,9 +8,9 @@ one user in order, by userId and anonymousId as text, without blanks at the ends
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -24,7 +24,7 @@ _PLAIN_MIN, _PLAIN_END = 1e-6, 1e21
 """Go writes a number between these without an exponent."""
 
 
-class _Ids(msgspec.Struct, rename="camel"):
+class _Ids(msgspec.Struct, rename="camel", gc=False):
     user_id: str | None = None
     anonymous_id: str | None = None
 
@@ -38,15 +38,13 @@ _decode_ids = msgspec.json.Decoder(list[_Ids]).decode
 _decode_any_ids = msgspec.json.Decoder(_AnyIds).decode
 
 
-class Part:
+class Part(NamedTuple):
     """Events of one lane that become a job."""
 
-    __slots__ = ("events", "lane", "size_bytes")
-
-    def __init__(self, lane: int) -> None:
-        self.lane = lane
-        self.events: list[Raw] = []
-        self.size_bytes = 0
+    first: int
+    """The number of its first event among all events."""
+    lane: int
+    events: list[Raw]
 
 
 def parts_of(
@@ -56,18 +54,24 @@ def parts_of(
 
     The parts are in the order of their first events. ``users`` are the hashes of the events' users, if they are known.
     """
-    parts: list[Part] = []
-    last: dict[int, Part] = {}
-    for event, user in zip(events, users_of(events) if users is None else users, strict=True):
-        lane = lane_of(user, lanes)
-        part = last.get(lane)
-        size_bytes = len(memoryview(event)) + 1
-        if part is None or len(part.events) >= max_events or part.size_bytes + size_bytes > max_bytes + 1:
-            part = last[lane] = Part(lane)
-            parts.append(part)
-        part.events.append(event)
-        part.size_bytes += size_bytes
-    return parts
+    numbers: dict[int, Sequence[int]] = {0: range(len(events))}
+    if lanes > 1:
+        by_lane: dict[int, list[int]] = {}
+        for number, user in enumerate(users_of(events) if users is None else users):
+            by_lane.setdefault(lane_of(user, lanes), []).append(number)
+        numbers = {**by_lane}
+    return sorted(part for lane in numbers for part in _cut(events, lane, numbers[lane], max_events, max_bytes))
+
+
+def _cut(events: Sequence[Raw], lane: int, numbers: Sequence[int], max_events: int, max_bytes: int) -> Iterator[Part]:
+    """Yield the parts of one lane, whose events have these numbers."""
+    for start in range(0, len(numbers), max_events):
+        own = numbers[start : start + max_events]
+        part = Part(own[0], lane, [events[number] for number in own])
+        if len(own) > 1 and len(b",".join(part.events)) > max_bytes:
+            yield from _cut(events, lane, own, len(own) // 2, max_bytes)
+        else:
+            yield part
 
 
 def lane_of(user: int, lanes: int) -> int:
@@ -81,18 +85,13 @@ def user_of(key: str) -> int:
 
 
 def users_of(events: Sequence[Raw]) -> list[int]:
-    """Return the hash of each event's user; 0 if the event has none."""
-    return list(map(user_of, _keys_of(events)))
-
-
-def _keys_of(events: Sequence[Raw]) -> list[str]:
-    """Return the key of each event: its userId, or its anonymousId; empty if it has neither."""
+    """Return the hash of each event's user, by its userId or else its anonymousId; 0 if the event has neither."""
     found: Sequence[_Ids | _AnyIds]
     try:
         found = _decode_ids(b"[%b]" % b",".join(events))  # ids are text, except in a few whole messages
     except msgspec.ValidationError:
         found = [_any_ids(event) for event in events]
-    return [_text(event.user_id) or _text(event.anonymous_id) for event in found]
+    return [user_of(_text(event.user_id) or _text(event.anonymous_id)) for event in found]
 
 
 def _any_ids(event: Raw) -> _AnyIds:

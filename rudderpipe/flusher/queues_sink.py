@@ -10,15 +10,13 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from msgspec import Raw
-
 from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher import lanes, queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
-from rudderpipe.flusher.window import Event, Window
+from rudderpipe.flusher.window import Plan, Window
 from rudderpipe.process.clock import Clock, Every, iso_ms
 from rudderpipe.queue import job, route
 from rudderpipe.queue.active_job import QueueCounts
@@ -102,7 +100,7 @@ class QueuesSink:
     @property
     def batches_at_once(self) -> int:
         """How many batches may be offered at once besides those that are kept."""
-        return BATCHES_AT_ONCE * self.queues
+        return BATCHES_AT_ONCE
 
     @property
     def kept(self) -> int:
@@ -286,46 +284,48 @@ class QueuesSink:
             makes = self._settings.queues if self._route is None or not self._route.text else 1
             call = partial(route.establish, self._home.queue, self._settings, makes)
             self._begin(self._home, "route", call)
+        begins: list[Callable[[], None]] = []
         for number, cursor in enumerate(self._queues):
             if not self._is_idle(cursor):
                 continue
             if not cursor.is_fenced:
                 self._begin_fence(cursor, None)
             elif self._window is not None and not self._is_sealed:
-                self._begin_add(number, cursor, self._window)
+                begins += self._add_of(number, cursor, self._window)
+        # Order: all jobs are made before the first call, because Python runs one thread at a time.
+        for begin in begins:
+            begin()
 
     def _begin_fence(self, cursor: QueueCursor, generation: int | None) -> None:
         freed = tuple(cursor.freed)
         call = partial(cursor.fence, self._epoch, self._term, freed, generation)
         self._begin(cursor, "fence", call, freed=freed, is_past=generation is not None)
 
-    def _begin_add(self, number: int, cursor: QueueCursor, window: Window) -> None:
+    def _add_of(self, number: int, cursor: QueueCursor, window: Window) -> Iterator[Callable[[], None]]:
+        """Yield what begins the call that adds a queue's next events, if there are any."""
         at_once = BATCHES_AT_ONCE * self._settings.flush_at
-        events, marks, end = window.plan(number, cursor.done, cursor.offsets, at_once, BYTES_AT_ONCE)
-        if not events:
-            cursor.done = end
+        plan = window.plan(number, cursor.done, cursor.offsets, at_once, BYTES_AT_ONCE)
+        if not plan.events:
+            cursor.done = plan.end
             return
+        marks = plan.marks
         if "cas" not in self._rules:
             marks = {tenure: (1 << 52, to) for tenure, (_, to) in marks.items()}
-        freed, term = tuple(cursor.freed), self._term
+        freed = tuple(cursor.freed)
         offsets = {tenure: to for tenure, (_, to) in marks.items()}
-
-        def add() -> None:
-            cursor.add(self._epoch, self._jobs_of(events), marks, freed, term)
-
-        self._begin(cursor, "add", add, window=window, end=end, offsets=offsets, freed=freed)
+        call = partial(cursor.add, self._epoch, self._jobs_of(plan), marks, freed, self._term)
+        yield partial(self._begin, cursor, "add", call, window=window, end=plan.end, offsets=offsets, freed=freed)
 
     @property
     def _term(self) -> int:
         return int(self._ring.words[at.H_TERM]) if "term" in self._rules else 0
 
-    def _jobs_of(self, events: Sequence[Event]) -> list[NewJob]:
+    def _jobs_of(self, plan: Plan) -> list[NewJob]:
         settings, count = self._settings, self._settings.lanes_in_use
         max_bytes = min(settings.max_batch_bytes, settings.lane_bytes)
-        data: list[Raw] = [event.data for event in events]
         key, sent_at = settings.current_write_key, iso_ms(self._clock.time_ms())
         jobs: list[NewJob] = []
-        for part in lanes.parts_of(data, count, settings.flush_at, max_bytes, [event.user for event in events]):
+        for part in lanes.parts_of(plan.events, count, settings.flush_at, max_bytes, plan.users):
             text = job.build(b",".join(part.events), key, sent_at, self._epoch)
             jobs.append((text, len(part.events)) if count == 1 else (text, len(part.events), f"{part.lane}/{count}"))
         return jobs

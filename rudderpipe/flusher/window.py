@@ -14,29 +14,27 @@ Offsets = dict[int, int]
 """For each tenure of a block, an offset: what has been done with every event below it."""
 
 
-class Event(NamedTuple):
-    """An event, its offset in a tenure of a block, and the hash of its user."""
-
-    tenure: int
-    offset: int
-    user: int
-    data: Raw
-
-
 class Entry(NamedTuple):
-    """A batch, and for each queue the events that must go there."""
+    """A batch, its events with the hash of each one's user, and for each queue the numbers of its events in the batch.
+
+    Lists of numbers and no object for each event, because the flusher makes them of every event.
+    """
 
     batch: Batch
-    parts: list[list[Event]]
+    events: Sequence[Raw]
+    users: Sequence[int]
+    parts: list[list[int]]
 
 
 class Plan(NamedTuple):
     """What one queue must get next: events, and the offsets from and to that cover them in each tenure.
 
-    ``end`` is the number of the first batch of the window that is not covered.
+    ``users`` are the hashes of the events' users. ``end`` is the number of the first batch of the window that is not
+    covered.
     """
 
-    events: list[Event]
+    events: list[Raw]
+    users: list[int]
     marks: dict[int, tuple[int, int]]
     end: int
 
@@ -70,36 +68,63 @@ class Window:
 
     def add(self, batch: Batch, events: Sequence[Raw]) -> None:
         """Add the next batch, whose events these are."""
-        parts: list[list[Event]] = [[] for _ in range(self._queues)]
-        pairs = zip(lanes.users_of(events), events, strict=True)
-        for each in batch.ranges:
-            former = [
-                finals
-                for finals in ([offsets.get(each.sequence, 0) for offsets in queues] for queues in self._former)
-                if max(finals) > each.start
+        users, queues = lanes.users_of(events), self._queues
+        numbers: Sequence[int] = range(len(users))
+        if former := self._former_of(batch):
+            places = _places(batch)
+            numbers = [
+                number
+                for number in numbers
+                if not any(places[number][1] < _final(finals, users[number], places[number][0]) for finals in former)
             ]
-            for offset, (user, event) in zip(range(each.start, each.end), pairs, strict=False):
-                if not any(offset < finals[user % len(finals)] for finals in former):
-                    parts[user % self._queues].append(Event(each.sequence, offset, user, event))
-        self.entries.append(Entry(batch, parts))
+        parts: list[list[int]] = [[] for _ in range(queues)]
+        for number in numbers:
+            parts[users[number] % queues].append(number)
+        self.entries.append(Entry(batch, events, users, parts))
+
+    def _former_of(self, batch: Batch) -> list[Sequence[Offsets]]:
+        """Return the final offsets of the earlier generations that may have events of the batch."""
+        return [
+            finals
+            for finals in self._former
+            if any(offsets.get(each.sequence, 0) > each.start for each in batch.ranges for offsets in finals)
+        ]
 
     def plan(self, queue: int, begin: int, known: Offsets, max_events: int, max_bytes: int) -> Plan:
         """Return what a queue must get from the batch ``begin`` on, except what is below the known offsets."""
-        events: list[Event] = []
+        events: list[Raw] = []
+        users: list[int] = []
+        tenures: set[int] = set()
         ends: Offsets = {}
         size, end = 0, begin
-        for batch, parts in self.entries[begin - self.first :]:
-            part = [event for event in parts[queue] if event.offset >= known.get(event.tenure, 0)]
-            size += sum(len(memoryview(event.data)) for event in part)
-            if events and part and (len(events) + len(part) > max_events or size > max_bytes):
-                break
-            events += part
+        for batch, all_events, all_users, parts in self.entries[begin - self.first :]:
+            part = parts[queue]
+            if any(known.get(each.sequence, 0) > each.start for each in batch.ranges):
+                places = _places(batch)
+                part = [number for number in part if places[number][1] >= known.get(places[number][0], 0)]
+            if part:
+                more = [all_events[number] for number in part]
+                size += len(b",".join(more))
+                if events and (len(events) + len(more) > max_events or size > max_bytes):
+                    break
+                events += more
+                users += [all_users[number] for number in part]
+                tenures.update(each.sequence for each in batch.ranges if each.end > known.get(each.sequence, 0))
             ends.update((each.sequence, each.end) for each in batch.ranges)
             end += 1
-        tenures = dict.fromkeys(event.tenure for event in events)
-        return Plan(events, {tenure: (known.get(tenure, 0), ends[tenure]) for tenure in tenures}, end)
+        return Plan(events, users, {tenure: (known.get(tenure, 0), ends[tenure]) for tenure in tenures}, end)
 
     def leave(self, end: int) -> None:
         """Remove the batches before this number."""
         del self.entries[: end - self.first]
         self.first = max(self.first, end)
+
+
+def _places(batch: Batch) -> list[tuple[int, int]]:
+    """Return the tenure and the offset of each event of a batch."""
+    return [(each.sequence, offset) for each in batch.ranges for offset in range(each.start, each.end)]
+
+
+def _final(finals: Sequence[Offsets], user: int, tenure: int) -> int:
+    """Return the final offset of a tenure in the queue of an earlier generation that had this user's events."""
+    return finals[user % len(finals)].get(tenure, 0)
