@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from native_tests.manager import Manager
 from native_tests.processes import Processes, wait_until
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import route
@@ -22,27 +30,31 @@ QUEUES = 8
 KEYS = "{{{}}}:rudderpipe:rudderEventsQueue:{}"
 
 
+def settings_with(server: RedisServer) -> dict[str, Any]:
+    """Return the settings of several queues on one server."""
+    return {
+        "redis": server.url,
+        "queues": QUEUES,
+        "flush_at": 5,
+        "flush_interval_ms": 50,
+        "lease_ms": 1000,
+    }
+
+
 class Managers:
     """A pipe with several queues, and the managers of their senders."""
 
     def __init__(self, processes: Processes, server: RedisServer) -> None:
         self.processes = processes
         self.server = server
-        processes.explicit |= {
-            "redis": server.url,
-            "autostart": False,
-            "queues": QUEUES,
-            "flush_at": 5,
-            "flush_interval_ms": 50,
-            "lease_ms": 1000,
-        }
+        processes.explicit |= settings_with(server) | {"autostart": False}
         self.client = processes.client()
         self.sent = 0
         self.flusher = processes.start("-m", "rudderpipe.flusher")
 
-    def start(self) -> psutil.Process:
+    def start(self, *arguments: str, **options: Any) -> psutil.Process:
         """Start a manager."""
-        return psutil.Process(self.processes.start("-m", "rudderpipe.sender", "--all").pid)
+        return psutil.Process(self.processes.start("-m", "rudderpipe.sender", "--all", *arguments, **options).pid)
 
     def send(self, count: int) -> None:
         """Send events of all users in turn."""
@@ -173,3 +185,109 @@ def test_order_is_kept_while_the_number_of_queues_changes(managers: Managers) ->
     assert [each.number for each in route.read(queue, managers.processes.settings).living] == [1]
     queue.close()
     wait_until(lambda: len(first.children()) + len(second.children()) == 4)
+
+
+def test_a_manager_shows_its_senders_at_one_address(managers: Managers, directory: Path) -> None:
+    """Monitoring needs the numbers of each queue, and a probe whether this host can work."""
+    log = directory / "manager.log"
+    with log.open("wb") as file:
+        manager = managers.start("--admin", "127.0.0.1:0", stderr=file)
+    managers.send(200)
+    assert managers.processes.delivered(200)
+    address = log.read_text().partition("address=")[2].split()[0]
+
+    def counted() -> dict[str, float]:
+        with urllib.request.urlopen(f"http://{address}/metrics") as response:
+            families = text_string_to_metric_families(response.read().decode())
+            return {
+                sample.labels["queue"]: sample.value
+                for family in families
+                for sample in family.samples
+                if sample.name == "rudderpipe_delivered_events_total"
+            }
+
+    wait_until(lambda: sum(counted().values()) == 200, describe=counted)
+    assert set(counted()) == {f"{{{name}}}:rudderEventsQueue" for name in ("rudder", *managers.share(manager))}
+    for path, status in (("healthz", "alive"), ("readyz", "ready")):
+        with urllib.request.urlopen(f"http://{address}/{path}") as response:
+            found = msgspec.json.decode(response.read())
+        assert (found["status"], found["queues"], found["managers"]) == (status, QUEUES + 1, 1)
+    assert all(
+        f" rudderpipe.sender INFO [{name}] sender started " in log.read_text() for name in managers.share(manager)
+    )
+
+
+def test_a_manager_is_watched_by_a_service_manager(managers: Managers, directory: Path) -> None:
+    """Its senders are watched by itself, and report nothing to the service manager."""
+    service = Manager(directory)
+    os.environ |= {"NOTIFY_SOCKET": service.path, "WATCHDOG_USEC": "500000"}
+    try:
+        manager = managers.start()
+    finally:
+        del os.environ["NOTIFY_SOCKET"], os.environ["WATCHDOG_USEC"]
+
+    assert service.receives("READY=1")[1].startswith("STATUS=sharing the queues ")
+    managers.wait_for_shares(manager)
+    for _ in range(3):
+        service.receives("WATCHDOG=1")
+    manager.terminate()
+    service.receives("STOPPING=1")
+    assert manager.wait(30) == 0
+    service.close()
+
+
+def test_a_manager_as_process_1_collects_all_that_end(managers: Managers) -> None:
+    """In a container the orphans of other programs become its children. It must not take them for its senders."""
+    unshare = shutil.which("unshare")
+    assert unshare, "unshare is missing: it is in util-linux"
+    command = f"(sleep 0.2 &); exec {sys.executable} -m rudderpipe.sender --all"
+    shell = managers.processes.start_program(
+        *(unshare, "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child=TERM"),
+        *("sh", "-c", command),
+    )
+    managers.send(100)
+    assert managers.processes.delivered(100)
+    (manager,) = psutil.Process(shell.pid).children()
+
+    wait_until(
+        lambda: {child.status() for child in manager.children()} <= {psutil.STATUS_SLEEPING, psutil.STATUS_RUNNING}
+    )
+    assert len(manager.children()) == QUEUES + 1
+
+    manager.terminate()
+    assert shell.wait(30) == 0
+
+
+def test_autostart_starts_a_manager_for_several_queues(processes: Processes, redis_server: RedisServer) -> None:
+    """Flusher, manager and senders end by themselves once the application has ended and all is delivered."""
+    processes.explicit |= settings_with(redis_server) | {"queues": 3, "autostart": True}
+    client = processes.client()
+    for number in range(100):
+        client.track(f"u{number}", "e")
+    assert processes.delivered(100)
+    manager = processes.sender()
+    senders = manager.children()
+    assert len(senders) == 4
+
+    client.shutdown()
+
+    _, left = psutil.wait_procs([manager, *senders], timeout=20)
+    assert left == []
+    assert "manager of senders ended" in processes.log()
+
+
+def test_autostart_replaces_the_sender_when_queues_are_added(processes: Processes, redis_server: RedisServer) -> None:
+    """The setting says one queue still. Its sender ends, and a manager starts those of all queues."""
+    processes.explicit |= settings_with(redis_server) | {"queues": 1, "autostart": True, "linger_s": 5}
+    client = processes.client()
+    for number in range(100):
+        client.track(f"u{number}", "e")
+    assert processes.delivered(100)
+    assert processes.sender().children() == []
+
+    assert processes.run("-m", "rudderpipe", "scale", "--queues", "2", "--timeout", "0").returncode == 4
+    for number in range(100):
+        client.track(f"u{number}", "f")
+
+    assert processes.delivered(200)
+    assert len(processes.sender().children()) == 3

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from rudderpipe.queue import route
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
-from rudderpipe.sender.children import FAILURES, STABLE_S, Children
+from rudderpipe.sender.children import FAILURES, SILENT_S, STABLE_S, Children
 from rudderpipe.sender.manager import Manager
+from rudderpipe.sender.manager_state import healthz, readyz
 from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
@@ -43,15 +45,29 @@ class CallsAtOnce(Calls):
 
 
 class FakeProcess:
-    """A sender's process. With ``hangs`` it does not end when it is asked to."""
+    """A sender's process, which writes a line whenever it is looked at.
+
+    With ``hangs`` it does not end when it is asked to, and while ``is_silent`` it writes nothing.
+    """
 
     def __init__(self, *, hangs: bool = False) -> None:
         self.pid = 7
         self.returncode: int | None = None
+        self.is_silent = False
         self._hangs = hangs
+        reading, self._writing = os.pipe()
+        self.stdout = os.fdopen(reading, "rb", buffering=0)
 
     def poll(self) -> int | None:
+        if self.returncode is None and not self.is_silent:
+            os.write(self._writing, b"a line\nthe beginning of ")
+        elif self._writing >= 0 and self.returncode is not None:
+            self._end()
         return self.returncode
+
+    def _end(self) -> None:
+        os.close(self._writing)
+        self._writing = -1
 
     def terminate(self) -> None:
         self.returncode = None if self._hangs else 0
@@ -62,6 +78,12 @@ class FakeProcess:
     def wait(self) -> int:
         assert self.returncode is not None
         return self.returncode
+
+    def forget(self) -> None:
+        """Close the pipe."""
+        self.stdout.close()
+        if self._writing >= 0:
+            self._end()
 
 
 class FakeQueues:
@@ -83,6 +105,7 @@ class Host:
 
     def __init__(self, scene: Scene, settings: Settings, **options: Any) -> None:
         self.senders: dict[str, FakeProcess] = {}
+        self.processes: list[FakeProcess] = []
         self.starts: list[str] = []
         self.refused: set[str] = set()
         """The queues that this host does not reach."""
@@ -103,6 +126,7 @@ class Host:
 
     def _start(self, place: QueuePlace) -> FakeProcess:
         self.senders[place.prefix] = FakeProcess(hangs=self.hangs)
+        self.processes.append(self.senders[place.prefix])
         self.starts.append(place.prefix)
         return self.senders[place.prefix]
 
@@ -131,6 +155,8 @@ class Scene:
         self.home = self.queues.queue(HOME)
         self.route: Route = route.of_text("", self.settings)
         self.hosts: list[Host] = []
+        """The hosts whose managers work."""
+        self.all: list[Host] = []
 
     def scale(self, count: int) -> None:
         """Add a generation, and seal the one before it."""
@@ -149,6 +175,7 @@ class Scene:
     def host(self, **options: Any) -> Host:
         """Start a manager."""
         self.hosts.append(Host(self, self.settings, **options))
+        self.all.append(self.hosts[-1])
         return self.hosts[-1]
 
     def passes(self, seconds: float) -> None:
@@ -160,10 +187,29 @@ class Scene:
             self.clock.now_s += 0.5
 
 
+@pytest.fixture(name="scene_of")
+def _scene_of() -> Iterator[Callable[..., Scene]]:
+    """Yield a function that returns a scene with settings, whose pipes are closed at the end."""
+    scenes: list[Scene] = []
+
+    def make(**settings: Any) -> Scene:
+        scenes.append(Scene(**settings))
+        return scenes[-1]
+
+    yield make
+    for process in (process for scene in scenes for host in scene.all for process in host.processes):
+        process.forget()
+
+
+@pytest.fixture(name="scene")
+def _scene(scene_of: Callable[..., Scene]) -> Scene:
+    """Return one queue, without a route."""
+    return scene_of()
+
+
 @pytest.fixture(name="shared")
-def _shared() -> Scene:
+def _shared(scene: Scene) -> Scene:
     """Return eight queues that are open, because the one before them was never used."""
-    scene = Scene()
     scene.scale(8)
     scene.retire(0)
     return scene
@@ -174,9 +220,8 @@ def names(count: int, number: int = 1) -> set[str]:
     return {f"rudder-{number}-{each}" for each in range(count)}
 
 
-def test_without_a_route_the_one_queue_has_a_sender() -> None:
+def test_without_a_route_the_one_queue_has_a_sender(scene: Scene) -> None:
     """So a manager may be used everywhere."""
-    scene = Scene()
     host = scene.host()
 
     scene.passes(5)
@@ -184,9 +229,8 @@ def test_without_a_route_the_one_queue_has_a_sender() -> None:
     assert host.starts == ["rudder"]
 
 
-def test_a_queue_gets_no_sender_before_the_queues_before_it_are_drained() -> None:
+def test_a_queue_gets_no_sender_before_the_queues_before_it_are_drained(scene: Scene) -> None:
     """Otherwise later events of a user would be delivered before earlier ones."""
-    scene = Scene()
     host = scene.host()
     scene.home.add(7, [("{}", 1)], {}, [])
     scene.passes(5)
@@ -305,9 +349,9 @@ def test_senders_go_on_while_the_list_is_away(shared: Scene) -> None:
     assert before == (first.running, second.running, len(first.starts), len(second.starts))
 
 
-def test_with_several_senders_a_queue_every_manager_works_on_every_queue() -> None:
+def test_with_several_senders_a_queue_every_manager_works_on_every_queue(scene_of: Callable[..., Scene]) -> None:
     """There is no lease, so there is nothing to share."""
-    scene = Scene(is_multi_processor=True)
+    scene = scene_of(is_multi_processor=True)
     scene.scale(3)
     scene.retire(0)
     hosts = [scene.host(), scene.host()]
@@ -330,9 +374,8 @@ def test_a_stop_leaves_the_list_and_ends_all_senders(shared: Scene) -> None:
     assert first.running == names(8)
 
 
-def test_a_sender_that_hangs_is_killed_at_the_end_of_a_stop() -> None:
+def test_a_sender_that_hangs_is_killed_at_the_end_of_a_stop(scene: Scene) -> None:
     """The service manager would kill this process otherwise, and the sender would go on."""
-    scene = Scene()
     host = scene.host()
     host.hangs = True
     scene.passes(5)
@@ -368,3 +411,52 @@ def test_an_abandoned_manager_ends_with_its_last_sender(shared: Scene) -> None:
 
     assert host.manager.finished()
     assert len(host.starts) == 8
+
+
+def test_a_silent_sender_is_killed_and_another_one_started(shared: Scene) -> None:
+    """It may be stopped, or stalled. A sender that works writes a line each second."""
+    host = shared.host()
+    shared.passes(5)
+    silent = host.senders["rudder-1-0"]
+    silent.is_silent = True
+
+    shared.passes(SILENT_S - 2)
+    assert len(host.starts) == 8
+    shared.passes(5)
+
+    assert silent.returncode == -9
+    assert host.running == names(8)
+    assert len(host.starts) == 9
+    assert set(host.children.lines) == {b"the beginning of a line"}
+
+
+def test_a_manager_is_ready_while_it_can_work_on_its_queues(shared: Scene) -> None:
+    """Otherwise an update of all hosts would go on although the new version cannot work."""
+    host = shared.host()
+
+    def ready() -> tuple[int, str]:
+        found = readyz(host.manager.state, shared.clock.now_s)
+        assert isinstance(found.body, dict)
+        return found.status, found.body.get("reason", "")
+
+    assert ready() == (503, "the list of managers has not been read yet")
+    shared.passes(5)
+    assert ready() == (200, "")
+    host.senders["rudder-1-3"].returncode = 1
+    shared.passes(0.5)
+    assert ready() == (503, "senders do not run: rudder-1-3")
+    shared.passes(5)
+    host.refused.add("rudder-1-0")
+    shared.passes(2 * LEASE_S + 3)
+    assert ready() == (503, "queues are not reached: rudder-1-0")
+    host.refused.clear()
+    shared.home.store.away = True
+    shared.passes(12)
+    assert ready()[1].startswith("the list of managers has not been read for 1")
+    shared.home.store.away = False
+    shared.passes(3)
+    assert ready() == (200, "")
+    assert healthz(host.manager.state, shared.clock.now_s, 120).status == 200
+    assert healthz(host.manager.state, shared.clock.now_s + 120, 120).status == 503
+    host.manager.drain(shared.clock.now_s + 10)
+    assert ready() == (503, "stopping")

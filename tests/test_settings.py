@@ -556,15 +556,6 @@ def test_a_password_of_any_server_goes_before_the_file(tmp_path: Path) -> None:
     assert found.redis_password_file is None
 
 
-def test_several_queues_need_senders_that_an_operator_starts() -> None:
-    """Autostart starts one sender, so that the jobs of the other queues would never be delivered."""
-    for autostart in (False, "flusher"):
-        assert settings.load({"redis": "redis://a", "queues": 2, "autostart": autostart}, environment={}).queues == 2
-    with pytest.raises(SettingsError, match="queues: must be 1 with autostart"):
-        settings.load({"redis": "redis://a", "queues": 2}, environment={})
-    assert settings.load({"queues": 2}, environment={}).queues == 2
-
-
 def test_the_secrets_of_all_servers_are_kept_out_of_texts() -> None:
     """A server may repeat what it was sent."""
     servers = ["redis://:first-secret@a", "redis+sentinel://:other@b/main?sentinel_password=third-secret"]

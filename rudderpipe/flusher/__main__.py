@@ -33,6 +33,7 @@ from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.flusher.queue_sink import Sink
     from rudderpipe.flusher.redelivery import Redelivery
 
 RESTART_S = 1.0
@@ -40,7 +41,7 @@ logger = log_text.logger("rudderpipe.flusher")
 
 
 class SenderKeeper:
-    """The one sender that runs beside the flusher. When it ends, another one is started.
+    """The one sender, or manager of senders, that runs beside the flusher. When it ends, another one is started.
 
     Two starts are at least ``RESTART_S`` apart.
     """
@@ -51,6 +52,13 @@ class SenderKeeper:
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
         self._starting = Every(RESTART_S)
+        self._serves_all = settings.queues > 1
+
+    def serve_all(self) -> None:
+        """Run a manager of senders from now on, because there are several queues. The sender ends first."""
+        if not self._serves_all and self._child is not None:
+            self._child.terminate()
+        self._serves_all = True
 
     def look_after(self) -> None:
         """Start the sender when none runs."""
@@ -62,6 +70,7 @@ class SenderKeeper:
                 self._child = spawn.start(
                     "rudderpipe.sender",
                     self._payload,
+                    *(["--all"] if self._serves_all else []),
                     "--parent",
                     str(os.getpid()),
                     "--log",
@@ -102,6 +111,12 @@ def serve(
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
+
+        def make_next() -> Sink:
+            if sender is not None:
+                sender.serve_all()
+            return make_queues_sink(settings, ring, clock, counts)
+
         sink = make_sink(settings, ring, redelivery, clock, counts)
         return Flusher(
             ring,
@@ -112,7 +127,7 @@ def serve(
             look_after=look_after,
             heartbeat=heartbeat,
             counts=counts,
-            next_sink=lambda: make_queues_sink(settings, ring, clock, counts),
+            next_sink=make_next,
         )
 
     take_over(settings)

@@ -13,7 +13,7 @@ from rudderpipe.observe.metrics import of_counts
 from rudderpipe.observe.metrics.exposition import queue_of, served
 from rudderpipe.observe.metrics.of_pipe import build_info, of_queues, of_rings
 from rudderpipe.observe.metrics.of_process import of_process
-from rudderpipe.observe.metrics.values import Values
+from rudderpipe.observe.metrics.values import Values, unpacked
 from rudderpipe.observe.reader import Reader
 from rudderpipe.process.clock import Clock
 from rudderpipe.sender.state import SenderState
@@ -48,13 +48,42 @@ def of_sender(
     clock: Clock,
 ) -> Responses:
     """Return the responses of a sender: queue and process. Rings are their own host's, so its flusher shows them."""
-    queue = queue_of(settings)
 
     def values() -> Values:
         found = build_info("sender")
         found.add(of_queues(reader.read().snapshot, settings.lanes_in_use))
-        found.add(of_counts.of_attempts(state.counts.attempts, planes, queue))
-        found.add(of_counts.of_sender(state, lanes_wait_s(), clock.monotonic_s(), queue))
+        found.add(counts_of_sender(settings, state, planes, lanes_wait_s, clock))
+        found.add(of_process())
+        return found
+
+    return _responses(settings, reader, values)
+
+
+def counts_of_sender(
+    settings: Settings,
+    state: SenderState,
+    planes: Sequence[DataPlane],
+    lanes_wait_s: Callable[[], Mapping[str, float]],
+    clock: Clock,
+) -> Values:
+    """Return what a sender counts itself, for the queue of its settings."""
+    queue = queue_of(settings)
+    found = of_counts.of_attempts(state.counts.attempts, planes, queue)
+    found.add(of_counts.of_sender(state, lanes_wait_s(), clock.monotonic_s(), queue))
+    return found
+
+
+def of_manager(settings: Settings, reader: Reader, lines: Callable[[], Sequence[bytes]]) -> Responses:
+    """Return the responses of a manager: the queues, what its senders count, and its own process.
+
+    ``lines`` returns the last line of each sender.
+    """
+
+    def values() -> Values:
+        found = build_info("sender")
+        found.add(of_queues(reader.read().snapshot, settings.lanes_in_use))
+        for line in lines():
+            found.add(unpacked(line))
         found.add(of_process())
         return found
 

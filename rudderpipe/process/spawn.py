@@ -147,16 +147,17 @@ def start(
     *arguments: str,
     log: Path | None = None,
     output: int = subprocess.DEVNULL,
+    errors: int = subprocess.STDOUT,
     keep: tuple[int, ...] = (),
 ) -> subprocess.Popen[bytes]:
     """Start ``module --stdin`` in a session of its own, so that Ctrl-C at our terminal does not reach it.
 
-    Its standard error is appended to ``log``; without ``log``, it goes where ``output`` goes. The process inherits the
-    descriptors ``keep``. Raises ``ProcessNotStarted`` or ``OSError``.
+    Its standard error is appended to ``log``; without ``log``, it goes to ``errors``, which is where ``output`` goes.
+    The process inherits the descriptors ``keep``. Raises ``ProcessNotStarted`` or ``OSError``.
     """
     command = [*_command(), module, "--stdin", *arguments]
     reading, writing = os.pipe()
-    errors = subprocess.STDOUT
+    opened = None
     try:
         # Order: write before there is a child, because SIGPIPE would kill this process if a child ended early. The
         # child reads lines, not to the end of the file, because that end does not come while a worker that was forked
@@ -167,7 +168,7 @@ def start(
         if os.write(writing, payload) < len(payload):
             raise ProcessNotStarted("its settings do not fit into a pipe")
         if log:
-            errors = runtime_dir.open_log(log)
+            opened = errors = runtime_dir.open_log(log)
         return subprocess.Popen(  # noqa: S603  # our own interpreter and module
             command,
             stdin=reading,
@@ -181,8 +182,8 @@ def start(
     finally:
         os.close(reading)
         os.close(writing)
-        if errors >= 0:
-            os.close(errors)
+        if opened is not None:
+            os.close(opened)
 
 
 def start_detached(module: str, settings: bytes, *arguments: str, log: Path, keep: tuple[int, ...] = ()) -> None:

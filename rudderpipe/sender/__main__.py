@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -22,17 +22,19 @@ from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.route import QueuePlace
 from rudderpipe.sender.children import Children
+from rudderpipe.sender.feed import Feed
 from rudderpipe.sender.heartbeat import LockRenewer
 from rudderpipe.sender.manager import Manager
+from rudderpipe.sender.manager_state import healthz, readyz
 from rudderpipe.sender.reporting import Reporting
 from rudderpipe.sender.sender import Sender
 from rudderpipe.sender.sleep import Sleep, longest_wait_s
 from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
 from rudderpipe.service.arguments import Parser, add_option, number
-from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
+from rudderpipe.service.http import PATHS, AdminServer, Responses, parse_address, text_of
 from rudderpipe.service.loop import run
-from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, StopFlag
+from rudderpipe.service.signals import EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
@@ -63,12 +65,13 @@ def serve(
     stop: StopFlag,
     clock: Clock,
     parent: int | None,
-    manager: int | None,
     admin: tuple[str, int] | None,
+    *,
+    is_managed: bool,
 ) -> None:
     """Deliver until ``stop`` is raised, or until ``parent`` has ended and nothing is left to do.
 
-    The end of ``manager``, which has started this sender, is like SIGTERM.
+    With ``is_managed`` a manager has started this sender and reads its standard output. Its end is like SIGTERM.
     """
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
     queue = Queue(settings, clock, meter=state.counts.redis)
@@ -77,8 +80,6 @@ def serve(
     lease = None
     if not settings.is_multi_processor:
         lease = Lease(queue, settings.lease_ms, identity.address(), identity.is_surely_dead)
-
-    has_no_manager, manager_ended = orphaned(manager), list[bool]()
 
     def observed() -> health.Vitals:
         return state.health(clock.monotonic_s())
@@ -89,13 +90,6 @@ def serve(
             notify.stopping()
         if not health.is_stalled(observed()):
             notify.beat(clock.monotonic_s())
-        elif manager is not None:
-            logger.error("jobs wait and nothing has moved for stall_timeout_s, the manager starts another sender")
-            os._exit(EXIT_FAILED)
-        if has_no_manager() and not manager_ended:
-            manager_ended.append(True)
-            logger.warning("the manager of this sender has ended, so this one ends too")
-            os.kill(os.getpid(), signal.SIGTERM)
         reporting.work()
 
     keepers_queue = Queue(settings, clock, queue.token, meter=state.counts.keepers_redis)
@@ -128,10 +122,10 @@ def serve(
             "/readyz": lambda _accept: health.readyz(observed()),
             **of_sender(settings, Reader(settings, clock, has_rings=False), state, planes, sender.lanes_wait_s, clock),
         }
-        server = AdminServer(admin, answers)
-        server.start()
-        logger.info("serving the admin address paths=%s address=%s", PATHS, text_of(*server.address))
+        server = serve_admin(admin, answers)
     keeper.start()
+    if is_managed:
+        feed_of(settings, state, planes, sender, clock).start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
         sleep = Sleep(wait, sender.rest_s, longest_wait_s(settings), clock)
@@ -145,25 +139,65 @@ def serve(
             plane.close()
 
 
-def manage(arguments: argparse.Namespace, settings: Settings, stop: StopFlag, clock: Clock) -> None:
+def manage(
+    arguments: argparse.Namespace, settings: Settings, stop: StopFlag, clock: Clock, admin: tuple[str, int] | None
+) -> None:
     """Have senders for this manager's share of the queues, until ``stop`` is raised or they are not needed any more."""
     notify = Notify.from_environment(os.environ)
-    own = ["--manager", str(os.getpid())]
+    own = ["--managed"]
     own += ["--verbose"] if arguments.verbose else []
     own += ["--log", str(arguments.log.absolute())] if arguments.log else []
     own += ["--parent", str(arguments.parent)] if arguments.parent is not None else []
 
     def start(place: QueuePlace) -> subprocess.Popen[bytes]:
         payload = msgspec.json.encode(place.settings(settings))
-        return spawn.start("rudderpipe.sender", payload, *own, log=arguments.log, output=sys.stderr.fileno())
+        errors = sys.stderr.fileno()
+        return spawn.start("rudderpipe.sender", payload, *own, log=arguments.log, output=subprocess.PIPE, errors=errors)
 
     abandoned = orphaned(arguments.parent)
     children = Children(start, clock, abandoned)
     manager = Manager(settings, children, clock, abandoned=abandoned, on_cycle=lambda: notify.beat(clock.monotonic_s()))
     stop.wakes(notify.stopping)
     stop.bound(settings.shutdown_timeout_s, lambda: None)
+    server = None
+    if admin is not None:
+        from rudderpipe.observe.admin import of_manager  # imported here, because only an admin address needs it
+        from rudderpipe.observe.reader import Reader
+
+        answers = {
+            "/healthz": lambda _accept: healthz(manager.state, clock.monotonic_s(), settings.stall_timeout_s),
+            "/readyz": lambda _accept: readyz(manager.state, clock.monotonic_s()),
+            **of_manager(settings, Reader(settings, clock, has_rings=False), lambda: children.lines),
+        }
+        server = serve_admin(admin, answers)
     notify.ready(f"sharing the queues of {settings.queue_name} at {settings.redis_place}")
-    run(manager, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s + CHILDREN_S)
+    try:
+        run(manager, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s + CHILDREN_S)
+    finally:
+        if server is not None:
+            server.close()
+
+
+def serve_admin(admin: tuple[str, int], answers: Responses) -> AdminServer:
+    """Start the server of the admin address. Raise ``SettingsError`` if it cannot listen."""
+    server = AdminServer(admin, answers)
+    server.start()
+    logger.info("serving the admin address paths=%s address=%s", PATHS, text_of(*server.address))
+    return server
+
+
+def feed_of(settings: Settings, state: SenderState, planes: Sequence[DataPlane], sender: Sender, clock: Clock) -> Feed:
+    """Return what the manager of this sender reads."""
+    from rudderpipe.observe.admin import counts_of_sender  # imported here, because other senders have no use for it
+
+    def line() -> bytes:
+        return counts_of_sender(settings, state, planes, sender.lanes_wait_s, clock).packed()
+
+    def end() -> None:
+        logger.warning("the manager of this sender has ended, so this one ends too")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    return Feed(sys.stdout.fileno(), line, lambda: health.is_stalled(state.health(clock.monotonic_s())), end)
 
 
 def parser() -> Parser:
@@ -173,8 +207,8 @@ def parser() -> Parser:
     add_option(made, "--parent", does=parent, default="none", type=pid, metavar="PID")
     shares = "work on this host's share of all queues, with one sender as a child process for each"
     add_option(made, "--all", does=shares, action="store_true")
-    manager = "end when this manager has ended (for --all)"
-    add_option(made, "--manager", does=manager, default="none", type=pid, metavar="PID")
+    managed = "write to a manager, and end when it has ended (for --all)"
+    add_option(made, "--managed", does=managed, action="store_true")
     add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     return made
 
@@ -186,9 +220,8 @@ def main() -> int:
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
-    is_managed = arguments.manager is not None
-    bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if is_managed else "")
-    if not is_managed:
+    bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if arguments.managed else "")
+    if not arguments.managed:
         bootstrap.warn_of_lanes(settings)
     if settings.queues > 1 and not arguments.all:
         said = "this sender serves the queue of its prefix alone, use --all for every queue queue=%s queues=%d"
@@ -197,11 +230,11 @@ def main() -> int:
     place, name = settings.redis_place, settings.queue_name
     if arguments.all:
         logger.info("manager of senders started version=%s redis=%s queue=%s", VERSION, place, name)
-        manage(arguments, settings, stop, clock)
+        manage(arguments, settings, stop, clock, admin)
         logger.info("manager of senders ended redis=%s queue=%s", place, name)
         return EXIT_OK
     logger.info("sender started version=%s redis=%s queue=%s", VERSION, place, name)
-    serve(settings, stop, clock, arguments.parent, arguments.manager, admin)
+    serve(settings, stop, clock, arguments.parent, admin, is_managed=arguments.managed)
     logger.info("sender ended redis=%s queue=%s", place, name)
     return EXIT_OK
 

@@ -18,6 +18,9 @@ STABLE_S = 60.0
 """A sender that has run for so long works. Earlier ends count no more."""
 FAILURES = 3
 """After so many ends in a row the sender counts as failing, so that another manager works on its queue."""
+SILENT_S = 30.0
+"""A sender that writes no line for so long is stalled or stopped. It is killed, and another one started."""
+READ_BYTES = 1 << 16
 logger = log_text.logger("rudderpipe.sender")
 
 
@@ -31,6 +34,39 @@ class _Child:
         self.started_s = 0.0
         self.failures = 0
         self.not_before_s = float("-inf")
+        self.heard_s = 0.0
+        """When the sender has written something, or was started."""
+        self.line = b""
+        """The last line that it has written."""
+        self._begun = b""
+
+    def begin(self, process: subprocess.Popen[bytes], now_s: float) -> None:
+        """Note a process that was started now."""
+        self.process, self.started_s, self.heard_s = process, now_s, now_s
+        self.line = self._begun = b""
+        if process.stdout is not None:
+            os.set_blocking(process.stdout.fileno(), False)
+
+    def hear(self, now_s: float) -> None:
+        """Read what the sender has written, without a wait."""
+        assert self.process is not None
+        if self.process.stdout is None:
+            return
+        try:
+            read = os.read(self.process.stdout.fileno(), READ_BYTES)
+        except BlockingIOError:
+            return
+        if read:
+            self.heard_s = now_s
+            *lines, self._begun = (self._begun + read).split(b"\n")
+            self.line = lines[-1] if lines else self.line
+
+    def end(self) -> None:
+        """Note that the process has ended."""
+        assert self.process is not None
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        self.process, self.line = None, b""
 
 
 class Children:
@@ -61,6 +97,16 @@ class Children:
         """The queues whose sender ends again and again."""
         return {place for place, child in self._all.items() if child.failures >= FAILURES}
 
+    @property
+    def running(self) -> set[QueuePlace]:
+        """The queues whose sender runs."""
+        return {place for place, child in self._all.items() if child.process is not None}
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The last line of each sender that has written one. Any thread may read it."""
+        return [child.line for child in tuple(self._all.values()) if child.line]
+
     def want(self, places: Iterable[QueuePlace]) -> None:
         """Have a sender for each of these queues, and ask all others to end."""
         wanted = set(places)
@@ -78,6 +124,11 @@ class Children:
             if child.process is not None and child.process.poll() is not None:
                 self._ended(place, child, child.process.returncode, now_s)
             if child.process is not None:
+                child.hear(now_s)
+                if now_s - child.heard_s >= SILENT_S:
+                    logger.error("the sender of a queue is silent, killing it queue=%s", place.prefix)
+                    child.process.kill()
+                    child.heard_s = now_s
                 if now_s - child.started_s >= STABLE_S:
                     child.failures = 0
             elif not child.is_wanted or place in self.done:
@@ -88,7 +139,7 @@ class Children:
             self._collect_orphans()
 
     def _ended(self, place: QueuePlace, child: _Child, code: int, now_s: float) -> None:
-        child.process = None
+        child.end()
         if child.is_asked_to_end:
             logger.info("the sender of a queue has ended queue=%s exit_code=%d", place.prefix, code)
         elif self._is_last():
@@ -103,9 +154,9 @@ class Children:
         child.not_before_s = now_s + min(RESTART_MAX_S, RESTART_MIN_S * 2 ** min(10, child.failures - 1))
 
     def _start_one(self, place: QueuePlace, child: _Child, now_s: float) -> None:
-        child.started_s, child.is_asked_to_end = now_s, False
+        child.is_asked_to_end = False
         try:
-            child.process = self._start(place)
+            child.begin(self._start(place), now_s)
         except (OSError, ProcessNotStarted) as error:
             said = "the sender of a queue cannot be started, jobs wait in redis, trying again queue=%s error=%s"
             self._log.error(f"start {place.prefix}", said, place.prefix, error)
@@ -123,11 +174,6 @@ class Children:
                 return
             os.waitpid(ended.si_pid, 0)
 
-    @property
-    def are_running(self) -> bool:
-        """True while a sender runs."""
-        return any(child.process is not None for child in self._all.values())
-
     def kill(self) -> None:
         """Kill the senders that still run, and collect them. Their jobs are recovered by the next senders."""
         for place, child in self._all.items():
@@ -135,7 +181,7 @@ class Children:
                 logger.warning("the sender of a queue did not end in time, killing it queue=%s", place.prefix)
                 child.process.kill()
                 child.process.wait()
-                child.process = None
+                child.end()
 
 
 def _ask_to_end(child: _Child) -> None:

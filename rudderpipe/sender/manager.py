@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -23,7 +23,9 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
 from rudderpipe.sender.children import Children
+from rudderpipe.sender.manager_state import ManagerState
 from rudderpipe.sender.plan import plan
+from rudderpipe.sender.sender import AWAY_S
 from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 
@@ -109,13 +111,17 @@ class Manager:
         self._looking = Every(min(LOOK_S, self._lease_s / 3))
         self._without: dict[str, float] = {}
         """The queues on which this manager cannot work, by prefix, and until when it says so."""
+        self._begun_s = clock.monotonic_s()
         self._is_home_asked = False
+        self._listed_s: float | None = None
         self.members: list[Member] = []
         self.route: Route | None = None
         """The route as it was read last; None until Redis has answered."""
         self._places: dict[str, QueuePlace] = {}
         """The queues of the generations that are not retired, by prefix."""
         self._own: dict[QueuePlace, _OwnQueue] = {}
+        self.state = ManagerState(worked_s=clock.monotonic_s())
+        """Replaced whole in each cycle, so any thread may read it."""
         self._planned: tuple[object, dict[str, str], dict[str, str]] = (None, {}, {})
 
     def _no_thread(self, error: Exception) -> None:
@@ -130,7 +136,24 @@ class Manager:
             self._look()
         self._share(now_s)
         self._children.look()
+        self._show(now_s)
         return 0
+
+    def _show(self, now_s: float) -> None:
+        wanted = self._children.places
+        self.state = ManagerState(
+            worked_s=now_s,
+            listed_s=self._listed_s,
+            managers=len(self.members),
+            queues=len(wanted),
+            idle=_prefixes(wanted - self._children.running - self._children.done),
+            lost=_prefixes(self._lost(now_s)),
+            closed=_prefixes(place for place, own in self._own.items() if not own.is_open),
+        )
+
+    def _lost(self, now_s: float) -> set[QueuePlace]:
+        """Return the own queues that have not been reached for long."""
+        return {place for place, own in self._own.items() if now_s - own.seen_s > LEASES * self._lease_s}
 
     def _look(self) -> None:
         if not self._is_home_asked:
@@ -162,6 +185,7 @@ class Manager:
             self._log.warning(HOME, said, _reason(ended.result))
         elif ended.result is not None:
             self.members, self.route = ended.result
+            self._listed_s = now_s
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
         self._know_own(now_s)
 
@@ -211,11 +235,10 @@ class Manager:
             wanted &= with_sender
         retired = with_sender - set(self._places.values())
         kept = {place for place in with_sender - mine - retired if not self._may_give_up(place)}
-        for place in sorted(with_sender - wanted - kept, key=lambda place: place.prefix):
-            if place in retired:
-                logger.info("the queue is retired, its sender ends queue=%s", place.prefix)
-            else:
-                logger.info("handing the queue over queue=%s", place.prefix)
+        for prefix in _prefixes(with_sender & retired):
+            logger.info("the queue is retired, its sender ends queue=%s", prefix)
+        for prefix in _prefixes(with_sender - retired - wanted - kept):
+            logger.info("handing the queue over queue=%s", prefix)
         self._children.want(wanted | kept)
         self._know_trouble(mine, now_s)
 
@@ -236,9 +259,9 @@ class Manager:
 
     def _know_trouble(self, mine: set[QueuePlace], now_s: float) -> None:
         """Note on which queues this manager cannot work. The list gets it with the next look."""
-        lost = {place for place, own in self._own.items() if now_s - own.seen_s > LEASES * self._lease_s}
+        trouble = self._lost(now_s) | self._children.failing | self._children.done
         for place in mine:
-            if place in lost or place in self._children.failing:
+            if place in trouble:
                 self._without[place.prefix] = now_s + AGAIN_S
             else:
                 self._without.pop(place.prefix, None)
@@ -246,8 +269,12 @@ class Manager:
         self._profile = msgspec.structs.replace(self._profile, without=tuple(sorted(self._without)))
 
     def finished(self) -> bool:
-        """Return True once the parent process has ended, and each own queue has been delivered."""
-        return bool(self._places) and self._abandoned() and self._mine() <= self._children.done
+        """Return True once the parent process has ended, and each own queue was delivered or is not known for long."""
+        if not self._abandoned():
+            return False
+        if not self._places:
+            return self._clock.monotonic_s() - self._begun_s >= AWAY_S
+        return self._mine() <= self._children.done
 
     def drain(self, deadline_s: float) -> None:
         """Leave the list, so that the other managers start their senders, and let all senders end at once.
@@ -256,6 +283,7 @@ class Manager:
         """
         logger.info("stopping the senders of this manager queues=%d", len(self._children.places))
         self._children.want(())
+        self.state = msgspec.structs.replace(self.state, stopping=True)
         has_left = False
         while self._clock.monotonic_s() < deadline_s:
             self._on_cycle()
@@ -265,7 +293,7 @@ class Manager:
                 has_left = self._is_home_asked = True
                 self._calls.begin(HOME, self._leave)
             self._children.look()
-            if not self._children.are_running and not self._is_home_asked:
+            if not self._children.running and not self._is_home_asked:
                 break
             self._clock.sleep(DRAIN_S)
         self._children.kill()
@@ -281,6 +309,10 @@ class Manager:
         for own in self._own.values():
             if not own.is_asked:
                 own.close()
+
+
+def _prefixes(places: Iterable[QueuePlace]) -> tuple[str, ...]:
+    return tuple(sorted(place.prefix for place in places))
 
 
 def _reason(error: Exception) -> str:

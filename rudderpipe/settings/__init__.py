@@ -135,9 +135,6 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
             raise SettingsError("redis", "must not be a list with a cluster, which has several nodes itself")
         if self.redis_password_file and any(each.password is not None for each in servers):
             raise SettingsError("redis_password_file", "must not be given together with a password in redis")
-        if self.queues > 1 and self.redis is not None and self.autostart is True:
-            reason = 'must be 1 with autostart, which starts one sender; set autostart to "flusher" or false'
-            raise SettingsError("queues", reason)
         if self.prefix.startswith(("{}", "}")):
             raise SettingsError("prefix", "must not begin with } or {}; a cluster would not keep the keys in one slot")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Any, NamedTuple
 
+import msgspec
+
 from rudderpipe.observe.metrics.table import BY_NAME, METRICS, Metric
 from rudderpipe.service.histogram import Histogram
 
@@ -43,6 +45,16 @@ class Values:
         """Return the metrics that have values, in the order of the table."""
         return [(metric, self._found[metric.name]) for metric in METRICS if metric.name in self._found]
 
+    def packed(self) -> bytes:
+        """Return the values for another process, which ``unpacked`` reads."""
+        return msgspec.json.encode(
+            [
+                (name, labels, (value.bounds, value.counts, value.total) if isinstance(value, Histogram) else value)
+                for name, values in self._found.items()
+                for labels, value in values
+            ]
+        )
+
     def as_json(self) -> list[dict[str, Any]]:
         """Return one object for each value."""
         return [
@@ -55,6 +67,22 @@ class Values:
             for metric, values in self.known()
             for labels, value in values
         ]
+
+
+_Packed = list[tuple[str, tuple[str, ...], float | tuple[list[float], list[int], float]]]
+
+
+def unpacked(line: bytes) -> Values:
+    """Return the values that ``packed`` has written. Raise ``ValueError`` if they are none."""
+    found = Values()
+    for name, labels, value in msgspec.json.decode(line, type=_Packed):  # msgspec's error is a ValueError
+        if isinstance(value, tuple):
+            histogram = Histogram(value[0])
+            histogram.counts, histogram.total = value[1], value[2]
+            found.put(name, histogram, *labels)
+        else:
+            found.put(name, value, *labels)
+    return found
 
 
 def _number(value: float | Histogram) -> dict[str, Any]:
