@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -128,13 +129,18 @@ def _managers(processes: Processes, redis_server: RedisServer) -> Iterator[Manag
 
 @pytest.mark.timeout(120)
 def test_managers_share_the_queues_while_they_come_and_go(managers: Managers) -> None:
-    """No event arrives twice, because a sender that is stopped hands over what it has not delivered."""
+    """No event arrives twice, because a sender that is stopped hands over what it has not delivered.
+
+    systemd signals the manager and its senders at once, and the manager signals its senders too.
+    """
+    managers.processes.plane.misbehaviour.delay_ms = 20
     first, second = managers.start(), managers.start()
     with managers.sending():
         managers.wait_for_shares(first, second)
         third = managers.start()
         managers.wait_for_shares(first, second, third)
-        second.terminate()
+        for process in (*second.children(), second):
+            process.terminate()
         assert second.wait(30) == 0
         managers.wait_for_shares(first, third)
     managers.assert_in_order()
@@ -291,3 +297,23 @@ def test_autostart_replaces_the_sender_when_queues_are_added(processes: Processe
 
     assert processes.delivered(200)
     assert len(processes.sender().children()) == 3
+
+
+def test_a_second_signal_ends_a_manager_and_its_senders_at_once(managers: Managers) -> None:
+    """An operator does not wait for requests that hang. The events of these may arrive twice."""
+    managers.processes.plane.misbehaviour.delay_ms = 10_000
+    process = managers.processes.start("-m", "rudderpipe.sender", "--all", stderr=subprocess.PIPE)
+    manager = psutil.Process(process.pid)
+    managers.send(200)
+    wait_until(lambda: (jobs := managers.processes.status().queue) is not None and jobs.active == QUEUES)
+    senders = manager.children()
+
+    manager.terminate()
+    assert process.stderr is not None
+    while b"stopping the senders" not in process.stderr.readline():
+        pass
+    manager.terminate()
+
+    assert process.wait(5) == 5
+    _, left = psutil.wait_procs(senders, timeout=5)
+    assert left == []

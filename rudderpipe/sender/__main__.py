@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -33,13 +32,15 @@ from rudderpipe.sender.state import SenderState
 from rudderpipe.service import bootstrap, health
 from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.http import PATHS, AdminServer, Responses, parse_address, text_of
-from rudderpipe.service.loop import run
+from rudderpipe.service.loop import Idle, run
 from rudderpipe.service.signals import EXIT_OK, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
 CHILDREN_S = 1.0
 """The time after ``shutdown_timeout_s`` in which senders whose requests were cut off put their jobs back."""
+IDLE_S = 0.1
+"""How long a manager sleeps between two cycles."""
 logger = log_text.logger("rudderpipe.sender")
 
 
@@ -125,7 +126,7 @@ def serve(
         server = serve_admin(admin, answers)
     keeper.start()
     if is_managed:
-        feed_of(settings, state, planes, sender, clock).start()
+        feed_of(settings, state, planes, sender, clock, stop).start()
     notify.ready(f"serving {settings.queue_name} at {settings.redis_place}")
     try:
         sleep = Sleep(wait, sender.rest_s, longest_wait_s(settings), clock)
@@ -172,7 +173,7 @@ def manage(
         server = serve_admin(admin, answers)
     notify.ready(f"sharing the queues of {settings.queue_name} at {settings.redis_place}")
     try:
-        run(manager, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s + CHILDREN_S)
+        run(manager, stop, clock, shutdown_timeout_s=settings.shutdown_timeout_s + CHILDREN_S, idle=Idle(clock, IDLE_S))
     finally:
         if server is not None:
             server.close()
@@ -186,7 +187,14 @@ def serve_admin(admin: tuple[str, int], answers: Responses) -> AdminServer:
     return server
 
 
-def feed_of(settings: Settings, state: SenderState, planes: Sequence[DataPlane], sender: Sender, clock: Clock) -> Feed:
+def feed_of(
+    settings: Settings,
+    state: SenderState,
+    planes: Sequence[DataPlane],
+    sender: Sender,
+    clock: Clock,
+    stop: StopFlag,
+) -> Feed:
     """Return what the manager of this sender reads."""
     from rudderpipe.observe.admin import counts_of_sender  # imported here, because other senders have no use for it
 
@@ -195,7 +203,7 @@ def feed_of(settings: Settings, state: SenderState, planes: Sequence[DataPlane],
 
     def end() -> None:
         logger.warning("the manager of this sender has ended, so this one ends too")
-        os.kill(os.getpid(), signal.SIGTERM)
+        stop.parent_ended()
 
     return Feed(sys.stdout.fileno(), line, lambda: health.is_stalled(state.health(clock.monotonic_s())), end)
 
@@ -216,7 +224,7 @@ def parser() -> Parser:
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
     arguments = parser().parse_args()
-    clock, stop = Clock(), bootstrap.stop_flag(arguments)
+    clock, stop = Clock(), bootstrap.stop_flag(arguments, hears_once=arguments.managed)
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None

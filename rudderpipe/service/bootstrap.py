@@ -94,9 +94,9 @@ def occupy_standard_descriptors() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is ``fd``
 
 
-def stop_flag(arguments: argparse.Namespace) -> StopFlag:
+def stop_flag(arguments: argparse.Namespace, *, hears_once: bool = False) -> StopFlag:
     """Return the stop flag of a program. An autostarted one exits with 0 even when it ends at once."""
-    return StopFlag(exits_with=EXIT_OK if arguments.stdin else EXIT_STOPPED_NOW)
+    return StopFlag(exits_with=EXIT_OK if arguments.stdin else EXIT_STOPPED_NOW, hears_once=hears_once)
 
 
 def detach() -> None:

@@ -23,10 +23,15 @@ class StopFlag:
     Nothing is lost then, because unfinished events are still in the ring or in the queue.
     """
 
-    def __init__(self, *, exits_with: int = EXIT_STOPPED_NOW) -> None:
-        """``exits_with`` is the exit code of a program that ends at once."""
+    def __init__(self, *, exits_with: int = EXIT_STOPPED_NOW, hears_once: bool = False) -> None:
+        """``exits_with`` is the exit code of a program that ends at once.
+
+        With ``hears_once`` later signals change nothing. It is for a process that is signalled twice in any stop: by
+        its parent, and by a service manager that signals all processes of the parent's group.
+        """
         self.raised = False
         self._exits_with = exits_with
+        self._hears_once = hears_once
         self._timeout_s = float("inf")
         self._overdue: Callable[[], None] = lambda: None
         self._wake: Callable[[], None] = lambda: None
@@ -63,10 +68,18 @@ class StopFlag:
                 timer = threading.Timer(after_s, do)
                 timer.daemon = True
                 timer.start()
+        while self._hears_once:
+            signal.sigwait(_STOPPING)
         self._leave(f"second {signal.Signals(signal.sigwait(_STOPPING)).name}")
 
     def _give_up(self) -> None:
         self._leave(f"not stopped {self._timeout_s + GRACE_S:g} s after the signal")
+
+    def parent_ended(self) -> None:
+        """Stop as after a signal, because the parent process has ended; end at once if the flag is raised already."""
+        if self.raised:
+            self._leave("the parent process has ended")
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _leave(self, why: str) -> None:
         os.write(2, f"rudderpipe: {why}, ending now; unfinished events stay in the ring or in redis\n".encode())
