@@ -133,19 +133,23 @@ def test_managers_share_the_queues_while_they_come_and_go(managers: Managers) ->
 
     systemd signals the manager and its senders at once, and the manager signals its senders too.
     """
-    managers.processes.plane.misbehaviour.delay_ms = 20
+    plane = managers.processes.plane
     first, second = managers.start(), managers.start()
     with managers.sending():
         managers.wait_for_shares(first, second)
         third = managers.start()
         managers.wait_for_shares(first, second, third)
+        plane.misbehaviour.delay_ms = 300
+        begun = plane.stats()["requests"]
+        wait_until(lambda: plane.stats()["requests"] > begun + 2 * QUEUES)  # a request of each sender is under way now
         for process in (*second.children(), second):
             process.terminate()
         assert second.wait(30) == 0
+        plane.misbehaviour.delay_ms = 0
         managers.wait_for_shares(first, third)
     managers.assert_in_order()
 
-    assert managers.processes.plane.stats()["duplicates"] == 0
+    assert plane.stats()["duplicates"] == 0
     for manager in (first, third):
         manager.send_signal(signal.SIGTERM)
     assert [manager.wait(30) for manager in (first, third)] == [0, 0]
