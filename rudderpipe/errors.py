@@ -7,8 +7,12 @@ every error can be pickled.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rudderpipe.log_text import counted, one_line
 from rudderpipe.types import Sent
+
+RINGS_SHOWN = 10
 
 
 class RudderpipeError(Exception):
@@ -280,6 +284,21 @@ class QueueSealed(QueueError):
 
     def __str__(self) -> str:
         return f"the queue {self.queue_name} of generation {self.generation} is sealed"
+
+
+class OlderFlushers(QueueError):
+    """Flushers of an older version may serve ``rings`` of this queue; nothing was changed."""
+
+    def __init__(self, rings: Sequence[str]) -> None:
+        super().__init__(rings)
+        self.rings = [one_line(ring) for ring in rings]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.rings[:RINGS_SHOWN]) + (", ..." if len(self.rings) > RINGS_SHOWN else "")
+        return (
+            f"nothing was changed, because flushers of an older version may serve {counted(len(self.rings), 'ring')}, "
+            f"and they do not see that a queue is sealed: {shown}"
+        )
 
 
 class JobUnreadable(QueueError):

@@ -56,6 +56,8 @@ class FakeStore:
         self.members: dict[str, tuple[int, int, bytes]] = {}
         """Of each manager of senders: since when and until when it is a member, and its profile."""
         self.rings: dict[int, Counter[str]] = {}
+        self.fenced_ms: dict[int, int] = {}
+        """When a flusher last fenced each ring, in milliseconds since 1970."""
         self.failures: dict[int, dict[str, str]] = {}
         """The fields of a ring's account that say why its events failed last."""
         self.counted: dict[str, tuple[int, int]] = {}
@@ -359,6 +361,7 @@ class FakeQueue:
             ring.pop(str(block), None)
         ring["term"] = term
         self.store.rings[epoch] = ring
+        self.store.fenced_ms[epoch] = self.clock.time_ms()
         return {int(name): count for name, count in ring.items() if name.isdigit()}, self._replicas(wait)
 
     @changes

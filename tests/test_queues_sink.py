@@ -401,6 +401,26 @@ def test_retired_queues_keep_what_they_have_counted(spread: Spread) -> None:
     assert written() == [True] * 3
 
 
+@pytest.mark.parametrize("queues", [1, 3])
+def test_each_queue_hears_of_the_flusher_at_its_start_and_once_a_day(spread: Spread, queues: int) -> None:
+    """`rudderpipe scale` counts on what it hears, and Redis forgets a ring that it has not heard of for 30 days."""
+    if queues == 1:
+        spread.settings = msgspec.structs.replace(spread.settings, queues=1)
+        sink = QueueSink(spread.settings, spread.ring, spread.letters, spread.clock)
+        spread.flusher = Flusher(spread.ring, sink, spread.settings, spread.clock, next_sink=spread.sink)
+    heard: list[list[int]] = []
+    for _ in range(3):
+        spread.send(20)
+        spread.work()
+        used = [store for store in spread.stores.values() if store.account["added"]]
+        heard.append([moment for store in used for moment in store.fenced_ms.values()])
+        spread.clock.now_s += 20 * 3600
+
+    assert [len(moments) for moments in heard] == [queues] * 3
+    assert heard[0] == heard[1]
+    assert min(heard[2]) - max(heard[1]) >= 24 * 3600 * 1000
+
+
 @pytest.mark.parametrize("dies", [False, True], ids=["the flusher goes on", "the flusher is killed"])
 def test_delivered_events_are_not_lost_when_redis_forgets_them(spread: Spread, dies: bool) -> None:
     """As with one queue, only events that were not known to be delivered may be lost."""

@@ -104,7 +104,7 @@ def _scale(arguments: argparse.Namespace) -> int:
 
     arguments.autostart = arguments.autostart or "false"  # the command starts no sender
     settings = settings_of(arguments)
-    return scale(settings, settings.queues, arguments.timeout)
+    return scale(settings, settings.queues, arguments.timeout, force=arguments.force)
 
 
 def _web(arguments: argparse.Namespace) -> int:
@@ -293,6 +293,8 @@ def parser() -> Parser:
     scale = _add(commands, "scale", what, _scale)
     seconds, drains = number(float, 0, 86_400 * 30), "seconds to wait for the earlier queues, at most"
     add_option(scale, "--timeout", does=drains, default=3600.0, type=seconds, metavar="SECONDS")
+    force = "make the change although flushers of an older version do not see it, and may lose or double events"
+    add_option(scale, "--force", does=force, action="store_true")
     add_settings(scale)
     return made
 

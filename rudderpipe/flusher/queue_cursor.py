@@ -76,8 +76,8 @@ class QueueCursor:
         """False from the moment when the events must be counted anew until they are."""
         self.before: QueueCounts | None = None
         """What the queue had counted before it forgot events of the ring, until it counts them again."""
-        self.kept_s = float("-inf")
-        """When the queue last wrote something of the ring."""
+        self.fenced_s = float("-inf")
+        """When the queue last heard of this flusher; it must again before it would forget the ring."""
 
     def add(
         self, epoch: int, jobs: Sequence[NewJob], marks: dict[int, tuple[int, int]], freed: Sequence[int], term: int

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rudderpipe.queue.queue import NewJob
 
 ROUTE_S = 10.0
+KEEP_S = 24 * 3600.0
+"""The interval at which a queue hears of the ring's flusher, so that it does not forget the ring."""
 """The interval at which the route is looked for again."""
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = log_text.logger("rudderpipe.flusher")
@@ -191,6 +193,8 @@ class QueueSink:
         self._clock = clock
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._has_seen_redis = False
+        self._fenced_s = float("-inf")
+        """When the queue last heard of this flusher; it must again before it would forget it."""
         self._housekeeping = Every(ROUTE_S)
         self._housekeeping.restart(clock.monotonic_s())
         self._lost: int | None = None
@@ -232,8 +236,11 @@ class QueueSink:
         words = self._ring.words
         if not self._has_seen_redis:
             self._look()
-        adds = self._replicas or self._queue
+        adds, now_s = self._replicas or self._queue, self._clock.monotonic_s()
         try:
+            if now_s - self._fenced_s >= KEEP_S:
+                self._queue.raise_term(epoch, words[at.H_TERM], ())
+                self._fenced_s = now_s
             adds.add(epoch, jobs, offsets, freed, words[at.H_TERM])
         except QueueUnavailable as error:
             # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
@@ -298,6 +305,7 @@ class QueueSink:
                     "redis no longer knows events it had taken, they count as queued until no job is left events=%d",
                     missing,
                 )
+                self._fenced_s = float("-inf")  # Redis may have forgotten the flusher, too
             counts = self._queue.counts(epoch)
         self._lost, self._handed = counts.events_lost, handed
         if self._lost > lost:

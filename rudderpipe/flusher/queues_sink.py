@@ -15,7 +15,7 @@ from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueU
 from rudderpipe.flusher import lanes, queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay
-from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
+from rudderpipe.flusher.queue_sink import KEEP_S, Acknowledged, CommitResult, Damaged
 from rudderpipe.flusher.window import Plan, Window
 from rudderpipe.process.clock import Clock, Every, iso_ms
 from rudderpipe.queue import job, route
@@ -40,8 +40,6 @@ ROUTE_S, CHANGING_S = 10.0, 5.0
 """The intervals at which the route is read again, and at which offsets that are not needed are deleted: usually, and
 while an earlier generation may still hold events."""
 UNCOUNTED = "the queue has not counted its events yet"
-KEEP_S = 24 * 3600.0
-"""The interval at which a queue that gets nothing is told to keep what it has counted of the ring."""
 UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
 ALL_RULES = frozenset(("term", "own", "cas", "barrier"))
 
@@ -201,9 +199,10 @@ class QueuesSink:
         return (cursor for cursor in self._cursors.values() if cursor.counts is None)
 
     def _must_keep(self, cursor: QueueCursor) -> bool:
-        """Return whether a queue would forget what it has counted of the ring, because it gets no more events."""
-        is_old = self._clock.monotonic_s() - cursor.kept_s >= KEEP_S
-        return is_old and cursor.counts is not None and cursor.counts.events_gone > 0
+        """Return whether a queue would forget the ring, or what it has counted of it."""
+        is_old = self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
+        has_counted = cursor.counts is not None and cursor.counts.events_gone > 0
+        return is_old and (has_counted or cursor in self._queues)
 
     def _restore(self, missing: int) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""
@@ -380,11 +379,10 @@ class QueuesSink:
     def _note(self, cursor: QueueCursor, call: UnderWay, result: Any) -> None:
         """Note the result of a call that has succeeded."""
         cursor.forget(call.freed)
-        if call.kind in ("fence", "add"):
-            cursor.kept_s = self._clock.monotonic_s()
         if call.kind == "route":
             self._adopt(result)
         elif call.kind == "fence":
+            cursor.fenced_s = self._clock.monotonic_s()
             cursor.offsets = result
             cursor.is_fenced = True
             cursor.is_final = cursor.is_final or call.is_past
@@ -396,6 +394,7 @@ class QueuesSink:
             cursor.note_counts(result)
         elif call.kind == "restore":
             cursor.before = None
+            cursor.fenced_s = float("-inf")  # Redis may have forgotten the flusher, too
 
     def _adopt(self, found: Route) -> None:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""

@@ -130,13 +130,17 @@ def _namespace() -> int:
     return pids | ((clocks ^ _INITIAL_TIME_NAMESPACE) & 0xFFFFFFFF) << 32
 
 
+def host() -> str:
+    """Return the name of this host, without blanks."""
+    return "".join(socket.gethostname().split()) or "localhost"
+
+
 def address() -> str:
     """Return the address of this process: host, pid and what ``is_surely_dead`` compares, separated by one space."""
     pid, start, namespace = me()
-    host = "".join(socket.gethostname().split()) or "localhost"
     # The last part has five fields. Versions that write four, with a time of day, cannot read five, and treat the
     # holder as alive.
-    return f"{host} {pid} {_UNIT}/{start}/{namespace}/{os.getuid()}/{_boot()}"
+    return f"{host()} {pid} {_UNIT}/{start}/{namespace}/{os.getuid()}/{_boot()}"
 
 
 def is_surely_dead(where: str) -> bool:
@@ -145,12 +149,12 @@ def is_surely_dead(where: str) -> bool:
     Return False for a process on another host or of another user, and for an address in an unknown form.
     """
     try:
-        host, pid, rest = where.split(" ")
+        its_host, pid, rest = where.split(" ")
         unit, start, namespace, uid, boot = rest.split("/")
         identity = Identity(int(pid), int(start), int(namespace))
     except ValueError:
         return False
-    ours = address().partition(" ")[0] == host and boot == _boot() != "" and (unit, uid) == (_UNIT, str(os.getuid()))
+    ours = its_host == host() and boot == _boot() != "" and (unit, uid) == (_UNIT, str(os.getuid()))
     return ours and identity.start > 0 and identity.is_gone()
 
 

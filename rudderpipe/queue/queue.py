@@ -13,6 +13,7 @@ import msgspec
 from redis import Redis, ResponseError
 
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
@@ -26,12 +27,12 @@ RING_KEEP_MS = 30 * 24 * 3600 * 1000
 MEASURE_SAMPLE = 200
 # Pack only text, never bytes, because the msgpack in Redis 6 does not know the type for binary data.
 pack = msgspec.msgpack.Encoder().encode
-
-
 LOCK_MS = 30_000
 SWEEP_MS = 30_000
 RECOVER_AT_ONCE = 1000
 PROMOTE_AT_ONCE = 1000
+PROTOCOL = 2
+"""What our flushers know of the state of a queue, as a number that only grows: those below 2 do not see a seal."""
 SEALED = -1
 """What ``add_jobs`` returns in place of a tenure when the queue is sealed."""
 REPEATABLE = frozenset({"renew_locks", "promote_delayed", "report_sender"})
@@ -141,10 +142,11 @@ class Queue:
     ) -> tuple[dict[int, int], int]:
         """Make Redis refuse every call of an earlier term; return the ring's offsets, and the replicas as ``add`` does.
 
-        Raise ``QueueBehind`` if a call had a later term.
+        Redis then also knows our protocol and our host. Raise ``QueueBehind`` if a call had a later term.
         """
-        keys = [self.keys.ring(epoch)]
-        answer, replicas = self._call(wait, "fence_ring", keys, RING_KEEP_MS, pack(freed), term)
+        keys, now_ms = [self.keys.ring(epoch), self.keys.rings], self.clock.time_ms()
+        flusher = f"{PROTOCOL} {identity.host()}"
+        answer, replicas = self._call(wait, "fence_ring", keys, RING_KEEP_MS, pack(freed), term, now_ms, flusher)
         known = dict(zip(answer[1::2], answer[2::2], strict=True))
         if answer[0] is None:
             raise QueueBehind(known)
@@ -387,15 +389,8 @@ class Queue:
     def put_back(self, held: Sequence[ActiveJob]) -> int:
         """Put unfinished jobs first in line again, in their order; return how many were still ours."""
         keys = self.keys
-        return int(
-            self._run(
-                "put_back",
-                [*self._line, keys.active, keys.stalled],
-                keys.base,
-                self.token,
-                pack([taken.id for taken in held]),
-            )
-        )
+        ids = pack([taken.id for taken in held])
+        return int(self._run("put_back", [*self._line, keys.active, keys.stalled], keys.base, self.token, ids))
 
     def recover(self, keep: Sequence[ActiveJob] = (), whose: Whose = "all") -> Recovered:
         """Put active jobs that are not in ``keep`` first in line again.

@@ -6,22 +6,15 @@ retirement are for good. The flushers do by themselves what is between the steps
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 
 import msgspec
 
-from rudderpipe.errors import QueueUnavailable
-from rudderpipe.queue import gate, route, seal
-from rudderpipe.queue.queue import Queue
+from rudderpipe.errors import OlderFlushers, QueueUnavailable
+from rudderpipe.queue import gate, rings, route, seal
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import Generation, QueuePlace, Route
 from rudderpipe.settings import Settings
-
-SCANNED = 10_000
-_EPOCH = re.compile(rb":[0-9a-f]{16}$")
-_SPECIAL = re.compile(r"[\\?*\[\]]")
-"""What a pattern of Redis does not take as it is."""
 
 
 class Remainder(msgspec.Struct, frozen=True):
@@ -33,8 +26,8 @@ class Remainder(msgspec.Struct, frozen=True):
     """Jobs that wait, are active or delayed, in all its queues."""
     failed: int
     """Failed jobs. They must be retried or deleted first, because no sender serves a retired queue."""
-    rings: int
-    """Rings whose flusher still needs to know what the queues have. It forgets that seconds after it was needed."""
+    rings: dict[str, str]
+    """The host of each ring whose flusher still needs to know what the queues have. It forgets that seconds later."""
     is_drained: bool
     """True if nothing is left, so that the generation may be retired."""
 
@@ -47,16 +40,20 @@ def reach_all(queues: QueueSet, settings: Settings, known: Route) -> None:
         queues.queue(place).ping()
 
 
-def begin(queues: QueueSet, settings: Settings, count: int) -> Route:
+def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = False) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
     If these are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
-    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached.
+    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached. Raise ``OlderFlushers``, and
+    change nothing, if a flusher may go on adding to the first queue because it does not see the seal; ``force`` ignores
+    them.
     """
     known = route.read(queues.home, settings)
     if len(known.current.queues) == count and not _is_any_sealed(queues, known.current):
         return known
     reach_all(queues, settings, known)
+    if not force and (older := rings.older(queues.home)):
+        raise OlderFlushers([f"{each.epoch} (silent for {each.silent_s / 3600:.1f} h)" for each in older])
     wanted = route.with_queues(queues.home, settings, known, count)
     return route.store(queues.home, settings, known, wanted)
 
@@ -87,28 +84,10 @@ def remainder(queues: QueueSet, known: Route, generation: Generation) -> Remaind
     is_over = all(each.is_sealed and not each.has_jobs for each in states)
     is_open = all(gate.is_open(queues.queue, known, generation.number, place) for place in generation.queues)
     failed = sum(each.failed for each in counts)
-    rings = len({epoch for queue in own for epoch in _rings(queue)}) if is_over else 0
-    is_drained = is_open and is_over and not rings and not failed
-    return Remainder(generation.number, len(own), jobs, failed, rings, is_drained)
-
-
-def _rings(queue: Queue) -> list[bytes]:
-    """Return the epoch of each ring of which the queue has an offset."""
-    names, cursor = _scan(queue, 0)
-    while cursor:
-        more, cursor = _scan(queue, cursor)
-        names += more
-    if not names:
-        return []
-    found = queue.ask(lambda pipe: [pipe.hkeys(name) for name in names])
-    return [name[-16:] for name, fields in zip(names, found, strict=True) if any(map(bytes.isdigit, fields))]
-
-
-def _scan(queue: Queue, cursor: int) -> tuple[list[bytes], int]:
-    """Return the keys of rings in a part of Redis, and where the next part begins; 0 at the end."""
-    pattern = _SPECIAL.sub(r"\\\g<0>", f"{queue.keys.account}:") + "*"
-    ((following, names),) = queue.ask(lambda pipe: pipe.scan(cursor, match=pattern, count=SCANNED))
-    return [name for name in names if _EPOCH.search(name)], int(following)
+    known_rings = [ring for queue in own for ring in rings.fenced(queue)] if is_over else []
+    needed = {ring.epoch: ring.host for ring in known_rings if ring.has_offsets}
+    is_drained = is_open and is_over and not needed and not failed
+    return Remainder(generation.number, len(own), jobs, failed, needed, is_drained)
 
 
 def retire(queues: QueueSet, settings: Settings, known: Route) -> Route:

@@ -3,23 +3,28 @@
 
   One script, because a late call between the two would add events after they were counted.
 
-  KEYS[1] ring      HASH*   tenure of a block -> events added, and term; gains the term; created when missing
+  KEYS[1] ring      HASH*   tenure of a block -> events added, and term; gains the term and the flusher; created when
+                            missing
+  KEYS[2] rings     ZSET*   epochs of the rings that have such a hash, by their last fence; gains the ring
 
   ARGV[1] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
   ARGV[2] freed     msgpack list of tenures whose blocks are free again, so that their offsets may be deleted
   ARGV[3] term      integer higher than the term of every call whose answer is unknown, by any flusher of the ring
+  ARGV[4] now_ms    integer milliseconds since 1970, the flusher's clock
+  ARGV[5] flusher   string  "<protocol> <host>" of the flusher: what it knows of a queue's state, and where it runs
 
   Returns   {1, tenure, events, ...}. {false, 0, term}, and nothing is changed, for a late call of an earlier term.
             The error RINGENDED when the ring has ended
   Promises  what it returns grows only by calls of this term or a later one. It always writes, so that a WAIT behind
             it waits for everything that was written before
-  Costs     O(blocks)
+  Costs     O(blocks), plus the rings that nothing was heard of for keep_ms
   Same as   nothing in Bull
 ]]
-local ring = KEYS[1]
-local keep_ms, freed, term = ARGV[1], ARGV[2], ARGV[3]
+local ring, rings = KEYS[1], KEYS[2]
+local keep_ms, freed, term, now_ms, flusher = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: late_for
 
+redis.call("ZCARD", rings) -- read here: a key of another type stops the script before its first write
 local late = late_for(ring, term)
 if late then
   return late
@@ -27,8 +32,10 @@ end
 for _, sequence in ipairs(cmsgpack.unpack(freed)) do
   redis.call("HDEL", ring, sequence)
 end
-redis.call("HSET", ring, "term", term)
+redis.call("HSET", ring, "term", term, "flusher", flusher)
 redis.call("PEXPIRE", ring, keep_ms)
+redis.call("ZADD", rings, now_ms, string.sub(ring, -16))
+redis.call("ZREMRANGEBYSCORE", rings, "-inf", now_ms - keep_ms)
 local fields, known = redis.call("HGETALL", ring), {1}
 for number = 1, #fields, 2 do
   if string.match(fields[number], "^%d+$") then
