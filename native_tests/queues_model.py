@@ -1,5 +1,7 @@
 """A model of several queues: flushers, senders and reshardings, with kills and with lost, late and repeated calls.
 
+In some episodes the ring is small and its flusher has a spill, in which it may be killed at any step.
+
 The flusher, its sink, the gate of the senders and the scripts in Redis are the real ones. Only the order of the calls
 and their answers is the model's.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rudderpipe.errors import LeaseLost, QueueBehind, QueueSealed, QueueUnavaila
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import ALL_RULES, QueuesSink
+from rudderpipe.flusher.spill import Position, Record, Spill
 from rudderpipe.queue import gate, route, scaling, seal
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
@@ -33,6 +36,7 @@ from tests.fakes import FakeClock, producer_of, settings_of
 Rules = frozenset[str]
 ALL: Rules = ALL_RULES | gate.ALL_RULES
 NO_ANSWER = QueueUnavailable("here", "no answer in time")
+AWAY = QueueUnavailable("here", "refused", answered=True)
 
 
 class ModelCalls(Calls):
@@ -53,16 +57,53 @@ class ModelCalls(Calls):
         pass
 
 
+class Killed(BaseException):
+    """Raised where a flusher is killed."""
+
+
+class MortalSpill(Spill):
+    """A spill whose process may be killed before, within and behind each of its changes."""
+
+    def __init__(self, settings: Settings, epoch: int, dies: Callable[[], bool]) -> None:
+        super().__init__(settings, epoch)
+        self._dies = dies
+        self.appends = 0
+
+    def append(self, records: Sequence[Record], number: int) -> None:
+        if self._dies():
+            raise Killed
+        super().append(records, number)
+        self.appends += 1
+        if self._dies():
+            segment = self._segments[-1]
+            with segment.path.open("rb+") as file:  # the last record is not whole
+                file.truncate(segment.size_bytes - 1)
+            raise Killed
+        if self._dies():
+            raise Killed
+
+    def remove_before(self, position: Position) -> list[int]:
+        if self._dies():
+            raise Killed
+        gone = super().remove_before(position)
+        if self._dies():
+            raise Killed
+        return gone
+
+
 class Host:
     """A host with a ring and its flusher, which may be killed and started again."""
 
     def __init__(self, model: Model, number: int) -> None:
         self._model = model
         self.number = number
+        self.spills: list[MortalSpill] = []
+        small = {"max_internal_queue_size": 40, "spill_dir": str(model.directory / f"spill-{number}")}
         own = msgspec.structs.replace(
             settings_of(model.directory, ring_bytes=1 << 20, max_internal_queue_size=10_000, flush_at=2),
             redis=model.settings.redis,
             write_key="KEY",
+            **(small if model.spills else {}),
         )
         self.settings: Settings = own
         self.ring: Ring = open_ring(own, model.clock)
@@ -79,6 +120,12 @@ class Host:
             self.settings, self.ring, letters, self._model.clock, calls=self.calls, rules=self._model.rules & ALL_RULES
         )
         self._model.sinks.append(sink)
+        if self._model.spills:
+            for spill in self.spills:
+                spill.close()
+            self.spills.append(MortalSpill(self.settings, self.ring.segment.epoch, self._model.dies))
+            spilling = sink._spilling  # noqa: SLF001  # its spill may be killed, and it is used more often
+            spilling._spill, spilling.is_due = self.spills[-1], self._model.spills_now  # type: ignore[method-assign]  # noqa: SLF001
         self.flusher = Flusher(self.ring, sink, self.settings, self._model.clock)
 
     def send(self, count: int) -> None:
@@ -86,8 +133,17 @@ class Host:
         for _ in range(count):
             user = f"h{self.number}u{self._model.random.randrange(3)}"
             text = f'{{"userId":"{user}","n":{self.sent[user]}}}'
-            assert self.producer.append(text.encode()) is None
+            if self.producer.append(text.encode()) is not None:
+                assert self._model.spills
+                return
             self.sent[user] += 1
+
+    def work(self) -> None:
+        """Run one cycle of the flusher, which may be killed within."""
+        try:
+            self.flusher.work()
+        except Killed:
+            self._model.kill(self)
 
     def replace_producer(self) -> None:
         """Let the producer end and another one begin, so that a block becomes free."""
@@ -102,6 +158,10 @@ class Model:
         self.random = random.Random(seed)
         self.directory = directory
         self.rules = rules
+        self.spills = self.random.random() < 0.5
+        self.is_ending = False
+        self.away: set[QueuePlace] = set()
+        """The queues that refuse every call."""
         self.clock = FakeClock()
         self.settings = Settings(redis=url, write_key="KEY", autostart=False, queues=self.random.choice((1, 2, 3)))
         server.flushall()
@@ -112,11 +172,19 @@ class Model:
         self.route: Route = route.establish(self.queues.home, self.settings, self.settings.queues)
         self.hosts = [Host(self, number) for number in range(2)]
 
+    def dies(self) -> bool:
+        """Return True if the flusher is killed now."""
+        return not self.is_ending and self.random.random() < 0.05
+
+    def spills_now(self) -> bool:
+        """Return True if the ring of a host counts as nearly full."""
+        return self.random.random() < 0.5
+
     def close(self) -> None:
         """Remove the rings and the connections."""
         for host in self.hosts:
             memory.remove(host.ring.segment.name)
-        cursors = [cursor for sink in self.sinks for cursor in sink._cursors.values()]  # noqa: SLF001  # of killed flushers
+        cursors = [cursor for sink in self.sinks for cursor in sink.used.all]
         self.queues.close()
         for cursor in cursors:
             cursor.queue.close()
@@ -133,6 +201,7 @@ class Model:
                 self.work,
                 self.answer,
                 self.lose,
+                self.cut_off,
                 self.kill,
                 self.run_late,
                 self.deliver,
@@ -140,7 +209,7 @@ class Model:
                 self.seal,
                 self.retire,
             ),
-            (10, 25, 30, 5, 2, 1, 6, 1, 2, 3),
+            (10, 25, 30, 5, 2 * self.spills, 2, 1, 6, 1, 2, 3),
         )[0]
         chosen()
 
@@ -159,9 +228,9 @@ class Model:
     def work(self) -> None:
         """Run one cycle of a flusher."""
         self.clock.now_s += self.random.choice((0.01, 0.6, 3.0))
-        self.host.flusher.work()
+        self.host.work()
 
-    def _begun(self) -> tuple[Host, Hashable, Callable[[], Any]] | None:
+    def _begun(self) -> tuple[Host, Any, Callable[[], Any]] | None:
         host = self.host
         if not host.calls.begun:
             return None
@@ -172,8 +241,13 @@ class Model:
         """Execute a call of a flusher and return its answer."""
         if begun := self._begun():
             host, owner, call = begun
-            host.calls.results.append(Ended(owner, _result_of(call)))
-            host.flusher.work()
+            host.calls.results.append(Ended(owner, AWAY if owner.place in self.away else _result_of(call)))
+            host.work()
+
+    def cut_off(self) -> None:
+        """Let a queue refuse all calls from now on, or none."""
+        generation = self._read_route().current
+        self.away ^= {self.random.choice(generation.queues)}
 
     def lose(self) -> None:
         """Lose the answer of a call, which is executed now, later, or never."""
@@ -186,9 +260,9 @@ class Model:
                 self.late.append(call)
             host.calls.results.append(Ended(owner, NO_ANSWER))
 
-    def kill(self) -> None:
+    def kill(self, host: Host | None = None) -> None:
         """Kill a flusher. Its calls are executed now, later, or never, and another flusher starts."""
-        host = self.host
+        host = host or self.host
         for call in host.calls.begun.values():
             what = self.random.randrange(3)
             if what == 0:
@@ -243,6 +317,8 @@ class Model:
 
     def finish(self) -> None:
         """Let everything come to its end, then late calls be executed, and that come to its end again."""
+        self.is_ending = True
+        self.away.clear()
         self._drain()
         for host in self.hosts:
             host.replace_producer()
@@ -256,7 +332,7 @@ class Model:
         for _ in range(400):
             for host in self.hosts:
                 self.clock.now_s += 3.0
-                host.flusher.work()
+                host.work()
                 for owner, call in list(host.calls.begun.items()):
                     del host.calls.begun[owner]
                     host.calls.results.append(Ended(owner, _result_of(call)))
@@ -271,7 +347,7 @@ class Model:
         raise AssertionError(f"the episode does not end {[self._left(host) for host in self.hosts]} {self.route}")
 
     def _left(self, host: Host) -> int:
-        return sum(host.sent.values()) - host.ring.drained()
+        return sum(host.sent.values()) - host.ring.drained() + host.ring.words[at.H_SPILLED]
 
     def check(self) -> None:
         """Check that each event was delivered once, and each user's events in order."""

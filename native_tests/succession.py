@@ -130,8 +130,9 @@ class Succession:
             server.kill()
 
 
-def users_in(redis: Any) -> list[str]:
-    """Return the users of all events that wait in a queue, in their order."""
-    ids = redis.lrange(WAITING, 0, -1)
-    read = [job.read(redis.hget(f"{{rudder}}:rudderEventsQueue:{each}", "data").encode()) for each in reversed(ids)]
+def users_in(redis: Any, tag: str = "{rudder}") -> list[str]:
+    """Return the users of all events that wait in a queue, in their order. ``tag`` is the hash tag of its keys."""
+    base = f"{tag}:rudderEventsQueue:"
+    ids = redis.lrange(f"{base}wait", 0, -1)
+    read = [job.read(redis.hget(f"{base}{each}", "data").encode()) for each in reversed(ids)]
     return [msgspec.json.decode(event)["userId"] for each in read for event in each.events]

@@ -117,9 +117,9 @@ def test_every_command_prints_the_documented_fields(
     seen = check(status_fields, *printed(processes, "status"))
     client_of_redis.delete(Keys("rudder", "rudderEventsQueue").route)
     client_of_redis.delete(f"{P}active")
-    (of_none,) = printed(processes, "status", "--pipe", "misspelt")
+    (of_none,) = printed(processes, "status", "--pipe", "misspelt", "--spill-dir", "/nowhere")
     seen |= check(status_fields, of_none)
-    not_here: tuple[str, ...] = ("spool.",) if through_redis else ("jobs.", "queues[].", "sender.")
+    not_here: tuple[str, ...] = ("spool.",) if through_redis else ("jobs.", "queues[].", "sender.", "spill.")
     assert {name for name in status_fields if not name.startswith(not_here)} - seen == set()
 
     processes.plane.misbehaviour = Misbehaviour()

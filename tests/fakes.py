@@ -20,7 +20,7 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring import location
 from rudderpipe.ring.consumer import Batch, Consumer
 from rudderpipe.ring.producer import Producer
-from rudderpipe.ring.ring import Ring, open_ring
+from rudderpipe.ring.ring import Ring, RingView, open_ring
 from rudderpipe.settings import Settings
 
 _numbers = itertools.count()
@@ -118,6 +118,7 @@ class FakeSink:
     batches_at_once = 50
     queues = 1
     kept = 0
+    has_spilled = False
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -140,7 +141,7 @@ class FakeSink:
     def keep_house(self) -> None:
         pass
 
-    def ended(self, ring: Ring) -> None:
+    def ended(self, ring: RingView) -> None:
         self.ends += 1
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rudderpipe.flusher import queues_sink
 from rudderpipe.service.calls import Calls, Ended
-from tests.test_queues_sink import NO_ANSWER
+from tests.spread import NO_ANSWER
 
 
 def calls_of() -> Calls:

@@ -3,156 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
-from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
 
-from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.errors import QueueBehind, QueueSealed
 from rudderpipe.flusher import lanes, queue_cursor, sinks
-from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import QueueSink
 from rudderpipe.flusher.queues_sink import QueuesSink
-from rudderpipe.queue import job, route, seal
-from rudderpipe.queue.queue import Queue
+from rudderpipe.queue import route, seal
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
-from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.crash_simulation import simulation_of
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock, producer_of
-
-USERS = 23
-NO_ANSWER = QueueUnavailable("here", "no answer in time")
-AWAY = QueueUnavailable("here", "refused", answered=True)
-
-
-class ManualCalls(Calls):
-    """Calls that run at once, except those that add events to the queues that are held."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, list[tuple[Hashable, Callable[[], Any]]]] = {}
-        """The calls that are held, by the prefix of their queue. A queue without an entry is not held."""
-        self.results: deque[Ended] = deque()
-        self.made: list[str] = []
-        """The prefixes of the queues that were called."""
-
-    def begin(self, owner: Any, call: Callable[[], Any]) -> bool:
-        prefix = owner.place.prefix
-        self.made.append(prefix)
-        if prefix in self.held and owner.under_way.kind == "add":
-            self.held[prefix].append((owner, call))
-        else:
-            self.results.append(Ended(owner, result_of(call)))
-        return True
-
-    def let_go(self, prefix: str, result: Exception | None = None, *, runs: bool = True) -> None:
-        """End what is held of a queue: executed or not, with its own result or with this one."""
-        for owner, call in self.held.pop(prefix):
-            own = result_of(call) if runs else None
-            self.results.append(Ended(owner, result or own))
-
-    def next(self, wait_s: float) -> Ended | None:  # as the original
-        return self.results.popleft() if self.results else None
-
-    def close(self) -> None:
-        pass
-
-
-def result_of(call: Callable[[], Any]) -> Any:
-    """Return the result of a call, or its error."""
-    try:
-        return call()
-    except (QueueUnavailable, QueueBehind, QueueSealed) as error:
-        return error
-
-
-class Spread:
-    """A ring whose flusher puts events into several queues."""
-
-    def __init__(self, ring: Ring, clock: FakeClock, directory: Path, **settings: Any) -> None:
-        self.ring, self.clock = ring, clock
-        self.letters = DeadLetters(directory / "x.failed", 1 << 20)
-        self.settings = Settings(
-            redis="redis://a", write_key="KEY", **{"queues": 3, "flush_at": 4, "autostart": False, **settings}
-        )
-        self.stores: dict[str, FakeStore] = {}
-        self.sinks: list[QueuesSink] = []
-        self.producer = producer_of(ring, clock)
-        self.sent = itertools.count()
-        self.start()
-
-    def queue(self, prefix: str) -> FakeQueue:
-        """Return a queue of this prefix."""
-        return FakeQueue(self.stores.setdefault(prefix, FakeStore(self.clock)))
-
-    def start(self) -> None:
-        """Start a flusher. The one before it is dead."""
-        at.bump(self.ring.words, at.H_TERM)
-        self.calls = ManualCalls()
-        self.flusher = Flusher(self.ring, self.sink(), self.settings, self.clock, next_sink=self.sink)
-
-    def sink(self) -> QueuesSink:
-        """Return a sink whose calls the test may hold."""
-        self.sinks.append(QueuesSink(self.settings, self.ring, self.letters, self.clock, calls=self.calls))
-        return self.sinks[-1]
-
-    def send(self, count: int) -> None:
-        """Append events of all users in turn."""
-        for number in itertools.islice(self.sent, count):
-            assert self.producer.append(b'{"userId":"u%d","n":%d}' % (number % USERS, number)) is None
-
-    def work(self, cycles: int = 5) -> None:
-        """Let the flusher work, and let everything be due."""
-        for _ in range(cycles):
-            self.clock.now_s += 30
-            self.flusher.work()
-
-    def numbers(self, prefix: str) -> list[int]:
-        """Return the events in a queue, in order."""
-        store = self.stores[prefix]
-        return [
-            msgspec.json.decode(event)["n"]
-            for name in store.line
-            for event in job.read(store.jobs[name]["data"].encode()).events
-        ]
-
-    def everything(self) -> list[int]:
-        """Return the events in all queues, after a check that each queue has its own users in order."""
-        found = []
-        for prefix in self.stores:
-            numbers = self.numbers(prefix)
-            assert numbers == sorted(numbers)
-            found += numbers
-        return sorted(found)
-
-    def reshard(self, *prefixes: str) -> None:
-        """Store a route with one more generation, as ``rudderpipe scale`` does, without a seal."""
-        home: Any = self.queue("rudder")
-        known = route.read(home, self.settings)
-        places = [route.QueuePlace(prefix) for prefix in prefixes]
-        route.store(home, self.settings, known, known.with_queues(places, 1))
+from tests.spread import NO_ANSWER, USERS, Spread, as_queue, result_of, spread_of
 
 
 @pytest.fixture(name="spread")
 def _spread(ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Spread:
-    stores: dict[str, FakeStore] = {}
-
-    def queue_of(settings: Settings, *_: Any, **__: Any) -> FakeQueue:
-        return FakeQueue(stores.setdefault(settings.prefix, FakeStore(clock)))
-
-    monkeypatch.setattr(queue_cursor, "Queue", queue_of)
-    monkeypatch.setattr("rudderpipe.queue.queue.Queue", queue_of)
-    spread = Spread(ring, clock, tmp_path)
-    spread.stores = stores
-    return spread
+    return spread_of(ring, clock, tmp_path, monkeypatch)
 
 
 def test_each_user_has_one_queue(spread: Spread) -> None:
@@ -357,7 +233,7 @@ def test_events_of_retired_queues_stay_counted(spread: Spread) -> None:
     for number in (0, 1):
         known = route.store(home, spread.settings, known, known.with_retired(number, spread.clock.time_ms()))
     spread.work()
-    assert len(spread.sinks[-1].past) == 0
+    assert len(spread.sinks[-1].used.past) == 0
     spread.start()
     spread.send(5)
     spread.work()
@@ -568,11 +444,6 @@ def test_the_setting_chooses_the_sink(ring: Ring, clock: FakeClock) -> None:
     assert type(sinks.make_sink(settings, ring, None, clock)) is QueueSink
     several = msgspec.structs.replace(settings, queues=2)
     assert type(sinks.make_sink(several, ring, None, clock)) is QueuesSink
-
-
-def as_queue(queue: Any) -> Queue:
-    """Return a queue in memory as the type that it stands for."""
-    return cast("Queue", queue)
 
 
 @pytest.mark.parametrize("last", ["answered", "executed", "executed later"])

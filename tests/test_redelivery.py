@@ -382,9 +382,9 @@ def test_the_flusher_does_not_end_while_it_delivers_dead_letters(direct: Direct,
         sink = DirectSink(direct.settings, ring.segment.epoch, direct.redelivery, clock)
         return Flusher(ring, sink, direct.settings, clock, lingers=lingers)
 
-    rings = Rings(direct.settings, make, clock, stays=False, redelivery=direct.redelivery)
+    rings = Rings(direct.settings, make, clock, stays=False, beside=direct.redelivery)
     direct.redelivery = redelivery_of(direct.settings, direct.plane, direct.letters, clock)
-    rings._redelivery = direct.redelivery
+    rings._beside = direct.redelivery
     assert rings.enter()
     rings.work()
     assert not rings.finished()

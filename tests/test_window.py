@@ -21,7 +21,7 @@ OFFSETS = st.lists(st.dictionaries(st.integers(1, 3), st.integers(0, 20)), min_s
 
 def window_of(users: list[int], queues: int, size: int, former: list[list[dict[int, int]]]) -> Window:
     """Return a window with these users' events, in batches of ``size`` over several tenures."""
-    window = Window(queues, former)
+    window = Window(queues, former, {})
     events = [Raw(b'{"userId":"u%d","n":%d}' % (user, number)) for number, user in enumerate(users)]
     for start in range(0, len(events), size):
         part = events[start : start + size]

@@ -68,6 +68,8 @@ GROUPS = {
         "runtime_dir": "directory of lock files and logs",
         "spool_dir": "directory of dead letters",
         "max_spool_bytes": "size limit of the dead letters, in bytes",
+        "spill_dir": "directory of events that wait for Redis when the ring is nearly full",
+        "max_spill_bytes": "size limit of these events, in bytes",
         "shutdown_timeout_s": "time limit of the drain at the end, in seconds",
         "linger_s": "how long an automatically started process stays when no process needs it, in seconds",
         "stall_timeout_s": "/healthz fails when waiting jobs have not moved for so many seconds",
@@ -90,6 +92,7 @@ DEFAULTS = {
     "pipe": "derived from write key, data plane and queue",
     "runtime_dir": "rudderpipe-<uid> in /dev/shm, on macOS in /tmp",
     "spool_dir": "rudderpipe in XDG_STATE_HOME or ~/.local/state",
+    "spill_dir": "none, such events stay in the ring",
     "log_level": "warning",
 }
 """Defaults that are no text or no number, in words."""

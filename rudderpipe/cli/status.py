@@ -47,6 +47,9 @@ def code_of(found: Snapshot, settings: Settings) -> int:
 def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     """Return the lines that the command prints; ``others`` are the host's rings when the pipe has none."""
     lines = [f"pipe      {found.pipe}", *_ages(found), *_ring(found, others)]
+    if found.spill is not None:
+        spill = found.spill
+        lines.append(f"spill     {spill.events:,} events, {spill.used_bytes:,} of {spill.max_bytes:,} bytes")
     if found.queue is not None:
         lines += _queue(found, found.queue)
     elif found.queue_trouble:
@@ -57,7 +60,7 @@ def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
         lines.append(f"refused   {refused}")
-    rare = {name: getattr(events, name) for name in ("removed", "elsewhere", "corrupt")}
+    rare = {name: getattr(events, name) for name in ("spilled", "removed", "elsewhere", "corrupt")}
     rare["lost with redis"] = events.lost
     sign, decision = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
     lines.append(

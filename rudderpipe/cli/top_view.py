@@ -19,6 +19,7 @@ from rudderpipe.observe.flow import Flow, QueueFlow, RingFlow, SenderFlow
 from rudderpipe.observe.host_flow import RingRow
 from rudderpipe.observe.rates import Rates
 from rudderpipe.observe.reader import View
+from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.queue.failed_jobs import FailedJob
 
 try:
@@ -162,6 +163,8 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
     producers, account = flow.producers, flow.account
     yield _row("producers", f"{_processes(producers.processes)}, {producers.accepted:,} accepted")
     yield _row("ring", _ring(flow.ring, is_ascii=is_ascii) if flow.ring else "this pipe has no ring")
+    if flow.spill is not None and flow.spill.used_bytes:
+        yield _row("spill", _spill(flow.spill))
     if flow.mode == "redis":
         yield _row("queue", _queue(flow.queue_state) if flow.queue_state else f"not known: {flow.queue_trouble}")
         if flow.generations:
@@ -174,7 +177,7 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
         letters = flow.dead_letters
         yield _row("kept", f"{counted(letters.batches, 'failed batch')}, {counted(letters.events, 'event')}")
     yield _row("data plane", flow.data_plane or "not given")
-    names = ("in_ring", "queued", "delivered", "failed", "removed", "elsewhere", "corrupt", "lost")
+    names = ("in_ring", "queued", "delivered", "failed", "spilled", "removed", "elsewhere", "corrupt", "lost")
     parts = [
         f"{getattr(account, name):,} {name.replace('_', ' ')}"
         for number, name in enumerate(names)
@@ -190,6 +193,10 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
                 separator = ", " if line.plain.strip() != "refused" else ""
                 line.append(separator).append(f"{count:,} {reason}", style=_style(reason))
         yield line
+
+
+def _spill(spill: SpillState) -> str:
+    return f"{counted(spill.events, 'event')}, {spill.used_bytes:,} of {spill.max_bytes:,} bytes on disk"
 
 
 def _row(name: str, text: str) -> Text:

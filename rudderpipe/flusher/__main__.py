@@ -18,7 +18,7 @@ from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.ring_set import Rings
-from rudderpipe.flusher.sinks import direct, make_queues_sink, make_sink
+from rudderpipe.flusher.sinks import direct, gone_rings, make_queues_sink, make_sink
 from rudderpipe.flusher.sleep import Sleep
 from rudderpipe.flusher.state import FlusherState, healthz, readyz, stalled
 from rudderpipe.process import runtime_dir, spawn, start_lock
@@ -107,6 +107,7 @@ def serve(
 
     heartbeat = Heartbeat(clock, tick)
     counts = FlusherCounts()
+    gone = gone_rings(settings, clock, counts)
     server, on_end = admin_of(settings, clock, state, admin, counts, redelivery)
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
@@ -115,9 +116,9 @@ def serve(
         def make_next() -> Sink:
             if sender is not None:
                 sender.serve_all()
-            return make_queues_sink(settings, ring, clock, counts)
+            return make_queues_sink(settings, ring, clock, counts, gone)
 
-        sink = make_sink(settings, ring, redelivery, clock, counts)
+        sink = make_sink(settings, ring, redelivery, clock, counts, gone)
         return Flusher(
             ring,
             sink,
@@ -131,7 +132,8 @@ def serve(
         )
 
     take_over(settings)
-    rings = Rings(settings, make, clock, stays=not lingers, redelivery=redelivery, state=state, on_end=on_end)
+    beside = redelivery or gone
+    rings = Rings(settings, make, clock, stays=not lingers, beside=beside, state=state, on_end=on_end)
     if not rings.enter():
         logger.warning("another flusher serves this pipe already, so this one ends pipe=%s", settings.pipe_name)
         return EXIT_RUNNING
@@ -241,6 +243,8 @@ def main() -> int:
         return check(settings, clock)
     bootstrap.log_to(arguments, settings, "flusher")
     bootstrap.warn_of_lanes(settings)
+    if settings.spill_dir is not None and settings.redis is None:
+        logger.warning("the setting spill_dir is ignored, because no queue is used")
     if arguments.detach:
         bootstrap.detach()
     stop.install()

@@ -165,7 +165,7 @@ class DeadLetters:
         self.path.mkdir(mode=0o700, exist_ok=True)
         part = self.path / f"{name}-{os.getpid()}{PART_SUFFIX}"
         try:
-            with open(part, "wb", opener=_private) as file:  # Path.open takes no opener
+            with open(part, "wb", opener=runtime_dir.private) as file:  # Path.open takes no opener
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -173,7 +173,7 @@ class DeadLetters:
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        _sync_directory(self.path)
+        runtime_dir.sync_directory(self.path)
 
     def names(self, part: str = "") -> list[str]:
         """Return the names of the files that contain ``part``, oldest first. Equal moments: by place in the ring."""
@@ -232,7 +232,7 @@ class DeadLetters:
     def remove(self, name: str) -> None:
         """Delete a file forever. Only while the caller has it ``held``."""
         (self.path / name).unlink(missing_ok=True)
-        _sync_directory(self.path)
+        runtime_dir.sync_directory(self.path)
 
     def size_bytes(self) -> int:
         """Return the room that the files take, in bytes, each rounded up to ``PAGE_BYTES``."""
@@ -302,7 +302,7 @@ class DeadLetters:
     def _arrive(self, name: str) -> None:
         with suppress(FileNotFoundError):  # another process was quicker
             (self.path / name).rename(self.path / name.removesuffix(MOVING_SUFFIX))
-            _sync_directory(self.path)
+            runtime_dir.sync_directory(self.path)
 
     def _import(self, path: Path) -> None:
         """Write a file for each line of the single file, then delete the single file.
@@ -367,19 +367,6 @@ def _stem(record: Record) -> str:
 
 def _space(size_bytes: int) -> int:
     return -(-size_bytes // PAGE_BYTES) * PAGE_BYTES
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _sync_directory(path: Path) -> None:
-    """Store the names in a directory durably."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def of_other_pipes(settings: Settings) -> dict[str, int]:

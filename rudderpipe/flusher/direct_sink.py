@@ -19,7 +19,7 @@ from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch
 from rudderpipe.ring.reasons import Reason
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
 REFUSED = "a batch failed and is not sent again, see rudderpipe failed"
@@ -49,6 +49,7 @@ class DirectSink:
 
     queues = 1
     kept = 0
+    has_spilled = False
 
     @property
     def batches_at_once(self) -> int:
@@ -193,7 +194,7 @@ class DirectSink:
     def keep_house(self) -> None:
         """Do nothing, because the pipe's one redelivery keeps house."""
 
-    def ended(self, ring: Ring) -> None:
+    def ended(self, ring: RingView) -> None:
         """Do nothing, because no offsets are kept outside the ring."""
 
     def close(self) -> None:

@@ -181,7 +181,7 @@ class Flusher:
             return 0
         if len(self._held) <= self._sink.kept:
             self._collect(now_s, tickets)
-        if not self._held:
+        if not self._held and not self._sink.has_spilled:
             return 0
         self._busy_at_s = now_s
         return self._commit(now_s)
@@ -321,7 +321,8 @@ class Flusher:
             self._wait(now_s, OTHER_PLANE_S if isinstance(error, AnotherDataPlane) else 0.0)
             return 0
         # A queue that is away does not matter while no event waits for it: no later commit would say that it is back.
-        is_held_up = answer.trouble is not None and len(answer.committed) < len(self._held)
+        waits = len(answer.committed) < len(self._held) or self._sink.has_spilled
+        is_held_up = answer.trouble is not None and waits
         self._say_down(down=answer.wait_s > 0 or is_held_up)
         if answer.trouble is not None:
             said = "one of the queues takes nothing now, its events stay in the ring, trying again error=%s"
@@ -329,7 +330,7 @@ class Flusher:
         self._retry_s = RETRY_MIN_S
         self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
-        moved = 0
+        moved = answer.replayed
         if answer.reason is not None:
             reasons.record(self._ring, answer.reason)  # Order: before the events leave, because readers look then
         for counter, group in groupby(zip(answer.committed, self._held, strict=False), itemgetter(0)):
@@ -371,7 +372,7 @@ class Flusher:
         pause_s = max(self._retry_at_s, self._not_before_s) - now_s
         if pause_s > 0:
             return pause_s
-        if self.is_broken or self._held:
+        if self.is_broken or self._held or self._sink.has_spilled:
             return 0.0
         if self.waiting:
             return max(0.0, self._waiting_since_s + self._settings.flush_interval_ms / 1000 - now_s)
@@ -386,7 +387,7 @@ class Flusher:
         """Return True once the ring has ended, because it lingered long enough or was removed and is drained."""
         if self._ended:
             return True
-        if self.is_broken or self._living or self._held or self._consumer.pending()[0]:
+        if self.is_broken or self._living or self._held or self._sink.has_spilled or self._consumer.pending()[0]:
             return False
         idle_s = self._clock.monotonic_s() - self._busy_at_s
         if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
@@ -415,14 +416,14 @@ class Flusher:
                 break
             self._forced = True
             done = self.work()
-            if not self.is_broken and not self._held and not self._consumer.pending()[0]:
+            if not (self.is_broken or self._held or self._sink.has_spilled or self._consumer.pending()[0]):
                 break
             if not done:
                 self._clock.sleep(0.01)
         left = self._consumer.pending()[0] + sum(batch.count for batch in self._held)
         if left:
             logger.warning("stopping, events stay in the ring for the next flusher events=%d", left)
-        elif not self._ended and not self.is_broken:
+        elif not self._ended and not self.is_broken and not self._sink.has_spilled:
             self._reclaimer.work()
             self._consumer.refresh()
             self._consumer.tidy()

@@ -8,7 +8,8 @@ from typing import Literal, NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
-from rudderpipe.flusher.window import Offsets, Window
+from rudderpipe.flusher.spill import Position, SpillPlan
+from rudderpipe.flusher.window import Offsets, Plan, Window
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import seal
 from rudderpipe.queue.active_job import QueueCounts
@@ -32,13 +33,13 @@ class UnderWay(NamedTuple):
     begun_s: float
     window: Window | None = None
     """The window that the events are from."""
-    end: int = 0
-    """The batch of the window up to which the queue has its events when the call succeeds."""
     offsets: Mapping[int, int] = MappingProxyType({})
     """The offsets that the queue has then."""
     freed: tuple[int, ...] = ()
     is_past: bool = False
     """True for a fence behind a seal."""
+    plan: Plan | SpillPlan | None = None
+    """What the call adds of the window or of the spill."""
 
 
 class QueueCursor:
@@ -61,6 +62,10 @@ class QueueCursor:
         """True once no call of an earlier flusher can add events of the ring any more."""
         self.is_final = False
         """True once the queue is sealed and its offsets were read behind the seal."""
+        self.is_unsure = False
+        """True from an add that failed until the next fence: the offsets may be too low."""
+        self.spill_at = Position()
+        """How much of the spill is known to be in the queue."""
         self.done = 0
         """The first batch of the window that is not known to be in the queue."""
         self.under_way: UnderWay | None = None
@@ -130,3 +135,35 @@ class QueueCursor:
         self.freed.difference_update(freed)
         for tenure in freed:
             self.offsets.pop(tenure, None)
+
+
+class Missing(NamedTuple):
+    """Events that Redis has lost: a queue must count so many of the ring again, of which ``over`` are finished."""
+
+    cursor: QueueCursor
+    counted: int
+    over: int
+
+
+def missing_of(cursors: Sequence[QueueCursor], current: QueueCursor, missing: int, ended: int) -> list[Missing]:
+    """Return how to count so many events that Redis was given and no longer knows, by queue.
+
+    All queues have been counted. ``ended`` events are known to be finished without having failed.
+    """
+    counted = [(cursor, cursor.counts) for cursor in cursors if cursor.counts is not None]
+    parts = [
+        (cursor, now, max(0, before.events_gone - now.events_gone), before.events_over)
+        for cursor, now in counted
+        if (before := cursor.before) is not None
+    ]
+    if not parts:  # an earlier flusher had counted them, and nothing says in which queue
+        cursor, now = next(each for each in counted if each[0] is current)
+        over = max(0, ended - sum(each.events_over for _, each in counted))
+        parts = [(cursor, now, missing, now.events_over + over)]
+    found = []
+    for number, (cursor, now, lost, over) in enumerate(parts, 1):
+        part = missing if number == len(parts) else min(missing, lost)
+        missing -= part
+        if part:
+            found.append(Missing(cursor, now.events_gone + part, over))
+    return found

@@ -12,13 +12,12 @@ from msgspec import Raw
 from rudderpipe import log_text
 from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.events.marked import marked
-from rudderpipe.flusher import lanes
 from rudderpipe.flusher.dead_letters import DeadLetters, damaged_record_of
 from rudderpipe.process.clock import Clock, Every, iso_ms
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, OffsetRange
 from rudderpipe.ring.reasons import Reason
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import Ring, RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ class CommitResult(msgspec.Struct, frozen=True):
     """Seconds in which nothing must be offered. A flusher that is stopped meanwhile does not wait for the end."""
     trouble: QueueUnavailable | None = None
     """Why one of several queues takes nothing now. The others go on."""
+    replayed: int = 0
+    """How many events of the spill the queues have now."""
 
 
 class Acknowledged(msgspec.Struct, frozen=True):
@@ -72,6 +73,10 @@ class Sink(Protocol):
     def kept(self) -> int:
         """How many of the first batches are not settled and need not be offered alone, because others may go on."""
 
+    @property
+    def has_spilled(self) -> bool:
+        """True while events that left the ring may wait in the spill. The sink is then called without batches too."""
+
     def known(self) -> dict[int, int]:
         """Return the offset, for each tenure, up to which the sink holds failed events.
 
@@ -95,7 +100,7 @@ class Sink(Protocol):
     def keep_house(self) -> None:
         """Do what does not wait for events. Called a few times a second. Raises ``QueueSealed``, as ``commit``."""
 
-    def ended(self, ring: Ring) -> None:
+    def ended(self, ring: RingView) -> None:
         """Forget a ring that is empty and removed."""
 
     def close(self) -> None:
@@ -137,6 +142,13 @@ def acknowledged_of(counts: QueueCounts) -> Acknowledged:
     )
 
 
+def handed_of(ring: RingView) -> int:
+    """Return how many of the ring's events Redis was given."""
+    words = ring.words
+    # The smaller of the two, because they are equal unless one is damaged.
+    return max(0, min(words[at.H_QUEUED], ring.drained()) - words[at.H_SPILLED])
+
+
 class Damaged:
     """The handling of events that are not what a producer wrote. They must not stop the events behind them."""
 
@@ -167,6 +179,7 @@ class QueueSink:
     batches_at_once = 50
     queues = 1
     kept = 0
+    has_spilled = False
 
     def __init__(
         self,
@@ -176,12 +189,13 @@ class QueueSink:
         clock: Clock,
         meter: RedisMeter | None = None,
     ) -> None:
+        from rudderpipe.flusher.new_jobs import jobs_of
         from rudderpipe.queue import job, route
         from rudderpipe.queue.queue import Queue
         from rudderpipe.queue.replicas import Replicas
         from rudderpipe.queue.size_limit import Budget
 
-        self._build = job.build
+        self._build, self._jobs_by_lane = job.build, jobs_of
         self._has_route = route.exists
         self._queue = Queue(settings, clock, meter=meter)
         self._budget = Budget(self._queue, settings.max_queue_bytes)
@@ -262,13 +276,7 @@ class QueueSink:
         epoch, key = self._ring.segment.epoch, self._settings.current_write_key
         if self._lanes == 1:
             return [(self._build(batch.data, key, sent_at, epoch), batch.count) for batch in batches]
-        settings = self._settings
-        max_bytes = min(settings.max_batch_bytes, settings.lane_bytes)
-        parts = lanes.parts_of(events, self._lanes, settings.flush_at, max_bytes)
-        return [
-            (self._build(b",".join(part.events), key, sent_at, epoch), len(part.events), f"{part.lane}/{self._lanes}")
-            for part in parts
-        ]
+        return self._jobs_by_lane(events, self._settings, sent_at, epoch)
 
     def _look(self) -> None:
         """Log if Redis may evict queued events. Raise ``QueueSealed`` if there is a route to other queues."""
@@ -294,8 +302,7 @@ class QueueSink:
         if not self._has_seen_redis:
             self._look()
         words = self._ring.words
-        # The smaller of the two, because they are equal unless one is damaged.
-        epoch, handed = self._ring.segment.epoch, min(words[at.H_QUEUED], self._ring.drained())
+        epoch, handed = self._ring.segment.epoch, handed_of(self._ring)
         counts = self._queue.counts(epoch)
         lost = counts.events_lost if self._lost is None else self._lost
         if counts.events_gone < handed:
@@ -315,7 +322,7 @@ class QueueSink:
             )
         return acknowledged_of(counts)
 
-    def ended(self, ring: Ring) -> None:
+    def ended(self, ring: RingView) -> None:
         """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""
         self._queue.end_ring(ring.segment.epoch)
 

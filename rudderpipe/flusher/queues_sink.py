@@ -5,27 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
 
 from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
-from rudderpipe.flusher import lanes, queue_sink
+from rudderpipe.flusher import queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
-from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay
+from rudderpipe.flusher.new_jobs import jobs_of
+from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay, missing_of
 from rudderpipe.flusher.queue_sink import KEEP_S, Acknowledged, CommitResult, Damaged
+from rudderpipe.flusher.ring_queues import RingQueues
+from rudderpipe.flusher.spill import SpillPlan
+from rudderpipe.flusher.spilling import RETRY_S, Spilling
 from rudderpipe.flusher.window import Plan, Window
 from rudderpipe.process.clock import Clock, Every, iso_ms
-from rudderpipe.queue import job, route
+from rudderpipe.queue import route
 from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.queue.meter import RedisMeter
-from rudderpipe.queue.queue import NewJob
 from rudderpipe.queue.route import QueuePlace, Route
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import RingView
 from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
@@ -56,33 +59,31 @@ class QueuesSink:
     def __init__(
         self,
         settings: Settings,
-        ring: Ring,
+        ring: RingView,
         dead_letters: DeadLetters,
         clock: Clock,
         meter: RedisMeter | None = None,
         *,
         calls: Calls | None = None,
         rules: frozenset[str] = ALL_RULES,
+        must_wait: Callable[[], bool] = lambda: False,
     ) -> None:
+        """``must_wait`` returns True while other events must be in the queues before those of this ring."""
         self._settings = settings
         self._ring = ring
         self._clock = clock
-        self._meter = meter
         self._epoch = ring.segment.epoch
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
         self._calls = calls or Calls("rudderpipe-queue", _note_no_thread)
         self._rules = rules
-        self._cursors: dict[QueuePlace, QueueCursor] = {}
-        self._home = self._cursor(QueuePlace(settings.prefix))
-        self._route: Route | None = None
+        self._must_wait = must_wait
+        self._spilling = Spilling(settings, ring, clock)
+        self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), QueuePlace(settings.prefix))
+        """The queues that have events of the ring, or get them."""
         self._reads_route = True
         """True while the route must be read, because it is not known or may have changed."""
         self._is_sealed = False
         """True from the moment when a current queue turned out to be sealed until the next route is read."""
-        self.past: list[tuple[int, list[QueueCursor]]] = []
-        """The earlier generations that may still hold events, each with its number."""
-        self._queues: list[QueueCursor] = []
-        """The queues that new events go to."""
         self._window: Window | None = None
         """None until it is known what the queues of the earlier generations have."""
         self._housekeeping = Every(ROUTE_S)
@@ -93,7 +94,7 @@ class QueuesSink:
     @property
     def queues(self) -> int:
         """How many queues share the events that are due."""
-        return len(self._queues) or self._settings.queues
+        return len(self.used.current) or self._settings.queues
 
     @property
     def batches_at_once(self) -> int:
@@ -103,7 +104,12 @@ class QueuesSink:
     @property
     def kept(self) -> int:
         """How many of the offered batches only wait for queues that are behind the others."""
-        return max(cursor.done for cursor in self._queues) - self._window.first if self._window else 0
+        return max(cursor.done for cursor in self.used.current) - self._window.first if self._window else 0
+
+    @property
+    def has_spilled(self) -> bool:
+        """True while events that left the ring may wait in the spill."""
+        return self._spilling.has_events
 
     def known(self) -> dict[int, int]:
         """Return nothing, because each queue has offsets of its own."""
@@ -111,8 +117,10 @@ class QueuesSink:
 
     def commit(self, batches: Sequence[Batch], freed: Sequence[int]) -> CommitResult:
         """Add what the queues lack of these batches. The first ones leave that every queue has."""
-        for cursor in self._cursors.values():
-            cursor.freed.update(tenure for tenure in freed if tenure in cursor.offsets)
+        self._free(self._spilling.kept_back(freed))
+        if not self._spilling.is_open and not self._spilling.open():
+            return CommitResult(wait_s=RETRY_S)
+        self._free(self._spilling.tidy(self.used.current))
         self._take_answers()
         if self._window is not None and not self._window.begins(batches):
             self._begin_window()
@@ -122,40 +130,39 @@ class QueuesSink:
             self._begin_calls()
             if not self._wait(deadline_s):
                 break
-        used = (self._home, *self._past_cursors(), *self._queues)
-        trouble = next((cursor.trouble for cursor in used if cursor.trouble), None)
-        since = [cursor.unconfirmed_since_ms for cursor in used if cursor.unconfirmed_since_ms]
+        in_use = self.used.in_use
+        trouble = next((cursor.trouble for cursor in in_use if cursor.trouble), None)
+        since = [cursor.unconfirmed_since_ms for cursor in in_use if cursor.unconfirmed_since_ms]
         self._ring.words[at.H_UNCONFIRMED_MS] = min(since, default=0)
         window = self._window
-        if window is None:
-            return CommitResult(trouble=trouble)
-        done = min(cursor.done for cursor in self._queues)
-        committed = [at.H_QUEUED] * (done - window.first)
-        window.leave(done)
-        if not committed and window.first == window.end and not queue_sink.decoded(batches[0]):
-            if batches[0].count > 1:
-                return CommitResult(halve=True, trouble=trouble)
-            committed.append(self._damaged.pass_over(batches[0]))
-        return CommitResult(committed, trouble=trouble)
+        left = window.leave(min(cursor.done for cursor in self.used.current)) if window is not None else 0
+        if is_nearly_full := self._spilling.is_due():
+            left += self._spill(batches[left:])
+        committed, halves = [at.H_QUEUED] * left, False
+        is_first = not window.entries if window is not None else is_nearly_full
+        if not committed and is_first and batches and not queue_sink.decoded(batches[0]):
+            halves = batches[0].count > 1
+            if not halves:
+                committed.append(self._damaged.pass_over(batches[0]))
+        return CommitResult(committed, halve=halves, trouble=trouble, replayed=self._spilling.take_passed())
 
     def acknowledged(self) -> Acknowledged | None:
         """Return what all queues have counted; of a queue that does not answer, what it last counted."""
-        words = self._ring.words
-        handed = min(words[at.H_QUEUED], self._ring.drained())
+        handed = queue_sink.handed_of(self._ring)
         self._take_answers()
-        if self._route is None:
+        if self.used.route is None:
             self._begin_calls()
             self._wait_for_all()
-        for cursor in self._cursors.values():
+        for cursor in self.used.all:
             cursor.has_new_counts = False
             if self._is_idle(cursor):
                 self._begin(cursor, "count", partial(cursor.queue.counts, self._epoch))
         self._wait_for_all()
-        counts = [cursor.counts for cursor in self._cursors.values() if cursor.counts is not None]
-        if self._route is None or len(counts) < len(self._cursors):
-            lacks = self._home if self._route is None else next(self._uncounted())
+        counts = [cursor.counts for cursor in self.used.all if cursor.counts is not None]
+        if self.used.route is None or len(counts) < len(self.used.all):
+            lacks = self.used.home if self.used.route is None else next(self._uncounted())
             raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
-        if all(cursor.has_new_counts for cursor in self._cursors.values()):
+        if all(cursor.has_new_counts for cursor in self.used.all):
             self._restore(handed - sum(each.events_gone for each in counts))
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
 
@@ -166,43 +173,46 @@ class QueuesSink:
             self._reads_route = True
             left = self._ring.left()
             # Order: only final offsets, because an add whose answer was lost may have moved others meanwhile.
-            for cursor in filter(attrgetter("is_final"), self._past_cursors()):
+            for cursor in filter(attrgetter("is_final"), self.used.past_cursors):
                 cursor.freed.update(
-                    tenure for tenure, final in cursor.offsets.items() if left.get(tenure, final) >= final
+                    tenure
+                    for tenure, final in cursor.offsets.items()
+                    if left.get(tenure, final) >= final and not self._spilling.needs(tenure)
                 )
-            for cursor in self._cursors.values():
+            for cursor in self.used.all:
                 if (self._must_keep(cursor) or (cursor.freed and cursor.is_fenced)) and self._is_idle(cursor):
                     self._begin_fence(cursor, None)
         self._begin_calls()
 
-    def ended(self, ring: Ring) -> None:  # noqa: ARG002  # the sink knows its ring
+    def ended(self, ring: RingView) -> None:  # noqa: ARG002  # the sink knows its ring
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
         self._take_answers()
         self._begin_calls()
         self._wait_for_all()
-        for cursor in self._cursors.values():
+        for cursor in self.used.all:
             if self._is_idle(cursor):
                 self._begin(cursor, "end", partial(cursor.queue.end_ring, self._epoch))
         self._wait_for_all()
-        for cursor in self._cursors.values():
-            if self._route is None or cursor.trouble or cursor.under_way:
+        for cursor in self.used.all:
+            if self.used.route is None or cursor.trouble or cursor.under_way:
                 raise cursor.trouble or QueueUnavailable(cursor.queue.place, "no answer in time", answered=False)
 
     def close(self) -> None:
         """Close the connections, except those of calls that have not ended."""
         self._calls.close()
-        for cursor in self._cursors.values():
+        self._spilling.close()
+        for cursor in self.used.all:
             if cursor.under_way is None:
                 cursor.queue.close()
 
     def _uncounted(self) -> Iterator[QueueCursor]:
-        return (cursor for cursor in self._cursors.values() if cursor.counts is None)
+        return (cursor for cursor in self.used.all if cursor.counts is None)
 
     def _must_keep(self, cursor: QueueCursor) -> bool:
         """Return whether a queue would forget the ring, or what it has counted of it."""
         is_old = self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
         has_counted = cursor.counts is not None and cursor.counts.events_gone > 0
-        return is_old and (has_counted or cursor in self._queues)
+        return is_old and (has_counted or cursor in self.used.current)
 
     def _restore(self, missing: int) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""
@@ -210,60 +220,59 @@ class QueuesSink:
             return
         said = "redis no longer knows events it had taken, they count as queued until no job is left events=%d"
         logger.error(said, missing)
-        counted = [(cursor, cursor.counts) for cursor in self._cursors.values() if cursor.counts is not None]
-        parts = [
-            (cursor, now, max(0, before.events_gone - now.events_gone), before.events_over)
-            for cursor, now in counted
-            if (before := cursor.before) is not None
-        ]
-        if not parts:  # an earlier flusher had counted them, and nothing says in which queue
-            words, (cursor, now) = self._ring.words, next(each for each in counted if each[0] is self._queues[0])
-            ended = words[at.H_ACKED] - words[at.H_ACKED_FAILED] - sum(each.events_over for _, each in counted)
-            parts = [(cursor, now, missing, now.events_over + max(0, ended))]
-        for number, (cursor, now, lost, over) in enumerate(parts, 1):
-            part = missing if number == len(parts) else min(missing, lost)
-            missing -= part
-            if part and self._is_idle(cursor):
-                call = partial(cursor.queue.restore, self._epoch, now.events_gone + part, over, 0)
-                self._begin(cursor, "restore", call)
+        ended = self._ring.words[at.H_ACKED] - self._ring.words[at.H_ACKED_FAILED]
+        for cursor, counted, over in missing_of(self.used.all, self.used.current[0], missing, ended):
+            if self._is_idle(cursor):
+                self._begin(cursor, "restore", partial(cursor.queue.restore, self._epoch, counted, over, 0))
 
     # the window
 
     def _begin_window(self) -> None:
         """Plan all batches anew, from what the queues are known to have."""
-        former = [[cursor.offsets for cursor in cursors] for _, cursors in self.past]
-        self._window = Window(len(self._queues), former)
-        for cursor in self._queues:
+        self._window = Window(len(self.used.current), self.used.former, self._spilling.reached)
+        for cursor in self.used.current:
             cursor.done = 0
+
+    def _spill(self, batches: Sequence[Batch]) -> int:
+        """Store what queues that are away lack of the first of these batches, up to what the others lack.
+
+        Return how many batches may leave the ring now.
+        """
+        window, cursors = self._window, self.used.current
+        if window is not None:
+            behind = [number for number, each in enumerate(cursors) if each.trouble or self._spilling.is_ahead(each)]
+            at_work = [each.done for number, each in enumerate(cursors) if number not in behind]
+            end = min(at_work, default=window.end)
+        else:  # it is not known which queue each event must go to
+            behind = [0] if self._must_wait() or any(each.trouble for each in self.used.in_use) else []
+            window = Window(1, (), self._spilling.reached)
+            window.enter(batches)
+            end = window.end
+        if not behind or end <= window.first or not self._spilling.keep(window.entries[: end - window.first], behind):
+            return 0
+        for cursor in cursors:
+            cursor.done = max(cursor.done, end)
+        return window.leave(end)
 
     def _enter(self, batches: Sequence[Batch]) -> None:
         """Add to the window the batches that it lacks, up to the first damaged one.
 
         Nothing is added before every queue of the earlier generations is sealed, and its offsets are read after that.
         """
-        waits = "barrier" in self._rules and not all(cursor.is_final for cursor in self._past_cursors())
-        if self._route is None or self._is_sealed or waits:
+        waits = "barrier" in self._rules and not all(cursor.is_final for cursor in self.used.past_cursors)
+        if self.used.route is None or self._is_sealed or waits or self._must_wait():
             return
         if self._window is None:
             self._begin_window()
-        window = self._window
-        assert window is not None
-        for batch in batches[window.end - window.first :]:
-            events = queue_sink.decoded(batch)
-            if not events:
-                break
-            window.add(batch, events)
+        assert self._window is not None
+        self._window.enter(batches)
 
     # calls
 
-    def _cursor(self, place: QueuePlace) -> QueueCursor:
-        if place not in self._cursors:
-            self._cursors[place] = QueueCursor(place, self._settings, self._clock, self._meter)
-        return self._cursors[place]
-
-    def _past_cursors(self) -> Iterator[QueueCursor]:
-        for _, cursors in self.past:
-            yield from cursors
+    def _free(self, tenures: Iterable[int]) -> None:
+        """Have the queues delete the offsets of these tenures with their next calls."""
+        for cursor in self.used.all:
+            cursor.freed.update(tenure for tenure in tenures if tenure in cursor.offsets)
 
     def _is_idle(self, cursor: QueueCursor) -> bool:
         return cursor.under_way is None and self._clock.monotonic_s() >= cursor.retry_at_s
@@ -274,23 +283,27 @@ class QueuesSink:
 
     def _begin_calls(self) -> None:
         """Begin what each queue that has no call under way must do next."""
-        for generation, cursors in self.past:
+        for generation, cursors in self.used.past:
             for cursor in cursors:
                 if not cursor.is_final and self._is_idle(cursor):
                     self._begin_fence(cursor, generation)
         # Order: behind the fences, or a route that is read again and again would hold up the home's own.
-        if self._reads_route and self._is_idle(self._home):
-            makes = self._settings.queues if self._route is None or not self._route.text else 1
-            call = partial(route.establish, self._home.queue, self._settings, makes)
-            self._begin(self._home, "route", call)
+        if self._reads_route and self._is_idle(self.used.home):
+            makes = self._settings.queues if self.used.route is None or not self.used.route.text else 1
+            call = partial(route.establish, self.used.home.queue, self._settings, makes)
+            self._begin(self.used.home, "route", call)
         begins: list[Callable[[], None]] = []
-        for number, cursor in enumerate(self._queues):
+        for number, cursor in enumerate(self.used.current):
             if not self._is_idle(cursor):
                 continue
-            if not cursor.is_fenced:
+            is_ahead = self._spilling.is_ahead(cursor)
+            # An event has one place in the ring and another one in the spill, so no call may be undecided in between.
+            if not cursor.is_fenced or (is_ahead and cursor.is_unsure):
                 self._begin_fence(cursor, None)
             elif self._window is not None and not self._is_sealed:
-                begins += self._add_of(number, cursor, self._window)
+                plan = self._replay(number, cursor) if is_ahead else self._next(number, cursor, self._window)
+                if plan is not None:
+                    begins.append(self._add_of(cursor, plan, self._window))
         # Order: all jobs are made before the first call, because Python runs one thread at a time.
         for begin in begins:
             begin()
@@ -300,41 +313,48 @@ class QueuesSink:
         call = partial(cursor.fence, self._epoch, self._term, freed, generation)
         self._begin(cursor, "fence", call, freed=freed, is_past=generation is not None)
 
-    def _add_of(self, number: int, cursor: QueueCursor, window: Window) -> Iterator[Callable[[], None]]:
-        """Yield what begins the call that adds a queue's next events, if there are any."""
-        at_once = BATCHES_AT_ONCE * self._settings.flush_at
-        plan = window.plan(number, cursor.done, cursor.offsets, at_once, BYTES_AT_ONCE)
-        if not plan.events:
-            cursor.done = plan.end
-            return
+    def _next(self, number: int, cursor: QueueCursor, window: Window) -> Plan | None:
+        """Return what a queue must get next of the window; None if it has all of it."""
+        plan = window.plan(number, cursor.done, cursor.offsets, self._events_at_once, BYTES_AT_ONCE)
+        if plan.events:
+            return plan
+        cursor.done = plan.end
+        return None
+
+    def _replay(self, number: int, cursor: QueueCursor) -> SpillPlan | None:
+        """Return what a queue must get next of the spill; None if it has what was read now."""
+        used = self.used
+        plan = self._spilling.plan(cursor, number, len(used.current), used.former, self._events_at_once, BYTES_AT_ONCE)
+        if plan.events:
+            return plan
+        self._spilling.passed(cursor, plan)
+        return None
+
+    @property
+    def _events_at_once(self) -> int:
+        return BATCHES_AT_ONCE * self._settings.flush_at
+
+    def _add_of(self, cursor: QueueCursor, plan: Plan | SpillPlan, window: Window) -> Callable[[], None]:
+        """Return what begins the call that adds these events to a queue."""
         marks = plan.marks
         if "cas" not in self._rules:
             marks = {tenure: (1 << 52, to) for tenure, (_, to) in marks.items()}
-        freed = tuple(cursor.freed)
+        freed, sent_at = tuple(cursor.freed), iso_ms(self._clock.time_ms())
+        jobs = jobs_of(plan.events, self._settings, sent_at, self._epoch, plan.users)
+        call = partial(cursor.add, self._epoch, jobs, marks, freed, self._term)
         offsets = {tenure: to for tenure, (_, to) in marks.items()}
-        call = partial(cursor.add, self._epoch, self._jobs_of(plan), marks, freed, self._term)
-        yield partial(self._begin, cursor, "add", call, window=window, end=plan.end, offsets=offsets, freed=freed)
+        return partial(self._begin, cursor, "add", call, window=window, plan=plan, offsets=offsets, freed=freed)
 
     @property
     def _term(self) -> int:
         return int(self._ring.words[at.H_TERM]) if "term" in self._rules else 0
-
-    def _jobs_of(self, plan: Plan) -> list[NewJob]:
-        settings, count = self._settings, self._settings.lanes_in_use
-        max_bytes = min(settings.max_batch_bytes, settings.lane_bytes)
-        key, sent_at = settings.current_write_key, iso_ms(self._clock.time_ms())
-        jobs: list[NewJob] = []
-        for part in lanes.parts_of(plan.events, count, settings.flush_at, max_bytes, plan.users):
-            text = job.build(b",".join(part.events), key, sent_at, self._epoch)
-            jobs.append((text, len(part.events)) if count == 1 else (text, len(part.events), f"{part.lane}/{count}"))
-        return jobs
 
     # answers
 
     def _wait(self, deadline_s: float) -> bool:
         """Wait for a call that has not been under way for long. Return False if there is none."""
         now_s = self._clock.monotonic_s()
-        begun = [cursor.under_way.begun_s for cursor in self._cursors.values() if cursor.under_way]
+        begun = [cursor.under_way.begun_s for cursor in self.used.all if cursor.under_way]
         wait_s = min(max(begun, default=float("-inf")) + PATIENCE_S, deadline_s) - now_s
         if wait_s <= 0 or (ended := self._calls.next(wait_s)) is None:
             return False
@@ -357,7 +377,7 @@ class QueuesSink:
         assert call is not None
         words, now_s = self._ring.words, self._clock.monotonic_s()
         if isinstance(result, QueueSealed):
-            self._is_sealed = self._is_sealed or cursor in self._queues
+            self._is_sealed = self._is_sealed or cursor in self.used.current
             self._reads_route = True
         elif isinstance(result, QueueBehind):
             # If Redis knows a later term than the ring, take a term above it: a call of that term may be under way.
@@ -369,11 +389,13 @@ class QueuesSink:
             # Order: before the next call. This call may reach Redis after the next one, and Redis must refuse it then.
             if call.kind == "add" and not answered and "own" in self._rules:
                 at.bump(words, at.H_TERM)
+            cursor.is_unsure = cursor.is_unsure or call.kind == "add"
             if not isinstance(result, QueueUnavailable):
                 raise result
             cursor.failed(result, now_s, OTHER_PLANE_S if isinstance(result, AnotherDataPlane) else 0.0)
         else:
-            cursor.succeeded()
+            if call.kind != "fence" or not cursor.is_unsure:
+                cursor.succeeded()
             self._note(cursor, call, result)
 
     def _note(self, cursor: QueueCursor, call: UnderWay, result: Any) -> None:
@@ -384,12 +406,15 @@ class QueuesSink:
         elif call.kind == "fence":
             cursor.fenced_s = self._clock.monotonic_s()
             cursor.offsets = result
-            cursor.is_fenced = True
+            cursor.is_fenced, cursor.is_unsure = True, False
             cursor.is_final = cursor.is_final or call.is_past
         elif call.kind == "add":
             cursor.offsets.update(call.offsets)
             if call.window is self._window:
-                cursor.done = max(cursor.done, call.end)
+                if isinstance(call.plan, Plan):
+                    cursor.done = max(cursor.done, call.plan.end)
+                elif call.plan is not None:
+                    self._spilling.passed(cursor, call.plan)
         elif call.kind == "count":
             cursor.note_counts(result)
         elif call.kind == "restore":
@@ -398,30 +423,26 @@ class QueuesSink:
 
     def _adopt(self, found: Route) -> None:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""
-        if self._route is not None and self._route.is_ahead_of(found):
+        used = self.used
+        if self.used.route is not None and self.used.route.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            call = partial(route.store, self._home.queue, self._settings, found, self._route)
-            self._begin(self._home, "route", call)
+            call = partial(route.store, self.used.home.queue, self._settings, found, self.used.route)
+            self._begin(self.used.home, "route", call)
             return
         self._reads_route = False
-        if self._route is not None and found.text == self._route.text:
+        if self.used.route is not None and found.text == self.used.route.text:
             if self._is_sealed:  # a later route is stored before a queue is sealed
                 self._reads_route = True
-                trouble = QueueUnavailable(self._home.queue.place, UNROUTED, answered=True)
-                self._home.failed(trouble, self._clock.monotonic_s())
+                trouble = QueueUnavailable(self.used.home.queue.place, UNROUTED, answered=True)
+                self.used.home.failed(trouble, self._clock.monotonic_s())
             return
-        self._route, self._is_sealed, self._window = found, False, None
-        *past, current = found.living
-        self._housekeeping.seconds = CHANGING_S if past else ROUTE_S
-        self.past = [(each.number, [self._cursor(place) for place in each.queues]) for each in past]
-        self._queues = [self._cursor(place) for place in current.queues]
-        # The queues of retired generations are only counted.
-        counted = found.counted(self._ring.words[at.H_CREATED_MS])
-        used = {self._home, *(self._cursor(place) for each in counted for place in each.queues)}
-        self._cursors = {place: cursor for place, cursor in self._cursors.items() if cursor in used}
-        if len(current.queues) != self._settings.queues:
+        self._is_sealed, self._window = False, None
+        used.use(found, self._ring.words[at.H_CREATED_MS])
+        self._housekeeping.seconds = CHANGING_S if used.past else ROUTE_S
+        self._spilling.begin_again(used.current)
+        if len(used.current) != self._settings.queues:
             said = "the setting queues differs from the number of queues in use, which counts queues=%d in_use=%d"
-            logger.warning(said, self._settings.queues, len(current.queues))
+            logger.warning(said, self._settings.queues, len(used.current))
 
 
 def _note_no_thread(error: Exception) -> None:

@@ -46,8 +46,9 @@ class MakeFlusher(Protocol):
 class BesideRings(Protocol):
     """Work of the process that belongs to no single ring, and that takes turns with the rings."""
 
-    is_busy: bool
-    """True while the process must not end."""
+    @property
+    def is_busy(self) -> bool:
+        """True while the process must not end."""
 
     def work(self) -> int:
         """Run one bounded cycle. Return how much was done."""
@@ -73,7 +74,7 @@ class Rings:
         clock: Clock,
         *,
         stays: bool,
-        redelivery: BesideRings | None = None,
+        beside: BesideRings | None = None,
         state: FlusherState | None = None,
         on_end: Callable[[Ring], None] = lambda _ring: None,
     ) -> None:
@@ -82,7 +83,7 @@ class Rings:
         self._make = make
         self._clock = clock
         self._stays = stays
-        self._redelivery = redelivery
+        self._beside = beside
         self._state = state or FlusherState(clock.monotonic_s(), settings.stall_timeout_s)
         self._on_end = on_end
         self._main = location.own(settings)
@@ -183,15 +184,15 @@ class Rings:
         for one in self._served:
             done += one.flusher.work()
         # Only when each dead letter is counted in its ring; a flusher that an error cut short may have left one.
-        if self._redelivery is not None and not any(one.flusher.is_broken for one in self._served):
-            done += self._redelivery.work()
+        if self._beside is not None and not any(one.flusher.is_broken for one in self._served):
+            done += self._beside.work()
         moved = done > 0 or not any(one.flusher.is_due for one in self._served)
         self._state.ended(self._clock.monotonic_s(), moved=moved, waiting=self.waiting, rings=len(self._served))
         return done
 
     def rest_s(self, now_s: float) -> float:
         """Return how long nothing becomes due unless a producer wakes this process; 0 if it must go on looking."""
-        if self._redelivery is not None and self._redelivery.is_busy:
+        if self._beside is not None and self._beside.is_busy:
             return 0.0
         return min((one.flusher.rest_s(now_s) for one in self._served), default=LOOK_S)
 
@@ -216,7 +217,7 @@ class Rings:
 
     def finished(self) -> bool:
         """Return True once every ring has ended and there is no new one. Never with ``stays``."""
-        if self._redelivery is not None and self._redelivery.is_busy:
+        if self._beside is not None and self._beside.is_busy:
             return False
         ended = [one for one in self._served if one.flusher.finished()]
         for one in ended:

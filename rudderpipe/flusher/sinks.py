@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rudderpipe.flusher import dead_letters
+from rudderpipe import log_text
+from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher import dead_letters, spill
 from rudderpipe.flusher.counts import SCRIPTS, FlusherCounts
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
+from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import Ring, RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.flusher.gone_rings import GoneRings
     from rudderpipe.flusher.redelivery import Redelivery
     from rudderpipe.queue.meter import RedisMeter
+
+
+logger = log_text.logger("rudderpipe.flusher")
 
 
 def direct(settings: Settings, clock: Clock) -> Redelivery | None:
@@ -35,10 +42,11 @@ def make_sink(
     redelivery: Redelivery | None,
     clock: Clock,
     counts: FlusherCounts | None = None,
+    gone: GoneRings | None = None,
 ) -> Sink:
-    """Return the sink of one ring. ``redelivery`` comes from ``direct``."""
-    if redelivery is None and settings.queues > 1:
-        return make_queues_sink(settings, ring, clock, counts)
+    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and ``gone`` from ``gone_rings``."""
+    if redelivery is None and (settings.queues > 1 or settings.spill_dir is not None):
+        return make_queues_sink(settings, ring, clock, counts, gone)
     if redelivery is None:
         return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
     from rudderpipe.flusher.direct_sink import DirectSink
@@ -47,11 +55,34 @@ def make_sink(
     return DirectSink(settings, ring.segment.epoch, redelivery, clock)
 
 
-def make_queues_sink(settings: Settings, ring: Ring, clock: Clock, counts: FlusherCounts | None = None) -> Sink:
-    """Return the sink of one ring for several queues, or for the several that a change of their number has made."""
+def make_queues_sink(
+    settings: Settings,
+    ring: RingView,
+    clock: Clock,
+    counts: FlusherCounts | None = None,
+    gone: GoneRings | None = None,
+) -> Sink:
+    """Return the sink of one ring for several queues, for one whose number was changed, or for one with a spill."""
     from rudderpipe.flusher.queues_sink import QueuesSink
 
-    return QueuesSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
+    def must_wait() -> bool:
+        return gone is not None and gone.is_busy
+
+    return QueuesSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts), must_wait=must_wait)
+
+
+def gone_rings(settings: Settings, clock: Clock, counts: FlusherCounts) -> GoneRings | None:
+    """Return the spills of rings that are gone; None without ``spill_dir`` or without a queue."""
+    if spill.directory_of(settings) is None:
+        return None
+    from rudderpipe.flusher.gone_rings import GoneRings
+
+    try:
+        runtime_dir.ensure(settings.spill_dir, "spill_dir")
+    except RingUnavailable as error:
+        said = "nothing can be put into the spill, the ring alone holds events while redis is away error=%s"
+        logger.error(said, error.reason)
+    return GoneRings(settings, lambda ring: make_queues_sink(settings, ring, clock, counts), clock)
 
 
 def _meter_of(counts: FlusherCounts | None) -> RedisMeter:

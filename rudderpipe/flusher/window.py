@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from msgspec import Raw
 
 from rudderpipe.flusher import lanes
+from rudderpipe.flusher.queue_sink import decoded
 from rudderpipe.ring.consumer import Batch
 
 Offsets = dict[int, int]
 """For each tenure of a block, an offset: what has been done with every event below it."""
+
+
+def is_in(offsets: Offsets, places: Iterable[tuple[int, int]]) -> bool:
+    """Return True if one of these places, each a tenure and an offset, is below the offsets."""
+    return any(offset < offsets.get(tenure, 0) for tenure, offset in places)
 
 
 class Entry(NamedTuple):
@@ -42,10 +48,14 @@ class Plan(NamedTuple):
 class Window:
     """Batches in the order of the ring. A number counts them from the first one that the window ever had."""
 
-    def __init__(self, queues: int, former: Sequence[Sequence[Offsets]]) -> None:
-        """``former`` are the final offsets of the queues of each earlier generation: what these have, stays there."""
+    def __init__(self, queues: int, former: Sequence[Sequence[Offsets]], spilled: Offsets) -> None:
+        """``former`` are the final offsets of the queues of each earlier generation: what these have, stays there.
+
+        What is below the offsets ``spilled`` is in the spill.
+        """
         self._queues = queues
         self._former = former
+        self._spilled = spilled
         self.first = 0
         """The number of the first batch that has not left."""
         self.entries: list[Entry] = []
@@ -66,16 +76,26 @@ class Window:
             and entries[-1].batch is batches[len(entries) - 1]
         )
 
+    def enter(self, batches: Sequence[Batch]) -> None:
+        """Add those of these batches that the window lacks, up to the first damaged one. It has the first of them."""
+        for batch in batches[len(self.entries) :]:
+            events = decoded(batch)
+            if not events:
+                break
+            self.add(batch, events)
+
     def add(self, batch: Batch, events: Sequence[Raw]) -> None:
         """Add the next batch, whose events these are."""
         users, queues = lanes.users_of(events), self._queues
         numbers: Sequence[int] = range(len(users))
-        if former := self._former_of(batch):
-            places = _places(batch)
+        former = self._former_of(batch)
+        if former or any(self._spilled.get(each.sequence, 0) > each.start for each in batch.ranges):
+            places = places_of(batch)
             numbers = [
                 number
                 for number in numbers
-                if not any(places[number][1] < _final(finals, users[number], places[number][0]) for finals in former)
+                if not is_in(self._spilled, [places[number]])
+                and not any(is_in(finals[users[number] % len(finals)], [places[number]]) for finals in former)
             ]
         parts: list[list[int]] = [[] for _ in range(queues)]
         for number in numbers:
@@ -100,7 +120,7 @@ class Window:
         for batch, all_events, all_users, parts in self.entries[begin - self.first :]:
             part = parts[queue]
             if any(known.get(each.sequence, 0) > each.start for each in batch.ranges):
-                places = _places(batch)
+                places = places_of(batch)
                 part = [number for number in part if places[number][1] >= known.get(places[number][0], 0)]
             if part:
                 more = [all_events[number] for number in part]
@@ -114,17 +134,14 @@ class Window:
             end += 1
         return Plan(events, users, {tenure: (known.get(tenure, 0), ends[tenure]) for tenure in tenures}, end)
 
-    def leave(self, end: int) -> None:
-        """Remove the batches before this number."""
-        del self.entries[: end - self.first]
-        self.first = max(self.first, end)
+    def leave(self, end: int) -> int:
+        """Remove the batches before this number. Return how many they are."""
+        count = max(0, end - self.first)
+        del self.entries[:count]
+        self.first += count
+        return count
 
 
-def _places(batch: Batch) -> list[tuple[int, int]]:
+def places_of(batch: Batch) -> list[tuple[int, int]]:
     """Return the tenure and the offset of each event of a batch."""
     return [(each.sequence, offset) for each in batch.ranges for offset in range(each.start, each.end)]
-
-
-def _final(finals: Sequence[Offsets], user: int, tenure: int) -> int:
-    """Return the final offset of a tenure in the queue of an earlier generation that had this user's events."""
-    return finals[user % len(finals)].get(tenure, 0)

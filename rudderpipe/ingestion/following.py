@@ -57,7 +57,7 @@ class Following:
     @property
     def left_over(self) -> int:
         """Events of earlier runs that were still under way when this run began."""
-        return self._before.in_ring + self._before.queued
+        return _under_way(self._before)
 
     def look(self) -> Progressed:
         """Return the numbers of this moment, as far as they are known."""
@@ -70,7 +70,7 @@ class Following:
             self.redis_trouble = ""
         except QueueUnavailable as error:
             self.redis_trouble = str(error)
-            return self._counted(self._last)._replace(under_way=max(1, self._last.in_ring + self._last.queued))
+            return self._counted(self._last)._replace(under_way=max(1, _under_way(self._last)))
         return self._counted(self._last)
 
     def _counted(self, last: Events) -> Progressed:
@@ -78,7 +78,7 @@ class Following:
         failed = last.failed + sum(each.failed for each in self._gone) - self._before.failed
         # Events are delivered in order, so those of the earlier run come first.
         earlier = min(self.left_over, max(0, delivered + failed))
-        return Progressed(max(0, delivered - earlier), max(0, failed), last.in_ring + last.queued)
+        return Progressed(max(0, delivered - earlier), max(0, failed), _under_way(last))
 
     def obstacle(self, refused: str = "") -> str:
         """Return what holds the events up now, in words; empty if they move. ``refused`` is why the ring took none."""
@@ -159,3 +159,7 @@ def _last_line(path: Path) -> str:
         log.seek(max(0, path.stat().st_size - _LOG_BYTES))
         lines = log.read().decode("utf-8", "replace").splitlines()
     return lines[-1] if lines else ""
+
+
+def _under_way(events: Events) -> int:
+    return events.in_ring + events.spilled + events.queued

@@ -31,6 +31,7 @@ ADDED = (
     "failed",
     "recovered",
     "queued",
+    "spilled",
     "corrupt",
     "blocks",
     "blocks_in_use",
@@ -44,10 +45,10 @@ class Events(msgspec.Struct, frozen=True):
 
     ``balanced``: the events that left the ring are the events that Redis has (or that direct mode has committed),
     counted on both sides. Then
-    ``accepted = in_ring + queued + delivered + failed + removed + elsewhere + corrupt + lost``.
-    ``removed``: events of failed jobs that were deleted. ``elsewhere``: queued events that another SDK's worker
-    delivered or a tool of Bull deleted. ``lost``: events that were queued when Redis lost its data, or delivered in
-    the last seconds before.
+    ``accepted = in_ring + spilled + queued + delivered + failed + removed + elsewhere + corrupt + lost``.
+    ``spilled``: events in the spill, on a disk, that a queue must still get. ``removed``: events of failed jobs that
+    were deleted. ``elsewhere``: queued events that another SDK's worker delivered or a tool of Bull deleted. ``lost``:
+    events that were queued when Redis lost its data, or delivered in the last seconds before.
     """
 
     accepted: int
@@ -61,6 +62,7 @@ class Events(msgspec.Struct, frozen=True):
     removed: int = 0
     elsewhere: int = 0
     lost: int = 0
+    spilled: int = 0
 
 
 class PipeRing(NamedTuple):
@@ -152,7 +154,7 @@ def _added(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 
 
 def of_ring(ring: RingView, tries: int = TRIES) -> RingAccount:
-    """Return the account from the ring's own counters alone; ``queued`` are all events handed to Redis."""
+    """Return the account from the ring's own counters alone; ``queued`` are all events that Redis was given."""
     for _ in range(tries):
         before = ring.drained()
         now = counters.read(ring)
@@ -160,7 +162,10 @@ def of_ring(ring: RingView, tries: int = TRIES) -> RingAccount:
         after = ring.drained()
         if before == gone == after:
             break
-    return RingAccount(now, _events(now, now.queued, now.delivered, now.failed, balanced=before <= gone <= after))
+    balanced = before <= gone <= after
+    return RingAccount(
+        now, _events(now, now.queued - now.spilled, now.spilled, now.delivered, now.failed, balanced=balanced)
+    )
 
 
 def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccount:
@@ -171,20 +176,23 @@ def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccou
     # The ring and Redis cannot be read at one instant. The events that had left the ring before the reading are in
     # Redis, and the events in Redis have left the ring after it, by the ring's counters or by the offsets in Redis.
     # These are two bounds, which are equal when no event moves. With several queues, no queue has an event above the
-    # largest of their offsets, and every event below READ is in its queue.
+    # largest of their offsets, and every event below READ is in its queue or in the spill. An event of the spill may be
+    # in Redis although the flusher has not stored that yet.
     words = ring.words
     for _ in range(tries):
         before = ring.drained()
         ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
-        handed = min(words[at.H_QUEUED], before)
+        spilled = words[at.H_SPILLED]  # Order: after DRAINED, because an event is counted here first
+        handed = max(0, min(words[at.H_QUEUED], before) - spilled)
         counts = queues.counts(ring.segment.epoch, words[at.H_CREATED_MS]).with_losses(handed, ended, 0)
         after = counters.handed_over(ring, counts.offsets)
         now = counters.read(ring)
         gone = counts.events_gone + now.corrupt
-        if before == gone == after:
+        if before - spilled == gone == after - now.spilled:
             break
-    balanced = before <= gone <= after and counts.is_sound
-    return RingAccount(now, _with(_events(now, counts.events_gone, 0, 0, balanced=balanced), counts))
+    balanced = before - spilled <= gone <= after and counts.is_sound
+    spilled = min(now.spilled, max(0, after - gone))
+    return RingAccount(now, _with(_events(now, counts.events_gone, spilled, 0, 0, balanced=balanced), counts))
 
 
 def of_some_queues(readable: Sequence[Queue], ring: RingView, tries: int = TRIES) -> RingAccount:
@@ -218,6 +226,15 @@ def _with(events: Events, counts: QueueCounts) -> Events:
     )
 
 
-def _events(now: Counters, queued: int, delivered: int, failed: int, *, balanced: bool) -> Events:
-    in_ring = now.accepted - now.corrupt - queued - delivered - failed
-    return Events(now.accepted, in_ring, queued, delivered, failed, now.refused, balanced=balanced, corrupt=now.corrupt)
+def _events(now: Counters, queued: int, spilled: int, delivered: int, failed: int, *, balanced: bool) -> Events:
+    return Events(
+        accepted=now.accepted,
+        in_ring=now.accepted - now.corrupt - queued - spilled - delivered - failed,
+        queued=queued,
+        delivered=delivered,
+        failed=failed,
+        refused=now.refused,
+        balanced=balanced,
+        corrupt=now.corrupt,
+        spilled=spilled,
+    )

@@ -12,6 +12,7 @@ from rudderpipe.log_text import counted
 from rudderpipe.observe import account, shares
 from rudderpipe.observe.pipe_queues import PipeQueue, QueueState
 from rudderpipe.observe.snapshot import DeadLetterState, RingState, Snapshot
+from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.ring.counters import Counters
 from rudderpipe.settings import Settings
 
@@ -102,6 +103,7 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
         *_of_attempts(found, settings, recent.attempts),
         *_of_account(found),
         *_of_dead_letters(found.dead_letters),
+        *_of_spill(found.spill),
     ]
     return sorted(troubles, key=lambda each: each.level != "trouble")
 
@@ -422,6 +424,16 @@ def _of_dead_letters(letters: DeadLetterState) -> Iterator[Finding]:
             "Retry or delete them, or raise max_spool_bytes if the disk has the room.",
             "JobsFailed",
         )
+
+
+def _of_spill(spill: SpillState | None) -> Iterator[Finding]:
+    if spill is not None and spill.used_bytes:
+        share = spill.used_bytes / spill.max_bytes
+        name, alert = ("spill_filling", "SpillFilling") if share >= FILLING else ("spill_used", "SinkDown")
+        waiting = f"{counted(spill.events, 'event')} {_wait(spill.events)}"
+        said = f"{waiting} in the spill, which takes {share:.0%} of max_spill_bytes."
+        fix = "Run `rudderpipe doctor --only redis`; a queue gets these events first when it is back."
+        yield Finding("warning", name, said, fix, alert)
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ from rudderpipe.observe.findings import RECENT_S, Finding, Recent
 from rudderpipe.observe.pipe_queues import GenerationState, PipeQueue, QueueState
 from rudderpipe.observe.reader import Reader, Totals, View
 from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
+from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.queue.sender_report import SenderReport
 from rudderpipe.ring import layout as at
 from rudderpipe.settings import Settings
@@ -130,6 +131,7 @@ class AccountFlow(msgspec.Struct, frozen=True):
 
     accepted: int
     in_ring: int
+    spilled: int
     queued: int
     delivered: int
     failed: int
@@ -166,6 +168,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     sender: SenderFlow | None
     account: AccountFlow
     dead_letters: DeadLetterState | None
+    spill: SpillState | None
 
 
 def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent: Recent | None = None) -> Flow:
@@ -196,6 +199,7 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         sender=sender_of(found, settings),
         account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
         dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
+        spill=found.spill,
     )
 
 

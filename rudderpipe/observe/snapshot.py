@@ -14,10 +14,11 @@ import msgspec
 
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import dead_letters
-from rudderpipe.observe import account, host_rings, pipe_queues
+from rudderpipe.observe import account, host_rings, pipe_queues, spill_state
 from rudderpipe.observe.account import Events, PipeRing, RingAccount
 from rudderpipe.observe.pipe_queues import GenerationState, LeaseState, PipeQueue, QueueState
 from rudderpipe.observe.shares import ShareMeter
+from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import sender_report
 from rudderpipe.queue.sender_report import Sender, SenderReport
@@ -101,6 +102,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     queues: list[PipeQueue]
     """Every queue that may hold jobs, the one of the settings first; none in direct mode."""
     dead_letters: DeadLetterState
+    spill: SpillState | None = None
+    """None without ``spill_dir``, and when its directory cannot be read."""
 
     @property
     def is_stuck(self) -> bool:
@@ -246,6 +249,7 @@ def assembled(
         events=accounted.events,
         queues=list(accounted.queues),
         dead_letters=letters,
+        spill=spill_state.read(settings, sum(ring.counters.spilled for ring in rings)),
     )
 
 

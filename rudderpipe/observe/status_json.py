@@ -36,6 +36,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "events": found.events,
         "trouble": found.queue_trouble or None,
         "spool": _spool(letters) if letters is not None else None,
+        "spill": found.spill,
         "rings": [{"name": ring.name, "in_ring": ring.counters.in_ring} for ring in found.rings],
         "log": str(log) if log is not None else None,
         "is_stuck": found.is_stuck,

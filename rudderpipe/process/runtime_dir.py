@@ -15,7 +15,7 @@ HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # 
 """The folder of the default runtime directory."""
 _OWN_SUFFIXES = (
     *(".lock", ".flusher", ".start", ".log", ".log.1", ".guard"),
-    *(".ndjson", ".ring", ".fifo", ".failed", ".spool", ".checkpoint"),
+    *(".ndjson", ".ring", ".fifo", ".failed", ".spool", ".spill", ".checkpoint"),
 )
 """How the names of the files end that rudderpipe itself puts into a runtime directory."""
 
@@ -101,6 +101,20 @@ def _warn_once(path: Path, text: str) -> None:
     if path not in _warned:
         _warned.add(path)
         logger.warning("%s", text)
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file that only its owner can read and write; an ``opener``. Raises ``OSError``."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
+def sync_directory(path: Path) -> None:
+    """Store the names in a directory durably. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def log_file(settings: Settings) -> Path:

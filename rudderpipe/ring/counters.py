@@ -40,7 +40,9 @@ class Counters(msgspec.Struct, frozen=True):
     recovered: int
     """Events of ``delivered`` that had failed before, and were delivered later as dead letters."""
     queued: int
-    """Events handed to Redis, whatever became of them there."""
+    """Events handed to Redis, whatever became of them there, and those that went to the spill."""
+    spilled: int
+    """Events of ``queued`` that are in the spill, and not yet known to be in Redis."""
     corrupt: int
     blocks: int
     blocks_in_use: int
@@ -119,6 +121,7 @@ def read(ring: RingView) -> Counters:
         failed=counters[at.H_FAILED] - recovered,
         recovered=recovered,
         queued=counters[at.H_QUEUED],
+        spilled=min(words[at.H_SPILLED], counters[at.H_QUEUED]),
         corrupt=counters[at.H_CORRUPT],
         blocks=ring.layout.blocks,
         blocks_in_use=len(ring.blocks_in_use()),

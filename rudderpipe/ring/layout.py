@@ -38,6 +38,8 @@ The segment, in order (all words are u64, host order, aligned)::
          (0 while it is written), events, status, ms, number of the first failure that it explains, bytes, text
      66  recovered: events of 37 that were delivered later, as dead letters
      67  unconfirmed ms: the moment since which replicas of Redis lack events that Redis has; 0 if they have them
+     68  spilled: events of 38 that are in the spill and not known to be in Redis; a new flusher sets it from the files
+     69  the number of the last segment of the spill
     512  the start (54) of the flusher that uses these settings: 513 a digest of their names, 514..639 digests of
          their values
     640..1023   reserved
@@ -75,8 +77,9 @@ complement is stored before its word, so that a claim that is killed leaves the 
 **Words of the header.** ROOM moves whenever events leave the ring or a dead producer's credits are given back. A
 producer that was refused looks at nothing else until ROOM, or the cap, has moved. The heartbeat, word 18 and ``claimed
 ms`` are moments of the monotonic clock, and a start is that of ``identity.Identity``: no step of the clock moves them.
-Events that leave the ring are counted under one of the words 36 to 39. ``intent`` names that word while a commit is
-under way (0: none), so that DRAINED in total is always the sum of the four, also after a kill.
+Events that leave the ring are counted under one of the words 36 to 39, and those that go to the spill under 38.
+``intent`` names that word while a commit is under way (0: none), so that DRAINED in total is always the sum of the
+four, also after a kill.
 
 **Words of a slot.** ``left`` is 1 when the producer gave its slot up. ``image`` tells a program from the one that it
 replaced by exec. ``namespace`` is that of the pid. ``entered`` and ``refused before`` are what the slot's earlier
@@ -164,7 +167,7 @@ H_SERVED = 512
 H_FAILURES = 64
 FAILURES_AT, FAILURES, FAILURE_WORDS = 128, 96, 3
 H_REASONS = 65
-H_RECOVERED, H_UNCONFIRMED_MS = 66, 67
+H_RECOVERED, H_UNCONFIRMED_MS, H_SPILLED, H_SPILL_SEGMENT = range(66, 70)
 REASONS_AT, REASONS, REASON_WORDS = 1024, 16, 64
 FIXED_WORDS = 512
 """Words of the header that are the same in every layout."""

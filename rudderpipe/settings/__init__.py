@@ -106,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     when_full: Literal["drop", "block", "raise"] = "drop"
     block_timeout_ms: Milliseconds = 1_000
     max_spool_bytes: Annotated[int, Meta(ge=0, le=1 << 40)] = 64 << 20
+    spill_dir: str | None = None
+    max_spill_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 50)] = 1 << 30
     shutdown_timeout_s: Seconds = 10.0
     linger_s: Seconds = 5.0
 
@@ -286,7 +288,7 @@ def load(
     _add(merged, _given(explicit or {}))
     _add_credentials(merged, environment)
     _check_text("", merged)
-    for name in ("runtime_dir", "spool_dir", "ca_file", *SECRET_FILES):
+    for name in ("runtime_dir", "spool_dir", "spill_dir", "ca_file", *SECRET_FILES):
         if isinstance(merged.get(name), str):
             merged[name] = _absolute(name, merged[name])
     if isinstance(merged.get("redis"), (list, tuple)):

@@ -71,6 +71,8 @@ class _Others(TypedDict, total=False):
     when_full: Literal["drop", "block", "raise"]
     block_timeout_ms: int
     max_spool_bytes: int
+    spill_dir: str | None
+    max_spill_bytes: int
     shutdown_timeout_s: float
     linger_s: float
 

@@ -44,6 +44,10 @@ def of_rings(view: View) -> Values:
     found.put("producer_slots_used", sum(ring.slots_used for ring in rings), pipe)
     found.put("sink_down_seconds", max((ring.sink_down_s for ring in rings), default=0), pipe)
     found.put("unconfirmed_seconds", shown.unconfirmed_s, pipe)
+    if shown.spill is not None:
+        found.put("spilled_events", shown.spill.events, pipe)
+        found.put("spill_bytes", shown.spill.used_bytes, pipe)
+        found.put("spill_capacity_bytes", shown.spill.max_bytes, pipe)
     found.put("account_balanced", int(shown.events.balanced), pipe)
     found.put("dead_letters_bytes", letters.used_bytes, pipe)
     found.put("dead_letters_capacity_bytes", letters.max_bytes, pipe)

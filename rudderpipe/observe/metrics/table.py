@@ -149,6 +149,13 @@ _OF_RINGS = (
     ),
     _gauge(
         "ring",
+        "rudderpipe_spilled_events",
+        "Events in the spill that a queue must still get. Only with spill_dir, as the next two.",
+    ),
+    _gauge("ring", "rudderpipe_spill_bytes", "Size of the spill on its disk, without what the queues have."),
+    _gauge("ring", "rudderpipe_spill_capacity_bytes", "Size that it may have, which is max_spill_bytes."),
+    _gauge(
+        "ring",
         "rudderpipe_account_balanced",
         "1 if the events that left the rings are those that redis, or in direct mode the data plane, has counted.",
     ),

@@ -17,6 +17,7 @@ const REFUSALS = {
 };
 const PLACES = {
   in_ring: 'in the ring',
+  spilled: 'in the spill, on disk',
   queued: 'queued',
   delivered: 'delivered',
   failed: 'failed',
@@ -26,7 +27,7 @@ const PLACES = {
   lost: 'lost with Redis',
 };
 const STUCK_S = 5; // a job may wait so long, even where nothing else happens
-const RARE = ['removed', 'elsewhere', 'corrupt', 'lost']; // shown only when there are some
+const RARE = ['spilled', 'removed', 'elsewhere', 'corrupt', 'lost']; // shown only when there are some
 
 export function forgetRates() {
   rates.forget();

@@ -1,0 +1,61 @@
+"""The queues that have events of one ring, or get them, by generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rudderpipe.flusher.queue_cursor import QueueCursor
+from rudderpipe.flusher.window import Offsets
+from rudderpipe.queue.route import QueuePlace, Route
+
+
+class RingQueues:
+    """The queues of the route that the flusher of a ring uses."""
+
+    def __init__(self, make: Callable[[QueuePlace], QueueCursor], home: QueuePlace) -> None:
+        """``make`` returns the cursor of a queue. ``home`` is the queue beside which the route is."""
+        self._make = make
+        self._cursors: dict[QueuePlace, QueueCursor] = {}
+        self.home = self._cursor(home)
+        self.route: Route | None = None
+        """None until it is read."""
+        self.past: list[tuple[int, list[QueueCursor]]] = []
+        """The earlier generations that may still hold events, each with its number."""
+        self.current: list[QueueCursor] = []
+        """The queues that new events go to."""
+
+    @property
+    def all(self) -> list[QueueCursor]:
+        """Every queue that may have counted events of the ring, also those of retired generations."""
+        return list(self._cursors.values())
+
+    @property
+    def past_cursors(self) -> list[QueueCursor]:
+        """The queues of the earlier generations that may still hold events."""
+        return [cursor for _, cursors in self.past for cursor in cursors]
+
+    @property
+    def in_use(self) -> list[QueueCursor]:
+        """The home, and the queues that may hold events or get them."""
+        return [self.home, *self.past_cursors, *self.current]
+
+    @property
+    def former(self) -> list[list[Offsets]]:
+        """What the queues of the earlier generations have, for each generation."""
+        return [[cursor.offsets for cursor in cursors] for _, cursors in self.past]
+
+    def use(self, found: Route, ring_created_ms: int) -> None:
+        """Use a route for a ring that was made at this moment, in milliseconds since 1970."""
+        *past, current = found.living
+        self.route = found
+        self.past = [(each.number, [self._cursor(place) for place in each.queues]) for each in past]
+        self.current = [self._cursor(place) for place in current.queues]
+        # The queues of retired generations are only counted.
+        counted = found.counted(ring_created_ms)
+        used = {self.home, *(self._cursor(place) for each in counted for place in each.queues)}
+        self._cursors = {place: cursor for place, cursor in self._cursors.items() if cursor in used}
+
+    def _cursor(self, place: QueuePlace) -> QueueCursor:
+        if place not in self._cursors:
+            self._cursors[place] = self._make(place)
+        return self._cursors[place]

@@ -1,0 +1,392 @@
+"""Events that go to a disk while a queue is away, over queues in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from rudderpipe.flusher import lanes, queue_cursor, spill
+from rudderpipe.flusher.gone_rings import GoneRings
+from rudderpipe.flusher.queues_sink import QueuesSink
+from rudderpipe.flusher.spill import Spill
+from rudderpipe.observe import account
+from rudderpipe.queue import seal
+from rudderpipe.queue.replicas import Replicas
+from rudderpipe.ring import counters, memory
+from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import Ring, RingView
+from tests.fakes import FakeClock, producer_of, ring_of
+from tests.spread import USERS, ManualCalls, Spread, as_queue, spread_of
+
+CAP = 1000
+AWAY = [f"rudder-{place}" for place in range(3)]
+
+
+@pytest.fixture(name="spread")
+def _spread(ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spread]:
+    spread = spread_of(ring, clock, tmp_path, monkeypatch, spill_dir=str(tmp_path / "spill"))
+    yield spread
+    spread.sinks[-1].close()
+
+
+def set_away(spread: Spread, *prefixes: str) -> None:
+    """Let exactly these queues refuse all calls."""
+    for prefix, store in spread.stores.items():
+        store.away = prefix in prefixes
+
+
+def restart(spread: Spread) -> None:
+    """Let the flusher die, and start another one."""
+    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]  # as the kernel does
+    spread.start()
+
+
+def fill(spread: Spread, events: int) -> None:
+    """Send events as fast as the ring takes them."""
+    for _ in range(events // 100):
+        spread.send(100)
+        spread.work(8)
+
+
+def spilled(spread: Spread) -> int:
+    """Return how many events are in the spill, as the ring says."""
+    return counters.read(spread.ring).spilled
+
+
+def segments(spread: Spread) -> list[Path]:
+    """Return the files of the spill."""
+    return sorted(Path(spread.settings.spill_dir or "").glob("*/*/*"))
+
+
+def test_only_the_part_of_the_queue_that_is_away_is_spilled(spread: Spread) -> None:
+    """The others go on for three times what the ring holds."""
+    spread.send(20)
+    spread.work()
+    set_away(spread, "rudder-1")
+    fill(spread, 3 * CAP)
+
+    own = [number for number in range(20, 3 * CAP + 20) if lanes.user_of(f"u{number % USERS}") % 3 == 1]
+    others = {number for place in (0, 2) for number in spread.numbers(f"rudder-{place}")}
+    assert len(others) > 2 * CAP - 100
+    assert 0 < spilled(spread) <= len(own)
+    assert spread.ring.words[at.H_DOWN_MS]
+    set_away(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(3 * CAP + 20))
+    assert (spilled(spread), segments(spread), spread.ring.words[at.H_DOWN_MS]) == (0, [], 0)
+
+
+def test_events_behind_the_spill_do_not_overtake_it(spread: Spread) -> None:
+    """The ring has later events of the same users while the spill is emptied, call by call."""
+    set_away(spread, "rudder", *AWAY)
+    fill(spread, 2 * CAP)
+    assert spilled(spread) > CAP
+    set_away(spread)
+    while spilled(spread):
+        spread.send(10)
+        spread.clock.now_s += 0.01
+        spread.flusher.work()
+    spread.work(40)
+
+    assert spread.everything() == sorted(spread.everything())
+
+
+def test_a_flusher_that_finds_no_redis_spills_too(spread: Spread) -> None:
+    """It does not know the route, and so not which queue each event must go to."""
+    spread.send(30)
+    spread.work()
+    set_away(spread, "rudder", *AWAY)
+    restart(spread)
+    fill(spread, 2 * CAP)
+    assert spilled(spread) > CAP
+    restart(spread)
+    fill(spread, 200)
+    set_away(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(2 * CAP + 230))
+
+
+def test_a_damaged_event_does_not_stop_the_spill(spread: Spread) -> None:
+    """It is counted as corrupt, as with a queue that is there."""
+    set_away(spread, "rudder", *AWAY)
+    spread.work()
+    assert spread.producer.append(b'{"userId":"u0",') is None
+    fill(spread, 2 * CAP)
+    assert spilled(spread) > CAP
+    set_away(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(2 * CAP))
+    assert counters.read(spread.ring).corrupt == 1
+
+
+def test_offsets_are_kept_until_no_file_has_events_of_their_block(
+    spread: Spread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then those of the blocks go, and those of the files."""
+    spread.send(30)
+    spread.work()
+    (kept,) = spread.stores["rudder-1"].rings.values()
+    assert [name for name in kept if name.isdigit()] == ["1"]
+    set_away(spread, "rudder-1")
+    monkeypatch.setattr(spread.sinks[-1]._spilling, "is_due", lambda: True)  # however empty the ring is
+    spread.send(100)
+    spread.work()
+    spread.producer.leave()
+    spread.producer = producer_of(spread.ring, spread.clock)
+    spread.send(100)
+    spread.work()
+    assert spread.ring.left().keys() == {2}
+    set_away(spread)
+    while spilled(spread):
+        assert "1" in kept
+        spread.clock.now_s += 0.01
+        spread.flusher.work()
+    assert str(spill.tenure_of(1)) in kept
+    spread.work()
+    spread.send(100)
+    spread.work(60)
+
+    assert spread.everything() == list(range(330))
+    assert [name for name in kept if name.isdigit()] == ["2"]
+
+
+def test_spilled_events_do_not_count_as_lost(spread: Spread) -> None:
+    """Redis has fewer events than have left the ring."""
+    spread.send(30)
+    spread.work()
+    set_away(spread, "rudder-1")
+    fill(spread, 2 * CAP)
+    assert spilled(spread)
+    set_away(spread)
+    assert spread.sinks[-1].acknowledged() is not None
+    assert all(ring["unsure"] == 0 for store in spread.stores.values() for ring in store.rings.values())
+    found = account.of_ring(spread.ring).events
+    assert found.in_ring + found.spilled + found.queued == found.accepted == 2 * CAP + 30
+    assert found.balanced
+
+
+def test_a_ring_with_a_spill_does_not_end(spread: Spread) -> None:
+    """Redis would take nothing of it any more."""
+    spread.settings = msgspec.structs.replace(spread.settings, linger_s=0)
+    restart(spread)
+    spread.flusher._lingers = True  # as one that was started automatically
+    set_away(spread, "rudder", *AWAY)
+    fill(spread, CAP)
+    spread.producer.leave()
+    spread.work(60)
+    assert counters.read(spread.ring).in_ring + spilled(spread) == CAP
+    spread.clock.now_s += 60
+    assert not spread.flusher.finished()
+    spread.flusher.drain(spread.clock.now_s + 5)
+    assert spread.ring.words[at.H_CLOSED] == 0
+    set_away(spread)
+    spread.work(60)
+    spread.clock.now_s += 60
+    assert spread.flusher.finished()
+    assert spread.everything() == list(range(CAP))
+
+
+def test_the_spill_goes_to_the_queues_of_the_next_generation(spread: Spread) -> None:
+    """What the old queues have of it stays there."""
+    spread.send(30)
+    spread.work()
+    set_away(spread, "rudder-1", "rudder-2")
+    fill(spread, 2 * CAP)
+    set_away(spread)
+    spread.flusher.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    for prefix in AWAY:
+        seal.seal(as_queue(spread.queue(prefix)), 1)
+    spread.send(50)
+    spread.work(60)
+
+    numbers = [number for prefix in (*AWAY, "rudder-2-0", "rudder-2-1") for number in spread.numbers(prefix)]
+    assert sorted(numbers) == list(range(2 * CAP + 80))
+    for user in range(USERS):
+        own = [number for number in numbers if number % USERS == user]
+        assert own == sorted(own)
+    for place in range(2):
+        found = {number % USERS for number in spread.numbers(f"rudder-2-{place}")}
+        assert found <= {number for number in range(USERS) if lanes.user_of(f"u{number}") % 2 == place}
+
+
+@pytest.mark.parametrize("fails_over", [False, True])
+def test_replicas_must_have_what_leaves_the_spill(
+    ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_over: bool
+) -> None:
+    """A master that was promoted gets what it lacks from the spill."""
+    spread = spread_of(
+        ring, clock, tmp_path, monkeypatch, spill_dir=str(tmp_path / "spill"), redis_replicas=1, queues=2
+    )
+    monkeypatch.setattr(queue_cursor, "Replicas", Replicas)
+    spread.send(20)
+    spread.work(1)
+    for store in spread.stores.values():
+        store.follows = True
+    spread.work(20)
+    for store in spread.stores.values():
+        store.follows = False
+    fill(spread, 2 * CAP)
+    assert spilled(spread) > CAP
+    if fails_over:
+        for store in spread.stores.values():
+            store.fail_over()
+    for store in spread.stores.values():
+        store.follows = True
+    spread.work(80)
+
+    assert spread.everything() == list(range(2 * CAP + 20))
+    assert segments(spread) == []
+
+
+@pytest.mark.parametrize("fails", ["write", "fsync"])
+def test_a_disk_that_fails_leaves_events_in_the_ring(
+    spread: Spread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    """They are not in the ring and on the disk as well, and the next try begins another file."""
+    set_away(spread, "rudder", *AWAY)
+    spread.send(750)
+    spread.work(3)
+    broken = [True]
+    original: Any = {"write": spill._write, "fsync": os.fsync}[fails]
+
+    def failing(fd: int, *data: bytes) -> None:
+        if broken and os.path.isfile(f"/proc/self/fd/{fd}"):  # noqa: PTH113
+            if data:
+                os.write(fd, data[0][:100])
+            broken.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        original(fd, *data)
+
+    monkeypatch.setattr(spill if fails == "write" else os, "_write" if fails == "write" else "fsync", failing)
+    spread.send(150)
+    spread.work(1)
+    assert (spilled(spread), [path.stat().st_size for path in segments(spread)]) == (0, [0])
+    assert "the spill takes nothing, events stay in the ring, trying again error=Input/output error" in caplog.text
+    spread.work(20)
+    assert spilled(spread)
+    restart(spread)
+    set_away(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(900))
+    assert segments(spread) == []
+
+
+def test_nothing_follows_a_record_that_cannot_be_cut_off(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next flusher finds it, and its events are in the queue by then."""
+    set_away(spread, "rudder", *AWAY)
+    spread.send(750)
+    spread.work(3)
+
+    def failing(fd: int, *_: int) -> None:
+        if os.path.isfile(f"/proc/self/fd/{fd}"):  # noqa: PTH113
+            raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", failing)
+        broken.setattr(os, "ftruncate", failing)
+        spread.send(150)
+        spread.work(1)
+    spread.work(10)
+    assert spilled(spread) == 0
+    set_away(spread)
+    spread.work(20)
+    spread.producer.leave()
+    spread.producer = producer_of(spread.ring, spread.clock)
+    spread.send(50)
+    spread.work(20)
+    restart(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(950))
+    assert segments(spread) == []
+
+
+def test_a_disk_that_is_not_mounted_holds_everything_up(spread: Spread, caplog: pytest.LogCaptureFixture) -> None:
+    """Later events must not overtake those on it."""
+    set_away(spread, "rudder", *AWAY)
+    fill(spread, 2 * CAP)
+    folder = Path(spread.settings.spill_dir or "")
+    folder.rename(folder.with_name("unmounted"))
+    restart(spread)
+    set_away(spread)
+    spread.work(10)
+    assert all(not spread.numbers(prefix) for prefix in spread.stores)
+    assert "the spill lacks events, is its disk mounted?" in caplog.text
+    folder.with_name("unmounted").rename(folder)
+    spread.work(60)
+
+    assert spread.everything() == list(range(2 * CAP))
+
+
+def test_the_spill_of_a_gone_ring_is_sent_first(
+    spread: Spread, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its term is above that of the flusher that is gone, and its events count for the ring that is gone."""
+    spread.send(30)
+    spread.work()
+    set_away(spread, "rudder", *AWAY)
+    fill(spread, 2 * CAP)
+    gone, first = spilled(spread), 30
+    restart(spread)  # a lost call is not executed later
+    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]
+    memory.remove(spread.ring.segment.name)
+
+    with ring_of(tmp_path, clock, cap=CAP) as ring:
+        spread.settings = msgspec.structs.replace(spread.settings, pipe="new", runtime_dir=str(tmp_path))
+        folder = Path(spread.settings.spill_dir or "")
+        next(folder.glob("*.spill")).rename(folder / "new.queue.spill")
+        old, spread.ring = spread.ring, ring
+        spread.producer = producer_of(ring, clock)
+        rings = GoneRings(spread.settings, lambda view: sink_of(spread, view), clock)
+
+        def is_busy() -> bool:
+            return rings.is_busy
+
+        spread.must_wait = is_busy
+        spread.start()
+        spread.send(100)
+        for _ in range(5):
+            spread.work(1)
+            rings.work()
+        assert is_busy()
+        assert "rings are gone, the queue gets what their spills have before other events rings=1" in caplog.text
+        set_away(spread)
+        spread.work(5)
+        assert len(spread.everything()) == first
+        while is_busy():
+            clock.now_s += 3
+            rings.work()
+        spread.work(20)
+
+        assert spread.everything() == [*range(first + gone), *range(2 * CAP + 30, 2 * CAP + 130)]
+        counted = [store.rings[old.segment.epoch]["added"] for store in spread.stores.values() if store.rings]
+        assert sum(counted) == first + gone
+        assert segments(spread) == []
+
+
+def sink_of(spread: Spread, ring: RingView) -> QueuesSink:
+    """Return a sink of the spread's queues for another ring."""
+    return QueuesSink(spread.settings, ring, spread.letters, spread.clock, calls=ManualCalls())
+
+
+def test_a_spill_is_open_in_one_process(spread: Spread) -> None:
+    """Such as one of two flushers on hosts that share the disk, if their rings had one epoch."""
+    set_away(spread, "rudder", *AWAY)
+    fill(spread, 2 * CAP)
+    other = Spill(spread.settings, spread.ring.segment.epoch)
+    assert not other.open()
+    assert spill.gone(spread.settings, ()) == []
+    spread.sinks[-1].close()
+    assert spill.gone(spread.settings, ()) == [spread.ring.segment.epoch]
+    assert spill.gone(spread.settings, (spread.ring.segment.epoch,)) == []
