@@ -13,6 +13,9 @@ import pytest
 
 from native_tests.processes import Processes, wait_until
 from native_tests.test_queues import QUEUES, Servers
+from rudderpipe.observe.doctor import run
+from rudderpipe.observe.doctor.check import Finding
+from rudderpipe.observe.doctor.examination import Examination
 from rudderpipe.observe.web.api import Api
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
@@ -163,6 +166,37 @@ def test_a_server_that_is_away_is_named_and_the_others_are_shown(servers: Server
     assert found["findings"][0]["code"] == "redis_away"
     assert str(away.socket) in found["findings"][0]["text"]
     assert "queued counts the others' events" in text
+
+
+def test_the_doctor_examines_each_server_and_each_queue(servers: Servers) -> None:
+    """What it finds names the server or the queue."""
+    processes = servers.processes
+    servers.all[0].client().set("{rudder-0}:rudderEventsQueue:meta-paused", 1)
+    servers.all[1].client().config_set("maxmemory-policy", "allkeys-lru")
+    servers.all[2].kill()
+
+    found = run.as_json(list(run.run(Examination(processes.settings, environment={}), ["redis"])))["checks"]
+
+    checks = msgspec.convert(found, list[Finding])
+    places = [f"{server.socket}/0" for server in servers.all]
+    assert [(each.redis, each.state) for each in checks if each.number == 16] == [
+        *((place, "ok") for place in places[:2]),
+        (places[2], "fail"),
+    ]
+    assert [(each.redis, each.queue, each.state) for each in checks if each.number == 18] == [
+        (places[0], "", "ok"),
+        (places[1], "", "fail"),
+        (places[2], "", "skip"),
+    ]
+    assert [(each.queue, each.state) for each in checks if each.number == 22] == [
+        ("rudder", "ok"),
+        ("rudder-0", "fail"),
+        ("rudder-1", "ok"),
+        ("rudder-2", "skip"),
+    ]
+    (paused,) = [each for each in checks if each.text == "rudder-0: the queue is paused"]
+    assert (paused.number, paused.queue) == (22, "rudder-0")
+    assert [each.state for each in checks if each.number == 34] == ["skip"]
 
 
 def test_failed_jobs_of_all_queues_are_one_list(servers: Servers) -> None:

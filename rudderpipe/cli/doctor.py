@@ -16,10 +16,17 @@ from rudderpipe.settings import Settings
 STATES = {"ok": "ok", "warn": "warn", "fail": "FAIL", "skip": "skip"}
 
 
-def doctor(settings: Settings, groups: Sequence[Group] = (), *, sends: bool = False, as_json: bool = False) -> int:
+def doctor(
+    settings: Settings,
+    groups: Sequence[Group] = (),
+    *,
+    sends: bool = False,
+    shows_user: bool = False,
+    as_json: bool = False,
+) -> int:
     """Make the checks, print each finding at once, and return an exit code."""
     found = []
-    for finding in _findings(Examination(settings), groups, sends=sends):
+    for finding in _findings(Examination(settings, shows_user=shows_user), groups, sends=sends):
         found.append(finding)
         if not as_json:
             print("\n".join(lines_of(finding)), flush=True)

@@ -87,7 +87,13 @@ def _metrics(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from rudderpipe.cli.doctor import doctor
 
-    return doctor(settings_of(arguments), arguments.only or (), sends=arguments.send_test, as_json=arguments.json)
+    return doctor(
+        settings_of(arguments),
+        arguments.only or (),
+        sends=arguments.send_test,
+        shows_user=arguments.show_user,
+        as_json=arguments.json,
+    )
 
 
 def _queue(arguments: argparse.Namespace) -> int:
@@ -196,6 +202,8 @@ def _add_doctor(commands: Any) -> None:
     complete_with(option, lambda: list(GROUPS))
     test = "also send one event the whole way, and wait until it is delivered"
     add_option(doctor, "--send-test", does=test, action="store_true")
+    user = "name a user who has very many events by the id, which is personal data, and not by its checksum"
+    add_option(doctor, "--show-user", does=user, action="store_true")
     add_option(doctor, "--json", does="print one JSON object", action="store_true")
     add_settings(doctor)
 

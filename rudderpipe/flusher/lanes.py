@@ -85,13 +85,18 @@ def user_of(key: str) -> int:
 
 
 def users_of(events: Sequence[Raw]) -> list[int]:
-    """Return the hash of each event's user, by its userId or else its anonymousId; 0 if the event has neither."""
+    """Return the hash of each event's user; 0 if the event has none."""
+    return list(map(user_of, keys_of(events)))
+
+
+def keys_of(events: Sequence[Raw]) -> list[str]:
+    """Return the key of each event: its userId, or its anonymousId; empty if it has neither."""
     found: Sequence[_Ids | _AnyIds]
     try:
         found = _decode_ids(b"[%b]" % b",".join(events))  # ids are text, except in a few whole messages
     except msgspec.ValidationError:
         found = [_any_ids(event) for event in events]
-    return [user_of(_text(event.user_id) or _text(event.anonymous_id)) for event in found]
+    return [_text(event.user_id) or _text(event.anonymous_id) for event in found]
 
 
 def _any_ids(event: Raw) -> _AnyIds:

@@ -238,7 +238,7 @@ def _of_shares(queues: Iterable[PipeQueue]) -> Iterator[Finding]:
                 "warning",
                 "queue_share",
                 f"Queue {each.prefix} gets {each.share:.0%} of the events; an equal share is {1 / len(current):.0%}.",
-                "Look for a user with very many events in the jobs of this queue; more queues do not help.",
+                "Run `rudderpipe doctor --only redis`, which looks for a user with very many events.",
                 "QueueShare",
             )
 

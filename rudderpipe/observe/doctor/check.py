@@ -12,6 +12,8 @@ if TYPE_CHECKING:  # the command line reads the groups, also where there is no r
 
 Group = Literal["host", "ring", "processes", "redis", "plane"]
 State = Literal["ok", "warn", "fail", "skip"]
+Scope = Literal["pipe", "server", "queue"]
+"""What a check is made of once: of the pipe, of each Redis server, or of each queue."""
 GROUPS: tuple[Group, ...] = ("host", "ring", "processes", "redis", "plane")
 
 
@@ -30,6 +32,7 @@ class Check(NamedTuple):
     name: str
     group: Group
     look: Callable[[Examination], Result]
+    scope: Scope
 
     @property
     def purpose(self) -> str:
@@ -46,18 +49,24 @@ class Finding(msgspec.Struct, frozen=True):
     state: State
     text: str
     fix: str
+    queue: str = ""
+    """The prefix of the queue that was looked at, where there are several."""
+    redis: str = ""
+    """The Redis server that was looked at, where there are several queues."""
 
 
 CHECKS: dict[int, Check] = {}
 """Every check by its number. ``run.py`` imports the modules that fill it."""
 
 
-def check(number: int, name: str, group: Group) -> Callable[[Callable[[Examination], Result]], Check]:
+def check(
+    number: int, name: str, group: Group, scope: Scope = "pipe"
+) -> Callable[[Callable[[Examination], Result]], Check]:
     """Add the decorated function to the table. Its docstring begins with ``Check that …``."""
 
     def add(look: Callable[[Examination], Result]) -> Check:
         assert number not in CHECKS, f"two checks have the number {number}"
-        CHECKS[number] = Check(number, name, group, look)
+        CHECKS[number] = Check(number, name, group, look, scope)
         return CHECKS[number]
 
     return add

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.observe import account, snapshot
@@ -17,6 +18,7 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.observe.doctor.check import Scope
     from rudderpipe.queue.queue import Queue
 
 ANSWER_S = 2.0
@@ -25,6 +27,14 @@ RATE_S = 0.3
 """For how long the rate of accepted events is measured."""
 
 T = TypeVar("T")
+
+
+class ExaminedQueue(NamedTuple):
+    """One of several queues, with an examination of its own."""
+
+    examination: Examination
+    is_current: bool
+    """True if new events go to its generation."""
 
 
 class Skipped(Exception):
@@ -39,6 +49,10 @@ class _Once(Generic[T]):
         self._lock = threading.Lock()
         self._found: list[T] = []
         self._error: Exception | None = None
+
+    def found(self) -> Iterator[T]:
+        """Yield the value if it has been read."""
+        yield from self._found
 
     def get(self) -> T:
         with self._lock:
@@ -65,8 +79,11 @@ class Examination:
         *,
         environment: Mapping[str, str] | None = None,
         clock: Clock | None = None,
+        shows_user: bool = False,
     ) -> None:
+        """``shows_user`` lets a finding name a user by the id, which is personal data."""
         self.settings = settings
+        self.shows_user = shows_user
         self.environment = os.environ if environment is None else environment
         self.clock = clock or Clock()
         self._rings = _Once(self._read_rings)
@@ -74,7 +91,10 @@ class Examination:
         self._rate = _Once(self._measure)
         self._queue = _Once(self._connect)
         self._info = _Once(self._read_info)
+        self._queues = _Once(self._read_queues)
         self._connected: Queue | None = None
+        self.is_one_of_several = False
+        """True for the examination of one of several queues."""
         self.plane_latency_s: float | None = None
         """How long the data plane took to respond to the smallest request; None unless it was asked."""
 
@@ -111,6 +131,18 @@ class Examination:
         return self._queue.get()
 
     @property
+    def queues(self) -> list[ExaminedQueue]:
+        """Each of several queues; none with one queue, and if the route cannot be read."""
+        return self._queues.get()
+
+    def of(self, scope: Scope) -> list[Examination]:
+        """Return what a check looks at: the pipe, one queue of each server, or each queue."""
+        each = [queue.examination for queue in self.queues] if scope != "pipe" else []
+        if each and scope == "server" and not self.settings.redis_address.cluster_nodes:
+            each = list({one.settings.redis_place: one for one in reversed(each)}.values())[::-1]
+        return each or [self]
+
+    @property
     def info(self) -> dict[str, object]:
         """Redis's INFO."""
         return self._info.get()
@@ -128,9 +160,12 @@ class Examination:
         return {**dict.fromkeys(self.producers, "application"), **flushers}
 
     def close(self) -> None:
-        """Close the connection to Redis."""
+        """Close the connections to Redis."""
         if self._connected is not None:
             self._connected.close()
+        for queues in self._queues.found():
+            for each in queues:
+                each.examination.close()
 
     def _read_rings(self) -> list[PipeRing]:
         try:
@@ -163,6 +198,36 @@ class Examination:
         self._connected = queue = Queue(self.settings, self.clock, answer_s=ANSWER_S)
         queue.ping()
         return queue
+
+    def _read_queues(self) -> list[ExaminedQueue]:
+        if self.settings.redis is None:
+            return []
+        from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
+
+        with closing(QueueSet(self.settings, self.clock, answer_s=ANSWER_S)) as queues:
+            try:
+                members = [each for each in queues.members() if not each.is_retired]
+            except QueueUnavailable:
+                return []  # check 16 says why
+        if len(members) == 1:
+            return []
+        places = [each.queue.place for each in members if each.is_current]
+        return [
+            ExaminedQueue(self._of_queue(each.settings, places.count(each.queue.place) / len(places)), each.is_current)
+            for each in members
+        ]
+
+    def _of_queue(self, settings: Settings, part: float) -> Examination:
+        """Return the examination of one queue, which shares what is known of the host.
+
+        ``part`` is the part of the events that its server gets.
+        """
+        one = Examination(settings, environment=self.environment, clock=self.clock, shows_user=self.shows_user)
+        one._rings, one._states = self._rings, self._states
+        one._rate = _Once(lambda: self._rate.get() * part)  # of the same class
+        one._queues = _Once(list)  # as above
+        one.is_one_of_several = True
+        return one
 
     def _read_info(self) -> dict[str, object]:
         (found,) = self.queue.ask(lambda pipe: pipe.info("all"))

@@ -17,7 +17,7 @@ OUR_JOBS = b"__default__"
 """Bull's name for a job without one, which our jobs and the Node SDK's have."""
 
 
-@check(22, "jobs", "redis")
+@check(22, "jobs", "redis", "queue")
 def jobs(pipe: Examination) -> Result:
     """Check that the queue is not paused, is this data plane's, and has no strange, stranded or forgotten jobs."""
     queue = pipe.queue
@@ -28,7 +28,8 @@ def jobs(pipe: Examination) -> Result:
         fix = "set another queue_name, or rudderpipe queue --adopt"
         found.append(fail(f"the jobs of the queue are for the data plane {owner}", fix))
     if counts.paused:
-        found.append(warn("the queue is paused", "rudderpipe queue --resume, or the tool that paused it"))
+        report = fail if counts.waiting + counts.active else warn
+        found.append(report("the queue is paused", "rudderpipe queue --resume, or the tool that paused it"))
     if counts.failed:
         fix = "rudderpipe failed list shows why; rudderpipe failed retry or delete"
         found.append(warn(f"{counts.failed:,} jobs have failed", fix))
@@ -59,7 +60,7 @@ def _strange(queue: Queue) -> tuple[int, int]:
     return without, sum(data is not None and name != OUR_JOBS for data, name in names)
 
 
-@check(23, "sender", "redis")
+@check(23, "sender", "redis", "queue")
 def sender(pipe: Examination) -> Result:
     """Check that a sender works where jobs wait, and that no other worker takes jobs from the same queue."""
     queue, several = pipe.queue, pipe.settings.is_multi_processor
@@ -100,7 +101,7 @@ def _is_bulls(client: Any, name: str) -> bool:
     return str(client.get("name", "")).startswith(f"bull:{b64encode(name.encode()).decode()}")
 
 
-@check(29, "lanes", "redis")
+@check(29, "lanes", "redis", "queue")
 def lanes(pipe: Examination) -> Result:
     """Check that no lane waits for a job without a lane, or for one lane that is tried again."""
     queue = pipe.queue

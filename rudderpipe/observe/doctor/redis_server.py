@@ -36,7 +36,7 @@ UNKNOWN_NAME = ("not known", "name resolution", "nodename nor servname", "No add
 ACL_LINE = "give the user the ACL line of docs/settings.md"
 
 
-@check(16, "redis", "redis")
+@check(16, "redis", "redis", "server")
 def redis(pipe: Examination) -> Result:
     """Check that Redis can be reached, takes user and password, responds fast, and has a certificate for long."""
     try:
@@ -85,7 +85,7 @@ def days_left(days: float, whose: str) -> list[Result]:
     return [warn(said, "renew it")]
 
 
-@check(17, "redis version and role", "redis")
+@check(17, "redis version and role", "redis", "server")
 def version_and_role(pipe: Examination) -> Result:
     """Check that Redis is 6.2 or later, or Valkey, that it is the master, and that its clock agrees with ours."""
     queue = pipe.queue
@@ -107,7 +107,7 @@ def version_and_role(pipe: Examination) -> Result:
     return worst(found, f"{shown}, master{cluster}, clock {off_s:+.2f} s")
 
 
-@check(18, "eviction", "redis")
+@check(18, "eviction", "redis", "server")
 def eviction(pipe: Examination) -> Result:
     """Check that Redis never evicts jobs to make room."""
     policy = str(pipe.info.get("maxmemory_policy", "unknown"))
@@ -120,7 +120,7 @@ def eviction(pipe: Examination) -> Result:
     return ok("noeviction")
 
 
-@check(19, "persistence", "redis")
+@check(19, "persistence", "redis", "server")
 def persistence(pipe: Examination) -> Result:
     """Check that Redis keeps its data over a restart, that its last save worked, and that enough replicas follow."""
     info = pipe.info
@@ -161,7 +161,7 @@ def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-@check(20, "memory for an outage", "redis")
+@check(20, "memory for an outage", "redis", "server")
 def memory(pipe: Examination) -> Result:
     """Check how many minutes without the data plane fit into Redis at the present rate."""
     info, queue = pipe.info, pipe.queue
@@ -185,7 +185,7 @@ def memory(pipe: Examination) -> Result:
     return ok(f"{free / 1e6:,.0f} MB free by {which}")
 
 
-@check(21, "rights in redis", "redis")
+@check(21, "rights in redis", "redis", "server")
 def rights(pipe: Examination) -> Result:
     """Check by ACL DRYRUN, which executes nothing, that this user of Redis may run every command of the scripts."""
     queue = pipe.queue

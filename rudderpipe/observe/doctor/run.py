@@ -10,24 +10,27 @@ import msgspec
 
 from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.log_text import one_line
-from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings
+from rudderpipe.observe.doctor import data_plane, host, processes, queue_jobs, redis_server, rings, users
 from rudderpipe.observe.doctor.check import CHECKS, Check, Finding, Group, Result, fail
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.observe.secrets_in_text import without_secrets
 
-MODULES = (host, rings, processes, redis_server, queue_jobs, data_plane)
+MODULES = (host, rings, processes, redis_server, queue_jobs, users, data_plane)
 """The modules that fill the table of checks when they are imported."""
 CHECK_S = 3.0
 """How long a check may take."""
 
 
 def run(examination: Examination, groups: Collection[Group] = ()) -> Iterator[Finding]:
-    """Yield the finding of each check, in the order of their numbers; only of ``groups`` if some are given."""
+    """Yield the finding of each check, in the order of their numbers; only of ``groups`` if some are given.
+
+    With several queues, a check of a server or of a queue has a finding for each.
+    """
     with closing(examination):
         for number in sorted(CHECKS):
             check = CHECKS[number]
             if not groups or check.group in groups:
-                yield finding(check, examination)
+                yield from (finding(check, each) for each in examination.of(check.scope))
 
 
 def finding(check: Check, examination: Examination) -> Finding:
@@ -40,8 +43,16 @@ def finding(check: Check, examination: Examination) -> Finding:
     thread.join(CHECK_S)
     slow = fail(f"not finished within {CHECK_S:g} s", "look whether this host, Redis or the data plane is overloaded")
     result = (results or [slow])[0]
-    text, fix = (without_secrets(each, examination.settings) for each in result[1:])
-    return Finding(check.number, check.name, check.group, result.state, one_line(text, 500), one_line(fix, 500))
+    settings = examination.settings
+    text, fix = (without_secrets(each, settings) for each in result[1:])
+    queue = redis = ""
+    if examination.is_one_of_several:
+        redis = settings.redis_place
+        queue = settings.prefix if check.scope == "queue" or settings.redis_address.cluster_nodes else ""
+        text = f"{queue or redis}: {text}"
+    return Finding(
+        check.number, check.name, check.group, result.state, one_line(text, 500), one_line(fix, 500), queue, redis
+    )
 
 
 def _result(check: Check, examination: Examination) -> Result:
