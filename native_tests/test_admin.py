@@ -100,6 +100,21 @@ def test_a_flusher_shows_rings_queue_and_itself(
     assert flusher.process.wait(30) == 0
 
 
+def test_a_flusher_whose_admin_address_is_in_use_has_not_started(
+    processes: Processes, redis_server: RedisServer
+) -> None:
+    """The log never has a start without an end, and the exit code says that a restart does not help."""
+    processes.explicit |= {"redis": redis_server.url, "autostart": False}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        ended = processes.run("-m", "rudderpipe.flusher", "--verbose", "--admin", where)
+
+    said = f"option --admin: cannot listen on {where}: Address already in use; the program has not started"
+    assert (ended.returncode, said in ended.stderr.decode()) == (2, True)
+    assert "flusher started" not in ended.stderr.decode()
+
+
 def test_without_redis_a_flusher_is_alive_and_ready_and_a_scrape_does_not_wait(
     processes: Processes, redis_server: RedisServer, directory: Path
 ) -> None:

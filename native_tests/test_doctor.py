@@ -11,6 +11,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import redis
 
 from native_tests.processes import Processes
 from native_tests.redis_forms import Wire
+from rudderpipe.observe import findings, snapshot
 from rudderpipe.observe.doctor import data_plane, host, proc, queue_jobs, redis_server, run, send_test
 from rudderpipe.observe.doctor.check import CHECKS, Finding
 from rudderpipe.observe.doctor.examination import Examination
@@ -234,7 +236,11 @@ def test_jobs_that_need_an_operator(settings: Settings, queue: Queue, client: An
     assert look(22, settings).state == "ok"
     keys = queue.keys
     client.set(keys.meta_paused, 1)
-    assert look(22, settings).fix.startswith("rudderpipe queue --resume")
+    found = look(22, settings)
+    assert (found.state, found.fix.startswith("rudderpipe queue --resume")) == ("fail", True)
+    client.rename(keys.wait, "elsewhere")
+    assert look(22, settings).state == "warn"
+    client.rename("elsewhere", keys.wait)
     client.delete(keys.meta_paused)
     client.delete(f"{keys.base}1")
     assert "the sender fails them" in look(22, settings).fix
@@ -262,6 +268,24 @@ def test_no_sender(settings: Settings, queue: Queue) -> None:
     assert (found.state, found.fix.startswith("start one: systemctl start")) == ("fail", True)
     Lease(queue, 10_000, identity.address(), lambda _holder: False).take()
     assert look(23, settings).text.endswith(f"pid {os.getpid()}, lease 1")
+
+
+def test_a_sender_that_was_killed(settings: Settings, queue: Queue) -> None:
+    """Its lease has not lapsed, and nothing is sent."""
+    program = "from rudderpipe.process import identity; print(identity.address())"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.decode().strip()
+    assert Lease(queue, 60_000, ended, lambda _holder: False).take()
+    add(queue, 1)
+
+    found = look(23, settings)
+
+    assert (found.state, found.fix.startswith("start one: systemctl start")) == ("fail", True)
+    assert found.text.endswith(" has ended without giving the lease up")
+    shown = snapshot.take(settings)
+    assert (shown.lease, shown.lacks_sender(settings)) == (None, True)
+    assert [each.text for each in findings.of(shown, settings) if each.code == "no_sender"] == [
+        f"1 job waits in Redis, and its sender, pid {ended.split()[1]} on {ended.split()[0]}, has ended."
+    ]
 
 
 def test_another_worker_of_the_queue(settings: Settings, queue: Queue, client: Any, redis_server: RedisServer) -> None:

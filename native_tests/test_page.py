@@ -114,6 +114,21 @@ def test_redis_is_away(browser: Browser, web: WebPage) -> None:
     browser.says("#verdict", "All is well")
 
 
+def test_several_queues_have_a_table(browser: Browser, web: WebPage) -> None:
+    """With one queue it is hidden."""
+    web.serve()
+    browser.open(web.url)
+    browser.says("#verdict", "No event has been sent")
+    assert browser.call("evaluate", "document.getElementById('queues-panel').hidden") is True
+    web.processes.explicit["queues"] = 3
+    web.send_steadily()
+
+    browser.says("#queues", "rudder-2")
+    browser.says("[data-t=generations]", "generation 1, with 3 queues, gets the new events")
+    assert browser.call("evaluate", "document.querySelectorAll('#queues tr').length") == 4
+    assert browser.errors() == []
+
+
 def test_the_data_plane_responds_with_503(browser: Browser, web: WebPage) -> None:
     """The card of the data plane has its status and its text, and says when the next try is."""
     web.processes.plane.misbehaviour = Misbehaviour(503)

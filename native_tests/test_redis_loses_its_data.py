@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from functools import partial
 from typing import Any
 
@@ -96,6 +97,25 @@ def test_status_shows_lost_events_without_changing_redis(
     events = processes.status().events
 
     assert (events.accepted, events.in_ring, events.lost, events.balanced) == (1, 0, 1, True)
+    assert redis.keys() == []
+
+
+def test_no_event_is_called_lost_before_a_living_flusher_has_looked(
+    processes: Processes, redis_server: RedisServer, redis: Any
+) -> None:
+    """It knows which events were handed over since its last look. Without it, the view says what it knows."""
+    processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
+    client = processes.client()
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    assert client.track("u", "e")
+    wait_until(lambda: processes.status().events.queued == 1)
+    flusher.send_signal(signal.SIGSTOP)  # so that it does not look now
+    redis.flushall()
+
+    first = processes.status().events
+
+    assert (first.queued, first.lost, first.balanced) == (1, 0, True)
+    wait_until(lambda: processes.status().events.lost == 1)
     assert redis.keys() == []
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from rudderpipe.cli import status
 from rudderpipe.encoder import encode
-from rudderpipe.observe import findings, flow, snapshot
+from rudderpipe.observe import findings, flow, snapshot, status_json
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.findings import Recent
 from rudderpipe.observe.flow import Watch
@@ -202,7 +203,8 @@ TROUBLES: list[tuple[str, str, Callable[[Snapshot], Snapshot]]] = [
 
 def found_in(shown: Snapshot, settings: Settings, refused: Mapping[str, int] | None = None) -> list[tuple[str, str]]:
     """Return codes and levels of the troubles in a snapshot."""
-    return [(each.code, each.level) for each in findings.of(shown, settings, Recent(refused or {}))]
+    recent = Recent(refused or {}, refused or {})
+    return [(each.code, each.level) for each in findings.of(shown, settings, recent)]
 
 
 def test_a_pipe_that_works_has_no_trouble(well: Snapshot, settings: Settings) -> None:
@@ -352,11 +354,80 @@ def test_recent_refusals_are_troubles(reason: str, well: Snapshot, settings: Set
     assert found_in(well, settings, {reason: 0}) == []
 
 
+def test_refusals_that_are_over_are_a_note_behind_what_is_wrong_now(well: Snapshot, settings: Settings) -> None:
+    """The first sentence is about a trouble of now."""
+    shown = with_queue(failed=1)(well)
+
+    def codes(**now: int) -> list[tuple[str, str]]:
+        return [(each.code, each.level) for each in findings.of(shown, settings, Recent({"full": 9}, now))]
+
+    assert codes(full=1) == [("refused_full", "trouble"), ("failed_jobs", "warning")]
+    assert codes(full=0) == codes() == [("failed_jobs", "warning"), ("refused_full", "warning")]
+    (over,) = findings.of(well, settings, Recent({"full": 9}))
+    assert over.text == (
+        "9 events were refused in the last 5 minutes, because the ring was full, and none in the last 30 s."
+    )
+
+
+def test_a_refusal_goes_on_for_half_a_minute(settings: Settings, ring: Ring, clock: FakeClock) -> None:
+    """Then it is over, and a note until five minutes have passed."""
+    producer, watch = producer_of(ring, clock), Watch(settings, Reader(settings, clock))
+    producer.append(b"{}")
+    watch.read()
+    producer.count_refused("full")
+    levels = []
+    for _ in range(31):
+        clock.sleep(10)
+        levels.append([each.level for each in watch.read().findings if each.code == "refused_full"])
+
+    assert levels == [["trouble"]] * 3 + [["warning"]] * 27 + [[]]
+
+
+def test_dead_letters_are_sent_again_only_while_a_flusher_runs(well: Snapshot, settings: Settings) -> None:
+    """Nothing else sends them."""
+    letters = with_part("dead_letters", batches=2, waiting=2, events=40)
+
+    assert "; 2 are sent again when the data plane is back." in findings.of(letters(well), settings)[0].text
+    for alone in (with_ring(0, flusher_pid=None)(well), msgspec.structs.replace(well, rings=[])):
+        shown = letters(alone)
+        assert "; 2 are sent again once a flusher runs, and none does." in findings.of(shown, settings)[0].text
+        assert "2 of the batches are sent again once a flusher runs, and none does" in "".join(
+            status.lines_of(msgspec.structs.replace(shown, redis=""), [])
+        )
+
+
+def test_a_killed_sender_is_named_before_its_lease_lapses(well: Snapshot, settings: Settings) -> None:
+    """While no job waits, it is no trouble."""
+    dead = msgspec.structs.replace(LEASE, is_dead=True)
+
+    assert found_in(of_home(well, lease=dead), settings) == []
+    shown = of_home(with_queue(waiting=1)(well), lease=dead)
+    (finding,) = findings.of(shown, settings)
+    assert finding.text == "1 job waits in Redis, and its sender, pid 811 on web-1, has ended."
+    assert flow.of(shown, settings).sender is None
+    assert status.code_of(shown, settings) == 1
+
+
+def test_an_account_of_the_queue_is_not_called_that_of_a_pipe_without_a_ring(
+    well: Snapshot, settings: Settings
+) -> None:
+    """Other pipes and hosts may have filled the queue."""
+    alone = msgspec.structs.replace(well, ring=None, rings=[])
+
+    shown = [flow.of(each, settings).account.of_queues for each in (well, alone)]
+    texts = ["\n".join(status.lines_of(each, [])) for each in (well, alone)]
+
+    assert shown == [False, True]
+    assert ["account   that of the queue" in text for text in texts] == [False, True]
+    assert [status_json.of(each, settings)["is_account_of_queues"] for each in (well, alone)] == [False, True]
+
+
 def test_every_heading_is_in_the_runbook(well: Snapshot, settings: Settings) -> None:
     """So a link to it leads somewhere."""
     headings = re.findall(r"^## Rudderpipe(\w+)$", RUNBOOK.read_text(), re.MULTILINE)
     named = {each.runbook for _, _, change in TROUBLES for each in findings.of(change(well), settings)}
-    named |= {each.runbook for each in findings.of(well, settings, Recent(dict.fromkeys(at.REFUSALS, 1)))}
+    refused = dict.fromkeys(at.REFUSALS, 1)
+    named |= {each.runbook for each in findings.of(well, settings, Recent(refused, refused))}
 
     assert named - {None} <= set(headings)
 

@@ -200,6 +200,23 @@ def test_events_pass_after_five_seconds_if_so_configured(
     assert (host.in_ring, host.unconfirmed_ms) == (0, 0)
 
 
+def test_an_idle_flusher_sees_that_replicas_have_followed(ring: Ring, clock: FakeClock, tmp_path: Path) -> None:
+    """No event comes that would find out. While they lack events, no look says that they have them."""
+    host = Host(ring, clock, tmp_path, redis_replicas_strict=False)
+    host.store.follows = False
+    host.track(3)
+    host.work()
+    host.work()
+    assert (host.in_ring, bool(host.unconfirmed_ms)) == (0, True)
+    host.work()
+    assert host.unconfirmed_ms
+
+    follow(host)
+    host.work()
+
+    assert (host.added(), host.unconfirmed_ms) == ([0, 1, 2], 0)
+
+
 def test_the_error_names_what_was_found_and_wanted() -> None:
     """It contains no event."""
     assert str(NotReplicated("here", 0, 2)) == (

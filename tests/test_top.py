@@ -12,7 +12,7 @@ from rich.text import Text
 from rudderpipe.cli import top_view
 from rudderpipe.cli.top_view import Shown, wrapped
 from rudderpipe.observe import flow
-from rudderpipe.observe.findings import Finding
+from rudderpipe.observe.finding import Finding
 from rudderpipe.observe.flow import Flow, SenderFlow
 from rudderpipe.observe.host_flow import HostWatch
 from rudderpipe.observe.rates import RateMeter, Rates, quantile

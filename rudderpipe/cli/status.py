@@ -10,11 +10,11 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.observe import findings, flow, host_rings, snapshot, status_json
 from rudderpipe.observe.active_lanes import LaneState
-from rudderpipe.observe.findings import duration
+from rudderpipe.observe.finding import duration
 from rudderpipe.observe.flow import QueueRow
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.observe.pipe_queues import GenerationState, QueueState
-from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
+from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.process import runtime_dir
 from rudderpipe.ring.counters import Counters
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_UNAVAILABLE
@@ -55,7 +55,7 @@ def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     elif found.queue_trouble:
         lines.append("queue     not known; queued counts all events handed to Redis")
     if status_json.shows_dead_letters(found):
-        lines += _kept(found.dead_letters)
+        lines += _kept(found)
     events = found.events
     if events.refused:
         refused = ", ".join(f"{count:,} {reason}" for reason, count in events.refused.items())
@@ -63,6 +63,10 @@ def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     rare = {name: getattr(events, name) for name in ("spilled", "removed", "elsewhere", "corrupt")}
     rare["lost with redis"] = events.lost
     sign, decision = ("=", "balanced") if events.balanced else ("!=", "does NOT balance")
+    if found.is_account_of_queues:
+        lines.append(
+            "account   that of the queue, for all pipes and hosts that use it, because this pipe has no ring here"
+        )
     lines.append(
         f"events    {events.accepted:,} accepted {sign} {events.in_ring:,} in ring + {events.queued:,} queued + "
         f"{events.delivered:,} delivered + {events.failed:,} failed"
@@ -149,13 +153,14 @@ def _lane(jobs: LaneState) -> str:
     return f"{jobs.lane or 'no lane'}: {jobs.active:,} active{retrying}"
 
 
-def _kept(letters: DeadLetterState) -> list[str]:
+def _kept(found: Snapshot) -> list[str]:
+    letters = found.dead_letters
     lines = [
         f"kept      {letters.batches:,} failed batches, {letters.events:,} events, in the dead letters; "
         f"{letters.used_bytes:,} of {letters.max_bytes:,} bytes"
     ]
     if letters.waiting:
-        lines.append(f"          {letters.waiting:,} of the batches are sent again when the data plane is back")
+        lines.append(f"          {letters.waiting:,} of the batches {findings.sent_again(found)}")
     if letters.damaged:
         lines.append(f"          {letters.damaged:,} damaged events, with their bytes from the ring, in {letters.path}")
     return lines

@@ -14,7 +14,7 @@ from rudderpipe.cli.status import of_generation, of_row
 from rudderpipe.errors import ExtraMissing
 from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe import findings
-from rudderpipe.observe.findings import Finding, duration
+from rudderpipe.observe.finding import Finding, duration
 from rudderpipe.observe.flow import Flow, QueueFlow, RingFlow, SenderFlow
 from rudderpipe.observe.host_flow import RingRow
 from rudderpipe.observe.rates import Rates
@@ -185,6 +185,8 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
     ]
     sign, said = ("=", "balanced") if account.balanced else ("!=", "does NOT balance")
     style = "" if account.balanced else STYLES["trouble"]
+    if account.of_queues:
+        yield _row("", "of the queue, for all pipes and hosts that use it, because this pipe has no ring here:")
     yield _row("account", f"{account.accepted:,} {sign} {' + '.join(parts)}: ").append(said, style=style)
     if producers.refused:
         line = _row("refused", "")

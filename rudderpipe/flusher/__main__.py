@@ -139,9 +139,10 @@ def serve(
         return EXIT_RUNNING
     if claim is not None:
         start_lock.end(start_lock.file_of(settings), claim)
-    logger.info("flusher started version=%s pipe=%s lingers=%s", VERSION, settings.pipe_name, lingers)
     if server is not None:
         server.start()
+    logger.info("flusher started version=%s pipe=%s lingers=%s", VERSION, settings.pipe_name, lingers)
+    if server is not None:
         logger.info("serving the admin address paths=%s address=%s", PATHS, text_of(*server.address))
     heartbeat.start()
     sweep(settings)

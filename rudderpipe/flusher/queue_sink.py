@@ -294,6 +294,10 @@ class QueueSink:
     def keep_house(self) -> None:
         """Raise ``QueueSealed`` if there is a route by now, because an idle ring must not hold up a change."""
         if self._has_seen_redis and self._housekeeping.is_due(self._clock.monotonic_s()):
+            words = self._ring.words
+            if self._replicas is not None:
+                self._replicas.look(self._ring.segment.epoch, words[at.H_TERM])
+                words[at.H_UNCONFIRMED_MS] = self._replicas.since_ms
             with suppress(QueueUnavailable):  # the next events find out
                 self._check_route()
 

@@ -180,7 +180,8 @@ class QueuesSink:
                     if left.get(tenure, final) >= final and not self._spilling.needs(tenure)
                 )
             for cursor in self.used.all:
-                if (self._must_keep(cursor) or (cursor.freed and cursor.is_fenced)) and self._is_idle(cursor):
+                is_due = self._must_keep(cursor) or (cursor.is_fenced and (cursor.freed or cursor.unconfirmed_since_ms))
+                if is_due and self._is_idle(cursor):
                     self._begin_fence(cursor, None)
         self._begin_calls()
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rudderpipe.queue.queue_set import QueueSet
 
 TRIES = 100
+RESTORED_MS = 5000
+"""A flusher with so recent a sign of life restores what Redis has lost of the account, with its next look."""
 ADDED = (
     "accepted",
     "in_ring",
@@ -184,7 +186,10 @@ def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccou
         ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
         spilled = words[at.H_SPILLED]  # Order: after DRAINED, because an event is counted here first
         handed = max(0, min(words[at.H_QUEUED], before) - spilled)
-        counts = queues.counts(ring.segment.epoch, words[at.H_CREATED_MS]).with_losses(handed, ended, 0)
+        counts = queues.counts(ring.segment.epoch, words[at.H_CREATED_MS])
+        # A flusher that lives knows how much of the missing events was handed over since it looked last.
+        is_fresh = queues.home.clock.monotonic_ms() - words[at.H_HEARTBEAT_MS] < RESTORED_MS
+        counts = counts.with_losses(handed, ended, 0, is_restored_soon=is_fresh and not ring.flusher().is_gone())
         after = counters.handed_over(ring, counts.offsets)
         now = counters.read(ring)
         gone = counts.events_gone + now.corrupt

@@ -13,7 +13,8 @@ import msgspec
 from rudderpipe._version import VERSION
 from rudderpipe.observe import findings
 from rudderpipe.observe.active_lanes import LaneState
-from rudderpipe.observe.findings import RECENT_S, Finding, Recent
+from rudderpipe.observe.finding import Finding
+from rudderpipe.observe.findings import NOW_S, RECENT_S, Recent
 from rudderpipe.observe.pipe_queues import GenerationState, PipeQueue, QueueState
 from rudderpipe.observe.reader import Reader, Totals, View
 from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
@@ -140,6 +141,8 @@ class AccountFlow(msgspec.Struct, frozen=True):
     corrupt: int
     lost: int
     balanced: bool
+    of_queues: bool
+    """True if this is the account of the queues, for all pipes that fill them, because this pipe has no ring here."""
 
 
 class Flow(msgspec.Struct, frozen=True, kw_only=True):
@@ -197,7 +200,7 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         queues=rows(found),
         generations=found.generations,
         sender=sender_of(found, settings),
-        account=AccountFlow(**{name: getattr(found.events, name) for name in AccountFlow.__struct_fields__}),
+        account=_account(found),
         dead_letters=found.dead_letters if is_direct or found.dead_letters.damaged else None,
         spill=found.spill,
     )
@@ -223,6 +226,11 @@ def _conclusion(found: Snapshot, troubles: list[Finding]) -> Conclusion:
     worst = troubles[0]
     others = f" ({len(troubles) - 1} more below)" if len(troubles) > 1 else ""
     return Conclusion(worst.level, f"{worst.text}{others}")
+
+
+def _account(found: Snapshot) -> AccountFlow:
+    places = {name: getattr(found.events, name) for name in AccountFlow.__struct_fields__ if name != "of_queues"}
+    return AccountFlow(**places, of_queues=found.is_account_of_queues)
 
 
 def _producers(found: Snapshot, totals: Totals | None) -> ProducersFlow:
@@ -270,6 +278,8 @@ def rows(found: Snapshot) -> list[QueueRow]:
 def _row(queue: PipeQueue) -> QueueRow:
     names = ("waiting", "active", "delayed", "failed", "paused", "used_bytes", "oldest_job_age_s")
     holder: Any = queue.lease or next(iter(queue.senders), None)
+    if queue.lease is not None and queue.lease.is_dead:
+        holder = None
     return QueueRow(
         queue=queue.name,
         prefix=queue.prefix,
@@ -314,7 +324,14 @@ class Watch:
             while len(noted) > 1 and now.at_s - noted[1].at_s >= RECENT_S:
                 noted.popleft()
             before = noted[0]
-        return Recent(_growth(before.refused, now.refused), _growth(before.attempts, now.attempts))
+            lately = next(
+                each for each in reversed([before, *noted]) if each is before or now.at_s - each.at_s >= NOW_S
+            )
+        return Recent(
+            _growth(before.refused, now.refused),
+            _growth(lately.refused, now.refused),
+            _growth(before.attempts, now.attempts),
+        )
 
 
 class _Noted(NamedTuple):

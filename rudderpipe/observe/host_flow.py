@@ -9,7 +9,7 @@ import msgspec
 from rudderpipe.errors import RingUnavailable, RudderpipeError
 from rudderpipe.observe import findings, host_rings, snapshot
 from rudderpipe.observe.account import PipeRing
-from rudderpipe.observe.findings import Finding
+from rudderpipe.observe.finding import Finding
 from rudderpipe.observe.rates import WINDOW_S
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring import counters, location

@@ -11,6 +11,7 @@ import msgspec
 from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.observe import active_lanes
 from rudderpipe.observe.active_lanes import LaneState
+from rudderpipe.process import identity
 from rudderpipe.queue import sender_report
 from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.queue.keys import Keys
@@ -107,6 +108,8 @@ class LeaseState(msgspec.Struct, frozen=True):
     host: str
     pid: int
     lapses_in_s: float
+    is_dead: bool = False
+    """True if the process has ended on this host. The lease has not lapsed then, and nothing is sent."""
 
 
 class PipeQueue(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,7 +139,8 @@ class PipeQueue(msgspec.Struct, frozen=True, kw_only=True):
     def lacks_sender(self) -> bool:
         """True if jobs wait and no sender has the lease."""
         state = self.state
-        return state is not None and not state.paused and state.waiting + state.active > 0 and self.lease is None
+        is_needed = state is not None and not state.paused and state.waiting + state.active > 0
+        return is_needed and (self.lease is None or self.lease.is_dead)
 
 
 class Found(NamedTuple):
@@ -316,7 +320,8 @@ def lease_state(queue: Queue) -> LeaseState | None:
 
     value, lapses_in_ms = queue.ask(fill)
     try:
-        number, _, host, pid, _ = (value or b"").decode(errors="replace").split(" ")
-        return LeaseState(int(number), host, int(pid), max(0, lapses_in_ms) / 1000)
+        number, _, host, pid, rest = (value or b"").decode(errors="replace").split(" ")
+        is_dead = identity.is_surely_dead(f"{host} {pid} {rest}")
+        return LeaseState(int(number), host, int(pid), max(0, lapses_in_ms) / 1000, is_dead)
     except ValueError:  # no sender has it, or its address is in an unknown form
         return None

@@ -127,6 +127,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return pipe_queues.total(self.queues)
 
     @property
+    def is_account_of_queues(self) -> bool:
+        """True if the account is that of the queues, whichever pipes fill them, because this pipe has no ring here."""
+        return not self.rings and self.queue is not None
+
+    @property
     def queue_trouble(self) -> str:
         """Why queues cannot be read; empty in direct mode, and when all can."""
         away = [each for each in self.queues if each.trouble]
@@ -144,7 +149,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         """The lease of the first queue that a sender has; None while a queue that has jobs has no sender."""
         if any(each.lacks_sender for each in self.queues):
             return None
-        return next((each.lease for each in self.queues if each.lease is not None), None)
+        living = (each.lease for each in self.queues if each.lease is not None and not each.lease.is_dead)
+        return next(living, None)
 
     @property
     def senders(self) -> list[Sender]:

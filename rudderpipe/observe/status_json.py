@@ -34,6 +34,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "queues": flow.rows(found),
         "sender": _sender(found, settings),
         "events": found.events,
+        "is_account_of_queues": found.is_account_of_queues,
         "trouble": found.queue_trouble or None,
         "spool": _spool(letters) if letters is not None else None,
         "spill": found.spill,

@@ -118,17 +118,18 @@ class QueueCounts(msgspec.Struct, frozen=True):
         """The events that are known to be finished without having failed."""
         return self.events_delivered + self.events_removed + self.events_elsewhere
 
-    def with_losses(self, handed: int, over: int, since: int) -> QueueCounts:
+    def with_losses(self, handed: int, over: int, since: int, *, is_restored_soon: bool = False) -> QueueCounts:
         """Return the counts of a ring, corrected for the events that Redis has lost.
 
         Redis had accepted ``handed`` events. ``over`` of them are known to be finished without having failed; those
         that are missing among them count as delivered. ``since`` events were handed over after ``over`` was read. The
         other missing events count as queued while a job waits, is active or delayed, and as lost after that.
+        ``is_restored_soon`` counts them as queued for now, because a flusher is about to find out more exactly.
         """
         missing = handed - max(self.events_gone, self.events_added)
         restored = max(0, min(missing, over - max(0, self.events_over - since)))
         unsure = max(0, missing) - restored
-        may_be_there = self.waiting + self.active + self.delayed > 0
+        may_be_there = is_restored_soon or self.waiting + self.active + self.delayed > 0
         return msgspec.structs.replace(
             self,
             events_delivered=self.events_delivered + restored,

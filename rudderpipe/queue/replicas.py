@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rudderpipe import log_text
-from rudderpipe.errors import NotReplicated, QueueBehind
+from rudderpipe.errors import NotReplicated, QueueBehind, QueueUnavailable
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue.queue import NewJob, Queue
 from rudderpipe.settings import Settings
 
 WAIT_MS = 1000
 """How long one call waits for the replicas. It ends as soon as they have the events."""
+LOOK_MS = 20
+"""How long a flusher that has no events waits, to see whether the replicas have the last ones by now."""
 LENIENT_MS = 5000
 """How long events wait for replicas if ``redis_replicas_strict`` is false, and the interval of the tries after that."""
 logger = log_text.logger("rudderpipe.flusher")
@@ -76,6 +79,18 @@ class Replicas:
         known, found = self._queue.raise_term(epoch, term, freed, self._wait)
         self._check(found)
         return known
+
+    def look(self, epoch: int, term: int) -> None:
+        """See whether replicas have by now what has left the ring without them. Otherwise only new events find out.
+
+        Raise nothing, because nothing waits for it.
+        """
+        if not self.since_ms or self._strict or self._queue.clock.monotonic_ms() < self._asks_at_ms:
+            return
+        with suppress(QueueUnavailable):
+            _, found = self._queue.raise_term(epoch, term, (), (self._wanted, LOOK_MS))
+            if found >= self._wanted:
+                self.since_ms = 0
 
     @property
     def _wait(self) -> tuple[int, int] | None:

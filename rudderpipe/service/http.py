@@ -193,7 +193,8 @@ class AdminServer:
             kind = type("Server", (_Server,), {"address_family": family})
             self._server = kind((host, port), self._handler)
         except OSError as error:
-            raise SettingsError("--admin", f"cannot listen on {text_of(host, port)}: {error.strerror}") from None
+            said = f"cannot listen on {text_of(host, port)}: {error.strerror}; the program has not started"
+            raise SettingsError("--admin", said) from None
         threading.Thread(target=self._server.serve_forever, name="rudderpipe-admin", daemon=True).start()
         # On a thread of its own, because neither a probe nor this program's own work must wait for it.
         threading.Thread(target=self._warm_up, name="rudderpipe-admin-first", daemon=True).start()

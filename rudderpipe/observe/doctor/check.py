@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:  # the command line reads the groups, also where there is no ring
-    from rudderpipe.observe.doctor.examination import Examination
+    from rudderpipe.observe.doctor.examination import Examination, Scope
 
 Group = Literal["host", "ring", "processes", "redis", "plane"]
 State = Literal["ok", "warn", "fail", "skip"]
-Scope = Literal["pipe", "server", "queue"]
-"""What a check is made of once: of the pipe, of each Redis server, or of each queue."""
 GROUPS: tuple[Group, ...] = ("host", "ring", "processes", "redis", "plane")
 
 

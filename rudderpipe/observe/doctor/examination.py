@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.observe import account, snapshot
@@ -18,7 +18,6 @@ from rudderpipe.process.clock import Clock
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.observe.doctor.check import Scope
     from rudderpipe.queue.queue import Queue
 
 ANSWER_S = 2.0
@@ -27,6 +26,8 @@ RATE_S = 0.3
 """For how long the rate of accepted events is measured."""
 
 T = TypeVar("T")
+Scope = Literal["pipe", "server", "queue"]
+"""What a check is made of once: of the pipe, of each Redis server, or of each queue."""
 
 
 class ExaminedQueue(NamedTuple):

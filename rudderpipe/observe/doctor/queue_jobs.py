@@ -66,15 +66,21 @@ def sender(pipe: Examination) -> Result:
     queue, several = pipe.queue, pipe.settings.is_multi_processor
     counts, lease = queue.counts(), pipe_queues.lease_state(queue)
     found = []
-    if not several and lease is None and counts.waiting + counts.active and not counts.paused:
-        fix = "start one: systemctl start rudderpipe-sender@PIPE, or python -m rudderpipe.sender"
-        found.append(fail("jobs wait, and no sender has the lease", fix))
+    if lease is not None and lease.is_dead:
+        found.append(
+            fail(f"the sender, pid {lease.pid} on {lease.host}, has ended without giving the lease up", _START)
+        )
+    elif not several and lease is None and counts.waiting + counts.active and not counts.paused:
+        found.append(fail("jobs wait, and no sender has the lease", _START))
     others = _other_workers(queue, _token(queue) if lease is not None else b"") if not several else []
     if others:
         fix = "isMultiProcessor for both, or another queue_name for one of them"
         found.append(warn(f"another worker takes jobs of this queue: {', '.join(others)}", fix))
     holder = f"{lease.host}, pid {lease.pid}, lease {lease.number}" if lease is not None else "none, and no job waits"
     return worst(found, "several senders work" if several else holder)
+
+
+_START = "start one: systemctl start rudderpipe-sender@PIPE, or python -m rudderpipe.sender"
 
 
 def _token(queue: Queue) -> bytes:

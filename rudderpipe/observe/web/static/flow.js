@@ -174,7 +174,8 @@ function lastMinute(now, before) {
 
 function showAccount(account, mode) {
   const when = mode === 'redis' ? ', when Redis was last read' : '';
-  show({ 'account-hint': `every accepted event, by the place where it is${when}` });
+  const whose = account.of_queues ? ', of all pipes and hosts that use the queue, as this pipe has no ring here' : '';
+  show({ 'account-hint': `every accepted event, by the place where it is${whose}${when}` });
   const places = Object.keys(PLACES).filter((place) => account[place] || !RARE.includes(place));
   const terms = [['accepted', 'accepted'], ...places.map((place) => [place, PLACES[place]])];
   const text = terms.map(([name]) => account[name]).join();
