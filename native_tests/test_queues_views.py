@@ -19,10 +19,13 @@ from rudderpipe.observe.doctor.examination import Examination
 from rudderpipe.observe.web.api import Api
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs, Selection
+from rudderpipe.queue.failed_sets import FailedSets
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.route import QueuePlace
 from rudderpipe.service.signals import EXIT_OK, EXIT_UNAVAILABLE
+from rudderpipe.settings import Settings
 from rudderpipe.testing.redis_server import RedisServer
 
 PREFIXES = [f"rudder-{place}" for place in range(QUEUES)]
@@ -216,6 +219,38 @@ def test_failed_jobs_of_all_queues_are_one_list(servers: Servers) -> None:
     assert [line.split()[0] for line in text.splitlines()] == [ids[2], "1", "rudderpipe:", "rudderpipe:"]
     assert f"without the failed jobs of {PREFIXES[0]}, which cannot be read" in text
     assert [queue_at(processes, place).counts().failed for place in (1, 2)] == [0, 1]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 100])
+def test_pages_of_failed_jobs_have_each_job_once(redis_server: RedisServer, limit: int) -> None:
+    """Also where jobs of several queues failed in the same millisecond."""
+    redis = redis_server.client()
+    queues = [Queue(Settings(redis=redis_server.url, prefix=prefix), Clock()) for prefix in PREFIXES]
+    moments = [[1, 5, 5, 5, 9], [5, 5, 7], []]
+    for queue, own in zip(queues, moments, strict=True):
+        for number, moment_ms in enumerate(own):
+            redis.hset(f"{queue.keys.base}{number}", mapping={"data": "x", "failedReason": "why"})
+            redis.zadd(queue.keys.failed, {str(number): moment_ms})
+    found = FailedSets(dict(zip(PREFIXES, map(FailedJobs, queues), strict=True)), {})
+
+    shown: list[FailedJob] = []
+    after = None
+    while True:
+        page = found.page(Selection(), after, limit)
+        assert page.total == 8
+        shown += page.jobs
+        after = page.next
+        if after is None:
+            break
+
+    assert [job.failed_at_ms for job in shown] == sorted((each for own in moments for each in own), reverse=True)
+    assert {job.id for job in shown} == {job.id for job in found.find(Selection())}
+    assert len(shown) == 8
+    assert found.away == {}
+    with pytest.raises(ValueError, match="not the end of a page"):
+        found.page(Selection(), "5:x", limit)
+    for queue in queues:
+        queue.close()
 
 
 def test_a_pause_is_that_of_all_queues(servers: Servers) -> None:

@@ -83,3 +83,21 @@ def test_a_slot_is_that_of_the_hash_tag() -> None:
     """The number is the one that ``CLUSTER KEYSLOT`` returns."""
     assert route.slot_of("{foo}:bar") == 12_182
     assert route.slot_of("{123456789}:q") == 12_739
+
+
+def test_the_expected_route_is_the_one_that_the_first_flusher_makes() -> None:
+    """A view that cannot read the route takes it. On a cluster the names depend on its masters."""
+    settings = Settings(redis=("redis://a", "redis://b", "redis://c"), queues=4)
+
+    found = route.expected(settings)
+
+    assert found is not None
+    assert [each.number for each in found.living] == [0, 1]
+    assert [(each.prefix, each.server) for each in found.current.queues] == [
+        ("rudder-0", 0),
+        ("rudder-1", 1),
+        ("rudder-2", 2),
+        ("rudder-3", 0),
+    ]
+    assert route.expected(SETTINGS) is None
+    assert route.expected(Settings(redis="redis+cluster://a:7001,b:7002", queues=4)) is None
