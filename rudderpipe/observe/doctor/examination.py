@@ -140,7 +140,8 @@ class Examination:
         """Return what a check looks at: the pipe, one queue of each server, or each queue."""
         each = [queue.examination for queue in self.queues] if scope != "pipe" else []
         if each and scope == "server" and not self.settings.redis_address.cluster_nodes:
-            each = list({one.settings.redis_place: one for one in reversed(each)}.values())[::-1]
+            places = [one.settings.redis_place for one in each]
+            each = [one for number, one in enumerate(each) if places.index(one.settings.redis_place) == number]
         return each or [self]
 
     @property
