@@ -349,6 +349,19 @@ def test_senders_go_on_while_the_list_is_away(shared: Scene) -> None:
     assert before == (first.running, second.running, len(first.starts), len(second.starts))
 
 
+def test_senders_go_on_when_redis_has_forgotten_list_and_route(shared: Scene) -> None:
+    """No manager takes the queues of the others for its own meanwhile. A flusher that knows the route stores it."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    before = first.running, second.running, len(first.starts), len(second.starts)
+
+    shared.home.store.members.clear()
+    shared.home.store.route = ""
+    shared.passes(5 * LEASE_S)
+
+    assert before == (first.running, second.running, len(first.starts), len(second.starts))
+
+
 def test_with_several_senders_a_queue_every_manager_works_on_every_queue(scene_of: Callable[..., Scene]) -> None:
     """There is no lease, so there is nothing to share."""
     scene = scene_of(is_multi_processor=True)
@@ -460,3 +473,18 @@ def test_a_manager_is_ready_while_it_can_work_on_its_queues(shared: Scene) -> No
     assert healthz(host.manager.state, shared.clock.now_s + 120, 120).status == 503
     host.manager.drain(shared.clock.now_s + 10)
     assert ready() == (503, "stopping")
+
+
+def test_a_queue_that_an_abandoned_manager_has_delivered_goes_to_another_manager(shared: Scene) -> None:
+    """Other applications go on adding to it. The abandoned manager still delivers what is in its other queues."""
+    first, second = shared.host(), shared.host()
+    shared.passes(60)
+    second.is_abandoned = True
+    queue = min(second.running)
+    second.senders[queue].returncode = 0
+
+    shared.passes(5)
+
+    assert queue in first.running
+    assert len(second.running) == 3
+    assert not second.manager.finished()

@@ -184,7 +184,9 @@ class Manager:
             said = "the list of managers cannot be read, senders go on, trying again error=%s"
             self._log.warning(HOME, said, _reason(ended.result))
         elif ended.result is not None:
-            self.members, self.route = ended.result
+            self.members, found = ended.result
+            if self.route is None or not self.route.is_ahead_of(found):  # else a flusher stores it again
+                self.route = found
             self._listed_s = now_s
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
         self._know_own(now_s)
