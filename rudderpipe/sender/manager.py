@@ -24,7 +24,7 @@ from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
 from rudderpipe.sender.children import Children
 from rudderpipe.sender.manager_state import ManagerState
-from rudderpipe.sender.plan import plan
+from rudderpipe.sender.plan import Plan, plan
 from rudderpipe.sender.sender import AWAY_S
 from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
@@ -122,7 +122,7 @@ class Manager:
         self._own: dict[QueuePlace, _OwnQueue] = {}
         self.state = ManagerState(worked_s=clock.monotonic_s())
         """Replaced whole in each cycle, so any thread may read it."""
-        self._planned: tuple[object, dict[str, str], dict[str, str]] = (None, {}, {})
+        self._planned: tuple[object, Plan] = (None, Plan({}, {}))
 
     def _no_thread(self, error: Exception) -> None:
         self._log.warning("thread", "no thread can be started, the queues are looked at in turn error=%s", error)
@@ -211,23 +211,20 @@ class Manager:
         own.seen_s = now_s
         own.is_open = own.is_open or ended.result
 
-    def _plans(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the managers that work on the queues, and those that are their first choice."""
+    def _plan(self) -> Plan:
         given = (sorted(self._places), [(each.name, each.profile) for each in self.members])
         if self._planned[0] != given:
-            able = [
-                msgspec.structs.replace(each, profile=msgspec.structs.replace(each.profile, without=()))
-                for each in self.members
-            ]
-            self._planned = (given, plan(self._places, self.members), plan(self._places, able))
-        return self._planned[1:]
+            self._planned = (given, plan(self._places, self.members))
+        return self._planned[1]
 
     def _mine(self) -> set[QueuePlace]:
         """Return the queues on which this manager works, or of which it is the first choice."""
         if self._settings.is_multi_processor:
             return set(self._places.values())
-        working, first = self._plans()
-        return {place for name, place in self._places.items() if self.name in (working.get(name), first.get(name))}
+        own = self._plan()
+        return {
+            place for name, place in self._places.items() if self.name in (own.working.get(name), own.first.get(name))
+        }
 
     def _share(self, now_s: float) -> None:
         """Have senders for the own queues that are open, and give up those that have another manager."""
@@ -255,18 +252,18 @@ class Manager:
 
     def _may_give_up(self, place: QueuePlace) -> bool:
         """Return whether the queue's new manager has had the time to start a sender."""
-        name = self._plans()[0].get(place.prefix)
+        name = self._plan().working.get(place.prefix)
         member_ms = next((each.member_ms for each in self.members if each.name == name), 0)
         return member_ms >= LEASES * self._settings.lease_ms
 
     def _know_trouble(self, mine: set[QueuePlace], now_s: float) -> None:
         """Note on which queues this manager cannot work. The list gets it with the next look."""
-        trouble = self._lost(now_s) | self._children.failing | self._children.done
-        for place in mine:
-            if place in trouble:
-                self._without[place.prefix] = now_s + AGAIN_S
-            else:
-                self._without.pop(place.prefix, None)
+        trouble = self._lost(now_s) | self._children.failing
+        if self._abandoned():  # it takes no further queues
+            trouble |= set(self._places.values()) - self._children.running
+        for place in mine - trouble:
+            self._without.pop(place.prefix, None)
+        self._without |= {place.prefix: now_s + AGAIN_S for place in trouble}
         self._without = {name: until_s for name, until_s in self._without.items() if now_s < until_s}
         self._profile = msgspec.structs.replace(self._profile, without=tuple(sorted(self._without)))
 
@@ -276,7 +273,8 @@ class Manager:
             return False
         if not self._places:
             return self._clock.monotonic_s() - self._begun_s >= AWAY_S
-        return self._mine() <= self._children.done
+        working = {self._places[name] for name, each in self._plan().working.items() if each == self.name}
+        return working <= self._children.done and not self._children.running
 
     def drain(self, deadline_s: float) -> None:
         """Leave the list, so that the other managers start their senders, and let all senders end at once.
