@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
@@ -12,9 +13,10 @@ import pytest
 from rudderpipe.queue import route
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route
-from rudderpipe.sender.children import FAILURES, SILENT_S, STABLE_S, Children
+from rudderpipe.sender.children import FAILURES, SILENT_S, STABLE_S, STARTS, Children
 from rudderpipe.sender.manager import Manager
 from rudderpipe.sender.manager_state import healthz, readyz
+from rudderpipe.sender.sender import AWAY_S
 from rudderpipe.service.calls import Calls, Ended
 from rudderpipe.settings import Settings
 from tests.fake_queue import FakeQueue, FakeStore
@@ -22,10 +24,11 @@ from tests.fakes import FakeClock
 
 HOME = QueuePlace("rudder")
 LEASE_S = 10.0
+_numbers = itertools.count()
 
 
 class CallsAtOnce(Calls):
-    """Calls that have ended when they have begun."""
+    """Calls that have ended when they have begun. Their results come in another order."""
 
     def __init__(self) -> None:
         self._results: deque[Ended] = deque()
@@ -38,7 +41,7 @@ class CallsAtOnce(Calls):
         return False
 
     def next(self, wait_s: float) -> Ended | None:
-        return self._results.popleft() if self._results else None
+        return self._results.pop() if self._results else None
 
     def close(self) -> None:
         pass
@@ -100,6 +103,21 @@ class FakeQueues:
         pass
 
 
+class FakeSet:
+    """The connections of one thread of a host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._number = next(_numbers)
+
+    def queue(self, place: QueuePlace) -> FakeQueue:
+        self._host.asked.add((self._number, place))
+        return self._host.queue(place)
+
+    def close(self) -> None:
+        pass
+
+
 class Host:
     """A manager and its senders."""
 
@@ -109,7 +127,10 @@ class Host:
         self.starts: list[str] = []
         self.refused: set[str] = set()
         """The queues that this host does not reach."""
-        self.hangs = False
+        self.asked: set[tuple[int, QueuePlace]] = set()
+        """The queues that each set of connections has reached."""
+        self.plane = ""
+        self.hangs = self.is_silent = False
         self.is_abandoned = False
         self._scene = scene
         self.children = Children(cast("Any", self._start), scene.clock, lambda: self.is_abandoned)
@@ -119,25 +140,24 @@ class Host:
             scene.clock,
             calls=CallsAtOnce(),
             home=cast("Any", scene.queues.queue(HOME)),
-            queues=lambda: cast("QueueSet", self),
+            queues=lambda: cast("QueueSet", FakeSet(self)),
             abandoned=lambda: self.is_abandoned,
             **options,
         )
 
     def _start(self, place: QueuePlace) -> FakeProcess:
         self.senders[place.prefix] = FakeProcess(hangs=self.hangs)
+        self.senders[place.prefix].is_silent = self.is_silent
         self.processes.append(self.senders[place.prefix])
         self.starts.append(place.prefix)
         return self.senders[place.prefix]
 
     def queue(self, place: QueuePlace) -> FakeQueue:
-        """Return a queue, as a set of queues does."""
+        """Return a queue as this host reaches it."""
         queue = self._scene.queues.queue(place)
         queue.away = place.prefix in self.refused
+        queue.plane = self.plane
         return queue
-
-    def close(self) -> None:
-        """Close the connections, as a set of queues does."""
 
     @property
     def running(self) -> set[str]:
@@ -246,6 +266,31 @@ def test_a_queue_gets_no_sender_before_the_queues_before_it_are_drained(scene: S
     assert all(scene.queues.queue(QueuePlace(name)).store.opened for name in names(2))
 
 
+def test_a_seal_that_redis_has_forgotten_is_made_again(scene: Scene) -> None:
+    """A failover may forget it after every flusher has ended. The queues behind it would never be open."""
+    host = scene.host()
+    scene.scale(2)
+    scene.home.store.seal = ""
+
+    scene.passes(5)
+
+    assert host.running == {"rudder", *names(2)}
+    assert scene.home.store.seal == "0 0"
+
+
+def test_a_manager_looks_at_an_earlier_queue_once_for_all_its_queues(shared: Scene) -> None:
+    """With hundreds of queues it would else have a connection for each pair of them."""
+    host = shared.host()
+    shared.passes(5)
+    shared.queues.queue(shared.route.current.queues[-1]).add(7, [("{}", 1)], {}, [])
+    shared.scale(8)
+
+    shared.passes(5)
+
+    assert host.running == names(8)
+    assert len(host.asked) == 8 + 8 + 8
+
+
 def test_the_sender_of_a_retired_queue_ends(shared: Scene) -> None:
     """It ends without waiting for another manager, because none takes the queue."""
     host = shared.host()
@@ -319,6 +364,39 @@ def test_a_queue_that_a_manager_does_not_reach_goes_to_another_one(shared: Scene
     second.refused.clear()
     shared.passes(5)
     assert queue not in first.running
+
+
+def test_queues_with_jobs_for_another_data_plane_stay_with_the_manager_of_that_one(shared: Scene) -> None:
+    """The manager of the wrong data plane can deliver nothing from them, although it reaches them."""
+    first = shared.host()
+    first.plane = "a"
+    for place in shared.route.current.queues:
+        shared.queues.queue(place).store.plane = "a"
+        shared.queues.queue(place).add(7, [("{}", 1)], {}, [])
+    shared.passes(60)
+    second = shared.host()
+    second.plane = "b"
+
+    shared.passes(3 * LEASE_S)
+
+    assert first.running == names(8)
+    assert second.starts == []
+    assert readyz(second.manager.state, shared.clock.now_s).status == 503
+
+
+def test_a_manager_that_comes_and_goes_at_once_costs_no_sender_its_queue(shared: Scene) -> None:
+    """Nothing was handed over yet."""
+    first = shared.host()
+    shared.passes(60)
+    second = shared.host()
+    shared.passes(5)
+    shared.hosts.remove(second)
+    second.manager.drain(shared.clock.now_s + 10)
+
+    shared.passes(5)
+
+    assert first.running == names(8)
+    assert len(first.starts) == 8
 
 
 def test_a_queue_that_no_manager_reaches_keeps_its_manager(shared: Scene) -> None:
@@ -426,6 +504,37 @@ def test_an_abandoned_manager_ends_with_its_last_sender(shared: Scene) -> None:
     assert len(host.starts) == 8
 
 
+def test_an_abandoned_manager_does_not_wait_forever_for_a_queue_without_a_sender(shared: Scene) -> None:
+    """Each start of the application would leave one more while a queue is away, or while one is not open."""
+    host = shared.host()
+    host.refused.add("rudder-1-0")
+    shared.passes(5)
+    host.is_abandoned = True
+    for sender in host.senders.values():
+        sender.returncode = 0
+    shared.passes(AWAY_S - 5)
+    assert not host.manager.finished()
+
+    shared.passes(10)
+
+    assert host.manager.finished()
+    assert "rudder-1-0" not in host.starts
+
+
+def test_senders_are_started_a_few_at_a_time(shared: Scene) -> None:
+    """Hundreds that start at once would all be silent for so long that they are killed."""
+    host = shared.host()
+    host.is_silent = True
+    shared.passes(10)
+    assert len(host.starts) == STARTS
+
+    for sender in host.senders.values():
+        sender.is_silent = False
+    shared.passes(2)
+
+    assert host.running == names(8)
+
+
 def test_a_silent_sender_is_killed_and_another_one_started(shared: Scene) -> None:
     """It may be stopped, or stalled. A sender that works writes a line each second."""
     host = shared.host()
@@ -461,7 +570,7 @@ def test_a_manager_is_ready_while_it_can_work_on_its_queues(shared: Scene) -> No
     shared.passes(5)
     host.refused.add("rudder-1-0")
     shared.passes(2 * LEASE_S + 3)
-    assert ready() == (503, "queues are not reached: rudder-1-0")
+    assert ready() == (503, "queues cannot be used: rudder-1-0")
     host.refused.clear()
     shared.home.store.away = True
     shared.passes(12)

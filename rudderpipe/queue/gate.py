@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from rudderpipe.queue import seal
 from rudderpipe.queue.queue import Queue
-from rudderpipe.queue.route import QueuePlace, Route
+from rudderpipe.queue.route import Generation, QueuePlace, Route
 
 ALL_RULES = frozenset(("parents", "transitive"))
 
@@ -20,20 +20,33 @@ def is_open(
 ) -> bool:
     """Return whether a sender may deliver from a queue of generation ``number``. Raise ``QueueUnavailable``.
 
-    It may once every queue of the generation before is sealed, drained and open itself. The queue remembers that it is
-    open. ``rules`` are all in use, except in tests that show what each of them is for.
+    It may once the generation before is drained. The queue remembers that it is open. ``rules`` are all in use, except
+    in tests that show what each of them is for.
     """
     if number == 0 or "parents" not in rules:
         return True
     queue = queue_of(place)
     if seal.remains(queue).is_open:
         return True
-    parents = route.generations[number - 1]
-    for parent in () if parents.retired_ms else parents.queues:
-        found = seal.remains(queue_of(parent))
-        if not found.is_sealed or found.has_jobs:
-            return False
-        if number > 1 and not found.is_open and "transitive" in rules:
-            return False
+    if not is_drained(queue_of, route.generations[number - 1], rules):
+        return False
     seal.open_(queue)
+    return True
+
+
+def is_drained(
+    queue_of: Callable[[QueuePlace], Queue], generation: Generation, rules: frozenset[str] = ALL_RULES
+) -> bool:
+    """Return whether every queue of a generation that is past is sealed, drained and open itself.
+
+    A queue whose seal Redis has forgotten is sealed again. Raise ``QueueUnavailable``.
+    """
+    for place in () if generation.retired_ms else generation.queues:
+        queue = queue_of(place)
+        found = seal.remains(queue)
+        if not found.is_sealed:
+            seal.seal(queue, generation.number)
+            return False
+        if found.has_jobs or (generation.number and not found.is_open and "transitive" in rules):
+            return False
     return True

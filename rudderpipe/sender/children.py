@@ -20,6 +20,8 @@ FAILURES = 3
 """After so many ends in a row the sender counts as failing, so that another manager works on its queue."""
 SILENT_S = 30.0
 """A sender that writes no line for so long is stalled or stopped. It is killed, and another one started."""
+STARTS = 4
+"""How many senders may be at their start. Hundreds at once would be silent for so long that they are killed."""
 READ_BYTES = 1 << 16
 logger = log_text.logger("rudderpipe.sender")
 
@@ -120,6 +122,7 @@ class Children:
     def look(self) -> None:
         """Notice which senders have ended, and start those that are due. Never wait."""
         now_s = self._clock.monotonic_s()
+        starting = sum(child.process is not None and not child.line for child in self._all.values())
         for place, child in list(self._all.items()):
             if child.process is not None and child.process.poll() is not None:
                 self._ended(place, child, child.process.returncode, now_s)
@@ -133,7 +136,8 @@ class Children:
                     child.failures = 0
             elif not child.is_wanted or place in self.done:
                 del self._all[place]
-            elif now_s >= child.not_before_s:
+            elif now_s >= child.not_before_s and starting < STARTS:
+                starting += 1
                 self._start_one(place, child, now_s)
         if os.getpid() == 1:
             self._collect_orphans()

@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import msgspec
 
@@ -17,11 +18,11 @@ from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock, Every
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
-from rudderpipe.queue import gate, members, route
+from rudderpipe.queue import gate, members, route, seal
 from rudderpipe.queue.members import Member, Profile
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
-from rudderpipe.queue.route import QueuePlace, Route
+from rudderpipe.queue.route import Generation, QueuePlace, Route
 from rudderpipe.sender.children import Children
 from rudderpipe.sender.manager_state import ManagerState
 from rudderpipe.sender.plan import Plan, plan
@@ -38,7 +39,7 @@ LEASES = 2
 AGAIN_S = 300.0
 """A manager that could not work on a queue of another first choice is not tried again for so long."""
 DRAIN_S = 0.02
-HOME = "home"
+HOME, GATE = "home", "gate"
 logger = log_text.logger("rudderpipe.sender")
 
 
@@ -48,27 +49,34 @@ def cores() -> int:
 
 
 class _OwnQueue:
-    """A queue of this manager, which its thread looks at. The thread uses connections of its own."""
+    """A queue of this manager, which its thread looks at. The thread uses a connection of its own."""
 
-    def __init__(self, queues: QueueSet, number: int, place: QueuePlace, now_s: float) -> None:
+    def __init__(self, queues: QueueSet, place: QueuePlace, earlier: Generation | None, now_s: float) -> None:
         self._queues = queues
-        self._number = number
         self._place = place
+        self.earlier = earlier
+        """The generation that must be drained before; None for the first one."""
         self.is_open = False
         """True once a sender may deliver from the queue. This is for good."""
         self.seen_s = now_s
-        """When the queue was reached last."""
+        """When the queue could be used last."""
         self.is_asked = False
 
-    def look(self, known: Route) -> bool:
-        """Reach the queue; return whether it is open. Raise ``QueueUnavailable``."""
-        if not self.is_open and self._number:
-            return gate.is_open(self._queues.queue, known, self._number, self._place)
-        self._queues.queue(self._place).ping()
-        return True
+    def look(self, *, may_open: bool) -> bool:
+        """Reach the queue; return whether it is open. Raise ``QueueUnavailable``.
+
+        With ``may_open`` the queue is opened, because the generation before is drained.
+        """
+        queue = self._queues.queue(self._place)
+        queue.check_owner()
+        if self.is_open or self.earlier is None or seal.remains(queue).is_open:
+            return True
+        if may_open:
+            seal.open_(queue)
+        return may_open
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connection."""
         self._queues.close()
 
 
@@ -76,8 +84,9 @@ class Manager:
     """The work of a manager, as ``service.loop`` runs it.
 
     It is the first choice for the queues that the plan gives it. It says so to the other managers if it cannot work on
-    one, because the sender ends again and again or because the queue is not reached. The plan then gives the queue to
-    the next one, until the first choice, which goes on trying, can work on it.
+    one, because the sender ends again and again, because the queue is not reached, or because its jobs are for another
+    data plane. The plan then gives the queue to the next one, until the first choice, which goes on trying, can work on
+    it.
     """
 
     def __init__(
@@ -111,8 +120,12 @@ class Manager:
         self._looking = Every(min(LOOK_S, self._lease_s / 3))
         self._without: dict[str, float] = {}
         """The queues on which this manager cannot work, by prefix, and until when it says so."""
-        self._begun_s = clock.monotonic_s()
-        self._is_home_asked = False
+        self._needed_s = clock.monotonic_s()
+        """When a sender ran last, or the parent process."""
+        self._is_home_asked = self._is_gate_asked = False
+        self._gates_queues = self._queues()
+        self._drained: set[Generation] = set()
+        """The generations that were found drained. This is for good."""
         self._listed_s: float | None = None
         self.members: list[Member] = []
         self.route: Route | None = None
@@ -136,6 +149,8 @@ class Manager:
             self._look()
         self._share(now_s)
         self._children.look()
+        if self._children.running or not self._abandoned():
+            self._needed_s = now_s
         self._show(now_s)
         return 0
 
@@ -152,7 +167,7 @@ class Manager:
         )
 
     def _lost(self, now_s: float) -> set[QueuePlace]:
-        """Return the own queues that have not been reached for long."""
+        """Return the own queues that could not be used for long."""
         return {place for place, own in self._own.items() if now_s - own.seen_s > LEASES * self._lease_s}
 
     def _look(self) -> None:
@@ -160,11 +175,21 @@ class Manager:
             profile = self._profile  # the thread must not see a later value
             self._is_home_asked = True
             self._calls.begin(HOME, lambda: self._ask_home(profile))
-        known = self.route
         for place, own in self._own.items():
-            if not own.is_asked and known is not None:
+            if not own.is_asked:
                 own.is_asked = True
-                self._calls.begin(place, lambda own=own: own.look(known))  # type: ignore[misc]  # mypy cannot infer the default
+                self._calls.begin(place, partial(own.look, may_open=own.earlier in self._drained))
+        closed = {own.earlier for own in self._own.values() if own.earlier is not None and not own.is_open}
+        if closed - self._drained and not self._is_gate_asked:
+            self._is_gate_asked = True
+            self._calls.begin(GATE, partial(self._ask_gate, closed - self._drained))
+
+    def _ask_gate(self, generations: set[Generation]) -> set[Generation]:
+        """Return those of the generations that are drained.
+
+        They are looked at by one thread for all queues behind them, because each queue has a connection.
+        """
+        return {each for each in generations if gate.is_drained(self._gates_queues.queue, each)}
 
     def _ask_home(self, profile: Profile) -> tuple[list[Member], Route]:
         found = members.renew(self._home, self.name, profile, self._settings.lease_ms)
@@ -175,6 +200,8 @@ class Manager:
         while (ended := self._calls.next(0.0)) is not None:
             if ended.owner == HOME:
                 self._note_home(ended, now_s)
+            elif ended.owner == GATE:
+                self._note_gate(ended)
             elif ended.owner in self._own:
                 self._note_own(ended, now_s)
 
@@ -191,12 +218,30 @@ class Manager:
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
         self._know_own(now_s)
 
+    def _note_gate(self, ended: Ended) -> None:
+        self._is_gate_asked = False
+        if isinstance(ended.result, Exception):
+            said = "a queue cannot be read that must be drained before others, trying again error=%s"
+            self._log.warning(GATE, said, _reason(ended.result))
+        elif ended.result:
+            self._drained |= ended.result
+            self._looking.at_once()
+
     def _know_own(self, now_s: float) -> None:
         """Look at the queues of this manager, and no more at others."""
-        numbers = {place: each.number for each in self.route.living for place in each.queues} if self.route else {}
-        wanted = {place for place in self._mine() if place in numbers}
+        if self.route is None:
+            return
+        generations = self.route.generations
+        earlier = {
+            place: generations[each.number - 1] if each.number else None
+            for each in self.route.living
+            for place in each.queues
+        }
+        wanted = self._mine()
         for place in wanted - set(self._own):
-            self._own[place] = _OwnQueue(self._queues(), numbers[place], place, now_s)
+            self._own[place] = _OwnQueue(self._queues(), place, earlier[place], now_s)
+            # Its sender may go on while the queue is looked at.
+            self._own[place].is_open = place in self._children.places
             self._looking.at_once()
         for place in [place for place, own in self._own.items() if place not in wanted and not own.is_asked]:
             self._own.pop(place).close()
@@ -205,7 +250,7 @@ class Manager:
         own = self._own[ended.owner]
         own.is_asked = False
         if isinstance(ended.result, Exception):
-            said = "a queue of this manager cannot be reached, trying again error=%s"
+            said = "a queue of this manager cannot be used, trying again error=%s"
             self._log.warning(ended.owner.prefix, said, _reason(ended.result))
             return
         own.seen_s = now_s
@@ -268,13 +313,12 @@ class Manager:
         self._profile = msgspec.structs.replace(self._profile, without=tuple(sorted(self._without)))
 
     def finished(self) -> bool:
-        """Return True once the parent process has ended, and each own queue was delivered or is not known for long."""
+        """Return True once the parent process has ended, and each own queue was delivered or had no sender for long."""
         if not self._abandoned():
             return False
-        if not self._places:
-            return self._clock.monotonic_s() - self._begun_s >= AWAY_S
         working = {self._places[name] for name, each in self._plan().working.items() if each == self.name}
-        return working <= self._children.done and not self._children.running
+        is_delivered = bool(self._places) and working <= self._children.done and not self._children.running
+        return is_delivered or self._clock.monotonic_s() - self._needed_s >= AWAY_S
 
     def drain(self, deadline_s: float) -> None:
         """Leave the list, so that the other managers start their senders, and let all senders end at once.

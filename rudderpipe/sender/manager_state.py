@@ -27,7 +27,7 @@ class ManagerState(msgspec.Struct, frozen=True, kw_only=True):
     idle: tuple[str, ...] = ()
     """The queues whose sender does not run, by prefix."""
     lost: tuple[str, ...] = ()
-    """The queues that have not been reached for long, by prefix."""
+    """The queues that could not be used for long, by prefix."""
     closed: tuple[str, ...] = ()
     """The queues that wait for the queues before them, by prefix."""
     stopping: bool = False
@@ -54,7 +54,7 @@ def _not_ready(state: ManagerState, now_s: float) -> str:
     if now_s - state.listed_s > LIST_FRESH_S:
         return f"the list of managers has not been read for {now_s - state.listed_s:.0f} s"
     if state.lost:
-        return f"queues are not reached: {', '.join(state.lost)}"
+        return f"queues cannot be used: {', '.join(state.lost)}"
     if state.idle:
         return f"senders do not run: {', '.join(state.idle)}"
     return ""
