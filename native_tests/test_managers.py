@@ -225,6 +225,8 @@ def test_a_manager_shows_its_senders_at_one_address(managers: Managers, director
     assert all(
         f" rudderpipe.sender INFO [{name}] sender started " in log.read_text() for name in managers.share(manager)
     )
+    shown = {word for child in manager.children() for word in child.cmdline() if word.startswith("--managed=")}
+    assert shown == {f"--managed={name}" for name in ("rudder", *managers.share(manager))}
 
 
 def test_a_manager_is_watched_by_a_service_manager(managers: Managers, directory: Path) -> None:

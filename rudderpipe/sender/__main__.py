@@ -145,15 +145,17 @@ def manage(
 ) -> None:
     """Have senders for this manager's share of the queues, until ``stop`` is raised or they are not needed any more."""
     notify = Notify.from_environment(os.environ)
-    own = ["--managed"]
-    own += ["--verbose"] if arguments.verbose else []
+    own = ["--verbose"] if arguments.verbose else []
     own += ["--log", str(arguments.log.absolute())] if arguments.log else []
     own += ["--parent", str(arguments.parent)] if arguments.parent is not None else []
 
     def start(place: QueuePlace) -> subprocess.Popen[bytes]:
         payload = msgspec.json.encode(place.settings(settings))
         errors = sys.stderr.fileno()
-        return spawn.start("rudderpipe.sender", payload, *own, log=arguments.log, output=subprocess.PIPE, errors=errors)
+        given = (f"--managed={place.prefix}", *own)  # `ps` shows which queue each sender has
+        return spawn.start(
+            "rudderpipe.sender", payload, *given, log=arguments.log, output=subprocess.PIPE, errors=errors
+        )
 
     abandoned = orphaned(arguments.parent)
     children = Children(start, clock, abandoned)
@@ -215,8 +217,8 @@ def parser() -> Parser:
     add_option(made, "--parent", does=parent, default="none", type=pid, metavar="PID")
     shares = "work on this host's share of all queues, with one sender as a child process for each"
     add_option(made, "--all", does=shares, action="store_true")
-    managed = "write to a manager, and end when it has ended (for --all)"
-    add_option(made, "--managed", does=managed, action="store_true")
+    managed = "write to a manager, and end when it has ended; this is the prefix of the queue (for --all)"
+    add_option(made, "--managed", does=managed, default="none", metavar="PREFIX")
     add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     return made
 
@@ -224,12 +226,13 @@ def parser() -> Parser:
 def main() -> int:
     """Run the program. Return the exit code, or raise an error that ``bootstrap.guarded`` turns into one."""
     arguments = parser().parse_args()
-    clock, stop = Clock(), bootstrap.stop_flag(arguments, hears_once=arguments.managed)
+    is_managed = arguments.managed is not None
+    clock, stop = Clock(), bootstrap.stop_flag(arguments, hears_once=is_managed)
     settings = bootstrap.settings_of(arguments)
     settings.require("data_plane_url", "redis")
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
-    bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if arguments.managed else "")
-    if not arguments.managed:
+    bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if is_managed else "")
+    if not is_managed:
         bootstrap.warn_of_lanes(settings)
     if settings.queues > 1 and not arguments.all:
         said = "this sender serves the queue of its prefix alone, use --all for every queue queue=%s queues=%d"
@@ -242,7 +245,7 @@ def main() -> int:
         logger.info("manager of senders ended redis=%s queue=%s", place, name)
         return EXIT_OK
     logger.info("sender started version=%s redis=%s queue=%s", VERSION, place, name)
-    serve(settings, stop, clock, arguments.parent, admin, is_managed=arguments.managed)
+    serve(settings, stop, clock, arguments.parent, admin, is_managed=is_managed)
     logger.info("sender ended redis=%s queue=%s", place, name)
     return EXIT_OK
 
