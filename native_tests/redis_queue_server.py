@@ -105,10 +105,15 @@ class RedisQueueServer:
     def lapse_lease(self) -> None:
         self.client.delete("{rudder}:rudderpipe:rudderEventsQueue:lease")
 
-    def lapse_member(self, name: str) -> None:
-        for member in self.client.zrange("{rudder}:rudderpipe:rudderEventsQueue:members", 0, -1):
-            if member.split()[1] == name:
-                self.client.zadd("{rudder}:rudderpipe:rudderEventsQueue:members", {member: 1})
+    def set_member(self, name: str, until_ms: int) -> None:
+        self.client.zadd("{rudder}:rudderpipe:rudderEventsQueue:members", {self._member(name)[0]: until_ms})
+
+    def member_until_ms(self, name: str) -> int:
+        return int(self._member(name)[1])
+
+    def _member(self, name: str) -> tuple[str, float]:
+        found = self.client.zrange("{rudder}:rudderpipe:rudderEventsQueue:members", 0, -1, withscores=True)
+        return next((member, until_ms) for member, until_ms in found if member.split()[2] == name)
 
     def interval_passes(self) -> None:
         self.client.delete(f"{P}stalled-check")

@@ -53,8 +53,8 @@ class FakeStore:
         self.seal = ""
         """The generation and the last job's number from the moment when no flusher may add any more."""
         self.opened = False
-        self.members: dict[str, tuple[int, int, bytes]] = {}
-        """Of each manager of senders: since when and until when it is a member, and its profile."""
+        self.members: dict[str, tuple[int, int, int, bytes]] = {}
+        """Of each manager of senders: until when and since when it is a member, its lease, and its profile."""
         self.rings: dict[int, Counter[str]] = {}
         self.fenced_ms: dict[int, int] = {}
         """When a flusher last fenced each ring, in milliseconds since 1970."""
@@ -99,11 +99,16 @@ class FakeStore:
     def renew_member(self, name: str, profile: bytes, lease_ms: int) -> list[Any]:
         """Do what the script of that name does."""
         now_ms = self.clock.time_ms()
-        self.members = {name: each for name, each in self.members.items() if each[1] > now_ms}
-        since_ms, _, _ = self.members.pop(name, (now_ms, 0, b""))
+        self.members = {
+            name: (min(until_ms, now_ms + each[1]), *each)
+            for name, (until_ms, *each) in self.members.items()
+            if until_ms > now_ms
+        }
+        _, since_ms, _, _ = self.members.pop(name, (0, now_ms, 0, b""))
         if lease_ms:
-            self.members[name] = (since_ms, now_ms + lease_ms, profile)
-        return [now_ms, [b"%d %b %b" % (each[0], name.encode(), each[2]) for name, each in self.members.items()]]
+            self.members[name] = (now_ms + lease_ms, min(since_ms, now_ms), lease_ms, profile)
+        listed = [(*each[1:3], name.encode(), each[3]) for name, each in self.members.items()]
+        return [now_ms, [b"%d %d %b %b" % each for each in listed]]
 
     def hold_lease(self, value: str, lease_ms: int) -> None:
         """Store the lease, with its lifetime from now on."""

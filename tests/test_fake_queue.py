@@ -74,9 +74,11 @@ class FakeQueueServer:
     def lapse_lease(self) -> None:
         self.store.hold_lease("", 0)
 
-    def lapse_member(self, name: str) -> None:
-        since_ms, _, profile = self.store.members[name]
-        self.store.members[name] = (since_ms, 0, profile)
+    def set_member(self, name: str, until_ms: int) -> None:
+        self.store.members[name] = (until_ms, *self.store.members[name][1:])
+
+    def member_until_ms(self, name: str) -> int:
+        return self.store.members[name][0]
 
     def interval_passes(self) -> None:
         self.store.interval_passes()

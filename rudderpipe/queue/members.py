@@ -52,7 +52,7 @@ def _call(home: Queue, name: str, profile: Profile, lease_ms: int) -> list[Membe
 
 def _member(text: bytes, now_ms: int) -> Member | None:
     """Return one member; None if another version has written it in another form."""
-    since, name, profile = [*text.split(b" ", 2), b"", b""][:3]
+    since, _, name, profile = [*text.split(b" ", 3), b"", b"", b""][:4]
     try:
         return Member(name.decode(), now_ms - int(since), _decode(profile))
     except ValueError:  # also msgspec's errors
