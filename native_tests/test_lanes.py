@@ -254,7 +254,7 @@ def test_status_shows_the_lanes(senders: LaneSenders) -> None:
     assert {each.lane for each in found.queue.lanes} == {"0/2", "1/2", ""}
     assert sum(each.active for each in found.queue.lanes) == found.queue.active
     assert sum(each.retrying for each in found.queue.lanes) == 1
-    (shown,) = [line for line in status.lines_of(found, []) if line.startswith("lanes")]
+    (shown,) = [line for line in status.lines_of(found, senders.settings, []) if line.startswith("lanes")]
     assert "no lane: 2 active" in shown
     assert "(1 tried again)" in shown
-    assert any("without a lane wait" in line for line in status.lines_of(found, []))
+    assert any("without a lane wait" in line for line in status.lines_of(found, senders.settings, []))

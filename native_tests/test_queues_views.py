@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import pytest
 from native_tests.processes import Processes, wait_until
 from native_tests.test_queues import QUEUES, Servers
 from rudderpipe.observe.doctor import run
-from rudderpipe.observe.doctor.check import Finding
+from rudderpipe.observe.doctor.check import CHECKS, Finding
 from rudderpipe.observe.doctor.examination import Examination
 from rudderpipe.observe.web.api import Api
 from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
+from rudderpipe.queue import seal
 from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs, Selection
 from rudderpipe.queue.failed_sets import FailedSets
 from rudderpipe.queue.lease import Lease
@@ -98,7 +99,7 @@ def test_each_queue_is_shown_with_its_place_its_jobs_its_share_and_its_sender(se
 
     lines = [line.strip() for line in text.splitlines()]
     at = [f"{server.socket}" for server in servers.all]
-    assert "queues    1 of generation 0 that are drained first (0 jobs left), 3 of generation 1" in lines
+    assert "queues    generation 0: 1 queue, no jobs left; generation 1: 3 queues, in use" in lines
     share = [f"{len(servers.expected(place)) / servers.sent:.0%} of the events" for place in range(QUEUES)]
     host = identity.address().split(" ")[0]
     for place, (waiting, failures) in enumerate([(jobs[0] - 1, 1), (jobs[1], 0), (jobs[2], 0)]):
@@ -175,6 +176,8 @@ def test_the_doctor_examines_each_server_and_each_queue(servers: Servers) -> Non
     """What it finds names the server or the queue."""
     processes = servers.processes
     servers.all[0].client().set("{rudder-0}:rudderEventsQueue:meta-paused", 1)
+    first, second = queue_at(processes, 0), queue_at(processes, 1)
+    seal.seal(first, 1)
     servers.all[1].client().config_set("maxmemory-policy", "allkeys-lru")
     servers.all[2].kill()
 
@@ -197,9 +200,24 @@ def test_the_doctor_examines_each_server_and_each_queue(servers: Servers) -> Non
         ("rudder-1", "ok"),
         ("rudder-2", "skip"),
     ]
-    (paused,) = [each for each in checks if each.text == "rudder-0: the queue is paused"]
+    said = "rudder-0: the queue is paused, and the queues of later generations wait for it"
+    (paused,) = [each for each in checks if each.text == said]
     assert (paused.number, paused.queue) == (22, "rudder-0")
+    (waits,) = [each for each in checks if each.number == 23 and each.queue == "rudder-1"]
+    assert (waits.state, waits.text) == (
+        "warn",
+        "rudder-1: jobs wait until the queues of earlier generations are drained",
+    )
     assert [each.state for each in checks if each.number == 34] == ["skip"]
+
+    seal.open_(second)
+
+    assert [each.is_open for each in processes.status().queues] == [False, False, True, False]
+    with closing(Examination(processes.settings, environment={})) as examination:
+        lacks = run.finding(CHECKS[23], examination.of("queue")[2])
+    assert (lacks.state, lacks.fix) == ("fail", "start a manager of senders: python -m rudderpipe.sender --all")
+    first.close()
+    second.close()
 
 
 def test_failed_jobs_of_all_queues_are_one_list(servers: Servers) -> None:

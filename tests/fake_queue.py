@@ -100,8 +100,8 @@ class FakeStore:
         """Do what the script of that name does."""
         now_ms = self.clock.time_ms()
         self.members = {
-            name: (min(until_ms, now_ms + each[1]), *each)
-            for name, (until_ms, *each) in self.members.items()
+            name: (min(until_ms, now_ms + its_lease_ms), since_ms, its_lease_ms, its_profile)
+            for name, (until_ms, since_ms, its_lease_ms, its_profile) in self.members.items()
             if until_ms > now_ms
         }
         _, since_ms, _, _ = self.members.pop(name, (0, now_ms, 0, b""))

@@ -307,6 +307,19 @@ def test_a_queue_that_waits_for_an_earlier_one_lacks_no_sender(well: Snapshot, s
     assert found_in(shown, settings) == []
     drained = msgspec.structs.replace(shown, queues=[msgspec.structs.replace(early, state=QUEUE), shown.queues[1]])
     assert found_in(drained, settings) == [("no_sender", "trouble")]
+    # A Node SDK goes on adding to the earlier queue after it was drained.
+    opened = msgspec.structs.replace(shown, queues=[early, msgspec.structs.replace(shown.queues[1], is_open=True)])
+    assert found_in(opened, settings) == [("no_sender", "trouble")]
+
+
+def test_a_queue_whose_lease_is_free_has_no_sender(well: Snapshot, settings: Settings) -> None:
+    """The report of a sender that has ended is kept for half a minute. Several senders of a queue have no lease."""
+    ended = queue_of(0, QUEUE, lease=None, senders=[OWN])
+    shown = msgspec.structs.replace(well, queues=[HOME, ended])
+    several = msgspec.structs.replace(settings, is_multi_processor=True)
+
+    assert flow.rows(shown, settings)[1].sender is None
+    assert flow.rows(shown, several)[1].sender == flow.Holder("web-1", 811)
 
 
 def test_an_equal_share_is_no_trouble(well: Snapshot, settings: Settings) -> None:
@@ -392,7 +405,7 @@ def test_dead_letters_are_sent_again_only_while_a_flusher_runs(well: Snapshot, s
         shown = letters(alone)
         assert "; 2 are sent again once a flusher runs, and none does." in findings.of(shown, settings)[0].text
         assert "2 of the batches are sent again once a flusher runs, and none does" in "".join(
-            status.lines_of(msgspec.structs.replace(shown, redis=""), [])
+            status.lines_of(msgspec.structs.replace(shown, redis=""), settings, [])
         )
 
 
@@ -415,7 +428,7 @@ def test_an_account_of_the_queue_is_not_called_that_of_a_pipe_without_a_ring(
     alone = msgspec.structs.replace(well, ring=None, rings=[])
 
     shown = [flow.of(each, settings).account.of_queues for each in (well, alone)]
-    texts = ["\n".join(status.lines_of(each, [])) for each in (well, alone)]
+    texts = ["\n".join(status.lines_of(each, settings, [])) for each in (well, alone)]
 
     assert shown == [False, True]
     assert ["account   that of the queue" in text for text in texts] == [False, True]

@@ -150,7 +150,7 @@ def test_a_setting_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str
     settings = Settings(write_key="KEY", data_plane_url="http://127.0.0.1:9", pipe="p")
     found = msgspec.structs.replace(snapshot.take(settings), pipe=EVIL, redis=EVIL)
 
-    print(log_text.lines("\n".join(status.lines_of(found, []))))  # noqa: T201  # as the command does
+    print(log_text.lines("\n".join(status.lines_of(found, settings, []))))  # noqa: T201  # as the command does
 
     assert all(map(is_safe, capsys.readouterr().out.split("\n")))
 

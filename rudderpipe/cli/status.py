@@ -8,6 +8,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.cli import rings
+from rudderpipe.log_text import counted
 from rudderpipe.observe import findings, flow, host_rings, snapshot, status_json
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.finding import duration
@@ -30,7 +31,7 @@ def status(settings: Settings, *, as_json: bool, producers: bool) -> int:
     else:
         log = runtime_dir.existing_log(settings)
         note = [f"log       {log}"] if log else []
-        lines = [*lines_of(found, others), *note, *_findings(found, settings)]
+        lines = [*lines_of(found, settings, others), *note, *_findings(found, settings)]
         lines += _producers(found.ring) if producers and found.ring else []
         print(log_text.lines("\n".join(lines)))
     return code_of(found, settings)
@@ -44,14 +45,14 @@ def code_of(found: Snapshot, settings: Settings) -> int:
     return EXIT_OK if is_well else EXIT_FAILED
 
 
-def lines_of(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
+def lines_of(found: Snapshot, settings: Settings, others: Sequence[HostRing]) -> list[str]:
     """Return the lines that the command prints; ``others`` are the host's rings when the pipe has none."""
     lines = [f"pipe      {found.pipe}", *_ages(found), *_ring(found, others)]
     if found.spill is not None:
         spill = found.spill
         lines.append(f"spill     {spill.events:,} events, {spill.used_bytes:,} of {spill.max_bytes:,} bytes")
     if found.queue is not None:
-        lines += _queue(found, found.queue)
+        lines += _queue(found, found.queue, settings)
     elif found.queue_trouble:
         lines.append("queue     not known; queued counts all events handed to Redis")
     if status_json.shows_dead_letters(found):
@@ -105,7 +106,7 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
     return lines
 
 
-def _queue(found: Snapshot, queue: QueueState) -> list[str]:
+def _queue(found: Snapshot, queue: QueueState, settings: Settings) -> list[str]:
     completed = f", {queue.completed:,} completed" if queue.completed else ""
     limit = f" of {queue.max_bytes:,}" if queue.max_bytes is not None else ""
     lines = [
@@ -114,8 +115,8 @@ def _queue(found: Snapshot, queue: QueueState) -> list[str]:
         f"{queue.failed:,} failed{completed}; {queue.used_bytes:,}{limit} bytes",
     ]
     if found.generations:
-        lines.append(f"queues    {', '.join(map(of_generation, found.generations))}")
-        lines += [f"          {of_row(each)}" for each in flow.rows(found)]
+        lines.append(f"queues    {'; '.join(map(of_generation, found.generations))}")
+        lines += [f"          {of_row(each)}" for each in flow.rows(found, settings)]
         if found.queue_trouble:
             lines.append(
                 "          the jobs are those of the queues that can be read; queued counts the others' events"
@@ -129,11 +130,10 @@ def _queue(found: Snapshot, queue: QueueState) -> list[str]:
 
 def of_generation(found: GenerationState) -> str:
     """Return a generation of queues in words."""
-    own = f"{found.queues:,} of generation {found.number}"
-    away = f"{found.away:,} cannot be read" if found.away else ""
-    if found.is_current:
-        return f"{own} ({away})" if away else own
-    return f"{own} that are drained first ({found.jobs:,} jobs left{f', {away}' if away else ''})"
+    own = f"generation {found.number}: {counted(found.queues, 'queue')}"
+    left = f"{counted(found.jobs, 'job')} left, delivered first" if found.jobs else "no jobs left"
+    away = f", {found.away:,} cannot be read" if found.away else ""
+    return f"{own}, {'in use' if found.is_current else left}{away}"
 
 
 def of_row(row: QueueRow) -> str:

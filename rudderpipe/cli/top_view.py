@@ -168,7 +168,7 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
     if flow.mode == "redis":
         yield _row("queue", _queue(flow.queue_state) if flow.queue_state else f"not known: {flow.queue_trouble}")
         if flow.generations:
-            yield _row("queues", ", ".join(map(of_generation, flow.generations)))
+            yield _row("queues", "; ".join(map(of_generation, flow.generations)))
         for row in flow.queues:
             yield Text(f"{'':<12}{one_line(of_row(row))}", style=STYLES["trouble"] if row.trouble else "")
         if flow.queue_state is not None:

@@ -197,7 +197,7 @@ def of(found: Snapshot, settings: Settings, totals: Totals | None = None, recent
         ring=_ring(found, totals),
         queue_state=_queue(found.queue) if found.queue is not None else None,
         queue_trouble=found.queue_trouble,
-        queues=rows(found),
+        queues=rows(found, settings),
         generations=found.generations,
         sender=sender_of(found, settings),
         account=_account(found),
@@ -270,16 +270,16 @@ def _queue(queue: QueueState) -> QueueFlow:
     return QueueFlow(**{name: getattr(queue, name) for name in QueueFlow.__struct_fields__})
 
 
-def rows(found: Snapshot) -> list[QueueRow]:
+def rows(found: Snapshot, settings: Settings) -> list[QueueRow]:
     """Return a row for each of several queues; none where there never was more than one."""
-    return [_row(each) for each in found.queues] if found.generations else []
+    return [_row(each, settings) for each in found.queues] if found.generations else []
 
 
-def _row(queue: PipeQueue) -> QueueRow:
+def _row(queue: PipeQueue, settings: Settings) -> QueueRow:
     names = ("waiting", "active", "delayed", "failed", "paused", "used_bytes", "oldest_job_age_s")
-    holder: Any = queue.lease or next(iter(queue.senders), None)
-    if queue.lease is not None and queue.lease.is_dead:
-        holder = None
+    holder: Any = queue.lease if queue.lease is not None and not queue.lease.is_dead else None
+    if settings.is_multi_processor:  # there are no leases
+        holder = next(iter(queue.senders), None)
     return QueueRow(
         queue=queue.name,
         prefix=queue.prefix,

@@ -12,7 +12,7 @@ from rudderpipe.errors import AnotherDataPlane, QueueUnavailable
 from rudderpipe.observe import active_lanes
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.process import identity
-from rudderpipe.queue import sender_report
+from rudderpipe.queue import seal, sender_report
 from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.sender_report import Sender
@@ -126,6 +126,8 @@ class PipeQueue(msgspec.Struct, frozen=True, kw_only=True):
     generation: int
     is_current: bool
     """True if new events go to its generation."""
+    is_open: bool = False
+    """True if senders may deliver from it while earlier queues have jobs, which came after these were drained."""
     state: QueueState | None = None
     lease: LeaseState | None = None
     senders: list[Sender] = []
@@ -214,9 +216,10 @@ def _read(member: Member) -> _Read:
         counts = queue.counts()
         state = _state(queue, counts, member.settings.max_queue_bytes)
         lease, senders = lease_state(queue), sender_report.read(queue)
+        is_open = bool(member.generation) and seal.remains(queue).is_open
     except QueueUnavailable as error:
         return _Read(msgspec.structs.replace(shown, trouble=str(error)))
-    return _Read(msgspec.structs.replace(shown, state=state, lease=lease, senders=senders), counts)
+    return _Read(msgspec.structs.replace(shown, is_open=is_open, state=state, lease=lease, senders=senders), counts)
 
 
 def _state(queue: Queue, counts: QueueCounts, max_bytes: int | None) -> QueueState:

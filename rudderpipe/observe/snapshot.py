@@ -170,7 +170,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             return []
         first = min((each.number for each in self.generations if each.jobs or each.away), default=0)
         lacking = [each for each in self.queues if each.lacks_sender]
-        return [each for each in lacking if each.generation <= first or len(self.queues) == 1]
+        return [each for each in lacking if each.is_open or each.generation <= first or len(self.queues) == 1]
 
     def lacks_sender(self, settings: Settings) -> bool:
         """Return True if jobs wait and no sender works."""

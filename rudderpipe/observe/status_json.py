@@ -31,7 +31,7 @@ def of(found: Snapshot, settings: Settings, others: Sequence[HostRing] = ()) -> 
         "redis": found.redis,
         "ring": _counters(found, found.ring) if found.ring is not None else None,
         "jobs": _jobs(found, found.queue) if found.queue is not None else None,
-        "queues": flow.rows(found),
+        "queues": flow.rows(found, settings),
         "sender": _sender(found, settings),
         "events": found.events,
         "is_account_of_queues": found.is_account_of_queues,

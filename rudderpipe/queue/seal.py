@@ -7,9 +7,12 @@ queue by queue.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
-from rudderpipe.queue.queue import Queue
+if TYPE_CHECKING:  # what shows queues is also loaded where no Redis client is needed
+    from rudderpipe.queue.queue import Queue
 
 
 def seal(queue: Queue, generation: int) -> None:

@@ -19,6 +19,7 @@ from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
     from rudderpipe.queue.queue import Queue
+    from rudderpipe.queue.queue_set import Member
 
 ANSWER_S = 2.0
 """How long a check waits for a response of Redis or the data plane."""
@@ -96,6 +97,8 @@ class Examination:
         self._connected: Queue | None = None
         self.is_one_of_several = False
         """True for the examination of one of several queues."""
+        self.generation = 0
+        """The generation of the queue."""
         self.plane_latency_s: float | None = None
         """How long the data plane took to respond to the smallest request; None unless it was asked."""
 
@@ -215,20 +218,20 @@ class Examination:
             return []
         places = [each.queue.place for each in members if each.is_current]
         return [
-            ExaminedQueue(self._of_queue(each.settings, places.count(each.queue.place) / len(places)), each.is_current)
+            ExaminedQueue(self._of_queue(each, places.count(each.queue.place) / len(places)), each.is_current)
             for each in members
         ]
 
-    def _of_queue(self, settings: Settings, part: float) -> Examination:
+    def _of_queue(self, member: Member, part: float) -> Examination:
         """Return the examination of one queue, which shares what is known of the host.
 
         ``part`` is the part of the events that its server gets.
         """
-        one = Examination(settings, environment=self.environment, clock=self.clock, shows_user=self.shows_user)
+        one = Examination(member.settings, environment=self.environment, clock=self.clock, shows_user=self.shows_user)
         one._rings, one._states = self._rings, self._states
         one._rate = _Once(lambda: self._rate.get() * part)  # of the same class
         one._queues = _Once(list)  # as above
-        one.is_one_of_several = True
+        one.is_one_of_several, one.generation = True, member.generation
         return one
 
     def _read_info(self) -> dict[str, object]:

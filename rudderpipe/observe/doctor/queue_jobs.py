@@ -8,6 +8,7 @@ from typing import Any
 from rudderpipe.observe import active_lanes, pipe_queues
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.queue import seal
 from rudderpipe.queue.queue import Queue
 
 LOOKED_AT = 200
@@ -29,7 +30,8 @@ def jobs(pipe: Examination) -> Result:
         found.append(fail(f"the jobs of the queue are for the data plane {owner}", fix))
     if counts.paused:
         report = fail if counts.waiting + counts.active else warn
-        found.append(report("the queue is paused", "rudderpipe queue --resume, or the tool that paused it"))
+        behind = ", and the queues of later generations wait for it" if seal.remains(queue).has_jobs else ""
+        found.append(report(f"the queue is paused{behind}", "rudderpipe queue --resume, or the tool that paused it"))
     if counts.failed:
         fix = "rudderpipe failed list shows why; rudderpipe failed retry or delete"
         found.append(warn(f"{counts.failed:,} jobs have failed", fix))
@@ -65,13 +67,16 @@ def sender(pipe: Examination) -> Result:
     """Check that a sender works where jobs wait, and that no other worker takes jobs from the same queue."""
     queue, several = pipe.queue, pipe.settings.is_multi_processor
     counts, lease = queue.counts(), pipe_queues.lease_state(queue)
+    start = _START_MANAGER if pipe.is_one_of_several else _START
     found = []
     if lease is not None and lease.is_dead:
-        found.append(
-            fail(f"the sender, pid {lease.pid} on {lease.host}, has ended without giving the lease up", _START)
-        )
+        found.append(fail(f"the sender, pid {lease.pid} on {lease.host}, has ended without giving the lease up", start))
     elif not several and lease is None and counts.waiting + counts.active and not counts.paused:
-        found.append(fail("jobs wait, and no sender has the lease", _START))
+        if pipe.generation and not seal.remains(queue).is_open:
+            said = "jobs wait until the queues of earlier generations are drained"
+            found.append(warn(said, f"look at these; if they are drained, {start}"))
+        else:
+            found.append(fail("jobs wait, and no sender has the lease", start))
     others = _other_workers(queue, _token(queue) if lease is not None else b"") if not several else []
     if others:
         fix = "isMultiProcessor for both, or another queue_name for one of them"
@@ -81,6 +86,7 @@ def sender(pipe: Examination) -> Result:
 
 
 _START = "start one: systemctl start rudderpipe-sender@PIPE, or python -m rudderpipe.sender"
+_START_MANAGER = "start a manager of senders: python -m rudderpipe.sender --all"
 
 
 def _token(queue: Queue) -> bytes:

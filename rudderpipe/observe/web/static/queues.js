@@ -14,7 +14,8 @@ export function showQueues({ queues, generations }) {
 
 function generation({ number, queues, jobs, is_current: isCurrent, away }) {
   const missing = away ? `, ${counted(away, 'queue')} not readable` : '';
-  const left = isCurrent ? 'gets the new events' : `is drained first, ${counted(jobs, 'job')} left`;
+  const old = jobs ? `is drained first, ${counted(jobs, 'job')} left` : 'has no jobs left';
+  const left = isCurrent ? 'gets the new events' : old;
   return `generation ${number}, with ${counted(queues, 'queue')}, ${left}${missing}`;
 }
 
