@@ -170,6 +170,29 @@ def test_an_idle_flusher_seals_too(spread: Spread) -> None:
     assert all(spread.stores[f"rudder-{place}"].seal for place in range(3))
 
 
+def test_an_idle_flusher_sees_that_replicas_have_followed(
+    ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without new events, a replica of one queue is asked as well. While it lacks events, that stays known."""
+    spread = spread_of(ring, clock, tmp_path, monkeypatch, redis_replicas=1, redis_replicas_strict=False)
+    for prefix in ("rudder", *(f"rudder-{place}" for place in range(3))):
+        spread.queue(prefix)
+        store = spread.stores[prefix]
+        store.follows = prefix != "rudder-1"
+        store.replicate()
+    spread.send(40)
+    spread.work(10)
+    assert spread.everything() == list(range(40))
+    assert counters.read(ring).in_ring == 0
+    assert ring.words[at.H_UNCONFIRMED_MS]
+
+    spread.stores["rudder-1"].follows = True
+    spread.stores["rudder-1"].replicate()
+    spread.work()
+
+    assert not ring.words[at.H_UNCONFIRMED_MS]
+
+
 def test_one_queue_becomes_several_while_events_flow(spread: Spread) -> None:
     """The flusher of one queue meets the seal, and another sink takes the place of its own."""
     spread.settings = msgspec.structs.replace(spread.settings, queues=1)

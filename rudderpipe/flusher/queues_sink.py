@@ -130,10 +130,8 @@ class QueuesSink:
             self._begin_calls()
             if not self._wait(deadline_s):
                 break
-        in_use = self.used.in_use
-        trouble = next((cursor.trouble for cursor in in_use if cursor.trouble), None)
-        since = [cursor.unconfirmed_since_ms for cursor in in_use if cursor.unconfirmed_since_ms]
-        self._ring.words[at.H_UNCONFIRMED_MS] = min(since, default=0)
+        trouble = next((cursor.trouble for cursor in self.used.in_use if cursor.trouble), None)
+        self._ring.words[at.H_UNCONFIRMED_MS] = self.used.unconfirmed_since_ms
         window = self._window
         left = window.leave(min(cursor.done for cursor in self.used.current)) if window is not None else 0
         if is_nearly_full := self._spilling.is_due():
@@ -169,6 +167,7 @@ class QueuesSink:
     def keep_house(self) -> None:
         """Go on with what does not wait for events: a new route, and offsets that are not needed any more."""
         self._take_answers()
+        self._ring.words[at.H_UNCONFIRMED_MS] = self.used.unconfirmed_since_ms
         if self._housekeeping.is_due(self._clock.monotonic_s()):
             self._reads_route = True
             left = self._ring.left()

@@ -40,6 +40,11 @@ class RingQueues:
         return [self.home, *self.past_cursors, *self.current]
 
     @property
+    def unconfirmed_since_ms(self) -> int:
+        """The moment of the monotonic clock since which replicas of a queue lack events; 0 if all have them."""
+        return min((each.unconfirmed_since_ms for each in self.in_use if each.unconfirmed_since_ms), default=0)
+
+    @property
     def former(self) -> list[list[Offsets]]:
         """What the queues of the earlier generations have, for each generation."""
         return [[cursor.offsets for cursor in cursors] for _, cursors in self.past]
