@@ -169,7 +169,27 @@ def test_a_server_that_is_away_is_named_and_the_others_are_shown(servers: Server
     assert (found["events"]["queued"], found["events"]["balanced"]) == (300, True)
     assert found["findings"][0]["code"] == "redis_away"
     assert str(away.socket) in found["findings"][0]["text"]
-    assert "queued counts the others' events" in text
+    assert "events of the others count as queued, or in ring" in text
+
+
+def test_every_event_has_one_place_while_a_server_is_away(servers: Servers) -> None:
+    """The ring holds events for it that the other queues have already, and have delivered."""
+    processes = servers.processes
+    servers.all[2].kill()
+    servers.send(300)
+    servers.wait_for(0, 1)
+    for place in (0, 1):
+        queue = queue_at(processes, place)
+        while taken := queue.take(1000, 1 << 30):
+            queue.complete(taken)
+        queue.close()
+
+    events = processes.status().events
+
+    delivered = len(servers.expected(0)) + len(servers.expected(1))
+    assert (events.accepted, events.delivered, events.balanced) == (600, delivered, True)
+    assert events.in_ring + events.queued == len(servers.expected(2))
+    assert min(events.in_ring, events.queued) >= 0
 
 
 def test_the_doctor_examines_each_server_and_each_queue(servers: Servers) -> None:

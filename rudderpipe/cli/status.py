@@ -118,9 +118,8 @@ def _queue(found: Snapshot, queue: QueueState, settings: Settings) -> list[str]:
         lines.append(f"queues    {'; '.join(map(of_generation, found.generations))}")
         lines += [f"          {of_row(each)}" for each in flow.rows(found, settings)]
         if found.queue_trouble:
-            lines.append(
-                "          the jobs are those of the queues that can be read; queued counts the others' events"
-            )
+            others = "events of the others count as queued, or in ring"
+            lines.append(f"          the jobs are those of the queues that can be read; {others}")
     if queue.lanes:
         lines.append(f"lanes     {', '.join(map(_lane, queue.lanes))}")
         if queue.lanes[0].lane and not all(each.lane for each in queue.lanes):

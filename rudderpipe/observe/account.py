@@ -203,7 +203,8 @@ def of_queues(queues: QueueSet, ring: RingView, tries: int = TRIES) -> RingAccou
 def of_some_queues(readable: Sequence[Queue], ring: RingView, tries: int = TRIES) -> RingAccount:
     """Return one ring's account while some of its queues are away, by the counters of those that can be read.
 
-    What was handed to the others counts as queued, and only the ring's own counters are compared.
+    What the others were given counts as queued, or as in the ring while the ring still holds events for them. Only the
+    ring's own counters are compared.
     """
     found = of_ring(ring, tries)
     counts = []
@@ -212,10 +213,17 @@ def of_some_queues(readable: Sequence[Queue], ring: RingView, tries: int = TRIES
             counts.append(queue.counts(ring.segment.epoch))
     if not counts:
         return found
-    known = QueueCounts.merged(counts)
-    queued = max(0, found.events.queued - known.events_gone) + known.events_queued
-    events = msgspec.structs.replace(_with(found.events, known), queued=queued)
-    return RingAccount(found.counters, events)
+    known, now = QueueCounts.merged(counts), found.counters
+    left = max(0, now.accepted - now.corrupt - known.events_gone)
+    spilled = min(found.events.spilled, left)
+    elsewhere = min(left - spilled, max(0, found.events.queued - known.events_gone))
+    events = msgspec.structs.replace(
+        _with(found.events, known),
+        in_ring=left - spilled - elsewhere,
+        spilled=spilled,
+        queued=known.events_queued + elsewhere,
+    )
+    return RingAccount(now, events)
 
 
 def _with(events: Events, counts: QueueCounts) -> Events:

@@ -22,7 +22,7 @@ def of_those_that_are_away(found: Snapshot) -> Iterator[Finding]:
     for trouble in dict.fromkeys(each.trouble for each in away):
         prefixes = [each.prefix for each in away if each.trouble == trouble]
         which = "The queue" if not found.generations else f"The {_named(prefixes)}"
-        others = ", so that all events there count as queued" if len(found.queues) > 1 else ""
+        others = ", so that its events count as queued, or as in the ring" if len(found.queues) > 1 else ""
         yield Finding(
             "trouble",
             "redis_away",

@@ -87,7 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A pipe at one moment, except that numbers may move while they are read.
 
     ``ring`` is the sum of ``rings``, and None when the pipe has none. While a queue cannot be read, ``queue_trouble``
-    is the reason, and ``events.queued`` counts every event that was handed to it.
+    is the reason, and every event that it was given counts as queued or as in the ring.
     """
 
     taken_at_ms: int

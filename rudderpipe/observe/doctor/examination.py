@@ -207,8 +207,15 @@ class Examination:
     def _read_queues(self) -> list[ExaminedQueue]:
         if self.settings.redis is None:
             return []
-        from rudderpipe.queue.queue_set import QueueSet  # imported here, because direct mode needs no Redis client
+        from rudderpipe.queue import route  # imported here, because direct mode needs no Redis client
+        from rudderpipe.queue.queue_set import QueueSet  # as above
 
+        try:
+            has_several = route.exists(self.connected())
+        except QueueUnavailable:
+            has_several = self.settings.queues > 1
+        if not has_several:
+            return []
         with closing(QueueSet(self.settings, self.clock, answer_s=ANSWER_S)) as queues:
             try:
                 members = [each for each in queues.members() if not each.is_retired]
