@@ -198,9 +198,9 @@ def test_the_spill_outlives_the_ring(outage: Outage) -> None:
     flusher = outage.start()
     outage.send(3 * CAP)
     wait_until(lambda: sum(outage.look()[:2]) == 3 * CAP and outage.look()[1] > CAP)
-    in_ring, spilled, _ = outage.look()
     flusher.kill()
     flusher.wait()
+    in_ring, spilled, _ = outage.look()
     outage.client._intake.leave()  # noqa: SLF001  # its process is gone, too
     run = Path(outage.processes.explicit["runtime_dir"])
     for lock_file in run.glob("*.lock"):
@@ -237,6 +237,25 @@ def test_a_full_spill_leaves_events_in_the_ring(
     assert "SpillFilling" in outage.processes.run("-m", "rudderpipe", "status", "--json").stdout.decode()
 
     outage.redis.start()
+    outage.end()
+
+
+def test_a_drain_empties_the_spill_too(outage: Outage) -> None:
+    """It says what is left while Redis is away, and it acts as a flusher."""
+    outage.redis.kill()
+    flusher = outage.start()
+    outage.send(2 * CAP)
+    wait_until(lambda: outage.look()[1])
+    flusher.kill()
+    flusher.wait()
+    while_away = outage.processes.run("-m", "rudderpipe", "drain", "--timeout", "1")
+    in_ring, spilled, _ = outage.look()
+    said = f"{in_ring:,} events left in the ring; {spilled:,} events left in the spill"
+    assert (while_away.returncode, said in while_away.stdout.decode()) == (4, True)
+    outage.redis.start()
+    drained = outage.processes.run("-m", "rudderpipe", "drain")
+
+    assert (drained.returncode, f"{2 * CAP:,} queued" in drained.stdout.decode()) == (0, True)
     outage.end()
 
 

@@ -8,8 +8,10 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe.cli import rings
+from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.sinks import direct, make_queues_sink, make_sink
+from rudderpipe.flusher.gone_rings import GoneRings
+from rudderpipe.flusher.sinks import direct, gone_rings, make_queues_sink, make_sink
 from rudderpipe.observe import host_rings
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
@@ -31,16 +33,17 @@ class Drained(msgspec.Struct, frozen=True):
     failed: int = 0
     corrupt: int = 0
     in_ring: int = 0
+    spilled: int = 0
     flusher: int | None = None
 
 
 def drain(
     settings: Settings, pipe: str | None, ring_name: str | None, timeout_s: float, *, as_json: bool = False
 ) -> int:
-    """Move the events of the rings into the queue or to the data plane, and return an exit code.
+    """Move the events of the rings, and of their spills, into the queue or to the data plane. Return an exit code.
 
-    The exit code is 0 when the rings are empty afterwards. ``rudderpipe rings`` prints the values that ``pipe`` and
-    ``ring_name`` may have. Without both, the command drains the pipe of the settings.
+    The exit code is 0 when rings and spills are empty afterwards. ``rudderpipe rings`` prints the values that ``pipe``
+    and ``ring_name`` may have. Without both, the command drains the pipe of the settings.
     """
     settings.require("write_key", "data_plane_url")
     clock = Clock()
@@ -55,7 +58,11 @@ def drain(
         print(log_text.lines("\n".join(there)), file=sys.stderr)
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
-    return max(_drain(settings, where, ring, clock, deadline_s, as_json=as_json) for where, ring in found)
+    gone = gone_rings(settings, clock, FlusherCounts()) if pipe is None and ring_name is None else None
+    while gone is not None and gone.is_busy and clock.monotonic_s() < deadline_s:
+        if not gone.work():
+            clock.sleep(0.01)
+    return max(_drain(settings, where, ring, clock, deadline_s, gone, as_json=as_json) for where, ring in found)
 
 
 def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingLocation]:
@@ -77,7 +84,14 @@ def _readable(places: list[RingLocation]) -> list[RingLocation]:
 
 
 def _drain(
-    settings: Settings, where: RingLocation, ring: Ring, clock: Clock, deadline_s: float, *, as_json: bool
+    settings: Settings,
+    where: RingLocation,
+    ring: Ring,
+    clock: Clock,
+    deadline_s: float,
+    gone: GoneRings | None,
+    *,
+    as_json: bool,
 ) -> int:
     """Act as the flusher of one ring until it is empty or the time is over. Print the outcome; return an exit code."""
     if not flusher_lock.take(ring, clock):
@@ -90,11 +104,11 @@ def _drain(
     before = counters.read(ring)
     flusher = Flusher(
         ring,
-        make_sink(settings, ring, direct(settings, clock), clock),
+        make_sink(settings, ring, direct(settings, clock), clock, gone=gone),
         settings,
         clock,
         lingers=True,
-        next_sink=lambda: make_queues_sink(settings, ring, clock),
+        next_sink=lambda: make_queues_sink(settings, ring, clock, gone=gone),
     )
     try:
         flusher.drain(deadline_s, waits=True)
@@ -103,16 +117,18 @@ def _drain(
         flusher.close()
         ring.locks.unlock(at.LOCK_FLUSHER)
     counts = {
-        "queued": after.queued - before.queued,
+        "queued": after.queued - after.spilled - before.queued + before.spilled,
         "delivered": after.delivered - before.delivered,
         "failed": after.failed - before.failed,
         "corrupt": after.corrupt - before.corrupt,
     }
-    code = EXIT_UNAVAILABLE if after.in_ring else EXIT_OK
+    code = EXIT_UNAVAILABLE if after.in_ring or after.spilled else EXIT_OK
     if as_json:
-        print(msgspec.json.encode(Drained(where.stem, **counts, in_ring=after.in_ring)).decode())
+        left_over = Drained(where.stem, **counts, in_ring=after.in_ring, spilled=after.spilled)
+        print(msgspec.json.encode(left_over).decode())
         return code
     done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no events waited"
     left = f"; {log_text.counted(after.in_ring, 'event')} left in the ring" if after.in_ring else ""
+    left += f"; {log_text.counted(after.spilled, 'event')} left in the spill" if after.spilled else ""
     print(log_text.lines(f"{where.stem}: {done}{left}"))
     return code
