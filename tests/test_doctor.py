@@ -8,16 +8,19 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shutil
 import stat
 import threading
 from importlib import metadata
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec import Raw
 from msgspec.structs import replace
 
 from rudderpipe.flusher import dead_letters
+from rudderpipe.flusher.spill import Position, Record, Spill
 from rudderpipe.observe.doctor import host, proc, processes, redis_server, rings, run
 from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, check, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
@@ -361,6 +364,26 @@ def test_a_process_of_before_an_upgrade(
     found = look(28, settings, clock)
 
     assert (found.state, found.fix) == ("warn", "restart in this order: flusher, sender, application")
+
+
+def test_spill(settings: Settings, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The directory, what is in it, and the room on its disk."""
+    assert state_of(35, settings, clock) == "skip"
+    settings = msgspec.structs.replace(settings, redis="redis://a", spill_dir=str(tmp_path / "disk"))
+    assert "does not exist" in look(35, settings, clock).text
+    log = Spill(settings, 7)
+    assert log.open()
+    log.append([Record([(1, 0, 1)], [(1, 1)], [5], [b"{}"])], 1)
+    found = look(35, settings, clock)
+    assert (found.state, f"in {log.directory}, " in found.text) == ("warn", True)
+    log.remove_before(Position(9))
+    log.close()
+    assert look(35, settings, clock).text == f"none in {log.directory}"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=5))
+    assert "has 5 bytes left" in look(35, settings, clock).text
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert state_of(35, settings, clock) == "fail"
 
 
 def test_dead_letters(settings: Settings, clock: FakeClock) -> None:

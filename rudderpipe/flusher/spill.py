@@ -189,6 +189,11 @@ class Spill:
         """The number of the last segment; 0 without one."""
         return self._segments[-1].number if self._segments else 0
 
+    @property
+    def needs_segment(self) -> bool:
+        """True if the next records begin a segment."""
+        return self._fd < 0 or self._segments[-1].size_bytes >= SEGMENT_BYTES
+
     def holds(self, tenure: int) -> bool:
         """Return True if events of this tenure may be in the log. Their offsets in the queues are needed then."""
         return any(tenure in segment.tenures or tenure == tenure_of(segment.number) for segment in self._segments)
@@ -260,7 +265,7 @@ class Spill:
         size, limit = sum(map(len, frames)), self._settings.max_spill_bytes
         if size_bytes(self.directory) + size > limit:
             raise OSError(errno.EFBIG, f"no room, max_spill_bytes is {limit:,}")
-        if self._fd < 0 or self._segments[-1].size_bytes >= SEGMENT_BYTES:
+        if self.needs_segment:
             self._begin(max(number, self.last_number + 1))
         segment = self._segments[-1]
         try:

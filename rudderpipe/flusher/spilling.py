@@ -125,8 +125,9 @@ class Spilling:
         records = list(_records(entries, queues))
         words, count = self._ring.words, sum(len(record.events) for record in records)
         number = max(words[at.H_SPILL_SEGMENT], self._spill.last_number) + 1
-        # Order: the number before its segment, because no other segment of this ring may ever have it.
-        words[at.H_SPILL_SEGMENT] = number
+        if self._spill.needs_segment:
+            # Order: the number before its segment, because no other segment of this ring may ever have it.
+            words[at.H_SPILL_SEGMENT] = number
         try:
             self._spill.append(records, number)
         except OSError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import stat
 from pathlib import Path
 
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.log_text import counted
-from rudderpipe.observe import snapshot
+from rudderpipe.observe import snapshot, spill_state
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import state_dir
@@ -151,3 +153,26 @@ def wake_up(pipe: Examination) -> Result:
             said = f"{path} is missing, so that events may wait half a second longer"
             found.append(warn(said, "restart the flusher, and find out what removes files there"))
     return worst(found, "the FIFO is there")
+
+
+@check(35, "spill", "ring")
+def spill(pipe: Examination) -> Result:
+    """Check that events can wait in spill_dir while Redis is away, that none does, and that the disk has the room."""
+    settings = pipe.settings
+    if settings.spill_dir is None or settings.redis is None:
+        raise Skipped("no spill_dir, events wait in the ring alone")
+    path = Path(settings.spill_dir)
+    if not path.is_dir():
+        return warn(f"{path} does not exist, the flusher makes it at its start", "start the flusher, or make it")
+    found = spill_state.read(settings, sum(state.counters.spilled for state in pipe.states))
+    if found is None or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        return fail(f"{path} cannot be read and written", "let the flusher's user own it, with mode 0700")
+    results = []
+    if found.used_bytes:
+        said = f"{counted(found.events, 'event')} in {found.path}, {found.used_bytes:,} of {found.max_bytes:,} bytes"
+        results.append(warn(said, "bring Redis back (check 16); they go to the queue first then"))
+    free_bytes = shutil.disk_usage(path).free
+    if free_bytes < found.max_bytes - found.used_bytes:
+        said = f"the disk of {path} has {free_bytes:,} bytes left, less than max_spill_bytes allows"
+        results.append(warn(said, "free some space, or lower max_spill_bytes"))
+    return worst(results, f"none in {found.path}")
