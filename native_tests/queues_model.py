@@ -21,7 +21,8 @@ from rudderpipe.errors import LeaseLost, QueueBehind, QueueSealed, QueueUnavaila
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import ALL_RULES, QueuesSink
-from rudderpipe.flusher.spill import Position, Record, Spill
+from rudderpipe.flusher.spill import Position, Spill
+from rudderpipe.flusher.spill_record import Record
 from rudderpipe.queue import gate, route, scaling, seal
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import QueuePlace, Route

@@ -226,8 +226,10 @@ def test_a_full_spill_leaves_events_in_the_ring(
 ) -> None:
     """The limit is exact, and what does not fit is sent from the ring."""
     outage = Outage(processes, redis_server, directory, max_spill_bytes=1 << 20, block_timeout_ms=1000)
-    outage.redis.kill()
     outage.start()
+    outage.send(20)
+    wait_until(lambda: outage.look() == (0, 0, 20))
+    outage.redis.kill()
     payload = {"text": "x" * 1000}
     while outage.client.track(f"u{outage.sent}", "e", payload):
         outage.sent += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import QueuesSink
 from rudderpipe.queue import job, route
 from rudderpipe.queue.queue import Queue
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service.calls import Calls, Ended
@@ -26,6 +27,9 @@ from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock, producer_of
 
 USERS = 23
+CAP = 1000
+"""What the ring of the fixture ``ring`` holds."""
+QUEUES = [f"rudder-{place}" for place in range(3)]
 NO_ANSWER = QueueUnavailable("here", "no answer in time")
 AWAY = QueueUnavailable("here", "refused", answered=True)
 
@@ -158,6 +162,47 @@ def spread_of(
     return spread
 
 
+def with_spill(ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spread]:
+    """Yield a ring whose flusher has a spill; a fixture."""
+    spread = spread_of(ring, clock, tmp_path, monkeypatch, spill_dir=str(tmp_path / "spill"))
+    yield spread
+    spread.sinks[-1].close()
+
+
 def as_queue(queue: Any) -> Queue:
     """Return a queue in memory as the type that it stands for."""
     return cast("Queue", queue)
+
+
+def set_away(spread: Spread, *prefixes: str) -> None:
+    """Let exactly these queues refuse all calls."""
+    for prefix, store in spread.stores.items():
+        store.away = prefix in prefixes
+
+
+def restart(spread: Spread) -> None:
+    """Let the flusher die, and start another one."""
+    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]  # as the kernel does
+    spread.start()
+
+
+def fill(spread: Spread, events: int) -> None:
+    """Send events as fast as the ring takes them."""
+    for _ in range(events // 100):
+        spread.send(100)
+        spread.work(8)
+
+
+def spilled(spread: Spread) -> int:
+    """Return how many events are in the spill, as the ring says."""
+    return counters.read(spread.ring).spilled
+
+
+def spill_always(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the flusher put all events into the spill while a queue is away, however empty the ring is."""
+    monkeypatch.setattr(spread.sinks[-1]._spilling, "is_due", lambda: True)
+
+
+def segments(spread: Spread) -> list[Path]:
+    """Return the files of the spill."""
+    return sorted(Path(spread.settings.spill_dir or "").glob("*/*/*"))

@@ -12,7 +12,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from rudderpipe.flusher import spill
-from rudderpipe.flusher.spill import Position, Record, Spill
+from rudderpipe.flusher.spill import Position, Spill
+from rudderpipe.flusher.spill_record import Record
 from rudderpipe.settings import Settings
 
 EPOCH = 0xABC
@@ -79,7 +80,8 @@ def test_what_a_killed_process_wrote_in_part_is_cut_off(tmp_path: Path, cut: int
     assert log.open()
     for record, end in zip(records, ends, strict=True):
         wanted += record.events if end <= size else []
-    assert path.stat().st_size == max([end for end in ends if end <= size], default=0)
+    whole = max([end for end in ends if end <= size], default=0)
+    assert [each.stat().st_size for each in log.path.iterdir()] == ([whole] if whole else [])
     log.append([record_of(100, 1)], 2)
     assert events_in(log) == [*wanted, *record_of(100, 1).events]
     log.remove_before(Position(99))
@@ -147,7 +149,7 @@ def test_the_limit_is_that_of_all_rings(tmp_path: Path, log: Spill) -> None:
     assert before + before <= 1 << 21
     log.remove_before(Position(99))
     other.append([large], 1)
-    assert sorted(spill.gone(log._settings, ())) == []  # both are in use
+    assert sorted(spill.unused(log._settings)) == []  # both are in use
     other.close()
     assert tmp_path.exists()
 
@@ -166,6 +168,35 @@ def test_segments_grow_to_a_size_and_are_removed_one_by_one(log: Spill, monkeypa
     assert set(log.remove_before(Position(9))) == {7, spill.tenure_of(2), spill.tenure_of(3)}
     log.remove()
     assert not log.path.exists()
+
+
+def test_a_removal_that_failed_in_the_middle_goes_on(log: Spill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also behind a damaged file, which is kept under another name."""
+    for number in range(2):
+        log.append([record_of(100 * number, 30)], 1)
+        log._end_writing()
+    first = log.path / f"{1:010d}{spill.SUFFIX}"
+    first.write_bytes(bytes(first.stat().st_size))
+    assert len(events_in(log)) == 30
+
+    def refused(_path: Path) -> None:
+        raise OSError
+
+    with monkeypatch.context() as broken, pytest.raises(OSError):  # noqa: PT011  # any error of a disk
+        broken.setattr(Path, "unlink", refused)
+        log.remove_before(Position(9))
+    assert log.holds(7)
+    assert set(log.remove_before(Position(9))) == {7, spill.tenure_of(1), spill.tenure_of(2)}
+    assert [path.suffix for path in log.path.iterdir()] == [spill.DAMAGED_SUFFIX]
+
+
+def test_a_directory_of_another_user_is_not_read(log: Spill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events would be sent with our write key."""
+    log.append([record_of(0, 1)], 1)
+    log.close()
+    monkeypatch.setattr(os, "getuid", lambda: 54_321)
+    with pytest.raises(PermissionError, match="another user"):
+        log.open()
 
 
 def test_only_the_owner_can_read_it(tmp_path: Path) -> None:

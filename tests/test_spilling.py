@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -22,51 +18,24 @@ from rudderpipe.ring import counters, memory
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring, RingView
 from tests.fakes import FakeClock, producer_of, ring_of
-from tests.spread import USERS, ManualCalls, Spread, as_queue, spread_of
+from tests.spread import (
+    CAP,
+    QUEUES,
+    USERS,
+    ManualCalls,
+    Spread,
+    as_queue,
+    fill,
+    restart,
+    segments,
+    set_away,
+    spill_always,
+    spilled,
+    spread_of,
+    with_spill,
+)
 
-CAP = 1000
-AWAY = [f"rudder-{place}" for place in range(3)]
-
-
-@pytest.fixture(name="spread")
-def _spread(ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Spread]:
-    spread = spread_of(ring, clock, tmp_path, monkeypatch, spill_dir=str(tmp_path / "spill"))
-    yield spread
-    spread.sinks[-1].close()
-
-
-def set_away(spread: Spread, *prefixes: str) -> None:
-    """Let exactly these queues refuse all calls."""
-    for prefix, store in spread.stores.items():
-        store.away = prefix in prefixes
-
-
-def restart(spread: Spread) -> None:
-    """Let the flusher die, and start another one."""
-    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]  # as the kernel does
-    spread.start()
-
-
-def fill(spread: Spread, events: int) -> None:
-    """Send events as fast as the ring takes them."""
-    for _ in range(events // 100):
-        spread.send(100)
-        spread.work(8)
-
-
-def spilled(spread: Spread) -> int:
-    """Return how many events are in the spill, as the ring says."""
-    return counters.read(spread.ring).spilled
-
-
-def spill_always(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the flusher put all events into the spill while a queue is away, however empty the ring is."""
-    monkeypatch.setattr(spread.sinks[-1]._spilling, "is_due", lambda: True)
-
-
-def segments(spread: Spread) -> list[Path]:
-    """Return the files of the spill."""
-    return sorted(Path(spread.settings.spill_dir or "").glob("*/*/*"))
+_spread = pytest.fixture(name="spread")(with_spill)
 
 
 def test_only_the_part_of_the_queue_that_is_away_is_spilled(spread: Spread) -> None:
@@ -90,7 +59,7 @@ def test_only_the_part_of_the_queue_that_is_away_is_spilled(spread: Spread) -> N
 
 def test_events_behind_the_spill_do_not_overtake_it(spread: Spread) -> None:
     """The ring has later events of the same users while the spill is emptied, call by call."""
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     fill(spread, 2 * CAP)
     assert spilled(spread) > CAP
     set_away(spread)
@@ -107,7 +76,7 @@ def test_a_flusher_that_finds_no_redis_spills_too(spread: Spread) -> None:
     """It does not know the route, and so not which queue each event must go to."""
     spread.send(30)
     spread.work()
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     restart(spread)
     fill(spread, 2 * CAP)
     assert spilled(spread) > CAP
@@ -121,7 +90,7 @@ def test_a_flusher_that_finds_no_redis_spills_too(spread: Spread) -> None:
 
 def test_a_damaged_event_does_not_stop_the_spill(spread: Spread) -> None:
     """It is counted as corrupt, as with a queue that is there."""
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     spread.work()
     assert spread.producer.append(b'{"userId":"u0",') is None
     fill(spread, 2 * CAP)
@@ -188,7 +157,7 @@ def test_a_ring_with_a_spill_does_not_end(spread: Spread, monkeypatch: pytest.Mo
     spread.settings = msgspec.structs.replace(spread.settings, linger_s=0)
     restart(spread)
     spread.flusher._lingers = True  # as one that was started automatically
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     spill_always(spread, monkeypatch)
     fill(spread, CAP)
     spread.producer.leave()
@@ -215,12 +184,12 @@ def test_the_spill_goes_to_the_queues_of_the_next_generation(spread: Spread) -> 
     set_away(spread)
     spread.flusher.work()
     spread.reshard("rudder-2-0", "rudder-2-1")
-    for prefix in AWAY:
+    for prefix in QUEUES:
         seal.seal(as_queue(spread.queue(prefix)), 1)
     spread.send(50)
     spread.work(60)
 
-    numbers = [number for prefix in (*AWAY, "rudder-2-0", "rudder-2-1") for number in spread.numbers(prefix)]
+    numbers = [number for prefix in (*QUEUES, "rudder-2-0", "rudder-2-1") for number in spread.numbers(prefix)]
     assert sorted(numbers) == list(range(2 * CAP + 80))
     for user in range(USERS):
         own = [number for number in numbers if number % USERS == user]
@@ -259,94 +228,13 @@ def test_replicas_must_have_what_leaves_the_spill(
     assert segments(spread) == []
 
 
-@pytest.mark.parametrize("fails", ["write", "fsync"])
-def test_a_disk_that_fails_leaves_events_in_the_ring(
-    spread: Spread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
-) -> None:
-    """They are not in the ring and on the disk as well, and the next try begins another file."""
-    set_away(spread, "rudder", *AWAY)
-    spread.send(750)
-    spread.work(3)
-    broken = [True]
-    original: Any = {"write": spill._write, "fsync": os.fsync}[fails]
-
-    def failing(fd: int, *data: bytes) -> None:
-        if broken and os.path.isfile(f"/proc/self/fd/{fd}"):  # noqa: PTH113
-            if data:
-                os.write(fd, data[0][:100])
-            broken.pop()
-            raise OSError(errno.EIO, "Input/output error")
-        original(fd, *data)
-
-    monkeypatch.setattr(spill if fails == "write" else os, "_write" if fails == "write" else "fsync", failing)
-    spread.send(150)
-    spread.work(1)
-    assert (spilled(spread), [path.stat().st_size for path in segments(spread)]) == (0, [0])
-    assert "the spill takes nothing, events stay in the ring, trying again error=Input/output error" in caplog.text
-    spread.work(20)
-    assert spilled(spread)
-    restart(spread)
-    set_away(spread)
-    spread.work(60)
-
-    assert spread.everything() == list(range(900))
-    assert segments(spread) == []
-
-
-def test_nothing_follows_a_record_that_cannot_be_cut_off(spread: Spread, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next flusher finds it, and its events are in the queue by then."""
-    set_away(spread, "rudder", *AWAY)
-    spread.send(750)
-    spread.work(3)
-
-    def failing(fd: int, *_: int) -> None:
-        if os.path.isfile(f"/proc/self/fd/{fd}"):  # noqa: PTH113
-            raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(os, "fsync", failing)
-        broken.setattr(os, "ftruncate", failing)
-        spread.send(150)
-        spread.work(1)
-    spread.work(10)
-    assert spilled(spread) == 0
-    set_away(spread)
-    spread.work(20)
-    spread.producer.leave()
-    spread.producer = producer_of(spread.ring, spread.clock)
-    spread.send(50)
-    spread.work(20)
-    restart(spread)
-    spread.work(60)
-
-    assert spread.everything() == list(range(950))
-    assert segments(spread) == []
-
-
-def test_a_disk_that_is_not_mounted_holds_everything_up(spread: Spread, caplog: pytest.LogCaptureFixture) -> None:
-    """Later events must not overtake those on it."""
-    set_away(spread, "rudder", *AWAY)
-    fill(spread, 2 * CAP)
-    folder = Path(spread.settings.spill_dir or "")
-    folder.rename(folder.with_name("unmounted"))
-    restart(spread)
-    set_away(spread)
-    spread.work(10)
-    assert all(not spread.numbers(prefix) for prefix in spread.stores)
-    assert "the spill lacks events, is its disk mounted?" in caplog.text
-    folder.with_name("unmounted").rename(folder)
-    spread.work(60)
-
-    assert spread.everything() == list(range(2 * CAP))
-
-
 def test_the_spill_of_a_gone_ring_is_sent_first(
     spread: Spread, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its term is above that of the flusher that is gone, and its events count for the ring that is gone."""
     spread.send(30)
     spread.work()
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     fill(spread, 2 * CAP)
     gone, first = spilled(spread), 30
     restart(spread)  # a lost call is not executed later
@@ -393,11 +281,10 @@ def sink_of(spread: Spread, ring: RingView) -> QueuesSink:
 
 def test_a_spill_is_open_in_one_process(spread: Spread) -> None:
     """Such as one of two flushers on hosts that share the disk, if their rings had one epoch."""
-    set_away(spread, "rudder", *AWAY)
+    set_away(spread, "rudder", *QUEUES)
     fill(spread, 2 * CAP)
     other = Spill(spread.settings, spread.ring.segment.epoch)
     assert not other.open()
-    assert spill.gone(spread.settings, ()) == []
+    assert spill.unused(spread.settings) == []
     spread.sinks[-1].close()
-    assert spill.gone(spread.settings, ()) == [spread.ring.segment.epoch]
-    assert spill.gone(spread.settings, (spread.ring.segment.epoch,)) == []
+    assert spill.unused(spread.settings) == [spread.ring.segment.epoch]

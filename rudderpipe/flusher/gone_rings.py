@@ -54,7 +54,9 @@ class GoneRings:
             return 0
         try:
             if self._epochs is None:
-                self._epochs = spill.gone(self._settings, _living(self._settings))
+                found = spill.unused(self._settings)
+                living = _living(self._settings) if found else ()
+                self._epochs = [epoch for epoch in found if epoch not in living]
                 if self._epochs:
                     said = "rings are gone, the queue gets what their spills have before other events rings=%d"
                     logger.warning(said, len(self._epochs))
@@ -91,16 +93,13 @@ class GoneRings:
 
 
 def _living(settings: Settings) -> set[int]:
-    """Return the epochs of the pipe's rings that are there. A ring that cannot be read is left out."""
-    epochs = set()
-    for where in location.of_pipe(settings):
-        try:
-            segment = memory.attach(where.segment, removes=False)
-        except RingUnavailable:
-            continue
-        if segment is not None:
-            epochs.add(segment.epoch)
-    return epochs
+    """Return the epochs of the pipe's rings that are there.
+
+    Raises ``RingUnavailable`` if one of them cannot be read, because Redis would take nothing more of a ring that was
+    taken for gone.
+    """
+    segments = [memory.attach(where.segment, removes=False) for where in location.of_pipe(settings)]
+    return {segment.epoch for segment in segments if segment is not None}
 
 
 def _stand_in(settings: Settings, epoch: int) -> RingView:

@@ -45,7 +45,8 @@ def make_sink(
     gone: GoneRings | None = None,
 ) -> Sink:
     """Return the sink of one ring. ``redelivery`` comes from ``direct``, and ``gone`` from ``gone_rings``."""
-    if redelivery is None and (settings.queues > 1 or settings.spill_dir is not None):
+    has_spill = settings.spill_dir is not None or spill.has_unread(ring)
+    if redelivery is None and (settings.queues > 1 or has_spill):
         return make_queues_sink(settings, ring, clock, counts, gone)
     if redelivery is None:
         return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))

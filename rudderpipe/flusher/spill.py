@@ -11,44 +11,31 @@ import errno
 import fcntl
 import os
 import re
-import struct
-import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import msgspec
 from msgspec import Raw
 
 from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher import spill_record
+from rudderpipe.flusher.spill_record import Record
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.runtime_dir import private, sync_directory
 from rudderpipe.ring import layout as at
+from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
 DIRECTORY_SUFFIX, SUFFIX, DAMAGED_SUFFIX = ".spill", ".segment", ".damaged"
 SEGMENT_BYTES = 16 << 20
 """A segment that is at least so large gets no more records. Its file is removed when every queue has its events."""
+NUMBERS = 10**10
+"""Numbers of segments are lower, because a name has ten digits and names are in the order of the numbers."""
 _EPOCH = re.compile(r"[0-9a-f]{16}")
-_FRAME = struct.Struct("<III")
-"""In front of each record: its bytes, its events, and the CRC-32 of these two numbers and of the record."""
 
 logger = log_text.logger("rudderpipe.flusher")
-
-
-class Record(msgspec.Struct, frozen=True, array_like=True):
-    """Events that left the ring together.
-
-    ``places`` are the (tenure, first, end) of the events in the ring, in the order of the events. ``reached`` are the
-    (tenure, end) of all events that left with them, of which the queues had the others. ``users`` are the hashes of the
-    events' users.
-    """
-
-    places: list[tuple[int, int, int]]
-    reached: list[tuple[int, int]]
-    users: list[int]
-    events: list[bytes]
 
 
 class Position(NamedTuple):
@@ -94,10 +81,6 @@ class _Segment:
         self.is_damaged = False
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Record).decode
-
-
 def tenure_of(number: int) -> int:
     """Return the tenure of a segment. No block of a ring ever has it."""
     return at.SEQUENCE_END + number
@@ -108,6 +91,11 @@ def directory_of(settings: Settings) -> Path | None:
     if settings.spill_dir is None or settings.redis is None:
         return None
     return Path(settings.spill_dir) / f"{settings.pipe_name}{DIRECTORY_SUFFIX}"
+
+
+def has_unread(ring: RingView) -> bool:
+    """Return True if events of the ring are in a spill that a queue must still get."""
+    return ring.words[at.H_SPILLED] > 0 and ring.words[at.H_SPILL_SEGMENT] > 0
 
 
 def size_bytes(directory: Path, suffix: str = "") -> int:
@@ -122,16 +110,13 @@ def size_bytes(directory: Path, suffix: str = "") -> int:
     return total
 
 
-def gone(settings: Settings, living: Collection[int]) -> list[int]:
-    """Return the epochs of a pipe's spills whose ring is not among the living ones, without those in use.
-
-    Raises ``OSError``.
-    """
+def unused(settings: Settings) -> list[int]:
+    """Return the epochs of a pipe's spills that no process has open, the oldest first. Raises ``OSError``."""
     directory = directory_of(settings)
     paths = [path for path in _names(directory) if _EPOCH.fullmatch(path.name)] if directory is not None else []
     epochs = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        if int(path.name, 16) not in living and (fd := _locked(path)) is not None:
+        if (fd := _locked(path)) is not None:
             os.close(fd)
             epochs.append(int(path.name, 16))
     return epochs
@@ -141,6 +126,8 @@ def _locked(path: Path) -> int | None:
     """Return a descriptor of a directory, which is locked until it is closed; None if another process has it locked."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
+        if os.fstat(fd).st_uid != os.getuid():
+            raise PermissionError(errno.EPERM, "the directory belongs to another user")
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)
@@ -174,8 +161,8 @@ class Spill:
         self._lock = -1
         self._fd = -1
         """The file of the last segment, if this process writes it."""
-        self._is_broken = False
-        """True once a record could be neither stored nor cut off, so that nothing may come behind it."""
+        self._is_cut = True
+        """False while a record could be neither stored nor cut off, so that nothing may come behind it."""
 
     # the whole log
 
@@ -198,8 +185,12 @@ class Spill:
         """Return True if events of this tenure may be in the log. Their offsets in the queues are needed then."""
         return any(tenure in segment.tenures or tenure == tenure_of(segment.number) for segment in self._segments)
 
-    def open(self) -> bool:
-        """Read the log, and cut off a last record that is not whole. Return False if another process has it open."""
+    def open(self, counted: int = 0) -> bool:
+        """Read the log. Return False if another process has it open.
+
+        ``counted`` events are known to have been in it. If it has these, a last record that is not whole was never
+        counted, because a process was killed while it wrote, and is cut off. Otherwise the record is damaged.
+        """
         if self.path.is_dir() and not self._take():
             return False
         self._segments = [
@@ -209,6 +200,8 @@ class Spill:
         ]
         for segment in self._segments:
             self._scan(segment)
+        if self._segments:
+            self._end(self._segments[-1], is_whole=self.events >= counted)
         self.is_open = True
         return True
 
@@ -219,12 +212,10 @@ class Spill:
         return self._lock >= 0
 
     def _scan(self, segment: _Segment) -> None:
-        is_last = segment is self._segments[-1]
-        size = segment.path.stat().st_size
-        segment.size_bytes = size
+        segment.size_bytes = size = segment.path.stat().st_size
         end = Position(segment.number)
         for found in self._records(segment, end):
-            if found.record is None and is_last and found.behind.byte >= size:
+            if found.record is None and found.behind.byte >= size and segment is self._segments[-1]:
                 break
             end = found.behind
             segment.events += found.events
@@ -232,15 +223,18 @@ class Spill:
                 _note_damage(segment, found.events)
             else:
                 self._note(segment, found.record)
-        if end.byte < size and is_last:  # a process was killed while it wrote
-            segment.size_bytes = end.byte
-            fd = os.open(segment.path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            try:
-                _cut(fd, end.byte)
-            finally:
-                os.close(fd)
-            said = "a record of the spill was not whole and is cut off, its events are still in the ring path=%s"
+        segment.size_bytes = end.byte
+
+    def _end(self, segment: _Segment, *, is_whole: bool) -> None:
+        """Note what is behind the whole records of the last segment, and remove it if it has none."""
+        if segment.size_bytes < segment.path.stat().st_size and not is_whole:
+            _note_damage(segment, 0)
+        elif segment.size_bytes < segment.path.stat().st_size:
+            said = "a record of the spill was not whole and is cut off, its events had not left the ring path=%s"
             logger.warning(said, segment.path)
+            _cut(segment)
+        if not segment.size_bytes:
+            self._remove_last()
 
     def _note(self, segment: _Segment, record: Record) -> None:
         segment.tenures.update(tenure for tenure, _, _ in record.places)
@@ -259,9 +253,8 @@ class Spill:
 
     def append(self, records: Sequence[Record], number: int) -> None:
         """Store records durably, or none of them. A segment that is begun for them gets this number or a higher one."""
-        if self._is_broken:
-            raise OSError(errno.EIO, "the last record could not be cut off")
-        frames = [frame for record in records for frame in _framed(record)]
+        self.mend()
+        frames = [frame for record in records for frame in spill_record.framed(record)]
         size, limit = sum(map(len, frames)), self._settings.max_spill_bytes
         if size_bytes(self.directory) + size > limit:
             raise OSError(errno.EFBIG, f"no room, max_spill_bytes is {limit:,}")
@@ -271,8 +264,11 @@ class Spill:
         try:
             _write(self._fd, b"".join(frames))
             os.fsync(self._fd)
-        except OSError:
-            self._cut_last(segment)
+        except BaseException:
+            with suppress(OSError):
+                self._cut_last()
+            if not self._is_cut:  # another process may find the records whole, when the queues have their events
+                segment.tenures.update(tenure for record in records for tenure, _, _ in record.places)
             raise
         segment.size_bytes += size
         for record in records:
@@ -309,21 +305,32 @@ class Spill:
             os.close(self._fd)
             self._fd = -1
 
-    def _cut_last(self, segment: _Segment) -> None:
-        """Cut off what an append may have written. What is written next is in another segment."""
-        try:
-            _cut(self._fd, segment.size_bytes)
-        except OSError:
-            self._is_broken = True
+    def mend(self) -> None:
+        """Cut off what could not be cut off before."""
+        if not self._is_cut:
+            self._cut_last()
+
+    def _cut_last(self) -> None:
+        """Cut off what is behind the last whole record. What is written next is in another segment."""
+        segment = self._segments[-1]
         self._end_writing()
+        self._is_cut = False
+        _cut(segment)
+        if not segment.size_bytes:
+            self._remove_last()
+        self._is_cut = True
+
+    def _remove_last(self) -> None:
+        _remove(self._segments[-1])
+        self._segments.pop()
 
     # reading
 
     def is_behind(self, position: Position) -> bool:
         """Return True if there are records behind a position."""
         return any(
-            segment.number > position.number
-            or (segment.number == position.number and segment.size_bytes > position.byte)
+            segment.number >= position.number
+            and segment.size_bytes > (position.byte if segment.number == position.number else 0)
             for segment in self._segments
         )
 
@@ -339,21 +346,12 @@ class Spill:
 
     @staticmethod
     def _records(segment: _Segment, start: Position) -> Iterator[Found]:
-        """Yield the records of a segment. What cannot be read is a damaged record up to the next one or to the end."""
+        """Yield the records of a segment."""
         end = segment.size_bytes
         with open(segment.path, "rb", opener=private) as file:  # Path.open takes no opener
             while start.byte < end:
-                file.seek(start.byte)
-                head = file.read(_FRAME.size)
-                record, events, behind = None, 0, end
-                if len(head) == _FRAME.size:
-                    size, events, checksum = _FRAME.unpack(head)
-                    behind = start.byte + _FRAME.size + size
-                    if behind <= end:
-                        record = _record(head, file.read(size), events, checksum)
-                    if record is None and not _is_record(file, behind, end):
-                        events, behind = 0, end
-                found = Found(start, record, events, Position(segment.number, behind, start.offset + events))
+                record, events, byte = spill_record.read(file, start.byte, end)
+                found = Found(start, record, events, Position(segment.number, byte, start.offset + events))
                 yield found
                 start = found.behind
 
@@ -380,10 +378,7 @@ class Spill:
         if gone[-1] is self._segments[-1]:
             self._end_writing()
         for segment in gone:
-            if segment.is_damaged:
-                segment.path.rename(segment.path.with_suffix(DAMAGED_SUFFIX))
-            else:
-                segment.path.unlink(missing_ok=True)
+            _remove(segment)
         # Order: before the queues forget what they have of these segments, which must not come back after a crash.
         sync_directory(self.path)
         self._segments = self._segments[len(gone) :]
@@ -394,34 +389,6 @@ class Spill:
         """Remove the directory of a log without segments."""
         if self.path.is_dir() and not any(_names(self.path)):
             self.path.rmdir()
-
-
-def _framed(record: Record) -> tuple[bytes, bytes]:
-    data = _encode(record)
-    return _FRAME.pack(len(data), len(record.events), _checksum(len(data), len(record.events), data)), data
-
-
-def _checksum(size: int, events: int, data: bytes) -> int:
-    return zlib.crc32(data, zlib.crc32(b"%d %d" % (size, events)))
-
-
-def _record(head: bytes, data: bytes, events: int, checksum: int) -> Record | None:
-    if _checksum(_FRAME.unpack(head)[0], events, data) != checksum:
-        return None
-    try:
-        return _decode(data)
-    except msgspec.MsgspecError:
-        return None
-
-
-def _is_record(file: BinaryIO, byte: int, end: int) -> bool:
-    """Return True if a whole record begins at a byte."""
-    file.seek(byte)
-    head = file.read(_FRAME.size)
-    if len(head) < _FRAME.size:
-        return False
-    size, events, checksum = _FRAME.unpack(head)
-    return byte + _FRAME.size + size <= end and _record(head, file.read(size), events, checksum) is not None
 
 
 def _note_damage(segment: _Segment, events: int) -> None:
@@ -437,6 +404,18 @@ def _write(fd: int, data: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _cut(fd: int, size: int) -> None:
-    os.ftruncate(fd, size)
-    os.fsync(fd)
+def _cut(segment: _Segment) -> None:
+    fd = private(str(segment.path), os.O_WRONLY)
+    try:
+        os.ftruncate(fd, segment.size_bytes)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove(segment: _Segment) -> None:
+    with suppress(FileNotFoundError):  # an earlier call removed it and failed after that
+        if segment.is_damaged:
+            segment.path.rename(segment.path.with_suffix(DAMAGED_SUFFIX))
+        else:
+            segment.path.unlink()

@@ -10,7 +10,8 @@ from msgspec import Raw
 from rudderpipe import log_text
 from rudderpipe.flusher import spill
 from rudderpipe.flusher.queue_cursor import QueueCursor
-from rudderpipe.flusher.spill import Position, Record, Spill, SpillPlan
+from rudderpipe.flusher.spill import Found, Position, Spill, SpillPlan
+from rudderpipe.flusher.spill_record import Record
 from rudderpipe.flusher.window import Entry, Offsets, is_in, places_of
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -25,7 +26,7 @@ SCAN_BYTES = 4 << 20
 FREE_PART = 5
 """Events go to the spill when one part in so many of the ring, or less, is free."""
 RETRY_S = 1.0
-"""The pause after the disk has refused something."""
+"""The pause after the disk has refused something. It is read while it takes no more, as when it is full."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -41,7 +42,7 @@ class Spilling:
         self._clock = clock
         self._log = ThrottledLog(logger, clock, RARELY_S)
         self._spill = Spill(settings, ring.segment.epoch) if spill.directory_of(settings) is not None else None
-        self._retry_at_s = float("-inf")
+        self._retry_at_s = self._reads_at_s = self._removes_at_s = float("-inf")
         self._left = 0
         """How many events in the spill are not known to be in their queue."""
         self._passed = 0
@@ -49,12 +50,12 @@ class Spilling:
     @property
     def is_open(self) -> bool:
         """True once it is known what is in the spill. Until then no event may go to a queue."""
-        return self._spill is None or self._spill.is_open
+        return self._spill.is_open if self._spill is not None else not spill.has_unread(self._ring)
 
     @property
     def has_events(self) -> bool:
         """True if the spill may have events that a queue lacks."""
-        return self._spill is not None and (not self._spill.is_open or self._spill.last_number > 0)
+        return not self.is_open or (self._spill is not None and self._spill.last_number > 0)
 
     @property
     def reached(self) -> Offsets:
@@ -63,10 +64,16 @@ class Spilling:
 
     def open(self) -> bool:
         """Read what is in the spill. Return False if it cannot be read now."""
-        if self._spill is None or self._clock.monotonic_s() < self._retry_at_s:
-            return self._spill is None
+        if self._clock.monotonic_s() < self._retry_at_s:
+            return False
+        words = self._ring.words
+        if self._spill is None:
+            said = "events are in a spill, but the setting spill_dir is missing, others stay in the ring events=%d"
+            self._log.error("unset", said, words[at.H_SPILLED])
+            return self._pause()
+        counted = min(words[at.H_SPILLED], words[at.H_QUEUED])  # larger only if a word is damaged, or before a kill
         try:
-            is_ours = self._spill.open()
+            is_ours = self._spill.open(counted)
         except OSError as error:
             said = "the spill cannot be read, events stay in the ring, trying again error=%s path=%s"
             self._log.error("read", said, error.strerror, self._spill.path)
@@ -75,14 +82,16 @@ class Spilling:
             said = "another process has the spill open, events stay in the ring, trying again path=%s"
             self._log.error("open", said, self._spill.path)
             return self._pause()
-        lacks = self._ring.words[at.H_SPILLED] - self._spill.events
-        if lacks > 0:
+        lacks = counted - self._spill.events
+        if lacks > 0 and not self._spill.path.is_dir():
             self._spill.close()
             said = (
                 "the spill lacks events, is its disk mounted? events stay in the ring, trying again events=%d path=%s"
             )
             self._log.error("lacks", said, lacks, self._spill.path)
             return self._pause()
+        if lacks > 0:
+            logger.error("events of the spill are lost events=%d path=%s", lacks, self._spill.path)
         self.begin_again(())
         if self._left:
             said = "the spill has events, they go to the queue before those of the ring events=%d path=%s"
@@ -124,7 +133,7 @@ class Spilling:
         assert self._spill is not None
         records = list(_records(entries, queues))
         words, count = self._ring.words, sum(len(record.events) for record in records)
-        number = max(words[at.H_SPILL_SEGMENT], self._spill.last_number) + 1
+        number = max(words[at.H_SPILL_SEGMENT] % spill.NUMBERS, self._spill.last_number) + 1  # less: it is damaged
         if self._spill.needs_segment:
             # Order: the number before its segment, because no other segment of this ring may ever have it.
             words[at.H_SPILL_SEGMENT] = number
@@ -155,9 +164,10 @@ class Spilling:
         max_events: int,
         max_bytes: int,
     ) -> SpillPlan:
-        """Return what a queue must get next of the spill. ``number`` is its place among so many queues.
+        """Return what a queue must get next of the spill, as far as that can be read.
 
-        ``former`` are the final offsets of earlier generations, as for a ``Window``. Raises ``OSError``.
+        ``number`` is its place among so many queues. ``former`` are the final offsets of earlier generations, as for a
+        ``Window``.
         """
         assert self._spill is not None
         known, marks = cursor.offsets, dict[int, tuple[int, int]]()
@@ -165,7 +175,7 @@ class Spilling:
         users: list[int] = []
         begin = behind = cursor.spill_at
         passed = size = scanned = 0
-        for found in self._spill.read(begin):
+        for found in self._read(self._spill, begin):
             tenure, had = spill.tenure_of(found.behind.number), len(events)
             for offset, place, user, data in _events(found.record, found.at.offset):
                 if user % queues != number:
@@ -187,6 +197,19 @@ class Spilling:
             if len(events) >= max_events or size >= max_bytes or scanned >= SCAN_BYTES:
                 break
         return SpillPlan(events, users, marks, behind, passed)
+
+    def _read(self, log: Spill, position: Position) -> Iterator[Found]:
+        if self._clock.monotonic_s() < self._reads_at_s:
+            return
+        try:
+            yield from log.read(position)
+        except OSError as error:
+            said = (
+                "the spill cannot be read now, its events and later ones of their queue wait, trying again "
+                "error=%s path=%s"
+            )
+            self._log.error("replay", said, error.strerror, error.filename or log.path)
+            self._reads_at_s = self._clock.monotonic_s() + RETRY_S
 
     def passed(self, cursor: QueueCursor, plan: SpillPlan) -> None:
         """Note that a queue has everything of a plan."""
@@ -212,23 +235,35 @@ class Spilling:
     def tidy(self, cursors: Sequence[QueueCursor]) -> list[int]:
         """Remove what all these queues have. Return the tenures whose offsets in the queues are not needed any more.
 
-        Nothing is removed before the ring's words say that its events have left. Raises ``OSError``.
+        Nothing is removed before the ring's words say that its events have left.
         """
-        if self._spill is None or not self._spill.last_number or not cursors:
+        if self._spill is None or not cursors or self._clock.monotonic_s() < self._removes_at_s:
+            return []
+        try:
+            return self._tidy(self._spill, cursors)
+        except OSError as error:
+            said = "the disk of the spill refuses a change, old files stay, trying again error=%s path=%s"
+            self._log.error("tidy", said, error.strerror, error.filename or self._spill.path)
+            self._removes_at_s = self._clock.monotonic_s() + RETRY_S
+            return []
+
+    def _tidy(self, log: Spill, cursors: Sequence[QueueCursor]) -> list[int]:
+        log.mend()
+        if not log.last_number:
             return []
         position = min(cursor.spill_at for cursor in cursors)
-        if not self._spill.has_before(position):
+        if not log.has_before(position):
             return []
         left = self._ring.left()
-        reached = self._spill.reached
+        reached = log.reached
         for tenure in [tenure for tenure, end in reached.items() if left.get(tenure, end) >= end]:
             del reached[tenure]
         if reached:
             return []
-        gone = self._spill.remove_before(position)
-        self._store_left(self._spill)
-        if not self._spill.last_number:
-            logger.info("the spill is empty again, the queues have all of its events path=%s", self._spill.path)
+        gone = log.remove_before(position)
+        self._store_left(log)
+        if not log.last_number:
+            logger.info("the spill is empty again, the queues have all of its events path=%s", log.path)
         return [tenure for tenure in gone if tenure not in left]
 
     def close(self) -> None:
