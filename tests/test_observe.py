@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from rudderpipe.encoder import encode
 from rudderpipe.flusher import dead_letters
-from rudderpipe.observe import account, snapshot
+from rudderpipe.observe import account, findings, snapshot
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.ring import flusher_lock, location, memory, oldest_event
 from rudderpipe.ring import layout as at
@@ -75,6 +75,25 @@ def test_a_ring_that_nothing_serves_is_stuck(settings: Settings, ring: Ring, clo
     found = snapshot.take(settings, clock)
     assert found.is_stuck
     assert (found.rings[0].flusher_pid, found.rings[0].heartbeat_age_s) == (None, None)
+    assert "1 event waits in the ring, and no process serves it." in [
+        each.text for each in findings.of(found, settings)
+    ]
+
+
+def test_a_spill_that_nothing_serves_is_stuck(settings: Settings, ring: Ring, clock: FakeClock) -> None:
+    """Its ring may be empty."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    producer.append(event(clock))
+    consumer.refresh()
+    batch = consumer.next_batch(1, 1000)
+    assert batch is not None
+    ring.words[at.H_SPILLED] = 1
+    consumer.release([batch])
+
+    found = snapshot.take(settings, clock)
+    assert found.is_stuck
+    shown = [each.text for each in findings.of(found, settings)]
+    assert "1 event waits in the ring or its spill, and no process serves it." in shown
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists the locks")

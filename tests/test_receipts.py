@@ -157,6 +157,26 @@ def test_a_flush_result_of_the_queue(ring: Ring, clock: FakeClock) -> None:
         assert flush.poll() == result
 
 
+def test_a_flush_waits_for_events_in_the_spill(ring: Ring, clock: FakeClock) -> None:
+    """Their queue is away, and another queue's later events are acknowledged instead."""
+    producer, consumer = producer_of(ring, clock), Consumer(ring)
+    since = Since(ring)
+    flush = flush_of(ring, producer, clock, since, "delivered", queue=True)
+    for number in range(10):
+        producer.append(b"%d" % number)
+    consumer.refresh()
+    batch = consumer.next_batch(10, 1000)
+    assert batch is not None
+    ring.words[at.H_SPILLED] = 2
+    consumer.release([batch], at.H_QUEUED)
+    ring.words[at.H_ACKED] = 10
+    at.bump(ring.words, at.H_ACKED_TIMES)
+
+    assert flush.poll() == FlushResult(queued=2, delivered=10, complete=False)
+    ring.words[at.H_SPILLED] = 0
+    assert flush.poll().complete
+
+
 def test_earlier_events_of_other_processes_are_in_no_flush_result(ring: Ring, clock: FakeClock) -> None:
     """A process that comes later counts from what it sees first."""
     producer, consumer = producer_of(ring, clock), Consumer(ring)

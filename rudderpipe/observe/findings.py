@@ -98,11 +98,13 @@ def of_rings(rings: Sequence[RingState], sink: Literal["redis", "plane", "unknow
     waiting = counted(ring.in_ring, "event")
     silent_s = max((each.heartbeat_age_s or 0.0 for each in rings if each.flusher_pid is not None), default=0.0)
     down_s = max(each.sink_down_s for each in rings)
+    held = ring.in_ring + ring.spilled
     if any(each.is_stuck for each in rings):
         yield Finding(
             "trouble",
             "no_flusher",
-            f"{waiting} {wait(ring.in_ring)} in the ring, and no process serves it.",
+            f"{counted(held, 'event')} {wait(held)} in the ring{' or its spill' * bool(ring.spilled)}, and no process "
+            "serves it.",
             "Start the flusher, or run `rudderpipe drain`; the flusher's log says why it ended.",
             "NobodyDrains",
         )

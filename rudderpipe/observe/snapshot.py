@@ -64,8 +64,8 @@ class RingState(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_stuck(self) -> bool:
-        """True when events wait in the ring and no process serves it."""
-        return self.counters.in_ring > 0 and self.flusher_pid is None
+        """True when events wait in the ring or in its spill, and no process serves it."""
+        return self.counters.in_ring + self.counters.spilled > 0 and self.flusher_pid is None
 
 
 class DeadLetterState(msgspec.Struct, frozen=True):

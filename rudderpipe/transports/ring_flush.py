@@ -114,7 +114,8 @@ class RingFlush:
             self._handed = words[at.H_QUEUED]  # Order: read once no event is pending, so that it includes all of them
         handed = words[at.H_QUEUED] if self._handed is None else self._handed
         ended, lost = seen - since.seen[0], max(0, failed - since.seen[1])
-        queued = max(0, handed - seen)
+        # One of these may be in the spill although as many events as they were acknowledged, because others were later.
+        queued = max(0, handed - seen, words[at.H_SPILLED])
         corrupt = _failed(self._ring) - since.failed
         result = FlushResult(queued, max(0, ended - lost), lost + corrupt, pending, over and queued == 0)
         if result.complete:
