@@ -8,6 +8,7 @@ and their answers is the model's.
 
 from __future__ import annotations
 
+import errno
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -18,6 +19,7 @@ import msgspec
 import redis
 
 from rudderpipe.errors import LeaseLost, QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.flusher import spill
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import ALL_RULES, QueuesSink
@@ -38,6 +40,7 @@ Rules = frozenset[str]
 ALL: Rules = ALL_RULES | gate.ALL_RULES
 NO_ANSWER = QueueUnavailable("here", "no answer in time")
 AWAY = QueueUnavailable("here", "refused", answered=True)
+REFUSED = OSError(errno.EIO, "refused")
 
 
 class ModelCalls(Calls):
@@ -63,7 +66,7 @@ class Killed(BaseException):
 
 
 class MortalSpill(Spill):
-    """A spill whose process may be killed before, within and behind each of its changes."""
+    """A spill whose process may be killed before, within and behind each of its changes, and whose disk may refuse."""
 
     def __init__(self, settings: Settings, epoch: int, dies: Callable[[], bool]) -> None:
         super().__init__(settings, epoch)
@@ -73,6 +76,8 @@ class MortalSpill(Spill):
     def append(self, records: Sequence[Record], number: int) -> None:
         if self._dies():
             raise Killed
+        if self._dies():
+            self._append_in_vain(records, number)
         super().append(records, number)
         self.appends += 1
         if self._dies():
@@ -83,7 +88,30 @@ class MortalSpill(Spill):
         if self._dies():
             raise Killed
 
+    def _append_in_vain(self, records: Sequence[Record], number: int) -> None:
+        """Let the disk have the records and refuse to store them durably."""
+        write = spill._write  # noqa: SLF001
+
+        def refuse(fd: int, data: bytes) -> None:
+            write(fd, data)
+            raise REFUSED
+
+        spill._write = refuse  # noqa: SLF001
+        try:
+            super().append(records, number)
+        finally:
+            spill._write = write  # noqa: SLF001
+
+    def _cut_last(self) -> None:
+        if self._dies():
+            self._end_writing()
+            self._is_cut = False
+            raise REFUSED
+        super()._cut_last()
+
     def remove_before(self, position: Position) -> list[int]:
+        if self._dies():
+            raise REFUSED
         if self._dies():
             raise Killed
         gone = super().remove_before(position)
@@ -122,8 +150,8 @@ class Host:
         )
         self._model.sinks.append(sink)
         if self._model.spills:
-            for spill in self.spills:
-                spill.close()
+            for each in self.spills:
+                each.close()
             self.spills.append(MortalSpill(self.settings, self.ring.segment.epoch, self._model.dies))
             spilling = sink._spilling  # noqa: SLF001  # its spill may be killed, and it is used more often
             spilling._spill, spilling.is_due = self.spills[-1], self._model.spills_now  # type: ignore[method-assign]  # noqa: SLF001
