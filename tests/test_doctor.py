@@ -20,7 +20,8 @@ from msgspec import Raw
 from msgspec.structs import replace
 
 from rudderpipe.flusher import dead_letters
-from rudderpipe.flusher.spill import Position, Record, Spill
+from rudderpipe.flusher.spill import Position, Spill
+from rudderpipe.flusher.spill_record import Record
 from rudderpipe.observe.doctor import host, proc, processes, redis_server, rings, run
 from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, check, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
