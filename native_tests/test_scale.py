@@ -11,7 +11,7 @@ import pytest
 from native_tests.processes import Processes, wait_until
 from native_tests.test_queue import EPOCH, KEYS, add, queue_of
 from rudderpipe.queue import rings
-from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue import RING_KEEP_MS, Queue
 from rudderpipe.testing.redis_server import RedisServer
 
 OTHER_EPOCH = EPOCH + 1
@@ -98,6 +98,21 @@ def test_the_command_names_the_hosts_of_the_rings_that_it_waits_for(pipe: Proces
     queue.complete(queue.take(10, 1 << 20))
 
     assert f"1 ring to forget (of {socket.gethostname()})" in scale(pipe)[1]
+    queue.close()
+
+
+def test_a_ring_that_no_flusher_serves_is_waited_for_unless_forced(pipe: Processes, redis_server: RedisServer) -> None:
+    """Its host may be gone for good, or come back with the ring and the events that the queue has already."""
+    pipe.started[0].kill()
+    pipe.started[0].wait()
+    queue, redis = queue_of(redis_server), redis_server.text_client()
+    queue.complete(queue.take(10, 1 << 20))
+    (epoch,) = redis.zrange(KEYS.rings, 0, -1)
+    assert scale(pipe, "--force")[0] == 4
+    redis.pexpire(f"{KEYS.account}:{epoch}", RING_KEEP_MS - 3 * 24 * 3600 * 1000)
+
+    assert scale(pipe)[0] == 4
+    assert scale(pipe, "--force")[0] == 0
     queue.close()
 
 

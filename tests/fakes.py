@@ -142,6 +142,8 @@ class FakeSink:
         pass
 
     def ended(self, ring: RingView) -> None:
+        if self.trouble is not None:
+            raise self.trouble
         self.ends += 1
 
     def close(self) -> None:

@@ -35,9 +35,11 @@ AWAY = QueueUnavailable("here", "refused", answered=True)
 
 
 class ManualCalls(Calls):
-    """Calls that run at once, except those that add events to the queues that are held."""
+    """Calls that run at once, except those of one kind to the queues that are held."""
 
     def __init__(self) -> None:
+        self.kind = "add"
+        """The kind of calls that are held."""
         self.held: dict[str, list[tuple[Hashable, Callable[[], Any]]]] = {}
         """The calls that are held, by the prefix of their queue. A queue without an entry is not held."""
         self.results: deque[Ended] = deque()
@@ -47,7 +49,7 @@ class ManualCalls(Calls):
     def begin(self, owner: Any, call: Callable[[], Any]) -> bool:
         prefix = owner.place.prefix
         self.made.append(prefix)
-        if prefix in self.held and owner.under_way.kind == "add":
+        if prefix in self.held and owner.under_way.kind == self.kind:
             self.held[prefix].append((owner, call))
         else:
             self.results.append(Ended(owner, result_of(call)))

@@ -275,6 +275,24 @@ def test_an_autostarted_flusher_ends_without_producers(ring: Ring, clock: FakeCl
     assert (sizes(sink), sink.ends) == ([1], 1)
 
 
+@pytest.mark.parametrize(("away_s", "ends"), [(30, 1), (90, 0)])
+def test_a_ring_that_has_ended_waits_a_minute_for_its_sink(
+    ring: Ring, clock: FakeClock, sink: FakeSink, away_s: int, ends: int
+) -> None:
+    """Redis would know its offsets for 30 days otherwise, and `rudderpipe scale` would wait for it."""
+    producer, flusher = producer_of(ring, clock), Flusher(ring, sink, SETTINGS, clock, lingers=True)
+    producer.leave()
+    sink.trouble = QueueUnavailable("here", "away")
+    back_s = clock.now_s + away_s
+    while not flusher.finished():
+        sink.trouble = sink.trouble if clock.now_s < back_s else None
+        assert flusher.work() == 0
+        clock.now_s += 0.5
+
+    assert sink.ends == ends
+    assert not ring.segment.is_linked()
+
+
 def test_an_operators_flusher_stays_without_producers(ring: Ring, clock: FakeClock, sink: FakeSink) -> None:
     """A flusher that an operator runs ends only when it is stopped."""
     flusher = Flusher(ring, sink, SETTINGS, clock)

@@ -340,6 +340,23 @@ def test_delivered_events_are_not_lost_when_redis_forgets_them(spread: Spread, d
     assert spread.ring.words[at.H_ACKED_FAILED] == 0
 
 
+def test_events_that_redis_forgot_are_counted_although_queues_are_slow(spread: Spread) -> None:
+    """In each look one of them does not say in time what it has, as on a busy host."""
+    spread.send(40)
+    spread.work(10)
+    spread.stores["rudder-1"].rings.clear()
+    slow, other = "rudder-0", "rudder-2"
+    spread.calls.kind, spread.calls.held = "count", {slow: []}
+    for _ in range(6):
+        spread.sinks[-1].acknowledged()
+        slow, other = other, slow
+        spread.calls.held[slow] = []
+        spread.calls.let_go(other)
+    spread.sinks[-1].keep_house()
+
+    assert sum(ring["added"] for store in spread.stores.values() for ring in store.rings.values()) == 40
+
+
 @pytest.mark.parametrize("loses", ["the route", "everything"])
 @pytest.mark.parametrize("queues", [3, 2], ids=["the same setting", "another setting"])
 def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, queues: int) -> None:

@@ -338,3 +338,30 @@ def test_a_ring_that_ends_is_shown_once_more_while_its_counters_are_there(settin
     assert pipe.cycles(50)
 
     assert [counters.read(ring).accepted for ring in pipe.ended] == [1]
+
+
+def test_a_new_ring_is_served_while_the_sink_must_still_forget_the_old_one(
+    settings: Settings, clock: FakeClock
+) -> None:
+    """Redis may be away when a ring ends. No FIFO is left behind in the end."""
+    pipe = Pipe(settings, clock, stays=False)
+    producer = pipe.producer()
+    assert producer.append(b"1") is None
+    assert pipe.rings.enter()
+    producer.leave()
+    pipe.cycles(5)
+    pipe.sink.trouble = QueueUnavailable("here", "away")
+    assert not pipe.cycles(30)
+    assert pipe.rings.wake_paths() == set()
+    producer = pipe.producer()
+    assert producer.append(b"2") is None
+    assert not pipe.cycles(10)
+    assert len(pipe.rings.wake_paths()) == 1
+    assert pipe.ended == []
+
+    pipe.sink.trouble = None
+    producer.leave()
+    assert pipe.cycles(50)
+
+    assert pipe.events == ["1", "2"]
+    assert (len(pipe.ended), pipe.sink.ends % 100) == (2, 2)  # each close counts 100

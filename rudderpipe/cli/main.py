@@ -301,7 +301,7 @@ def parser() -> Parser:
     scale = _add(commands, "scale", what, _scale)
     seconds, drains = number(float, 0, 86_400 * 30), "seconds to wait for the earlier queues, at most"
     add_option(scale, "--timeout", does=drains, default=3600.0, type=seconds, metavar="SECONDS")
-    force = "make the change although flushers of an older version do not see it, and may lose or double events"
+    force = "ignore flushers of an older version and rings that are not served, although events may be lost or doubled"
     add_option(scale, "--force", does=force, action="store_true")
     add_settings(scale)
     return made

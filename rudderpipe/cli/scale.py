@@ -28,7 +28,7 @@ UPGRADE = (
 def scale(settings: Settings, count: int, timeout_s: float, *, force: bool = False) -> int:
     """Spread new events over ``count`` queues, and wait until the queues before them are drained; return an exit code.
 
-    With ``force``, flushers of an older version do not stand in the way.
+    With ``force``, flushers of an older version and rings that no flusher serves do not stand in the way.
     Raise ``QueueUnavailable``, with nothing changed, if a queue or a server cannot be reached.
     """
     settings.require("redis")
@@ -48,8 +48,8 @@ def scale(settings: Settings, count: int, timeout_s: float, *, force: bool = Fal
         while True:
             try:
                 scaling.seal_past(queues, known)
-                known = scaling.retire(queues, settings, known)
-                left = _left(queues, known)
+                known = scaling.retire(queues, settings, known, force=force)
+                left = _left(queues, known, force=force)
             except QueueUnavailable as error:
                 left = f"waiting, because nothing is added anywhere before every earlier queue is sealed: {error}"
             if not left:
@@ -64,11 +64,11 @@ def scale(settings: Settings, count: int, timeout_s: float, *, force: bool = Fal
             clock.sleep(LOOK_S)
 
 
-def _left(queues: QueueSet, known: Route) -> str:
+def _left(queues: QueueSet, known: Route, *, force: bool) -> str:
     """Return what is left of the earlier generations, in words; empty if there is nothing."""
     texts = []
     for generation in known.living[:-1]:
-        found = scaling.remainder(queues, known, generation)
+        found = scaling.remainder(queues, known, generation, force=force)
         hosts = sorted(set(found.rings.values()))
         where = ", ".join(hosts[:HOSTS_SHOWN]) + (", ..." if len(hosts) > HOSTS_SHOWN else "")
         rings = f", {counted(len(found.rings), 'ring')} to forget (of {where})" if found.rings else ""

@@ -38,6 +38,8 @@ LOOK_S = 5.0
 AWAITED_S = 1.0
 """How long a producer counts as waiting after its last request."""
 END_PATIENCE_S = 0.01
+ENDING_S = 60.0
+"""How long an ended ring waits for a Redis that is away, because Redis would else know its offsets for 30 days."""
 """How long the end of a ring waits for the claim lock. Its holder may be stopped, and other rings wait meanwhile."""
 
 logger = log_text.logger("rudderpipe.flusher")
@@ -98,6 +100,7 @@ class Flusher:
         self.removed = False
         """True once the ring was removed. It is drained, and another ring takes its place."""
         self._ended = False
+        self.closed_s: float | None = None  # when the ring was closed, which the sink must then forget
         self._housekeeping = Every(HOUSEKEEPING_S)
         self._acknowledging = Every(ACKNOWLEDGE_S)
         self._retry_at_s = float("-inf")
@@ -118,6 +121,8 @@ class Flusher:
     def work(self) -> int:
         """Move the events that are due. Return how many events left the ring."""
         now_s = self._clock.monotonic_s()
+        if self.closed_s is not None:
+            return 0
         try:
             self._heartbeat.beat(self._ring)
             if self.is_broken:
@@ -387,23 +392,32 @@ class Flusher:
         """Return True once the ring has ended, because it lingered long enough or was removed and is drained."""
         if self._ended:
             return True
-        if self.is_broken or self._living or self._held or self._sink.has_spilled or self._consumer.pending()[0]:
-            return False
-        idle_s = self._clock.monotonic_s() - self._busy_at_s
-        if self.removed or (self._lingers and idle_s >= self._settings.linger_s):
-            self._ended = self._end(END_PATIENCE_S)
+        if self.closed_s is None:
+            if self.is_broken or self._living or self._held or self._sink.has_spilled or self._consumer.pending()[0]:
+                return False
+            idle_s = self._clock.monotonic_s() - self._busy_at_s
+            if not self.removed and not (self._lingers and idle_s >= self._settings.linger_s):
+                return False
+        self._ended = self._end(END_PATIENCE_S, ENDING_S)
         return self._ended
 
-    def _end(self, wait_s: float) -> bool:
-        if not self._ring.try_close(wait_s):
+    def _end(self, wait_s: float, patience_s: float = 0.0) -> bool:
+        """Close the ring, and have the sink forget it. Return False if the ring is in use, or to be called again."""
+        now_s = self._clock.monotonic_s()
+        if self.closed_s is None:
+            if not self._ring.try_close(wait_s):
+                return False
+            self.closed_s, self._retry_at_s, self.removed = now_s, now_s, True
+        if patience_s and now_s < self._retry_at_s:
             return False
         try:
             self._sink.ended(self._ring)
         except QueueUnavailable:
-            name = self._ring.segment.name
-            logger.warning(
-                "an empty ring ended, redis keeps its offsets until they expire, nothing to do ring=%s", name
-            )
+            if now_s < self.closed_s + patience_s:
+                self._wait(now_s)
+                return False
+            said = "an empty ring ended, redis keeps its offsets until they expire, nothing to do ring=%s"
+            logger.warning(said, self._ring.segment.name)
         return True
 
     def drain(self, deadline_s: float, *, waits: bool = False) -> None:

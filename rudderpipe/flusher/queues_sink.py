@@ -32,16 +32,14 @@ from rudderpipe.ring.ring import RingView
 from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
-BATCHES_AT_ONCE = 50
-BYTES_AT_ONCE = 4 << 20
+BATCHES_AT_ONCE, BYTES_AT_ONCE = 50, 4 << 20
 PATIENCE_S = 0.05
 """How long a call is waited for. The other queues go on without a call that takes longer."""
 COMMIT_S = 0.2
 """How long a commit lasts at most, because the flusher has other work."""
 OTHER_PLANE_S = 5.0
 ROUTE_S, CHANGING_S = 10.0, 5.0
-"""The intervals at which the route is read again, and at which offsets that are not needed are deleted: usually, and
-while an earlier generation may still hold events."""
+"""How often the route is read and old offsets are deleted: usually, and while an earlier generation lives."""
 UNCOUNTED = "the queue has not counted its events yet"
 UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
 ALL_RULES = frozenset(("term", "own", "cas", "barrier"))
@@ -84,6 +82,7 @@ class QueuesSink:
         """True while the route must be read, because it is not known or may have changed."""
         self._is_sealed = False
         """True from the moment when a current queue turned out to be sealed until the next route is read."""
+        self._handed: int | None = None  # the events that had left the ring when a look at all counts began
         self._window: Window | None = None
         """None until it is known what the queues of the earlier generations have."""
         self._housekeeping = Every(ROUTE_S)
@@ -146,13 +145,14 @@ class QueuesSink:
 
     def acknowledged(self) -> Acknowledged | None:
         """Return what all queues have counted; of a queue that does not answer, what it last counted."""
-        handed = queue_sink.handed_of(self._ring)
         self._take_answers()
         if self.used.route is None:
             self._begin_calls()
             self._wait_for_all()
+        begins = self._handed is None
+        handed = self._handed = queue_sink.handed_of(self._ring) if self._handed is None else self._handed
         for cursor in self.used.all:
-            cursor.has_new_counts = False
+            cursor.has_new_counts = cursor.has_new_counts and not begins
             if self._is_idle(cursor):
                 self._begin(cursor, "count", partial(cursor.queue.counts, self._epoch))
         self._wait_for_all()
@@ -162,6 +162,7 @@ class QueuesSink:
             raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
         if all(cursor.has_new_counts for cursor in self.used.all):
             self._restore(handed - sum(each.events_gone for each in counts))
+            self._handed = None
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
 
     def keep_house(self) -> None:
@@ -210,9 +211,8 @@ class QueuesSink:
 
     def _must_keep(self, cursor: QueueCursor) -> bool:
         """Return whether a queue would forget the ring, or what it has counted of it."""
-        is_old = self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
-        has_counted = cursor.counts is not None and cursor.counts.events_gone > 0
-        return is_old and (has_counted or cursor in self.used.current)
+        has_any = cursor in self.used.current or (cursor.counts is not None and cursor.counts.events_gone > 0)
+        return has_any and self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
 
     def _restore(self, missing: int) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""

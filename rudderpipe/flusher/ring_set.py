@@ -203,7 +203,7 @@ class Rings:
 
     def wake_paths(self) -> set[Path]:
         """Return the paths of the FIFOs by which producers of the rings wake this process."""
-        return {wake_pipe.path_of(one.ring.locks.path) for one in self._served}
+        return {wake_pipe.path_of(one.ring.locks.path) for one in self._served if one.flusher.closed_s is None}
 
     def store_asleep(self, number: int) -> None:
         """Show the producers of all rings that this process sleeps or dozes, or with 0 that it is awake."""

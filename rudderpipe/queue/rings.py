@@ -9,6 +9,8 @@ import msgspec
 
 from rudderpipe.queue.queue import PROTOCOL, RING_KEEP_MS, Queue
 
+SILENT_S = 2 * 24 * 3600.0
+"""A flusher writes something to each of its queues once a day. A ring of which nothing came for longer has none."""
 SCANNED = 10_000
 _EPOCH = re.compile(rb":[0-9a-f]{16}$")
 _SPECIAL = re.compile(r"[\\?*\[\]]")

@@ -74,8 +74,11 @@ def seal_past(queues: QueueSet, known: Route) -> None:
             seal.seal(queues.queue(place), generation.number)
 
 
-def remainder(queues: QueueSet, known: Route, generation: Generation) -> Remainder:
-    """Return what is left of a generation. Raise ``QueueUnavailable``."""
+def remainder(queues: QueueSet, known: Route, generation: Generation, *, force: bool = False) -> Remainder:
+    """Return what is left of a generation. Raise ``QueueUnavailable``.
+
+    With ``force``, a ring that no flusher serves is not waited for.
+    """
     own = [queues.queue(place) for place in generation.queues]
     counts = [queue.counts() for queue in own]
     jobs = sum(each.waiting + each.active + each.delayed for each in counts)
@@ -85,15 +88,19 @@ def remainder(queues: QueueSet, known: Route, generation: Generation) -> Remaind
     is_open = all(gate.is_open(queues.queue, known, generation.number, place) for place in generation.queues)
     failed = sum(each.failed for each in counts)
     known_rings = [ring for queue in own for ring in rings.fenced(queue)] if is_over else []
-    needed = {ring.epoch: ring.host for ring in known_rings if ring.has_offsets}
+    longest_s = rings.SILENT_S if force else float("inf")
+    needed = {ring.epoch: ring.host for ring in known_rings if ring.has_offsets and ring.silent_s < longest_s}
     is_drained = is_open and is_over and not needed and not failed
     return Remainder(generation.number, len(own), jobs, failed, needed, is_drained)
 
 
-def retire(queues: QueueSet, settings: Settings, known: Route) -> Route:
-    """Retire the generations that are drained, the oldest first. Return the route. Raise ``QueueUnavailable``."""
+def retire(queues: QueueSet, settings: Settings, known: Route, *, force: bool = False) -> Route:
+    """Retire the generations that are drained, the oldest first. Return the route. Raise ``QueueUnavailable``.
+
+    ``force`` is that of ``remainder``.
+    """
     for generation in known.living[:-1]:
-        if not remainder(queues, known, generation).is_drained:
+        if not remainder(queues, known, generation, force=force).is_drained:
             break
         known = route.store(
             queues.home, settings, known, known.with_retired(generation.number, queues.home.clock.time_ms())
