@@ -1,7 +1,7 @@
 """The long storm: rounds of kills with real processes, each with a seed of its own; exit code 0 when nothing was wrong.
 
-A seed repeats the plan of its round: the producers, the acts against processes, and the faults of the data plane. It
-does not repeat the timing.
+``--queues`` is the storm of several queues. A seed repeats the plan of its round: the producers, the acts against
+processes, and the faults of the data plane. It does not repeat the timing.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from collections import Counter
 from pathlib import Path
 
 from bench import report
+from native_tests.queues_storm import FORMS, QueuesStorm
 from native_tests.storm import MODES, Storm
 from native_tests.storm_result import StormResult
 from rudderpipe.testing.redis_server import RedisServer
 
 PROGRESS_S = 10.0
+COUNTED = ("accepted", "refused", "undecided", "undecided_but_there", "delivered", "failed", "lost", "repeated")
 
 
 def counts(counter: Counter[str]) -> str:
@@ -27,22 +29,23 @@ def counts(counter: Counter[str]) -> str:
     return ", ".join(f"{number:,} {name}" for name, number in counter.most_common()) or "nothing"
 
 
-def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple[Storm, StormResult]:
+def storm_of(directory: Path, server: RedisServer, seed: int, arguments: argparse.Namespace) -> Storm | QueuesStorm:
+    """Make the storm that the arguments ask for."""
+    pauses = {"pause_s": arguments.pause, "faults_every_s": arguments.faults, "hold_s": arguments.hold}
+    if arguments.queues is not None:
+        return QueuesStorm(directory, seed, arguments.queues, **pauses)
+    return Storm(
+        directory, server, seed, modes=tuple(arguments.modes.split(",")), producers=arguments.producers, **pauses
+    )
+
+
+def one_round(seed: int, seconds: float, arguments: argparse.Namespace) -> tuple[Storm | QueuesStorm, StormResult]:
     """Run one storm in a directory of its own, and return it with its result."""
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rp-") as name:
         directory = Path(name)
         with RedisServer(directory, persistent=True) as server:
-            storm = Storm(
-                directory,
-                server,
-                seed,
-                modes=tuple(arguments.modes.split(",")),
-                producers=arguments.producers,
-                pause_s=arguments.pause,
-                faults_every_s=arguments.faults,
-                hold_s=arguments.hold,
-            )
+            storm = storm_of(directory, server, seed, arguments)
             try:
                 while (left_s := seconds - (time.monotonic() - started_s)) > 0 and not storm.trouble:
                     storm.blow(min(PROGRESS_S, left_s))
@@ -63,6 +66,8 @@ def main() -> int:
         "--minutes", type=float, default=10.0, help="duration of the storm; the calm after each round is extra"
     )
     parser.add_argument("--modes", default=",".join(MODES), help=f"some of {', '.join(MODES)}; all by default")
+    queues = f"change the number of queues on two hosts, in place of the modes, with Redis as one of {', '.join(FORMS)}"
+    parser.add_argument("--queues", choices=FORMS, help=queues)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000, help="seed of the first round")
     parser.add_argument("--producers", type=int, default=1, help="producers at once in each pipe, without forked ones")
     parser.add_argument("--round", type=float, default=60.0, dest="seconds", help="seconds of a round")
@@ -85,7 +90,7 @@ def main() -> int:
         print(
             f"        {result.accepted:,} accepted, {result.refused:,} refused, {result.undecided} undecided "
             f"({result.undecided_but_there} of them found), {result.delivered:,} delivered, "
-            f"{result.failed:,} failed, {result.repeated:,} repeated, {result.threads} threads",
+            f"{result.failed:,} failed, {result.lost:,} lost, {result.repeated:,} repeated, {result.threads} threads",
             flush=True,
         )
         for problem in result.problems:
@@ -95,7 +100,16 @@ def main() -> int:
         acts += storm.acts
         statuses += storm.statuses
         kinds += result.kinds
-        for name in ("accepted", "refused", "undecided", "undecided_but_there", "delivered", "failed", "repeated"):
+        for name in (
+            "accepted",
+            "refused",
+            "undecided",
+            "undecided_but_there",
+            "delivered",
+            "failed",
+            "lost",
+            "repeated",
+        ):
             events[name] += getattr(result, name)
         seed += 1
     print(f"killed      {counts(deaths)}")

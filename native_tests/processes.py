@@ -90,6 +90,8 @@ class Processes:
             "linger_s": 0.2,
             "max_jobs_per_request": 1,
         }
+        self.within: tuple[str, ...] = ()
+        """The words before each command, which run it on another host."""
         self._clients: list[Client] = []
         self.started: list[subprocess.Popen[bytes]] = []
 
@@ -121,14 +123,14 @@ class Processes:
 
     def start_program(self, *command: str, **options: Any) -> subprocess.Popen[bytes]:
         """Start any program in the same way."""
-        process = subprocess.Popen(command, env=self.environment, start_new_session=True, **options)
+        process = subprocess.Popen([*self.within, *command], env=self.environment, start_new_session=True, **options)
         self.started.append(process)
         return process
 
     def run(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """Run a Python program to its end."""
         return subprocess.run(
-            [sys.executable, *arguments],
+            [*self.within, sys.executable, *arguments],
             env=self.environment,
             input=stdin,
             capture_output=True,

@@ -145,10 +145,15 @@ class Replicated:
 
 
 class Cluster:
-    """Three masters, each with a third of the slots."""
+    """Three masters, each with a third of the slots, with more ``options`` of redis-server.
 
-    def __init__(self, directory: Path) -> None:
+    With ``persistent`` each keeps its data over a restart.
+    """
+
+    def __init__(self, directory: Path, *options: str, persistent: bool = False) -> None:
+        self._options = options
         self._directory = directory
+        self._persistent = persistent
         self.ports = [free_port(CLUSTER_BUS) for _ in range(3)]
         self.servers: list[RedisServer] = []
         for number, port in enumerate(self.ports):
@@ -167,8 +172,9 @@ class Cluster:
     def _start(self, port: int) -> RedisServer:
         place = self._directory / f"node-{port}"
         place.mkdir()
-        options = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
-        self.servers.append(RedisServer(place, *options, "--repl-diskless-sync-delay", "0"))
+        options: tuple[str, ...] = ("--port", str(port), "--bind", "127.0.0.1", "--cluster-enabled", "yes")
+        options += ("--repl-diskless-sync-delay", "0", *self._options)
+        self.servers.append(RedisServer(place, *options, persistent=self._persistent))
         self.servers[-1].start()
         return self.servers[-1]
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import psutil
 
 from native_tests import storm_result
 from native_tests.processes import Processes, wait_until
+from native_tests.storm_helpers import Address, Helpers
 from native_tests.storm_processes import StormProcesses, resume
 from native_tests.storm_result import Excuses, Name, PlaneLog, StormResult
 from native_tests.storm_watch import Watch
@@ -57,12 +56,6 @@ MODES = {
 }
 """One queue with a standby, no queue, several senders, two rings on one queue, and lanes; by the name for the command.
 """
-
-
-class Address(NamedTuple):
-    """The address of a data plane in another process."""
-
-    url: str
 
 
 class Pipeline:
@@ -135,17 +128,16 @@ class Storm:
         hold_s: float = 30.0,
     ) -> None:
         self._home = directory / "storm"
-        self._home.mkdir()
+        self._helpers = Helpers(self._home)
         self._server = server
         self._producers = producers
         self._pause_s = pause_s
         self._chance = random.Random(seed)
         self._redis_is_well = True
-        self._helpers: list[subprocess.Popen[bytes]] = []
         self._own_pipes: list[Pipeline] = []
         self.redis_deaths: Counter[str] = Counter()
-        plane = self._help("storm_plane", "plane", str(seed), str(faults_every_s))
-        proxy = self._help("storm_proxy", "proxy", str(server.socket), str(seed), str(hold_s))
+        plane = self._helpers.start("plane", str(seed), str(faults_every_s))
+        proxy = self._helpers.start("proxy", str(server.socket), str(seed), str(hold_s))
         for mode in [mode for name in modes for mode in MODES[name]]:
             home = directory / "pipes"
             self._own_pipes.append(
@@ -166,15 +158,6 @@ class Storm:
             self._stop_redis: 6,
             self._stop_redis_and_kill_flusher: 6,
         }
-
-    def _help(self, module: str, name: str, *arguments: str) -> int:
-        """Start the data plane or the proxy before Redis, and return its port."""
-        command = [sys.executable, "-m", f"native_tests.{module}", str(self._home), *arguments]
-        with (self._home / f"{name}.errors").open("wb") as errors:
-            self._helpers.append(subprocess.Popen(command, stderr=errors))
-        port = self._home / f"{name}.port"
-        wait_until(port.exists)
-        return int(port.read_text())
 
     # What the storm has done so far.
 
@@ -306,9 +289,7 @@ class Storm:
             attempted |= ours
         result.add("taken, but of no producer", sorted(plane.taken.keys() - attempted))
         result.problems += self.trouble
-        for path in self._home.glob("*.errors"):
-            if text := path.read_text():
-                result.problems.append(f"{path.name}: {text[-2000:]}")
+        result.problems += self._helpers.errors()
 
     def _judge_account(self, pipe: Pipeline, there: set[Name], result: StormResult) -> None:
         """Check that the queue's account has each event exactly once."""
@@ -324,9 +305,7 @@ class Storm:
         for pipe in self._own_pipes:
             pipe.watch.end()
             pipe.processes.end()
-        for process in self._helpers:
-            process.kill()
-            process.wait()
+        self._helpers.end()
 
     # The acts of the storm.
 

@@ -9,6 +9,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,18 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 class Plane:
-    """The data plane's side of all connections. Once the file ``calm`` exists, only bad events are refused."""
+    """The data plane's side of all connections. Once the file ``calm`` exists, only bad events are refused.
 
-    def __init__(self, home: Path, seed: str, every_s: float) -> None:
+    With ``faults`` of the caller's choice, no event is bad.
+    """
+
+    def __init__(self, home: Path, seed: str, every_s: float, faults: Sequence[str] = ()) -> None:
         self._calm = home / "calm"
         self._log = (home / "plane.log").open("ab", buffering=0)
         self._chance = random.Random(f"{seed}/plane")
         self._every_s = every_s
+        self._faults = faults or FAULTS
+        self._refuses_bad = not faults
         self._next_s: dict[str, float] = {}
         self._turns: dict[str, list[str]] = {}
 
@@ -82,7 +88,7 @@ class Plane:
         if now_s < due_s or self._calm.exists():
             return None
         self._next_s[key] = now_s + self._chance.expovariate(1 / self._every_s)
-        turn = self._turns.get(key) or self._chance.sample(FAULTS, len(FAULTS))
+        turn = self._turns.get(key) or self._chance.sample(self._faults, len(self._faults))
         self._turns[key] = turn[1:]
         return turn[0]
 
@@ -118,7 +124,7 @@ class Plane:
             self.note(key, kind, batch, taken=False, seen=True)
             writer.write(REFUSALS[kind])
             return True
-        if any(event.properties.bad for event in batch):
+        if self._refuses_bad and any(event.properties.bad for event in batch):
             if kind is not None:  # the next request gets this fault
                 self._turns[key].insert(0, kind)
                 self._next_s[key] = 0.0
@@ -156,9 +162,9 @@ def _reset(writer: asyncio.StreamWriter) -> bool:
 
 
 async def main() -> None:
-    """Serve with ``HOME SEED EVERY_S``, and write the port to ``HOME/plane.port``."""
+    """Serve with ``HOME SEED EVERY_S [FAULT …]``, and write the port to ``HOME/plane.port``."""
     home, seed, every_s = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    plane = Plane(home, seed, every_s)
+    plane = Plane(home, seed, every_s, sys.argv[4:])
     server = await asyncio.start_server(plane.serve, "127.0.0.1", 0, limit=1 << 23)
     (home / "plane.tmp").write_text(str(server.sockets[0].getsockname()[1]))
     (home / "plane.tmp").rename(home / "plane.port")

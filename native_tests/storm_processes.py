@@ -60,7 +60,16 @@ def resume(process: psutil.Process) -> None:
 class StormProcesses:
     """The producers, flushers and senders of one pipe; ``home`` is where producers leave their marks."""
 
-    def __init__(self, processes: Processes, chance: random.Random, name: str, seed: int, *, senders: int) -> None:
+    def __init__(
+        self,
+        processes: Processes,
+        chance: random.Random,
+        name: str,
+        seed: int,
+        *,
+        senders: int,
+        sender_options: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.deaths: Counter[str] = Counter()
         """Deaths by our SIGKILL, by kind. The exit status proves it for our own children, absence for others."""
@@ -68,6 +77,7 @@ class StormProcesses:
         self.killed: set[int] = set()
         self.interruptions: list[Interruption] = []
         self._senders = senders
+        self._sender_options = sender_options
         self._processes = processes
         self._chance = chance
         self._seed = seed
@@ -94,7 +104,7 @@ class StormProcesses:
             self._start("producer", "-m", "native_tests.storm_producer", *arguments)
         for _ in range(self._senders - living["sender"]):
             log = self.runtime_dir / f"sender-{next(self._numbers)}.log"
-            self._start("sender", "-m", "rudderpipe.sender", "--log", str(log))
+            self._start("sender", "-m", "rudderpipe.sender", *self._sender_options, "--log", str(log))
 
     def _start(self, kind: str, *command: str) -> None:
         with (self.home / "errors").open("ab") as errors:

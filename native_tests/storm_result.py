@@ -26,13 +26,15 @@ Name = tuple[str, int, int]
 """An event's producer, thread and number."""
 
 _read_line = msgspec.json.Decoder(SeenRequest).decode
-_TAKEOVER = re.compile(r"^(\S+ \S+) rudderpipe\.sender \w+ lease taken", re.MULTILINE)
+_TAKEOVER = re.compile(r"^(\S+ \S+) rudderpipe\.sender \w+ (?:\[\S+\] )?lease taken", re.MULTILINE)
 _ALARM = re.compile(r"^\S+ \S+ rudderpipe\S* (?:WARNING|ERROR|CRITICAL) (.*)$", re.MULTILINE)
 NEVER_TRUE = (
     "corrupt",
     "not JSON",
     "cannot be kept",
-    "cannot be read",
+    "letter cannot be read",
+    "letters cannot be read",
+    "route in Redis cannot be read",
     "cannot be started",
     "another data plane",
     "no flusher has drained",
@@ -62,6 +64,7 @@ class StormResult(msgspec.Struct):
     undecided_but_there: int = 0
     delivered: int = 0
     failed: int = 0
+    lost: int = 0
     repeated: int = 0
     threads: int = 0
     kinds: Counter[str] = msgspec.field(default_factory=Counter)
@@ -206,7 +209,9 @@ def _judge(
     result.refused += len(by_mark[REFUSED])
     result.undecided += len(by_mark[ATTEMPTED])
     result.undecided_but_there += sum(number in there for number in by_mark[ATTEMPTED])
-    yield "lost", [number for number in by_mark[ACCEPTED] if number not in there]
+    lost = [number for number in by_mark[ACCEPTED] if number not in there]
+    result.lost += len(lost)
+    yield "lost", lost
     yield "twice without an excuse", twice
     yield "refused but there", [number for number in by_mark[REFUSED] if number in there]
     yield "badly marked", by_mark[0] + [number for number in by_mark[ATTEMPTED] if number < len(record.marks) - 1]
