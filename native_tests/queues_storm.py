@@ -37,7 +37,9 @@ FORMS = ("list", "cluster", "cluster without WAIT")
 HOSTS = {"first": 2, "second": 1}
 """The number of managers on each host."""
 PRODUCERS = 2
-"""Producers on each host, without forked ones."""
+"""Producers on each host."""
+KINDS = ("plain", "threads", "exec")
+"""No forks, because a process that is forked while a flusher starts keeps the next one from starting for a minute."""
 COUNTS = (4, 2)
 """The numbers of queues, in turn. The first generation has one."""
 LEASE_MS = 1_500
@@ -78,7 +80,9 @@ class Host:
         self.processes.within = self.host.within
         self.processes.explicit |= storm.settings
         chance = random.Random(f"{storm.seed}/{name}")
-        self.own = StormProcesses(self.processes, chance, name, storm.seed, senders=managers, sender_options=("--all",))
+        self.own = StormProcesses(
+            self.processes, chance, name, storm.seed, senders=managers, sender_options=("--all",), kinds=KINDS
+        )
 
     def of(self, kind: str) -> list[psutil.Process]:
         """Return the living processes of one kind, ``manager`` and ``scale`` among them."""

@@ -69,6 +69,7 @@ class StormProcesses:
         *,
         senders: int,
         sender_options: tuple[str, ...] = (),
+        kinds: tuple[str, ...] = KINDS,
     ) -> None:
         self.name = name
         self.deaths: Counter[str] = Counter()
@@ -78,6 +79,7 @@ class StormProcesses:
         self.interruptions: list[Interruption] = []
         self._senders = senders
         self._sender_options = sender_options
+        self._producer_kinds = kinds
         self._processes = processes
         self._chance = chance
         self._seed = seed
@@ -99,7 +101,7 @@ class StormProcesses:
         """Start producers and senders until there are enough; forked producers are not counted."""
         living = Counter(self._kinds[pid] for pid, one in self._own.items() if one.poll() is None)
         for _ in range(producers - living["producer"]):
-            name, kind = f"{self.name}{next(self._numbers)}", self._chance.choice(KINDS)
+            name, kind = f"{self.name}{next(self._numbers)}", self._chance.choice(self._producer_kinds)
             arguments = (str(self.runtime_dir), str(self._seed), name, kind)
             self._start("producer", "-m", "native_tests.storm_producer", *arguments)
         for _ in range(self._senders - living["sender"]):
