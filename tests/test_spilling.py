@@ -19,7 +19,9 @@ from rudderpipe.ring import layout as at
 from rudderpipe.ring.ring import Ring, RingView
 from tests.fakes import FakeClock, producer_of, ring_of
 from tests.spread import (
+    AWAY,
     CAP,
+    NO_ANSWER,
     QUEUES,
     USERS,
     ManualCalls,
@@ -55,6 +57,31 @@ def test_only_the_part_of_the_queue_that_is_away_is_spilled(spread: Spread) -> N
 
     assert spread.everything() == list(range(3 * CAP + 20))
     assert (spilled(spread), segments(spread), spread.ring.words[at.H_DOWN_MS]) == (0, [], 0)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["the call ran", "the call did not run"])
+@pytest.mark.parametrize("end", ["answered", "lost", "after a kill"])
+def test_a_call_without_an_answer_does_not_keep_events_in_the_ring(spread: Spread, end: str, runs: bool) -> None:
+    """Its events go to the spill, and are in the queue once, whatever becomes of the call."""
+    spread.send(30)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    fill(spread, 2 * CAP)
+    assert spilled(spread) > 0
+    assert spread.ring.room() > 0
+
+    calls = spread.calls
+    if end == "after a kill":
+        restart(spread)
+        spread.work()
+    if runs or end != "answered":
+        calls.let_go("rudder-1", NO_ANSWER if end == "lost" else None, runs=runs)
+    else:
+        calls.let_go("rudder-1", AWAY, runs=False)
+    spread.work(60)
+
+    assert spread.everything() == list(range(2 * CAP + 30))
+    assert (spilled(spread), segments(spread)) == (0, [])
 
 
 def test_events_behind_the_spill_do_not_overtake_it(spread: Spread) -> None:

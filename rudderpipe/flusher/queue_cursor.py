@@ -22,6 +22,8 @@ from rudderpipe.settings import Settings
 
 Kind = Literal["route", "fence", "add", "count", "restore", "end"]
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
+AWAY_S = 1.0
+"""A queue counts as away after a call has been without an answer for so long, because a call may wait for seconds."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -107,6 +109,11 @@ class QueueCursor:
         if self._replicas is not None:
             return self._replicas.raise_term(epoch, term, freed)
         return self.queue.raise_term(epoch, term, freed)[0]
+
+    def is_away(self, now_s: float) -> bool:
+        """Return True if the queue takes nothing now: its last call failed, or has had no answer for a while."""
+        call = self.under_way
+        return self.trouble is not None or (call is not None and now_s - call.begun_s >= AWAY_S)
 
     @property
     def unconfirmed_since_ms(self) -> int:

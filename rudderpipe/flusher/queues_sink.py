@@ -238,13 +238,13 @@ class QueuesSink:
 
         Return how many batches may leave the ring now.
         """
-        window, cursors = self._window, self.used.current
+        window, cursors, now_s = self._window, self.used.current, self._clock.monotonic_s()
         if window is not None:
-            behind = [number for number, each in enumerate(cursors) if each.trouble or self._spilling.is_ahead(each)]
+            behind = [number for number, each in enumerate(cursors) if self._spilling.takes_for(each, now_s)]
             at_work = [each.done for number, each in enumerate(cursors) if number not in behind]
             end = min(at_work, default=window.end)
         else:  # it is not known which queue each event must go to
-            behind = [0] if self._must_wait() or any(each.trouble for each in self.used.in_use) else []
+            behind = [0] if self._must_wait() or any(each.is_away(now_s) for each in self.used.in_use) else []
             window = Window(1, (), self._spilling.reached)
             window.enter(batches)
             end = window.end

@@ -155,6 +155,10 @@ class Spilling:
         """Return True if the spill may have events that a queue must get before those of the ring."""
         return self._spill is not None and self._spill.is_behind(cursor.spill_at)
 
+    def takes_for(self, cursor: QueueCursor, now_s: float) -> bool:
+        """Return True if events of a queue may go to the spill: it is away, or must get events of the spill first."""
+        return cursor.is_away(now_s) or self.is_ahead(cursor)
+
     def plan(
         self,
         cursor: QueueCursor,
