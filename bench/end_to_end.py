@@ -58,10 +58,10 @@ def ours(plane: Plane, events: int, jobs: int, *, redis: bool = True) -> Row:
         for name in ("flusher", "sender") if redis else ("flusher",):
             found.program(name)
         found.await_start()
-        running = {"data plane": plane.process.pid, **found.known()}
+        before = cpu_by_process({"data plane": plane.process.pid, **found.known()})
         for number in range(PRODUCERS):
             found.producer(f"producer {number + 1}", sys.executable, "-c", OURS, str(events // PRODUCERS))
-        return measured(plane, found, events, running)
+        return measured(plane, found, events, before)
 
 
 def python_peer(plane: Plane, events: int, name: str) -> Row:
@@ -85,13 +85,15 @@ def node(plane: Plane, events: int, *, with_redis: bool) -> Row:
         return measured(plane, found, events)
 
 
-def measured(plane: Plane, found: Servers, events: int, running: dict[str, int] | None = None) -> Row:
-    """Measure from the first call to the last response; of all processes count only the CPU in between."""
-    running = running or {"data plane": plane.process.pid}
-    pids = {**running, **found.known()}
-    before = {name: cpu_s(pid) for name, pid in running.items()}
+def measured(plane: Plane, found: Servers, events: int, before: dict[str, float] | None = None) -> Row:
+    """Measure from the first call to the last response; of all processes count only the CPU in between.
+
+    ``before`` is the CPU of those that ran already, by default none but the data plane.
+    """
+    pids = {"data plane": plane.process.pid, **found.known()}
+    before = before or cpu_by_process({"data plane": plane.process.pid})
     begun = found.begun()
-    before |= {name: each.cpu_s for name, each in begun.items()}
+    before = before | {name: each.cpu_s for name, each in begun.items()}
     used: dict[str, float] = {}
     stats = Stats()
     for stats in wait_for(plane, events):  # noqa: B007  # the last one counts
@@ -99,6 +101,11 @@ def measured(plane: Plane, found: Servers, events: int, running: dict[str, int] 
             used[name] = max(used.get(name, 0.0), cpu_s(pid) - before.get(name, 0.0))
     rate = events / (stats.last_s - min(each.at_s for each in begun.values()))
     return rate, {name: seconds / events * 1e6 for name, seconds in used.items()}
+
+
+def cpu_by_process(pids: dict[str, int]) -> dict[str, float]:
+    """Return the CPU that each process has used so far."""
+    return {name: cpu_s(pid) for name, pid in pids.items()}
 
 
 def ways(plane: Plane, events: int, *, alone: bool) -> dict[str, Callable[[], Row]]:
