@@ -46,6 +46,22 @@ def test_each_user_has_one_queue(spread: Spread) -> None:
     assert (found.queued, found.in_ring) == (100, 0)
 
 
+def test_the_bytes_that_make_events_due_are_those_of_all_queues(spread: Spread) -> None:
+    """Otherwise the jobs of many queues would hold few events each."""
+    spread.settings = msgspec.structs.replace(spread.settings, flush_at=10_000, max_batch_bytes=2_000)
+    spread.start()
+    spread.send(1)
+    spread.work()
+
+    spread.send(100)
+    waiting = spread.flusher.work() + spread.flusher.work()
+    spread.send(200)
+    moved = spread.flusher.work()
+
+    assert (waiting, moved) == (0, 300)  # about 2,300 and 7,000 bytes, for three queues
+    assert spread.everything() == list(range(301))
+
+
 def test_a_batch_leaves_when_every_queue_has_its_part(spread: Spread) -> None:
     """The other queues go on while one does not answer, far beyond what is offered at once, and nothing leaves."""
     spread.send(20)

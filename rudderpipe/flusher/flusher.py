@@ -249,7 +249,7 @@ class Flusher:
         everything = (
             self._forced
             or waited_ms >= settings.flush_interval_ms
-            or size >= settings.max_batch_bytes
+            or size >= settings.max_batch_bytes * self._sink.queues
             or self._is_full()
         )
         at_least, at_most = settings.flush_at * self._sink.queues, self._sink.kept + self._sink.batches_at_once
