@@ -28,7 +28,7 @@ help:
 	@echo 'make coverage    the hermetic tests, and how much of the package they run'
 	@echo 'make matrix      the hermetic tests on every Python from 3.10 that is on this machine'
 	@echo 'make wheel-test  build the wheel, install it, and run the hermetic tests against it'
-	@echo 'make bench       the benchmarks: 20 minutes, and docs/benchmarks.md is made anew'
+	@echo 'make bench       the benchmarks: half an hour, and what docs/ has of their results is made anew'
 	@echo 'make docs        the documentation site, in $(SITE)'
 	@echo 'make linkcheck   the links of the site to other sites'
 	@echo 'make setup       only the set-up of make test'
@@ -82,6 +82,7 @@ wheel-test: $(BIN)/python
 bench: $(BENCH_READY)
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.page
+	$(BIN)/python -m bench.sizing --write
 
 setup: $(READY) $(GUNICORN_READY) $(NODE_READY) binutils namespaces promtool systemd chromium
 

@@ -35,6 +35,7 @@ PARTS = {
     "backlog": ("", "--rounds 1 --events 200000"),
     "arrival": ("", "--rounds 1 --seconds 4"),
     "idle": ("", "--rounds 1 --seconds 10 --events 30"),
+    "scale": ("--producers", "--rounds 1 --events 40000 --producers"),
 }
 """The modules, each with its options in a full run and in a quick one."""
 PEERS = (

@@ -182,7 +182,7 @@ def _measured(rounds: int, named: dict[str, Candidate], rig: Rig, *, rate: int =
 
 def main() -> None:
     parser = report.options(__doc__, rounds=5)
-    parser.add_argument("--events", type=int, default=160_000)
+    parser.add_argument("--events", type=int, default=120_000)
     parser.add_argument("--queues", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--turns", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--producers", type=int, nargs="*", default=[1, 4, 16])

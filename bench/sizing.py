@@ -10,6 +10,7 @@ import argparse
 import heapq
 import math
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -27,8 +28,8 @@ RING_BYTES = EVENT_BYTES + 9
 """An event's bytes in the ring, with its comma and its end offset."""
 FLUSH_AT = 20
 """Events of a job; each lane has a job of its own."""
-FEW, MANY = 20, 420
-"""About how many events a call or a request had where the costs were measured."""
+FEW = 20
+"""About how many events a call or a request had where there were few."""
 DOZE_S = 0.02
 """How long a flusher that is not busy waits for more events."""
 TRIPS = 5
@@ -56,9 +57,11 @@ class Cost(NamedTuple):
 
     @classmethod
     def of(cls, few_us: float, many_us: float) -> Cost:
-        """Return the cost that explains these costs of an event, in calls of few events and in calls of many."""
-        call_us = max(0.0, few_us - many_us) / (1 / FEW - 1 / MANY)
-        return cls(call_us / 1e6, max(0.0, many_us - call_us / MANY) / 1e6)
+        """Return the cost, by what an event costs in calls of few events and in calls of many.
+
+        What it costs more with few events is counted for the call, because most of it is waking up.
+        """
+        return cls(max(0.0, few_us - many_us) * FEW / 1e6, many_us / 1e6)
 
     def of_call(self, events: float) -> float:
         """Return the CPU of one call with so many events."""
@@ -361,13 +364,14 @@ def sizes(costs: Costs) -> str:
 def assumptions(costs: Costs) -> str:
     """Return what the tables assume, as a list."""
     redis, flusher, sender = costs.redis, costs.flusher, costs.sender
-    facts = [
+    lines = [
         f"An event has {EVENT_BYTES} bytes, and {costs.memory_bytes:.0f} bytes in Redis. No user has a large share.",
         "CPU is that of the machine of the [benchmarks](benchmarks.md#several-queues), "
         f"for each event {costs.producer_us:.1f} µs of a producer, "
         f"{_us(flusher.event_s)} of a flusher, {_us(redis.event_s)} of Redis and {_us(sender.event_s)} of a sender. "
         f"Besides, a call of a flusher costs {_us(flusher.call_s)}, a call of Redis {_us(redis.call_s)} and a request "
-        f"{_us(sender.call_s)}. These are the costs with {FEW} events in a call, compared with those in full calls. "
+        f"{_us(sender.call_s)}. An event costs what it costs in full calls, and a call what {FEW} events cost more in "
+        "a call of their own, most of which is waking up. "
         "Half of what an event costs Redis falls to its adding.",
         f"Every queue has a Redis server of its own, with a core for it, and so has every sender. A call takes "
         f"{NETWORK_S * 1000:g} ms on its way.",
@@ -378,7 +382,7 @@ def assumptions(costs: Costs) -> str:
         f"After an outage a sender tries again within {SENDER_PAUSE_S:.0f} s, and a flusher within "
         f"{FLUSHER_PAUSE_S:.0f} s.",
     ]
-    return "\n".join(f"* {fact}" for fact in facts)
+    return "\n".join(f"* {line}" for line in lines)
 
 
 def _us(seconds: float) -> str:
@@ -394,10 +398,10 @@ def current() -> str:
     costs = costs_of(page.newest())
     text = PAGE.read_text()
     for name, made in (("choice", choice(costs)), ("sizes", f"{assumptions(costs)}\n\n{sizes(costs)}")):
-        begin, end = f"<!-- {name}: python -m bench.sizing -->\n", f"\n<!-- end of {name} -->"
-        before, _, after = text.partition(begin)
-        _, _, after = after.partition(end)
-        text = f"{before}{begin}{made}{end}{after}"
+        block = re.compile(rf"(<!-- {name}: python -m bench.sizing -->\n\n).*?(\n*<!-- end of {name} -->\n)", re.DOTALL)
+        text, found = block.subn(rf"\g<1>{made}\n\n<!-- end of {name} -->\n", text)
+        if found != 1:
+            raise ValueError(f"{PAGE.name} has no place for the {name}")
     return text
 
 
