@@ -231,7 +231,7 @@ def test_the_number_of_queues_changes_while_events_flow(servers: Servers) -> Non
     assert {place.server for each in found.generations for place in each.queues} == {0, 1, 2}
     events = processes.status().events
     assert (events.accepted, events.balanced) == (servers.sent, True)
-    assert b"queues    2 of generation 2\n" in processes.run("-m", "rudderpipe", "status").stdout
+    assert b"queues    generation 2: 2 queues, in use\n" in processes.run("-m", "rudderpipe", "status").stdout
 
 
 def test_the_status_tells_what_is_drained_and_which_queue_has_no_sender(servers: Servers) -> None:
