@@ -230,3 +230,18 @@ def test_the_starts_and_stops_of_our_processes_are_logged() -> None:
     finally:
         logger.setLevel(before)
         logger.handlers[:] = handlers
+
+
+def test_a_log_that_several_processes_write_is_rotated_once(tmp_path: Path) -> None:
+    """A flusher, a manager and its senders share a log. Each would else rotate it, and the earlier lines would go."""
+    path = tmp_path / "x.log"
+    first, second = (bootstrap.OwnLog(path, maxBytes=1000, backupCount=1) for _ in range(2))
+    for number in range(20):
+        first.emit(logging.LogRecord("x", logging.INFO, "", 0, f"first {number:060}", None, None))
+
+    second.emit(logging.LogRecord("x", logging.INFO, "", 0, "second", None, None))
+
+    lines = [*(tmp_path / "x.log.1").read_text().split("\n"), *path.read_text().split("\n")]
+    assert [line for line in lines if line] == [*(f"first {number:060}" for number in range(20)), "second"]
+    for log in (first, second):
+        log.close()

@@ -111,6 +111,20 @@ class OwnLog(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         return TextIOWrapper(os.fdopen(runtime_dir.open_log(self.baseFilename), "ab"), encoding="utf-8")
 
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # the name in the standard library
+        """Return whether the file is full. Another process that writes to it may have rotated it already."""
+        if self.stream is not None and not _is_at(self.baseFilename, self.stream.fileno()):
+            self.stream.close()
+            self.stream = self._open()
+        return bool(super().shouldRollover(record))
+
+
+def _is_at(path: str, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))  # noqa: PTH116  # as the standard library
+    except OSError:
+        return False
+
 
 def _own_log(path: Path) -> OwnLog:
     try:
