@@ -552,6 +552,33 @@ def test_a_silent_sender_is_killed_and_another_one_started(shared: Scene) -> Non
     assert set(host.children.lines) == {b"the beginning of a line"}
 
 
+def test_senders_that_were_stopped_with_their_manager_are_not_killed(shared: Scene) -> None:
+    """A container may be frozen for minutes. What the senders were sending would arrive twice."""
+    host = shared.host()
+    shared.passes(5)
+    for sender in host.senders.values():
+        sender.is_silent = True
+    shared.clock.now_s += 10 * SILENT_S
+    shared.passes(2)
+    for sender in host.senders.values():
+        sender.is_silent = False
+
+    shared.passes(5)
+
+    assert host.running == names(8)
+    assert len(host.starts) == 8
+
+
+def test_a_manager_that_cannot_read_the_route_gets_no_share(shared: Scene) -> None:
+    """A later version has written it. Nobody would work on that share."""
+    shared.home.store.route = '{"queues":3}'
+    shared.host()
+
+    shared.passes(5)
+
+    assert shared.home.store.members == {}
+
+
 def test_a_manager_is_ready_while_it_can_work_on_its_queues(shared: Scene) -> None:
     """Otherwise an update of all hosts would go on although the new version cannot work."""
     host = shared.host()

@@ -20,6 +20,8 @@ FAILURES = 3
 """After so many ends in a row the sender counts as failing, so that another manager works on its queue."""
 SILENT_S = 30.0
 """A sender that writes no line for so long is stalled or stopped. It is killed, and another one started."""
+AWAKE_S = 1.0
+"""How much of the time between two looks counts at most, because the manager may have been stopped with its senders."""
 STARTS = 4
 """How many senders may be at their start. Hundreds at once would be silent for so long that they are killed."""
 READ_BYTES = 1 << 16
@@ -36,22 +38,23 @@ class _Child:
         self.started_s = 0.0
         self.failures = 0
         self.not_before_s = float("-inf")
-        self.heard_s = 0.0
-        """When the sender has written something, or was started."""
+        self.silent_s = 0.0
+        """How long it has written nothing."""
         self.line = b""
         """The last line that it has written."""
         self._begun = b""
 
     def begin(self, process: subprocess.Popen[bytes], now_s: float) -> None:
         """Note a process that was started now."""
-        self.process, self.started_s, self.heard_s = process, now_s, now_s
+        self.process, self.started_s, self.silent_s = process, now_s, 0.0
         self.line = self._begun = b""
         if process.stdout is not None:
             os.set_blocking(process.stdout.fileno(), False)
 
-    def hear(self, now_s: float) -> None:
-        """Read what the sender has written, without a wait."""
+    def hear(self, since_s: float) -> None:
+        """Read, without a wait, what the sender has written in so many seconds."""
         assert self.process is not None
+        self.silent_s += since_s
         if self.process.stdout is None:
             return
         try:
@@ -59,7 +62,7 @@ class _Child:
         except BlockingIOError:
             return
         if read:
-            self.heard_s = now_s
+            self.silent_s = 0.0
             *lines, self._begun = (self._begun + read).split(b"\n")
             self.line = lines[-1] if lines else self.line
 
@@ -85,6 +88,7 @@ class Children:
         self._clock = clock
         self._is_last = is_last
         self._log = ThrottledLog(logger, clock, RARELY_S)
+        self._looked_s = clock.monotonic_s()
         self._all: dict[QueuePlace, _Child] = {}
         self.done: set[QueuePlace] = set()
         """The queues whose sender has ended for good."""
@@ -122,16 +126,17 @@ class Children:
     def look(self) -> None:
         """Notice which senders have ended, and start those that are due. Never wait."""
         now_s = self._clock.monotonic_s()
+        since_s, self._looked_s = min(AWAKE_S, now_s - self._looked_s), now_s
         starting = sum(child.process is not None and not child.line for child in self._all.values())
         for place, child in list(self._all.items()):
             if child.process is not None and child.process.poll() is not None:
                 self._ended(place, child, child.process.returncode, now_s)
             if child.process is not None:
-                child.hear(now_s)
-                if now_s - child.heard_s >= SILENT_S:
+                child.hear(since_s)
+                if child.silent_s >= SILENT_S:
                     logger.error("the sender of a queue is silent, killing it queue=%s", place.prefix)
                     child.process.kill()
-                    child.heard_s = now_s
+                    child.silent_s = 0.0
                 if now_s - child.started_s >= STABLE_S:
                     child.failures = 0
             elif not child.is_wanted or place in self.done:

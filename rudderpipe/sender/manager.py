@@ -192,8 +192,9 @@ class Manager:
         return {each for each in generations if gate.is_drained(self._gates_queues.queue, each)}
 
     def _ask_home(self, profile: Profile) -> tuple[list[Member], Route]:
-        found = members.renew(self._home, self.name, profile, self._settings.lease_ms)
-        return found, route.read(self._home, self._settings)
+        # Order: a manager that cannot read the route, because a later version has written it, must not get a share.
+        found = route.read(self._home, self._settings)
+        return members.renew(self._home, self.name, profile, self._settings.lease_ms), found
 
     def _collect(self, now_s: float) -> None:
         """Note the answers that have come."""
