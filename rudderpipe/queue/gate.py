@@ -46,7 +46,7 @@ def is_drained(
         found = seal.remains(queue)
         if not found.is_sealed:
             seal.seal(queue, generation.number)
-            return False
+            found = seal.remains(queue)
         if found.has_jobs or (generation.number and not found.is_open and "transitive" in rules):
             return False
     return True

@@ -226,6 +226,7 @@ class Manager:
             self._log.warning(GATE, said, _reason(ended.result))
         elif ended.result:
             self._drained |= ended.result
+            self._gates_queues.close()  # they connect again if they are asked again
             self._looking.at_once()
 
     def _know_own(self, now_s: float) -> None:
@@ -351,6 +352,8 @@ class Manager:
         self._calls.close()
         if not self._is_home_asked:
             self._home.close()
+        if not self._is_gate_asked:
+            self._gates_queues.close()
         for own in self._own.values():
             if not own.is_asked:
                 own.close()
