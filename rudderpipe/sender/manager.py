@@ -327,8 +327,11 @@ class Manager:
 
         Senders that still run at ``deadline_s`` of the monotonic clock are killed.
         """
-        logger.info("stopping the senders of this manager queues=%d", len(self._children.places))
+        queues = len(self._children.places)
+        # Order: before anything else, because a second signal ends this process, and only senders that were asked to
+        # end do then end at once.
         self._children.want(())
+        logger.info("stopping the senders of this manager queues=%d", queues)
         self.state = msgspec.structs.replace(self.state, stopping=True)
         has_left = False
         while self._clock.monotonic_s() < deadline_s:
