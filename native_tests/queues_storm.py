@@ -44,7 +44,7 @@ COUNTS = (4, 2)
 """The numbers of queues, in turn. The first generation has one."""
 LEASE_MS = 1_500
 CALM_S = 120.0
-PATIENCE_S = 15.0
+PATIENCE_S = 10.0
 """The next change begins after this time, also if the last one has not ended."""
 FAULTS = ("429", "429 with Retry-After", "500", "503", "307", "reset before reading", "reset after reading", "drip")
 """What the data plane does. No job fails for good, because a failed job would hold up the change."""
@@ -148,6 +148,8 @@ class QueuesStorm:
         self._scale: subprocess.Popen[bytes] | None = None
         self._scale_to = 1
         self._scaled_s = time.monotonic()
+        self._turn = self._chance.sample(list(ACTS), len(ACTS))
+        """Each act once, in a random order, before any comes again."""
         self.statuses: Counter[str] = Counter()
         """Changes of the number of queues that were begun, those that ended before the next one, and generations."""
 
@@ -174,8 +176,8 @@ class QueuesStorm:
                 host.own.do_what_is_due()
                 host.own.fill(PRODUCERS)
             self._go_on_with_the_change()
-            ((what, kind),) = self._chance.choices(list(ACTS), list(ACTS.values()))
-            self._act(what, kind)
+            chosen = self._turn or self._chance.choices(list(ACTS), list(ACTS.values()))
+            self._act(*chosen.pop())
             pause(min(1.0, self._chance.expovariate(1 / self._pause_s)))
 
     def _act(self, what: str, kind: str) -> None:
@@ -205,9 +207,13 @@ class QueuesStorm:
             if code != EXIT_OK and time.monotonic() - self._scaled_s < PATIENCE_S:
                 self._scale = self._start_scale("10")
         elif time.monotonic() - self._scaled_s > (3.0 if self._scale_to == 1 else PATIENCE_S):
-            self._scale_to, self._scaled_s = next(self._counts), time.monotonic()
-            self.statuses["changes begun"] += 1
-            self._scale = self._start_scale("10")
+            self._begin_a_change("10")
+
+    def _begin_a_change(self, timeout_s: str) -> subprocess.Popen[bytes]:
+        self._scale_to, self._scaled_s = next(self._counts), time.monotonic()
+        self.statuses["changes begun"] += 1
+        self._scale = self._start_scale(timeout_s)
+        return self._scale
 
     def _start_scale(self, timeout_s: str) -> subprocess.Popen[bytes]:
         """Start the command on the first host."""
@@ -256,6 +262,8 @@ class QueuesStorm:
         if self._scale is not None:
             self._scale.kill()
             self._scale.wait()
+        while self.statuses["changes begun"] < len(COUNTS):
+            self._begin_a_change("0").wait()
         self._scale = self._start_scale(f"{CALM_S:.0f}")
         if (code := self._scale.wait()) != EXIT_OK:
             said = (self.home / "scale.log").read_text()[-500:]

@@ -28,6 +28,6 @@ def test_events_stay_whole_and_in_order_while_the_number_of_queues_changes(direc
     assert result.problems == []
     assert result.accepted >= 500
     assert result.delivered >= result.accepted
-    assert storm.statuses["generations"] == 3, storm.statuses
-    assert storm.deaths["redis"] > 0, storm.deaths
+    assert storm.statuses["generations"] >= 3, storm.statuses
+    assert storm.deaths["redis"] + storm.acts["redis stopped"] > 0, storm.deaths
     assert sum(storm.deaths[kind] for kind in ("flusher", "manager", "sender", "scale")) >= 4, storm.deaths
