@@ -428,7 +428,7 @@ def test_senders_go_on_while_the_list_is_away(shared: Scene) -> None:
 
 
 def test_senders_go_on_when_redis_has_forgotten_list_and_route(shared: Scene) -> None:
-    """No manager takes the queues of the others for its own meanwhile. A flusher that knows the route stores it."""
+    """No manager takes the queues of the others for its own meanwhile. One that knows the route stores it again."""
     first, second = shared.host(), shared.host()
     shared.passes(60)
     before = first.running, second.running, len(first.starts), len(second.starts)
@@ -438,6 +438,7 @@ def test_senders_go_on_when_redis_has_forgotten_list_and_route(shared: Scene) ->
     shared.passes(5 * LEASE_S)
 
     assert before == (first.running, second.running, len(first.starts), len(second.starts))
+    assert shared.home.store.route == shared.route.text
 
 
 def test_with_several_senders_a_queue_every_manager_works_on_every_queue(scene_of: Callable[..., Scene]) -> None:
@@ -463,6 +464,20 @@ def test_a_stop_leaves_the_list_and_ends_all_senders(shared: Scene) -> None:
     assert second.running == set()
     shared.passes(3)
     assert first.running == names(8)
+
+
+def test_a_stop_while_the_list_is_away_does_not_say_that_senders_go_on(
+    shared: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The membership lapses by itself."""
+    host = shared.host()
+    shared.passes(60)
+    shared.home.store.away = True
+
+    host.manager.drain(shared.clock.now_s + 10)
+
+    assert host.running == set()
+    assert "senders go on" not in caplog.text
 
 
 def test_a_sender_that_hangs_is_killed_at_the_end_of_a_stop(scene: Scene) -> None:

@@ -174,7 +174,7 @@ class Manager:
         if not self._is_home_asked:
             profile = self._profile  # the thread must not see a later value
             self._is_home_asked = True
-            self._calls.begin(HOME, lambda: self._ask_home(profile))
+            self._calls.begin(HOME, partial(self._ask_home, profile, self.route))
         for place, own in self._own.items():
             if not own.is_asked:
                 own.is_asked = True
@@ -191,9 +191,12 @@ class Manager:
         """
         return {each for each in generations if gate.is_drained(self._gates_queues.queue, each)}
 
-    def _ask_home(self, profile: Profile) -> tuple[list[Member], Route]:
+    def _ask_home(self, profile: Profile, known: Route | None) -> tuple[list[Member], Route]:
         # Order: a manager that cannot read the route, because a later version has written it, must not get a share.
         found = route.read(self._home, self._settings)
+        if known is not None and known.is_ahead_of(found):
+            logger.error("redis has forgotten the route to the queues, storing it again")
+            found = route.store(self._home, self._settings, found, known)
         return members.renew(self._home, self.name, profile, self._settings.lease_ms), found
 
     def _collect(self, now_s: float) -> None:
@@ -208,13 +211,13 @@ class Manager:
 
     def _note_home(self, ended: Ended, now_s: float) -> None:
         self._is_home_asked = False
+        if self.state.stopping:
+            return
         if isinstance(ended.result, Exception):
             said = "the list of managers cannot be read, senders go on, trying again error=%s"
             self._log.warning(HOME, said, _reason(ended.result))
         elif ended.result is not None:
-            self.members, found = ended.result
-            if self.route is None or not self.route.is_ahead_of(found):  # else a flusher stores it again
-                self.route = found
+            self.members, self.route = ended.result
             self._listed_s = now_s
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
         self._know_own(now_s)
