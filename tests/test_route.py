@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import cast
 
+import msgspec
 import pytest
 
+from rudderpipe.errors import QueueUnavailable
 from rudderpipe.queue import route
+from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.route import Generation, QueuePlace
 from rudderpipe.settings import Settings
+from tests.fake_queue import FakeQueue, FakeStore
+from tests.fakes import FakeClock
 
 SETTINGS = Settings(redis="redis://a")
 
@@ -49,6 +55,21 @@ def test_a_text_that_is_no_route_is_refused(text: str) -> None:
     """Events must not go to a queue that was guessed."""
     with pytest.raises(ValueError, match=r"generations|JSON|malformed|required|missing|length"):
         route.of_text(text, SETTINGS)
+
+
+def test_a_process_whose_list_of_servers_is_too_short_uses_no_route() -> None:
+    """It would use a queue of the same name on another server. A server that has only retired queues may be gone."""
+    home = cast("Queue", FakeQueue(FakeStore(FakeClock())))
+    both = msgspec.structs.replace(SETTINGS, redis="redis://a redis://b")
+    known = route.of_text("", both)
+    made = route.store(home, both, known, known.with_queues([QueuePlace("rudder-0"), QueuePlace("rudder-1", 1)], 5))
+
+    assert route.read(home, both) == made
+    with pytest.raises(QueueUnavailable, match="give all processes the same list"):
+        route.read(home, SETTINGS)
+    later = route.store(home, both, made, made.with_queues([QueuePlace("rudder-2-0")], 7))
+    retired = route.store(home, both, later, later.with_retired(0, 9).with_retired(1, 9))
+    assert route.read(home, SETTINGS) == retired
 
 
 def test_a_later_version_may_add_to_the_route() -> None:

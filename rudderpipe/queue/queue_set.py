@@ -54,7 +54,7 @@ class QueueSet:
         except QueueUnavailable as error:
             self._trouble = error
             known = self._known or route.expected(self.settings)
-            if known is None or error.reason == route.UNREADABLE:
+            if known is None or error.reason in (route.UNREADABLE, route.UNLISTED):
                 raise
             return known
         return self._known

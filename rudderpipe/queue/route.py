@@ -20,6 +20,7 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
 
 UNREADABLE = "the route in Redis cannot be read; a later version may have written it"
+UNLISTED = "the route has queues on servers that the setting redis does not list; give all processes the same list"
 SLOTS = 16_384
 CLOCKS_DIFFER_MS = 24 * 3600 * 1000
 """How far the clocks of hosts may differ."""
@@ -156,9 +157,13 @@ def store(home: Queue, settings: Settings, known: Route, wanted: Route) -> Route
 
 def _parsed(home: Queue, text: bytes, settings: Settings) -> Route:
     try:
-        return of_text(text.decode(), settings)
+        found = of_text(text.decode(), settings)
     except ValueError:
         raise QueueUnavailable(home.place, UNREADABLE, answered=True) from None
+    # Otherwise this process would use a queue of the same name on another server, which no other process knows.
+    if any(place.server >= len(settings.redis_servers) for each in found.living for place in each.queues):
+        raise QueueUnavailable(home.place, UNLISTED, answered=True)
+    return found
 
 
 def is_unused(home: Queue) -> bool:
