@@ -22,7 +22,7 @@
   ARGV[4] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
   ARGV[5] marks     msgpack list of (tenure, from, to): these jobs hold the events from..to of that tenure of a block
   ARGV[6] freed     msgpack list of tenures whose blocks are free again, so that their offsets may be deleted
-  ARGV[7] jobs      msgpack list of (data, events) or (data, events, lane), oldest first, at most 1000
+  ARGV[7] jobs      msgpack list of (data, events) or (data, events, lane), oldest first, at most 1100
   ARGV[8] term      integer higher than the term of every call whose answer is unknown, by any flusher of the ring
   ARGV[9] plane     string  the caller's data plane; "" when it is not given
 
