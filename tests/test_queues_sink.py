@@ -13,7 +13,7 @@ import pytest
 from rudderpipe.errors import QueueBehind, QueueSealed
 from rudderpipe.flusher import lanes, queue_cursor, sinks
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.queue_sink import QueueSink
+from rudderpipe.flusher.queue_sink import QueueSink, Sink
 from rudderpipe.flusher.queues_sink import QueuesSink
 from rudderpipe.queue import route, seal
 from rudderpipe.ring import counters
@@ -492,6 +492,29 @@ def test_an_ended_ring_is_forgotten_by_all_queues(spread: Spread) -> None:
 
     assert all(ring["ended"] for store in spread.stores.values() for ring in store.rings.values())
     assert len(spread.stores) == 4
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+def test_events_that_redis_forgot_are_counted_when_the_ring_ends(spread: Spread, queues: int) -> None:
+    """Nothing else would count them any more. A second call, after a lost answer, counts no others as lost."""
+    sink: Sink = spread.sinks[-1]
+    if queues == 1:
+        spread.settings = msgspec.structs.replace(spread.settings, queues=1)
+        sink = QueueSink(spread.settings, spread.ring, spread.letters, spread.clock)
+        spread.flusher = Flusher(spread.ring, sink, spread.settings, spread.clock)
+    spread.send(40)
+    spread.work()
+    spread.producer.leave()
+    spread.work()
+    prefix = "rudder-1" if queues > 1 else "rudder"
+    lost = len(spread.numbers(prefix))
+    store = spread.stores[prefix]
+    for forgotten in (store.rings, store.account, store.line, store.jobs):
+        forgotten.clear()
+    spread.flusher.drain(spread.clock.now_s + 1)
+    sink.ended(spread.ring)
+
+    assert 0 < lost == sum(each.account["lost"] + each.account["unsure"] for each in spread.stores.values())
 
 
 def test_the_setting_chooses_the_sink(ring: Ring, clock: FakeClock) -> None:

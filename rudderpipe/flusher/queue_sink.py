@@ -213,6 +213,8 @@ class QueueSink:
         self._housekeeping.restart(clock.monotonic_s())
         self._lost: int | None = None
         """The events of the ring that Redis had lost at the last look; None before the first."""
+        self._is_counted = False
+        """True once a ring that ends was counted for the last time."""
         self._handed: int | None = None
         """The events of the ring that Redis had been given by then."""
 
@@ -328,6 +330,9 @@ class QueueSink:
 
     def ended(self, ring: RingView) -> None:
         """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""
+        if self._has_seen_redis and not self._is_counted:
+            self.acknowledged()  # Order: before Redis forgets the ring, because its events would seem lost
+            self._is_counted = True
         self._queue.end_ring(ring.segment.epoch)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -83,6 +83,7 @@ class QueuesSink:
         self._is_sealed = False
         """True from the moment when a current queue turned out to be sealed until the next route is read."""
         self._handed: int | None = None  # the events that had left the ring when a look at all counts began
+        self._is_counted = False  # True once a ring that ends was counted for the last time
         self._window: Window | None = None
         """None until it is known what the queues of the earlier generations have."""
         self._housekeeping = Every(ROUTE_S)
@@ -158,7 +159,7 @@ class QueuesSink:
         self._wait_for_all()
         counts = [cursor.counts for cursor in self.used.all if cursor.counts is not None]
         if self.used.route is None or len(counts) < len(self.used.all):
-            lacks = self.used.home if self.used.route is None else next(self._uncounted())
+            lacks = next((each for each in self.used.all if each.counts is None), self.used.home)
             raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
         if all(cursor.has_new_counts for cursor in self.used.all):
             self._restore(handed - sum(each.events_gone for each in counts))
@@ -187,15 +188,16 @@ class QueuesSink:
 
     def ended(self, ring: RingView) -> None:  # noqa: ARG002  # the sink knows its ring
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
-        self._take_answers()
-        self._begin_calls()
+        if not self._is_counted:  # Order: before the first queue forgets the ring, because its events would seem lost
+            self.acknowledged()
+            self._is_counted = self._handed is None
         self._wait_for_all()
         for cursor in self.used.all:
-            if self._is_idle(cursor):
+            if self._is_counted and self._is_idle(cursor):
                 self._begin(cursor, "end", partial(cursor.queue.end_ring, self._epoch))
         self._wait_for_all()
         for cursor in self.used.all:
-            if self.used.route is None or cursor.trouble or cursor.under_way:
+            if not self._is_counted or cursor.trouble or cursor.under_way:
                 raise cursor.trouble or QueueUnavailable(cursor.queue.place, "no answer in time", answered=False)
 
     def close(self) -> None:
@@ -205,9 +207,6 @@ class QueuesSink:
         for cursor in self.used.all:
             if cursor.under_way is None:
                 cursor.queue.close()
-
-    def _uncounted(self) -> Iterator[QueueCursor]:
-        return (cursor for cursor in self.used.all if cursor.counts is None)
 
     def _must_keep(self, cursor: QueueCursor) -> bool:
         """Return whether a queue would forget the ring, or what it has counted of it."""
