@@ -9,7 +9,7 @@ import pytest
 from native_tests import separate_host
 from native_tests.queues_storm import QueuesStorm
 
-SEED, SECONDS = 1, 20.0
+SEED, SECONDS = 1, 15.0
 
 
 @pytest.mark.skipif(bool(separate_host.why_not()), reason=separate_host.why_not())
