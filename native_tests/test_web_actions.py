@@ -68,7 +68,7 @@ def test_the_flow_is_that_of_the_pipe(pipe: Processes, start: Start) -> None:
     assert set(flow) == {
         *("pipe", "host", "version", "mode", "queue", "redis", "data_plane", "taken_at_ms", "taken_at_s", "access"),
         *("shows_events", "can_log_in", "verdict", "findings", "producers", "ring", "queue_state", "queue_trouble"),
-        *("queues", "generations", "sender", "account", "dead_letters"),
+        *("queues", "generations", "sender", "account", "dead_letters", "spill"),
     }
     assert (flow["mode"], flow["pipe"]) == ("redis", pipe.settings.pipe_name)
     assert (flow["producers"]["accepted"], flow["producers"]["processes"]) == (25, 1)
