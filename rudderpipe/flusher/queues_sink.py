@@ -189,6 +189,8 @@ class QueuesSink:
     def ended(self, ring: RingView) -> None:  # noqa: ARG002  # the sink knows its ring
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
         if not self._is_counted:  # Order: before the first queue forgets the ring, because its events would seem lost
+            if self._handed != queue_sink.handed_of(self._ring):
+                self._handed = None  # a look that began before the last events says nothing of them
             self.acknowledged()
             self._is_counted = self._handed is None
         self._wait_for_all()
