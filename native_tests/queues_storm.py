@@ -297,8 +297,9 @@ class QueuesStorm:
             known = route.read(queues.home, settings)
             for place in dict.fromkeys(place for each in known.generations for place in each.queues):
                 queue = queues.queue(place)
-                (account,) = queue.ask(partial(_read_account, queue.keys.account))
+                # Order: the counts first, because counting decides whether a forgotten event is lost.
                 counts = queue.counts()
+                (account,) = queue.ask(partial(_read_account, queue.keys.account))
                 total += Counter({name.decode(): int(count) for name, count in account.items()})
                 total["jobs"] += counts.waiting + counts.active + counts.delayed + counts.failed
         return known, total
