@@ -59,8 +59,7 @@ def _code(member: Member, members: Sequence[Member], *, adopt: bool, as_json: bo
 
 
 def _shown(member: Member, *, has_others: bool, adopt: bool, as_json: bool) -> int:
-    if member.trouble is not None:
-        raise member.trouble
+    member.check()
     settings, found = member.settings, member.queue
     before, counts = found.owner(), found.counts()
     if as_json:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from rudderpipe.observe import findings
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.observe.finding import Finding
 from rudderpipe.observe.findings import NOW_S, RECENT_S, Recent
-from rudderpipe.observe.pipe_queues import GenerationState, PipeQueue, QueueState
+from rudderpipe.observe.pipe_queues import GenerationState, PipeQueue, QueueState, most
 from rudderpipe.observe.reader import Reader, Totals, View
 from rudderpipe.observe.snapshot import DeadLetterState, Snapshot
 from rudderpipe.observe.spill_state import SpillState
@@ -256,14 +256,10 @@ def _ring(found: Snapshot, totals: Totals | None) -> RingFlow | None:
         size_bytes=sum(each.size_bytes for each in rings),
         oldest_age_s=found.oldest_event_age_s,
         flusher_pid=pids[0] if len(pids) == len(rings) else None,
-        heartbeat_age_s=_most(each.heartbeat_age_s for each in rings),
+        heartbeat_age_s=most(each.heartbeat_age_s for each in rings),
         sink_down_s=max(each.sink_down_s for each in rings),
         left=totals.left if totals is not None else ring.left,
     )
-
-
-def _most(values: Iterable[float | None]) -> float | None:
-    return max((each for each in values if each is not None), default=None)
 
 
 def _queue(queue: QueueState) -> QueueFlow:

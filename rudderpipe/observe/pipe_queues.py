@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,7 +13,7 @@ from rudderpipe.observe import active_lanes
 from rudderpipe.observe.active_lanes import LaneState
 from rudderpipe.process import identity
 from rudderpipe.queue import seal, sender_report
-from rudderpipe.queue.active_job import QueueCounts
+from rudderpipe.queue.active_job import EVENT_STATES, QueueCounts, events_of
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.sender_report import Sender
 from rudderpipe.service.calls import Calls
@@ -28,11 +28,8 @@ ANSWER_S = 2.5
 WAIT_S = 1.0
 
 
-ADDED = (
-    *("waiting", "active", "delayed", "failed", "completed", "used_bytes", "odd_fields"),
-    *("events_queued", "events_delivered", "events_failed", "events_removed", "events_elsewhere", "events_lost"),
-)
-"""The numbers of queues that are summed."""
+COUNTED = ("waiting", "active", "delayed", "failed", "completed", "odd_fields", *EVENT_STATES)
+"""The numbers that a queue counts, and that are summed for several."""
 
 
 class QueueState(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,16 +72,9 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
         return self.waiting + self.active + self.delayed
 
     @property
-    def events_added(self) -> int:
-        """Events that were ever added."""
-        return (
-            self.events_queued
-            + self.events_delivered
-            + self.events_failed
-            + self.events_removed
-            + self.events_elsewhere
-            + self.events_lost
-        )
+    def events_gone(self) -> int:
+        """The number of events that were ever added, by their states."""
+        return events_of(self)
 
 
 class GenerationState(msgspec.Struct, frozen=True):
@@ -211,8 +201,7 @@ def _read(member: Member) -> _Read:
     queue = member.queue
     shown = unread(member.settings, generation=member.generation, is_current=member.is_current)
     try:
-        if member.trouble is not None:
-            raise member.trouble
+        member.check()
         counts = queue.counts()
         state = _state(queue, counts, member.settings.max_queue_bytes)
         lease, senders = lease_state(queue), sender_report.read(queue)
@@ -225,21 +214,10 @@ def _read(member: Member) -> _Read:
 def _state(queue: Queue, counts: QueueCounts, max_bytes: int | None) -> QueueState:
     oldest_job_age_s, oldest_failed_age_s = _ages_s(queue)
     return QueueState(
-        waiting=counts.waiting,
-        active=counts.active,
-        delayed=counts.delayed,
-        failed=counts.failed,
-        completed=counts.completed,
+        **{name: getattr(counts, name) for name in COUNTED},
         paused=counts.paused,
         used_bytes=queue.size_bytes(),
         max_bytes=max_bytes,
-        events_queued=counts.events_queued,
-        events_delivered=counts.events_delivered,
-        events_failed=counts.events_failed,
-        events_removed=counts.events_removed,
-        events_elsewhere=counts.events_elsewhere,
-        events_lost=counts.events_lost,
-        odd_fields=counts.odd_fields,
         other_plane=_other_plane(queue),
         evicting_policy=queue.evicting_policy(),
         lanes=active_lanes.lane_states(queue),
@@ -255,18 +233,20 @@ def total(queues: Sequence[PipeQueue]) -> QueueState | None:
         return states[0] if states else None
     limits = [each.max_bytes for each in states]
     return QueueState(
-        **{name: sum(getattr(each, name) for each in states) for name in ADDED},
+        **{name: sum(getattr(each, name) for each in states) for name in COUNTED},
         paused=any(each.paused for each in states),
+        used_bytes=sum(each.used_bytes for each in states),
         max_bytes=None if None in limits else sum(filter(None, limits)),
         other_plane=next((each.other_plane for each in states if each.other_plane), ""),
         evicting_policy=next((each.evicting_policy for each in states if each.evicting_policy), ""),
         lanes=active_lanes.merged([lane for each in states for lane in each.lanes]),
-        oldest_job_age_s=_most([each.oldest_job_age_s for each in states]),
-        oldest_failed_age_s=_most([each.oldest_failed_age_s for each in states]),
+        oldest_job_age_s=most(each.oldest_job_age_s for each in states),
+        oldest_failed_age_s=most(each.oldest_failed_age_s for each in states),
     )
 
 
-def _most(values: Sequence[float | None]) -> float | None:
+def most(values: Iterable[float | None]) -> float | None:
+    """Return the largest of the known values; None if none is known."""
     return max((each for each in values if each is not None), default=None)
 
 

@@ -32,7 +32,7 @@ class ShareMeter:
 
     def note(self, queues: Sequence[PipeQueue], at_s: float) -> list[PipeQueue]:
         """Return the queues with their shares; without, if there is only one, or if one of them cannot be read."""
-        added = {each.name: each.state.events_added for each in queues if each.is_current and each.state is not None}
+        added = {each.name: each.state.events_gone for each in queues if each.is_current and each.state is not None}
         if len(added) < sum(each.is_current for each in queues) or len(added) < 2:
             return list(queues)
         noted, now = self._noted, _Noted(at_s, added)

@@ -16,7 +16,7 @@ from rudderpipe.errors import QueueUnavailable
 from rudderpipe.flusher import dead_letters
 from rudderpipe.observe import account, host_rings, pipe_queues, spill_state
 from rudderpipe.observe.account import Events, PipeRing, RingAccount
-from rudderpipe.observe.pipe_queues import GenerationState, LeaseState, PipeQueue, QueueState
+from rudderpipe.observe.pipe_queues import GenerationState, LeaseState, PipeQueue, QueueState, most
 from rudderpipe.observe.shares import ShareMeter
 from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.process.clock import Clock
@@ -118,8 +118,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def oldest_event_age_s(self) -> float | None:
         """How long the oldest event of all rings has been there; None when they are empty."""
-        ages_s = (ring.oldest_event_age_s for ring in self.rings)
-        return max((age_s for age_s in ages_s if age_s is not None), default=None)
+        return most(ring.oldest_event_age_s for ring in self.rings)
 
     @property
     def queue(self) -> QueueState | None:

@@ -73,6 +73,18 @@ class LastFailure(msgspec.Struct, frozen=True):
     at_ms: int
 
 
+EVENT_STATES = (
+    *("events_queued", "events_delivered", "events_failed"),
+    *("events_removed", "events_elsewhere", "events_lost"),
+)
+"""The states of an event that was added to a queue, as fields. Each event is in one of them."""
+
+
+def events_of(counts: object) -> int:
+    """Return the sum of the events in all states, which is the number of events that were ever added."""
+    return sum(int(getattr(counts, name)) for name in EVENT_STATES)
+
+
 class QueueCounts(msgspec.Struct, frozen=True):
     """Jobs by state, and the events of one account (of one ring, or of all rings)."""
 
@@ -103,15 +115,8 @@ class QueueCounts(msgspec.Struct, frozen=True):
 
     @property
     def events_gone(self) -> int:
-        """The sum of the events in all states, which is the number of events that were ever added."""
-        return (
-            self.events_queued
-            + self.events_delivered
-            + self.events_failed
-            + self.events_removed
-            + self.events_elsewhere
-            + self.events_lost
-        )
+        """The number of events that were ever added, by their states."""
+        return events_of(self)
 
     @property
     def events_over(self) -> int:
@@ -158,8 +163,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
     @property
     def is_sound(self) -> bool:
         """True when no count is below 0. Another program's job that claims to be ours can make a count negative."""
-        counts = (self.events_queued, self.events_delivered, self.events_failed, self.events_removed)
-        return min(*counts, self.events_elsewhere, self.events_lost) >= 0
+        return all(getattr(self, name) >= 0 for name in EVENT_STATES)
 
     @classmethod
     def of(cls, numbers: list[int], paused: bool, fields: list[bytes]) -> QueueCounts:  # one caller

@@ -25,8 +25,7 @@ def set_all_paused(queues: QueueSet, *, pauses: bool) -> dict[str, str]:
     members = queues.members()
     for member in members:
         try:
-            if member.trouble is not None:
-                raise member.trouble
+            member.check()
             set_paused(member.queue, pauses=pauses)
         except QueueUnavailable as error:
             away[member.settings.prefix] = str(error)

@@ -27,6 +27,11 @@ class Member(NamedTuple):
     trouble: QueueUnavailable | None
     """Why its server could not be read when the route was asked for; None if it was not asked, or responded."""
 
+    def check(self) -> None:
+        """Raise ``trouble``, if there is any, so that a server that is away is not waited for again."""
+        if self.trouble is not None:
+            raise self.trouble
+
 
 class QueueSet:
     """The queue of the settings, and those of the other generations.
