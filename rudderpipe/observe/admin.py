@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.errors import RudderpipeError
@@ -49,14 +49,7 @@ def of_sender(
 ) -> Responses:
     """Return the responses of a sender: queue and process. Rings are their own host's, so its flusher shows them."""
 
-    def values() -> Values:
-        found = build_info("sender")
-        found.add(of_queues(reader.read().snapshot, settings.lanes_in_use))
-        found.add(counts_of_sender(settings, state, planes, lanes_wait_s, clock))
-        found.add(of_process())
-        return found
-
-    return _responses(settings, reader, values)
+    return _of_senders(settings, reader, lambda: [counts_of_sender(settings, state, planes, lanes_wait_s, clock)])
 
 
 def counts_of_sender(
@@ -79,11 +72,17 @@ def of_manager(settings: Settings, reader: Reader, lines: Callable[[], Sequence[
     ``lines`` returns the last line of each sender.
     """
 
+    return _of_senders(settings, reader, lambda: map(unpacked, lines()))
+
+
+def _of_senders(settings: Settings, reader: Reader, counts: Callable[[], Iterable[Values]]) -> Responses:
+    """Return the responses of a process that shows the queues, what each of its senders counts, and itself."""
+
     def values() -> Values:
         found = build_info("sender")
         found.add(of_queues(reader.read().snapshot, settings.lanes_in_use))
-        for line in lines():
-            found.add(unpacked(line))
+        for each in counts():
+            found.add(each)
         found.add(of_process())
         return found
 
