@@ -90,17 +90,17 @@ class MortalSpill(Spill):
 
     def _append_in_vain(self, records: Sequence[Record], number: int) -> None:
         """Let the disk have the records and refuse to store them durably."""
-        write = spill._write  # noqa: SLF001
+        write = spill._write  # noqa: SLF001  # the one place at which a disk can refuse
 
         def refuse(fd: int, data: bytes) -> None:
             write(fd, data)
             raise REFUSED
 
-        spill._write = refuse  # noqa: SLF001
+        spill._write = refuse  # noqa: SLF001  # as above
         try:
             super().append(records, number)
         finally:
-            spill._write = write  # noqa: SLF001
+            spill._write = write  # noqa: SLF001  # as above
 
     def _cut_last(self) -> None:
         if self._dies():

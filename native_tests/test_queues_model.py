@@ -86,7 +86,7 @@ def test_each_mechanism_of_the_spill_is_needed(
     owner, name, broken = MECHANISMS[mechanism]
     monkeypatch.setattr(owner, name, broken, raising=False)
     if mechanism == "a segment's number is used once":
-        begin = Spill._begin  # noqa: SLF001
+        begin = Spill._begin  # noqa: SLF001  # the mechanism that is broken here
         monkeypatch.setattr(Spill, "_begin", lambda self, _: begin(self, self.last_number + 1))
     for seed in range(AT_MOST):
         try:

@@ -213,10 +213,10 @@ class QueueSink:
         self._housekeeping.restart(clock.monotonic_s())
         self._lost: int | None = None
         """The events of the ring that Redis had lost at the last look; None before the first."""
-        self._is_counted = False
-        """True once a ring that ends was counted for the last time."""
         self._handed: int | None = None
         """The events of the ring that Redis had been given by then."""
+        self._is_counted = False
+        """True once a ring that ends was counted for the last time."""
 
     def known(self) -> dict[int, int]:
         """Return nothing, because Redis returns its offsets when the next events are added."""

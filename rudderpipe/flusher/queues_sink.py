@@ -425,17 +425,17 @@ class QueuesSink:
     def _adopt(self, found: Route) -> None:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""
         used = self.used
-        if self.used.route is not None and self.used.route.is_ahead_of(found):
+        if used.route is not None and used.route.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            call = partial(route.store, self.used.home.queue, self._settings, found, self.used.route)
-            self._begin(self.used.home, "route", call)
+            call = partial(route.store, used.home.queue, self._settings, found, used.route)
+            self._begin(used.home, "route", call)
             return
         self._reads_route = False
-        if self.used.route is not None and found.text == self.used.route.text:
+        if used.route is not None and found.text == used.route.text:
             if self._is_sealed:  # a later route is stored before a queue is sealed
                 self._reads_route = True
-                trouble = QueueUnavailable(self.used.home.queue.place, UNROUTED, answered=True)
-                self.used.home.failed(trouble, self._clock.monotonic_s())
+                trouble = QueueUnavailable(used.home.queue.place, UNROUTED, answered=True)
+                used.home.failed(trouble, self._clock.monotonic_s())
             return
         self._is_sealed, self._window = False, None
         used.use(found, self._ring.words[at.H_CREATED_MS])

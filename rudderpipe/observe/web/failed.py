@@ -31,9 +31,9 @@ _TYPES = frozenset(("track", "identify", "page", "screen", "group", "alias"))
 
 
 class Wanted(msgspec.Struct, frozen=True):
-    """What a person wants to be done: with the jobs of ``ids``, or with all that have ``q`` and ``since_ms``.
+    """The failed jobs that a request names: those of ``ids``, or all that have ``q`` and ``since_ms``.
 
-    ``count`` is the number of these jobs, as the person typed it. A call after the first one has the ``after`` of the
+    ``count`` is the number of these jobs, as it was typed. A call after the first one has the ``after`` of the
     call before, instead.
     """
 
