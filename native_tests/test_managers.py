@@ -7,10 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from native_tests.manager import Manager
 from native_tests.processes import Processes, wait_until
+from native_tests.user_events import UserEvents
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import route
 from rudderpipe.queue.queue import Queue
 from rudderpipe.testing.redis_server import RedisServer
 
-USERS = 60
 QUEUES = 8
 KEYS = "{{{}}}:rudderpipe:rudderEventsQueue:{}"
 
@@ -49,36 +47,12 @@ class Managers:
         self.processes = processes
         self.server = server
         processes.explicit |= settings_with(server) | {"autostart": False}
-        self.client = processes.client()
-        self.sent = 0
+        self.users = UserEvents(processes.client())
         self.flusher = processes.start("-m", "rudderpipe.flusher")
 
     def start(self, *arguments: str, **options: Any) -> psutil.Process:
         """Start a manager."""
         return psutil.Process(self.processes.start("-m", "rudderpipe.sender", "--all", *arguments, **options).pid)
-
-    def send(self, count: int) -> None:
-        """Send events of all users in turn."""
-        for _ in range(count):
-            assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
-            self.sent += 1
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Let a thread send events meanwhile."""
-        ends = threading.Event()
-
-        def send() -> None:
-            while not ends.wait(0.02):
-                self.send(4)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        try:
-            yield
-        finally:
-            ends.set()
-            thread.join()
 
     def holders(self) -> dict[str, int]:
         """Return the pid of the sender that has the lease of each queue."""
@@ -113,8 +87,8 @@ class Managers:
 
     def assert_in_order(self) -> None:
         """Wait until all events have arrived, and check that those of each user did so in order."""
-        assert self.processes.delivered(self.sent)
-        assert self.delivered() == {f"u{user}": list(range(user, self.sent, USERS)) for user in range(USERS)}
+        assert self.processes.delivered(self.users.sent)
+        assert self.delivered() == self.users.by_user()
 
 
 @pytest.fixture(name="managers")
@@ -135,7 +109,7 @@ def test_managers_share_the_queues_while_they_come_and_go(managers: Managers) ->
     """
     plane = managers.processes.plane
     first, second = managers.start(), managers.start()
-    with managers.sending():
+    with managers.users.sending():
         managers.wait_for_shares(first, second)
         third = managers.start()
         managers.wait_for_shares(first, second, third)
@@ -160,7 +134,7 @@ def test_managers_share_the_queues_while_they_come_and_go(managers: Managers) ->
 def test_nothing_is_lost_when_managers_and_senders_are_killed(managers: Managers) -> None:
     """Senders whose manager was killed end by themselves. One that was killed is started again."""
     first, second, third = managers.start(), managers.start(), managers.start()
-    with managers.sending():
+    with managers.users.sending():
         managers.wait_for_shares(first, second, third)
         orphans = second.children()
         second.kill()
@@ -172,7 +146,7 @@ def test_nothing_is_lost_when_managers_and_senders_are_killed(managers: Managers
 
     managers.assert_in_order()
     events = managers.processes.status().events
-    assert (events.accepted, events.failed, events.balanced) == (managers.sent, 0, True)
+    assert (events.accepted, events.failed, events.balanced) == (managers.users.sent, 0, True)
 
 
 @pytest.mark.timeout(120)
@@ -184,9 +158,9 @@ def test_order_is_kept_while_the_number_of_queues_changes(managers: Managers) ->
     managers.processes.explicit["queues"] = 1
     managers.processes.start("-m", "rudderpipe.flusher")
     first, second = managers.start(), managers.start()
-    with managers.sending():
+    with managers.users.sending():
         wait_until(lambda: "rudder" in managers.holders())
-        managers.send(1000)
+        managers.users.send(1000)
         ended = managers.processes.run("-m", "rudderpipe", "scale", "--queues", "4", "--timeout", "50")
 
     assert ended.returncode == 0, ended
@@ -202,7 +176,7 @@ def test_a_manager_shows_its_senders_at_one_address(managers: Managers, director
     log = directory / "manager.log"
     with log.open("wb") as file:
         manager = managers.start("--admin", "127.0.0.1:0", stderr=file)
-    managers.send(200)
+    managers.users.send(200)
     assert managers.processes.delivered(200)
     address = log.read_text().partition("address=")[2].split()[0]
 
@@ -257,7 +231,7 @@ def test_a_manager_as_process_1_collects_all_that_end(managers: Managers) -> Non
         *(unshare, "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", "--kill-child=TERM"),
         *("sh", "-c", command),
     )
-    managers.send(100)
+    managers.users.send(100)
     assert managers.processes.delivered(100)
     (manager,) = psutil.Process(shell.pid).children()
 
@@ -310,7 +284,7 @@ def test_a_second_signal_ends_a_manager_and_its_senders_at_once(managers: Manage
     managers.processes.plane.misbehaviour.delay_ms = 10_000
     process = managers.processes.start("-m", "rudderpipe.sender", "--all", stderr=subprocess.PIPE)
     manager = psutil.Process(process.pid)
-    managers.send(200)
+    managers.users.send(200)
     wait_until(lambda: (jobs := managers.processes.status().queue) is not None and jobs.active == QUEUES)
     senders = manager.children()
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -14,6 +13,7 @@ import pytest
 
 from native_tests.processes import Processes, wait_until
 from native_tests.redis_forms import Cluster, ending
+from native_tests.user_events import USERS, UserEvents
 from rudderpipe.flusher import lanes
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import gate, job, route
@@ -24,7 +24,6 @@ from rudderpipe.queue.route import QueuePlace
 from rudderpipe.settings import Settings
 from rudderpipe.testing.redis_server import RedisServer
 
-USERS = 60
 QUEUES = 3
 
 
@@ -46,31 +45,7 @@ class Servers:
             "flush_at": 5,
             "flush_interval_ms": 50,
         }
-        self.client = processes.client()
-        self.sent = 0
-
-    def send(self, count: int) -> None:
-        """Send events of all users in turn."""
-        for _ in range(count):
-            assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
-            self.sent += 1
-
-    @contextmanager
-    def sending(self) -> Iterator[None]:
-        """Let a thread send events meanwhile."""
-        ends = threading.Event()
-
-        def send() -> None:
-            while not ends.wait(0.05):
-                self.send(5)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        try:
-            yield
-        finally:
-            ends.set()
-            thread.join()
+        self.users = UserEvents(processes.client())
 
     def events(self, place: int) -> list[int]:
         """Return the events that are in a queue, in the order in which they will be delivered."""
@@ -84,7 +59,7 @@ class Servers:
 
     def expected(self, place: int) -> list[int]:
         """Return the events that belong into a queue, in order."""
-        return [n for n in range(self.sent) if lanes.user_of(f"u{n % USERS}") % QUEUES == place]
+        return [n for n in range(self.users.sent) if lanes.user_of(f"u{n % USERS}") % QUEUES == place]
 
     def wait_for(self, *places: int) -> None:
         """Wait until these queues have all of their events, and check that they have nothing else."""
@@ -111,7 +86,7 @@ def test_a_server_that_is_away_holds_only_its_queue(servers: Servers, how: str, 
     """The others get their events, also from a flusher that starts meanwhile. Nothing is lost or added twice."""
     processes = servers.processes
     flusher = processes.start("-m", "rudderpipe.flusher")
-    servers.send(200)
+    servers.users.send(200)
     servers.wait_for(0, 1, 2)
     away = servers.all[2]
     assert away.process is not None
@@ -120,13 +95,13 @@ def test_a_server_that_is_away_holds_only_its_queue(servers: Servers, how: str, 
     else:
         away.kill()
 
-    servers.send(400)
+    servers.users.send(400)
     servers.wait_for(0, 1)
     if dies:
         flusher.kill()
         flusher.wait()
         flusher = processes.start("-m", "rudderpipe.flusher")
-    servers.send(400)
+    servers.users.send(400)
     servers.wait_for(0, 1)
     if how == "stopped":
         away.process.send_signal(signal.SIGCONT)
@@ -137,20 +112,20 @@ def test_a_server_that_is_away_holds_only_its_queue(servers: Servers, how: str, 
     wait_until(lambda: processes.status().events.in_ring == 0)
     events = processes.status().events
     assert (events.accepted, events.queued, events.lost, events.balanced) == (1000, 1000, 0, True)
-    assert servers.client.flush(10)
+    assert servers.users.client.flush(10)
 
 
 def test_a_flush_waits_for_the_delivery_of_all_queues(servers: Servers) -> None:
     """The flusher counts in every queue what became of the events."""
     processes = servers.processes
     processes.start("-m", "rudderpipe.flusher")
-    servers.send(100)
+    servers.users.send(100)
     servers.wait_for(0, 1, 2)
 
     settings = processes.settings
     for place in range(QUEUES):
         _deliver(settings, place)
-    result = servers.client.flush(10, until="delivered")
+    result = servers.users.client.flush(10, until="delivered")
 
     assert result
     assert processes.status().events.delivered == 100
@@ -204,33 +179,33 @@ def test_the_number_of_queues_changes_while_events_flow(servers: Servers) -> Non
     flusher = processes.start("-m", "rudderpipe.flusher")
     deliverer = Deliverer(processes.settings)
     deliverer.start()
-    servers.send(300)
+    servers.users.send(300)
     for count in (4, 2):
         first = processes.start("-m", "rudderpipe", "scale", "--queues", str(count), stderr=subprocess.DEVNULL)
-        servers.send(100)
+        servers.users.send(100)
         first.kill()
         first.wait()
-        servers.send(100)
+        servers.users.send(100)
         flusher.kill()
         flusher.wait()
-        servers.send(100)
+        servers.users.send(100)
         flusher = processes.start("-m", "rudderpipe.flusher")
-        with servers.sending():
+        with servers.users.sending():
             ended = processes.run("-m", "rudderpipe", "scale", "--queues", str(count), "--timeout", "50")
         assert ended.returncode == 0, ended
         assert b"all earlier queues are drained" in ended.stdout
-    servers.send(100)
-    wait_until(lambda: deliverer.count >= servers.sent)
+    servers.users.send(100)
+    wait_until(lambda: deliverer.count >= servers.users.sent)
 
     deliverer.ends.set()
     deliverer.join()
-    assert deliverer.delivered == {f"u{user}": list(range(user, servers.sent, USERS)) for user in range(USERS)}
+    assert deliverer.delivered == servers.users.by_user()
     found = route.read(Queue(processes.settings, Clock()), processes.settings)
     assert [len(each.queues) for each in found.generations] == [1, 4, 2]
     assert [each.number for each in found.living] == [2]
     assert {place.server for each in found.generations for place in each.queues} == {0, 1, 2}
     events = processes.status().events
-    assert (events.accepted, events.balanced) == (servers.sent, True)
+    assert (events.accepted, events.balanced) == (servers.users.sent, True)
     assert b"queues    generation 2: 2 queues, in use\n" in processes.run("-m", "rudderpipe", "status").stdout
 
 
@@ -238,7 +213,7 @@ def test_the_status_tells_what_is_drained_and_which_queue_has_no_sender(servers:
     """A sender of the first queue alone is not enough."""
     processes = servers.processes
     processes.start("-m", "rudderpipe.flusher")
-    servers.send(100)
+    servers.users.send(100)
     servers.wait_for(0, 1, 2)
     ended = processes.run("-m", "rudderpipe", "scale", "--queues", "1", "--timeout", "0")
     assert ended.returncode == 4
@@ -277,13 +252,13 @@ def test_the_command_drain_knows_the_queues(servers: Servers) -> None:
     """It does what a flusher does, also with the settings of one queue."""
     processes = servers.processes
     flusher = processes.start("-m", "rudderpipe.flusher")
-    servers.send(100)
+    servers.users.send(100)
     servers.wait_for(0, 1, 2)
     flusher.kill()
     flusher.wait()
-    servers.send(100)
+    servers.users.send(100)
     processes.explicit["queues"] = 1
-    servers.client.shutdown(0)
+    servers.users.client.shutdown(0)
 
     ended = processes.run("-m", "rudderpipe", "drain")
 
@@ -324,14 +299,14 @@ def test_the_command_makes_queues_when_redis_has_forgotten_the_route(servers: Se
     """No flusher knows it any more either. The queues that are made by the setting are sealed."""
     processes = servers.processes
     flusher = processes.start("-m", "rudderpipe.flusher")
-    servers.send(100)
+    servers.users.send(100)
     servers.wait_for(0, 1, 2)
     assert processes.run("-m", "rudderpipe", "scale", "--queues", "2", "--timeout", "0").returncode == 4
     flusher.kill()
     flusher.wait()
     servers.all[0].client().delete("{rudder}:rudderpipe:rudderEventsQueue:route")
     processes.start("-m", "rudderpipe.flusher")
-    servers.send(10)
+    servers.users.send(10)
     wait_until(lambda: (ring := processes.status().ring) is not None and ring.down_since_ms > 0)
 
     ended = processes.run("-m", "rudderpipe", "scale", "--queues", "3", "--timeout", "0")

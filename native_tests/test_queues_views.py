@@ -36,7 +36,7 @@ PREFIXES = [f"rudder-{place}" for place in range(QUEUES)]
 def _servers(directory: Path, processes: Processes) -> Iterator[Servers]:
     servers = Servers(directory, processes)
     processes.start("-m", "rudderpipe.flusher")
-    servers.send(300)
+    servers.users.send(300)
     servers.wait_for(0, 1, 2)
     yield servers
     servers.end()
@@ -100,7 +100,7 @@ def test_each_queue_is_shown_with_its_place_its_jobs_its_share_and_its_sender(se
     lines = [line.strip() for line in text.splitlines()]
     at = [f"{server.socket}" for server in servers.all]
     assert "queues    generation 0: 1 queue, no jobs left; generation 1: 3 queues, in use" in lines
-    share = [f"{len(servers.expected(place)) / servers.sent:.0%} of the events" for place in range(QUEUES)]
+    share = [f"{len(servers.expected(place)) / servers.users.sent:.0%} of the events" for place in range(QUEUES)]
     host = identity.address().split(" ")[0]
     for place, (waiting, failures) in enumerate([(jobs[0] - 1, 1), (jobs[1], 0), (jobs[2], 0)]):
         (line,) = [line for line in lines if line.startswith(f"{PREFIXES[place]} at ")]
@@ -176,7 +176,7 @@ def test_every_event_has_one_place_while_a_server_is_away(servers: Servers) -> N
     """The ring holds events for it that the other queues have already, and have delivered."""
     processes = servers.processes
     servers.all[2].kill()
-    servers.send(300)
+    servers.users.send(300)
     servers.wait_for(0, 1)
     for place in (0, 1):
         queue = queue_at(processes, place)
