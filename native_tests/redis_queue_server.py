@@ -92,6 +92,9 @@ class RedisQueueServer:
             self.client.zrem(P + names, name)
         self.client.delete(P + name, f"{P}{name}:logs", f"{P}{name}:lock")
 
+    def forget_ring(self, epoch: int) -> None:
+        self.client.delete(f"{{rudder}}:rudderpipe:rudderEventsQueue:account:{epoch:016x}")
+
     def retry(self, name: str) -> None:
         self.client.hdel(P + name, "finishedOn", "processedOn", "failedReason")
         self.client.hset(P + name, "retriedOn", self.clock.time_ms())

@@ -56,6 +56,8 @@ class FakeStore:
         self.members: dict[str, tuple[int, int, int, bytes]] = {}
         """Of each manager of senders: until when and since when it is a member, its lease, and its profile."""
         self.rings: dict[int, Counter[str]] = {}
+        self.added: Counter[int] = Counter()
+        """The events of each ring that the account has counted."""
         self.fenced_ms: dict[int, int] = {}
         """When a flusher last fenced each ring, in milliseconds since 1970."""
         self.failures: dict[int, dict[str, str]] = {}
@@ -408,6 +410,7 @@ class FakeQueue:
             ring["added"] += events
             store.account["added"] += events
             store.account["queued"] += events
+            store.added[epoch] += events
         ring.update({str(block): end - ring[str(block)] for block, (_, end) in offsets.items()})
         for block in freed:
             ring.pop(str(block), None)
@@ -628,8 +631,11 @@ class FakeQueue:
         after = before.with_losses(handed, over, since)
         missing = after.events_gone - before.events_gone
         restored = after.events_delivered - before.events_delivered
-        for account in (self.store.account, self.store.rings.setdefault(epoch, Counter())):
-            account.update(delivered=restored, queued=missing - restored, unsure=missing - restored, added=missing)
+        lacks = max(0, min(missing, handed - self.store.added[epoch]))
+        self.store.added[epoch] += lacks
+        for account, lost in ((self.store.account, lacks), (self.store.rings.setdefault(epoch, Counter()), missing)):
+            finished = min(restored, lost)
+            account.update(delivered=finished, queued=lost - finished, unsure=lost - finished, added=lost)
         return missing
 
     def end_ring(self, epoch: int) -> bool:
@@ -642,6 +648,7 @@ class FakeQueue:
         over = bool(ring["ended"]) and ring["queued"] <= 0 and ring["failed"] <= 0
         if over:
             self.store.rings[epoch] = Counter(term=ring["term"], ended=1)
+            self.store.added.pop(epoch, None)
             self.store.failures.pop(epoch, None)
         return over
 

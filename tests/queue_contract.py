@@ -52,6 +52,7 @@ class QueueServer(Protocol):
     def pause(self) -> None: ...
     def resume(self) -> None: ...
     def delete(self, name: str) -> None: ...
+    def forget_ring(self, epoch: int) -> None: ...
     def retry(self, name: str) -> None: ...
     def lapse(self, *names: str) -> None: ...
     def interval_passes(self) -> None: ...
@@ -793,6 +794,38 @@ class QueueContract:
             assert (counts.events_queued, counts.events_delivered) == (0, known + 4)
             assert (counts.events_lost, counts.events_elsewhere) == (10 - known, 0)
         assert queue.restore(EPOCH, 14, known + 4, 0) == 0
+
+    def test_events_that_redis_lost_of_one_ring_are_counted_beside_those_of_another(
+        self, queue_server: QueueServer
+    ) -> None:
+        """The account of all rings has more events than this ring was ever given."""
+        queue = queue_server.queue()
+        add(queue, 2)  # of 7 jobs
+        add(queue, 20, epoch=OTHER_EPOCH)
+
+        assert queue.restore(EPOCH, 14, 4, 0) == 10
+        assert queue.restore(EPOCH, 14, 4, 0) == 0
+
+        counts = queue.counts()
+        assert (counts.events_queued, counts.events_delivered) == (50, 4)
+        queue.complete(queue.take(*ALL))
+        for epoch, delivered in ((EPOCH, 8), (None, 48)):
+            counts = queue.counts(epoch)
+            assert (counts.events_delivered, counts.events_lost, counts.events_elsewhere) == (delivered, 6, 0)
+
+    def test_a_ring_of_which_redis_lost_only_the_hash_is_counted_once(self, queue_server: QueueServer) -> None:
+        """The hash may be evicted, because it expires. The account of all rings has counted its events before."""
+        queue = queue_server.queue()
+        add(queue, 2)
+        queue.complete(queue.take(1, ALL[1]))
+        queue_server.forget_ring(EPOCH)
+        add(queue, 1, 2)
+
+        assert queue.restore(EPOCH, 6, 2, 0) == 4
+
+        for epoch in (EPOCH, None):
+            counts = queue.counts(epoch)
+            assert (counts.events_queued, counts.events_delivered) == (4, 2)
 
     def test_a_mistaken_loss_does_not_make_later_events_lost(self, queue_server: QueueServer) -> None:
         """The jobs of the missing events were there.

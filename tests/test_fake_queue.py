@@ -61,6 +61,9 @@ class FakeQueueServer:
         self.store.delete(name)
         self.store.unlock(name)
 
+    def forget_ring(self, epoch: int) -> None:
+        del self.store.rings[epoch]
+
     def retry(self, name: str) -> None:
         del self.store.failed[name]
         for field in ("finishedOn", "processedOn", "failedReason"):

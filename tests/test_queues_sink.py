@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rudderpipe.errors import QueueBehind, QueueSealed
+from rudderpipe.errors import QueueBehind, QueueSealed, QueueUnavailable
 from rudderpipe.flusher import lanes, queue_cursor, sinks
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
@@ -510,11 +511,33 @@ def test_events_that_redis_forgot_are_counted_when_the_ring_ends(spread: Spread,
     prefix = "rudder-1" if queues > 1 else "rudder"
     lost = len(spread.numbers(prefix))
     store = spread.stores[prefix]
-    for forgotten in (store.rings, store.account, store.line, store.jobs):
+    for forgotten in (store.rings, store.account, store.added, store.line, store.jobs):
         forgotten.clear()
     spread.flusher.drain(spread.clock.now_s + 1)
     sink.ended(spread.ring)
 
+    assert 0 < lost == sum(each.account["lost"] + each.account["unsure"] for each in spread.stores.values())
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["executed", "not executed"])
+def test_events_that_redis_forgot_are_counted_also_if_the_answer_is_lost(spread: Spread, runs: bool) -> None:
+    """The ring ends only when a look has found that all its events are counted."""
+    spread.send(40)
+    spread.work()
+    store = spread.stores["rudder-1"]
+    lost = len(spread.numbers("rudder-1"))
+    for forgotten in (store.rings, store.account, store.added, store.line, store.jobs):
+        forgotten.clear()
+    spread.calls.kind, spread.calls.held = "restore", {"rudder-1": []}
+    with pytest.raises(QueueUnavailable):
+        spread.sinks[-1].ended(spread.ring)
+    spread.calls.let_go("rudder-1", NO_ANSWER, runs=runs)
+    for _ in range(3):
+        spread.clock.now_s += 1.0
+        with suppress(QueueUnavailable):
+            spread.sinks[-1].ended(spread.ring)
+
+    assert all(each.rings[spread.ring.segment.epoch]["ended"] for each in spread.stores.values())
     assert 0 < lost == sum(each.account["lost"] + each.account["unsure"] for each in spread.stores.values())
 
 
@@ -525,14 +548,14 @@ def test_a_look_of_before_the_last_events_is_not_the_last_one(spread: Spread) ->
     spread.calls.kind, spread.calls.held = "count", {"rudder-0": []}
     spread.sinks[-1].acknowledged()
     store = spread.stores["rudder-1"]
-    former = copy.deepcopy((store.rings, store.account, store.line, store.jobs))
+    former = copy.deepcopy((store.rings, store.account, store.added, store.line, store.jobs))
     spread.calls.let_go("rudder-0")
     spread.send(40)
     for _ in range(20):  # too short for another look
         spread.clock.now_s += 0.01
         spread.flusher.work()
     lost = len(spread.numbers("rudder-1"))
-    store.rings, store.account, store.line, store.jobs = former
+    store.rings, store.account, store.added, store.line, store.jobs = former
     lost -= len(spread.numbers("rudder-1"))
     spread.sinks[-1].ended(spread.ring)
 

@@ -83,6 +83,7 @@ class QueuesSink:
         self._is_sealed = False
         """True from the moment when a current queue turned out to be sealed until the next route is read."""
         self._handed: int | None = None  # the events that had left the ring when a look at all counts began
+        self._missing = 0  # how many of them the queues did not know at the last look
         self._is_counted = False  # True once a ring that ends was counted for the last time
         self._window: Window | None = None
         """None until it is known what the queues of the earlier generations have."""
@@ -162,8 +163,8 @@ class QueuesSink:
             lacks = next((each for each in self.used.all if each.counts is None), self.used.home)
             raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
         if all(cursor.has_new_counts for cursor in self.used.all):
-            self._restore(handed - sum(each.events_gone for each in counts))
-            self._handed = None
+            self._missing, self._handed = handed - sum(each.events_gone for each in counts), None
+            self._restore()
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
 
     def keep_house(self) -> None:
@@ -188,11 +189,12 @@ class QueuesSink:
 
     def ended(self, ring: RingView) -> None:  # noqa: ARG002  # the sink knows its ring
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
-        if not self._is_counted:  # Order: before the first queue forgets the ring, because its events would seem lost
-            if self._handed != queue_sink.handed_of(self._ring):
-                self._handed = None  # a look that began before the last events says nothing of them
-            self.acknowledged()
-            self._is_counted = self._handed is None
+        if self._handed != queue_sink.handed_of(self._ring):
+            self._handed = None  # a look that began before the last events says nothing of them
+        for _ in range(2):  # the second look sees whether what the first one missed is counted
+            if not self._is_counted:  # Order: before a queue forgets the ring, because its events would seem lost
+                self.acknowledged()
+                self._is_counted = self._handed is None and self._missing <= 0
         self._wait_for_all()
         for cursor in self.used.all:
             if self._is_counted and self._is_idle(cursor):
@@ -215,14 +217,14 @@ class QueuesSink:
         has_any = cursor in self.used.current or (cursor.counts is not None and cursor.counts.events_gone > 0)
         return has_any and self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
 
-    def _restore(self, missing: int) -> None:
+    def _restore(self) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""
-        if missing <= 0:
+        if self._missing <= 0:
             return
         said = "redis no longer knows events it had taken, they count as queued until no job is left events=%d"
-        logger.error(said, missing)
+        logger.error(said, self._missing)
         ended = self._ring.words[at.H_ACKED] - self._ring.words[at.H_ACKED_FAILED]
-        for cursor, counted, over in missing_of(self.used.all, self.used.current[0], missing, ended):
+        for cursor, counted, over in missing_of(self.used.all, self.used.current[0], self._missing, ended):
             if self._is_idle(cursor):
                 self._begin(cursor, "restore", partial(cursor.queue.restore, self._epoch, counted, over, 0))
 
@@ -291,8 +293,7 @@ class QueuesSink:
         # Order: behind the fences, or a route that is read again and again would hold up the home's own.
         if self._reads_route and self._is_idle(self.used.home):
             makes = self._settings.queues if self.used.route is None or not self.used.route.text else 1
-            call = partial(route.establish, self.used.home.queue, self._settings, makes)
-            self._begin(self.used.home, "route", call)
+            self._begin(self.used.home, "route", partial(route.establish, self.used.home.queue, self._settings, makes))
         begins: list[Callable[[], None]] = []
         for number, cursor in enumerate(self.used.current):
             if not self._is_idle(cursor):
@@ -427,8 +428,7 @@ class QueuesSink:
         used = self.used
         if used.route is not None and used.route.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            call = partial(route.store, used.home.queue, self._settings, found, used.route)
-            self._begin(used.home, "route", call)
+            self._begin(used.home, "route", partial(route.store, used.home.queue, self._settings, found, used.route))
             return
         self._reads_route = False
         if used.route is not None and found.text == used.route.text:

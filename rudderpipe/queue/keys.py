@@ -45,6 +45,7 @@ class Keys:
         self.account = f"{tagged}:rudderpipe:{queue_name}:account"  # hash: events by state, over all rings
         self.failed_events = f"{self.account}:failed"  # hash: failed job -> "<epoch>:<events>"
         self.rings = f"{self.account}:rings"  # sorted set: epochs of rings, by when a flusher last entered them
+        self.added = f"{self.account}:added"  # hash: epoch of a ring -> its events that the account has counted
         self.plane = f"{tagged}:rudderpipe:{queue_name}:plane"  # string: the data plane that the queue's jobs are for
         self.route = f"{tagged}:rudderpipe:{queue_name}:route"  # string: JSON, all queues; beside generation 0
         self.members = f"{tagged}:rudderpipe:{queue_name}:members"  # sorted set: managers of senders, beside the route

@@ -121,7 +121,7 @@ class Queue:
         keys = self.keys
         hashes = [
             *(keys.id, *self._line, keys.ring(epoch), keys.account, keys.failed_events, keys.plane),
-            *(keys.active, keys.delayed, keys.failed, keys.sealed),
+            *(keys.active, keys.delayed, keys.failed, keys.sealed, keys.added),
         ]
         marks = pack([(sequence, start, end) for sequence, (start, end) in offsets.items()])
         answer, replicas = self._call(
@@ -144,7 +144,8 @@ class Queue:
 
         Redis then also knows our protocol and our host. Raise ``QueueBehind`` if a call had a later term.
         """
-        keys, now_ms = [self.keys.ring(epoch), self.keys.rings], self.clock.time_ms()
+        keys = [self.keys.ring(epoch), self.keys.rings, self.keys.added]
+        now_ms = self.clock.time_ms()
         flusher = f"{PROTOCOL} {identity.host()}"
         answer, replicas = self._call(wait, "fence_ring", keys, RING_KEEP_MS, pack(freed), term, now_ms, flusher)
         known = dict(zip(answer[1::2], answer[2::2], strict=True))
@@ -175,7 +176,7 @@ class Queue:
 
         The arguments are those of ``QueueCounts.with_losses``.
         """
-        keys = [self.keys.ring(epoch), self.keys.account]
+        keys = [self.keys.ring(epoch), self.keys.account, self.keys.added]
         return int(self.call("restore_account", keys, handed, over, since, RING_KEEP_MS))
 
     def size_bytes(self) -> int:

@@ -15,6 +15,7 @@
   KEYS[10] delayed  ZSET*   jobs that wait until a time; counted
   KEYS[11] failed   ZSET*   failed jobs; counted
   KEYS[12] sealed   STRING* "<generation> <id>", exists when the queue takes no more events; read
+  KEYS[13] added    HASH*   epoch of a ring -> its events that the account has counted; the number grows
 
   ARGV[1] prefix    string  "{rudder}:rudderEventsQueue:", in front of every job key
   ARGV[2] token     string  the id that Bull's listeners see as the producer
@@ -36,10 +37,11 @@
   Costs     O(jobs + marks), plus the size of the jobs
   Same as   Bull 4.16.5 addJob-6 for each job, without custom id, delay, priority and debounce
 ]]
-local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed, sealed =
-  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local id, wait, paused, meta, ring, account, counted, owner, active, delayed, failed, sealed, added =
+  KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11], KEYS[12], KEYS[13]
 local prefix, token, now_ms, keep_ms, marks, freed = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local jobs, term, plane = ARGV[7], ARGV[8], ARGV[9]
+local epoch = string.sub(ring, -16)
 
 -- include: line
 -- include: of_another_plane
@@ -70,7 +72,7 @@ end
 
 local there = redis.call("LLEN", wait) + redis.call("LLEN", paused) + redis.call("LLEN", active)
   + redis.call("ZCARD", delayed) + redis.call("ZCARD", failed)
-for _, hash in ipairs({account, counted}) do
+for _, hash in ipairs({account, counted, added}) do
   redis.call("HLEN", hash) -- read here: a key of another type stops the script before its first write
 end
 for _, text in ipairs({id, meta}) do
@@ -133,9 +135,13 @@ if #ids > 0 then
     return pushed
   end
 end
+count(account, "added", events)
+local of_ring = count(ring, "added", events)
 for _, key in ipairs({ring, account}) do
-  count(key, "added", events)
   count(key, "queued", events)
+end
+if count(added, epoch, events) == events and of_ring > events then -- the hash of an earlier version counted the others
+  redis.call("HSET", added, epoch, string.format("%.0f", of_ring))
 end
 publish(messages)
 return {last - #jobs + 1, last}

@@ -6,6 +6,7 @@
   KEYS[1] ring      HASH*   tenure of a block -> events added, and term; gains the term and the flusher; created when
                             missing
   KEYS[2] rings     ZSET*   epochs of the rings that have such a hash, by their last fence; gains the ring
+  KEYS[3] added     HASH*   epoch of a ring -> its events that the account has counted; loses rings without a hash
 
   ARGV[1] keep_ms   integer how long the ring's hash is kept after its last use, milliseconds
   ARGV[2] freed     msgpack list of tenures whose blocks are free again, so that their offsets may be deleted
@@ -20,11 +21,12 @@
   Costs     O(blocks), plus the rings that nothing was heard of for keep_ms
   Same as   nothing in Bull
 ]]
-local ring, rings = KEYS[1], KEYS[2]
+local ring, rings, added = KEYS[1], KEYS[2], KEYS[3]
 local keep_ms, freed, term, now_ms, flusher = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 -- include: late_for
 
 redis.call("ZCARD", rings) -- read here: a key of another type stops the script before its first write
+redis.call("HLEN", added)
 local late = late_for(ring, term)
 if late then
   return late
@@ -35,7 +37,10 @@ end
 redis.call("HSET", ring, "term", term, "flusher", flusher)
 redis.call("PEXPIRE", ring, keep_ms)
 redis.call("ZADD", rings, now_ms, string.sub(ring, -16))
-redis.call("ZREMRANGEBYSCORE", rings, "-inf", now_ms - keep_ms)
+for _, epoch in ipairs(redis.call("ZRANGEBYSCORE", rings, "-inf", now_ms - keep_ms)) do
+  redis.call("ZREM", rings, epoch)
+  redis.call("HDEL", added, epoch)
+end
 local fields, known = redis.call("HGETALL", ring), {1}
 for number = 1, #fields, 2 do
   if string.match(fields[number], "^%d+$") then

@@ -5,6 +5,7 @@
 
   KEYS[1] ring      HASH    offsets and account of the ring; gains the missing events
   KEYS[2] account   HASH    events over all rings; gains those of the missing events that it lacks too
+  KEYS[3] added     HASH    epoch of a ring -> its events that the account has counted; gains those too
 
   ARGV[1] handed    integer how many events of the ring Redis had accepted, read before this call
   ARGV[2] ended     integer how many of them are known to be finished without having failed
@@ -17,7 +18,7 @@
   Costs     O(1)
   Same as   nothing in Bull
 ]]
-local ring, account = KEYS[1], KEYS[2]
+local ring, account, known = KEYS[1], KEYS[2], KEYS[3]
 local handed, ended, since, keep_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: count
 
@@ -32,14 +33,18 @@ if missing <= 0 then
   return 0
 end
 local restored = math.max(0, math.min(missing, tonumber(ended) - math.max(0, over - tonumber(since))))
-for _, key in ipairs({ring, account}) do
-  local lacks = math.max(0, math.min(missing, tonumber(handed) - of(key, "added")))
-  local delivered = math.min(restored, lacks)
+-- Redis may have lost the ring's hash alone, which expires and may be evicted. The account has counted its events then.
+local epoch = string.sub(ring, -16)
+local counted = tonumber(redis.call("HGET", known, epoch) or added) or 0
+local lacks = math.max(0, math.min(missing, tonumber(handed) - counted))
+for key, lost in pairs({[ring] = missing, [account] = lacks}) do
+  local delivered = math.min(restored, lost)
   count(key, "delivered", delivered)
-  count(key, "queued", lacks - delivered)
-  count(key, "unsure", lacks - delivered)
-  count(key, "added", lacks)
+  count(key, "queued", lost - delivered)
+  count(key, "unsure", lost - delivered)
+  count(key, "added", lost)
 end
 redis.call("HSET", ring, "added", string.format("%.0f", added + missing))
+redis.call("HSET", known, epoch, string.format("%.0f", counted + lacks))
 redis.call("PEXPIRE", ring, keep_ms)
 return missing
