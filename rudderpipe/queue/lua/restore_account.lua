@@ -18,7 +18,7 @@
   Costs     O(1)
   Same as   nothing in Bull
 ]]
-local ring, account, known = KEYS[1], KEYS[2], KEYS[3]
+local ring, account, added = KEYS[1], KEYS[2], KEYS[3]
 local handed, ended, since, keep_ms = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- include: count
 
@@ -27,15 +27,15 @@ local function of(key, field)
 end
 local over = of(ring, "delivered") + of(ring, "removed") + of(ring, "elsewhere")
 local present = over + of(ring, "queued") + of(ring, "failed") + of(ring, "lost")
-local added = math.max(present, of(ring, "added"))
-local missing = tonumber(handed) - added
+local of_ring = math.max(present, of(ring, "added"))
+local missing = tonumber(handed) - of_ring
 if missing <= 0 then
   return 0
 end
 local restored = math.max(0, math.min(missing, tonumber(ended) - math.max(0, over - tonumber(since))))
 -- Redis may have lost the ring's hash alone, which expires and may be evicted. The account has counted its events then.
 local epoch = string.sub(ring, -16)
-local counted = tonumber(redis.call("HGET", known, epoch) or added) or 0
+local counted = tonumber(redis.call("HGET", added, epoch) or of_ring) or 0
 local lacks = math.max(0, math.min(missing, tonumber(handed) - counted))
 for key, lost in pairs({[ring] = missing, [account] = lacks}) do
   local delivered = math.min(restored, lost)
@@ -44,7 +44,7 @@ for key, lost in pairs({[ring] = missing, [account] = lacks}) do
   count(key, "unsure", lost - delivered)
   count(key, "added", lost)
 end
-redis.call("HSET", ring, "added", string.format("%.0f", added + missing))
-redis.call("HSET", known, epoch, string.format("%.0f", counted + lacks))
+redis.call("HSET", ring, "added", string.format("%.0f", of_ring + missing))
+redis.call("HSET", added, epoch, string.format("%.0f", counted + lacks))
 redis.call("PEXPIRE", ring, keep_ms)
 return missing
