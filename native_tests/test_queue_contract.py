@@ -337,6 +337,19 @@ class TestKeysInRedis:
         queue.recover()
         assert ids(queue.take(*ALL)) == ["2", "3"]
 
+    def test_events_that_an_earlier_version_counted_are_counted_once(self, queue_server: RedisQueueServer) -> None:
+        """It kept no number of the events of each ring. The number goes with the ring."""
+        queue = queue_server.queue()
+        added = queue.keys.added
+        add(queue, 2)
+        queue_server.client.delete(added)
+        add(queue, 1, 2)
+
+        assert queue_server.client.hgetall(added) == {f"{EPOCH:016x}": "6"}
+        queue.complete(queue.take(*ALL))
+        assert queue.end_ring(EPOCH)
+        assert not queue_server.client.exists(added)
+
     def test_invalid_numbers_count_from_0(self, queue_server: RedisQueueServer) -> None:
         """Another program may have written into the account and into a job."""
         queue = queue_server.queue()

@@ -140,7 +140,7 @@ local of_ring = count(ring, "added", events)
 for _, key in ipairs({ring, account}) do
   count(key, "queued", events)
 end
-if count(added, epoch, events) == events and of_ring > events then -- the hash of an earlier version counted the others
+if count(added, epoch, events) < of_ring then -- an earlier version counted the others
   redis.call("HSET", added, epoch, string.format("%.0f", of_ring))
 end
 publish(messages)
