@@ -10,12 +10,11 @@ from typing import cast
 import pytest
 
 from native_tests.gate import Gate
-from native_tests.processes import wait_until
 from native_tests.redis_queue_server import P, RedisQueueServer
 from rudderpipe import settings as settings_module
 from rudderpipe.delivery.data_plane import DataPlane
 from rudderpipe.delivery.dispatcher import Dispatcher
-from rudderpipe.queue import connection, job, scripts
+from rudderpipe.queue import job, scripts
 from rudderpipe.queue.lease import Lease
 from rudderpipe.queue.queue import Queue
 from rudderpipe.sender.sender import Sender
@@ -23,6 +22,9 @@ from rudderpipe.sender.state import SenderState
 from rudderpipe.testing.redis_server import RedisServer
 from tests.test_sender_answers import DownAtFirst
 
+ANSWER_S = 0.3
+"""How long the sender waits for an answer. Each case waits as long for the call that is held."""
+STEPS = 10_000
 SCRIPTS = ["take_jobs", "complete_jobs", "fail_job", "split_job", "retry_later"]
 ALONE = ["recover_active", "take_lease", "promote_delayed"]
 """The scripts that only the single sender of a queue calls, or that several senders need not repeat."""
@@ -47,14 +49,13 @@ def _queue_server(server: RedisServer) -> Iterator[RedisQueueServer]:
     [*((name, False) for name in SCRIPTS + ALONE), *((name, True) for name in [*SCRIPTS, "sweep_stalled"])],
 )
 def test_a_late_call_of_a_sender_changes_nothing(
-    queue_server: RedisQueueServer, monkeypatch: pytest.MonkeyPatch, script: str, before: bool, several: bool
+    queue_server: RedisQueueServer, script: str, before: bool, several: bool
 ) -> None:
     """The sender gives up waiting for the answer and goes on over another connection before the call arrives."""
-    monkeypatch.setattr(connection, "ANSWER_TIMEOUT_S", 0.3)
     producer, gate, clock = queue_server.queue(), Gate(queue_server.server), queue_server.clock
     explicit = {"redis": gate.address, "is_multi_processor": several, "max_jobs_per_request": 2}
     settings = settings_module.load(explicit, environment={})
-    queue, plane = Queue(settings, clock), DownAtFirst("guilty")
+    queue, plane = Queue(settings, clock, answer_s=ANSWER_S), DownAtFirst("guilty")
     lease = None if several else Lease(queue, settings.lease_ms, "me 1 0", lambda _: False)
     state = SenderState(clock.monotonic_s(), settings.stall_timeout_s)
     dispatcher = Dispatcher(cast(DataPlane, plane), settings, clock)
@@ -64,15 +65,18 @@ def test_a_late_call_of_a_sender_changes_nothing(
         events = b",".join(b'{"userId":"%b"}' % user.encode() for user in users)
         producer.add(7, [(job.build(events, "KEY", "t", 7), len(users))], {}, [])
 
-    def worked(condition: Callable[[], bool]) -> Callable[[], bool]:
-        def step() -> bool:
+    def work_until(condition: Callable[[], bool]) -> None:
+        for _ in range(STEPS):
             sender.work()
             clock.now_s += 0.1
-            return condition()
+            if condition():
+                return
+        raise AssertionError(f"not within {STEPS} steps of the sender: {condition.__name__}")
 
-        return step
+    def is_reached() -> bool:
+        return gate.reached.is_set()
 
-    def settled() -> bool:
+    def is_settled() -> bool:
         if several:  # the sweep waits for these two in real time
             queue_server.interval_passes()
             names = [name for name in queue_server.view().active if name not in {held.id for held in state.held}]
@@ -85,12 +89,12 @@ def test_a_late_call_of_a_sender_changes_nothing(
         add(name)
     add("x", "guilty", "y")
     gate.stop(script, before=before)
-    wait_until(worked(gate.reached.is_set))
-    wait_until(worked(settled))
+    work_until(is_reached)
+    work_until(is_settled)
     for name in "def":
         add(name)
     gate.release(queue_server.client)
-    wait_until(worked(settled))
+    work_until(is_settled)
 
     accepted = plane.accepted()
     assert sorted(accepted) == sorted("abcdefxy")

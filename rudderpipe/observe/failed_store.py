@@ -8,7 +8,6 @@ from typing import Protocol
 
 from rudderpipe.observe.dead_letter_jobs import DeadLetterJobs
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue.connection import ANSWER_TIMEOUT_S
 from rudderpipe.queue.failed_jobs import FailedJob, FailedJobs, Page, Selection
 from rudderpipe.queue.failed_sets import FailedSets
 from rudderpipe.queue.queue_set import QueueSet
@@ -45,7 +44,7 @@ def failed_jobs(settings: Settings, patience_s: float | None = None) -> Iterator
         with closing(DeadLetterJobs(settings, Clock(), patience_s or float("inf"))) as letters:
             yield letters
         return
-    with closing(QueueSet(settings, Clock(), answer_s=patience_s or ANSWER_TIMEOUT_S)) as queues:
+    with closing(QueueSet(settings, Clock(), answer_s=patience_s)) as queues:
         members = queues.members()
         if len(members) == 1:
             yield FailedJobs(queues.home)

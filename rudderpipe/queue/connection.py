@@ -44,10 +44,10 @@ class Connection:
         self,
         settings: Settings,
         key: str,
-        answer_s: float = ANSWER_TIMEOUT_S,
+        answer_s: float | None = None,
         on_error: Callable[[BaseException], None] = lambda _error: None,
     ) -> None:
-        """Remember where Redis is, and how long a call waits for its answer.
+        """Remember where Redis is, and how long a call waits for its answer (default: ``ANSWER_TIMEOUT_S``).
 
         ``on_error`` is called with each error of Redis or of the connection. ``key`` is any key of the queue, because a
         cluster has all of them in one slot.
@@ -56,7 +56,7 @@ class Connection:
         self._password = settings.redis_password
         self.place = self._address.place
         self._key = key
-        self._answer_s = answer_s
+        self._answer_s = answer_s or ANSWER_TIMEOUT_S
         self._on_error = on_error
         self._client: redis.Redis | None = None
 

@@ -17,7 +17,7 @@ from rudderpipe.process import identity
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import job as jobs
 from rudderpipe.queue.active_job import ActiveJob, QueueCounts, Recovered, active_jobs, half
-from rudderpipe.queue.connection import ANSWER_TIMEOUT_S, Connection
+from rudderpipe.queue.connection import Connection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.meter import TOGETHER, RedisMeter
 from rudderpipe.queue.scripts import OTHER_PLANE, Call, Scripts
@@ -63,7 +63,7 @@ class Queue:
         clock: Clock,
         token: str | None = None,
         *,
-        answer_s: float = ANSWER_TIMEOUT_S,
+        answer_s: float | None = None,
         meter: RedisMeter | None = None,
     ) -> None:
         """Prepare the queue without connecting. ``token`` identifies the owner of the locks (default: random)."""

@@ -8,7 +8,6 @@ from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import route
 from rudderpipe.queue.active_job import QueueCounts
-from rudderpipe.queue.connection import ANSWER_TIMEOUT_S
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.route import Generation, QueuePlace, Route
 from rudderpipe.settings import Settings
@@ -40,7 +39,7 @@ class QueueSet:
     cannot be read, except that the route may be the last known one.
     """
 
-    def __init__(self, settings: Settings, clock: Clock, *, answer_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, settings: Settings, clock: Clock, *, answer_s: float | None = None) -> None:
         """Prepare the queues without connecting."""
         self.settings = settings
         self._answer_s = answer_s
