@@ -44,7 +44,9 @@ def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[
                 yield from commands(each, f"{name} {word}".strip())
 
 
-COMMANDS = dict(commands(main.parser()))
+PARSER = main.parser()
+"""Every command line here is read by this one, because making one takes longer than a test."""
+COMMANDS = dict(commands(PARSER))
 
 
 def valued() -> Iterator[tuple[str, str]]:
@@ -74,6 +76,7 @@ def nonsense_for(option: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Give the settings that a command needs, with a secret."""
+    monkeypatch.setattr(main, "parser", lambda: PARSER)
     monkeypatch.setenv("RUDDERPIPE_WRITE_KEY", SECRET)
     monkeypatch.setenv("RUDDERPIPE_DATA_PLANE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("RUDDERPIPE_REDIS", f"redis://:{SECRET}@127.0.0.1:1")
