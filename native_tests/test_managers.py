@@ -262,9 +262,14 @@ def test_autostart_starts_a_manager_for_several_queues(processes: Processes, red
     assert "manager of senders ended" in processes.log()
 
 
-def test_autostart_replaces_the_sender_when_queues_are_added(processes: Processes, redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("has_spill", [False, True])
+def test_autostart_replaces_the_sender_when_queues_are_added(
+    processes: Processes, redis_server: RedisServer, directory: Path, has_spill: bool
+) -> None:
     """The setting says one queue still. Its sender ends, and a manager starts those of all queues."""
     processes.explicit |= settings_with(redis_server) | {"queues": 1, "autostart": True, "linger_s": 5}
+    if has_spill:  # the same sink then serves one queue and several
+        processes.explicit["spill_dir"] = str(directory / "spill")
     client = processes.client()
     for number in range(100):
         client.track(f"u{number}", "e")

@@ -33,7 +33,6 @@ from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from rudderpipe.flusher.queue_sink import Sink
     from rudderpipe.flusher.redelivery import Redelivery
 
 RESTART_S = 1.0
@@ -112,23 +111,17 @@ def serve(
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
         look_after = sender.look_after if sender else lambda: None
-
-        def make_next() -> Sink:
-            if sender is not None:
-                sender.serve_all()
-            return make_queues_sink(settings, ring, clock, counts, gone)
-
-        sink = make_sink(settings, ring, redelivery, clock, counts, gone)
+        on_route = sender.serve_all if sender else lambda: None
         return Flusher(
             ring,
-            sink,
+            make_sink(settings, ring, redelivery, clock, counts, gone, on_route),
             settings,
             clock,
             lingers=lingers,
             look_after=look_after,
             heartbeat=heartbeat,
             counts=counts,
-            next_sink=make_next,
+            next_sink=lambda: make_queues_sink(settings, ring, clock, counts, gone, on_route),
         )
 
     take_over(settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
@@ -136,6 +136,15 @@ class QueueCursor:
         if self.counts is not None and counts.events_gone < self.counts.events_gone:
             self.before = self.before or self.counts
         self.counts, self.has_new_counts = counts, True
+
+    def free_final(self, left: Offsets, is_needed: Callable[[int], bool]) -> None:
+        """Free the tenures whose events in the queue have all left the ring, where these are not needed.
+
+        Only of final offsets, because an add whose answer was lost may have moved others meanwhile.
+        """
+        if self.is_final:
+            gone = (tenure for tenure, final in self.offsets.items() if left.get(tenure, final) >= final)
+            self.freed.update(tenure for tenure in gone if not is_needed(tenure))
 
     def forget(self, freed: Sequence[int]) -> None:
         """Note that the queue has deleted the offsets of these tenures."""

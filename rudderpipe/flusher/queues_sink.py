@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 from rudderpipe import log_text
@@ -65,8 +64,12 @@ class QueuesSink:
         calls: Calls | None = None,
         rules: frozenset[str] = ALL_RULES,
         must_wait: Callable[[], bool] = lambda: False,
+        on_route: Callable[[], None] = lambda: None,
     ) -> None:
-        """``must_wait`` returns True while other events must be in the queues before those of this ring."""
+        """``must_wait`` returns True while other events must be in the queues before those of this ring.
+
+        ``on_route`` is called when events go to other queues than the one of the settings.
+        """
         self._settings = settings
         self._ring = ring
         self._clock = clock
@@ -76,7 +79,8 @@ class QueuesSink:
         self._rules = rules
         self._must_wait = must_wait
         self._spilling = Spilling(settings, ring, clock)
-        self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), QueuePlace(settings.prefix))
+        home = QueuePlace(settings.prefix)
+        self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), home, on_route)
         """The queues that have events of the ring, or get them."""
         self._reads_route = True
         """True while the route must be read, because it is not known or may have changed."""
@@ -174,13 +178,8 @@ class QueuesSink:
         if self._housekeeping.is_due(self._clock.monotonic_s()):
             self._reads_route = True
             left = self._ring.left()
-            # Order: only final offsets, because an add whose answer was lost may have moved others meanwhile.
-            for cursor in filter(attrgetter("is_final"), self.used.past_cursors):
-                cursor.freed.update(
-                    tenure
-                    for tenure, final in cursor.offsets.items()
-                    if left.get(tenure, final) >= final and not self._spilling.needs(tenure)
-                )
+            for cursor in self.used.past_cursors:
+                cursor.free_final(left, self._spilling.needs)
             for cursor in self.used.all:
                 is_due = self._must_keep(cursor) or (cursor.is_fenced and (cursor.freed or cursor.unconfirmed_since_ms))
                 if is_due and self._is_idle(cursor):

@@ -12,9 +12,15 @@ from rudderpipe.queue.route import QueuePlace, Route
 class RingQueues:
     """The queues of the route that the flusher of a ring uses."""
 
-    def __init__(self, make: Callable[[QueuePlace], QueueCursor], home: QueuePlace) -> None:
-        """``make`` returns the cursor of a queue. ``home`` is the queue beside which the route is."""
+    def __init__(
+        self, make: Callable[[QueuePlace], QueueCursor], home: QueuePlace, on_route: Callable[[], None]
+    ) -> None:
+        """``make`` returns the cursor of a queue. ``home`` is the queue beside which the route is.
+
+        ``on_route`` is called when a route is used by which events go to other queues than the home.
+        """
         self._make = make
+        self._on_route = on_route
         self._cursors: dict[QueuePlace, QueueCursor] = {}
         self.home = self._cursor(home)
         self.route: Route | None = None
@@ -59,6 +65,8 @@ class RingQueues:
         counted = found.counted(ring_created_ms)
         used = {self.home, *(self._cursor(place) for each in counted for place in each.queues)}
         self._cursors = {place: cursor for place, cursor in self._cursors.items() if cursor in used}
+        if self.current != [self.home]:
+            self._on_route()
 
     def _cursor(self, place: QueuePlace) -> QueueCursor:
         if place not in self._cursors:

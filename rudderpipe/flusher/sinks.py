@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from rudderpipe import log_text
@@ -43,11 +44,15 @@ def make_sink(
     clock: Clock,
     counts: FlusherCounts | None = None,
     gone: GoneRings | None = None,
+    on_route: Callable[[], None] = lambda: None,
 ) -> Sink:
-    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and ``gone`` from ``gone_rings``."""
+    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and ``gone`` from ``gone_rings``.
+
+    ``on_route`` is that of ``QueuesSink``.
+    """
     has_spill = settings.spill_dir is not None or spill.has_unread(ring)
     if redelivery is None and (settings.queues > 1 or has_spill):
-        return make_queues_sink(settings, ring, clock, counts, gone)
+        return make_queues_sink(settings, ring, clock, counts, gone, on_route)
     if redelivery is None:
         return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
     from rudderpipe.flusher.direct_sink import DirectSink
@@ -62,6 +67,7 @@ def make_queues_sink(
     clock: Clock,
     counts: FlusherCounts | None = None,
     gone: GoneRings | None = None,
+    on_route: Callable[[], None] = lambda: None,
 ) -> Sink:
     """Return the sink of one ring for several queues, for one whose number was changed, or for one with a spill."""
     from rudderpipe.flusher.queues_sink import QueuesSink
@@ -69,7 +75,8 @@ def make_queues_sink(
     def must_wait() -> bool:
         return gone is not None and gone.is_busy
 
-    return QueuesSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts), must_wait=must_wait)
+    letters, meter = dead_letters.of(settings), _meter_of(counts)
+    return QueuesSink(settings, ring, letters, clock, meter, must_wait=must_wait, on_route=on_route)
 
 
 def gone_rings(settings: Settings, clock: Clock, counts: FlusherCounts) -> GoneRings | None:
