@@ -666,8 +666,8 @@ class _Asked:
 
     def exists(self, *keys: str) -> None:
         store = self._store
-        is_route = keys == (self._keys.route,)
-        self.results.append(int(bool(store.route) if is_route else bool(store.last_id or store.line or store.account)))
+        known = {(self._keys.route,): store.route, (self._keys.open,): store.opened}
+        self.results.append(int(bool(known.get(keys, store.last_id or store.line or store.account))))
 
 
 def _by_time(times: dict[str, int]) -> list[str]:

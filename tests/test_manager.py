@@ -278,6 +278,22 @@ def test_a_seal_that_redis_has_forgotten_is_made_again(scene: Scene) -> None:
     assert scene.home.store.seal == "0 0"
 
 
+def test_an_opening_that_redis_has_forgotten_is_stored_again(shared: Scene) -> None:
+    """A server that restarts empty forgets it. Otherwise the queues of the next generation would never be open."""
+    host = shared.host()
+    shared.passes(5)
+    queue = shared.queues.queue(shared.route.current.queues[-1])
+    assert queue.store.opened
+
+    queue.store.opened = False
+    shared.passes(5)
+    shared.scale(2)
+    shared.passes(5)
+
+    assert queue.store.opened
+    assert host.running == {*names(8), *names(2, 2)}
+
+
 def test_a_manager_looks_at_an_earlier_queue_once_for_all_its_queues(shared: Scene) -> None:
     """With hundreds of queues it would else have a connection for each pair of them."""
     host = shared.host()

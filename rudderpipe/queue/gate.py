@@ -26,7 +26,7 @@ def is_open(
     if number == 0 or "parents" not in rules:
         return True
     queue = queue_of(place)
-    if seal.remains(queue).is_open:
+    if seal.is_open(queue):
         return True
     if not is_drained(queue_of, route.generations[number - 1], rules):
         return False

@@ -36,6 +36,12 @@ def remains(queue: Queue) -> Remains:
     return Remains(*map(bool, found))
 
 
+def is_open(queue: Queue) -> bool:
+    """Return whether senders may deliver from the queue."""
+    (found,) = queue.ask(lambda pipe: pipe.exists(queue.keys.open))
+    return bool(found)
+
+
 def open_(queue: Queue) -> None:
     """Store that senders may deliver from the queue."""
     queue.call("open_queue", [queue.keys.open], queue.clock.time_ms())

@@ -65,15 +65,16 @@ class _OwnQueue:
     def look(self, *, may_open: bool) -> bool:
         """Reach the queue; return whether it is open. Raise ``QueueUnavailable``.
 
-        With ``may_open`` the queue is opened, because the generation before is drained.
+        With ``may_open`` the queue is opened, because the generation before is drained. It is opened again if Redis has
+        forgotten that it is open, because later queues wait for it.
         """
         queue = self._queues.queue(self._place)
         queue.check_owner()
-        if self.is_open or self.earlier is None or seal.remains(queue).is_open:
+        if self.earlier is None or seal.is_open(queue):
             return True
-        if may_open:
+        if self.is_open or may_open:
             seal.open_(queue)
-        return may_open
+        return self.is_open or may_open
 
     def close(self) -> None:
         """Close the connection."""
