@@ -226,6 +226,30 @@ def test_the_spill_goes_to_the_queues_of_the_next_generation(spread: Spread) -> 
         assert found <= {number for number in range(USERS) if lanes.user_of(f"u{number}") % 2 == place}
 
 
+@pytest.mark.parametrize("is_early", [False, True])
+def test_events_that_meet_a_seal_while_the_route_is_away_go_to_the_spill(spread: Spread, is_early: bool) -> None:
+    """It is not known to which queues they go. A call to another queue ends before they fill the ring, or after."""
+    spread.send(30)
+    spread.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    seal.seal(as_queue(spread.queue("rudder-1")), 1)
+    spread.calls.held["rudder-2"] = []
+    spread.send(30)
+    set_away(spread, "rudder")
+    spread.work()
+    if is_early:
+        spread.calls.let_go("rudder-2")
+    fill(spread, 2 * CAP)
+
+    assert spilled(spread) > CAP
+    if not is_early:
+        spread.calls.let_go("rudder-2")
+    set_away(spread)
+    spread.work(60)
+
+    assert spread.everything() == list(range(2 * CAP + 60))
+
+
 @pytest.mark.parametrize("fails_over", [False, True])
 def test_replicas_must_have_what_leaves_the_spill(
     ring: Ring, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_over: bool

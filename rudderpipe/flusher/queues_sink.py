@@ -90,7 +90,7 @@ class QueuesSink:
         self._missing = 0  # how many of them the queues did not know at the last look
         self._is_counted = False  # True once a ring that ends was counted for the last time
         self._window: Window | None = None
-        """None until it is known what the queues of the earlier generations have."""
+        """None while it is not known to which queues events go, or what the queues of earlier generations have."""
         self._housekeeping = Every(ROUTE_S)
         self._housekeeping.restart(clock.monotonic_s())
 
@@ -301,7 +301,7 @@ class QueuesSink:
             # An event has one place in the ring and another one in the spill, so no call may be undecided in between.
             if not cursor.is_fenced or (is_ahead and cursor.is_unsure):
                 self._begin_fence(cursor, None)
-            elif self._window is not None and not self._is_sealed:
+            elif self._window is not None:
                 plan = self._replay(number, cursor) if is_ahead else self._next(number, cursor, self._window)
                 if plan is not None:
                     begins.append(self._add_of(cursor, plan, self._window))
@@ -378,7 +378,8 @@ class QueuesSink:
         assert call is not None
         words, now_s = self._ring.words, self._clock.monotonic_s()
         if isinstance(result, QueueSealed):
-            self._is_sealed = self._is_sealed or cursor in self.used.current
+            if cursor in self.used.current:
+                self._is_sealed, self._window = True, None
             self._reads_route = True
         elif isinstance(result, QueueBehind):
             # If Redis knows a later term than the ring, take a term above it: a call of that term may be under way.
