@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from native_tests.test_queue import add, queue_of
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue import route
+from rudderpipe.queue import route, scaling, seal
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
+from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.settings import Settings
 from rudderpipe.testing.redis_server import RedisServer
 
@@ -50,6 +52,20 @@ def test_only_an_unused_queue_gets_more_queues_by_itself(redis_server: RedisServ
     redis_server.client().flushall()
     assert len(route.establish(home, settings, 4).current.queues) == 4
     assert len(route.establish(home, settings, 2).current.queues) == 4
+
+
+def test_a_running_change_stores_a_route_that_redis_forgot(redis_server: RedisServer, settings: Settings) -> None:
+    """No flusher and no manager has read it yet. The queues of before may be sealed already."""
+    with closing(QueueSet(settings, Clock())) as queues:
+        scaling.begin(queues, settings, 2)
+        known = scaling.begin(queues, settings, 3)
+        seal.seal(queues.queue(known.generations[1].queues[0]), 1)
+        redis_server.client().delete(queues.home.keys.route)
+
+        found = scaling.retire(queues, settings, known)
+
+        assert found == route.read(queues.home, settings)
+        assert found.current == known.current
 
 
 def test_a_route_that_cannot_be_read_stops_its_reader(redis_server: RedisServer, settings: Settings) -> None:

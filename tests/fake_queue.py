@@ -666,8 +666,8 @@ class _Asked:
 
     def exists(self, *keys: str) -> None:
         store = self._store
-        known = {(self._keys.route,): store.route, (self._keys.open,): store.opened}
-        self.results.append(int(bool(known.get(keys, store.last_id or store.line or store.account))))
+        known = {self._keys.route: store.route, self._keys.open: store.opened}
+        self.results.append(int(bool(known.get(keys[0], store.last_id or store.line or store.account))))
 
 
 def _by_time(times: dict[str, int]) -> list[str]:

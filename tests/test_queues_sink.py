@@ -25,7 +25,7 @@ from rudderpipe.settings import Settings
 from tests.crash_simulation import simulation_of
 from tests.fake_queue import FakeQueue, FakeStore
 from tests.fakes import FakeClock, producer_of
-from tests.spread import NO_ANSWER, USERS, Spread, as_queue, result_of, spread_of
+from tests.spread import NO_ANSWER, QUEUES, USERS, Spread, as_queue, result_of, spread_of
 
 
 @pytest.fixture(name="spread")
@@ -399,6 +399,38 @@ def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, q
     assert spread.everything() == list(range(60))
     assert counters.read(spread.ring).in_ring == 0
     assert home.route == text
+
+
+@pytest.mark.parametrize("queues", [1, 3])
+def test_events_of_a_flusher_that_found_no_route_are_delivered(spread: Spread, queues: int) -> None:
+    """The first server has lost its data, and the flusher started before another process stored the route again."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    spread.work(10)
+    home: Any = spread.queue("rudder")
+    for number in (0, 1):
+        known = route.read(home, spread.settings)
+        route.store(home, spread.settings, known, known.with_retired(number, 7))
+    known = route.read(home, spread.settings)
+    for prefix in ("rudder", *QUEUES):
+        vars(spread.stores[prefix]).update(vars(FakeStore(spread.clock)))
+    spread.settings = msgspec.structs.replace(spread.settings, queues=queues)
+    spread.start()
+    spread.send(20)
+    spread.flusher.work()
+    spread.work(1)
+    assert not spread.numbers("rudder-2-0")[10:]
+
+    route.store_again(home, spread.settings, route.read(home, spread.settings), known)
+    spread.send(20)
+    spread.work(20)
+
+    found = route.read(home, spread.settings)
+    assert found.current == known.current
+    places = {place.prefix for each in found.living for place in each.queues}
+    assert {prefix for prefix in spread.stores if spread.numbers(prefix)} <= places
+    assert spread.everything() == list(range(20, 60))
 
 
 def test_the_first_of_two_routes_stays(spread: Spread) -> None:

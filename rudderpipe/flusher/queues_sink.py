@@ -428,7 +428,8 @@ class QueuesSink:
         used = self.used
         if used.route is not None and used.route.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            self._begin(used.home, "route", partial(route.store, used.home.queue, self._settings, found, used.route))
+            call = partial(route.store_again, used.home.queue, self._settings, found, used.route)
+            self._begin(used.home, "route", call)
             return
         self._reads_route = False
         if used.route is not None and found.text == used.route.text:

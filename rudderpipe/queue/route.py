@@ -81,6 +81,19 @@ class Route(msgspec.Struct, frozen=True):
             return len(ours) > len(theirs)
         return ours != theirs and self.current.made_ms < found.current.made_ms
 
+    def with_first_living(self, servers: int) -> Route:
+        """Return the route without the retirement of the generations that a flusher makes when it finds no route.
+
+        That is without the one of generation 1 only if its queues are on the first ``servers``.
+        """
+        is_listed = [all(place.server < servers for place in each.queues) for each in self.generations]
+        return _encoded(
+            tuple(
+                msgspec.structs.replace(each, retired_ms=0) if each.number < 2 and is_listed[each.number] else each
+                for each in self.generations
+            )
+        )
+
     def with_queues(self, queues: Sequence[QueuePlace], now_ms: int) -> Route:
         """Return the route with one more generation."""
         return _encoded((*self.generations, Generation(len(self.generations), tuple(queues), now_ms)))
@@ -153,6 +166,15 @@ def store(home: Queue, settings: Settings, known: Route, wanted: Route) -> Route
     Raise ``QueueUnavailable``. A repeated call after a lost answer returns what is there.
     """
     return _parsed(home, home.call("set_route", [home.keys.route], known.text, wanted.text), settings)
+
+
+def store_again(home: Queue, settings: Settings, found: Route, known: Route) -> Route:
+    """Store the known route again, which Redis has forgotten, in the place of the one that was found.
+
+    Return the one in Redis. Flushers that have started meanwhile may have added events to the queues of generations 0
+    and 1, so these are not retired any more. Raise ``QueueUnavailable``.
+    """
+    return store(home, settings, found, known.with_first_living(len(settings.redis_servers)))
 
 
 def _parsed(home: Queue, text: bytes, settings: Settings) -> Route:

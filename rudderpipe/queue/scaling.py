@@ -97,8 +97,11 @@ def remainder(queues: QueueSet, known: Route, generation: Generation, *, force: 
 def retire(queues: QueueSet, settings: Settings, known: Route, *, force: bool = False) -> Route:
     """Retire the generations that are drained, the oldest first. Return the route. Raise ``QueueUnavailable``.
 
-    ``force`` is that of ``remainder``.
+    If Redis has forgotten the known route, it is stored again. ``force`` is that of ``remainder``.
     """
+    found = route.read(queues.home, settings)
+    if known.is_ahead_of(found):
+        known = route.store_again(queues.home, settings, found, known)
     for generation in known.living[:-1]:
         if not remainder(queues, known, generation, force=force).is_drained:
             break

@@ -197,7 +197,7 @@ class Manager:
         found = route.read(self._home, self._settings)
         if known is not None and known.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            found = route.store(self._home, self._settings, found, known)
+            found = route.store_again(self._home, self._settings, found, known)
         return members.renew(self._home, self.name, profile, self._settings.lease_ms), found
 
     def _collect(self, now_s: float) -> None:
