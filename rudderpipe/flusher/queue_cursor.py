@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.flusher.queue_sink import KEEP_S
 from rudderpipe.flusher.spill import Position, SpillPlan
 from rudderpipe.flusher.window import Offsets, Plan, Window
 from rudderpipe.process.clock import Clock
@@ -136,6 +137,13 @@ class QueueCursor:
         if self.counts is not None and counts.events_gone < self.counts.events_gone:
             self.before = self.before or self.counts
         self.counts, self.has_new_counts = counts, True
+
+    def must_hear(self, now_s: float, *, is_current: bool) -> bool:
+        """Return whether the queue must be fenced again, to know what may be deleted and what must be kept."""
+        if self.is_fenced and (self.freed or self.unconfirmed_since_ms):
+            return True
+        has_any = is_current or (self.counts is not None and self.counts.events_gone > 0)
+        return has_any and now_s - self.fenced_s >= KEEP_S
 
     def free_final(self, left: Offsets, is_needed: Callable[[int], bool]) -> None:
         """Free the tenures whose events in the queue have all left the ring, where these are not needed.

@@ -15,7 +15,7 @@ from rudderpipe.flusher import queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.new_jobs import jobs_of
 from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay, missing_of
-from rudderpipe.flusher.queue_sink import KEEP_S, Acknowledged, CommitResult, Damaged
+from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
 from rudderpipe.flusher.ring_queues import RingQueues
 from rudderpipe.flusher.spill import SpillPlan
 from rudderpipe.flusher.spilling import RETRY_S, Spilling
@@ -181,7 +181,7 @@ class QueuesSink:
             for cursor in self.used.past_cursors:
                 cursor.free_final(left, self._spilling.needs)
             for cursor in self.used.all:
-                is_due = self._must_keep(cursor) or (cursor.is_fenced and (cursor.freed or cursor.unconfirmed_since_ms))
+                is_due = cursor.must_hear(self._clock.monotonic_s(), is_current=cursor in self.used.current)
                 if is_due and self._is_idle(cursor):
                     self._begin_fence(cursor, None)
         self._begin_calls()
@@ -210,11 +210,6 @@ class QueuesSink:
         for cursor in self.used.all:
             if cursor.under_way is None:
                 cursor.queue.close()
-
-    def _must_keep(self, cursor: QueueCursor) -> bool:
-        """Return whether a queue would forget the ring, or what it has counted of it."""
-        has_any = cursor in self.used.current or (cursor.counts is not None and cursor.counts.events_gone > 0)
-        return has_any and self._clock.monotonic_s() - cursor.fenced_s >= KEEP_S
 
     def _restore(self) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""
@@ -428,8 +423,9 @@ class QueuesSink:
         used = self.used
         if used.route is not None and used.route.is_ahead_of(found):
             logger.error("redis has forgotten the route to the queues, storing it again")
-            call = partial(route.store_again, used.home.queue, self._settings, found, used.route)
-            self._begin(used.home, "route", call)
+            self._begin(
+                used.home, "route", partial(route.store_again, used.home.queue, self._settings, found, used.route)
+            )
             return
         self._reads_route = False
         if used.route is not None and found.text == used.route.text:
