@@ -23,6 +23,7 @@ from rudderpipe.flusher import spill
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import ALL_RULES, QueuesSink
+from rudderpipe.flusher.route_file import RouteFile
 from rudderpipe.flusher.spill import Position, Spill
 from rudderpipe.flusher.spill_record import Record
 from rudderpipe.queue import gate, route, scaling, seal
@@ -146,7 +147,13 @@ class Host:
         self.calls = ModelCalls()
         letters = DeadLetters(self._model.directory / f"letters-{self.number}", 0)
         sink = QueuesSink(
-            self.settings, self.ring, letters, self._model.clock, calls=self.calls, rules=self._model.rules & ALL_RULES
+            self.settings,
+            self.ring,
+            letters,
+            self._model.clock,
+            calls=self.calls,
+            rules=self._model.rules & ALL_RULES,
+            route_file=RouteFile(self.ring, self.settings),
         )
         self._model.sinks.append(sink)
         if self._model.spills:

@@ -15,6 +15,7 @@ from native_tests.processes import Processes, wait_until
 from native_tests.redis_forms import Cluster, ending
 from native_tests.user_events import USERS, UserEvents
 from rudderpipe.flusher import lanes
+from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import gate, job, route
 from rudderpipe.queue.lease import Lease
@@ -305,6 +306,8 @@ def test_the_command_makes_queues_when_redis_has_forgotten_the_route(servers: Se
     flusher.kill()
     flusher.wait()
     servers.all[0].client().delete("{rudder}:rudderpipe:rudderEventsQueue:route")
+    for path in runtime_dir.ensure(processes.settings.runtime_dir).glob("*.route"):
+        path.unlink()
     processes.start("-m", "rudderpipe.flusher")
     servers.users.send(10)
     wait_until(lambda: (ring := processes.status().ring) is not None and ring.down_since_ms > 0)

@@ -16,6 +16,7 @@ from rudderpipe.flusher import queue_cursor
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queues_sink import QueuesSink
+from rudderpipe.flusher.route_file import RouteFile
 from rudderpipe.queue import job, route
 from rudderpipe.queue.queue import Queue
 from rudderpipe.ring import counters
@@ -106,7 +107,13 @@ class Spread:
         """Return a sink whose calls the test may hold."""
         self.sinks.append(
             QueuesSink(
-                self.settings, self.ring, self.letters, self.clock, calls=self.calls, must_wait=lambda: self.must_wait()
+                self.settings,
+                self.ring,
+                self.letters,
+                self.clock,
+                calls=self.calls,
+                must_wait=lambda: self.must_wait(),
+                route_file=RouteFile(self.ring, self.settings),
             )
         )
         return self.sinks[-1]

@@ -53,6 +53,7 @@ def test_lock_files_of_rings_that_are_gone_are_removed(tmp_path: Path, clock: Fa
         fifo = wake_pipe.path_of(ring.locks.path)
         for path in (fifo, tmp_path / "ended-v4.fifo"):
             WakePipe(path).close()
+        (tmp_path / "ended-v4.route").touch()
 
         leftovers.sweep(tmp_path, ["own"])
 

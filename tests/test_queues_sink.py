@@ -17,6 +17,7 @@ from rudderpipe.flusher import lanes, queue_cursor, sinks
 from rudderpipe.flusher.flusher import Flusher
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
 from rudderpipe.flusher.queues_sink import QueuesSink
+from rudderpipe.flusher.route_file import RouteFile, path_of
 from rudderpipe.queue import route, seal
 from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
@@ -401,6 +402,40 @@ def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, q
     assert home.route == text
 
 
+@pytest.mark.parametrize("queues", [1, 2, 3])
+def test_a_flusher_that_starts_knows_a_route_that_redis_forgot(spread: Spread, queues: int) -> None:
+    """No other process knows it. The events that wait for one queue are in the others already."""
+    spread.send(20)
+    spread.work()
+    spread.calls.held["rudder-1"] = []
+    spread.send(40)
+    spread.work()
+    home = spread.stores["rudder"]
+    text = home.route
+    vars(home).update(vars(FakeStore(spread.clock)))
+    spread.settings = msgspec.structs.replace(spread.settings, queues=queues)
+    spread.start()
+    spread.send(20)
+    spread.work(20)
+
+    assert spread.everything() == list(range(80))
+    assert home.route == text
+
+
+def test_a_route_of_another_ring_is_not_known(spread: Spread) -> None:
+    """The file is that of a pipe, which may get another ring, or another Redis."""
+    spread.send(20)
+    spread.work()
+    file = RouteFile(spread.ring, spread.settings)
+    assert file.read() == route.read(as_queue(spread.queue("rudder")), spread.settings)
+
+    assert RouteFile(spread.ring, msgspec.structs.replace(spread.settings, redis="redis://b")).read() is None
+    spread.ring.segment.words[at.H_EPOCH] += 1
+    assert RouteFile(spread.ring, spread.settings).read() is None
+    file.remove()
+    assert file.read() is None
+
+
 @pytest.mark.parametrize("queues", [1, 3])
 def test_events_of_a_flusher_that_found_no_route_are_delivered(spread: Spread, queues: int) -> None:
     """The first server has lost its data, and the flusher started before another process stored the route again."""
@@ -415,6 +450,7 @@ def test_events_of_a_flusher_that_found_no_route_are_delivered(spread: Spread, q
     known = route.read(home, spread.settings)
     for prefix in ("rudder", *QUEUES):
         vars(spread.stores[prefix]).update(vars(FakeStore(spread.clock)))
+    RouteFile(spread.ring, spread.settings).remove()
     spread.settings = msgspec.structs.replace(spread.settings, queues=queues)
     spread.start()
     spread.send(20)
@@ -443,6 +479,9 @@ def test_the_first_of_two_routes_stays(spread: Spread) -> None:
     assert not first.is_ahead_of(retired)
     assert not retired.is_ahead_of(first)
     assert later.with_queues([route.QueuePlace("y")], 3).is_ahead_of(first)
+    assert retired.with_queues([route.QueuePlace("y")], 3).extends(first)
+    assert not later.with_queues([route.QueuePlace("y")], 3).extends(first)
+    assert not first.extends(retired)
 
 
 def test_a_seal_without_a_later_route_stops_the_flusher(spread: Spread) -> None:
@@ -619,6 +658,7 @@ def test_a_flusher_killed_at_any_store_doubles_and_loses_nothing(
             simulation.reset()
             stores.clear()
             victim = simulation.process()
+            path_of(victim.ring.locks.path).unlink(missing_ok=True)  # of the ring that was reset
             spread = Spread(simulation.process().ring, clock, tmp_path, queues=2)
             spread.stores = stores
             spread.send(20)

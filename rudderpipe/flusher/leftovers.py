@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rudderpipe.errors import RingUnavailable
+from rudderpipe.flusher import route_file
 from rudderpipe.flusher.ring_set import SERVING_SUFFIX
 from rudderpipe.process import locks, start_lock
 from rudderpipe.ring import location, memory, wake_pipe
@@ -28,7 +29,7 @@ def sweep(directory: Path, own: Collection[str]) -> None:
         if where.pipe not in own:
             with suppress(RingUnavailable):
                 _sweep_lock_file(where, path)
-    for path in directory.glob(f"*{wake_pipe.SUFFIX}"):
+    for path in (*directory.glob(f"*{wake_pipe.SUFFIX}"), *directory.glob(f"*{route_file.SUFFIX}")):
         if not path.with_suffix(location.SUFFIX).exists():
             path.unlink(missing_ok=True)
     start_lock.sweep(directory)

@@ -17,6 +17,7 @@ from rudderpipe.flusher.new_jobs import jobs_of
 from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay, missing_of
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
 from rudderpipe.flusher.ring_queues import RingQueues
+from rudderpipe.flusher.route_file import RouteFile
 from rudderpipe.flusher.spill import SpillPlan
 from rudderpipe.flusher.spilling import RETRY_S, Spilling
 from rudderpipe.flusher.window import Plan, Window
@@ -64,11 +65,12 @@ class QueuesSink:
         calls: Calls | None = None,
         rules: frozenset[str] = ALL_RULES,
         must_wait: Callable[[], bool] = lambda: False,
+        route_file: RouteFile | None = None,
         on_route: Callable[[], None] = lambda: None,
     ) -> None:
         """``must_wait`` returns True while other events must be in the queues before those of this ring.
 
-        ``on_route`` is called when events go to other queues than the one of the settings.
+        ``route_file`` remembers the route. ``on_route`` is called when events go to other queues than the home.
         """
         self._settings = settings
         self._ring = ring
@@ -80,7 +82,7 @@ class QueuesSink:
         self._must_wait = must_wait
         self._spilling = Spilling(settings, ring, clock)
         home = QueuePlace(settings.prefix)
-        self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), home, on_route)
+        self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), home, route_file, on_route)
         """The queues that have events of the ring, or get them."""
         self._reads_route = True
         """True while the route must be read, because it is not known or may have changed."""
@@ -202,6 +204,7 @@ class QueuesSink:
         for cursor in self.used.all:
             if not self._is_counted or cursor.trouble or cursor.under_way:
                 raise cursor.trouble or QueueUnavailable(cursor.queue.place, "no answer in time", answered=False)
+        self.used.end()
 
     def close(self) -> None:
         """Close the connections, except those of calls that have not ended."""
@@ -286,7 +289,7 @@ class QueuesSink:
                     self._begin_fence(cursor, generation)
         # Order: behind the fences, or a route that is read again and again would hold up the home's own.
         if self._reads_route and self._is_idle(self.used.home):
-            makes = self._settings.queues if self.used.route is None or not self.used.route.text else 1
+            makes = 1 if self.used.has_route else self._settings.queues
             self._begin(self.used.home, "route", partial(route.establish, self.used.home.queue, self._settings, makes))
         begins: list[Callable[[], None]] = []
         for number, cursor in enumerate(self.used.current):
@@ -421,11 +424,9 @@ class QueuesSink:
     def _adopt(self, found: Route) -> None:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""
         used = self.used
-        if used.route is not None and used.route.is_ahead_of(found):
+        if (known := used.forgotten(found)) is not None:
             logger.error("redis has forgotten the route to the queues, storing it again")
-            self._begin(
-                used.home, "route", partial(route.store_again, used.home.queue, self._settings, found, used.route)
-            )
+            self._begin(used.home, "route", partial(route.store_again, used.home.queue, self._settings, found, known))
             return
         self._reads_route = False
         if used.route is not None and found.text == used.route.text:

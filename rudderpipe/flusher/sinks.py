@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from rudderpipe import log_text
 from rudderpipe.errors import RingUnavailable
-from rudderpipe.flusher import dead_letters, spill
+from rudderpipe.flusher import dead_letters, route_file, spill
 from rudderpipe.flusher.counts import SCRIPTS, FlusherCounts
 from rudderpipe.flusher.queue_sink import QueueSink, Sink
+from rudderpipe.flusher.route_file import RouteFile
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.ring.ring import Ring, RingView
@@ -51,7 +52,7 @@ def make_sink(
     ``on_route`` is that of ``QueuesSink``.
     """
     has_spill = settings.spill_dir is not None or spill.has_unread(ring)
-    if redelivery is None and (settings.queues > 1 or has_spill):
+    if redelivery is None and (settings.queues > 1 or has_spill or route_file.path_of(ring.locks.path).exists()):
         return make_queues_sink(settings, ring, clock, counts, gone, on_route)
     if redelivery is None:
         return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
@@ -76,7 +77,8 @@ def make_queues_sink(
         return gone is not None and gone.is_busy
 
     letters, meter = dead_letters.of(settings), _meter_of(counts)
-    return QueuesSink(settings, ring, letters, clock, meter, must_wait=must_wait, on_route=on_route)
+    file = RouteFile(ring, settings) if isinstance(ring, Ring) else None
+    return QueuesSink(settings, ring, letters, clock, meter, must_wait=must_wait, route_file=file, on_route=on_route)
 
 
 def gone_rings(settings: Settings, clock: Clock, counts: FlusherCounts) -> GoneRings | None:

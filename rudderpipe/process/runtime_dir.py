@@ -15,7 +15,7 @@ HOME = Path("/dev/shm" if sys.platform == "linux" else "/tmp")  # noqa: S108  # 
 """The folder of the default runtime directory."""
 _OWN_SUFFIXES = (
     *(".lock", ".flusher", ".start", ".log", ".log.1", ".guard"),
-    *(".ndjson", ".ring", ".fifo", ".failed", ".spool", ".spill", ".checkpoint"),
+    *(".ndjson", ".ring", ".fifo", ".route", ".failed", ".spool", ".spill", ".checkpoint"),
 )
 """How the names of the files end that rudderpipe itself puts into a runtime directory."""
 

@@ -81,6 +81,11 @@ class Route(msgspec.Struct, frozen=True):
             return len(ours) > len(theirs)
         return ours != theirs and self.current.made_ms < found.current.made_ms
 
+    def extends(self, found: Route) -> bool:
+        """Return True if ``found`` lacks the last generations of this route and has all of the others."""
+        ours, theirs = ([(each.queues, each.made_ms) for each in route.generations] for route in (self, found))
+        return len(ours) > len(theirs) and ours[: len(theirs)] == theirs
+
     def with_first_living(self, servers: int) -> Route:
         """Return the route without the retirement of the generations that a flusher makes when it finds no route.
 
