@@ -108,6 +108,10 @@ class RedisQueueServer:
     def lapse_lease(self) -> None:
         self.client.delete("{rudder}:rudderpipe:rudderEventsQueue:lease")
 
+    def set_clock_back(self, ms: int) -> None:
+        """Let the lease lapse so much later, as it does when the clock of Redis is set back."""
+        self.client.pexpire("{rudder}:rudderpipe:rudderEventsQueue:lease", ms)
+
     def set_member(self, name: str, until_ms: int) -> None:
         self.client.zadd("{rudder}:rudderpipe:rudderEventsQueue:members", {self._member(name)[0]: until_ms})
 

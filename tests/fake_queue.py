@@ -90,6 +90,8 @@ class FakeStore:
         held = self.leaseholder()
         known, _, holder = self._last_lease.partition(" ")
         ours = holder in (mine, fresh)
+        if held:
+            self.hold_lease(held, min(self._lease[1] - self.clock.time_ms(), 600_000))
         if held and held != dead and held.partition(" ")[2] not in (mine, fresh):
             return [0, held.encode(), self._lease[1] - self.clock.time_ms(), 0]
         number = int(known or 0)

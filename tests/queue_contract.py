@@ -57,6 +57,7 @@ class QueueServer(Protocol):
     def lapse(self, *names: str) -> None: ...
     def interval_passes(self) -> None: ...
     def lapse_lease(self) -> None: ...
+    def set_clock_back(self, ms: int) -> None: ...
     def set_member(self, name: str, until_ms: int) -> None: ...
     def member_until_ms(self, name: str) -> int: ...
 
@@ -985,6 +986,20 @@ class QueueContract:
 
         assert first.take()
         assert first.number == 3
+
+    def test_a_lease_of_a_clock_that_was_set_back_lapses_in_minutes(self, queue_server: QueueServer) -> None:
+        """Redis lets a key expire at a time of its clock. The sender that had the lease is dead."""
+        first, second = lease_of(queue_server.queue()), lease_of(queue_server.queue())
+        assert first.take()
+        queue_server.set_clock_back(7 * 24 * 3600 * 1000)
+
+        assert not second.take()
+        assert second.lapses_in_ms == 600_000
+        assert not second.take()
+        assert 590_000 < second.lapses_in_ms <= 600_000
+        assert first.take()
+        assert not second.take()
+        assert 9_000 < second.lapses_in_ms <= 10_000
 
     def test_a_lease_can_be_taken_again_under_a_higher_number(self, queue_server: QueueServer) -> None:
         """Calls with the old fencing token then change nothing. ``kept`` says that no other sender had the lease."""

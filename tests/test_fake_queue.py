@@ -77,6 +77,9 @@ class FakeQueueServer:
     def lapse_lease(self) -> None:
         self.store.hold_lease("", 0)
 
+    def set_clock_back(self, ms: int) -> None:
+        self.store.hold_lease(self.store.leaseholder(), ms)
+
     def set_member(self, name: str, until_ms: int) -> None:
         self.store.members[name] = (until_ms, *self.store.members[name][1:])
 

@@ -14,12 +14,15 @@
 
   Returns   {1, the caller's lease, its milliseconds, 1 when no other sender has had it since it was `mine`, else 0},
             or {0, the other sender's lease, milliseconds until it expires, 0}
-  Promises  a lease is never given twice, because each has a higher number than the last one
+  Promises  a lease is never given twice, because each has a higher number than the last one. It lapses within 10
+            minutes, also when the clock was set back or is another server's now
   Costs     O(1)
   Same as   nothing in Bull; two Node SDKs with one processor each take the jobs away from each other
 ]]
 local lease, last = KEYS[1], KEYS[2]
 local mine, fresh, lease_ms, dead, above = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+
+local LONGEST_MS = 600000 -- of the setting lease_ms
 
 local held, known = redis.call("GET", lease), redis.call("GET", last) or ""
 local number, holder = string.match(known, "^(%d+) (.*)$")
@@ -27,6 +30,10 @@ local function is_ours(name) -- `fresh`, when an earlier call took it and its an
   return name == mine or name == fresh
 end
 local lapses_in_ms = redis.call("PTTL", lease)
+if lapses_in_ms > LONGEST_MS then
+  redis.call("PEXPIRE", lease, LONGEST_MS)
+  lapses_in_ms = LONGEST_MS
+end
 -- A lease without an expiry was written by a tool, not by a sender. It is ignored, or no sender could ever take over.
 if held and held ~= dead and lapses_in_ms >= 0 and not is_ours(string.match(held, "^%d+ (.*)$")) then
   return {0, held, lapses_in_ms, 0}
