@@ -25,7 +25,7 @@ from rudderpipe.ring.ring import Ring
 from rudderpipe.settings import Settings
 from tests.crash_simulation import simulation_of
 from tests.fake_queue import FakeQueue, FakeStore
-from tests.fakes import FakeClock, producer_of
+from tests.fakes import FakeClock, producer_of, ring_of
 from tests.spread import NO_ANSWER, QUEUES, USERS, Spread, as_queue, result_of, spread_of
 
 
@@ -496,6 +496,32 @@ def test_a_seal_without_a_later_route_stops_the_flusher(spread: Spread) -> None:
     spread.reshard("rudder-2-0")
     spread.work(10)
     assert spread.everything() == list(range(40))
+
+
+def test_a_queue_that_is_back_gets_no_more_jobs_at_once_than_redis_takes(
+    clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs may be as small as one event."""
+    calls: list[int] = []
+    add = FakeQueue.add
+
+    def added(self: FakeQueue, epoch: int, batches: Any, *more: Any, **named: Any) -> Any:
+        calls.append(len(batches))
+        return add(self, epoch, batches, *more, **named)
+
+    monkeypatch.setattr(FakeQueue, "add", added)
+    with ring_of(tmp_path, clock, cap=4000, size_bytes=4 << 20) as ring:
+        spread = spread_of(ring, clock, tmp_path, monkeypatch, queues=2, flush_at=10_000, max_batch_bytes=1024)
+        spread.calls.held["rudder-1"] = []
+        for number in range(4000):
+            event = b'{"userId":"u%d","n":%d,"x":"%b"}' % (number % USERS, number, b"x" * 500)
+            assert spread.producer.append(event) is None
+        spread.work(100)
+        spread.calls.let_go("rudder-1")
+        spread.work(20)
+
+        assert spread.everything() == list(range(4000))
+        assert 500 < max(calls) <= 1100
 
 
 def test_a_damaged_event_costs_only_itself(spread: Spread) -> None:

@@ -33,6 +33,8 @@ from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 50, 4 << 20
+FULL_JOBS_AT_ONCE = 500
+"""A call gets no more bytes than so many full jobs have, because Redis takes less than 8,000 jobs in one call."""
 PATIENCE_S = 0.05
 """How long a call is waited for. The other queues go on without a call that takes longer."""
 COMMIT_S = 0.2
@@ -74,6 +76,8 @@ class QueuesSink:
         """
         self._settings = settings
         self._ring = ring
+        max_bytes = min(BYTES_AT_ONCE, FULL_JOBS_AT_ONCE * settings.max_batch_bytes)
+        self._at_once = BATCHES_AT_ONCE * settings.flush_at, max_bytes  # events and bytes of one call
         self._clock = clock
         self._epoch = ring.segment.epoch
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
@@ -314,7 +318,7 @@ class QueuesSink:
 
     def _next(self, number: int, cursor: QueueCursor, window: Window) -> Plan | None:
         """Return what a queue must get next of the window; None if it has all of it."""
-        plan = window.plan(number, cursor.done, cursor.offsets, self._events_at_once, BYTES_AT_ONCE)
+        plan = window.plan(number, cursor.done, cursor.offsets, *self._at_once)
         if plan.events:
             return plan
         cursor.done = plan.end
@@ -323,15 +327,11 @@ class QueuesSink:
     def _replay(self, number: int, cursor: QueueCursor) -> SpillPlan | None:
         """Return what a queue must get next of the spill; None if it has what was read now."""
         used = self.used
-        plan = self._spilling.plan(cursor, number, len(used.current), used.former, self._events_at_once, BYTES_AT_ONCE)
+        plan = self._spilling.plan(cursor, number, len(used.current), used.former, *self._at_once)
         if plan.events:
             return plan
         self._spilling.passed(cursor, plan)
         return None
-
-    @property
-    def _events_at_once(self) -> int:
-        return BATCHES_AT_ONCE * self._settings.flush_at
 
     def _add_of(self, cursor: QueueCursor, plan: Plan | SpillPlan, window: Window) -> Callable[[], None]:
         """Return what begins the call that adds these events to a queue."""
