@@ -14,7 +14,7 @@ from native_tests.test_queue import add, queue_of
 from rudderpipe import settings as settings_module
 from rudderpipe.errors import QueueUnavailable
 from rudderpipe.process.clock import Clock
-from rudderpipe.queue import route, scaling, seal
+from rudderpipe.queue import pause, route, scaling, seal
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
@@ -52,6 +52,22 @@ def test_only_an_unused_queue_gets_more_queues_by_itself(redis_server: RedisServ
     redis_server.client().flushall()
     assert len(route.establish(home, settings, 4).current.queues) == 4
     assert len(route.establish(home, settings, 2).current.queues) == 4
+
+
+def test_the_queues_of_a_change_are_paused_as_those_of_before(settings: Settings) -> None:
+    """Otherwise a change would end the pause. A pause of one queue alone is no pause of all."""
+    with closing(QueueSet(settings, Clock())) as queues:
+
+        def paused_after(count: int) -> set[bool]:
+            made = scaling.begin(queues, settings, count).current
+            return {queues.queue(place).counts().paused for place in made.queues}
+
+        assert paused_after(2) == {False}
+        pause.set_all_paused(queues, pauses=True)
+        assert paused_after(3) == {True}
+        pause.set_all_paused(queues, pauses=False)
+        pause.set_paused(queues.queue(queues.route().current.queues[0]), pauses=True)
+        assert paused_after(2) == {False}
 
 
 def test_a_running_change_stores_a_route_that_redis_forgot(redis_server: RedisServer, settings: Settings) -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 import msgspec
 
 from rudderpipe.errors import OlderFlushers, QueueUnavailable
-from rudderpipe.queue import gate, rings, route, seal
+from rudderpipe.queue import gate, pause, rings, route, seal
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import Generation, QueuePlace, Route
 from rudderpipe.settings import Settings
@@ -43,6 +43,8 @@ def reach_all(queues: QueueSet, settings: Settings, known: Route) -> None:
 def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = False) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
+    If all queues of before are paused, the new ones are paused, too.
+
     If these are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
     ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached. Raise ``OlderFlushers``, and
     change nothing, if a flusher may go on adding to the first queue because it does not see the seal; ``force`` ignores
@@ -55,6 +57,9 @@ def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = Fal
     if not force and (older := rings.older(queues.home)):
         raise OlderFlushers([f"{each.epoch} (silent for {each.silent_s / 3600:.1f} h)" for each in older])
     wanted = route.with_queues(queues.home, settings, known, count)
+    is_paused = all(queues.queue(place).counts().paused for place in known.current.queues)
+    for place in wanted.current.queues:  # resumed, too, because a command that was killed may have paused it
+        pause.set_paused(queues.queue(place), pauses=is_paused)
     return route.store(queues.home, settings, known, wanted)
 
 
