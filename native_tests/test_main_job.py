@@ -105,7 +105,7 @@ def test_a_pipe_leaves_nothing_behind(queued: Processes, redis_server: RedisServ
         "{rudder}:rudderpipe:rudderEventsQueue:lease:last",
         "{rudder}:rudderpipe:rudderEventsQueue:plane",
     }
-    assert [set(redis.hgetall(key)) for key in tombstones] == [{"term", "ended"}]
+    assert [set(redis.hgetall(key)) for key in tombstones] == [{"term", "added", "ended"}]
     assert all(0 < redis.ttl(key) <= 86_400 for key in tombstones)
 
 

@@ -129,14 +129,14 @@ def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redi
     for taken in queue.take(*ALL):
         assert redis.exists(KEYS.ring(EPOCH))
         queue.complete([taken])
-    assert redis.hgetall(KEYS.ring(EPOCH)) == {"term": "0", "ended": "1"}
+    assert redis.hgetall(KEYS.ring(EPOCH)) == {"term": "0", "added": "4", "ended": "1"}
     assert 0 < redis.ttl(KEYS.ring(EPOCH)) <= 24 * 3600
 
     redis.delete(KEYS.ring(EPOCH))
     add(queue, 1, term=7)
     queue.complete(queue.take(*ALL))
     assert queue.end_ring(EPOCH)
-    assert redis.hgetall(KEYS.ring(EPOCH)) == {"term": "7", "ended": "1"}
+    assert redis.hgetall(KEYS.ring(EPOCH)) == {"term": "7", "added": "2", "ended": "1"}
     assert 0 < redis.ttl(KEYS.ring(EPOCH)) <= 24 * 3600
 
 

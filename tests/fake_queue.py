@@ -649,7 +649,7 @@ class FakeQueue:
         ring = self.store.rings.get(epoch, Counter())
         over = bool(ring["ended"]) and ring["queued"] <= 0 and ring["failed"] <= 0
         if over:
-            self.store.rings[epoch] = Counter(term=ring["term"], ended=1)
+            self.store.rings[epoch] = Counter(term=ring["term"], added=ring["added"], ended=1)
             self.store.added.pop(epoch, None)
             self.store.failures.pop(epoch, None)
         return over

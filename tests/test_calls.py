@@ -7,14 +7,14 @@ from functools import partial
 
 import pytest
 
-from rudderpipe.flusher import queues_sink
+from rudderpipe.flusher import queue_calls
 from rudderpipe.service.calls import Calls, Ended
 from tests.spread import NO_ANSWER
 
 
 def calls_of() -> Calls:
     """Return the calls of a flusher."""
-    return Calls("test", queues_sink._note_no_thread)
+    return Calls("test", queue_calls._note_no_thread)
 
 
 def test_a_call_that_does_not_end_holds_up_no_other() -> None:

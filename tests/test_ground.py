@@ -10,7 +10,7 @@ import pytest
 from rudderpipe import errors
 from rudderpipe.process import fork
 from rudderpipe.process.clock import Every, iso_ms
-from rudderpipe.process.log_limit import REASONS, ThrottledLog
+from rudderpipe.process.log_limit import RARELY_S, REASONS, ThrottledLog
 from rudderpipe.service.loop import run
 from rudderpipe.service.signals import StopFlag
 from tests.fakes import FakeClock
@@ -98,6 +98,34 @@ def test_a_throttled_log_writes_one_line_a_second_for_each_reason(caplog: pytest
         "events refused reason=full count=1",
         "events refused reason=busy count=1",
         "events refused reason=full count=100",
+    ]
+
+
+def test_the_end_of_a_condition_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Only if its beginning was. A condition that comes back is logged again within a second, not after a minute."""
+    caplog.set_level(logging.INFO)
+    clock = FakeClock()
+    log = ThrottledLog(logging.getLogger("rudderpipe.test"), clock, RARELY_S)
+
+    def seconds(conditions: str) -> None:
+        for condition in conditions:
+            if condition == "-":
+                log.warning("queue", "away")
+            else:
+                log.over("queue", "there again")
+            clock.now_s += 0.4
+
+    seconds("++---++-+-+------+")
+    clock.now_s += 600
+    seconds("+")
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "away reason=queue count=1",
+        "there again reason=queue count=2",
+        "away reason=queue count=2",
+        "there again reason=queue count=0",
+        "away reason=queue count=3",
+        "there again reason=queue count=3",
     ]
 
 

@@ -20,7 +20,7 @@ from tests.fakes import FakeClock
 
 PACKAGE = Path(__file__).parent.parent / "rudderpipe"
 SETTINGS = Settings(pipe="shop", redis="redis://u:pa55word@h:1/2", log_format="json")
-LEVELS = ("debug", "info", "warning", "error", "exception", "critical", "log")
+LEVELS = ("debug", "info", "warning", "error", "exception", "critical", "log", "over")
 CONSTANT = ("flusher", "sender", "service", "process", "delivery", "queue", "ring")
 """The packages whose texts are constant, because they log in processes of our own."""
 OWN = {"ts", "level", "logger", "msg", "component", "host", "pid", "exc"}

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from itertools import groupby
 from operator import itemgetter
 
-import msgspec
-
 from rudderpipe import log_text
 from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueUnavailable
+from rudderpipe.flusher.acknowledging import ACKNOWLEDGE_S, Acknowledging
 from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.heartbeat import Heartbeat
 from rudderpipe.flusher.queue_sink import Sink
@@ -31,16 +30,10 @@ SHORT_HOUSEKEEPING_S = 0.02
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 2.0
 OTHER_PLANE_S = 5.0
 """The pause before a queue that has jobs for another data plane is tried again."""
-ACKNOWLEDGE_S = 0.02
-"""The interval at which the acknowledged events are read from the queue while a producer waits for them."""
-LOOK_S = 5.0
-"""The interval while no producer waits. Events known as delivered do not count as lost when Redis loses its data."""
-AWAITED_S = 1.0
-"""How long a producer counts as waiting after its last request."""
 END_PATIENCE_S = 0.01
+"""How long the end of a ring waits for the claim lock. Its holder may be stopped, and other rings wait meanwhile."""
 ENDING_S = 60.0
 """How long an ended ring waits for a Redis that is away, because Redis would else know its offsets for 30 days."""
-"""How long the end of a ring waits for the claim lock. Its holder may be stopped, and other rings wait meanwhile."""
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -77,8 +70,7 @@ class Flusher:
         self._look_after = look_after
         self._heartbeat = heartbeat or Heartbeat(clock)
         self._counts = counts or FlusherCounts()
-        self._log = ThrottledLog(logger, clock)
-        self._rare_log = ThrottledLog(logger, clock, RARELY_S)
+        self._log = ThrottledLog(logger, clock, RARELY_S)
         self._consumer = self._consume()
         self.is_broken = False
         """True after a cycle that an error cut short, because it is not known what it handed out or released."""
@@ -86,9 +78,8 @@ class Flusher:
         self._held: list[Batch] = []
         self._freed: list[int] = []
         self._living = 0
-        self._awaited, self._awaited_until_s = self._asked(at.S_AWAITED), float("-inf")
-        self._looking = Every(LOOK_S)
-        self._starved = self._asked(at.S_STARVED)
+        self._acknowledging = Acknowledging(ring, clock)
+        self._starved = self._ring.asked(at.S_STARVED)
         self._is_starved = False
         """True if a producer found no room since the events in the ring last became due."""
         self._forced = False
@@ -102,7 +93,6 @@ class Flusher:
         self._ended = False
         self.closed_s: float | None = None  # when the ring was closed, which the sink must then forget
         self._housekeeping = Every(HOUSEKEEPING_S)
-        self._acknowledging = Every(ACKNOWLEDGE_S)
         self._retry_at_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = float("-inf")
@@ -132,9 +122,7 @@ class Flusher:
             return self._cycle(now_s)
         except (MemoryError, OSError) as error:  # errors of this host, not of an event
             self.is_broken = True
-            self._rare_log.error(
-                type(error).__name__, "cannot work on this host now, events stay in the ring, trying again"
-            )
+            self._log.error(type(error).__name__, "cannot work on this host now, events stay in the ring, trying again")
             self._wait(now_s)
             return 0
 
@@ -158,7 +146,7 @@ class Flusher:
         self._begin_again()
 
     def _cycle(self, now_s: float) -> int:
-        starved, tickets = self._asked(at.S_STARVED), self._asked(at.S_TICKET)
+        starved, tickets = self._ring.asked(at.S_STARVED), self._ring.asked(at.S_TICKET)
         if starved != self._starved:
             self._starved, self._is_starved = starved, True
         is_short = self._is_starved or self._consumer.free_blocks() < self._ring.layout.blocks // 2
@@ -180,8 +168,10 @@ class Flusher:
                 self._replace_sink()
         if self._living:
             self._busy_at_s = now_s
-        if self._acknowledging.is_due(now_s):
-            self._acknowledge()
+        try:
+            self._acknowledging.work(self._sink)
+        except QueueSealed:
+            self._replace_sink()
         if now_s < max(self._retry_at_s, self._not_before_s):
             return 0
         if len(self._held) <= self._sink.kept:
@@ -203,34 +193,6 @@ class Flusher:
                 "the ring or its lock file was removed, draining it, producers move to a new one ring=%s", name
             )
             self.removed = True
-
-    def _acknowledge(self) -> None:
-        """Store in the ring how many events are acknowledged, for the producers that wait for delivery."""
-        words, awaited, now_s = self._ring.words, self._asked(at.S_AWAITED), self._clock.monotonic_s()
-        if awaited != self._awaited:
-            self._awaited, self._awaited_until_s = awaited, now_s + AWAITED_S
-        looks = words[at.H_ACKED] < words[at.H_QUEUED] and self._looking.is_due(now_s)
-        if now_s >= self._awaited_until_s and not looks:
-            return
-        self._looking.restart(now_s)
-        try:
-            seen = self._sink.acknowledged()
-        except QueueSealed:
-            self._replace_sink()
-            return
-        except QueueUnavailable as error:
-            said = "cannot read from redis what was delivered, trying again, producers keep waiting error=%s"
-            self._log.warning("queue", said, error)
-            return
-        if seen is not None:
-            more = seen.failed - words[at.H_ACKED_FAILED]
-            if more > 0 and seen.reason is not None:
-                reasons.record(self._ring, msgspec.structs.replace(seen.reason, count=more))
-            words[at.H_ACKED_FAILED] = seen.failed
-            fence()  # Order: the failed ones first, so that none of them counts as delivered
-            words[at.H_ACKED] = seen.events
-            fence()
-            at.bump(words, at.H_ACKED_TIMES)
 
     def _collect(self, now_s: float, tickets: int) -> None:
         events, size = self._consumer.pending()
@@ -297,12 +259,6 @@ class Flusher:
         if self._ring.words[at.H_TICKETS_SERVED] != tickets:
             self._ring.words[at.H_TICKETS_SERVED] = tickets
 
-    def _asked(self, word: int) -> int:
-        """Return the sum of this word over all slots. It changes with each request that a producer makes by it."""
-        ring, layout = self._ring, self._ring.layout
-        end = layout.slot(ring.slots_used)
-        return sum(ring.words[layout.slot0 + word : end : at.SLOT_WORDS].tolist()) & at.ALL_BITS
-
     def _commit(self, now_s: float) -> int:
         try:
             answer = self._sink.commit(self._held, self._freed)
@@ -332,6 +288,9 @@ class Flusher:
         if answer.trouble is not None:
             said = "one of the queues takes nothing now, its events stay in the ring, trying again error=%s"
             self._log.warning("one queue", said, answer.trouble)
+        elif not answer.wait_s:
+            self._log.over("queue", "the queue takes events again")
+            self._log.over("one queue", "every queue takes events again")
         self._retry_s = RETRY_MIN_S
         self._not_before_s = self._clock.monotonic_s() + answer.wait_s
         self._freed = []
@@ -372,7 +331,7 @@ class Flusher:
             return 0.0
         if self._housekeeping.seconds == SHORT_HOUSEKEEPING_S:
             return SHORT_HOUSEKEEPING_S
-        if now_s < self._awaited_until_s:
+        if self._acknowledging.is_awaited(now_s):
             return ACKNOWLEDGE_S
         pause_s = max(self._retry_at_s, self._not_before_s) - now_s
         if pause_s > 0:

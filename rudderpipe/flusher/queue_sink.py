@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from rudderpipe.queue.queue import NewJob
 
 ROUTE_S = 10.0
+"""The interval at which the route is looked for again."""
 KEEP_S = 24 * 3600.0
 """The interval at which a queue hears of the ring's flusher, so that it does not forget the ring."""
-"""The interval at which the route is looked for again."""
 _decode_events = msgspec.json.Decoder(list[Raw]).decode
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -215,8 +215,6 @@ class QueueSink:
         """The events of the ring that Redis had lost at the last look; None before the first."""
         self._handed: int | None = None
         """The events of the ring that Redis had been given by then."""
-        self._is_counted = False
-        """True once a ring that ends was counted for the last time."""
 
     def known(self) -> dict[int, int]:
         """Return nothing, because Redis returns its offsets when the next events are added."""
@@ -330,9 +328,8 @@ class QueueSink:
 
     def ended(self, ring: RingView) -> None:
         """Have Redis forget the ring's offsets, now or with the last of the ring's jobs."""
-        if self._has_seen_redis and not self._is_counted:
-            self.acknowledged()  # Order: before Redis forgets the ring, because its events would seem lost
-            self._is_counted = True
+        if self._has_seen_redis:
+            self.acknowledged()  # Order: before Redis forgets what it had, because nothing else would count losses
         self._queue.end_ring(ring.segment.epoch)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""A limit of one log line a period for each reason; each line gives the number of lines that it stands for."""
+"""A limit of one log line a period for each reason; each line gives the number of entries that it stands for."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class _Line(NamedTuple):
     values: tuple[object, ...]
     logged_at_s: float
     unsaid: int
+    is_over: bool = False
+    """True for the line that said that the condition is over."""
 
 
 class ThrottledLog:
@@ -48,13 +50,25 @@ class ThrottledLog:
         """Log like ``warning``, as an error, when something is lost."""
         self._say(logging.ERROR, reason, message, values, count)
 
+    def over(self, reason: str, message: str, *values: object) -> None:
+        """Log, at level INFO, the end of a condition, if a line of this reason has said that it is there.
+
+        If the condition comes back, it is logged again after ``PERIOD_S`` at the latest.
+        """
+        known = self._lines.value.get(reason)
+        if known is not None and not known.is_over:
+            line = _Line(logging.INFO, message, values, self._clock.monotonic_s(), 0, is_over=True)
+            self._lines.value[reason] = line
+            self._write(line.level, reason, message, values, known.unsaid)
+
     def _say(self, level: int, reason: str, message: str, values: tuple[object, ...], count: int) -> None:
         lines, now_s = self._lines.value, self._clock.monotonic_s()
         known = lines.get(reason)
         if known is not None:
             count += known.unsaid
-            if now_s - known.logged_at_s < self._period_s:
-                lines[reason] = _Line(level, message, values, known.logged_at_s, count)
+            period_s = min(self._period_s, PERIOD_S) if known.is_over else self._period_s
+            if now_s - known.logged_at_s < period_s:
+                lines[reason] = _Line(level, message, values, known.logged_at_s, count, known.is_over)
                 return
         elif len(lines) >= REASONS:
             self.say_rest()

@@ -90,7 +90,11 @@ class Replicas:
         with suppress(QueueUnavailable):
             _, found = self._queue.raise_term(epoch, term, (), (self._wanted, LOOK_MS))
             if found >= self._wanted:
-                self.since_ms = 0
+                self._note_confirmed()
+
+    def _note_confirmed(self) -> None:
+        self.since_ms = 0
+        self._log.over("lenient", "replicas have all events again")
 
     @property
     def _wait(self) -> tuple[int, int] | None:
@@ -100,7 +104,7 @@ class Replicas:
         """Raise ``NotReplicated`` if fewer replicas have all writes than must have them."""
         now_ms = self._queue.clock.monotonic_ms()
         if found >= self._wanted:
-            self.since_ms = 0
+            self._note_confirmed()
         elif now_ms >= self._asks_at_ms:
             self.since_ms = self.since_ms or now_ms
             if self._strict or now_ms - self.since_ms < LENIENT_MS:

@@ -71,6 +71,12 @@ class RingView:
         # Slot by slot, because a damaged DRAINED of one slot must not make room for the others.
         return self.segment.cap - sum([out - back for out, back in zip(granted, drained, strict=True) if out > back])
 
+    def asked(self, word: int) -> int:
+        """Return the sum of a slot's word over all slots. It changes with each request that a producer makes by it."""
+        layout = self.layout
+        end = layout.slot(self.slots_used)
+        return sum(self.words[layout.slot0 + word : end : at.SLOT_WORDS].tolist()) & at.ALL_BITS
+
     def slots_in_use(self) -> list[int]:
         """Return the slots that have a producer, dead or alive."""
         words, layout = self.words, self.layout

@@ -155,7 +155,7 @@ class Children:
             self.done.add(place)
         else:
             said = "the sender of a queue ended, starting another, jobs stay in redis queue=%s exit_code=%d"
-            logger.warning(said, place.prefix, code)
+            self._log.warning(f"ended {place.prefix}", said, place.prefix, code)
             self._failed(child, now_s)
 
     def _failed(self, child: _Child, now_s: float) -> None:

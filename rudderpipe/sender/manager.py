@@ -196,7 +196,7 @@ class Manager:
         # Order: a manager that cannot read the route, because a later version has written it, must not get a share.
         found = route.read(self._home, self._settings)
         if known is not None and known.is_ahead_of(found):
-            logger.error("redis has forgotten the route to the queues, storing it again")
+            self._log.error("route", "redis has forgotten the route to the queues, storing it again")
             found = route.store_again(self._home, self._settings, found, known)
         return members.renew(self._home, self.name, profile, self._settings.lease_ms), found
 
@@ -220,6 +220,7 @@ class Manager:
         elif ended.result is not None:
             self.members, self.route = ended.result
             self._listed_s = now_s
+            self._log.over(HOME, "the list of managers can be read again")
             self._places = {place.prefix: place for each in self.route.living for place in each.queues}
         self._know_own(now_s)
 
@@ -228,7 +229,9 @@ class Manager:
         if isinstance(ended.result, Exception):
             said = "a queue cannot be read that must be drained before others, trying again error=%s"
             self._log.warning(GATE, said, _reason(ended.result))
-        elif ended.result:
+            return
+        self._log.over(GATE, "the queues that must be drained before others can be read again")
+        if ended.result:
             self._drained |= ended.result
             self._gates_queues.close()  # they connect again if they are asked again
             self._looking.at_once()
@@ -259,6 +262,7 @@ class Manager:
             said = "a queue of this manager cannot be used, trying again error=%s"
             self._log.warning(ended.owner.prefix, said, _reason(ended.result))
             return
+        self._log.over(ended.owner.prefix, "a queue of this manager can be used again")
         own.seen_s = now_s
         own.is_open = own.is_open or ended.result
 

@@ -60,8 +60,7 @@ class Sender:
         self._settings = settings
         self._clock = clock
         self._abandoned = abandoned
-        self._log = ThrottledLog(logger, clock)
-        self._rare_log = ThrottledLog(logger, clock, RARELY_S)
+        self._log = ThrottledLog(logger, clock, RARELY_S)
         self._state = state or SenderState(clock.monotonic_s(), settings.stall_timeout_s)
         self._held = HeldJobs(queue, dispatchers, self._state, clock, self._look_for_free, couriers)
         self._upkeep = Upkeep(queue, settings)
@@ -76,6 +75,8 @@ class Sender:
         self._confirmed_at_s = self._not_before_s = float("-inf")
         self._retry_s = RETRY_MIN_S
         self._busy_at_s = clock.monotonic_s()
+        self._is_held_up = False
+        """True from a cycle in which the queue could not be used until the next one in which it could."""
         self._is_ours = False
         """True once the queue was seen to have no jobs for another data plane. Until then nothing in it is changed."""
         self._found_empty = False
@@ -94,19 +95,25 @@ class Sender:
             return 1  # not 0, so that the next cycle looks at the lease at once
         except AnotherDataPlane as error:
             self._log.warning("plane", "no job is taken, jobs stay in redis, trying again error=%s", error)
+            self._is_held_up = True
             self._stand_aside(now_s)
             return 0
         except QueueUnavailable as error:
             self._log.warning("queue", "redis cannot be used, jobs stay in it, trying again error=%s", error)
+            self._is_held_up = True
             self._wait_for_redis(now_s)
             return 0
         except Exception as error:  # noqa: BLE001  # an error of this host, such as MemoryError, not of a job
-            self._rare_log.error(type(error).__name__, "cannot work on this host now, jobs stay in redis, trying again")
+            self._log.error(type(error).__name__, "cannot work on this host now, jobs stay in redis, trying again")
             self._queue.unsure = self._is_careful = True
             self._wait_for_redis(now_s)
             return 0
         finally:
             self._held.show()
+        if self._is_held_up:
+            self._log.over("plane", "the queue has no jobs for another data plane any more")
+            self._log.over("queue", "redis can be used again")
+        self._is_held_up = False
         self._retry_s = RETRY_MIN_S
         return done
 
@@ -302,7 +309,7 @@ class Sender:
             except AnotherDataPlane:
                 return  # the sender of that data plane has the jobs
             except QueueUnavailable as error:
-                self._log.warning("queue", "cannot put back jobs, the next sender recovers them error=%s", error)
+                self._log.warning("put back", "cannot put back jobs, the next sender recovers them error=%s", error)
             if self._clock.monotonic_s() >= deadline_s:
                 return
             self._clock.sleep(0.1)
