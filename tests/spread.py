@@ -90,7 +90,7 @@ class Spread:
         self.sinks: list[QueuesSink] = []
         self.producer = producer_of(ring, clock)
         self.sent = itertools.count()
-        self.must_wait: Callable[[], bool] = lambda: False
+        self.must_wait: Callable[[route.QueuePlace], bool] = lambda _place: False
         self.start()
 
     def queue(self, prefix: str) -> FakeQueue:
@@ -112,7 +112,7 @@ class Spread:
                 self.letters,
                 self.clock,
                 calls=self.calls,
-                must_wait=lambda: self.must_wait(),
+                must_wait=lambda place: self.must_wait(place),
                 route_file=RouteFile(self.ring, self.settings),
             )
         )

@@ -6,20 +6,17 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
-from rudderpipe.errors import RingUnavailable
 from rudderpipe.flusher import spill
-from rudderpipe.flusher.gone_rings import GoneRings
 from rudderpipe.flusher.queue_sink import QueueSink
 from rudderpipe.flusher.queues_sink import QueuesSink
 from rudderpipe.flusher.sinks import make_sink
 from rudderpipe.flusher.spill import Spill
-from rudderpipe.ring import counters, location, memory
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
 from tests.fakes import producer_of
 from tests.spread import CAP, QUEUES, Spread, fill, restart, segments, set_away, spilled, with_spill
@@ -158,7 +155,7 @@ def test_a_file_that_cannot_be_read_holds_up_its_queue_alone(
         spread.send(100)
         spread.work(20)
         assert all(len(spread.numbers(prefix)) > before for prefix, before in others.items())
-    assert "the spill cannot be read now, its events and later ones of their queue wait, trying again" in caplog.text
+    assert "the spill cannot be read now, its events and later ones of their ring and queue wait" in caplog.text
     assert "Input/output error" in caplog.text
     spread.work(60)
 
@@ -312,28 +309,3 @@ def test_a_damaged_number_of_the_last_file_does_no_harm(spread: Spread, number: 
     spread.work(60)
 
     assert spread.everything() == list(range(2 * CAP))
-
-
-def test_a_ring_that_cannot_be_read_is_not_taken_for_gone(
-    spread: Spread, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Redis takes nothing more of a ring once it was told that the ring has ended."""
-    set_away(spread, "rudder", *QUEUES)
-    fill(spread, 2 * CAP)
-    set_away(spread)
-    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]
-    where = SimpleNamespace(segment=spread.ring.segment.name)
-    monkeypatch.setattr(location, "of_pipe", lambda _settings: [where])
-    rings = GoneRings(spread.settings, lambda _ring: pytest.fail("the ring is there"), spread.clock)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise RingUnavailable(where.segment, "too many open files")
-
-    with monkeypatch.context() as broken:
-        broken.setattr(memory, "attach", full)
-        assert rings.work() == 0
-        assert rings.is_busy
-    assert "too many open files" in caplog.text
-    spread.clock.now_s += 10
-    assert rings.work() == 0
-    assert not rings.is_busy

@@ -8,23 +8,20 @@ import msgspec
 import pytest
 
 from rudderpipe.flusher import lanes, queue_cursor, spill
-from rudderpipe.flusher.gone_rings import GoneRings
-from rudderpipe.flusher.queues_sink import QueuesSink
 from rudderpipe.flusher.spill import Spill
 from rudderpipe.observe import account
 from rudderpipe.queue import seal
 from rudderpipe.queue.replicas import Replicas
-from rudderpipe.ring import counters, memory
+from rudderpipe.ring import counters
 from rudderpipe.ring import layout as at
-from rudderpipe.ring.ring import Ring, RingView
-from tests.fakes import FakeClock, producer_of, ring_of
+from rudderpipe.ring.ring import Ring
+from tests.fakes import FakeClock, producer_of
 from tests.spread import (
     AWAY,
     CAP,
     NO_ANSWER,
     QUEUES,
     USERS,
-    ManualCalls,
     Spread,
     as_queue,
     fill,
@@ -277,57 +274,6 @@ def test_replicas_must_have_what_leaves_the_spill(
 
     assert spread.everything() == list(range(2 * CAP + 20))
     assert segments(spread) == []
-
-
-def test_the_spill_of_a_gone_ring_is_sent_first(
-    spread: Spread, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its term is above that of the flusher that is gone, and its events count for the ring that is gone."""
-    spread.send(30)
-    spread.work()
-    set_away(spread, "rudder", *QUEUES)
-    fill(spread, 2 * CAP)
-    gone, first = spilled(spread), 30
-    restart(spread)  # a lost call is not executed later
-    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]
-    memory.remove(spread.ring.segment.name)
-
-    with ring_of(tmp_path, clock, cap=CAP) as ring:
-        spread.settings = msgspec.structs.replace(spread.settings, pipe="new", runtime_dir=str(tmp_path))
-        folder = Path(spread.settings.spill_dir or "")
-        next(folder.glob("*.spill")).rename(folder / "new.queue.spill")
-        old, spread.ring = spread.ring, ring
-        spread.producer = producer_of(ring, clock)
-        rings = GoneRings(spread.settings, lambda view: sink_of(spread, view), clock)
-
-        def is_busy() -> bool:
-            return rings.is_busy
-
-        spread.must_wait = is_busy
-        spread.start()
-        spread.send(100)
-        for _ in range(5):
-            spread.work(1)
-            rings.work()
-        assert is_busy()
-        assert "rings are gone, the queue gets what their spills have before other events rings=1" in caplog.text
-        set_away(spread)
-        spread.work(5)
-        assert len(spread.everything()) == first
-        while is_busy():
-            clock.now_s += 3
-            rings.work()
-        spread.work(20)
-
-        assert spread.everything() == [*range(first + gone), *range(2 * CAP + 30, 2 * CAP + 130)]
-        counted = [store.rings[old.segment.epoch]["added"] for store in spread.stores.values() if store.rings]
-        assert sum(counted) == first + gone
-        assert segments(spread) == []
-
-
-def sink_of(spread: Spread, ring: RingView) -> QueuesSink:
-    """Return a sink of the spread's queues for another ring."""
-    return QueuesSink(spread.settings, ring, spread.letters, spread.clock, calls=ManualCalls())
 
 
 def test_a_spill_is_open_in_one_process(spread: Spread) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,7 +12,6 @@ from rudderpipe import log_text
 from rudderpipe.cli import rings
 from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
-from rudderpipe.flusher.gone_rings import GoneRings
 from rudderpipe.flusher.sinks import direct, gone_rings, make_queues_sink, make_sink
 from rudderpipe.observe import host_rings
 from rudderpipe.process import runtime_dir
@@ -22,6 +23,13 @@ from rudderpipe.ring.ring import Ring, find_at
 from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE
 from rudderpipe.settings import Settings
 from rudderpipe.settings.mistakes import meant
+
+if TYPE_CHECKING:
+    from rudderpipe.flusher.gone_rings import GoneRings
+    from rudderpipe.queue.route import QueuePlace
+
+PATIENCE_S = 5.0
+"""How long the rings wait for spills of gone rings that do not move."""
 
 
 class Drained(msgspec.Struct, frozen=True):
@@ -59,10 +67,26 @@ def drain(
         return EXIT_FAILED
     deadline_s = clock.monotonic_s() + timeout_s
     gone = gone_rings(settings, clock, FlusherCounts()) if pipe is None and ring_name is None else None
-    while gone is not None and gone.is_busy and clock.monotonic_s() < deadline_s:
-        if not gone.work():
+    must_wait = gone.are_ahead if gone is not None else lambda _place: False
+    if gone is not None:
+        _move(gone, clock, deadline_s, PATIENCE_S)
+    code = max(_drain(settings, where, ring, clock, deadline_s, must_wait, as_json=as_json) for where, ring in found)
+    if gone is not None and gone.is_busy:
+        _move(gone, clock, deadline_s, timeout_s)
+        if gone.is_busy:
+            print(log_text.lines("rudderpipe: spills of rings that are gone still have events"), file=sys.stderr)
+            code = max(code, EXIT_UNAVAILABLE)
+    return code
+
+
+def _move(gone: GoneRings, clock: Clock, deadline_s: float, patience_s: float) -> None:
+    """Move what gone rings have left in their spills, until nothing was moved for so many seconds."""
+    moved_s = clock.monotonic_s()
+    while gone.is_busy and (now_s := clock.monotonic_s()) < min(deadline_s, moved_s + patience_s):
+        if gone.work():
+            moved_s = now_s
+        else:
             clock.sleep(0.01)
-    return max(_drain(settings, where, ring, clock, deadline_s, gone, as_json=as_json) for where, ring in found)
 
 
 def _places(settings: Settings, pipe: str | None, ring_name: str | None) -> list[RingLocation]:
@@ -89,7 +113,7 @@ def _drain(
     ring: Ring,
     clock: Clock,
     deadline_s: float,
-    gone: GoneRings | None,
+    must_wait: Callable[[QueuePlace], bool],
     *,
     as_json: bool,
 ) -> int:
@@ -104,11 +128,11 @@ def _drain(
     before = counters.read(ring)
     flusher = Flusher(
         ring,
-        make_sink(settings, ring, direct(settings, clock), clock, gone=gone),
+        make_sink(settings, ring, direct(settings, clock), clock, must_wait=must_wait),
         settings,
         clock,
         lingers=True,
-        next_sink=lambda: make_queues_sink(settings, ring, clock, gone=gone),
+        next_sink=lambda: make_queues_sink(settings, ring, clock, must_wait=must_wait),
     )
     try:
         flusher.drain(deadline_s, waits=True)

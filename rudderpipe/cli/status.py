@@ -50,7 +50,8 @@ def lines_of(found: Snapshot, settings: Settings, others: Sequence[HostRing]) ->
     lines = [f"pipe      {found.pipe}", *_ages(found), *_ring(found, others)]
     if found.spill is not None:
         spill = found.spill
-        lines.append(f"spill     {spill.events:,} events, {spill.used_bytes:,} of {spill.max_bytes:,} bytes")
+        gone = f", with events of {counted(spill.rings_gone, 'gone ring')}" if spill.rings_gone else ""
+        lines.append(f"spill     {spill.events:,} events, {spill.used_bytes:,} of {spill.max_bytes:,} bytes{gone}")
     if found.queue is not None:
         lines += _queue(found, found.queue, settings)
     elif found.queue_trouble:
@@ -95,7 +96,8 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
         header = "ring      this pipe has no ring" + ("; existing rings:" if others else "")
         return [header, *(f"          {line}" for line in (*rings.table(others), *rings.hidden()))]
     age_s = found.taken_at_s - ring.heartbeat_ms / 1000
-    flusher = f"pid {ring.flusher_pid}, last seen {age_s:.1f} s ago" if ring.flusher_pid else "none yet"
+    gone = "" if any(each.flusher_pid is not None for each in found.rings) else ", and serves the ring no more"
+    flusher = f"pid {ring.flusher_pid}, last seen {age_s:.1f} s ago{gone}" if ring.flusher_pid else "none yet"
     lines = [
         f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "
         f"{sum(each.producers for each in found.rings)} producers"

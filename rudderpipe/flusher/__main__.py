@@ -23,6 +23,7 @@ from rudderpipe.flusher.sleep import Sleep
 from rudderpipe.flusher.state import FlusherState, healthz, readyz, stalled
 from rudderpipe.process import runtime_dir, spawn, start_lock
 from rudderpipe.process.clock import Clock, Every
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.ring.ring import Ring
 from rudderpipe.service import bootstrap
 from rudderpipe.service.arguments import Parser, add_option, number
@@ -47,8 +48,9 @@ class SenderKeeper:
 
     def __init__(self, settings: Settings, clock: Clock) -> None:
         self._payload = msgspec.json.encode(settings)
-        self._log = runtime_dir.log_file(settings)
+        self._log_file = runtime_dir.log_file(settings)
         self._clock = clock
+        self._log = ThrottledLog(logger, clock, RARELY_S)
         self._child: subprocess.Popen[bytes] | None = None
         self._starting = Every(RESTART_S)
         self._serves_all = settings.queues > 1
@@ -62,7 +64,8 @@ class SenderKeeper:
     def look_after(self) -> None:
         """Start the sender when none runs."""
         if self._child is not None and self._child.poll() is not None:
-            logger.warning("sender ended, starting another; jobs stay in redis exit_code=%d", self._child.returncode)
+            said = "sender ended, starting another; jobs stay in redis exit_code=%d"
+            self._log.warning("ended", said, self._child.returncode)
             self._child = None
         if self._child is None and self._starting.is_due(self._clock.monotonic_s()):
             try:
@@ -73,11 +76,12 @@ class SenderKeeper:
                     "--parent",
                     str(os.getpid()),
                     "--log",
-                    str(self._log),
-                    log=self._log,
+                    str(self._log_file),
+                    log=self._log_file,
                 )
             except (OSError, ProcessNotStarted) as error:
-                logger.error("the sender cannot be started, jobs wait in redis, trying again error=%s", error)
+                said = "the sender cannot be started, jobs wait in redis, trying again error=%s"
+                self._log.error("start", said, error)
 
 
 def serve(
@@ -107,6 +111,7 @@ def serve(
     heartbeat = Heartbeat(clock, tick)
     counts = FlusherCounts()
     gone = gone_rings(settings, clock, counts)
+    must_wait = gone.are_ahead if gone is not None else lambda _place: False
     server, on_end = admin_of(settings, clock, state, admin, counts, redelivery)
 
     def make(ring: Ring, *, lingers: bool) -> Flusher:
@@ -114,14 +119,14 @@ def serve(
         on_route = sender.serve_all if sender else lambda: None
         return Flusher(
             ring,
-            make_sink(settings, ring, redelivery, clock, counts, gone, on_route),
+            make_sink(settings, ring, redelivery, clock, counts, must_wait, on_route),
             settings,
             clock,
             lingers=lingers,
             look_after=look_after,
             heartbeat=heartbeat,
             counts=counts,
-            next_sink=lambda: make_queues_sink(settings, ring, clock, counts, gone, on_route),
+            next_sink=lambda: make_queues_sink(settings, ring, clock, counts, must_wait, on_route),
         )
 
     take_over(settings)

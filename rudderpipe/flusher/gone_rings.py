@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from rudderpipe import log_text
 from rudderpipe.errors import QueueUnavailable, RingUnavailable
 from rudderpipe.flusher import spill
-from rudderpipe.flusher.queue_sink import Sink
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
 from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
@@ -19,33 +21,56 @@ from rudderpipe.ring.memory import Segment, Shared
 from rudderpipe.ring.ring import RingView
 from rudderpipe.settings import Settings
 
+if TYPE_CHECKING:
+    from rudderpipe.flusher.queues_sink import QueuesSink
+    from rudderpipe.queue.route import QueuePlace
+
 RETRY_S = 1.0
+FAILED = "spill"
 
 logger = log_text.logger("rudderpipe.flusher")
+
+
+class _GoneRing(NamedTuple):
+    """A ring that is gone, and the sink that gives the queues what its spill has."""
+
+    ring: RingView
+    sink: QueuesSink
 
 
 class GoneRings:
     """Work of the process beside its rings: to give the queues what the spills of gone rings have.
 
-    The events of the rings that are there wait meanwhile, because they are later.
+    A queue gets these events before those of the rings that are there, because they are earlier. What cannot be read
+    now is not waited for: it may stay so for as long as its disk does, and only the events of one ring are promised to
+    be in order.
     """
 
-    def __init__(self, settings: Settings, make: Callable[[RingView], Sink], clock: Clock) -> None:
-        """``make`` returns the sink of a ring that takes no more events."""
+    def __init__(
+        self, settings: Settings, make: Callable[[RingView, Callable[[QueuePlace], bool]], QueuesSink], clock: Clock
+    ) -> None:
+        """``make`` returns the sink of a ring that takes no more events. It gets ``must_wait`` of that sink, too."""
         self._settings = settings
         self._make = make
         self._clock = clock
         self._log = ThrottledLog(logger, clock, RARELY_S)
-        self._epochs: list[int] | None = None
-        """The epochs of the rings that are left; None before they were looked for."""
-        self._ring: RingView | None = None
-        self._sink: Sink | None = None
+        self._left: list[_GoneRing] | None = None
+        """The rings that are left, the oldest first; None while it is not known which."""
+        self._has_failed = False
+        """True from an error of this host until work goes on."""
         self._retry_at_s = float("-inf")
 
     @property
     def is_busy(self) -> bool:
         """True while the spills of gone rings may have events that the queues lack."""
-        return self._epochs is None or bool(self._epochs)
+        return self._left is None or bool(self._left)
+
+    def are_ahead(self, place: QueuePlace, ring: RingView | None = None) -> bool:
+        """Return True while a queue must get events of gone rings before those of ``ring``, which may be gone too."""
+        if self._left is None:
+            return not self._has_failed
+        earlier = itertools.takewhile(lambda each: each.ring is not ring, self._left)
+        return any(each.sink.spill_is_ahead(place) for each in earlier)
 
     def work(self) -> int:
         """Give the queues some events. Return how many they have now."""
@@ -53,43 +78,48 @@ class GoneRings:
         if not self.is_busy or now_s < self._retry_at_s:
             return 0
         try:
-            if self._epochs is None:
-                found = spill.unused(self._settings)
-                living = _living(self._settings) if found else ()
-                self._epochs = [epoch for epoch in found if epoch not in living]
-                if self._epochs:
-                    said = "rings are gone, the queue gets what their spills have before other events rings=%d"
-                    logger.warning(said, len(self._epochs))
-            return self._move() if self._epochs else 0
+            if self._left is None:
+                self._left = self._find()
+            done = sum(map(self._move, tuple(self._left)))
         except (MemoryError, OSError, RingUnavailable) as error:
-            said = "the spill of a ring that is gone cannot be read now, other events wait, trying again error=%s"
-            self._log.error(type(error).__name__, said, getattr(error, "strerror", None) or error)
-            self._retry_at_s = now_s + RETRY_S
-            self._leave()
+            said = "the spills of rings that are gone cannot be read now, later events go on, trying again error=%s"
+            self._log.error(FAILED, said, getattr(error, "strerror", None) or error)
+            self._retry_at_s, self._has_failed = now_s + RETRY_S, True
+            for gone in self._left or ():
+                gone.sink.close()
+            self._left = None
             return 0
+        self._has_failed = False
+        self._log.over(FAILED, "the spills of rings that are gone can be read again")
+        return done
 
-    def _move(self) -> int:
-        assert self._epochs
-        if self._sink is None or self._ring is None:
-            self._ring = _stand_in(self._settings, self._epochs[0])
-            self._sink = self._make(self._ring)
-        result = self._sink.commit((), ())
+    def _find(self) -> list[_GoneRing]:
+        found = spill.unused(self._settings)
+        living = _living(self._settings) if found else ()
+        rings = [_stand_in(self._settings, epoch) for epoch in found if epoch not in living]
+        if rings:
+            said = "rings are gone, each queue gets what their spills have before other events rings=%d"
+            self._log.warning("gone", said, len(rings))
+        return [_GoneRing(ring, self._make(ring, partial(self.are_ahead, ring=ring))) for ring in rings]
+
+    def _move(self, gone: _GoneRing) -> int:
+        assert self._left is not None
+        gone.sink.keep_house()
+        result = gone.sink.commit((), ())
+        reason = f"queue {gone.ring.segment.name}"
         if result.trouble is not None:
             said = "the queue takes nothing now, the spill of a ring that is gone waits, trying again error=%s"
-            self._log.warning("queue", said, result.trouble)
-        if not self._sink.has_spilled:
+            self._log.warning(reason, said, result.trouble)
+        else:
+            self._log.over(reason, "the spill of a ring that is gone does not wait any more")
+        if not gone.sink.has_spilled:
             try:
-                self._sink.ended(self._ring)
+                gone.sink.ended(gone.ring)
             except QueueUnavailable:
                 logger.warning("a ring that is gone ended, redis keeps its offsets until they expire, nothing to do")
-            self._epochs.pop(0)
-            self._leave()
+            gone.sink.close()
+            self._left.remove(gone)
         return result.replayed
-
-    def _leave(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-        self._sink = self._ring = None
 
 
 def _living(settings: Settings) -> set[int]:

@@ -14,7 +14,8 @@ from rudderpipe.errors import AnotherDataPlane, QueueBehind, QueueSealed, QueueU
 from rudderpipe.flusher import queue_sink
 from rudderpipe.flusher.dead_letters import DeadLetters
 from rudderpipe.flusher.new_jobs import jobs_of
-from rudderpipe.flusher.queue_cursor import Kind, QueueCursor, UnderWay, missing_of
+from rudderpipe.flusher.queue_calls import QueueCalls
+from rudderpipe.flusher.queue_cursor import QueueCursor, UnderWay, missing_of
 from rudderpipe.flusher.queue_sink import Acknowledged, CommitResult, Damaged
 from rudderpipe.flusher.ring_queues import RingQueues
 from rudderpipe.flusher.route_file import RouteFile
@@ -22,6 +23,7 @@ from rudderpipe.flusher.spill import SpillPlan
 from rudderpipe.flusher.spilling import RETRY_S, Spilling
 from rudderpipe.flusher.window import Plan, Window
 from rudderpipe.process.clock import Clock, Every, iso_ms
+from rudderpipe.process.log_limit import RARELY_S, ThrottledLog
 from rudderpipe.queue import route
 from rudderpipe.queue.active_job import QueueCounts
 from rudderpipe.queue.meter import RedisMeter
@@ -35,14 +37,13 @@ from rudderpipe.settings import Settings
 BATCHES_AT_ONCE, BYTES_AT_ONCE = 50, 4 << 20
 FULL_JOBS_AT_ONCE = 500
 """A call gets no more bytes than so many full jobs have, because Redis takes less than 8,000 jobs in one call."""
-PATIENCE_S = 0.05
-"""How long a call is waited for. The other queues go on without a call that takes longer."""
 COMMIT_S = 0.2
 """How long a commit lasts at most, because the flusher has other work."""
 OTHER_PLANE_S = 5.0
 ROUTE_S, CHANGING_S = 10.0, 5.0
 """How often the route is read and old offsets are deleted: usually, and while an earlier generation lives."""
 UNCOUNTED = "the queue has not counted its events yet"
+BEHIND_SPILL = "it gets the events of rings that are gone first, from their spill"
 UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
 ALL_RULES = frozenset(("term", "own", "cas", "barrier"))
 
@@ -66,11 +67,11 @@ class QueuesSink:
         *,
         calls: Calls | None = None,
         rules: frozenset[str] = ALL_RULES,
-        must_wait: Callable[[], bool] = lambda: False,
+        must_wait: Callable[[QueuePlace], bool] = lambda _place: False,
         route_file: RouteFile | None = None,
         on_route: Callable[[], None] = lambda: None,
     ) -> None:
-        """``must_wait`` returns True while other events must be in the queues before those of this ring.
+        """``must_wait`` returns True while a queue must get other events before those of this ring.
 
         ``route_file`` remembers the route. ``on_route`` is called when events go to other queues than the home.
         """
@@ -81,10 +82,11 @@ class QueuesSink:
         self._clock = clock
         self._epoch = ring.segment.epoch
         self._damaged = Damaged(dead_letters, ring.segment.epoch, clock)
-        self._calls = calls or Calls("rudderpipe-queue", _note_no_thread)
+        self._calls = QueueCalls(clock, self._end, calls)
         self._rules = rules
         self._must_wait = must_wait
         self._spilling = Spilling(settings, ring, clock)
+        self._log = ThrottledLog(logger, clock, RARELY_S)
         home = QueuePlace(settings.prefix)
         self.used = RingQueues(lambda place: QueueCursor(place, settings, clock, meter), home, route_file, on_route)
         """The queues that have events of the ring, or get them."""
@@ -94,7 +96,6 @@ class QueuesSink:
         """True from the moment when a current queue turned out to be sealed until the next route is read."""
         self._handed: int | None = None  # the events that had left the ring when a look at all counts began
         self._missing = 0  # how many of them the queues did not know at the last look
-        self._is_counted = False  # True once a ring that ends was counted for the last time
         self._window: Window | None = None
         """None while it is not known to which queues events go, or what the queues of earlier generations have."""
         self._housekeeping = Every(ROUTE_S)
@@ -122,6 +123,11 @@ class QueuesSink:
         """True while events that left the ring may wait in the spill."""
         return self._spilling.has_events
 
+    def spill_is_ahead(self, place: QueuePlace) -> bool:
+        """Return True if a queue must get events of the spill that can be read, or if it is not known."""
+        cursors = [each for each in self.used.current if each.place == place] or self.used.current
+        return self._spilling.is_readable and (not cursors or any(map(self._spilling.is_ahead, cursors)))
+
     def known(self) -> dict[int, int]:
         """Return nothing, because each queue has offsets of its own."""
         return {}
@@ -132,14 +138,14 @@ class QueuesSink:
         if not self._spilling.is_open and not self._spilling.open():
             return CommitResult(wait_s=RETRY_S)
         self._free(self._spilling.tidy(self.used.current))
-        self._take_answers()
+        self._calls.take()
         if self._window is not None and not self._window.begins(batches):
             self._begin_window()
         deadline_s = self._clock.monotonic_s() + COMMIT_S
         while True:
             self._enter(batches)
             self._begin_calls()
-            if not self._wait(deadline_s):
+            if not self._calls.wait(deadline_s):
                 break
         trouble = next((cursor.trouble for cursor in self.used.in_use if cursor.trouble), None)
         self._ring.words[at.H_UNCONFIRMED_MS] = self.used.unconfirmed_since_ms
@@ -157,29 +163,30 @@ class QueuesSink:
 
     def acknowledged(self) -> Acknowledged | None:
         """Return what all queues have counted; of a queue that does not answer, what it last counted."""
-        self._take_answers()
+        self._calls.take()
         if self.used.route is None:
             self._begin_calls()
-            self._wait_for_all()
+            self._calls.wait_for_all()
         begins = self._handed is None
         handed = self._handed = queue_sink.handed_of(self._ring) if self._handed is None else self._handed
         for cursor in self.used.all:
             cursor.has_new_counts = cursor.has_new_counts and not begins
-            if self._is_idle(cursor):
-                self._begin(cursor, "count", partial(cursor.queue.counts, self._epoch))
-        self._wait_for_all()
+            if self._calls.may_begin(cursor):
+                self._calls.begin(cursor, "count", partial(cursor.queue.counts, self._epoch))
+        self._calls.wait_for_all()
         counts = [cursor.counts for cursor in self.used.all if cursor.counts is not None]
         if self.used.route is None or len(counts) < len(self.used.all):
             lacks = next((each for each in self.used.all if each.counts is None), self.used.home)
             raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
         if all(cursor.has_new_counts for cursor in self.used.all):
-            self._missing, self._handed = handed - sum(each.events_gone for each in counts), None
+            known = sum(max(each.events_gone, each.events_added) for each in counts)
+            self._missing, self._handed = handed - known, None
             self._restore()
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
 
     def keep_house(self) -> None:
         """Go on with what does not wait for events: a new route, and offsets that are not needed any more."""
-        self._take_answers()
+        self._calls.take()
         self._ring.words[at.H_UNCONFIRMED_MS] = self.used.unconfirmed_since_ms
         if self._housekeeping.is_due(self._clock.monotonic_s()):
             self._reads_route = True
@@ -188,7 +195,7 @@ class QueuesSink:
                 cursor.free_final(left, self._spilling.needs)
             for cursor in self.used.all:
                 is_due = cursor.must_hear(self._clock.monotonic_s(), is_current=cursor in self.used.current)
-                if is_due and self._is_idle(cursor):
+                if is_due and self._calls.may_begin(cursor):
                     self._begin_fence(cursor, None)
         self._begin_calls()
 
@@ -196,17 +203,18 @@ class QueuesSink:
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
         if self._handed != queue_sink.handed_of(self._ring):
             self._handed = None  # a look that began before the last events says nothing of them
+        is_counted = False
         for _ in range(2):  # the second look sees whether what the first one missed is counted
-            if not self._is_counted:  # Order: before a queue forgets the ring, because its events would seem lost
+            if not is_counted:  # Order: before a queue forgets what it had, because nothing else would count losses
                 self.acknowledged()
-                self._is_counted = self._handed is None and self._missing <= 0
-        self._wait_for_all()
+                is_counted = self._handed is None and self._missing <= 0
+        self._calls.wait_for_all()
         for cursor in self.used.all:
-            if self._is_counted and self._is_idle(cursor):
-                self._begin(cursor, "end", partial(cursor.queue.end_ring, self._epoch))
-        self._wait_for_all()
+            if is_counted and self._calls.may_begin(cursor):
+                self._calls.begin(cursor, "end", partial(cursor.queue.end_ring, self._epoch))
+        self._calls.wait_for_all()
         for cursor in self.used.all:
-            if not self._is_counted or cursor.trouble or cursor.under_way:
+            if not is_counted or cursor.trouble or cursor.under_way:
                 raise cursor.trouble or QueueUnavailable(cursor.queue.place, "no answer in time", answered=False)
         self.used.end()
 
@@ -222,12 +230,10 @@ class QueuesSink:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""
         if self._missing <= 0:
             return
-        said = "redis no longer knows events it had taken, they count as queued until no job is left events=%d"
-        logger.error(said, self._missing)
         ended = self._ring.words[at.H_ACKED] - self._ring.words[at.H_ACKED_FAILED]
         for cursor, counted, over in missing_of(self.used.all, self.used.current[0], self._missing, ended):
-            if self._is_idle(cursor):
-                self._begin(cursor, "restore", partial(cursor.queue.restore, self._epoch, counted, over, 0))
+            if self._calls.may_begin(cursor):
+                self._calls.begin(cursor, "restore", partial(cursor.queue.restore, self._epoch, counted, over, 0))
 
     # the window
 
@@ -248,7 +254,7 @@ class QueuesSink:
             at_work = [each.done for number, each in enumerate(cursors) if number not in behind]
             end = min(at_work, default=window.end)
         else:  # it is not known which queue each event must go to
-            behind = [0] if self._must_wait() or any(each.is_away(now_s) for each in self.used.in_use) else []
+            behind = [0] if any(each.is_away(now_s) for each in self.used.in_use) else []
             window = Window(1, (), self._spilling.reached)
             window.enter(batches)
             end = window.end
@@ -264,7 +270,7 @@ class QueuesSink:
         Nothing is added before every queue of the earlier generations is sealed, and its offsets are read after that.
         """
         waits = "barrier" in self._rules and not all(cursor.is_final for cursor in self.used.past_cursors)
-        if self.used.route is None or self._is_sealed or waits or self._must_wait():
+        if self.used.route is None or self._is_sealed or waits:
             return
         if self._window is None:
             self._begin_window()
@@ -278,31 +284,28 @@ class QueuesSink:
         for cursor in self.used.all:
             cursor.freed.update(tenure for tenure in tenures if tenure in cursor.offsets)
 
-    def _is_idle(self, cursor: QueueCursor) -> bool:
-        return cursor.under_way is None and self._clock.monotonic_s() >= cursor.retry_at_s
-
-    def _begin(self, cursor: QueueCursor, kind: Kind, call: Callable[[], Any], **details: Any) -> None:
-        cursor.under_way = UnderWay(kind, self._clock.monotonic_s(), **details)
-        self._calls.begin(cursor, call)
-
     def _begin_calls(self) -> None:
         """Begin what each queue that has no call under way must do next."""
         for generation, cursors in self.used.past:
             for cursor in cursors:
-                if not cursor.is_final and self._is_idle(cursor):
+                if not cursor.is_final and self._calls.may_begin(cursor):
                     self._begin_fence(cursor, generation)
         # Order: behind the fences, or a route that is read again and again would hold up the home's own.
-        if self._reads_route and self._is_idle(self.used.home):
+        if self._reads_route and self._calls.may_begin(self.used.home):
             makes = 1 if self.used.has_route else self._settings.queues
-            self._begin(self.used.home, "route", partial(route.establish, self.used.home.queue, self._settings, makes))
+            call = partial(route.establish, self.used.home.queue, self._settings, makes)
+            self._calls.begin(self.used.home, "route", call)
         begins: list[Callable[[], None]] = []
         for number, cursor in enumerate(self.used.current):
-            if not self._is_idle(cursor):
+            if not self._calls.may_begin(cursor):
                 continue
             is_ahead = self._spilling.is_ahead(cursor)
             # An event has one place in the ring and another one in the spill, so no call may be undecided in between.
             if not cursor.is_fenced or (is_ahead and cursor.is_unsure):
                 self._begin_fence(cursor, None)
+            elif self._must_wait(cursor.place):
+                trouble = QueueUnavailable(cursor.queue.place, BEHIND_SPILL, answered=True)
+                cursor.trouble = cursor.trouble or trouble
             elif self._window is not None:
                 plan = self._replay(number, cursor) if is_ahead else self._next(number, cursor, self._window)
                 if plan is not None:
@@ -314,7 +317,7 @@ class QueuesSink:
     def _begin_fence(self, cursor: QueueCursor, generation: int | None) -> None:
         freed = tuple(cursor.freed)
         call = partial(cursor.fence, self._epoch, self._term, freed, generation)
-        self._begin(cursor, "fence", call, freed=freed, is_past=generation is not None)
+        self._calls.begin(cursor, "fence", call, freed=freed, is_past=generation is not None)
 
     def _next(self, number: int, cursor: QueueCursor, window: Window) -> Plan | None:
         """Return what a queue must get next of the window; None if it has all of it."""
@@ -342,7 +345,7 @@ class QueuesSink:
         jobs = jobs_of(plan.events, self._settings, sent_at, self._epoch, plan.users)
         call = partial(cursor.add, self._epoch, jobs, marks, freed, self._term)
         offsets = {tenure: to for tenure, (_, to) in marks.items()}
-        return partial(self._begin, cursor, "add", call, window=window, plan=plan, offsets=offsets, freed=freed)
+        return partial(self._calls.begin, cursor, "add", call, window=window, plan=plan, offsets=offsets, freed=freed)
 
     @property
     def _term(self) -> int:
@@ -350,30 +353,8 @@ class QueuesSink:
 
     # answers
 
-    def _wait(self, deadline_s: float) -> bool:
-        """Wait for a call that has not been under way for long. Return False if there is none."""
-        now_s = self._clock.monotonic_s()
-        begun = [cursor.under_way.begun_s for cursor in self.used.all if cursor.under_way]
-        wait_s = min(max(begun, default=float("-inf")) + PATIENCE_S, deadline_s) - now_s
-        if wait_s <= 0 or (ended := self._calls.next(wait_s)) is None:
-            return False
-        self._end(ended.owner, ended.result)
-        self._take_answers()
-        return True
-
-    def _wait_for_all(self) -> None:
-        """Wait for each call that has not been under way for long."""
-        while self._wait(float("inf")):
-            pass
-
-    def _take_answers(self) -> None:
-        while ended := self._calls.next(0):
-            self._end(ended.owner, ended.result)
-
-    def _end(self, cursor: QueueCursor, result: Any) -> None:
+    def _end(self, cursor: QueueCursor, call: UnderWay, result: Any) -> None:
         """Note what a call has done."""
-        call, cursor.under_way = cursor.under_way, None
-        assert call is not None
         words, now_s = self._ring.words, self._clock.monotonic_s()
         if isinstance(result, QueueSealed):
             if cursor in self.used.current:
@@ -418,6 +399,9 @@ class QueuesSink:
         elif call.kind == "count":
             cursor.note_counts(result)
         elif call.kind == "restore":
+            said = "redis no longer knows events it had taken, they count as queued until no job is left events=%d"
+            if result:
+                logger.error(said, result)
             cursor.before = None
             cursor.fenced_s = float("-inf")  # Redis may have forgotten the flusher, too
 
@@ -425,8 +409,9 @@ class QueuesSink:
         """Use a route. The queues of earlier generations must be sealed, and read, before anything is planned."""
         used = self.used
         if (known := used.forgotten(found)) is not None:
-            logger.error("redis has forgotten the route to the queues, storing it again")
-            self._begin(used.home, "route", partial(route.store_again, used.home.queue, self._settings, found, known))
+            self._log.error("route", "redis has forgotten the route to the queues, storing it again")
+            call = partial(route.store_again, used.home.queue, self._settings, found, known)
+            self._calls.begin(used.home, "route", call)
             return
         self._reads_route = False
         if used.route is not None and found.text == used.route.text:
@@ -442,7 +427,3 @@ class QueuesSink:
         if len(used.current) != self._settings.queues:
             said = "the setting queues differs from the number of queues in use, which counts queues=%d in_use=%d"
             logger.warning(said, self._settings.queues, len(used.current))
-
-
-def _note_no_thread(error: Exception) -> None:
-    logger.warning("a queue has no thread, other queues wait for its calls error=%s", error)

@@ -181,11 +181,11 @@ class Rings:
                 self._move_on()
             self._look()
         done = len(self._served) - before  # a new ring ends the sleep, which its producers do not know of
-        for one in self._served:
-            done += one.flusher.work()
         # Only when each dead letter is counted in its ring; a flusher that an error cut short may have left one.
         if self._beside is not None and not any(one.flusher.is_broken for one in self._served):
             done += self._beside.work()
+        for one in self._served:
+            done += one.flusher.work()
         moved = done > 0 or not any(one.flusher.is_due for one in self._served)
         self._state.ended(self._clock.monotonic_s(), moved=moved, waiting=self.waiting, rings=len(self._served))
         return done

@@ -17,10 +17,13 @@ from rudderpipe.ring.ring import Ring, RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rudderpipe.flusher.gone_rings import GoneRings
+    from rudderpipe.flusher.queues_sink import QueuesSink
     from rudderpipe.flusher.redelivery import Redelivery
     from rudderpipe.queue.meter import RedisMeter
-
+    from rudderpipe.queue.route import QueuePlace
 
 logger = log_text.logger("rudderpipe.flusher")
 
@@ -44,16 +47,13 @@ def make_sink(
     redelivery: Redelivery | None,
     clock: Clock,
     counts: FlusherCounts | None = None,
-    gone: GoneRings | None = None,
+    must_wait: Callable[[QueuePlace], bool] = lambda _place: False,
     on_route: Callable[[], None] = lambda: None,
 ) -> Sink:
-    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and ``gone`` from ``gone_rings``.
-
-    ``on_route`` is that of ``QueuesSink``.
-    """
+    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and the last two are those of ``QueuesSink``."""
     has_spill = settings.spill_dir is not None or spill.has_unread(ring)
     if redelivery is None and (settings.queues > 1 or has_spill or route_file.path_of(ring.locks.path).exists()):
-        return make_queues_sink(settings, ring, clock, counts, gone, on_route)
+        return make_queues_sink(settings, ring, clock, counts, must_wait, on_route)
     if redelivery is None:
         return QueueSink(settings, ring, dead_letters.of(settings), clock, _meter_of(counts))
     from rudderpipe.flusher.direct_sink import DirectSink
@@ -67,14 +67,11 @@ def make_queues_sink(
     ring: RingView,
     clock: Clock,
     counts: FlusherCounts | None = None,
-    gone: GoneRings | None = None,
+    must_wait: Callable[[QueuePlace], bool] = lambda _place: False,
     on_route: Callable[[], None] = lambda: None,
-) -> Sink:
+) -> QueuesSink:
     """Return the sink of one ring for several queues, for one whose number was changed, or for one with a spill."""
     from rudderpipe.flusher.queues_sink import QueuesSink
-
-    def must_wait() -> bool:
-        return gone is not None and gone.is_busy
 
     letters, meter = dead_letters.of(settings), _meter_of(counts)
     file = RouteFile(ring, settings) if isinstance(ring, Ring) else None
@@ -92,7 +89,7 @@ def gone_rings(settings: Settings, clock: Clock, counts: FlusherCounts) -> GoneR
     except RingUnavailable as error:
         said = "nothing can be put into the spill, the ring alone holds events while redis is away error=%s"
         logger.error(said, error.reason)
-    return GoneRings(settings, lambda ring: make_queues_sink(settings, ring, clock, counts), clock)
+    return GoneRings(settings, lambda ring, waits: make_queues_sink(settings, ring, clock, counts, waits), clock)
 
 
 def _meter_of(counts: FlusherCounts | None) -> RedisMeter:

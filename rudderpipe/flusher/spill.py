@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -78,7 +78,6 @@ class _Segment:
         self.size_bytes = 0
         self.events = 0
         self.tenures: set[int] = set()
-        self.is_damaged = False
 
 
 def tenure_of(number: int) -> int:
@@ -98,27 +97,36 @@ def has_unread(ring: RingView) -> bool:
     return ring.words[at.H_SPILLED] > 0 and ring.words[at.H_SPILL_SEGMENT] > 0
 
 
-def size_bytes(directory: Path, suffix: str = "") -> int:
-    """Return the size of the files of a pipe's spills whose names end so. Raises ``OSError``."""
+def size_bytes(paths: Iterable[Path]) -> int:
+    """Return the size of these files of spills. Raises ``OSError``."""
     total = 0
-    for spill in _names(directory):
-        for path in (path for path in _names(spill) if path.name.endswith(suffix)):
-            try:
-                total += path.stat().st_size
-            except FileNotFoundError:
-                pass  # every queue has its events by now
+    for path in paths:
+        with suppress(FileNotFoundError):  # every queue has its events by now
+            total += path.stat().st_size
     return total
 
 
+def files(directory: Path, suffix: str = "") -> list[Path]:
+    """Return the files of a pipe's spills whose names end so, in order. Raises ``OSError``."""
+    return [path for spill in _names(directory) for path in _names(spill) if path.name.endswith(suffix)]
+
+
 def unused(settings: Settings) -> list[int]:
-    """Return the epochs of a pipe's spills that no process has open, the oldest first. Raises ``OSError``."""
+    """Return the epochs of a pipe's spills that no process is known to have open, the oldest first.
+
+    Raises ``OSError``.
+    """
     directory = directory_of(settings)
     paths = [path for path in _names(directory) if _EPOCH.fullmatch(path.name)] if directory is not None else []
     epochs = []
     for path in sorted(paths, key=lambda path: path.stat().st_mtime):
-        if (fd := _locked(path)) is not None:
+        try:
+            if (fd := _locked(path)) is None:
+                continue
             os.close(fd)
-            epochs.append(int(path.name, 16))
+        except OSError:
+            pass  # the process that opens it says why it cannot be read
+        epochs.append(int(path.name, 16))
     return epochs
 
 
@@ -158,6 +166,8 @@ class Spill:
         """For each tenure of the ring, an offset: every event below it that a queue lacks is in the log, also if the
         ring's words do not say yet that it has left. The caller removes what they say."""
         self._segments: list[_Segment] = []
+        self._damaged: set[int] = set()
+        """The numbers of the segments that are known to be damaged."""
         self._lock = -1
         self._fd = -1
         """The file of the last segment, if this process writes it."""
@@ -220,21 +230,25 @@ class Spill:
             end = found.behind
             segment.events += found.events
             if found.record is None:
-                _note_damage(segment, found.events)
+                self._note_damage(segment, found.events)
             else:
                 self._note(segment, found.record)
         segment.size_bytes = end.byte
 
     def _end(self, segment: _Segment, *, is_whole: bool) -> None:
         """Note what is behind the whole records of the last segment, and remove it if it has none."""
-        if segment.size_bytes < segment.path.stat().st_size and not is_whole:
-            _note_damage(segment, 0)
-        elif segment.size_bytes < segment.path.stat().st_size:
+        is_cut_short = segment.size_bytes < segment.path.stat().st_size
+        if is_cut_short and not is_whole:
+            self._note_damage(segment, 0)
+            if not segment.size_bytes:
+                self._remove_last()
+            return
+        if is_cut_short:
             said = "a record of the spill was not whole and is cut off, its events had not left the ring path=%s"
             logger.warning(said, segment.path)
-            _cut(segment)
-        if not segment.size_bytes:
-            self._remove_last()
+        if is_cut_short or not segment.size_bytes:
+            with suppress(OSError):  # the whole records can be read all the same, and ``mend`` tries again
+                self._cut_last()
 
     def _note(self, segment: _Segment, record: Record) -> None:
         segment.tenures.update(tenure for tenure, _, _ in record.places)
@@ -256,7 +270,7 @@ class Spill:
         self.mend()
         frames = [frame for record in records for frame in spill_record.framed(record)]
         size, limit = sum(map(len, frames)), self._settings.max_spill_bytes
-        if size_bytes(self.directory) + size > limit:
+        if size_bytes(files(self.directory)) + size > limit:
             raise OSError(errno.EFBIG, f"no room, max_spill_bytes is {limit:,}")
         if self.needs_segment:
             self._begin(max(number, self.last_number + 1))
@@ -321,7 +335,7 @@ class Spill:
         self._is_cut = True
 
     def _remove_last(self) -> None:
-        _remove(self._segments[-1])
+        self._remove(self._segments[-1])
         self._segments.pop()
 
     # reading
@@ -341,7 +355,7 @@ class Spill:
                 start = position if segment.number == position.number else Position(segment.number)
                 for found in self._records(segment, start):
                     if found.record is None:
-                        _note_damage(segment, found.events)
+                        self._note_damage(segment, found.events)
                     yield found
 
     @staticmethod
@@ -378,24 +392,30 @@ class Spill:
         if gone[-1] is self._segments[-1]:
             self._end_writing()
         for segment in gone:
-            _remove(segment)
+            self._remove(segment)
         # Order: before the queues forget what they have of these segments, which must not come back after a crash.
         sync_directory(self.path)
         self._segments = self._segments[len(gone) :]
         tenures = {tenure for segment in gone for tenure in (*segment.tenures, tenure_of(segment.number))}
         return [tenure for tenure in tenures if not self.holds(tenure)]
 
+    def _remove(self, segment: _Segment) -> None:
+        with suppress(FileNotFoundError):  # an earlier call removed it and failed after that
+            if segment.number in self._damaged:
+                segment.path.rename(segment.path.with_suffix(DAMAGED_SUFFIX))
+            else:
+                segment.path.unlink()
+
+    def _note_damage(self, segment: _Segment, events: int) -> None:
+        if segment.number not in self._damaged:
+            self._damaged.add(segment.number)
+            said = "a record of the spill is damaged, its events are lost, the file stays path=%s events=%d"
+            logger.error(said, segment.path.with_suffix(DAMAGED_SUFFIX), events)
+
     def remove(self) -> None:
         """Remove the directory of a log without segments."""
         if self.path.is_dir() and not any(_names(self.path)):
             self.path.rmdir()
-
-
-def _note_damage(segment: _Segment, events: int) -> None:
-    if not segment.is_damaged:
-        segment.is_damaged = True
-        said = "a record of the spill is damaged, its events are lost, the file stays path=%s events=%d"
-        logger.error(said, segment.path.with_suffix(DAMAGED_SUFFIX), events)
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -411,11 +431,3 @@ def _cut(segment: _Segment) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _remove(segment: _Segment) -> None:
-    with suppress(FileNotFoundError):  # an earlier call removed it and failed after that
-        if segment.is_damaged:
-            segment.path.rename(segment.path.with_suffix(DAMAGED_SUFFIX))
-        else:
-            segment.path.unlink()

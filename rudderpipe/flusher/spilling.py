@@ -43,6 +43,8 @@ class Spilling:
         self._log = ThrottledLog(logger, clock, RARELY_S)
         self._spill = Spill(settings, ring.segment.epoch) if spill.directory_of(settings) is not None else None
         self._retry_at_s = self._reads_at_s = self._removes_at_s = float("-inf")
+        self.is_readable = True
+        """False from the moment when the disk could not be read until it can be."""
         self._left = 0
         """How many events in the spill are not known to be in their queue."""
         self._passed = 0
@@ -66,7 +68,7 @@ class Spilling:
         """Read what is in the spill. Return False if it cannot be read now."""
         if self._clock.monotonic_s() < self._retry_at_s:
             return False
-        words = self._ring.words
+        words, self.is_readable = self._ring.words, False
         if self._spill is None:
             said = "events are in a spill, but the setting spill_dir is missing, others stay in the ring events=%d"
             self._log.error("unset", said, words[at.H_SPILLED])
@@ -75,11 +77,11 @@ class Spilling:
         try:
             is_ours = self._spill.open(counted)
         except OSError as error:
-            said = "the spill cannot be read, events stay in the ring, trying again error=%s path=%s"
+            said = "the spill cannot be read, its events and later ones of its ring wait, trying again error=%s path=%s"
             self._log.error("read", said, error.strerror, self._spill.path)
             return self._pause()
         if not is_ours:
-            said = "another process has the spill open, events stay in the ring, trying again path=%s"
+            said = "another process has the spill open, later events of its ring wait, trying again path=%s"
             self._log.error("open", said, self._spill.path)
             return self._pause()
         lacks = counted - self._spill.events
@@ -90,6 +92,9 @@ class Spilling:
             )
             self._log.error("lacks", said, lacks, self._spill.path)
             return self._pause()
+        self.is_readable = True
+        for reason in ("read", "open", "lacks"):
+            self._log.over(reason, "the spill can be read again")
         if lacks > 0:
             logger.error("events of the spill are lost events=%d path=%s", lacks, self._spill.path)
         self.begin_again(())
@@ -143,6 +148,7 @@ class Spilling:
             said = "the spill takes nothing, events stay in the ring, trying again error=%s path=%s"
             self._log.error("append", said, error.strerror, self._spill.path)
             return self._pause()
+        self._log.over("append", "the spill takes events again")
         self._left += count
         self._store_left(self._spill)  # Order: before the events leave the ring, or they would look lost
         said = "a queue is away and the ring is nearly full, its oldest events go to the spill events=%d path=%s"
@@ -206,14 +212,17 @@ class Spilling:
         if self._clock.monotonic_s() < self._reads_at_s:
             return
         try:
-            yield from log.read(position)
+            for found in log.read(position):
+                self.is_readable = True
+                self._log.over("replay", "the spill can be read again")
+                yield found
         except OSError as error:
             said = (
-                "the spill cannot be read now, its events and later ones of their queue wait, trying again "
+                "the spill cannot be read now, its events and later ones of their ring and queue wait, trying again "
                 "error=%s path=%s"
             )
             self._log.error("replay", said, error.strerror, error.filename or log.path)
-            self._reads_at_s = self._clock.monotonic_s() + RETRY_S
+            self._reads_at_s, self.is_readable = self._clock.monotonic_s() + RETRY_S, False
 
     def passed(self, cursor: QueueCursor, plan: SpillPlan) -> None:
         """Note that a queue has everything of a plan."""
@@ -244,12 +253,14 @@ class Spilling:
         if self._spill is None or not cursors or self._clock.monotonic_s() < self._removes_at_s:
             return []
         try:
-            return self._tidy(self._spill, cursors)
+            freed = self._tidy(self._spill, cursors)
         except OSError as error:
             said = "the disk of the spill refuses a change, old files stay, trying again error=%s path=%s"
             self._log.error("tidy", said, error.strerror, error.filename or self._spill.path)
             self._removes_at_s = self._clock.monotonic_s() + RETRY_S
             return []
+        self._log.over("tidy", "the disk of the spill takes changes again")
+        return freed
 
     def _tidy(self, log: Spill, cursors: Sequence[QueueCursor]) -> list[int]:
         log.mend()

@@ -84,7 +84,7 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
         *_of_attempts(found, settings, recent.attempts),
         *_of_account(found),
         *_of_dead_letters(found),
-        *_of_spill(found.spill),
+        *of_spill(found.spill),
         *_of_refusals(recent.refused, recent.refused_now, are_over=True),
     ]
     return sorted(troubles, key=lambda each: each.level != "trouble")
@@ -269,11 +269,17 @@ def _of_dead_letters(found: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _of_spill(spill: SpillState | None) -> Iterator[Finding]:
+def of_spill(spill: SpillState | None) -> Iterator[Finding]:
+    """Yield what is wrong with the spill."""
+    if spill is not None and spill.trouble:
+        said = f"The files of the spill cannot be read, or not removed: {spill.trouble}."
+        fix = "Mend the disk, or let the flusher's user own the files; the flusher tries again each second."
+        yield Finding("trouble", "spill_disk", said, fix, "SpillFilling")
     if spill is not None and spill.used_bytes:
         share = spill.used_bytes / spill.max_bytes
         name, alert = ("spill_filling", "SpillFilling") if share >= FILLING else ("spill_used", "SinkDown")
         waiting = f"{counted(spill.events, 'event')} {wait(spill.events)}"
-        said = f"{waiting} in the spill, which takes {share:.0%} of max_spill_bytes."
+        gone = f", and events of {counted(spill.rings_gone, 'gone ring')} besides" if spill.rings_gone else ""
+        said = f"{waiting} in the spill, which takes {share:.0%} of max_spill_bytes{gone}."
         fix = "Run `rudderpipe doctor --only redis`; a queue gets these events first when it is back."
         yield Finding("warning", name, said, fix, alert)

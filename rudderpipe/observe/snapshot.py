@@ -254,7 +254,7 @@ def assembled(
         events=accounted.events,
         queues=list(accounted.queues),
         dead_letters=letters,
-        spill=spill_state.read(settings, sum(ring.counters.spilled for ring in rings)),
+        spill=spill_state.read(settings, [ring.counters for ring in rings]),
     )
 
 
