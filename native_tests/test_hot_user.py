@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -67,6 +68,27 @@ def test_a_user_with_half_of_the_events_is_found_in_one_of_four_queues(pipe: Pro
     flow = Watch(settings, Reader(settings, patience_s=10)).read()
     (finding,) = [each for each in flow.findings if each.code == "queue_share"]
     assert finding.text == f"Queue {hot} gets {text[1]}% of the events; an equal share is 25%."
+
+
+def test_the_queues_that_can_be_read_are_judged(pipe: Processes, redis_server: RedisServer, directory: Path) -> None:
+    """The one that cannot is named. It is not the one with the many events here."""
+    (directory / "other").mkdir()
+    other = RedisServer(directory / "other")
+    other.start()
+    pipe.explicit |= {"redis": f"{redis_server.url} {other.url}", "queues": 6}
+    try:
+        send(pipe, is_hot=True)
+    finally:
+        other.kill()
+    hot = lanes.user_of(HOT) % 6
+    assert hot % 2 == 0, "the queue is on the first server"
+
+    found = look(34, pipe.settings)
+
+    assert found.state == "warn"
+    assert re.match(rf"rudder-{hot} gets \d+% of the events of 3 queues; the user with the checksum", found.text), found
+    assert found.text.endswith("; rudder-1, rudder-3, rudder-5 cannot be read")
+    assert "look at check 16" in found.fix
 
 
 @pytest.mark.parametrize("own", [{"queues": QUEUES}, {"lanes": 8}])

@@ -11,7 +11,9 @@ import pytest
 
 from native_tests.peers import Peers, inner
 from native_tests.processes import Processes, wait_until
+from native_tests.test_hot_user import look
 from rudderpipe.flusher import lanes
+from rudderpipe.log_text import counted
 from rudderpipe.testing.data_plane import Misbehaviour
 
 SHARED = "rudder-3"
@@ -77,6 +79,12 @@ def test_its_events_are_delivered_and_do_not_hold_up_the_change(peers: Peers, st
     send()  # so that the flusher meets the seal at once
     assert scale(processes).wait(60) == 0
     assert events_in(peers, "paused") == 5
+    found = look(36, processes.settings)
+    jobs = peers.redis.llen(f"{BASE}paused")
+    assert found.state == "warn"
+    assert found.text.startswith(f"{SHARED} at ")
+    assert found.text.endswith(f" has {counted(jobs, 'job')} and 0 failed jobs")
+    assert "RUDDERPIPE_PREFIX" in found.fix
     by_node = sum(each.by_node for each in peers.seen)
     calls.call("resume")
     for place in range(2):
@@ -84,6 +92,7 @@ def test_its_events_are_delivered_and_do_not_hold_up_the_change(peers: Peers, st
 
     assert processes.delivered(ours + theirs)
     assert sum(each.by_node for each in peers.seen) == by_node
+    assert look(36, processes.settings).text == "no jobs in 5 retired queues"
     users = [event["userId"] for event in peers.sent()]
     assert sorted(users) == sorted([*(f"ours {n}" for n in range(ours)), *(f"u{n}" for n in range(theirs))])
 

@@ -14,6 +14,8 @@ import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
 from native_tests.processes import Processes, wait_until
+from native_tests.test_hot_user import look
+from rudderpipe.observe import host_rings
 from rudderpipe.ring import location
 from rudderpipe.ring.ring import find_all
 from rudderpipe.testing.redis_server import RedisServer
@@ -84,6 +86,39 @@ def test_a_ring_whose_processes_were_all_killed_is_shown_and_drained(processes: 
     assert (stats["unique_message_ids"], stats["duplicates"]) == (500, 0)
     assert rows(processes) == []
     assert find_all(processes.settings) == []
+
+
+def test_a_ring_that_killed_processes_left_empty_is_named_until_it_is_removed(processes: Processes) -> None:
+    """Its memory is taken until the machine restarts. The doctor of another pipe names it."""
+    application = processes.start("-c", TRACKS, stdout=subprocess.PIPE)
+    assert processes.delivered(500)
+    flusher = processes.flusher()
+    another = msgspec.structs.replace(processes.settings, pipe="another")
+    name = f"{processes.settings.pipe_name}-v4"
+
+    def named() -> bool:
+        """Return whether the doctor names the ring, after a check that the command says the same."""
+        (row,) = rows(processes)
+        note = f"{name}: left over, without process and event; to remove it, run: rudderpipe drain "
+        assert (note in run(processes, "rings")[1]) == row["is_left_over"]
+        left = [each for each in host_rings.of_this_user(another.runtime_dir) if each.is_left_over]
+        found = look(37, another)
+        assert (found.state == "warn") == bool(left)
+        return bool(row["is_left_over"])
+
+    assert not named()
+    flusher.kill()
+    flusher.wait()
+    wait_until(lambda: rows(processes)[0]["flusher"] is None)
+    assert not named()
+    assert rows(processes)[0]["producers"] == 1
+    application.kill()
+    application.wait()
+    assert named()
+    assert ", and serves the ring no more" in run(processes, "status")[1]
+
+    assert run(processes, "drain", processes.settings.pipe_name)[0] == 0
+    assert rows(processes) == []
 
 
 def test_rings_shows_the_flusher_of_a_ring_and_its_start(processes: Processes) -> None:

@@ -45,11 +45,14 @@ def table(found: Sequence[HostRing]) -> list[str]:
         )
         if row.trouble:
             notes.append(f"{row.ring}: {row.trouble}")
-        elif row.is_stuck:
+        elif row.is_stuck or row.is_left_over:
             where = "" if row.runtime_dir else " --runtime-dir DIRECTORY"
             who = "" if row.user == host_rings.user_name(os.geteuid()) else f" as {row.user}"
             command = f"rudderpipe drain {row.pipe}{where}"
-            notes.append(f"{row.ring}: events wait and no process serves the ring; run{who}: {command}")
+            if row.is_stuck:
+                notes.append(f"{row.ring}: events wait and no process serves the ring; run{who}: {command}")
+            else:
+                notes.append(f"{row.ring}: left over, without process and event; to remove it, run{who}: {command}")
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
     text = [
         "  ".join([cell.ljust(width) for cell, width in zip(line, widths, strict=False)] + [line[5]]) for line in lines

@@ -36,10 +36,13 @@ class HostRing(msgspec.Struct, frozen=True):
     bytes: int = 0
     """Memory that the ring takes."""
     producers: int = 0
+    """Number of living processes that have a slot; also those of another pid namespace."""
     flusher: int | None = None
     """Pid of the process that serves the ring; 0 for a process of another pid namespace, None without a process."""
     since: str | None = None
     trouble: str | None = None
+    is_left_over: bool = False
+    """True when no process uses the ring and no event waits in it or in its spill, as after a kill of all of them."""
 
     @property
     def is_stuck(self) -> bool:
@@ -156,7 +159,8 @@ def _row(stem: str, directory: Path) -> HostRing | None:
 
 
 def _row_of(where: RingLocation, ring: RingView) -> HostRing:
-    pid = flusher_pid(where, ring)
+    pid, counted = flusher_pid(where, ring), counters.read(ring)
+    producers = sum(not ring.owner(slot).is_gone() for slot in ring.slots_in_use())
     age_s = identity.age_s(pid) if pid else None
     return HostRing(
         where.stem,
@@ -165,11 +169,12 @@ def _row_of(where: RingLocation, ring: RingView) -> HostRing:
         where.interpreter,
         user_name(os.getuid()),
         str(where.directory) if where.lock_file.exists() else None,
-        counters.read(ring).in_ring,
+        counted.in_ring,
         ring.segment.size_in_use(),
-        len(ring.slots_in_use()),
+        producers,
         pid,
         iso_ms((Clock().time_ms() // 1000 - int(age_s)) * 1000) if age_s is not None else None,
+        is_left_over=pid is None and not producers and not counted.in_ring + counted.spilled,
     )
 
 

@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Literal, NamedTuple, TypeVar
 
@@ -15,9 +16,11 @@ from rudderpipe.observe.account import PipeRing
 from rudderpipe.observe.snapshot import RingState
 from rudderpipe.process import runtime_dir
 from rudderpipe.process.clock import Clock
+from rudderpipe.service.calls import Calls
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
+    from rudderpipe.queue.active_job import QueueCounts
     from rudderpipe.queue.queue import Queue
     from rudderpipe.queue.queue_set import Member
 
@@ -93,7 +96,9 @@ class Examination:
         self._rate = _Once(self._measure)
         self._queue = _Once(self._connect)
         self._info = _Once(self._read_info)
+        self._members = _Once(self._read_members)
         self._queues = _Once(self._read_queues)
+        self._retired = _Once(lambda: [self._of_queue(each, 0.0) for each in self._members.get() if each.is_retired])
         self._connected: Queue | None = None
         self.is_one_of_several = False
         """True for the examination of one of several queues."""
@@ -139,6 +144,11 @@ class Examination:
         """Each of several queues; none with one queue, and if the route cannot be read."""
         return self._queues.get()
 
+    @property
+    def retired(self) -> list[Examination]:
+        """The queues of retired generations; none with one queue, and if the route cannot be read."""
+        return self._retired.get()
+
     def of(self, scope: Scope) -> list[Examination]:
         """Return what a check looks at: the pipe, one queue of each server, or each queue."""
         each = [queue.examination for queue in self.queues] if scope != "pipe" else []
@@ -171,6 +181,9 @@ class Examination:
         for queues in self._queues.found():
             for each in queues:
                 each.examination.close()
+        for retired in self._retired.found():
+            for one in retired:
+                one.close()
 
     def _read_rings(self) -> list[PipeRing]:
         try:
@@ -204,7 +217,8 @@ class Examination:
         queue.ping()
         return queue
 
-    def _read_queues(self) -> list[ExaminedQueue]:
+    def _read_members(self) -> list[Member]:
+        """Return all queues that the route has ever had; none with one queue, and if it cannot be read."""
         if self.settings.redis is None:
             return []
         from rudderpipe.queue import route  # imported here, because direct mode needs no Redis client
@@ -218,10 +232,13 @@ class Examination:
             return []
         with closing(QueueSet(self.settings, self.clock, answer_s=ANSWER_S)) as queues:
             try:
-                members = [each for each in queues.members() if not each.is_retired]
+                return queues.members(0)
             except QueueUnavailable:
                 return []  # check 16 says why
-        if len(members) == 1:
+
+    def _read_queues(self) -> list[ExaminedQueue]:
+        members = [each for each in self._members.get() if not each.is_retired]
+        if len(members) <= 1:
             return []
         places = [each.queue.place for each in members if each.is_current]
         return [
@@ -244,3 +261,24 @@ class Examination:
     def _read_info(self) -> dict[str, object]:
         (found,) = self.queue.ask(lambda pipe: pipe.info("all"))
         return dict(found)
+
+
+def counts_of(queues: list[Examination]) -> dict[str, QueueCounts]:
+    """Return what the queues count, by prefix and all at the same time, without those that cannot be read."""
+    calls = Calls("rudderpipe-doctor", lambda _error: None)
+    for each in queues:
+        calls.begin(each.settings.prefix, partial(_counts, each))
+    found: dict[str, QueueCounts | Exception] = {}
+    while len(found) < len(queues):
+        if (ended := calls.next(ANSWER_S)) is not None:
+            found[ended.owner] = ended.result
+    calls.close()
+    for result in found.values():
+        if isinstance(result, Exception) and not isinstance(result, Skipped | QueueUnavailable):
+            raise result
+    in_order = {each.settings.prefix: found[each.settings.prefix] for each in queues}
+    return {prefix: counts for prefix, counts in in_order.items() if not isinstance(counts, Exception)}
+
+
+def _counts(one: Examination) -> QueueCounts:
+    return one.queue.counts()

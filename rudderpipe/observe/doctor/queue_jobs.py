@@ -5,9 +5,10 @@ from __future__ import annotations
 from base64 import b64encode
 from typing import Any
 
+from rudderpipe.log_text import counted
 from rudderpipe.observe import active_lanes, pipe_queues
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
-from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.observe.doctor.examination import Examination, Skipped, counts_of
 from rudderpipe.queue import seal
 from rudderpipe.queue.queue import Queue
 
@@ -130,3 +131,28 @@ def lanes(pipe: Examination) -> Result:
         said = f"the lanes {', '.join(retrying)} are tried again"
         return warn(said, "look at check 24; the sender's log has the reason")
     return ok(f"{len(found)} lanes at work")
+
+
+@check(36, "retired queues", "redis")
+def retired(pipe: Examination) -> Result:
+    """Check that no job is in a queue of before the last changes of the number of queues, where no sender looks."""
+    queues = {each.settings.prefix: each for each in pipe.retired}
+    if not queues:
+        raise Skipped("no queue is retired")
+    read = counts_of(list(queues.values()))
+    found = []
+    for prefix, counts in read.items():
+        left = counts.waiting + counts.active + counts.delayed
+        if left or counts.failed:
+            place = queues[prefix].settings.redis_place
+            said = f"{prefix} at {place} has {counted(left, 'job')} and {counted(counts.failed, 'failed job')}"
+            found.append(warn(said, _RETIRED))
+    away = f", {len(queues) - len(read)} cannot be read" if len(read) < len(queues) else ""
+    return worst(found, f"no jobs in {counted(len(queues), 'retired queue')}{away}")
+
+
+_RETIRED = (
+    "give the Node SDKs that add jobs there the prefix of a queue in use; deliver these jobs with the settings of that "
+    "queue (RUDDERPIPE_PREFIX, RUDDERPIPE_QUEUES=1, RUDDERPIPE_REDIS of its server): python -m rudderpipe.sender, and "
+    "rudderpipe failed for failed ones"
+)

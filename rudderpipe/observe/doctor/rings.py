@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.log_text import counted
-from rudderpipe.observe import snapshot, spill_state
+from rudderpipe.observe import host_rings, snapshot, spill_state
 from rudderpipe.observe.doctor.check import Result, check, fail, ok, warn, worst
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.process import state_dir
@@ -19,6 +19,8 @@ from rudderpipe.ring import wake_pipe
 SURVIVES_S = 30.0
 FULL = 0.8
 OLD_S = 60.0
+NAMED = 5
+"""How many rings are named at the most."""
 FIXES = {
     "full": "look at checks 8, 16 and 24, then raise max_internal_queue_size and ring_bytes",
     "no_block": "df /dev/shm; raise ring_bytes, or the size of /dev/shm",
@@ -164,15 +166,33 @@ def spill(pipe: Examination) -> Result:
     path = Path(settings.spill_dir)
     if not path.is_dir():
         return warn(f"{path} does not exist, the flusher makes it at its start", "start the flusher, or make it")
-    found = spill_state.read(settings, sum(state.counters.spilled for state in pipe.states))
+    found = spill_state.read(settings, [state.counters for state in pipe.states])
     if found is None or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return fail(f"{path} cannot be read and written", "let the flusher's user own it, with mode 0700")
+    if found.trouble:
+        return fail(found.trouble, "mend the disk, or let the flusher's user own the files; the flusher tries again")
     results = []
     if found.used_bytes:
         said = f"{counted(found.events, 'event')} in {found.path}, {found.used_bytes:,} of {found.max_bytes:,} bytes"
         results.append(warn(said, "bring Redis back (check 16); they go to the queue first then"))
+    if found.rings_gone:
+        said = f"events of {counted(found.rings_gone, 'gone ring')} in {found.path}"
+        results.append(warn(said, "start the pipe's flusher, which sends them first; its log says why they wait"))
     free_bytes = shutil.disk_usage(path).free
     if free_bytes < found.max_bytes - found.used_bytes:
         said = f"the disk of {path} has {free_bytes:,} bytes left, less than max_spill_bytes allows"
         results.append(warn(said, "free some space, or lower max_spill_bytes"))
     return worst(results, f"none in {found.path}")
+
+
+@check(37, "left rings", "ring")
+def left(pipe: Examination) -> Result:
+    """Check that no other pipe of this user has left a ring behind that no process uses and that has no event."""
+    rows = [row for row in host_rings.of_this_user(pipe.settings.runtime_dir) if row.is_left_over]
+    others = [row for row in rows if row.pipe not in pipe.settings.pipe_names]
+    if not others:
+        return ok("none of another pipe")
+    names = ", ".join(row.ring for row in others[:NAMED]) + (", ..." if len(others) > NAMED else "")
+    size = sum(row.bytes for row in others) / (1 << 20)
+    said = f"{counted(len(others), 'ring')} with {size:.1f} MiB, without process and event: {names}"
+    return warn(said, "rudderpipe rings names the command that removes each")

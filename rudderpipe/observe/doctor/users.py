@@ -10,10 +10,10 @@ from msgspec import Raw
 
 from rudderpipe.errors import JobUnreadable
 from rudderpipe.flusher import lanes
-from rudderpipe.log_text import one_line
+from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe import shares
 from rudderpipe.observe.doctor.check import Result, check, warn, worst
-from rudderpipe.observe.doctor.examination import Examination, Skipped
+from rudderpipe.observe.doctor.examination import Examination, Skipped, counts_of
 from rudderpipe.queue import job
 from rudderpipe.queue.queue import Queue
 
@@ -21,6 +21,7 @@ EVENTS_LOOKED_AT = 200
 JOBS_AT_ONCE = 5
 MEASURED_S = 1.0
 """For how long new events are counted. If too few come, those since the queues were made are."""
+AWAY_FIX = "look at check 16; the shares are known when all queues can be read"
 FIX = "docs/runbook.md, RudderpipeQueueShare: more queues and lanes do not help one user"
 
 
@@ -37,22 +38,31 @@ def users(pipe: Examination) -> Result:
 
 
 def _of_queues(pipe: Examination, current: list[Examination]) -> Result:
-    began_s, before = pipe.clock.monotonic_s(), _added(current)
+    """Judge the queues that can be read. Those that cannot are named, and the shares are those of the others."""
+    began_s, before = pipe.clock.monotonic_s(), _events(current)
     pipe.clock.sleep(max(0.0, MEASURED_S - (pipe.clock.monotonic_s() - began_s)))
-    now = _added(current)
-    found = shares.between(before, now) or shares.between({}, now)
+    now = _events([each for each in current if each.settings.prefix in before])
+    seen = [each for each in current if each.settings.prefix in now]
+    away = [each.settings.prefix for each in current if each.settings.prefix not in now]
+    before = {prefix: before[prefix] for prefix in now}
+    of_all = f"the events of {counted(len(now), 'queue')}" if away else "the events"
+    found = (shares.between(before, now) or shares.between({}, now)) if len(now) > 1 else {}
+    said = [f"{', '.join(away)} cannot be read"] if away else []
     if not found:
-        raise Skipped(f"fewer than {shares.FEWEST_EVENTS} events have come")
+        few = f"fewer than {shares.FEWEST_EVENTS} events have come"
+        raise Skipped("; ".join([*said, few if len(now) > 1 else "nothing to compare"]))
     uneven = [
-        warn(f"{each.settings.prefix} gets {share:.0%} of the events; {_most_of(each, share)}", FIX)
-        for each in current
-        if shares.is_uneven(share := found[each.settings.prefix], len(current))
+        warn(f"{each.settings.prefix} gets {share:.0%} of {of_all}; {_most_of(each, share)}", FIX)
+        for each in seen
+        if shares.is_uneven(share := found[each.settings.prefix], len(seen))
     ]
-    return worst(uneven, ", ".join(f"{prefix} {share:.0%}" for prefix, share in found.items()))
+    unread = [warn(text, AWAY_FIX) for text in said]
+    return worst([*uneven, *unread], ", ".join(f"{prefix} {share:.0%}" for prefix, share in found.items()))
 
 
-def _added(current: list[Examination]) -> dict[str, int]:
-    return {each.settings.prefix: each.queue.counts().events_gone for each in current}
+def _events(queues: list[Examination]) -> dict[str, int]:
+    """Return how many events each queue was given, by prefix, without the queues that cannot be read."""
+    return {prefix: counts.events_gone for prefix, counts in counts_of(queues).items()}
 
 
 def _most_of(one: Examination, share: float) -> str:
