@@ -17,8 +17,6 @@ from rudderpipe.ring.ring import Ring, RingView
 from rudderpipe.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rudderpipe.flusher.gone_rings import GoneRings
     from rudderpipe.flusher.queues_sink import QueuesSink
     from rudderpipe.flusher.redelivery import Redelivery
@@ -50,7 +48,7 @@ def make_sink(
     must_wait: Callable[[QueuePlace], bool] = lambda _place: False,
     on_route: Callable[[], None] = lambda: None,
 ) -> Sink:
-    """Return the sink of one ring. ``redelivery`` comes from ``direct``, and the last two are those of ``QueuesSink``."""
+    """Return the sink of one ring. ``redelivery`` is that of ``direct``; the last two are those of ``QueuesSink``."""
     has_spill = settings.spill_dir is not None or spill.has_unread(ring)
     if redelivery is None and (settings.queues > 1 or has_spill or route_file.path_of(ring.locks.path).exists()):
         return make_queues_sink(settings, ring, clock, counts, must_wait, on_route)
