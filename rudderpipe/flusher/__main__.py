@@ -12,7 +12,7 @@ import msgspec
 
 from rudderpipe import log_text
 from rudderpipe._version import VERSION
-from rudderpipe.errors import AnotherDataPlane, ProcessNotStarted, QueueUnavailable
+from rudderpipe.errors import ProcessNotStarted
 from rudderpipe.flusher import dead_letters, leftovers
 from rudderpipe.flusher.counts import FlusherCounts
 from rudderpipe.flusher.flusher import Flusher
@@ -29,7 +29,7 @@ from rudderpipe.service import bootstrap
 from rudderpipe.service.arguments import Parser, add_option, number
 from rudderpipe.service.http import PATHS, AdminServer, parse_address, text_of
 from rudderpipe.service.loop import run
-from rudderpipe.service.signals import EXIT_FAILED, EXIT_OK, EXIT_RUNNING, EXIT_UNAVAILABLE, StopFlag
+from rudderpipe.service.signals import EXIT_OK, EXIT_RUNNING, StopFlag
 from rudderpipe.service.systemd import Notify
 from rudderpipe.settings import Settings
 
@@ -194,29 +194,6 @@ def sweep(settings: Settings) -> None:
         logger.warning("files of ended pipes cannot be removed, events are not affected error=%s", error.strerror)
 
 
-def check(settings: Settings, clock: Clock) -> int:
-    """Check that Redis can be used and has no jobs for another data plane. Return the exit code.
-
-    The result is on standard error; its last line is for the application's process, which parses it.
-    """
-    from rudderpipe.queue.queue import Queue
-
-    queue = Queue(settings, clock)
-    try:
-        queue.check_owner()
-        if refusal := queue.try_publish():
-            print(f"Bull's listeners get no events, because Redis refuses PUBLISH: {refusal}", file=sys.stderr)  # noqa: T201  # as below
-    except AnotherDataPlane as error:
-        advice = "set another queue_name, or make the queue this data plane's own with: rudderpipe queue --adopt"
-        print(f"{advice}\n{spawn.OTHER_PLANE}{error.owner}", file=sys.stderr)  # noqa: T201  # as below
-        return EXIT_FAILED
-    except QueueUnavailable as error:
-        print(error.reason, file=sys.stderr)  # noqa: T201  # the result of --check
-        return EXIT_UNAVAILABLE
-    print(spawn.CHECKED, file=sys.stderr)  # noqa: T201  # the result of --check
-    return EXIT_OK
-
-
 def parser() -> Parser:
     """Return the parser of the program's arguments."""
     made = bootstrap.parser("flusher", "Moves events from the ring to the queue, or without a queue to the data plane.")
@@ -225,7 +202,7 @@ def parser() -> Parser:
     add_option(made, "--lingers", does=does_linger, action="store_true")
     claim, descriptor = "unlock this start lock once serving (for autostart)", number(int, 0, 1 << 30)
     add_option(made, "--claim", does=claim, default="none", type=descriptor, metavar="FD")
-    add_option(made, "--check", does="only check that Redis and the queue can be used", action="store_true")
+    add_option(made, "--check", does="only check that each Redis server takes events", action="store_true")
     add_option(made, "--admin", does=f"serve {PATHS} here", metavar="HOST:PORT")
     return made
 
@@ -239,7 +216,11 @@ def main() -> int:
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
     if arguments.check:
         settings.require("redis")
-        return check(settings, clock)
+        from rudderpipe.flusher.check import check  # imported here, because direct mode needs no Redis client
+
+        code, said = check(settings, clock)
+        print(said, file=sys.stderr)  # noqa: T201  # the result of --check
+        return code
     bootstrap.log_to(arguments, settings, "flusher")
     bootstrap.warn_of_lanes(settings)
     if settings.spill_dir is not None and settings.redis is None:

@@ -51,6 +51,7 @@ class Keys:
         self.members = f"{tagged}:rudderpipe:{queue_name}:members"  # sorted set: managers of senders, beside the route
         self.sealed = f"{tagged}:rudderpipe:{queue_name}:sealed"  # string: "<generation> <id>", no flusher adds then
         self.open = f"{tagged}:rudderpipe:{queue_name}:open"  # string: exists once senders may deliver
+        self.check = f"{tagged}:rudderpipe:{queue_name}:check"  # string: expires at once; shows that Redis takes writes
         self.lease = f"{tagged}:rudderpipe:{queue_name}:lease"  # string: "<number> <holder>", expires with the lease
         self.senders = f"{tagged}:rudderpipe:{queue_name}:senders"  # hash: "<host> <pid>" -> "<ms> <report>", expires
         self.last_lease = f"{self.lease}:last"  # string: the last lease, expired or not

@@ -270,7 +270,11 @@ class Queue:
         """Return the results of the commands that ``fill`` puts into a pipeline; one round trip, no transaction."""
         with self._connection.client() as client, client.pipeline(transaction=False) as pipe:
             fill(pipe)
-            return pipe.execute()
+            results = pipe.execute(raise_on_error=False)  # redis-py would put the command into the error's text
+            for error in results:
+                if isinstance(error, Exception):
+                    raise error
+            return results
 
     def _fenced(self, name: str, keys: list[str], *arguments: str | bytes | int) -> Call:
         return name, [*keys, self.keys.lease], (*arguments, self.fencing_token)

@@ -12,6 +12,7 @@ import msgspec
 
 from rudderpipe.errors import OlderFlushers, QueueUnavailable
 from rudderpipe.queue import gate, pause, rings, route, seal
+from rudderpipe.queue.queue import Queue
 from rudderpipe.queue.queue_set import QueueSet
 from rudderpipe.queue.route import Generation, QueuePlace, Route
 from rudderpipe.settings import Settings
@@ -32,28 +33,31 @@ class Remainder(msgspec.Struct, frozen=True):
     """True if nothing is left, so that the generation may be retired."""
 
 
-def reach_all(queues: QueueSet, settings: Settings, known: Route) -> None:
-    """Check that every queue in use, and every server that may get one, can be reached. Raise ``QueueUnavailable``."""
+def usable(queues: QueueSet, settings: Settings, known: Route) -> list[Queue]:
+    """Return every queue in use, and one on each server that may get one."""
     places = [place for each in known.living for place in each.queues]
     places += [QueuePlace(settings.prefix, number) for number in range(len(settings.redis_servers))]
-    for place in dict.fromkeys(places):
-        queues.queue(place).ping()
+    return [queues.queue(place) for place in dict.fromkeys(places)]
+
+
+def check_writes(queue: Queue) -> None:
+    """Raise ``QueueUnavailable`` if Redis cannot be reached or refuses writes, as a replica or a full server does."""
+    queue.ask(lambda pipe: pipe.set(queue.keys.check, "", px=1))
 
 
 def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = False) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
-    If all queues of before are paused, the new ones are paused, too.
-
-    If these are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
-    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached. Raise ``OlderFlushers``, and
-    change nothing, if a flusher may go on adding to the first queue because it does not see the seal; ``force`` ignores
-    them.
+    If all earlier queues are paused, the new ones are paused too. If the queues of the known route are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
+    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached, or refuses writes and so a seal.
+    Raise ``OlderFlushers``, and change nothing, if a flusher may go on adding to the first queue because it does not
+    see the seal; ``force`` ignores them.
     """
     known = route.read(queues.home, settings)
     if len(known.current.queues) == count and not _is_any_sealed(queues, known.current):
         return known
-    reach_all(queues, settings, known)
+    for queue in usable(queues, settings, known):
+        check_writes(queue)
     if not force and (older := rings.older(queues.home)):
         raise OlderFlushers([f"{each.epoch} (silent for {each.silent_s / 3600:.1f} h)" for each in older])
     wanted = route.with_queues(queues.home, settings, known, count)

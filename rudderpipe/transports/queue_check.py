@@ -43,4 +43,4 @@ def _check(settings: Settings) -> QueueUnavailable | None:
     if lines[-1].startswith(spawn.OTHER_PLANE):
         owner = lines[-1].removeprefix(spawn.OTHER_PLANE)
         return AnotherDataPlane(settings.redis_place, settings.queue_name, owner)
-    return None if lines[-1] == spawn.CHECKED else QueueUnavailable(settings.redis_place, lines[-1])
+    return None if lines[-1] == spawn.CHECKED else QueueUnavailable.of_text(lines[-1], settings.redis_place)
