@@ -302,5 +302,6 @@ def test_a_pause_is_that_of_all_queues(servers: Servers) -> None:
     servers.all[2].kill()
     said = command(processes, "queue", "--resume", code=EXIT_UNAVAILABLE)
     assert "queue rudder-2 is left as it is: redis at " in said
+    assert "queue rudder-2 cannot be read: redis at " in command(processes, "queue", code=EXIT_UNAVAILABLE)
     assert [queue_at(processes, place).counts().paused for place in (0, 1)] == [False, False]
     wait_until(lambda: series(processes, "rudderpipe_redis_up")["rudder-2"] == 0)

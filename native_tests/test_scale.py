@@ -97,7 +97,7 @@ def test_the_command_names_the_hosts_of_the_rings_that_it_waits_for(pipe: Proces
     queue = queue_of(redis_server)
     queue.complete(queue.take(10, 1 << 20))
 
-    assert f"1 ring to forget (of {socket.gethostname()})" in scale(pipe)[1]
+    assert f"1 ring (on {socket.gethostname()}) whose flusher must still look at them" in scale(pipe)[1]
     queue.close()
 
 

@@ -279,11 +279,10 @@ def test_queues_that_are_away_are_named_by_server(well: Snapshot, settings: Sett
     shown = with_queues(*away, queue_of(3, msgspec.structs.replace(QUEUE, waiting=4)))(well)
 
     assert [each.text for each in findings.of(shown, settings)] == [
-        f"The {which} in Redis cannot be read, so that its events count as queued, or as in the ring: "
-        f"{reason}: timeout."
+        f"The {which} events count as queued, or as in the ring: {reason}: timeout."
         for which, reason in (
-            ("queues rudder-0 and rudder-2", "redis at redis-0"),
-            ("queue rudder-1", "redis at redis-1"),
+            ("queues rudder-0 and rudder-2 in Redis cannot be read, so that their", "redis at redis-0"),
+            ("queue rudder-1 in Redis cannot be read, so that its", "redis at redis-1"),
         )
     ]
     found = flow.of(shown, settings)
@@ -311,6 +310,33 @@ def test_a_queue_that_waits_for_an_earlier_one_lacks_no_sender(well: Snapshot, s
     # A Node SDK goes on adding to the earlier queue after it was drained.
     opened = msgspec.structs.replace(shown, queues=[early, msgspec.structs.replace(shown.queues[1], is_open=True)])
     assert found_in(opened, settings) == [("no_sender", "trouble")]
+
+
+def test_several_queues_need_a_manager_of_senders(well: Snapshot, settings: Settings) -> None:
+    """A sender of one of them could deliver events ahead of earlier ones."""
+    shown = with_queues(queue_of(0, msgspec.structs.replace(QUEUE, waiting=1), lease=None))(well)
+
+    (several,) = findings.of(shown, settings)
+    (one,) = findings.of(without_sender(well), settings)
+
+    assert several.fix.startswith("Start `python -m rudderpipe.sender --all` if none runs; ")
+    assert one.fix.startswith("Start a sender. ")
+
+
+@pytest.mark.parametrize(("down_s", "held"), [(0.0, 0), (3.0, 6)])
+def test_events_that_their_queues_have_already_are_named_while_another_queue_is_away(
+    well: Snapshot, settings: Settings, down_s: float, held: int
+) -> None:
+    """The ring holds them until every queue has its part, and the account shows them as delivered."""
+    shown = with_part("events", in_ring=2)(with_ring(8, sink_down_s=down_s)(with_queues(queue_of(0))(well)))
+
+    ring = flow.of(shown, settings).ring
+    assert ring is not None
+    assert (ring.events, ring.in_queues_too) == (8, held)
+    lines = status.lines_of(shown, settings, [])
+    assert [line for line in lines if "in their queues already" in line] == [f"          {status.of_held(6)}"] * (
+        held > 0
+    )
 
 
 def test_a_queue_whose_lease_is_free_has_no_sender(well: Snapshot, settings: Settings) -> None:

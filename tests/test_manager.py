@@ -623,6 +623,28 @@ def test_a_manager_that_cannot_read_the_route_gets_no_share(shared: Scene) -> No
     assert shared.home.store.members == {}
 
 
+def test_the_log_says_whether_there_are_senders_while_the_first_server_is_away(
+    shared: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A manager that starts then knows no queue, and one that was there goes on."""
+    earlier = shared.host()
+    shared.passes(5)
+    shared.home.store.away = True
+    caplog.clear()
+
+    shared.passes(2)
+    shared.host()
+    shared.passes(2)
+
+    lines = [record.getMessage().partition(" error=")[0] for record in caplog.records]
+    said = "the list of managers cannot be read"
+    assert [line for line in lines if line.startswith(said)] == [
+        f"{said}, senders go on, trying again",
+        f"{said}, no sender is started, trying again",
+    ]
+    assert all(each.returncode is None for each in earlier.senders.values())
+
+
 def test_a_manager_is_ready_while_it_can_work_on_its_queues(shared: Scene) -> None:
     """Otherwise an update of all hosts would go on although the new version cannot work."""
     host = shared.host()

@@ -500,7 +500,16 @@ def test_lanes_are_ignored_where_nothing_keeps_them_apart() -> None:
     ):
         found = settings.load({**queue, **others}, environment={"RUDDERPIPE_LANES": "4"})
         assert found.lanes_in_use == 1
-        assert why in found.lanes_ignored
+        assert why in found.ignored["lanes"]
+
+
+def test_settings_of_queues_are_named_where_no_queue_is_used() -> None:
+    """A forgotten ``redis`` would show nowhere else, because events then go to the data plane directly."""
+    given = {"queues": 3, "spill_dir": "/x"}
+
+    assert list(settings.load(given, environment={}).ignored) == ["queues", "spill_dir"]
+    assert settings.load({**given, "redis": "redis://x"}, environment={}).ignored == {}
+    assert settings.load({}, environment={}).ignored == {}
 
 
 SERVERS = [

@@ -151,8 +151,8 @@ def _drain(
         left_over = Drained(where.stem, **counts, in_ring=after.in_ring, spilled=after.spilled)
         print(msgspec.json.encode(left_over).decode())
         return code
-    done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count) or "no events waited"
-    left = f"; {log_text.counted(after.in_ring, 'event')} left in the ring" if after.in_ring else ""
-    left += f"; {log_text.counted(after.spilled, 'event')} left in the spill" if after.spilled else ""
-    print(log_text.lines(f"{where.stem}: {done}{left}"))
+    done = [f"{count:,} {what}" for what, count in counts.items() if count]
+    left = {"ring": after.in_ring, "spill": after.spilled}
+    done += [f"{log_text.counted(count, 'event')} left in the {place}" for place, count in left.items() if count]
+    print(log_text.lines(f"{where.stem}: {'; '.join(done) or 'no events waited'}"))
     return code

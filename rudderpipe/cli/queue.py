@@ -44,17 +44,19 @@ def queue(settings: Settings, *, adopt: bool, pauses: bool | None = None, as_jso
         if pauses is not None:
             set_all_paused(queues, pauses=pauses)
         members = [each for each in queues.members() if not each.is_retired]
-        return max(_code(member, members, adopt=adopt, as_json=as_json) for member in members)
+        changes = adopt or pauses is not None
+        return max(_code(member, members, adopt=adopt, changes=changes, as_json=as_json) for member in members)
 
 
-def _code(member: Member, members: Sequence[Member], *, adopt: bool, as_json: bool) -> int:
-    """Print one queue, and return the exit code that it means."""
+def _code(member: Member, members: Sequence[Member], *, adopt: bool, changes: bool, as_json: bool) -> int:
+    """Print one queue, and return the exit code that it means. ``changes`` says whether the command changes queues."""
     try:
         return _shown(member, has_others=len(members) > 1, adopt=adopt, as_json=as_json)
     except QueueUnavailable as error:
         if len(members) == 1:
             raise
-        print(f"rudderpipe: queue {member.settings.prefix} is left as it is: {error}", file=sys.stderr)
+        outcome = "is left as it is" if changes else "cannot be read"
+        print(f"rudderpipe: queue {member.settings.prefix} {outcome}: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
 
 

@@ -51,7 +51,7 @@ def scale(settings: Settings, count: int, timeout_s: float, *, force: bool = Fal
                 known = scaling.retire(queues, settings, known, force=force)
                 left = _left(queues, known, force=force)
             except QueueUnavailable as error:
-                left = f"waiting, because nothing is added anywhere before every earlier queue is sealed: {error}"
+                left = f"a queue cannot be reached or sealed, and until it is, no event may leave a ring: {error}"
             if not left:
                 progress.end()
                 print("all earlier queues are drained")
@@ -71,7 +71,8 @@ def _left(queues: QueueSet, known: Route, *, force: bool) -> str:
         found = scaling.remainder(queues, known, generation, force=force)
         hosts = sorted(set(found.rings.values()))
         where = ", ".join(hosts[:HOSTS_SHOWN]) + (", ..." if len(hosts) > HOSTS_SHOWN else "")
-        rings = f", {counted(len(found.rings), 'ring')} to forget (of {where})" if found.rings else ""
+        needs = f", {counted(len(found.rings), 'ring')} (on {where}) whose flusher must still look at them"
+        rings = needs if found.rings else ""
         failed = f", {counted(found.failed, 'failed job')} to retry or to delete" if found.failed else ""
         own = f"generation {found.generation} ({counted(found.queues, 'queue')})"
         texts.append(f"{own}: {counted(found.jobs, 'job')} left{failed}{rings}")

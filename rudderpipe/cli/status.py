@@ -102,6 +102,8 @@ def _ring(found: Snapshot, others: Sequence[HostRing]) -> list[str]:
         f"ring      {ring.in_ring:,} of {ring.cap:,} events, {ring.blocks_in_use:,} of {ring.blocks:,} blocks, "
         f"{sum(each.producers for each in found.rings)} producers"
     ]
+    if found.in_queues_too:
+        lines.append(f"          {of_held(found.in_queues_too)}")
     if len(found.rings) > 1:
         lines += [f"          {one.counters.in_ring:,} in {one.name}" for one in found.rings]
     lines.append(f"flusher   {flusher}")
@@ -135,6 +137,11 @@ def of_generation(found: GenerationState) -> str:
     left = f"{counted(found.jobs, 'job')} left, delivered first" if found.jobs else "no jobs left"
     away = f", {found.away:,} cannot be read" if found.away else ""
     return f"{own}, {'in use' if found.is_current else left}{away}"
+
+
+def of_held(events: int) -> str:
+    """Return in words that events are in the ring and in queues, so that the ring and the account show the same."""
+    return f"{events:,} of these are in their queues already, and leave the ring when every queue has its part"
 
 
 def of_row(row: QueueRow) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from rudderpipe.cli import local_time
 from rudderpipe.cli.ingestion_bar import size_of
-from rudderpipe.cli.status import of_generation, of_row
+from rudderpipe.cli.status import of_generation, of_held, of_row
 from rudderpipe.errors import ExtraMissing
 from rudderpipe.log_text import counted, one_line
 from rudderpipe.observe import findings
@@ -163,6 +163,8 @@ def _places(flow: Flow, *, is_ascii: bool) -> Iterator[Text]:
     producers, account = flow.producers, flow.account
     yield _row("producers", f"{_processes(producers.processes)}, {producers.accepted:,} accepted")
     yield _row("ring", _ring(flow.ring, is_ascii=is_ascii) if flow.ring else "this pipe has no ring")
+    if flow.ring is not None and flow.ring.in_queues_too:
+        yield _row("", of_held(flow.ring.in_queues_too))
     if flow.spill is not None and flow.spill.used_bytes:
         yield _row("spill", _spill(flow.spill))
     if flow.mode == "redis":

@@ -222,9 +222,7 @@ def main() -> int:
         print(said, file=sys.stderr)  # noqa: T201  # the result of --check
         return code
     bootstrap.log_to(arguments, settings, "flusher")
-    bootstrap.warn_of_lanes(settings)
-    if settings.spill_dir is not None and settings.redis is None:
-        logger.warning("the setting spill_dir is ignored, because no queue is used")
+    bootstrap.warn_of_ignored(settings)
     if arguments.detach:
         bootstrap.detach()
     stop.install()

@@ -425,5 +425,5 @@ class QueuesSink:
         self._housekeeping.seconds = CHANGING_S if used.past else ROUTE_S
         self._spilling.begin_again(used.current)
         if len(used.current) != self._settings.queues:
-            said = "the setting queues differs from the number of queues in use, which counts queues=%d in_use=%d"
+            said = "the setting queues is ignored, because the queues in use have another number queues=%d in_use=%d"
             logger.warning(said, self._settings.queues, len(used.current))

@@ -29,6 +29,7 @@ INTENDED = frozenset(("dropped", "invalid", "closed"))
 """The reasons that the application itself brings about. For every other reason an event is lost that was good."""
 SINKS = {
     "redis": ("add events to the queue", " --only redis"),
+    "queues": ("add events to one of the queues", " --only redis"),
     "plane": ("reach the data plane", " --only plane"),
     "unknown": ("hand events over", ""),
 }
@@ -78,7 +79,7 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
     recent = recent or Recent()
     troubles = [
         *queue_findings.of_those_that_are_away(found),
-        *of_rings(found.rings, "redis" if found.redis else "plane"),
+        *of_rings(found.rings, "queues" if found.generations else "redis" if found.redis else "plane"),
         *_of_refusals(recent.refused, recent.refused_now),
         *queue_findings.of_queues(found, settings),
         *_of_attempts(found, settings, recent.attempts),
@@ -90,7 +91,7 @@ def of(found: Snapshot, settings: Settings, recent: Recent | None = None) -> lis
     return sorted(troubles, key=lambda each: each.level != "trouble")
 
 
-def of_rings(rings: Sequence[RingState], sink: Literal["redis", "plane", "unknown"]) -> Iterator[Finding]:
+def of_rings(rings: Sequence[RingState], sink: Literal["redis", "queues", "plane", "unknown"]) -> Iterator[Finding]:
     """Yield the troubles of a pipe's rings; ``sink`` is where the flusher hands events over."""
     ring = account.merged([each.counters for each in rings])
     if ring is None:
@@ -121,8 +122,7 @@ def of_rings(rings: Sequence[RingState], sink: Literal["redis", "plane", "unknow
         yield Finding(
             "trouble" if down_s > DOWN_S else "warning",
             "sink_down",
-            f"The flusher has not been able to {cannot} for {duration(down_s)}; {waiting} {wait(ring.in_ring)} in the "
-            "ring.",
+            f"The flusher has not been able to {cannot} for {duration(down_s)}, and the ring holds {waiting}.",
             f"Run `rudderpipe doctor{only}`; the flusher's log has the reason.",
             "SinkDown",
         )

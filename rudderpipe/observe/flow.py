@@ -58,6 +58,8 @@ class RingFlow(msgspec.Struct, frozen=True):
     """0 for a process of another pid namespace, None when no process serves a ring."""
     heartbeat_age_s: float | None
     sink_down_s: float
+    in_queues_too: int
+    """The events that their queues have already, while another queue takes nothing."""
     left: int
     """The total of events that left the rings."""
 
@@ -258,6 +260,7 @@ def _ring(found: Snapshot, totals: Totals | None) -> RingFlow | None:
         flusher_pid=pids[0] if len(pids) == len(rings) else None,
         heartbeat_age_s=most(each.heartbeat_age_s for each in rings),
         sink_down_s=max(each.sink_down_s for each in rings),
+        in_queues_too=found.in_queues_too,
         left=totals.left if totals is not None else ring.left,
     )
 

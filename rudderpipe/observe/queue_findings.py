@@ -14,6 +14,8 @@ from rudderpipe.observe.snapshot import Snapshot
 from rudderpipe.settings import Settings
 
 OLD_S, TOO_OLD_S = 300.0, 3000.0
+STARTS_ALL = "Start `python -m rudderpipe.sender --all` if none runs; one that runs takes the queue over after lease_ms"
+"""What starts the senders of several queues. A sender of one of them could deliver events ahead of earlier ones."""
 
 
 def of_those_that_are_away(found: Snapshot) -> Iterator[Finding]:
@@ -22,7 +24,8 @@ def of_those_that_are_away(found: Snapshot) -> Iterator[Finding]:
     for trouble in dict.fromkeys(each.trouble for each in away):
         prefixes = [each.prefix for each in away if each.trouble == trouble]
         which = "The queue" if not found.generations else f"The {_named(prefixes)}"
-        others = ", so that its events count as queued, or as in the ring" if len(found.queues) > 1 else ""
+        whose = "its" if len(prefixes) == 1 else "their"
+        others = f", so that {whose} events count as queued, or as in the ring" if len(found.queues) > 1 else ""
         yield Finding(
             "trouble",
             "redis_away",
@@ -45,7 +48,9 @@ def of_queues(found: Snapshot, settings: Settings) -> Iterator[Finding]:
         (queue, finding)
         for queue in found.queues
         if queue.state is not None
-        for finding in _of_queue(queue.state, queue.lease, lacks_sender=queue in lacking)
+        for finding in _of_queue(
+            queue.state, queue.lease, lacks_sender=queue in lacking, has_others=bool(found.generations)
+        )
     ]
     if not found.generations:
         yield from (finding for _, finding in each)
@@ -76,7 +81,9 @@ def _of_shares(queues: Iterable[PipeQueue]) -> Iterator[Finding]:
             )
 
 
-def _of_queue(queue: QueueState, lease: LeaseState | None, *, lacks_sender: bool) -> Iterator[Finding]:
+def _of_queue(
+    queue: QueueState, lease: LeaseState | None, *, lacks_sender: bool, has_others: bool
+) -> Iterator[Finding]:
     jobs = queue.waiting + queue.active
     if queue.other_plane:
         yield Finding(
@@ -92,7 +99,8 @@ def _of_queue(queue: QueueState, lease: LeaseState | None, *, lacks_sender: bool
             "trouble",
             "no_sender",
             f"{counted(jobs, 'job')} {wait(jobs)} in Redis, and {lacks}.",
-            "Start a sender; the log of the last one says why it ended, unless it was killed or stopped (SIGSTOP).",
+            f"{STARTS_ALL if has_others else 'Start a sender'}. The log of the last sender says why it ended, unless "
+            "it was killed or stopped (SIGSTOP).",
             "NoActiveSender",
         )
     if queue.paused:

@@ -121,6 +121,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         return most(ring.oldest_event_age_s for ring in self.rings)
 
     @property
+    def in_queues_too(self) -> int:
+        """Number of events in the rings that their queues have already; 0 unless one of several queues takes nothing.
+
+        A batch leaves its ring when every queue has its part.
+        """
+        is_held = bool(self.generations) and any(each.sink_down_s for each in self.rings)
+        return max(0, self.ring.in_ring - self.events.in_ring) if self.ring is not None and is_held else 0
+
+    @property
     def queue(self) -> QueueState | None:
         """The sum of the queues that can be read; None in direct mode, and when none can."""
         return pipe_queues.total(self.queues)

@@ -48,10 +48,12 @@ def check_writes(queue: Queue) -> None:
 def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = False) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
-    If all earlier queues are paused, the new ones are paused too. If the queues of the known route are sealed, Redis has forgotten the route that it had, and one more generation is needed. Raise
-    ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached, or refuses writes and so a seal.
-    Raise ``OlderFlushers``, and change nothing, if a flusher may go on adding to the first queue because it does not
-    see the seal; ``force`` ignores them.
+    If all earlier queues are paused, the new ones are paused too. If the queues in use are sealed, Redis has forgotten
+    the route that it had, and one more generation is needed.
+
+    Raise ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached, or refuses writes and so a
+    seal. Raise ``OlderFlushers``, and change nothing, if a flusher may go on adding to the first queue because it does
+    not see the seal; ``force`` ignores them.
     """
     known = route.read(queues.home, settings)
     if len(known.current.queues) == count and not _is_any_sealed(queues, known.current):

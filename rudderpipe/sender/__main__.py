@@ -233,7 +233,7 @@ def main() -> int:
     admin = parse_address(arguments.admin) if arguments.admin is not None else None
     bootstrap.log_to(arguments, settings, "sender", queue=settings.prefix if is_managed else "")
     if not is_managed:
-        bootstrap.warn_of_lanes(settings)
+        bootstrap.warn_of_ignored(settings)
     if settings.queues > 1 and not arguments.all:
         said = "this sender serves the queue of its prefix alone, use --all for every queue queue=%s queues=%d"
         logger.warning(said, settings.prefix, settings.queues)

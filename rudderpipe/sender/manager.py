@@ -216,6 +216,8 @@ class Manager:
             return
         if isinstance(ended.result, Exception):
             said = "the list of managers cannot be read, senders go on, trying again error=%s"
+            if self.route is None:
+                said = "the list of managers cannot be read, no sender is started, trying again error=%s"
             self._log.warning(HOME, said, _reason(ended.result))
         elif ended.result is not None:
             self.members, self.route = ended.result

@@ -60,10 +60,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     return settings_module.load({"log_format": arguments.log_format}, config=arguments.config)
 
 
-def warn_of_lanes(settings: Settings) -> None:
-    """Log once in a process that ``lanes`` is ignored, if it is."""
-    if settings.lanes_ignored:
-        log_text.logger().warning("%s", settings.lanes_ignored)
+def warn_of_ignored(settings: Settings) -> None:
+    """Log, once in a process, each setting that has no effect."""
+    for line in settings.ignored.values():
+        log_text.logger().warning("%s", line)
 
 
 def guarded(program: str, main: Callable[[], int]) -> int:

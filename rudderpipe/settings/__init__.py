@@ -187,7 +187,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @property
     def lanes_in_use(self) -> int:
         """The number of lanes; 1 where ``lanes`` is ignored."""
-        return 1 if self.lanes_ignored else self.lanes
+        return 1 if self.lanes > 1 and "lanes" in self.ignored else self.lanes
 
     @property
     def lane_bytes(self) -> int:
@@ -195,12 +195,16 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return min(self.max_request_bytes, LANES_BYTES // self.lanes_in_use)
 
     @property
-    def lanes_ignored(self) -> str:
-        """Why ``lanes`` is ignored, for a log; empty if it is not."""
-        if self.lanes == 1 or not (self.sync_mode or self.redis is None or self.is_multi_processor):
-            return ""
-        why = "several senders work without order" if self.is_multi_processor else "no queue is used"
-        return f"the setting lanes is ignored, because {why} lanes={self.lanes}"
+    def ignored(self) -> dict[str, str]:
+        """A line for the log for each given setting that has no effect beside the others, by its name."""
+        no_queue = "no queue is used" if self.sync_mode or self.redis is None else ""
+        no_order = "several senders work without order" if self.is_multi_processor else ""
+        whys = {
+            "lanes": (self.lanes > 1) * (no_order or no_queue),
+            "queues": (self.queues > 1) * no_queue,
+            "spill_dir": (self.spill_dir is not None) * no_queue,
+        }
+        return {name: f"the setting {name} is ignored, because {why}" for name, why in whys.items() if why}
 
     @property
     def endpoint(self) -> str:

@@ -166,7 +166,8 @@ def _nodes(url: SplitResult, form: str) -> dict[str, Any]:
     elif nodes:
         values["host"], values["port"] = host_and_port(nodes[0], REDIS_PORT) if len(nodes) == 1 else ("", 0)
     if len(nodes) > 1 and not form:
-        raise SettingsError("redis", "names several hosts; use redis+sentinel:// or redis+cluster://")
+        reason = "names several hosts; use redis+sentinel:// or redis+cluster://, or blanks between several URLs"
+        raise SettingsError("redis", reason)
     if len(parts) > 1 or not all(part.isdigit() for part in parts):
         raise SettingsError("redis", "the path must be the number of a database")
     return values | ({"db": parts[0]} if parts else {})

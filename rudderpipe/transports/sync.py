@@ -45,8 +45,8 @@ class SyncTransport(LocalTransport):
         self._settings = settings
         self._clock = clock
         self._own = fork.Local(_Connection)
-        if settings.lanes_ignored:
-            log_text.logger().warning("%s", settings.lanes_ignored)
+        for line in settings.ignored.values():
+            log_text.logger().warning("%s", line)
 
     def _new_plane(self) -> DataPlane:
         # Imported here, because only sync_mode needs the HTTP modules in an application's process.
