@@ -35,7 +35,7 @@ def test_check_and_scale_find_a_server_that_takes_no_events(
 ) -> None:
     """With such a server a change could not seal its queue, and no event would leave a ring until it can."""
     command, reason = REFUSALS[refusal]
-    second.client().execute_command(*command.split())
+    second.text_client().execute_command(*command.split())
 
     checked = processes.run("-m", "rudderpipe.flusher", "--check")
     scaled = processes.run("-m", "rudderpipe", "scale", "--queues", "2", "--timeout", "0")
@@ -51,7 +51,7 @@ def test_the_check_names_each_server_that_takes_no_events(
 ) -> None:
     """The application's process gets the last of them."""
     for server in (redis_server, second):
-        server.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+        server.text_client().execute_command("REPLICAOF", "127.0.0.1", "1")
 
     lines = processes.run("-m", "rudderpipe.flusher", "--check").stderr.decode().splitlines()
 

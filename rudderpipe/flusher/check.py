@@ -26,15 +26,16 @@ def check(settings: Settings, clock: Clock) -> tuple[int, str]:
             checked = scaling.usable(queues, settings, route.read(queues.home, settings))
         except QueueUnavailable as error:
             return EXIT_UNAVAILABLE, str(error)
-        said, errors = [], []
+        said: list[str] = []
+        errors: list[QueueUnavailable] = []
         for queue in checked:
             try:
                 said += _refused_channels(queue)
             except QueueUnavailable as error:
                 errors.append(error)
-    for error in errors:
-        if isinstance(error, AnotherDataPlane):
-            return EXIT_FAILED, "\n".join([*said, ADVICE, f"{spawn.OTHER_PLANE}{error.owner}"])
+    for found in errors:
+        if isinstance(found, AnotherDataPlane):
+            return EXIT_FAILED, "\n".join([*said, ADVICE, f"{spawn.OTHER_PLANE}{found.owner}"])
     code = EXIT_UNAVAILABLE if errors else EXIT_OK
     return code, "\n".join([*said, *(map(str, errors) if errors else [spawn.CHECKED])])
 
