@@ -209,6 +209,7 @@ def test_the_doctor_examines_each_server_and_each_queue(servers: Servers) -> Non
         *((place, "ok") for place in places[:2]),
         (places[2], "fail"),
     ]
+    assert [each.text.count(each.redis) for each in checks if each.number == 16] == [1, 1, 1]
     assert [(each.redis, each.queue, each.state) for each in checks if each.number == 18] == [
         (places[0], "", "ok"),
         (places[1], "", "fail"),

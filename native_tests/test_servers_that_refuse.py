@@ -9,8 +9,8 @@ import pytest
 
 from native_tests.processes import Processes
 from native_tests.test_queue import KEYS
-from rudderpipe.errors import QueueUnavailable
 from rudderpipe.testing.redis_server import RedisServer
+from rudderpipe.transports import queue_check
 
 REFUSALS = {
     "a replica": ("REPLICAOF 127.0.0.1 1", "You can't write against a read only replica."),
@@ -58,5 +58,6 @@ def test_the_check_names_each_server_that_takes_no_events(
     assert [line.partition(": ")[0] for line in lines] == [
         f"redis at {server.socket}/0" for server in (redis_server, second)
     ]
-    error = QueueUnavailable.of_text(lines[-1], "")
+    error = queue_check.trouble(processes.settings)
+    assert error is not None
     assert (error.address, str(error)) == (f"{second.socket}/0", lines[-1])

@@ -202,9 +202,6 @@ class QueueError(RudderpipeError):
     """The base of the errors of the Redis queue."""
 
 
-_REDIS_AT = "redis at "
-
-
 class QueueUnavailable(QueueError):
     """Redis does not respond, or refuses; ``address`` contains no password.
 
@@ -219,14 +216,7 @@ class QueueUnavailable(QueueError):
         self.answered = answered
 
     def __str__(self) -> str:
-        return f"{_REDIS_AT}{self.address}: {self.reason}"
-
-    @staticmethod
-    def of_text(text: str, address: str) -> QueueUnavailable:
-        """Return the error with this text; any other text becomes the reason of an error of ``address``."""
-        own, separator, reason = text.removeprefix(_REDIS_AT).partition(": ")
-        is_own = text.startswith(_REDIS_AT) and separator
-        return QueueUnavailable(own, reason) if is_own else QueueUnavailable(address, text)
+        return f"redis at {self.address}: {self.reason}"
 
 
 class AnotherDataPlane(QueueUnavailable):

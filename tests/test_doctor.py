@@ -11,6 +11,7 @@ import re
 import shutil
 import stat
 import threading
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -27,10 +28,10 @@ from rudderpipe.observe.doctor.check import CHECKS, GROUPS, Finding, Result, che
 from rudderpipe.observe.doctor.examination import Examination, Skipped
 from rudderpipe.observe.host_rings import HostRing
 from rudderpipe.process import identity
-from rudderpipe.ring import flusher_lock, layout, served_settings
+from rudderpipe.ring import flusher_lock, layout, memory, served_settings
 from rudderpipe.ring import layout as at
 from rudderpipe.ring.consumer import Batch, OffsetRange
-from rudderpipe.ring.ring import Ring
+from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
 from tests.fakes import FakeClock, producer_of, settings_of
 
@@ -371,7 +372,7 @@ def test_spill(settings: Settings, clock: FakeClock, tmp_path: Path, monkeypatch
     """The directory, what is in it, and the room on its disk."""
     assert state_of(35, settings, clock) == "skip"
     settings = msgspec.structs.replace(settings, redis="redis://a", spill_dir=str(tmp_path / "disk"))
-    assert "does not exist" in look(35, settings, clock).text
+    assert state_of(35, settings, clock) == "warn"
     log = Spill(settings, 7)
     assert log.open()
     log.append([Record([(1, 0, 1)], [(1, 1)], [5], [b"{}"])], 1)
@@ -385,6 +386,32 @@ def test_spill(settings: Settings, clock: FakeClock, tmp_path: Path, monkeypatch
     assert "has 5 bytes left" in look(35, settings, clock).text
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert state_of(35, settings, clock) == "fail"
+
+
+@pytest.fixture(name="spilling")
+def _spilling(settings: Settings, clock: FakeClock) -> Iterator[Settings]:
+    """Yield settings with a queue and a ``spill_dir`` that cannot be made, with a ring that this process serves."""
+    spilling = msgspec.structs.replace(settings, redis="redis://a", spill_dir="/proc/x")
+    ring = open_ring(spilling, clock)
+    serve(ring, spilling, clock)
+    append(ring, clock, 500)
+    yield spilling
+    memory.remove(ring.segment.name)
+
+
+def test_a_spill_dir_that_the_flusher_could_not_make(spilling: Settings, clock: FakeClock) -> None:
+    """Nothing is put there, and events stay in the ring."""
+    found = look(35, spilling, clock)
+
+    assert (found.state, found.text) == ("fail", "/proc/x does not exist, although a flusher runs")
+
+
+def test_a_ring_with_a_spill_may_be_small(spilling: Settings, clock: FakeClock) -> None:
+    """When it is nearly full, its oldest events go to the spill."""
+    without = msgspec.structs.replace(spilling, spill_dir=None)
+
+    assert [state_of(13, each, clock) for each in (spilling, without)] == ["ok", "warn"]
+    assert "of outage at 500 events/s, then the spill" in look(13, spilling, clock).text
 
 
 def test_dead_letters(settings: Settings, clock: FakeClock) -> None:

@@ -20,6 +20,7 @@ from rudderpipe.observe.pipe_queues import LeaseState, PipeQueue, QueueState
 from rudderpipe.observe.reader import Reader
 from rudderpipe.observe.shares import ShareMeter
 from rudderpipe.observe.snapshot import Snapshot
+from rudderpipe.observe.spill_state import SpillState
 from rudderpipe.process.clock import iso_ms
 from rudderpipe.queue.sender_report import Sender, SenderReport
 from rudderpipe.ring import layout as at
@@ -321,6 +322,18 @@ def test_several_queues_need_a_manager_of_senders(well: Snapshot, settings: Sett
 
     assert several.fix.startswith("Start `python -m rudderpipe.sender --all` if none runs; ")
     assert one.fix.startswith("Start a sender. ")
+
+
+@pytest.mark.parametrize(("used_bytes", "part"), [(1, "less than 1%"), (500, "50%")])
+def test_a_spill_with_events_is_never_at_0_percent(
+    well: Snapshot, settings: Settings, used_bytes: int, part: str
+) -> None:
+    """Otherwise the number contradicts the events beside it."""
+    spill = SpillState(1, used_bytes, 1000, "/disk")
+
+    (finding,) = findings.of(msgspec.structs.replace(well, spill=spill), settings)
+
+    assert finding.text == f"1 event waits in the spill, which takes {part} of max_spill_bytes."
 
 
 @pytest.mark.parametrize(("down_s", "held"), [(0.0, 0), (3.0, 6)])

@@ -92,7 +92,7 @@ class ScriptedRedis:
 
     zcard = llen
 
-    def execute(self) -> list[Any]:
+    def execute(self, *, raise_on_error: bool) -> list[Any]:
         empty: dict[str, Any] = {"get": None, "info": {}, "count": 0}
         return [empty[name] for name in self._asked]
 

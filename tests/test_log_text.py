@@ -159,7 +159,7 @@ def test_the_operators_page_quotes_the_log() -> None:
     """An operator who searches the page for a line of the log must find it."""
     texts = [
         node.value
-        for package in ("flusher", "queue", "sender", "service", "process")
+        for package in ("flusher", "queue", "sender", "service", "settings", "process")
         for path in (PACKAGE / package).glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)

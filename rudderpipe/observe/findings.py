@@ -25,6 +25,8 @@ FEWEST_ATTEMPTS = 5
 """A share of fewer attempts says nothing."""
 REPEATED = frozenset(("http_429", "http_5xx", *NO_STATUS))
 """The classes of attempts that are made again, except ``HOST``."""
+SHOWN_SHARE = 0.005
+"""The least share that does not round to 0%."""
 INTENDED = frozenset(("dropped", "invalid", "closed"))
 """The reasons that the application itself brings about. For every other reason an event is lost that was good."""
 SINKS = {
@@ -280,6 +282,7 @@ def of_spill(spill: SpillState | None) -> Iterator[Finding]:
         name, alert = ("spill_filling", "SpillFilling") if share >= FILLING else ("spill_used", "SinkDown")
         waiting = f"{counted(spill.events, 'event')} {wait(spill.events)}"
         gone = f", and events of {counted(spill.rings_gone, 'gone ring')} besides" if spill.rings_gone else ""
-        said = f"{waiting} in the spill, which takes {share:.0%} of max_spill_bytes{gone}."
+        part = f"{share:.0%}" if share >= SHOWN_SHARE else "less than 1%"
+        said = f"{waiting} in the spill, which takes {part} of max_spill_bytes{gone}."
         fix = "Run `rudderpipe doctor --only redis`; a queue gets these events first when it is back."
         yield Finding("warning", name, said, fix, alert)

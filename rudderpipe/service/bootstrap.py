@@ -62,7 +62,7 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 def warn_of_ignored(settings: Settings) -> None:
     """Log, once in a process, each setting that has no effect."""
-    for line in settings.ignored.values():
+    for line in settings.ignored:
         log_text.logger().warning("%s", line)
 
 

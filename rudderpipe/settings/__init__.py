@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ from msgspec import Meta
 
 from rudderpipe.errors import SettingsError
 from rudderpipe.settings import mistakes, names, proxies, secret_file
-from rudderpipe.settings.redis_url import PATHS, RedisAddress, from_url
+from rudderpipe.settings.redis_url import PATHS, RedisAddress, addresses
 
 ENVIRONMENT_PREFIX = "RUDDERPIPE_"
 CONFIG_VARIABLE = "RUDDERPIPE_CONFIG"
@@ -41,7 +40,6 @@ PATH_WORDS = "text that begins with / and has at most 1000 printable ASCII chara
 ID_WORDS = "text of 1 to 200 printable ASCII characters, without blanks"
 PIPE_WORDS = "text of 1 to 64 letters, digits, dots, underscores and hyphens"
 LANE_WORDS = "a power of two from 1 to 64"
-_NEXT_URL = re.compile(r"\s+(?=[a-z+]+://)")
 AUTOSTART_WORDS = 'true, false or "flusher"'
 
 
@@ -155,13 +153,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @property
     def redis_servers(self) -> tuple[RedisAddress, ...]:
         """The addresses of all Redis servers; empty in direct mode. As text, several URLs have blanks in between."""
-        given = self.redis
-        if given is None:
-            return ()
-        if isinstance(given, str):
-            given = tuple(_NEXT_URL.split(given.strip()))
-        each_given = given if isinstance(given, tuple) else (given,)
-        return tuple(from_url(each) if isinstance(each, str) else each for each in each_given)
+        return () if self.redis is None else addresses(self.redis)
 
     def of_queue(self, prefix: str, server: int) -> Settings:
         """Return the settings of one of several queues, with its prefix and with the Redis server that has it."""
@@ -187,7 +179,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
     @property
     def lanes_in_use(self) -> int:
         """The number of lanes; 1 where ``lanes`` is ignored."""
-        return 1 if self.lanes > 1 and "lanes" in self.ignored else self.lanes
+        return 1 if self.sync_mode or self.redis is None or self.is_multi_processor else self.lanes
 
     @property
     def lane_bytes(self) -> int:
@@ -195,16 +187,18 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_def
         return min(self.max_request_bytes, LANES_BYTES // self.lanes_in_use)
 
     @property
-    def ignored(self) -> dict[str, str]:
-        """A line for the log for each given setting that has no effect beside the others, by its name."""
-        no_queue = "no queue is used" if self.sync_mode or self.redis is None else ""
-        no_order = "several senders work without order" if self.is_multi_processor else ""
-        whys = {
-            "lanes": (self.lanes > 1) * (no_order or no_queue),
-            "queues": (self.queues > 1) * no_queue,
-            "spill_dir": (self.spill_dir is not None) * no_queue,
+    def ignored(self) -> list[str]:
+        """A line for the log for each given setting that has no effect beside the others."""
+        alone = self.sync_mode or self.redis is None
+        lines = {
+            "the setting lanes is ignored, because no queue is used": self.lanes > 1 and alone,
+            "the setting lanes is ignored, because several senders work without order": self.lanes > 1
+            and self.is_multi_processor
+            and not alone,
+            "the setting queues is ignored, because no queue is used": self.queues > 1 and alone,
+            "the setting spill_dir is ignored, because no queue is used": self.spill_dir is not None and alone,
         }
-        return {name: f"the setting {name} is ignored, because {why}" for name, why in whys.items() if why}
+        return [line for line, is_ignored in lines.items() if is_ignored]
 
     @property
     def endpoint(self) -> str:
@@ -346,7 +340,7 @@ def _has_password(redis: Any) -> bool:
     if isinstance(redis, (list, tuple)):
         return any(map(_has_password, redis))
     if isinstance(redis, str):
-        return any(from_url(each).password is not None for each in _NEXT_URL.split(redis.strip()))
+        return any(each.password is not None for each in addresses(redis))
     return redis.password is not None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -18,6 +19,7 @@ SECURE = {"redis": False, "rediss": True, "valkey": False, "valkeys": True}
 FORMS = ("", "sentinel", "cluster")
 REDIS_PORT, SENTINEL_PORT = 6379, 26379
 _ALIASES = {"ssl_ca_certs": "ssl_ca_file", "ssl_certfile": "ssl_cert_file", "ssl_keyfile": "ssl_key_file"}
+_NEXT_URL = re.compile(r"\s+(?=[a-z+]+://)")
 _IN_QUERY = ("db", "protocol", *FILES, "ssl_check_hostname", "sentinel_username", "sentinel_password")
 
 
@@ -102,6 +104,25 @@ def host_and_port(node: str, default_port: int) -> tuple[str, int]:
     if not host or url.username is not None:
         raise SettingsError("redis", "has a node that is not host:port")
     return host, port
+
+
+def addresses(given: str | RedisAddress | tuple[str | RedisAddress, ...]) -> tuple[RedisAddress, ...]:
+    """Return every address that the setting ``redis`` gives. As text, several URLs have blanks in between.
+
+    Raises ``SettingsError``, which says which one of several addresses is wrong.
+    """
+    if isinstance(given, str):
+        given = tuple(_NEXT_URL.split(given.strip()))
+    each_given = given if isinstance(given, tuple) else (given,)
+    found = []
+    for number, each in enumerate(each_given, 1):
+        try:
+            found.append(from_url(each) if isinstance(each, str) else each)
+        except SettingsError as error:
+            if len(each_given) == 1:
+                raise
+            raise SettingsError("redis", f"address {number} of {len(each_given)}: {error.reason}") from None
+    return tuple(found)
 
 
 def from_url(text: str) -> RedisAddress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 
 import msgspec
@@ -43,4 +44,10 @@ def _check(settings: Settings) -> QueueUnavailable | None:
     if lines[-1].startswith(spawn.OTHER_PLANE):
         owner = lines[-1].removeprefix(spawn.OTHER_PLANE)
         return AnotherDataPlane(settings.redis_place, settings.queue_name, owner)
-    return None if lines[-1] == spawn.CHECKED else QueueUnavailable.of_text(lines[-1], settings.redis_place)
+    return None if lines[-1] == spawn.CHECKED else _unavailable(lines[-1], settings)
+
+
+def _unavailable(text: str, settings: Settings) -> QueueUnavailable:
+    """Return the error that the check has printed, with the place of its server; another text is the reason of one."""
+    printed = re.fullmatch("redis at (.+?): (.+)", text)
+    return QueueUnavailable(*printed.groups()) if printed else QueueUnavailable(settings.redis_place, text)

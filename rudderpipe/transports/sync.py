@@ -45,7 +45,7 @@ class SyncTransport(LocalTransport):
         self._settings = settings
         self._clock = clock
         self._own = fork.Local(_Connection)
-        for line in settings.ignored.values():
+        for line in settings.ignored:
             log_text.logger().warning("%s", line)
 
     def _new_plane(self) -> DataPlane:

@@ -98,6 +98,7 @@ def refused(pipe: Examination) -> Result:
 def room(pipe: Examination) -> Result:
     """Check how full the rings are, how old their oldest event is, and how long an outage of the sink fits."""
     found, shown = [], []
+    has_spill = pipe.settings.spill_dir is not None and pipe.settings.redis is not None
     for state in pipe.states:
         held, cap = state.counters.in_ring, state.counters.cap
         is_full = held > cap * FULL
@@ -110,8 +111,9 @@ def room(pipe: Examination) -> Result:
             found.append(warn(said, "look at checks 8, 16 and 24"))
         if pipe.rate_per_s >= 1:
             survives_s = (cap - held) / pipe.rate_per_s
-            shown.append(f"{survives_s:,.0f} s of outage at {pipe.rate_per_s:,.0f} events/s")
-            if survives_s < SURVIVES_S and not is_full:
+            then = ", then the spill" if has_spill else ""
+            shown.append(f"{survives_s:,.0f} s of outage at {pipe.rate_per_s:,.0f} events/s{then}")
+            if survives_s < SURVIVES_S and not is_full and not has_spill:
                 said = f"the ring is full after {survives_s:,.0f} s of outage, at {pipe.rate_per_s:,.0f} events/s"
                 found.append(warn(said, "raise max_internal_queue_size, and ring_bytes with it"))
         shown.append(f"{held:,} of {cap:,} events")
@@ -165,6 +167,10 @@ def spill(pipe: Examination) -> Result:
         raise Skipped("no spill_dir, events wait in the ring alone")
     path = Path(settings.spill_dir)
     if not path.is_dir():
+        if any(state.flusher_pid is not None for state in pipe.states):
+            return fail(
+                f"{path} does not exist, although a flusher runs", "see its log; restart it with this spill_dir"
+            )
         return warn(f"{path} does not exist, the flusher makes it at its start", "start the flusher, or make it")
     found = spill_state.read(settings, [state.counters for state in pipe.states])
     if found is None or not os.access(path, os.R_OK | os.W_OK | os.X_OK):

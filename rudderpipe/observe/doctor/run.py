@@ -49,7 +49,7 @@ def finding(check: Check, examination: Examination) -> Finding:
     if examination.is_one_of_several:
         redis = settings.redis_place
         queue = settings.prefix if check.scope == "queue" or settings.redis_address.cluster_nodes else ""
-        text = f"{queue or redis}: {text}"
+        text = f"{queue or redis}: {text.removeprefix(f'redis at {redis}: ').removeprefix(f'{redis} ')}"
     return Finding(
         check.number, check.name, check.group, result.state, one_line(text, 500), one_line(fix, 500), queue, redis
     )
