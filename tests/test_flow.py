@@ -329,7 +329,7 @@ def test_a_spill_with_events_is_never_at_0_percent(
     well: Snapshot, settings: Settings, used_bytes: int, part: str
 ) -> None:
     """Otherwise the number contradicts the events beside it."""
-    spill = SpillState(1, used_bytes, 1000, "/disk")
+    spill = SpillState(1, used_bytes, 1000, "/disk", rings_gone=0, trouble="")
 
     (finding,) = findings.of(msgspec.structs.replace(well, spill=spill), settings)
 

@@ -50,4 +50,4 @@ def _check(settings: Settings) -> QueueUnavailable | None:
 def _unavailable(text: str, settings: Settings) -> QueueUnavailable:
     """Return the error that the check has printed, with the place of its server; another text is the reason of one."""
     printed = re.fullmatch("redis at (.+?): (.+)", text)
-    return QueueUnavailable(*printed.groups()) if printed else QueueUnavailable(settings.redis_place, text)
+    return QueueUnavailable(printed[1], printed[2]) if printed else QueueUnavailable(settings.redis_place, text)
