@@ -668,7 +668,8 @@ class _Asked:
 
     def exists(self, *keys: str) -> None:
         store = self._store
-        known = {self._keys.route: store.route, self._keys.open: store.opened}
+        rings = store.rings or store.seal or store.opened
+        known = {self._keys.route: store.route, self._keys.open: store.opened, self._keys.rings: rings}
         self.results.append(int(bool(known.get(keys[0], store.last_id or store.line or store.account))))
 
 

@@ -166,6 +166,7 @@ def spread_of(
 
     monkeypatch.setattr(queue_cursor, "Queue", queue_of)
     monkeypatch.setattr("rudderpipe.queue.queue.Queue", queue_of)
+    monkeypatch.setattr(route, "Queue", queue_of)
     spread = Spread(ring, clock, directory, **settings)
     spread.stores = stores
     return spread

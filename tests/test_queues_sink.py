@@ -390,8 +390,9 @@ def test_a_route_that_redis_forgot_is_stored_again(spread: Spread, loses: str, q
     text = spread.stores["rudder"].route
     home = spread.stores["rudder"]
     vars(home).update(vars(FakeStore(spread.clock)) if loses == "everything" else {"route": ""})
-    settings_of_another = msgspec.structs.replace(spread.settings, queues=queues)
-    route.establish(as_queue(spread.queue("rudder")), settings_of_another, queues)
+    found = route.read(as_queue(spread.queue("rudder")), spread.settings)
+    another = route.with_queues(as_queue(spread.queue("rudder")), spread.settings, found, queues)
+    route.store(as_queue(spread.queue("rudder")), spread.settings, found, another)
     spread.work(5)
     spread.calls.let_go("rudder-2-1")
     spread.send(20)
@@ -420,6 +421,31 @@ def test_a_flusher_that_starts_knows_a_route_that_redis_forgot(spread: Spread, q
 
     assert spread.everything() == list(range(80))
     assert home.route == text
+
+
+def test_a_fresh_host_makes_no_queues_while_others_are_in_use(spread: Spread) -> None:
+    """The first server has lost its data. Without the route it is not known what other generations have."""
+    spread.send(20)
+    spread.work()
+    spread.reshard("rudder-2-0", "rudder-2-1")
+    spread.work(10)
+    home: Any = spread.queue("rudder")
+    known = route.read(home, spread.settings)
+    for prefix in ("rudder", "rudder-0"):
+        vars(spread.stores[prefix]).update(vars(FakeStore(spread.clock)))
+    RouteFile(spread.ring, spread.settings).remove()
+    spread.start()
+    spread.send(20)
+    spread.work()
+    assert spread.ring.words[at.H_DOWN_MS]
+    assert counters.read(spread.ring).in_ring == 20
+
+    route.store_again(home, spread.settings, route.read(home, spread.settings), known)
+    spread.work(20)
+
+    added = [number for prefix in ("rudder-2-0", "rudder-2-1") for number in spread.numbers(prefix)]
+    assert sorted(added) == list(range(20, 40))
+    assert not spread.ring.words[at.H_DOWN_MS]
 
 
 def test_a_route_of_another_ring_is_not_known(spread: Spread) -> None:
@@ -679,6 +705,7 @@ def test_a_flusher_killed_at_any_store_doubles_and_loses_nothing(
         return FakeQueue(stores.setdefault(settings.prefix, FakeStore(clock)))
 
     monkeypatch.setattr(queue_cursor, "Queue", queue_of)
+    monkeypatch.setattr(route, "Queue", queue_of)
     with simulation_of(tmp_path, clock) as simulation:
         for number in itertools.count(1):
             simulation.reset()

@@ -11,6 +11,7 @@ import itertools
 from binascii import crc_hqx
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 
 import msgspec
 
@@ -20,6 +21,7 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
 
 UNREADABLE = "the route in Redis cannot be read; a later version may have written it"
+FORGOTTEN = "the queue is in use, but redis has forgotten the route to it; `rudderpipe scale` makes another one"
 UNLISTED = "the route has queues on servers that the setting redis does not list; give all processes the same list"
 SLOTS = 16_384
 CLOCKS_DIFFER_MS = 24 * 3600 * 1000
@@ -236,12 +238,28 @@ def slot_of(key: str) -> int:
 def establish(home: Queue, settings: Settings, count: int) -> Route:
     """Return the route. If there is none and no queue is in use yet, make generation 1 with so many queues first.
 
-    Raise ``QueueUnavailable``.
+    Raise ``QueueUnavailable``, also if flushers have used one of these queues: Redis has forgotten the route then, and
+    other generations may have events.
     """
     known = read(home, settings)
     if count == 1 or known.text or not is_unused(home):
         return known
-    return store(home, settings, known, with_queues(home, settings, known, count))
+    wanted = with_queues(home, settings, known, count)
+    for place in wanted.current.queues:
+        _check_fresh(Queue(place.settings(settings), home.clock))
+    return store(home, settings, known, wanted)
+
+
+def _check_fresh(queue: Queue) -> None:
+    """Raise ``QueueUnavailable`` if a flusher or manager has used the queue. One that is away is not known."""
+    keys = queue.keys
+    with closing(queue):
+        try:
+            (found,) = queue.ask(lambda pipe: pipe.exists(keys.rings, keys.sealed, keys.open))
+        except QueueUnavailable:
+            return
+    if found:
+        raise QueueUnavailable(queue.place, FORGOTTEN, answered=True)
 
 
 def _stem(prefix: str) -> str:

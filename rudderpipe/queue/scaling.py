@@ -48,8 +48,8 @@ def check_writes(queue: Queue) -> None:
 def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = False) -> Route:
     """Let the route have ``count`` queues. Return the route, which is the known one if it has as many already.
 
-    If all earlier queues are paused, the new ones are paused too. If the queues in use are sealed, Redis has forgotten
-    the route that it had, and one more generation is needed.
+    If all earlier queues are paused, the new ones are paused too. If the queues in use or the new ones are sealed,
+    Redis has forgotten the route that it had, and more generations are needed.
 
     Raise ``QueueUnavailable``, and change nothing, if a queue or server cannot be reached, or refuses writes and so a
     seal. Raise ``OlderFlushers``, and change nothing, if a flusher may go on adding to the first queue because it does
@@ -63,6 +63,8 @@ def begin(queues: QueueSet, settings: Settings, count: int, *, force: bool = Fal
     if not force and (older := rings.older(queues.home)):
         raise OlderFlushers([f"{each.epoch} (silent for {each.silent_s / 3600:.1f} h)" for each in older])
     wanted = route.with_queues(queues.home, settings, known, count)
+    while _is_any_sealed(queues, wanted.current):
+        wanted = route.with_queues(queues.home, settings, wanted, count)
     is_paused = all(queues.queue(place).counts().paused for place in known.current.queues)
     for place in wanted.current.queues:  # resumed, too, because a command that was killed may have paused it
         pause.set_paused(queues.queue(place), pauses=is_paused)
