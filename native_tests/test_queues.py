@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import threading
@@ -114,6 +115,39 @@ def test_a_server_that_is_away_holds_only_its_queue(servers: Servers, how: str, 
     events = processes.status().events
     assert (events.accepted, events.queued, events.lost, events.balanced) == (1000, 1000, 0, True)
     assert servers.users.client.flush(10)
+
+
+@pytest.mark.parametrize("queues", [QUEUES, 1])
+def test_the_first_server_restarts_empty_while_a_queue_is_away_and_the_flusher_dies(
+    servers: Servers, directory: Path, queues: int
+) -> None:
+    """It loses what had left the ring. The others get each event once, although no process knows the route any more."""
+    processes = servers.processes
+    flusher = processes.start("-m", "rudderpipe.flusher")
+    servers.users.send(200)
+    servers.wait_for(0, 1, 2)
+    wait_until(lambda: processes.status().events.in_ring == 0)
+    lost = len(servers.events(0))
+    first, away = servers.all[0], servers.all[2]
+    assert away.process is not None
+    away.process.send_signal(signal.SIGSTOP)
+    servers.users.send(200)
+    servers.wait_for(0, 1)
+
+    flusher.kill()
+    flusher.wait()
+    first.kill()
+    for path in (directory / "r0").glob("appendonly*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    first.start()
+    processes.explicit["queues"] = queues
+    processes.start("-m", "rudderpipe.flusher")
+    servers.users.send(200)
+    away.process.send_signal(signal.SIGCONT)
+
+    servers.wait_for(1, 2)
+    wait_until(lambda: servers.events(0) == servers.expected(0)[lost:])
+    wait_until(lambda: (events := processes.status().events).balanced and events.queued == 600)
 
 
 def test_a_flush_waits_for_the_delivery_of_all_queues(servers: Servers) -> None:

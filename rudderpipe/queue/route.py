@@ -21,7 +21,7 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
 
 UNREADABLE = "the route in Redis cannot be read; a later version may have written it"
-FORGOTTEN = "the queue is in use, but redis has forgotten the route to it; `rudderpipe scale` makes another one"
+FORGOTTEN = "queues are in use, but redis has forgotten the route to them; `rudderpipe scale` makes another one"
 UNLISTED = "the route has queues on servers that the setting redis does not list; give all processes the same list"
 SLOTS = 16_384
 CLOCKS_DIFFER_MS = 24 * 3600 * 1000
@@ -245,21 +245,23 @@ def establish(home: Queue, settings: Settings, count: int) -> Route:
     if count == 1 or known.text or not is_unused(home):
         return known
     wanted = with_queues(home, settings, known, count)
+    away: set[int] = set()
     for place in wanted.current.queues:
-        _check_fresh(Queue(place.settings(settings), home.clock))
+        if place.server not in away and _is_used(Queue(place.settings(settings), home.clock), place, away):
+            raise QueueUnavailable(home.place, FORGOTTEN, answered=True)
     return store(home, settings, known, wanted)
 
 
-def _check_fresh(queue: Queue) -> None:
-    """Raise ``QueueUnavailable`` if a flusher or manager has used the queue. One that is away is not known."""
+def _is_used(queue: Queue, place: QueuePlace, away: set[int]) -> bool:
+    """Return whether flushers or managers have used a queue. Note its server if that is away."""
     keys = queue.keys
     with closing(queue):
         try:
             (found,) = queue.ask(lambda pipe: pipe.exists(keys.rings, keys.sealed, keys.open))
         except QueueUnavailable:
-            return
-    if found:
-        raise QueueUnavailable(queue.place, FORGOTTEN, answered=True)
+            away.add(place.server)
+            return False
+    return bool(found)
 
 
 def _stem(prefix: str) -> str:
