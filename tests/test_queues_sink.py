@@ -582,6 +582,20 @@ def test_a_flush_is_served_under_steady_load(spread: Spread) -> None:
     assert spread.ring.words[at.H_TICKETS_SERVED] == tickets + 1
 
 
+def test_a_queue_that_has_not_yet_said_what_it_counted_is_no_trouble(spread: Spread) -> None:
+    """So it is after each start. A queue that is away is a trouble."""
+    spread.calls.kind, spread.calls.held = "count", {prefix: [] for prefix in QUEUES}
+    spread.send(20)
+    spread.work()
+    sink = spread.sinks[-1]
+
+    assert sink.acknowledged() is None
+    spread.stores["rudder-1"].away = True
+    spread.calls.let_go("rudder-1")
+    with pytest.raises(QueueUnavailable):
+        sink.acknowledged()
+
+
 def test_what_all_queues_have_counted_is_acknowledged(spread: Spread) -> None:
     """A queue that does not answer counts as it did last."""
     spread.send(20)

@@ -93,8 +93,8 @@ class Sink(Protocol):
     def acknowledged(self) -> Acknowledged | None:
         """Return how many events that left the ring are acknowledged, and how many of those failed.
 
-        None if the sink acknowledges events when it settles them. Raises ``QueueUnavailable``, or ``QueueSealed`` as
-        ``commit`` does.
+        None if the sink acknowledges events when it settles them, or while it does not know this yet. Raises
+        ``QueueUnavailable``, or ``QueueSealed`` as ``commit`` does.
         """
 
     def keep_house(self) -> None:

@@ -42,7 +42,6 @@ COMMIT_S = 0.2
 OTHER_PLANE_S = 5.0
 ROUTE_S, CHANGING_S = 10.0, 5.0
 """How often the route is read and old offsets are deleted: usually, and while an earlier generation lives."""
-UNCOUNTED = "the queue has not counted its events yet"
 BEHIND_SPILL = "it gets the events of rings that are gone first, from their spill"
 UNROUTED = "a queue is sealed, and the route has no later queues; `rudderpipe scale` makes some"
 ALL_RULES = frozenset(("term", "own", "cas", "barrier"))
@@ -176,8 +175,10 @@ class QueuesSink:
         self._calls.wait_for_all()
         counts = [cursor.counts for cursor in self.used.all if cursor.counts is not None]
         if self.used.route is None or len(counts) < len(self.used.all):
-            lacks = next((each for each in self.used.all if each.counts is None), self.used.home)
-            raise lacks.trouble or QueueUnavailable(lacks.queue.place, UNCOUNTED, answered=True)
+            lacking = [self.used.home, *(each for each in self.used.all if each.counts is None)]
+            if troubles := [each.trouble for each in lacking if each.trouble is not None]:
+                raise troubles[-1]
+            return None  # calls are under way, as after a start or a change of the number of queues
         if all(cursor.has_new_counts for cursor in self.used.all):
             known = sum(max(each.events_gone, each.events_added) for each in counts)
             self._missing, self._handed = handed - known, None
