@@ -51,13 +51,13 @@ def test_only_an_unused_queue_gets_more_queues_by_itself(redis_server: RedisServ
 
     redis_server.client().flushall()
     other = queue_of(redis_server, prefix="rudder-3")
-    other.raise_term(7, 1, [])
+    seal.seal(other, 1)
     with pytest.raises(QueueUnavailable, match="redis has forgotten the route"):
         route.establish(home, settings, 4)
     assert len(route.establish(home, settings, 1).generations) == 1
 
     redis_server.client().flushall()
-    add(other, 1)  # as a Node SDK does, which knows no route
+    other.raise_term(7, 1, [])  # its generation was the last one
     assert len(route.establish(home, settings, 4).current.queues) == 4
     assert len(route.establish(home, settings, 2).current.queues) == 4
 

@@ -668,8 +668,7 @@ class _Asked:
 
     def exists(self, *keys: str) -> None:
         store = self._store
-        rings = store.rings or store.seal or store.opened
-        known = {self._keys.route: store.route, self._keys.open: store.opened, self._keys.rings: rings}
+        known = {self._keys.route: store.route, self._keys.open: store.opened, self._keys.sealed: store.seal}
         self.results.append(int(bool(known.get(keys[0], store.last_id or store.line or store.account))))
 
 

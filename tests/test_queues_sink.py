@@ -423,7 +423,7 @@ def test_a_flusher_that_starts_knows_a_route_that_redis_forgot(spread: Spread, q
     assert home.route == text
 
 
-def test_a_fresh_host_makes_no_queues_while_others_are_in_use(spread: Spread) -> None:
+def test_a_fresh_host_makes_no_queues_while_later_ones_are_in_use(spread: Spread) -> None:
     """The first server has lost its data. Without the route it is not known what other generations have."""
     spread.send(20)
     spread.work()

@@ -21,7 +21,7 @@ from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
 
 UNREADABLE = "the route in Redis cannot be read; a later version may have written it"
-FORGOTTEN = "queues are in use, but redis has forgotten the route to them; `rudderpipe scale` makes another one"
+FORGOTTEN = "redis has forgotten the route, and the queues of the setting are sealed; `rudderpipe scale` makes others"
 UNLISTED = "the route has queues on servers that the setting redis does not list; give all processes the same list"
 SLOTS = 16_384
 CLOCKS_DIFFER_MS = 24 * 3600 * 1000
@@ -238,8 +238,8 @@ def slot_of(key: str) -> int:
 def establish(home: Queue, settings: Settings, count: int) -> Route:
     """Return the route. If there is none and no queue is in use yet, make generation 1 with so many queues first.
 
-    Raise ``QueueUnavailable``, also if flushers have used one of these queues: Redis has forgotten the route then, and
-    other generations may have events.
+    Raise ``QueueUnavailable``, also if one of these queues is sealed: Redis has forgotten the route then, and later
+    generations have events.
     """
     known = read(home, settings)
     if count == 1 or known.text or not is_unused(home):
@@ -247,17 +247,16 @@ def establish(home: Queue, settings: Settings, count: int) -> Route:
     wanted = with_queues(home, settings, known, count)
     away: set[int] = set()
     for place in wanted.current.queues:
-        if place.server not in away and _is_used(Queue(place.settings(settings), home.clock), place, away):
+        if place.server not in away and _is_sealed(Queue(place.settings(settings), home.clock), place, away):
             raise QueueUnavailable(home.place, FORGOTTEN, answered=True)
     return store(home, settings, known, wanted)
 
 
-def _is_used(queue: Queue, place: QueuePlace, away: set[int]) -> bool:
-    """Return whether flushers or managers have used a queue. Note its server if that is away."""
-    keys = queue.keys
+def _is_sealed(queue: Queue, place: QueuePlace, away: set[int]) -> bool:
+    """Return whether a queue takes no more events. Note its server if that is away."""
     with closing(queue):
         try:
-            (found,) = queue.ask(lambda pipe: pipe.exists(keys.rings, keys.sealed, keys.open))
+            (found,) = queue.ask(lambda pipe: pipe.exists(queue.keys.sealed))
         except QueueUnavailable:
             away.add(place.server)
             return False
