@@ -15,8 +15,10 @@ SITE := build/docs
 # A warning is an error. Every page is read anew, because pages depend on the code too.
 SPHINX := $(BIN)/python -m sphinx -q -W --keep-going -E -a
 SOURCES := rudderpipe tests native_tests bench docs/conf.py docs/site
-# Three at a time also on two cores, because most tests wait for a process or a socket.
-PARALLEL := -n 3 --dist worksteal
+# Five at a time also on two cores, because most tests wait for a process or a socket.
+PARALLEL := -n 5 --dist worksteal
+# The tests start thousands of processes, each of which would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test quick lint coverage matrix wheel-test bench docs linkcheck setup binutils namespaces promtool systemd chromium clean
 

@@ -46,8 +46,8 @@ def _no_rings_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the storms first, because each takes minutes and would run alone at the end."""
-    items.sort(key=lambda item: item.path.stem not in ("test_storm", "test_ingestion_storm"))
+    """Run the storms first, because each takes up to minutes and would run alone at the end."""
+    items.sort(key=lambda item: item.path.stem not in ("test_storm", "test_ingestion_storm", "test_queues_storm"))
 
 
 @pytest.hookimpl(wrapper=True)
