@@ -193,10 +193,18 @@ class Processes:
         own = self.own_processes()
         for process_left in own:
             process_left.kill()
-        psutil.wait_procs(own, timeout=10)  # before their ring is removed, because a living one may make it anew
+        wait_until(lambda: all(map(is_over, own)))  # before their ring is removed: a living one may make it anew
         for lock_file in Path(self.explicit["runtime_dir"]).glob("*.lock"):
             prefix = memory.segment_name("").replace(str(os.getuid()), str(lock_file.stat().st_uid))
             memory.remove(f"{prefix}{lock_file.stem}")  # a test may have become another user
+
+
+def is_over(process: psutil.Process) -> bool:
+    """Return True if the process is gone, or a zombie that its parent has not collected."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
+    except psutil.NoSuchProcess:
+        return True
 
 
 def command_of(process: psutil.Process) -> list[str]:

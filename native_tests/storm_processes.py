@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from native_tests.processes import Processes, wait_until
+from native_tests.processes import Processes, is_over, wait_until
 from native_tests.storm_producer import KINDS
 from rudderpipe.service.signals import EXIT_OK, EXIT_STOPPED_NOW
 
@@ -30,14 +30,6 @@ class Interruption(NamedTuple):
     pid: int
     start_s: float
     end_s: float
-
-
-def is_over(process: psutil.Process) -> bool:
-    """Return True if the process is gone, or a zombie that its parent has not collected."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE or not process.is_running()
-    except psutil.NoSuchProcess:
-        return True
 
 
 def kind_of(process: psutil.Process) -> str:

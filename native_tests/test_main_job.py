@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from native_tests.processes import Processes, wait_until
+from native_tests.processes import Processes, is_over, wait_until
 from rudderpipe import Client, QueueUnavailable, SettingsError
 from rudderpipe.cli.demo import UnixConnection
 from rudderpipe.testing.data_plane import Misbehaviour
@@ -22,14 +21,6 @@ from rudderpipe.testing.redis_server import RedisServer
 def send(client: Client, count: int, start: int = 0) -> int:
     """Track numbered events, and return how many were accepted."""
     return sum(client.track("u", "Item Viewed", {"n": number}) for number in range(start, start + count))
-
-
-def is_gone(process: psutil.Process) -> bool:
-    """Return True if the process is dead, collected or not."""
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def sent(processes: Processes) -> list[int]:
@@ -117,7 +108,7 @@ def test_a_killed_sender_loses_nothing(queued: Processes) -> None:
     queued.delivered(60)
     dead = queued.sender()
     dead.kill()
-    wait_until(partial(is_gone, dead))
+    wait_until(partial(is_over, dead))
     send(client, 200, 200)
 
     queued.delivered(400)
@@ -137,7 +128,7 @@ def test_a_killed_flusher_loses_nothing(queued: Processes) -> None:
         send(client, 300, round_number * 300)
         flusher = queued.flusher()
         flusher.kill()
-        wait_until(partial(is_gone, flusher))
+        wait_until(partial(is_over, flusher))
         wait_until(lambda: client.flush(0.5))
 
     queued.delivered(1500)

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from native_tests.manager import Manager
-from native_tests.processes import Processes, wait_until
+from native_tests.processes import Processes, is_over, wait_until
 from native_tests.user_events import UserEvents
 from rudderpipe.process.clock import Clock
 from rudderpipe.queue import route
@@ -140,8 +140,7 @@ def test_nothing_is_lost_when_managers_and_senders_are_killed(managers: Managers
         second.kill()
         killed = min(first.children(), key=lambda child: child.pid)
         killed.kill()
-        psutil.wait_procs([*orphans, killed], timeout=20)
-        assert [child for child in orphans if child.is_running() and child.status() != psutil.STATUS_ZOMBIE] == []
+        wait_until(lambda: all(map(is_over, [*orphans, killed])))
         managers.wait_for_shares(first, third)
 
     managers.assert_in_order()
@@ -257,8 +256,7 @@ def test_autostart_starts_a_manager_for_several_queues(processes: Processes, red
 
     client.shutdown()
 
-    _, left = psutil.wait_procs([manager, *senders], timeout=20)
-    assert left == []
+    wait_until(lambda: all(map(is_over, [manager, *senders])))
     assert "manager of senders ended" in processes.log()
 
 
@@ -300,5 +298,4 @@ def test_a_second_signal_ends_a_manager_and_its_senders_at_once(managers: Manage
     manager.terminate()
 
     assert process.wait(5) == 5
-    _, left = psutil.wait_procs(senders, timeout=5)
-    assert left == []
+    wait_until(lambda: all(map(is_over, senders)), 5)

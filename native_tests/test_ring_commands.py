@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from native_tests.faulty_plane import FaultyPlane, answer
-from native_tests.processes import Processes, wait_until
+from native_tests.processes import Processes, is_over, wait_until
 from native_tests.test_hot_user import look
 from rudderpipe.observe import host_rings
 from rudderpipe.ring import location
@@ -64,7 +64,7 @@ def leave_events(processes: Processes) -> None:
     for pid in (application.pid, flusher.pid):
         os.kill(pid, signal.SIGKILL)
     application.wait()
-    wait_until(lambda: not flusher.is_running())
+    wait_until(lambda: is_over(flusher))
 
 
 def test_a_ring_whose_processes_were_all_killed_is_shown_and_drained(processes: Processes) -> None:
