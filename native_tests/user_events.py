@@ -17,12 +17,14 @@ class UserEvents:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.sent = 0
+        self._turn = threading.Lock()
 
     def send(self, count: int) -> None:
-        """Send events of all users in turn."""
+        """Send events of all users in turn, also from several threads at once."""
         for _ in range(count):
-            assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
-            self.sent += 1
+            with self._turn:
+                assert self.client.track(f"u{self.sent % USERS}", "e", {"n": self.sent})
+                self.sent += 1
 
     @contextmanager
     def sending(self) -> Iterator[None]:
