@@ -164,6 +164,7 @@ sys.stdin.readline()
 assert not client.flush(2.0).complete
 """
 USER = 54_321
+"""Each case has a user of its own above this one, because the limit counts all processes of a user."""
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user, as root")
@@ -182,10 +183,11 @@ def test_the_application_logs_a_failed_start_of_the_flusher(
     directory.chmod(0o755)
     runtime_dir = Path(processes.explicit["runtime_dir"])
     runtime_dir.mkdir(0o700)
-    os.chown(runtime_dir, USER, USER)
+    user = USER + limit
+    os.chown(runtime_dir, user, user)
     log = runtime_dir / f"{processes.settings.pipe_name}.log"
     application = processes.start_program(
-        *("setpriv", "--reuid", str(USER), "--regid", str(USER), "--clear-groups"),
+        *("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups"),
         *("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"),  # Python may live in root's home
         *(sys.executable, "-c", FEW_PROCESSES.format(limit=limit)),
         stdin=-1,
