@@ -119,7 +119,7 @@ def test_a_delivered_job_leaves_only_its_counts(queue: Queue, redis: Any) -> Non
 
     counts = queue.counts(EPOCH)
     assert (counts.events_queued, counts.events_delivered, counts.events_failed) == (0, 4, 0)
-    assert set(redis.keys("*")) == {f"{P}id", KEYS.account, KEYS.ring(EPOCH)}
+    assert set(redis.keys("*")) == {f"{P}id", KEYS.account, KEYS.added, KEYS.ring(EPOCH)}
 
 
 def test_an_ended_ring_is_forgotten_with_the_last_of_its_jobs(queue: Queue, redis: Any) -> None:

@@ -138,6 +138,7 @@ def retired(pipe: Examination) -> Result:
     """Check that no job is in a queue of before the last changes of the number of queues, where no sender looks."""
     queues = {each.settings.prefix: each for each in pipe.retired}
     if not queues:
+        pipe.queue.ping()  # otherwise it is not known
         raise Skipped("no queue is retired")
     read = counts_of(list(queues.values()))
     found = []
