@@ -100,16 +100,7 @@ def main() -> int:
         acts += storm.acts
         statuses += storm.statuses
         kinds += result.kinds
-        for name in (
-            "accepted",
-            "refused",
-            "undecided",
-            "undecided_but_there",
-            "delivered",
-            "failed",
-            "lost",
-            "repeated",
-        ):
+        for name in COUNTED:
             events[name] += getattr(result, name)
         seed += 1
     print(f"killed      {counts(deaths)}")
