@@ -135,23 +135,24 @@ def test_a_flusher_takes_a_later_term_than_the_one_in_redis(
 
 
 def test_an_unreachable_redis_does_not_raise_the_term(
-    processes: Processes, redis_server: RedisServer, directory: Path
+    processes: Processes, redis_server: RedisServer, redis: Any, directory: Path
 ) -> None:
     """No call was sent, so no call can arrive late."""
     processes.explicit |= {"redis": redis_server.url, "autostart": False, "flush_at": 1}
     client = processes.client()
-    redis_server.kill()
-    track(client, 0)
     log = directory / "flusher.log"
     with log.open("wb") as file:
         processes.start("-m", "rudderpipe.flusher", stdout=file, stderr=file)
-
-    (found,) = find_all(processes.settings)
+    track(client, 0)
+    wait_until(lambda: redis.llen(f"{P}wait") == 1)
+    redis_server.kill()
+    track(client, 1)
     wait_until(lambda: "events stay in the ring" in log.read_text())
     redis_server.start()
     redis = redis_server.text_client()
-    wait_until(lambda: redis.llen(f"{P}wait") == 1)
+    wait_until(lambda: redis.llen(f"{P}wait") == 2)
 
+    (found,) = find_all(processes.settings)
     assert found.words[layout.H_TERM] == 1
 
 
