@@ -150,9 +150,13 @@ class Replay(msgspec.Struct, frozen=True):
 
 
 def _added(queued: str) -> dict[str, tuple[str, Any]]:
-    """Return the differences of every add, which come from the two keys of ours that hold the account."""
+    """Return the differences of every add, which come from the keys of ours that hold the account."""
     counts = {"queued": queued, "added": queued}
-    return {KEYS.account: (ACCOUNT, counts), KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", **counts})}
+    return {
+        KEYS.account: (ACCOUNT, counts),
+        KEYS.ring(EPOCH): (ACCOUNT, {"term": "0", **counts}),
+        KEYS.added: (ACCOUNT, {f"{EPOCH:016x}": queued}),
+    }
 
 
 def _value(number: str, *then: tuple[str, str]) -> dict[str, tuple[str, Any]]:
