@@ -17,6 +17,8 @@ from rudderpipe.testing.data_plane import DataPlaneServer
 
 PAGE = "upgrading.md"
 RunAs = Callable[..., Reader]
+APPLICATION = "python -c 'import probe, time; time.sleep(600)' > /dev/null 2>&1 &"
+"""A process that has sent an event and goes on."""
 __all__ = ["_run_as"]  # a fixture
 
 
@@ -44,7 +46,7 @@ def test_every_change_is_tried() -> None:
 def test_after_a_new_version_every_ring_has_a_flusher(run_as: RunAs) -> None:
     """The first event of a process starts it."""
     reader = run_as()
-    reader.run("python probe.py")
+    reader.run(APPLICATION)
 
     reader.follow(section(PAGE, "A new version"))
 
@@ -63,9 +65,10 @@ def test_a_ring_with_other_settings(run_as: RunAs, processes: Processes) -> None
     """A larger number of events holds at once, and a larger memory for the next ring."""
     reader = run_as()
     larger, new = pages.sessions(section(PAGE, "Change the settings of the ring"))
-    reader.run("python probe.py")
+    reader.run(APPLICATION)
     for step in larger.steps:
         reader.do(step)
+    reader.run("kill %1")
     wait_until(lambda: not processes.own_processes())
     for step in new.steps:
         reader.do(step)
