@@ -206,6 +206,15 @@ def responds(port: int, path: str, **headers: str) -> bool:
         return False
 
 
+def takes_signals(worker: int) -> bool:
+    """Return whether a worker of uWSGI can be signalled; its master's signal is lost before that, and it never ends."""
+    try:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{worker}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return sys.platform != "linux"
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGHUP - 1) & 1)
+
+
 def stop(process: subprocess.Popen[bytes], within_s: float = 40) -> float:
     """Stop a program as a service manager does. Return how long it took."""
     began_s = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from native_tests import deployed
 from native_tests.deployed import BIN, RECIPES, Deployment, Orders, arrived, manifests, responds, stop, variables
 from native_tests.manager import Manager
 from native_tests.pages import REPOSITORY
@@ -308,7 +309,7 @@ def test_uwsgi(shop: Deployment, form: str) -> None:
 
     def serve() -> subprocess.Popen[bytes]:
         server = start(str(BIN / "uwsgi"), "--ini", "uwsgi.ini")
-        wait_until(lambda: responds(shop.port, "/healthz"))
+        wait_until(lambda: responds(shop.port, "/healthz") and all(map(deployed.takes_signals, shop.workers(server))))
         return server
 
     names = ("flusher", "sender") if form == "standalone" else ()
@@ -319,6 +320,7 @@ def test_uwsgi(shop: Deployment, form: str) -> None:
         before = shop.workers(server)
         server.send_signal(signal.SIGHUP)
         wait_until(lambda: len(now := shop.workers(server)) == len(before) and not now & before)
+        wait_until(lambda: all(map(deployed.takes_signals, shop.workers(server))))
         orders.more()
         server.send_signal(signal.SIGTERM)
         assert server.wait(40) == 0
