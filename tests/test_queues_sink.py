@@ -633,6 +633,29 @@ def test_an_ended_ring_is_forgotten_by_all_queues(spread: Spread) -> None:
     assert len(spread.stores) == 4
 
 
+def test_a_flusher_that_is_stopped_waits_for_a_queue_that_must_forget_the_ring(
+    spread: Spread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the queue would keep its offsets, and a change of the number of queues would wait for 30 days."""
+    spread.send(20)
+    spread.work()
+    spread.producer.leave()
+    spread.work()
+    store = spread.stores["rudder-1"]
+    store.away = True
+    sleep = spread.clock.sleep
+
+    def sleep_until_it_is_back(seconds: float) -> None:
+        sleep(seconds)
+        store.away = store.away and spread.clock.now_s < back_s
+
+    back_s = spread.clock.now_s + 3
+    monkeypatch.setattr(spread.clock, "sleep", sleep_until_it_is_back)
+    spread.flusher.drain(spread.clock.now_s + 10)
+
+    assert all(ring["ended"] for each in spread.stores.values() for ring in each.rings.values())
+
+
 @pytest.mark.parametrize("queues", [1, 3])
 def test_events_that_redis_forgot_are_counted_when_the_ring_ends(spread: Spread, queues: int) -> None:
     """Nothing else would count them any more. A second call, after a lost answer, counts no others as lost."""

@@ -357,22 +357,26 @@ class Flusher:
             idle_s = self._clock.monotonic_s() - self._busy_at_s
             if not self.removed and not (self._lingers and idle_s >= self._settings.linger_s):
                 return False
-        self._ended = self._end(END_PATIENCE_S, ENDING_S)
+        closed_s = self._clock.monotonic_s() if self.closed_s is None else self.closed_s
+        self._ended = self._end(END_PATIENCE_S, closed_s + ENDING_S)
         return self._ended
 
-    def _end(self, wait_s: float, patience_s: float = 0.0) -> bool:
-        """Close the ring, and have the sink forget it. Return False if the ring is in use, or to be called again."""
+    def _end(self, wait_s: float, until_s: float) -> bool:
+        """Close the ring, and have the sink forget it. Return False if the ring is in use, or to be called again.
+
+        After ``until_s`` of the monotonic clock the ring ends without the sink.
+        """
         now_s = self._clock.monotonic_s()
         if self.closed_s is None:
             if not self._ring.try_close(wait_s):
                 return False
             self.closed_s, self._retry_at_s, self.removed = now_s, now_s, True
-        if patience_s and now_s < self._retry_at_s:
+        if now_s < min(until_s, self._retry_at_s):
             return False
         try:
             self._sink.ended(self._ring)
         except QueueUnavailable:
-            if now_s < self.closed_s + patience_s:
+            if now_s < until_s:
                 self._wait(now_s)
                 return False
             said = "an empty ring ended, redis keeps its offsets until they expire, nothing to do ring=%s"
@@ -401,7 +405,8 @@ class Flusher:
             self._consumer.refresh()
             self._consumer.tidy()
             self._reclaimer.work()
-            self._end(OPEN_TIMEOUT_S)
+            while not self._end(OPEN_TIMEOUT_S, deadline_s) and self.closed_s is not None:
+                self._clock.sleep(0.01)
 
     def close(self) -> None:
         """Stop the heartbeat and close the sink. The flusher lock is released when the process ends."""
