@@ -11,7 +11,7 @@ from redis import Redis
 
 from native_tests.redis_queue_server import P, RedisQueueServer
 from native_tests.traces import Listener
-from rudderpipe.queue import scripts
+from rudderpipe.queue import rings, scripts
 from rudderpipe.queue.failed_jobs import FailedJobs, Selection
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.pause import set_paused
@@ -336,6 +336,17 @@ class TestKeysInRedis:
         assert queue_server.client.lrange(f"{P}active", 0, -1) == ["2"]
         queue.recover()
         assert ids(queue.take(*ALL)) == ["2", "3"]
+
+    def test_no_flusher_needs_the_offsets_of_a_ring_that_has_ended(self, queue_server: RedisQueueServer) -> None:
+        """They stay with events that are still queued, also if Redis has lost these, and nobody would delete them."""
+        queue = queue_server.queue()
+        queue.raise_term(EPOCH, 0, ())
+        add(queue, 1)
+        needed = [each.has_offsets for each in rings.fenced(queue)]
+
+        assert not queue.end_ring(EPOCH)
+
+        assert (needed, [each.has_offsets for each in rings.fenced(queue)]) == ([True], [False])
 
     def test_events_that_an_earlier_version_counted_are_counted_once(self, queue_server: RedisQueueServer) -> None:
         """It kept no number of the events of each ring. The number goes with the ring."""

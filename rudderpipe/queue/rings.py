@@ -78,5 +78,6 @@ def _read(queue: Queue, epochs: list[str]) -> list[KnownRing]:
         knows = int(protocol) if protocol.isdigit() else 0
         silent_s = max(0, RING_KEEP_MS - left_ms) / 1000
         is_older = bool(fields) and ended is None and knows < PROTOCOL
-        rings.append(KnownRing(epoch, host, silent_s, any(map(bytes.isdigit, fields)), is_older))
+        has_offsets = ended is None and any(map(bytes.isdigit, fields))
+        rings.append(KnownRing(epoch, host, silent_s, has_offsets, is_older))
     return rings
