@@ -206,13 +206,16 @@ def responds(port: int, path: str, **headers: str) -> bool:
         return False
 
 
-def takes_signals(worker: int) -> bool:
-    """Return whether a worker of uWSGI can be signalled; its master's signal is lost before that, and it never ends."""
-    try:
-        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{worker}/status").read_text(), re.MULTILINE)
-    except OSError:
-        return sys.platform != "linux"
-    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGHUP - 1) & 1)
+def takes_signals(server: subprocess.Popen[bytes]) -> bool:
+    """Return whether uWSGI can be asked to end: before a worker has its handlers, the master's signal to it is lost."""
+    for worker in psutil.Process(server.pid).children():
+        with suppress(psutil.Error, OSError):
+            status = Path(f"/proc/{worker.pid}/status").read_text()
+            caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
+            is_worker = "uwsgi.ini" in worker.cmdline()  # and no daemon that is attached
+            if is_worker and caught is not None and not int(caught[1], 16) >> (signal.SIGHUP - 1) & 1:
+                return False
+    return True
 
 
 def stop(process: subprocess.Popen[bytes], within_s: float = 40) -> float:

@@ -141,22 +141,37 @@ class Hosts:
         properties = [event["properties"] for body in bodies for event in json.loads(body)["batch"]]
         return [Event(found["pid"], found["n"], found["where"]) for found in properties]
 
+    def _counted(self) -> tuple[set[tuple[int, int]], int, list[Event], dict[str, Any]]:
+        """Return the accepted calls, the refused ones, the events and the counts of the data plane.
+
+        An ending worker may still track, so they are read again until they agree, and as they are after a while.
+        """
+        seen: list[tuple[set[tuple[int, int]], int, list[Event], dict[str, Any]]] = []
+
+        def agrees() -> bool:
+            with suppress(AssertionError):  # a request came in between
+                seen[:] = [(*self.noted(), self.events(), self.processes.plane.stats())]
+                accepted, _, events, stats = seen[0]
+                arrived = {(event.pid, event.n) for event in events}
+                return accepted == arrived and bool(stats["unique_message_ids"] == len(accepted))
+            return False
+
+        with suppress(AssertionError):  # the caller says what differs
+            wait_until(agrees)
+        return seen[0]
+
     def assert_all_arrived(self, *, refused: bool = False, ordered: bool = True) -> list[Event]:
         """Check that each accepted call arrived once and no other did, and that the ring's account agrees.
 
         With ``ordered``, the events of one place in one process arrived in the order of its calls.
         """
         wait_until(lambda: not (now := self.processes.status().events).in_ring and now.delivered == now.accepted)
-        with suppress(AssertionError):  # an ending worker may have tracked more; the checks below say what differs
-            wait_until(lambda: self.noted()[0] == {(event.pid, event.n) for event in self.events()})
-        accepted, refusals = self.noted()
-        events = self.events()
+        accepted, refusals, events, stats = self._counted()
         arrived = Counter((event.pid, event.n) for event in events)
         missing, strange = accepted - set(arrived), set(arrived) - accepted
         assert not missing, f"{len(missing)} of {len(accepted)} lost: {sorted(missing)[:5]}"
         assert not strange, f"{len(strange)} arrived without an accepted call: {sorted(strange)[:5]}"
         assert max(arrived.values()) == 1, [key for key, count in arrived.items() if count > 1][:5]
-        stats = self.processes.plane.stats()
         assert (stats["unique_message_ids"], stats["duplicates"]) == (len(accepted), 0)
         account = self.processes.status().events
         if account.accepted != len(accepted) or account.in_ring:  # an ending worker may have tracked more since

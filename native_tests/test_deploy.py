@@ -16,8 +16,18 @@ from typing import Any
 
 import pytest
 
-from native_tests import deployed
-from native_tests.deployed import BIN, RECIPES, Deployment, Orders, arrived, manifests, responds, stop, variables
+from native_tests.deployed import (
+    BIN,
+    RECIPES,
+    Deployment,
+    Orders,
+    arrived,
+    manifests,
+    responds,
+    stop,
+    takes_signals,
+    variables,
+)
 from native_tests.manager import Manager
 from native_tests.pages import REPOSITORY
 from native_tests.processes import Processes, wait_until
@@ -309,7 +319,7 @@ def test_uwsgi(shop: Deployment, form: str) -> None:
 
     def serve() -> subprocess.Popen[bytes]:
         server = start(str(BIN / "uwsgi"), "--ini", "uwsgi.ini")
-        wait_until(lambda: responds(shop.port, "/healthz") and all(map(deployed.takes_signals, shop.workers(server))))
+        wait_until(lambda: responds(shop.port, "/healthz") and takes_signals(server))
         return server
 
     names = ("flusher", "sender") if form == "standalone" else ()
@@ -320,7 +330,7 @@ def test_uwsgi(shop: Deployment, form: str) -> None:
         before = shop.workers(server)
         server.send_signal(signal.SIGHUP)
         wait_until(lambda: len(now := shop.workers(server)) == len(before) and not now & before)
-        wait_until(lambda: all(map(deployed.takes_signals, shop.workers(server))))
+        wait_until(lambda: takes_signals(server))
         orders.more()
         server.send_signal(signal.SIGTERM)
         assert server.wait(40) == 0
