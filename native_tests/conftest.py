@@ -21,7 +21,9 @@ from rudderpipe.testing import data_plane
 from rudderpipe.testing.data_plane import DataPlaneServer, Misbehaviour
 from rudderpipe.testing.redis_server import RedisServer
 from tests import own_rings
+from tests.own_rings import no_rings_are_left, pytest_sessionstart
 
+__all__ = ["no_rings_are_left", "pytest_sessionstart"]  # a fixture and a hook
 pytest.register_assert_rewrite("tests.queue_contract")
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -32,17 +34,6 @@ for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
 # No test may write into a developer's home.
 _state_home = tempfile.TemporaryDirectory(prefix="rp-state-")
 os.environ["XDG_STATE_HOME"] = _state_home.name
-
-
-def pytest_sessionstart() -> None:
-    """Remove the rings that runs before have left, because they were killed."""
-    own_rings.remove()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_rings_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield
-    own_rings.remove(tmp_path_factory.getbasetemp())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,9 +15,10 @@ from rudderpipe.ring import memory
 from rudderpipe.ring.ring import Ring, open_ring
 from rudderpipe.settings import Settings
 from rudderpipe.transports.callbacks import callbacks
-from tests import own_rings
 from tests.fakes import FakeClock, settings_of
+from tests.own_rings import no_rings_are_left, pytest_sessionstart
 
+__all__ = ["no_rings_are_left", "pytest_sessionstart"]  # a fixture and a hook
 pytest.register_assert_rewrite("tests.queue_contract")
 
 for _name in [name for name in os.environ if name.lower().endswith("_proxy")]:
@@ -71,17 +72,6 @@ def _ring(settings: Settings, clock: FakeClock) -> Iterator[Ring]:
     ring = open_ring(settings, clock)
     yield ring
     memory.remove(ring.segment.name)
-
-
-def pytest_sessionstart() -> None:
-    """Remove the rings that runs before have left, because they were killed."""
-    own_rings.remove()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _no_rings_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    yield
-    own_rings.remove(tmp_path_factory.getbasetemp())
 
 
 def pytest_sessionfinish() -> None:

@@ -8,12 +8,26 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from rudderpipe.errors import RingUnavailable
 from rudderpipe.ring import layout as at
 from rudderpipe.ring import location, memory
 
 _NAMED = re.compile(rf"{memory.PREFIX}-{os.getuid()}-(?:test|native)-(\d+)-.*")
 """The segments of pipes that are named after the process that runs the tests."""
+
+
+def pytest_sessionstart() -> None:
+    """Remove the rings that runs before have left, because they were killed."""
+    remove()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_rings_are_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remove the rings that the tests have left."""
+    yield
+    remove(tmp_path_factory.getbasetemp())
 
 
 def remove(*directories: Path) -> None:

@@ -99,7 +99,7 @@ def _after(spread: Spread, clock: FakeClock, tmp_path: Path) -> Iterator[AfterRe
     set_away(spread, "rudder", *QUEUES)
     fill(spread, 2 * CAP)
     restart(spread)  # a lost call is not executed later
-    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]
+    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]  # there is a spill_dir
     memory.remove(spread.ring.segment.name)
     with ring_of(tmp_path, clock, cap=CAP) as ring:
         spread.settings = msgspec.structs.replace(spread.settings, pipe="new", runtime_dir=str(tmp_path))
@@ -237,7 +237,7 @@ def test_a_ring_that_cannot_be_read_is_not_taken_for_gone(
     set_away(spread, "rudder", *QUEUES)
     fill(spread, 2 * CAP)
     set_away(spread)
-    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]
+    spread.sinks[-1]._spilling._spill.close()  # type: ignore[union-attr]  # there is a spill_dir
     where = SimpleNamespace(segment=spread.ring.segment.name)
     monkeypatch.setattr(location, "of_pipe", lambda _settings: [where])
     rings = GoneRings(spread.settings, lambda *_: pytest.fail("the ring is there"), spread.clock)

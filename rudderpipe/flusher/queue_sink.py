@@ -309,7 +309,7 @@ class QueueSink:
         epoch, handed = self._ring.segment.epoch, handed_of(self._ring)
         counts = self._queue.counts(epoch)
         lost = counts.events_lost if self._lost is None else self._lost
-        if counts.events_gone < handed:
+        if counts.events_known < handed:
             ended = max(0, words[at.H_ACKED] - words[at.H_ACKED_FAILED])
             if missing := self._queue.restore(epoch, handed, ended, max(0, handed - (self._handed or handed))):
                 logger.error(

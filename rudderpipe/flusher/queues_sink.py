@@ -180,8 +180,7 @@ class QueuesSink:
                 raise troubles[-1]
             return None  # calls are under way, as after a start or a change of the number of queues
         if all(cursor.has_new_counts for cursor in self.used.all):
-            known = sum(max(each.events_gone, each.events_added) for each in counts)
-            self._missing, self._handed = handed - known, None
+            self._missing, self._handed = handed - sum(each.events_known for each in counts), None
             self._restore()
         return queue_sink.acknowledged_of(QueueCounts.merged(counts))
 
@@ -204,18 +203,17 @@ class QueuesSink:
         """Have all queues forget the ring's offsets, now or with the last of the ring's jobs."""
         if self._handed != queue_sink.handed_of(self._ring):
             self._handed = None  # a look that began before the last events says nothing of them
-        is_counted = False
-        for _ in range(2):  # the second look sees whether what the first one missed is counted
-            if not is_counted:  # Order: before a queue forgets what it had, because nothing else would count losses
-                self.acknowledged()
-                is_counted = self._handed is None and self._missing <= 0
+        # Order: before a queue forgets what it had, because nothing else would count losses.
+        self.acknowledged()
+        if not self._is_counted:
+            self.acknowledged()  # sees whether what the first look missed is counted now
         self._calls.wait_for_all()
         for cursor in self.used.all:
-            if is_counted and self._calls.may_begin(cursor):
+            if self._is_counted and self._calls.may_begin(cursor):
                 self._calls.begin(cursor, "end", partial(cursor.queue.end_ring, self._epoch))
         self._calls.wait_for_all()
         for cursor in self.used.all:
-            if not is_counted or cursor.trouble or cursor.under_way:
+            if not self._is_counted or cursor.trouble or cursor.under_way:
                 raise cursor.trouble or QueueUnavailable(cursor.queue.place, "no answer in time", answered=False)
         self.used.end()
 
@@ -226,6 +224,11 @@ class QueuesSink:
         for cursor in self.used.all:
             if cursor.under_way is None:
                 cursor.queue.close()
+
+    @property
+    def _is_counted(self) -> bool:
+        """True if the last look is complete, and found all events that the queues were given."""
+        return self._handed is None and self._missing <= 0
 
     def _restore(self) -> None:
         """Have queues count the events that Redis had been given and no longer knows, if there are any."""

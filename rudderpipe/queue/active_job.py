@@ -119,6 +119,11 @@ class QueueCounts(msgspec.Struct, frozen=True):
         return events_of(self)
 
     @property
+    def events_known(self) -> int:
+        """The number of events that were ever added, also where their states are forgotten; of one ring only."""
+        return max(self.events_gone, self.events_added)
+
+    @property
     def events_over(self) -> int:
         """The events that are known to be finished without having failed."""
         return self.events_delivered + self.events_removed + self.events_elsewhere
@@ -131,7 +136,7 @@ class QueueCounts(msgspec.Struct, frozen=True):
         other missing events count as queued while a job waits, is active or delayed, and as lost after that.
         ``is_restored_soon`` counts them as queued for now, because a flusher is about to find out more exactly.
         """
-        missing = handed - max(self.events_gone, self.events_added)
+        missing = handed - self.events_known
         restored = max(0, min(missing, over - max(0, self.events_over - since)))
         unsure = max(0, missing) - restored
         may_be_there = is_restored_soon or self.waiting + self.active + self.delayed > 0

@@ -16,6 +16,7 @@ from contextlib import closing
 import msgspec
 
 from rudderpipe.errors import QueueUnavailable
+from rudderpipe.queue import seal
 from rudderpipe.queue.keys import Keys
 from rudderpipe.queue.queue import Queue
 from rudderpipe.settings import Settings
@@ -256,11 +257,10 @@ def _is_sealed(queue: Queue, place: QueuePlace, away: set[int]) -> bool:
     """Return whether a queue takes no more events. Note its server if that is away."""
     with closing(queue):
         try:
-            (found,) = queue.ask(lambda pipe: pipe.exists(queue.keys.sealed))
+            return seal.is_sealed(queue)
         except QueueUnavailable:
             away.add(place.server)
             return False
-    return bool(found)
 
 
 def _stem(prefix: str) -> str:

@@ -75,7 +75,7 @@ def _is_any_sealed(queues: QueueSet, generation: Generation) -> bool:
     """Return whether a queue of the generation that answers is sealed."""
     for place in generation.queues:
         with suppress(QueueUnavailable):
-            if seal.remains(queues.queue(place)).is_sealed:
+            if seal.is_sealed(queues.queue(place)):
                 return True
     return False
 

@@ -36,9 +36,18 @@ def remains(queue: Queue) -> Remains:
     return Remains(*map(bool, found))
 
 
+def is_sealed(queue: Queue) -> bool:
+    """Return whether the queue takes no more events of our flushers."""
+    return _exists(queue, queue.keys.sealed)
+
+
 def is_open(queue: Queue) -> bool:
     """Return whether senders may deliver from the queue."""
-    (found,) = queue.ask(lambda pipe: pipe.exists(queue.keys.open))
+    return _exists(queue, queue.keys.open)
+
+
+def _exists(queue: Queue, key: str) -> bool:
+    (found,) = queue.ask(lambda pipe: pipe.exists(key))
     return bool(found)
 
 

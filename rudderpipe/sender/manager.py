@@ -72,9 +72,10 @@ class _OwnQueue:
         queue.check_owner()
         if self.earlier is None or seal.is_open(queue):
             return True
-        if self.is_open or may_open:
+        opens = self.is_open or may_open
+        if opens:
             seal.open_(queue)
-        return self.is_open or may_open
+        return opens
 
     def close(self) -> None:
         """Close the connection."""
